@@ -1,0 +1,20 @@
+"""Problems: questions about pictures, with steps, evidence boxes and counterfactual edits."""
+
+from attcot_analysis.problems.problem import Box, Edit, Problem, Step
+from attcot_analysis.problems.response import (
+    ANSWER_CUE,
+    ParsedResponse,
+    parse_response,
+    render_response,
+)
+
+__all__ = [
+    "ANSWER_CUE",
+    "Box",
+    "Edit",
+    "ParsedResponse",
+    "Problem",
+    "Step",
+    "parse_response",
+    "render_response",
+]

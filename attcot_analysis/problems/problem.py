@@ -1,0 +1,140 @@
+"""`Problem`: one question with its picture, its rationale steps, and the edits that test it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from PIL import Image
+
+from attcot_analysis.errors import ProblemError
+
+Box = tuple[float, float, float, float]
+"""A pixel rectangle ``(x0, y0, x1, y1)``, half open, in the coordinates of the original image."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rationale step.
+
+    Attributes:
+        text: The sentence, without its number.
+        boxes: Evidence boxes, the pixel rectangles the step must be read from; may be empty.
+    """
+
+    text: str
+    boxes: tuple[Box, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse steps that could not be found again in a response."""
+        if not self.text.strip():
+            raise ProblemError("A step has no text; give every rationale step one sentence.")
+        if "\n" in self.text:
+            raise ProblemError(
+                f"Step {self.text!r} spans several lines; write each step on one line."
+            )
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A counterfactual version of a problem's picture.
+
+    Attributes:
+        kind: ``"twin"`` (changes the answer) or ``"control"`` (same size, must not change it).
+        image: The edited picture, same size as the original.
+        answer: The answer on the edited picture, recomputed by whoever made the edit.
+        steps: The rationale that is right for the edited picture.
+        boxes: The rectangles in which pixels differ from the original.
+    """
+
+    kind: Literal["twin", "control"]
+    image: Image.Image
+    answer: str
+    steps: tuple[Step, ...]
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One item: a picture, a question about it, and everything needed to test an answer.
+
+    Attributes:
+        id: Unique within a set.
+        image: RGB picture.
+        question: Natural-language question, without any instruction on how to answer.
+        candidates: The closed set of possible answers, at least two, all different.
+        answer: The right one.
+        steps: A right rationale, in order; empty for problems that come without one.
+        twin: The smallest edit that changes the answer, if known.
+        control: An edit of the same size elsewhere that leaves the answer as it is, if known.
+        habitual: The answer that the question's wording suggests (textual prior), if known.
+        metadata: Anything else worth keeping, JSON values only.
+
+    Raises:
+        ProblemError: If any of these contradict each other.
+    """
+
+    id: str
+    image: Image.Image
+    question: str
+    candidates: tuple[str, ...]
+    answer: str
+    steps: tuple[Step, ...] = ()
+    twin: Edit | None = None
+    control: Edit | None = None
+    habitual: str | None = None
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other."""
+        if self.image.mode != "RGB":
+            raise ProblemError(
+                f"Problem {self.id}: image mode is {self.image.mode}; convert it to RGB first."
+            )
+        if not self.question.strip():
+            raise ProblemError(f"Problem {self.id}: the question is empty; give it a question.")
+        if len(set(self.candidates)) != len(self.candidates) or len(self.candidates) < 2:
+            raise ProblemError(
+                f"Problem {self.id}: candidates are {list(self.candidates)}; "
+                "give at least two, all different."
+            )
+        for name, value in (("answer", self.answer), ("habitual answer", self.habitual)):
+            if value is not None and value not in self.candidates:
+                raise ProblemError(
+                    f"Problem {self.id}: {name} {value!r} is not one of the candidates "
+                    f"{list(self.candidates)}; add it or correct it."
+                )
+        _check_boxes(self.id, self.image, [box for step in self.steps for box in step.boxes])
+        self._check_edit(self.twin, "twin")
+        self._check_edit(self.control, "control")
+
+    def _check_edit(self, edit: Edit | None, kind: str) -> None:
+        if edit is None:
+            return
+        if edit.kind != kind:
+            raise ProblemError(f"Problem {self.id}: its {kind} is marked {edit.kind!r}.")
+        if edit.image.size != self.image.size or edit.image.mode != "RGB":
+            raise ProblemError(
+                f"Problem {self.id}: its {kind} image is {edit.image.size} {edit.image.mode}; "
+                f"expected {self.image.size} RGB like the original."
+            )
+        if edit.answer not in self.candidates:
+            raise ProblemError(
+                f"Problem {self.id}: {kind} answer {edit.answer!r} is not one of the candidates."
+            )
+        if (edit.answer == self.answer) == (kind == "twin"):
+            must = "differ from" if kind == "twin" else "equal"
+            raise ProblemError(
+                f"Problem {self.id}: the {kind}'s answer must {must} the original's "
+                f"{self.answer!r}, but is {edit.answer!r}."
+            )
+        _check_boxes(self.id, self.image, edit.boxes)
+
+
+def _check_boxes(problem_id: str, image: Image.Image, boxes: Sequence[Box]) -> None:
+    width, height = image.size
+    for x0, y0, x1, y1 in boxes:
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ProblemError(
+                f"Problem {problem_id}: box {(x0, y0, x1, y1)} does not lie in its "
+                f"{width}x{height} image; boxes are (x0, y0, x1, y1) pixels, half open."
+            )
