@@ -1,5 +1,6 @@
 """Problems: questions about pictures, with steps, evidence boxes and counterfactual edits."""
 
+from attcot_analysis.problems.arrows import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.problem import Box, Edit, Problem, Step
 from attcot_analysis.problems.response import (
     ANSWER_CUE,
@@ -10,11 +11,13 @@ from attcot_analysis.problems.response import (
 
 __all__ = [
     "ANSWER_CUE",
+    "ArrowsConfig",
     "Box",
     "Edit",
     "ParsedResponse",
     "Problem",
     "Step",
+    "generate_arrows",
     "parse_response",
     "render_response",
 ]

@@ -1,0 +1,211 @@
+"""The testbed problem `arrows`: follow arrows over a board, then name the colour you end on.
+
+Everything a diagnostic needs is exact here: which cell each step must be read from, which edit
+changes the answer, and how strongly the wording of the question suggests an answer. Four knobs
+set the difficulty: the number of hops, the clarity of the picture, the strength of the textual
+prior, and whether the rationale states the evidence or only names the cell.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.board import (
+    CELL,
+    COLOURS,
+    DIRECTIONS,
+    SHAPES,
+    Board,
+    Cell,
+    cast_field,
+    draw_board,
+)
+from attcot_analysis.problems.problem import Box, Edit, Problem, Step
+
+HABITS: dict[str, str] = {
+    "Anna": "red",
+    "Ben": "green",
+    "Carla": "blue",
+    "David": "yellow",
+    "Emma": "purple",
+    "Felix": "orange",
+}
+"""Courier → the colour at which that courier habitually ends: the textual prior."""
+
+Split = Literal["train", "test", "pretrain"]
+_SPLITS: dict[Split, int] = {"train": 0, "test": 1, "pretrain": 2}
+
+
+@dataclass(frozen=True)
+class ArrowsConfig:
+    """The knobs of `arrows`.
+
+    Attributes:
+        size: Cells per side of the board; a cell is 32 pixels wide.
+        hops: Arrows to follow, so the rationale has ``hops + 1`` steps.
+        noise: Standard deviation, in grey levels of 255, of a random colour cast on every 8×8
+            pixel patch; 0 is a crisp picture.
+        prior: Share of items whose answer is the named courier's habitual colour; ``None``
+            means balanced, that is independent of the name.
+        states_evidence: Whether the last step says the colour, or only names the cell.
+
+    Raises:
+        ProblemError: If a knob is out of range.
+    """
+
+    size: int = 3
+    hops: int = 2
+    noise: float = 0.0
+    prior: float | None = None
+    states_evidence: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 2 <= self.size <= 9:
+            raise ProblemError(f"Board size is {self.size}; choose 2 to 9 cells per side.")
+        if not 1 <= self.hops <= self.size * self.size - 2:
+            raise ProblemError(
+                f"{self.hops} hops do not fit on a {self.size}x{self.size} board with a cell "
+                f"left for the control edit; choose 1 to {self.size * self.size - 2}."
+            )
+        if self.noise < 0:
+            raise ProblemError(f"Noise is {self.noise}; it is a standard deviation, at least 0.")
+        if self.prior is not None and not 0 <= self.prior <= 1:
+            raise ProblemError(f"Prior is {self.prior}; it is a share between 0 and 1, or None.")
+
+
+def generate_arrows(
+    n: int, config: ArrowsConfig | None = None, *, seed: int = 0, split: Split = "test"
+) -> list[Problem]:
+    """Generate `n` problems; the i-th depends only on `config`, `seed`, `split` and i.
+
+    Raises:
+        ProblemError: If `n` is negative or a knob is out of range.
+    """
+    if n < 0:
+        raise ProblemError(f"Cannot generate {n} problems; ask for 0 or more.")
+    config = config or ArrowsConfig()
+    return [_generate_one(index, config, seed, split) for index in range(n)]
+
+
+def walk(board: Board, start: tuple[int, int], hops: int) -> list[tuple[int, int]]:
+    """Follow `hops` arrows from `start`; the (column, row) cells visited, start included."""
+    path = [start]
+    for _ in range(hops):
+        column, row = path[-1]
+        dx, dy = DIRECTIONS[board[column, row].direction]
+        path.append((column + dx, row + dy))
+    return path
+
+
+def solve(board: Board, start: tuple[int, int], hops: int) -> str:
+    """The answer, read from the board: the colour on which the walk ends."""
+    return board[walk(board, start, hops)[-1]].colour
+
+
+def _generate_one(index: int, config: ArrowsConfig, seed: int, split: Split) -> Problem:
+    rng = np.random.default_rng([seed, _SPLITS[split], index])
+    courier = str(rng.choice(list(HABITS)))
+    board, path = _random_board(rng, config)
+    start, end = path[0], path[-1]
+    board[end] = replace(board[end], colour=_draw_answer(rng, HABITS[courier], config.prior))
+    answer = solve(board, start, config.hops)
+
+    off_path = [cell for cell in board if cell not in path]
+    control_cell = off_path[int(rng.integers(len(off_path)))]
+    # The control edit recolours the same shape, so that it changes as many pixels as the twin.
+    board[control_cell] = replace(board[control_cell], shape=board[end].shape)
+    cast = cast_field(rng, config.size, config.noise)
+
+    def edited(kind: Literal["twin", "control"], cell: tuple[int, int]) -> Edit:
+        changed = dict(board)
+        others = [colour for colour in COLOURS if colour != board[cell].colour]
+        changed[cell] = replace(board[cell], colour=str(rng.choice(others)))
+        return Edit(
+            kind=kind,
+            image=draw_board(changed, config.size, cast),
+            answer=solve(changed, start, config.hops),
+            steps=_steps(changed, path, config),
+            boxes=(cell_box(cell),),
+        )
+
+    return Problem(
+        id=f"arrows-{split}-{seed}-{index:05d}",
+        image=draw_board(board, config.size, cast),
+        question=(
+            f"{courier} starts at {cell_name(start)} and follows {config.hops} "
+            f"{'arrow' if config.hops == 1 else 'arrows'}. On which colour does the walk end?"
+        ),
+        candidates=tuple(COLOURS),
+        answer=answer,
+        steps=_steps(board, path, config),
+        twin=edited("twin", end),
+        control=edited("control", control_cell),
+        habitual=HABITS[courier],
+        metadata={"courier": courier, "hops": config.hops, "noise": config.noise, "split": split},
+    )
+
+
+def _random_board(
+    rng: np.random.Generator, config: ArrowsConfig
+) -> tuple[Board, list[tuple[int, int]]]:
+    """A board and a walk on it that visits `hops + 1` different cells."""
+    size = config.size
+    while True:
+        board: Board = {
+            (column, row): Cell(
+                colour=str(rng.choice(list(COLOURS))),
+                shape=str(rng.choice(SHAPES)),
+                direction=str(rng.choice(_inward(column, row, size))),
+            )
+            for row in range(size)
+            for column in range(size)
+        }
+        start = (int(rng.integers(size)), int(rng.integers(size)))
+        path = walk(board, start, config.hops)
+        if len(set(path)) == len(path):
+            return board, path
+
+
+def _inward(column: int, row: int, size: int) -> list[str]:
+    return [
+        name
+        for name, (dx, dy) in DIRECTIONS.items()
+        if 0 <= column + dx < size and 0 <= row + dy < size
+    ]
+
+
+def _draw_answer(rng: np.random.Generator, habitual: str, prior: float | None) -> str:
+    share = 1 / len(COLOURS) if prior is None else prior
+    if rng.random() < share:
+        return habitual
+    return str(rng.choice([colour for colour in COLOURS if colour != habitual]))
+
+
+def _steps(board: Board, path: Sequence[tuple[int, int]], config: ArrowsConfig) -> tuple[Step, ...]:
+    steps = [
+        Step(
+            f"{cell_name(here)} points {board[here].direction} to {cell_name(there)}.",
+            (cell_box(here),),
+        )
+        for here, there in zip(path, path[1:], strict=False)
+    ]
+    end = path[-1]
+    last = f"{cell_name(end)} is the end."
+    if config.states_evidence:
+        last = f"{cell_name(end)} is the end, a {board[end].colour} {board[end].shape}."
+    return (*steps, Step(last, (cell_box(end),)))
+
+
+def cell_name(cell: tuple[int, int]) -> str:
+    """``(0, 0)`` is ``a1``, the top left; letters count columns, numbers rows."""
+    return f"{chr(ord('a') + cell[0])}{cell[1] + 1}"
+
+
+def cell_box(cell: tuple[int, int]) -> Box:
+    """The pixel box of a cell."""
+    column, row = cell
+    return (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
