@@ -1,0 +1,103 @@
+"""Measure and train when a multimodal LLM looks, and when it decides.
+
+Four stations, each a package: `problems` -> `models` -> `measure` -> `show`, and `train`, which
+optimises what `measure` measures. The main functions are public here::
+
+    import attcot_analysis as ac
+
+    problems = ac.load_problems("data/problems/arrows")
+    mllm = ac.load_mllm("Qwen/Qwen2.5-VL-7B-Instruct")       # or a local folder
+
+    # 1. What does it answer, with and without a rationale?
+    answers = ac.answer_problems(mllm, problems, mode="cot")
+    responses = answers["ids"].tolist()
+
+    # 2. When does it decide?  One row per item, control, step and candidate.
+    curve = ac.commitment(mllm, problems, responses)
+
+    # 3. Does it look while it writes?  One row per item, step, layer and head.
+    access = ac.visual_access(mllm, problems, responses)
+
+    # 4. Would the answer change if the picture did?
+    edits = ac.dependence(mllm, problems, responses)
+
+Every table is a tidy `pandas.DataFrame`. Importing this package is cheap: names are resolved on
+first use, so torch is only imported by what needs it.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    # errors
+    "AttCoTError": "errors",
+    "LayoutError": "errors",
+    "MeasureError": "errors",
+    "ModelError": "errors",
+    "ProblemError": "errors",
+    "RunError": "errors",
+    "TrainingError": "errors",
+    # problems
+    "ArrowsConfig": "problems.arrows",
+    "Box": "problems.problem",
+    "Edit": "problems.problem",
+    "ParsedResponse": "problems.response",
+    "Problem": "problems.problem",
+    "Step": "problems.problem",
+    "generate_arrows": "problems.arrows",
+    "load_problems": "problems.folder",
+    "parse_response": "problems.response",
+    "render_response": "problems.response",
+    "save_problems": "problems.folder",
+    # models
+    "Encoded": "models.inputs",
+    "Generation": "models.generate",
+    "Mllm": "models.load",
+    "Span": "models.layout",
+    "TokenGrid": "models.grid",
+    "TokenLayout": "models.layout",
+    "collate": "models.inputs",
+    "encode": "models.inputs",
+    "encode_problem": "models.inputs",
+    "generate": "models.generate",
+    "load_mllm": "models.load",
+    "wrap_mllm": "models.load",
+    # measure
+    "METRICS": "measure.metrics",
+    "Interval": "measure.statistics",
+    "Metric": "measure.metrics",
+    "Probe": "measure.probe",
+    "RunFolder": "measure.run",
+    "access_trajectory": "measure.access",
+    "answer_problems": "measure.answers",
+    "bootstrap_mean": "measure.statistics",
+    "commitment": "measure.commitment",
+    "commitment_curve": "measure.commitment",
+    "commitment_items": "measure.commitment",
+    "compare": "measure.metrics",
+    "dependence": "measure.dependence",
+    "item_values": "measure.metrics",
+    "paired_difference": "measure.statistics",
+    "prior_reliance": "measure.dependence",
+    "read_maps": "measure.probe",
+    "read_masses": "measure.probe",
+    "summarise": "measure.metrics",
+    "visual_access": "measure.access",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the lazy names too, for completion."""
+    return sorted({*globals(), *__all__})
