@@ -8,7 +8,8 @@ prior, and whether the rationale states the evidence or only names the cell.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ HABITS: dict[str, str] = {
 }
 """Courier → the colour at which that courier habitually ends: the textual prior."""
 
+T = TypeVar("T")
 Split = Literal["train", "test", "pretrain"]
 _SPLITS: dict[Split, int] = {"train": 0, "test": 1, "pretrain": 2}
 
@@ -46,7 +48,7 @@ class ArrowsConfig:
     Attributes:
         size: Cells per side of the board; a cell is 32 pixels wide.
         hops: Arrows to follow, so the rationale has ``hops + 1`` steps.
-        noise: Standard deviation, in grey levels of 255, of a random colour cast on every 8×8
+        noise: Standard deviation, in grey levels of 255, of a random colour cast on every 8x8
             pixel patch; 0 is a crisp picture.
         prior: Share of items whose answer is the named courier's habitual colour; ``None``
             means balanced, that is independent of the name.
@@ -108,14 +110,14 @@ def solve(board: Board, start: tuple[int, int], hops: int) -> str:
 
 def _generate_one(index: int, config: ArrowsConfig, seed: int, split: Split) -> Problem:
     rng = np.random.default_rng([seed, _SPLITS[split], index])
-    courier = str(rng.choice(list(HABITS)))
+    courier = _pick(rng, list(HABITS))
     board, path = _random_board(rng, config)
     start, end = path[0], path[-1]
     board[end] = replace(board[end], colour=_draw_answer(rng, HABITS[courier], config.prior))
     answer = solve(board, start, config.hops)
 
     off_path = [cell for cell in board if cell not in path]
-    control_cell = off_path[int(rng.integers(len(off_path)))]
+    control_cell = _pick(rng, off_path)
     # The control edit recolours the same shape, so that it changes as many pixels as the twin.
     board[control_cell] = replace(board[control_cell], shape=board[end].shape)
     cast = cast_field(rng, config.size, config.noise)
@@ -123,7 +125,7 @@ def _generate_one(index: int, config: ArrowsConfig, seed: int, split: Split) -> 
     def edited(kind: Literal["twin", "control"], cell: tuple[int, int]) -> Edit:
         changed = dict(board)
         others = [colour for colour in COLOURS if colour != board[cell].colour]
-        changed[cell] = replace(board[cell], colour=str(rng.choice(others)))
+        changed[cell] = replace(board[cell], colour=_pick(rng, others))
         return Edit(
             kind=kind,
             image=draw_board(changed, config.size, cast),
@@ -157,9 +159,9 @@ def _random_board(
     while True:
         board: Board = {
             (column, row): Cell(
-                colour=str(rng.choice(list(COLOURS))),
-                shape=str(rng.choice(SHAPES)),
-                direction=str(rng.choice(_inward(column, row, size))),
+                colour=_pick(rng, list(COLOURS)),
+                shape=_pick(rng, SHAPES),
+                direction=_pick(rng, _inward(column, row, size)),
             )
             for row in range(size)
             for column in range(size)
@@ -178,11 +180,15 @@ def _inward(column: int, row: int, size: int) -> list[str]:
     ]
 
 
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
 def _draw_answer(rng: np.random.Generator, habitual: str, prior: float | None) -> str:
     share = 1 / len(COLOURS) if prior is None else prior
     if rng.random() < share:
         return habitual
-    return str(rng.choice([colour for colour in COLOURS if colour != habitual]))
+    return _pick(rng, [colour for colour in COLOURS if colour != habitual])
 
 
 def _steps(board: Board, path: Sequence[tuple[int, int]], config: ArrowsConfig) -> tuple[Step, ...]:
@@ -191,7 +197,7 @@ def _steps(board: Board, path: Sequence[tuple[int, int]], config: ArrowsConfig) 
             f"{cell_name(here)} points {board[here].direction} to {cell_name(there)}.",
             (cell_box(here),),
         )
-        for here, there in zip(path, path[1:], strict=False)
+        for here, there in pairwise(path)
     ]
     end = path[-1]
     last = f"{cell_name(end)} is the end."
