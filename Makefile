@@ -1,0 +1,55 @@
+# Two commands matter: `make reproduce` runs the whole study on the shipped model and data,
+# `make test` checks everything.  Both build .venv first and reuse it afterwards.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint notebooks lab clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP)  ## Create .venv with the tested versions (PYTHON=python3.12 to choose another Python).
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "$(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --no-compile -c constraints.txt -e '.[train,notebooks,test,browser]'
+	touch $@
+
+reproduce: $(STAMP)  ## Testbed, measurements, CoT-SFT and Att-CoT, report: a new folder under runs/.
+	$(BIN)/attcot reproduce
+
+# One thread per process, so that results do not depend on the core count and two workers do not
+# fight; no bars and no network, so that nothing but results is printed.
+test notebooks: export OMP_NUM_THREADS := 1
+test notebooks: export TOKENIZERS_PARALLELISM := false
+test notebooks: export TQDM_DISABLE := 1
+test notebooks: export HF_HUB_OFFLINE := 1
+
+# Notebooks run in kernels of the same environment; their coverage counts like that of the tests.
+test: lint  ## Lint, unit tests, notebooks compared with their stored outputs, coverage.
+	$(BIN)/pytest tests notebooks -n 2 --dist loadscope \
+	    --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	    --cov --cov-report term --cov-fail-under 85 --durations 15
+
+lint: $(STAMP)  ## Style, format and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(STAMP)  ## Execute all notebooks again and store their outputs.
+	$(BIN)/python scripts/run_notebooks.py
+
+lab: $(STAMP)  ## Open the notebooks in JupyterLab.
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+clean:  ## Remove caches and build products; keeps .venv and runs/.
+	rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print0 \
+	    | xargs -0 rm -rf

@@ -1,0 +1,54 @@
+"""What type checkers and editors see of the package; the same names as in `__init__.py`."""
+
+from attcot_analysis.errors import AttCoTError as AttCoTError
+from attcot_analysis.errors import LayoutError as LayoutError
+from attcot_analysis.errors import MeasureError as MeasureError
+from attcot_analysis.errors import ModelError as ModelError
+from attcot_analysis.errors import ProblemError as ProblemError
+from attcot_analysis.errors import RunError as RunError
+from attcot_analysis.errors import TrainingError as TrainingError
+from attcot_analysis.measure.access import access_trajectory as access_trajectory
+from attcot_analysis.measure.access import visual_access as visual_access
+from attcot_analysis.measure.answers import answer_problems as answer_problems
+from attcot_analysis.measure.commitment import commitment as commitment
+from attcot_analysis.measure.commitment import commitment_curve as commitment_curve
+from attcot_analysis.measure.commitment import commitment_items as commitment_items
+from attcot_analysis.measure.dependence import dependence as dependence
+from attcot_analysis.measure.dependence import prior_reliance as prior_reliance
+from attcot_analysis.measure.metrics import METRICS as METRICS
+from attcot_analysis.measure.metrics import Metric as Metric
+from attcot_analysis.measure.metrics import compare as compare
+from attcot_analysis.measure.metrics import item_values as item_values
+from attcot_analysis.measure.metrics import summarise as summarise
+from attcot_analysis.measure.probe import Probe as Probe
+from attcot_analysis.measure.probe import read_maps as read_maps
+from attcot_analysis.measure.probe import read_masses as read_masses
+from attcot_analysis.measure.run import RunFolder as RunFolder
+from attcot_analysis.measure.statistics import Interval as Interval
+from attcot_analysis.measure.statistics import bootstrap_mean as bootstrap_mean
+from attcot_analysis.measure.statistics import paired_difference as paired_difference
+from attcot_analysis.models.generate import Generation as Generation
+from attcot_analysis.models.generate import generate as generate
+from attcot_analysis.models.grid import TokenGrid as TokenGrid
+from attcot_analysis.models.inputs import Encoded as Encoded
+from attcot_analysis.models.inputs import collate as collate
+from attcot_analysis.models.inputs import encode as encode
+from attcot_analysis.models.inputs import encode_problem as encode_problem
+from attcot_analysis.models.layout import Span as Span
+from attcot_analysis.models.layout import TokenLayout as TokenLayout
+from attcot_analysis.models.load import Mllm as Mllm
+from attcot_analysis.models.load import load_mllm as load_mllm
+from attcot_analysis.models.load import wrap_mllm as wrap_mllm
+from attcot_analysis.problems.arrows import ArrowsConfig as ArrowsConfig
+from attcot_analysis.problems.arrows import generate_arrows as generate_arrows
+from attcot_analysis.problems.folder import load_problems as load_problems
+from attcot_analysis.problems.folder import save_problems as save_problems
+from attcot_analysis.problems.problem import Box as Box
+from attcot_analysis.problems.problem import Edit as Edit
+from attcot_analysis.problems.problem import Problem as Problem
+from attcot_analysis.problems.problem import Step as Step
+from attcot_analysis.problems.response import ParsedResponse as ParsedResponse
+from attcot_analysis.problems.response import parse_response as parse_response
+from attcot_analysis.problems.response import render_response as render_response
+
+__version__: str

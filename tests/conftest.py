@@ -1,0 +1,49 @@
+"""What all tests share: the rules of a CI session, then fixtures."""
+
+import os
+import shutil
+
+import pytest
+
+# --- Rules of a session -------------------------------------------------------------------------
+
+
+def _switched_on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() not in ("", "0", "false")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skipped test is a failure: something that the session should have had was missing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not _switched_on("CI"):
+        return
+    skipped = reporter.stats.get("skipped", [])
+    if skipped:
+        reporter.write_line(f"\nCI allows no skipped test, but {len(skipped)} were:", red=True)
+        for report in skipped:
+            reporter.write_line(f"  {report.nodeid}: {report.longrepr[-1]}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+# --- Fixtures -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless chromium of the system; where there is none, skip, or fail if one is required."""
+    path = os.environ.get("CHROME_BIN") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if path is None:
+        missing = "no chromium found; install it or set CHROME_BIN"
+        pytest.fail(missing) if _switched_on("REQUIRE_BROWSER") else pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # No sandbox: CI runs as root; no /dev/shm: containers give it 64 MB.
+        chromium = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
