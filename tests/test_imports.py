@@ -1,0 +1,154 @@
+"""Who may import whom, and that importing the package stays cheap."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "attcot_analysis"
+
+LEVELS = {
+    "errors": 0,
+    "problems": 1,
+    "models": 2,
+    "measure": 3,
+    "train": 4,
+    "show": 4,
+    "reproduce": 5,
+    "cli": 6,
+}
+"""A part may import itself and parts of lower level; parts of one level do not know each other."""
+
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
+"""Import names that differ from the name of the distribution."""
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(source: str, modules: set[str]) -> set[str]:
+    """Every module a source imports, anywhere in it; `from package import module` is resolved."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write the full name"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                # The top's lazy names would hide where a thing comes from: count them as foreign.
+                lazy = node.module == PACKAGE and alias.name != "__version__"
+                found.add(name if name in modules or lazy else node.module)
+    return found
+
+
+def part_of(module: str) -> str | None:
+    """`errors`, `problems`, ... for our modules below the top; None for the top itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def forbidden_imports(graph: dict[str, set[str]]) -> list[str]:
+    """The imports in a graph of modules that go against the direction of `LEVELS`."""
+    bad = []
+    for module, imported in graph.items():
+        part = part_of(module)
+        if part is None:
+            continue
+        if part not in LEVELS:
+            bad.append(f"{module} belongs to no known part; add {part} to LEVELS")
+            continue
+        for other in imported:
+            target = part_of(other) if other.split(".")[0] == PACKAGE else None
+            if target and target != part and LEVELS.get(target, 99) >= LEVELS[part]:
+                bad.append(f"{module} must not import {other}")
+            if part == "problems" and other.split(".")[0] in ("torch", "transformers"):
+                bad.append(f"{module} must not import {other}")
+    return sorted(bad)
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One cycle among the modules of a graph, empty if there is none."""
+    inside = {module: {o for o in others if o in graph} for module, others in graph.items()}
+    try:
+        TopologicalSorter(inside).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    sources = {module_name(path, ROOT): path for path in (ROOT / PACKAGE).rglob("*.py")}
+    return {
+        module: imports_of(path.read_text(encoding="utf-8"), set(sources))
+        for module, path in sources.items()
+    }
+
+
+def test_imports_follow_the_direction(graph):
+    assert forbidden_imports(graph) == []
+
+
+def test_no_import_cycle(graph):
+    assert cycle(graph) == []
+
+
+def test_every_import_is_a_declared_requirement(graph):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = sum(project["optional-dependencies"].values(), project["dependencies"])
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    tops = {name.split(".")[0] for imported in graph.values() for name in imported}
+    third_party = tops - set(sys.stdlib_module_names) - {PACKAGE}
+    needed = {canonicalize_name(DISTRIBUTIONS.get(top, top)) for top in third_party}
+    assert needed - declared == set()
+
+
+@pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.problems", f"{PACKAGE}.cli"])
+def test_importing_is_cheap(module):
+    code = f"import sys, {module}; print({{'torch', 'transformers'}} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("problems.arrows", "import torch.nn", "problems.arrows must not import torch.nn"),
+        ("problems.arrows", "from transformers import AutoModel", "must not import transformers"),
+        ("measure.access", "def f():\n    import attcot_analysis.show", "must not import .*show"),
+        ("measure.access", "from attcot_analysis.train.data import x", "must not import .*train"),
+        ("show.curves", "from attcot_analysis import train", "must not import .*train"),
+        ("train.data", "from attcot_analysis.show.style import x", "must not import .*show"),
+        ("errors", "from attcot_analysis.problems import Box", "must not import .*problems"),
+        ("measure.run", "from attcot_analysis import Problem", "must not import .*Problem"),
+        ("extra", "", "belongs to no known part"),
+    ],
+)
+def test_the_check_finds_what_is_forbidden(module, source, expected):
+    modules = {f"{PACKAGE}.{part}" for part in LEVELS}
+    planted = {f"{PACKAGE}.{module}": imports_of(source, modules)}
+    (message,) = forbidden_imports(planted)
+    assert re.search(expected, message)
+
+
+def test_the_check_finds_cycles():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a", "json"}}) != []
+
+
+def test_the_check_refuses_relative_imports():
+    with pytest.raises(AssertionError, match="relative import"):
+        imports_of("from . import errors", set())
