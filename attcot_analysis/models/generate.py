@@ -1,0 +1,102 @@
+"""Free-running responses: batched greedy or sampled generation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig
+
+from attcot_analysis.models.inputs import Encoded, collate
+from attcot_analysis.models.load import Mllm
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated response.
+
+    Attributes:
+        ids: Its token ids, without end and padding tokens.
+        text: The same as text, tags included.
+        finished: Whether the model ended it; else it was cut at the length limit.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+
+@torch.no_grad()
+def generate(
+    mllm: Mllm,
+    prompts: Sequence[Encoded],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Generation]:
+    """Let the model respond to prompts, batched with left padding.
+
+    The checkpoint's own generation settings (repetition penalty, top-k and so on) are not used,
+    and it cannot write image tokens, so that any response can be encoded again.
+
+    Args:
+        mllm: The model.
+        prompts: Encoded prompts; a response they already hold is continued.
+        max_new_tokens: Length limit.
+        temperature: 0 for greedy, else sampling from the full distribution at this temperature.
+        batch_size: Prompts per batch.
+        seed: For sampling; results also depend on ``batch_size``.
+        progress: Show a progress bar.
+
+    Returns:
+        One `Generation` per prompt, in order.
+    """
+    model = mllm.model
+    stop = mllm.stop_ids
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        **_sampling(temperature),
+        repetition_penalty=1.0,
+        eos_token_id=list(stop),
+        pad_token_id=mllm.tokenizer.pad_token_id,
+        suppress_tokens=_image_ids(mllm),
+        use_cache=True,
+    )
+    was_training = model.training
+    model.eval()
+    results: list[Generation] = []
+    try:
+        starts = range(0, len(prompts), batch_size)
+        for start in tqdm(starts, desc="generate", disable=not progress):
+            batch = collate(mllm, prompts[start : start + batch_size], padding_side="left")
+            devices = [mllm.device] if mllm.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(seed + start)
+                output = model.generate(**batch, generation_config=settings)
+            new = output[:, batch["input_ids"].shape[1] :].tolist()
+            results += [_generation(mllm, row, stop) for row in new]
+    finally:
+        model.train(was_training)
+    return results
+
+
+def _sampling(temperature: float) -> dict[str, Any]:
+    if temperature > 0:
+        return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    return {"do_sample": False}
+
+
+def _image_ids(mllm: Mllm) -> list[int]:
+    video = getattr(mllm.model.config, "video_token_id", None)
+    return [mllm.image_token_id, *([] if video is None else [int(video)])]
+
+
+def _generation(mllm: Mllm, row: Sequence[int], stop: Sequence[int]) -> Generation:
+    end = next((index for index, token in enumerate(row) if token in stop), len(row))
+    ids = tuple(row[:end])
+    text = mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return Generation(ids=ids, text=text, finished=end < len(row))

@@ -1,0 +1,181 @@
+"""`TokenLayout`: what each token of an input is: image, prompt, rationale step or answer."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attcot_analysis.errors import LayoutError
+from attcot_analysis.models.grid import TokenGrid
+from attcot_analysis.problems import parse_response
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Span(NamedTuple):
+    """Tokens ``start`` to ``stop - 1`` of an item's sequence."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """Where everything lies in one item's sequence (prompt, then response, no padding).
+
+    Attributes:
+        n_tokens: Length of the sequence, T.
+        image: Positions of the image tokens, all images in order.
+        grids: One grid per image; together as many tokens as ``image``.
+        system: Positions of the prompt's text tokens before the first image token (template and
+            system prompt); empty for a text-only prompt.
+        question: Positions of the prompt's other text tokens.
+        response: The response.
+        think: The rationale between the tags; ``None`` if the response has none.
+        steps: The rationale's steps, number and line end included.
+        answer: The answer between the tags; ``None`` if the response states none.
+
+    Raises:
+        LayoutError: If the number of image tokens differs from the grids.
+    """
+
+    n_tokens: int
+    image: IntArray
+    grids: tuple[TokenGrid, ...]
+    system: IntArray
+    question: IntArray
+    response: Span
+    think: Span | None
+    steps: tuple[Span, ...]
+    answer: Span | None
+
+    def __post_init__(self) -> None:
+        """Check image tokens against the grids."""
+        expected = sum(len(grid) for grid in self.grids)
+        if len(self.image) != expected:
+            raise LayoutError(
+                f"The input holds {len(self.image)} image tokens but its images make {expected}; "
+                "do not truncate prompts and keep image placeholders out of questions."
+            )
+
+    @property
+    def n_steps(self) -> int:
+        """Number of rationale steps, K."""
+        return len(self.steps)
+
+    def rows(self, span: Span) -> IntArray:
+        """Rows of a span's tokens: the positions t - 1 whose queries PREDICT the tokens t."""
+        return np.arange(span.start - 1, span.stop - 1)
+
+    @property
+    def step_ends(self) -> tuple[int, ...]:
+        r"""For k = 0..K, how many tokens precede the forced answer after step k.
+
+        The cue follows token ``step_ends[k] - 1``. k = 0 is right after ``<think>\n``, k >= 1
+        right after step k. Length K + 1.
+
+        Raises:
+            LayoutError: If the response has no rationale.
+        """
+        if self.think is None:
+            raise LayoutError(
+                "The response has no rationale; write it inside <think>...</think> "
+                "(render_response does)."
+            )
+        return (self.think.start, *(step.stop for step in self.steps))
+
+    def require_steps(self) -> tuple[Span, ...]:
+        """The steps, for measurements that need at least one.
+
+        Raises:
+            LayoutError: If the rationale is empty or missing.
+        """
+        if not self.steps:
+            raise LayoutError(
+                "The response has an empty rationale; this measurement needs at least one "
+                "numbered step inside <think>...</think>."
+            )
+        return self.steps
+
+
+def token_starts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, IntArray]:
+    """Decode ids and say where in the text each token starts.
+
+    Decodes incrementally, so the result is right for the ids actually present, whatever text they
+    would be re-tokenised to. A token that holds only some bytes of a character starts at that
+    character.
+
+    Returns:
+        The text, and per token the index of its first character, ``(len(ids),)``, non-decreasing.
+    """
+    text = ""
+    starts = np.zeros(len(ids), dtype=np.int64)
+    known = complete = 0
+    for index in range(len(ids)):
+        starts[index] = len(text)
+        before = _decode(tokenizer, ids[known:complete])
+        after = _decode(tokenizer, ids[known : index + 1])
+        # No character has more than four bytes: a longer wait means a lone replacement character.
+        unfinished = after.endswith("\ufffd") and index - complete < 3
+        if len(after) > len(before) and (not unfinished or index == len(ids) - 1):
+            text += after[len(before) :]
+            known, complete = complete, index + 1
+    return text, starts
+
+
+def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def find_layout(
+    tokenizer: Any,
+    prompt_ids: Sequence[int],
+    response_ids: Sequence[int],
+    *,
+    image_token_id: int,
+    grids: tuple[TokenGrid, ...],
+    stop_ids: Collection[int] = (),
+) -> TokenLayout:
+    """Find the layout of a prompt and a response from their token ids.
+
+    A token belongs to the span in which its first character lies. Tokens from the first of
+    ``stop_ids`` in the response on belong to no step and no answer.
+
+    Raises:
+        LayoutError: If image tokens and grids disagree, or the response holds image tokens.
+    """
+    prompt = np.asarray(prompt_ids, dtype=np.int64)
+    if image_token_id in response_ids:
+        raise LayoutError(
+            "The response itself holds image placeholder tokens; remove them, "
+            "images belong to the prompt."
+        )
+    is_image = prompt == image_token_id
+    image, text = np.flatnonzero(is_image), np.flatnonzero(~is_image)
+    first = image[0] if len(image) else 0
+    end = next((i for i, token in enumerate(response_ids) if token in stop_ids), len(response_ids))
+    written, starts = token_starts(tokenizer, response_ids[:end])
+    parsed = parse_response(written)
+
+    def span(characters: tuple[int, int]) -> Span:
+        start, stop = np.searchsorted(starts, characters)
+        return Span(len(prompt) + int(start), len(prompt) + int(stop))
+
+    return TokenLayout(
+        n_tokens=len(prompt) + len(response_ids),
+        image=image,
+        grids=grids,
+        system=text[text < first],
+        question=text[text >= first],
+        response=Span(len(prompt), len(prompt) + len(response_ids)),
+        think=None if parsed.think is None else span(parsed.think),
+        steps=tuple(span(step) for step in parsed.steps),
+        answer=None if parsed.answer_range is None else span(parsed.answer_range),
+    )
