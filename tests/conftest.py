@@ -47,3 +47,11 @@ def browser():
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def random_mllm():
+    """A tiny Qwen2.5-VL with random weights, built in code; leave it as you found it."""
+    from tiny import tiny_mllm
+
+    return tiny_mllm()
