@@ -86,4 +86,4 @@ def _step_ranges(text: str, start: int, stop: int) -> tuple[tuple[int, int], ...
     heads = [at for at, line in lines if _STEP.match(line)]
     if not heads:
         heads = [at for at, line in lines if line.strip()]
-    return tuple(zip(heads, [*heads[1:], stop], strict=True))
+    return tuple(zip(heads, [*heads, stop][1:], strict=True)) if heads else ()
