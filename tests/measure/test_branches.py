@@ -1,0 +1,311 @@
+"""Packed branches against the naive loop: one plain forward pass per item, step and candidate."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_mllm
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.branches import (
+    CandidateTokens,
+    candidate_tokens,
+    forced_answers,
+    pack,
+)
+from attcot_analysis.models import encode
+from attcot_analysis.problems import ANSWER_CUE, render_response
+
+SINGLE = ("red", "green", "blue")
+MULTI = ("reddish", "redly", "red", "blue", "blue green", "blue green red")
+STEPS = (
+    "The star is in cell a1 and its arrow points right.",
+    "Cell b1 holds a red circle.",
+    "The square in cell c2 is green; its arrow points down, left or up.",
+)
+
+
+@pytest.fixture
+def mllm(random_mllm):
+    return random_mllm
+
+
+def picture(width, height, seed):
+    torch.manual_seed(seed)
+    noise = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    return Image.fromarray(noise.numpy(), "RGB")
+
+
+def example(mllm, n_steps=3, size=(64, 48), seed=0, image=True, question="What color?"):
+    return encode(
+        mllm,
+        picture(*size, seed) if image else None,
+        question,
+        response=render_response([STEPS[k % 3] for k in range(n_steps)], "red"),
+    )
+
+
+def mixed_batch(mllm):
+    """Different lengths, step counts, image sizes (also wider than high), candidate sets."""
+    items = [
+        example(mllm, 3),
+        example(mllm, 1, (96, 32), 1, question="Start at the star. What color do you reach?"),
+        example(mllm, 5, (32, 80), 2),
+    ]
+    return items, [candidate_tokens(mllm, c) for c in (SINGLE, MULTI, ("yes", "no"))]
+
+
+def distinguishing(mllm, candidates):
+    """Shared tokens and, by brute force, each candidate's shortest telling tail."""
+    texts = [f"{ANSWER_CUE}{candidate}</answer>" for candidate in candidates]
+    ids = [mllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    same = [len(set(column)) == 1 for column in zip(*ids, strict=False)]
+    shared = ids[0][: same.index(False)]
+    tails = []
+    for own in ids:
+        length = len(shared) + 1
+        while sum(other[:length] == own[:length] for other in ids) > 1:
+            length += 1
+        tails.append(own[len(shared) : length])
+    return shared, tails
+
+
+def plain_inputs(encoded, length, more):
+    """What a user would hand to the model: no position ids, no 4-D mask."""
+    ids = torch.cat([encoded.input_ids[:length], torch.tensor(more, dtype=torch.long)])[None]
+    types = torch.zeros_like(ids)
+    types[0, :length] = encoded.token_types[:length]
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": types,
+        **encoded.vision,
+    }
+
+
+def naive_log_probs(mllm, encoded, candidates, steps=None):
+    """Oracle: one forward pass per step and candidate."""
+    shared, tails = distinguishing(mllm, candidates)
+    ends = encoded.layout.step_ends
+    rows = []
+    for k in range(len(ends)) if steps is None else steps:
+        row = []
+        for tail in tails:
+            logits = mllm.model(**plain_inputs(encoded, ends[k], [*shared, *tail])).logits[0]
+            read = logits[-len(tail) - 1 : -1].log_softmax(-1)
+            row.append(read[torch.arange(len(tail)), tail].sum())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def packed_log_probs(mllm, items, candidates, *, keep=True, **options):
+    packed = pack(mllm, items, candidates, **options)
+    more = {"logits_to_keep": packed.keep} if keep else {}
+    return packed.log_probs(mllm.model(**packed.inputs, **more).logits)
+
+
+def test_the_tree_of_candidates_that_differ_at_once_is_the_cue(mllm):
+    tokens = candidate_tokens(mllm, ("yes", "no", "red"))
+    assert tokens.tree.tokens == tokens.shared
+    assert mllm.tokenizer.decode(tokens.shared) == ANSWER_CUE
+    assert all(len(tail) == 1 for tail in tokens.tails)
+
+
+def test_the_tree_holds_shared_candidate_tokens_once():
+    tokens = CandidateTokens(("a", "b", "c", "d"), (7, 8), ((1, 2, 3), (1, 2, 4), (1, 5), (6,)))
+    tree = tokens.tree
+    assert tree.tokens == (7, 8, 1, 2)
+    assert tree.parents == (-1, 0, 1, 2)
+    assert tree.depths().tolist() == [0, 1, 2, 3]
+    assert set(tree.edges) == {(1, 1), (1, 6), (2, 2), (2, 5), (3, 3), (3, 4)}
+    read = {c: [tree.edges[e] for e in path] for c, path in zip("abcd", tree.paths, strict=True)}
+    assert read["b"] == [(1, 1), (2, 2), (3, 4)]
+
+
+@pytest.mark.parametrize("candidates", [SINGLE, MULTI])
+def test_tails_are_the_shortest_that_tell_candidates_apart(mllm, candidates):
+    tokens = candidate_tokens(mllm, candidates)
+    shared, tails = distinguishing(mllm, candidates)
+    assert tokens.shared == tuple(shared)
+    assert tokens.tails == tuple(map(tuple, tails))
+
+
+def test_multi_token_candidates_are_really_multi_token(mllm):
+    assert max(map(len, candidate_tokens(mllm, MULTI).tails)) >= 3
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_packed_equals_naive(mllm, padding_side, keep):
+    items, candidates = mixed_batch(mllm)
+    with torch.no_grad():
+        found = packed_log_probs(mllm, items, candidates, keep=keep, padding_side=padding_side)
+        for item, own, values in zip(items, candidates, found, strict=True):
+            expected = naive_log_probs(mllm, item, own.candidates)
+            assert values.dtype == torch.float32
+            torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_packed_equals_naive_text_only(mllm):
+    items = [example(mllm, 2, image=False), example(mllm, 4, image=False)]
+    candidates = [candidate_tokens(mllm, MULTI), candidate_tokens(mllm, SINGLE)]
+    with torch.no_grad():
+        found = forced_answers(mllm, items, candidates)
+        for item, own, values in zip(items, candidates, found, strict=True):
+            expected = naive_log_probs(mllm, item, own.candidates)
+            torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_chosen_steps_only(mllm):
+    items, candidates = mixed_batch(mllm)
+    steps = [[3, 1], [0], [5, 0, 2]]
+    with torch.no_grad():
+        found = packed_log_probs(mllm, items, candidates, steps=steps)
+        for item, own, ks, values in zip(items, candidates, steps, found, strict=True):
+            expected = naive_log_probs(mllm, item, own.candidates, ks)
+            torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_main_tokens_are_untouched(mllm):
+    items, candidates = mixed_batch(mllm)
+    packed = pack(mllm, items, candidates)
+    with torch.no_grad():
+        together = mllm.model(**packed.inputs).logits
+        for at, item in enumerate(items):
+            alone = mllm.model(**plain_inputs(item, item.layout.n_tokens, [])).logits[0]
+            n = item.layout.n_tokens
+            assert packed.inputs["input_ids"][at, :n].equal(item.input_ids)
+            torch.testing.assert_close(together[at, :n], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_last_forced_answer_is_the_response_s_own(mllm):
+    item = example(mllm, 3)
+    candidates = candidate_tokens(mllm, ("red", "no"))
+    answer = item.layout.answer
+    with torch.no_grad():
+        logits = mllm.model(**plain_inputs(item, item.layout.n_tokens, [])).logits[0]
+        own = logits[answer.start - 1].log_softmax(-1)[item.input_ids[answer.start]]
+        found = forced_answers(mllm, [item], [candidates])[0][-1, 0]
+    assert found == pytest.approx(float(own), abs=1e-5)
+
+
+def test_a_later_step_does_not_change_an_earlier_forced_answer(mllm):
+    candidates = [candidate_tokens(mllm, SINGLE)]
+    short = forced_answers(mllm, [example(mllm, 2)], candidates)[0]
+    long = forced_answers(mllm, [example(mllm, 5)], candidates)[0]
+    torch.testing.assert_close(short, long[:3], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(long[2], long[3], atol=1e-3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_equal_the_naive_loop_s(checkpointing):
+    mllm = tiny_mllm()
+    items, candidates = mixed_batch(mllm)
+
+    def gradients(values):
+        mllm.model.zero_grad()
+        torch.stack([value.sum() for value in values]).sum().backward()
+        return {n: p.grad.clone() for n, p in mllm.model.named_parameters() if p.grad is not None}
+
+    expected = gradients(
+        [naive_log_probs(mllm, i, c.candidates) for i, c in zip(items, candidates, strict=True)]
+    )
+    if checkpointing:
+        mllm.model.gradient_checkpointing_enable({"use_reentrant": False})
+        mllm.model.train()
+    found = gradients(packed_log_probs(mllm, items, candidates))
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = max(float(gradient.abs().max()), 1.0)
+        torch.testing.assert_close(found[name], gradient, atol=1e-4 * scale, rtol=0, msg=name)
+
+
+def test_padding_rows_are_finite_forward_and_backward(mllm):
+    items, candidates = mixed_batch(mllm)
+    for side in ("right", "left"):
+        packed = pack(mllm, items, candidates, padding_side=side)
+        assert packed.inputs["attention_mask"].any(-1).all()
+        embedded = []
+        hook = mllm.model.get_input_embeddings().register_forward_hook(
+            lambda module, args, out, kept=embedded: kept.append(out.requires_grad_())
+        )
+        output = mllm.model(**packed.inputs)
+        hook.remove()
+        sum(v.sum() for v in packed.log_probs(output.logits)).backward()
+        assert output.logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in mllm.model.parameters() if p.grad is not None)
+    mllm.model.zero_grad()
+
+
+def test_forced_answers_leave_no_trace(mllm):
+    items, candidates = mixed_batch(mllm)
+    mllm.model.train()
+    try:
+        values = forced_answers(mllm, items, candidates)
+        assert mllm.model.training
+    finally:
+        mllm.model.eval()
+    assert not any(value.requires_grad for value in values)
+
+
+def test_branches_do_not_see_each_other(mllm):
+    items, candidates = mixed_batch(mllm)
+    packed = pack(mllm, items, candidates)
+    mask, base = packed.inputs["attention_mask"][:, 0], packed.base_length
+    assert not mask[:, :base, base:].any()
+    width = max(len(c.tree.tokens) for c in candidates)
+    branches = mask[:, base:, base:]
+    for low, high in pairwise(range(0, branches.shape[1] + 1, width)):
+        assert not branches[:, low:high, :low].any()
+        assert not branches[:, low:high, high:].any()
+
+
+def test_ambiguous_candidates_are_refused(mllm, monkeypatch):
+    with pytest.raises(MeasureError, match="'red' and 'red' tokenise ambiguously"):
+        candidate_tokens(mllm, ("red", "red"))
+    with pytest.raises(MeasureError, match="at least two candidates"):
+        candidate_tokens(mllm, ("red",))
+    with pytest.raises(MeasureError, match="ambiguously"):
+        CandidateTokens(("a", "ab"), (1,), ((2,), (2, 3)))
+    with pytest.raises(MeasureError, match="share no token"):
+        CandidateTokens(("a", "b"), (), ((2,), (3,)))
+
+
+def test_bad_input_is_named(mllm):
+    candidates = [candidate_tokens(mllm, SINGLE)]
+    direct = encode(mllm, None, "What color?", response="<answer>red</answer>")
+    empty = encode(mllm, None, "What color?", response="<think>\n</think>\n<answer>red</answer>")
+    for item in (direct, empty):
+        with pytest.raises(MeasureError, match="Item q7: its response has no rationale steps"):
+            pack(mllm, [item], candidates, names=["q7"])
+    item = example(mllm, 2)
+    with pytest.raises(MeasureError, match=r"Item q7: .*after steps \[3\].*0 to 2"):
+        pack(mllm, [item], candidates, steps=[[3]], names=["q7"])
+    with pytest.raises(MeasureError, match="steps for 2 of 1 items"):
+        pack(mllm, [item], candidates, steps=[[0], [1]])
+    with pytest.raises(MeasureError, match="one candidate set"):
+        pack(mllm, [item], [])
+
+
+def test_non_finite_logits_are_named(mllm):
+    items, candidates = mixed_batch(mllm)
+    packed = pack(mllm, items, candidates, names=["q1", "q2", "q3"])
+    with torch.no_grad():
+        logits = mllm.model(**packed.inputs, logits_to_keep=packed.keep).logits
+    logits[1] = float("nan")
+    with pytest.raises(MeasureError, match="Item q2: the model's logits are not finite"):
+        packed.log_probs(logits)
+    with pytest.raises(MeasureError, match="Logits have shape"):
+        packed.log_probs(logits[:, :-1])
+
+
+def test_attention_that_takes_no_block_mask_is_refused():
+    item_of = tiny_mllm()
+    item, candidates = [example(item_of, 1)], [candidate_tokens(item_of, SINGLE)]
+    item_of.model.config.get_text_config()._attn_implementation = "flash_attention_2"
+    with pytest.raises(MeasureError, match=r"flash_attention_2.*sdpa"):
+        pack(item_of, item, candidates)
+    sliding = tiny_mllm(layer_types=["full_attention", "sliding_attention", "full_attention"])
+    with pytest.raises(MeasureError, match="sliding_attention layers"):
+        pack(sliding, item, candidates)
