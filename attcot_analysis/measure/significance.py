@@ -1,0 +1,156 @@
+"""Paired tests and effect sizes: do two arms differ on the same items?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_effectsize
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.statistics import FloatArray, Numbers, as_vector
+
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The outcome of a paired test.
+
+    Attributes:
+        test: Name of the test.
+        p_value: Two-sided p value; NaN without data.
+        effect: Mean of b − a.
+        n: Pairs used.
+    """
+
+    test: str
+    p_value: float
+    effect: float
+    n: int
+
+
+def mcnemar(a: Numbers, b: Numbers) -> PairedTest:
+    """McNemar's exact test: do two arms differ in a yes/no outcome on the same items?
+
+    Args:
+        a: (N,) of 0/1; pairs with a NaN on either side are left out.
+        b: Likewise, same items in the same order.
+
+    Raises:
+        MeasureError: If a value is neither 0 nor 1, or the lengths differ.
+    """
+    first, second = _pairs(a, b)
+    for name, x in (("a", first), ("b", second)):
+        odd = x[(x != 0) & (x != 1)]
+        if odd.size:
+            raise MeasureError(
+                f"McNemar's test found {odd[0]} in {name}; it takes 0 and 1 only. "
+                "Use permutation_test for other values."
+            )
+    if not first.size:
+        return PairedTest("mcnemar", np.nan, np.nan, 0)
+    table = np.array(
+        [[((first == i) & (second == j)).sum() for j in (1, 0)] for i in (1, 0)], dtype=int
+    )
+    p_value = float(_mcnemar(table, exact=True).pvalue)
+    return PairedTest("mcnemar", min(p_value, 1.0), float((second - first).mean()), first.size)
+
+
+def permutation_test(
+    a: Numbers, b: Numbers | None = None, *, n_permutations: int = 10_000, seed: int = 0
+) -> PairedTest:
+    """Paired sign-flip permutation test of mean(b − a) = 0.
+
+    Under the null an item's difference is as likely +d as −d. All 2^N sign patterns are used
+    when they are no more than `n_permutations`, else random ones with the observed pattern
+    counted in (so p is never 0).
+
+    Args:
+        a: (N,) values, or the differences themselves when `b` is not given.
+        b: (N,) values on the same items; pairs with a NaN are left out.
+        n_permutations: Random sign patterns.
+        seed: Seed of the patterns.
+    """
+    if b is None:
+        differences = as_vector(a, "differences")
+        differences = differences[~np.isnan(differences)]
+    else:
+        first, second = _pairs(a, b)
+        differences = second - first
+    n = differences.size
+    if n == 0:
+        return PairedTest("sign-flip", np.nan, np.nan, 0)
+    observed = abs(differences.sum())
+    # Sums that differ only by rounding are ties, and ties count against the effect.
+    bound = observed - 1e-9 * max(observed, np.abs(differences).sum(), 1e-300)
+    exact = n < 63 and 2**n <= n_permutations
+    total = 2**n if exact else n_permutations
+    rng = np.random.default_rng(seed)
+    hits = 0
+    block = max(1, _BLOCK // n)
+    for start in range(0, total, block):
+        rows = np.arange(start, min(start + block, total))
+        if exact:
+            negative = (rows[:, None] >> np.arange(n)[None, :]) & 1
+        else:
+            negative = rng.integers(2, size=(rows.size, n))
+        hits += int((np.abs((1.0 - 2.0 * negative) @ differences) >= bound).sum())
+    p_value = hits / total if exact else (hits + 1) / (total + 1)
+    return PairedTest("sign-flip", p_value, float(differences.mean()), n)
+
+
+def holm(p_values: Numbers) -> FloatArray:
+    """Holm's correction for several tests; NaN stays NaN and does not count as a test.
+
+    Raises:
+        MeasureError: If a p value lies outside [0, 1].
+    """
+    raw = as_vector(p_values, "p_values")
+    adjusted = np.full(raw.shape, np.nan)
+    there = ~np.isnan(raw)
+    if ((raw[there] < 0) | (raw[there] > 1)).any():
+        raise MeasureError(f"p_values hold {raw[there].tolist()}; each must lie in [0, 1].")
+    if there.any():
+        adjusted[there] = multipletests(raw[there], method="holm")[1]
+    return adjusted
+
+
+def cohens_h(share_a: float, share_b: float) -> float:
+    """Cohen's h of two shares, positive when b is larger (0.2 small, 0.5 medium, 0.8 large)."""
+    for share in (share_a, share_b):
+        if not 0 <= share <= 1:
+            raise MeasureError(f"Cohen's h takes shares in [0, 1], not {share}.")
+    return float(proportion_effectsize(share_b, share_a))
+
+
+def cohens_dz(a: Numbers, b: Numbers | None = None) -> float:
+    """Paired effect size: mean difference over its standard deviation across items.
+
+    Args:
+        a: (N,) values, or the differences themselves when `b` is not given.
+        b: (N,) values on the same items.
+
+    Returns:
+        NaN with fewer than two pairs or when all differences are equal.
+    """
+    if b is None:
+        differences = as_vector(a, "differences")
+        differences = differences[~np.isnan(differences)]
+    else:
+        first, second = _pairs(a, b)
+        differences = second - first
+    if differences.size < 2 or np.ptp(differences) == 0:
+        return float("nan")
+    return float(differences.mean() / differences.std(ddof=1))
+
+
+def _pairs(a: Numbers, b: Numbers) -> tuple[FloatArray, FloatArray]:
+    first, second = as_vector(a, "a"), as_vector(b, "b")
+    if first.shape != second.shape:
+        raise MeasureError(
+            f"a has {first.size} items and b has {second.size}; "
+            "a paired test needs the same items in the same order."
+        )
+    keep = ~(np.isnan(first) | np.isnan(second))
+    return first[keep], second[keep]

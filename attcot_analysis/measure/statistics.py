@@ -1,0 +1,298 @@
+"""Estimates with confidence intervals, for items crossed with training seeds.
+
+An item is the unit that repeats: every interval resamples items (with everything measured on
+them), and where several training seeds were measured on the same items it resamples seeds too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from attcot_analysis.errors import MeasureError
+
+Numbers = npt.ArrayLike | pd.Series
+FloatArray = npt.NDArray[np.float64]
+
+# Numbers held at once while resampling (32 MB), whatever the number of items.
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval.
+
+    Attributes:
+        value: The estimate; NaN if nothing was left to estimate it from.
+        low: Lower end; NaN if fewer than two independent units were there.
+        high: Upper end; NaN together with `low`.
+        n: Independent units behind it (items, or clusters where clusters were given).
+        level: Confidence level, between 0 and 1.
+
+    Raises:
+        MeasureError: If the ends are in the wrong order, only one of them is NaN, or n < 0.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be an interval."""
+        if not 0 < self.level < 1:
+            raise MeasureError(f"Interval level is {self.level}; expected a share such as 0.95.")
+        if self.n < 0:
+            raise MeasureError(f"Interval n is {self.n}; expected a count of at least 0.")
+        if np.isnan(self.low) != np.isnan(self.high):
+            raise MeasureError(
+                f"Interval ends are {self.low} and {self.high}; give both or neither."
+            )
+        if self.low > self.high:
+            raise MeasureError(
+                f"Interval runs from {self.low} to {self.high}; the lower end must come first."
+            )
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside; ``False`` where the ends are not defined."""
+        return bool(self.low > 0 or self.high < 0)
+
+    def __str__(self) -> str:
+        """Write it as ``0.512 [0.470, 0.553] n=192``."""
+        if np.isnan(self.value):
+            return f"undefined n={self.n}"
+        if np.isnan(self.low):
+            return f"{self.value:.3f} [undefined] n={self.n}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+
+
+def bootstrap_mean(
+    values: Numbers,
+    clusters: Sequence[object] | npt.NDArray[Any] | pd.Series | None = None,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Mean with a percentile bootstrap interval, resampling whole clusters.
+
+    Args:
+        values: (N,) numbers; NaN is dropped.
+        clusters: (N,) labels of what belongs together (usually the item); default: each value
+            stands alone.
+        n_boot: Resamples.
+        seed: Seed of the resampling.
+        level: Confidence level.
+
+    Returns:
+        The mean of the values (not of the cluster means); `n` counts clusters.
+
+    Raises:
+        MeasureError: If the shapes do not fit or a value is infinite.
+    """
+    x = as_vector(values, "values")
+    labels = pd.Series(range(x.size) if clusters is None else list(clusters), dtype=object)
+    if labels.size != x.size:
+        raise MeasureError(
+            f"{x.size} values came with {labels.size} clusters; give one label each."
+        )
+    if labels.isna().any():
+        raise MeasureError("A cluster label is missing; say for every value what it belongs to.")
+    keep = ~np.isnan(x)
+    codes, names = pd.factorize(labels[keep])
+    sums = np.bincount(codes, weights=x[keep], minlength=len(names)).astype(np.float64)
+    counts = np.bincount(codes, minlength=len(names)).astype(np.float64)
+    return _two_way(sums[None, :], counts[None, :], n_boot, seed, level)
+
+
+def bootstrap_seeds_items(
+    matrix: Numbers, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean over seeds × items with a two-way ("pigeonhole") percentile bootstrap interval.
+
+    Rows (training seeds) and columns (items) are resampled independently, so the interval
+    speaks about new seeds *and* new items. With one row only items are resampled: it then
+    speaks about that one training run.
+
+    How far to trust it with few seeds (simulated, 192 items, 95 % level): with three seeds a
+    seed can be drawn only in 27 ways, so the seeds' part of the interval never reaches beyond
+    the smallest and largest seed. The true coverage is 91–93 % when seeds differ by 0.05 (SD),
+    97 % when they hardly differ, 99 % when item-by-seed noise is all there is (that part is
+    counted three times, so it is conservative there), but only 73 % when the seeds' spread
+    dominates (SD 0.2); 80 % with four seeds, 83 % with five, 91 % with eight.
+    `crossed_t_interval` keeps 92–98 % in all those cases; give it beside this one when there
+    are fewer than about eight seeds.
+
+    Args:
+        matrix: (S, N) numbers, or (N,) for one seed; NaN marks a missing cell.
+        n_boot: Resamples.
+        seed: Seed of the resampling.
+        level: Confidence level.
+
+    Returns:
+        The mean of all cells that are there; `n` counts items with at least one of them.
+
+    Source: Owen 2007, "The pigeonhole bootstrap"; coverage figures are our own simulation.
+    """
+    cells = as_matrix(matrix, "matrix")
+    there = ~np.isnan(cells)
+    columns = there.any(axis=0)
+    rows = there.any(axis=1)
+    cells = cells[np.ix_(rows, columns)]
+    there = there[np.ix_(rows, columns)].astype(np.float64)
+    return _two_way(np.nan_to_num(cells), there, n_boot, seed, level)
+
+
+def crossed_t_interval(matrix: Numbers, *, level: float = 0.95) -> Interval:
+    """Mean over seeds × items with a t interval from the two-way random-effects model.
+
+    The variance of the grand mean is (MS_seed + MS_item − MS_rest) / (S·N), never taken below
+    what the items alone give, with Satterthwaite's degrees of freedom (at least S − 1). With
+    one seed it is the ordinary t interval over items.
+
+    Args:
+        matrix: (S, N) numbers, or (N,); items with a NaN in any seed are left out.
+        level: Confidence level.
+
+    Returns:
+        Mean over the complete items; `n` counts them.
+
+    Source: Satterthwaite 1946; standard crossed random-effects ANOVA.
+    """
+    cells = as_matrix(matrix, "matrix")
+    cells = cells[~np.isnan(cells).all(axis=1)]
+    cells = cells[:, ~np.isnan(cells).any(axis=0)]
+    n_seeds, n_items = cells.shape
+    if cells.size == 0:
+        return Interval(np.nan, np.nan, np.nan, 0, level)
+    mean = float(cells.mean())
+    if n_items < 2:
+        return Interval(mean, np.nan, np.nan, n_items, level)
+    item = cells.mean(axis=0) - mean
+    ms_item = n_seeds * (item @ item) / (n_items - 1)
+    ms_seed = ms_rest = 0.0
+    df = float(n_items - 1)
+    if n_seeds > 1:
+        row = cells.mean(axis=1) - mean
+        rest = cells - mean - row[:, None] - item[None, :]
+        ms_seed = n_items * (row @ row) / (n_seeds - 1)
+        ms_rest = float((rest**2).sum()) / ((n_seeds - 1) * (n_items - 1))
+        spread = (
+            ms_seed**2 / (n_seeds - 1)
+            + ms_item**2 / (n_items - 1)
+            + ms_rest**2 / ((n_seeds - 1) * (n_items - 1))
+        )
+        if spread > 0:
+            df = max((ms_seed + ms_item - ms_rest) ** 2 / spread, float(n_seeds - 1))
+    variance = max(ms_seed + ms_item - ms_rest, ms_item) / cells.size
+    half = float(stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance))
+    return Interval(mean, mean - half, mean + half, n_items, level)
+
+
+def paired_matrix(a: Numbers, b: Numbers) -> FloatArray:
+    """Differences b − a, (S, N), of two arms measured on the same items.
+
+    Args:
+        a: (S, N), (1, N) or (N,); a single row is paired with every row of b.
+        b: Likewise.
+
+    Raises:
+        MeasureError: If items differ in number, or both arms have several, different, numbers
+            of seeds.
+    """
+    first, second = as_matrix(a, "a"), as_matrix(b, "b")
+    if first.shape[1] != second.shape[1]:
+        raise MeasureError(
+            f"a has {first.shape[1]} items and b has {second.shape[1]}; "
+            "a paired comparison needs the same items in the same order."
+        )
+    if first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0]):
+        raise MeasureError(
+            f"a has {first.shape[0]} seeds and b has {second.shape[0]}; pair equal numbers of "
+            "seeds, or give one arm a single row."
+        )
+    return np.asarray(second - first, dtype=np.float64)
+
+
+def paired_difference(
+    a: Numbers, b: Numbers, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean of b − a, paired by item and seed, with the two-way bootstrap interval.
+
+    Args:
+        a: (S, N), (1, N) or (N,); a single row is paired with every row of b.
+        b: Likewise.
+        n_boot: Resamples.
+        seed: Seed of the resampling.
+        level: Confidence level.
+
+    Returns:
+        See `bootstrap_seeds_items`, whose warning on few seeds holds here too.
+    """
+    return bootstrap_seeds_items(paired_matrix(a, b), n_boot=n_boot, seed=seed, level=level)
+
+
+def _two_way(
+    sums: FloatArray, counts: FloatArray, n_boot: int, seed: int, level: float
+) -> Interval:
+    """Ratio bootstrap of sum(sums) / sum(counts), resampling rows and columns of both."""
+    if n_boot < 1:
+        raise MeasureError(f"n_boot is {n_boot}; ask for at least one resample (2000 is usual).")
+    if not 0 < level < 1:
+        raise MeasureError(f"level is {level}; expected a share such as 0.95.")
+    n_rows, n_columns = sums.shape
+    if sums.size == 0:
+        return Interval(np.nan, np.nan, np.nan, 0, level)
+    value = float(sums.sum() / counts.sum())
+    if n_columns < 2:
+        return Interval(value, np.nan, np.nan, n_columns, level)
+    rng = np.random.default_rng(seed)
+    means = []
+    block = max(1, _BLOCK // n_columns)
+    for start in range(0, n_boot, block):
+        size = min(block, n_boot - start)
+        rows = _times_drawn(rng, n_rows, size)
+        columns = _times_drawn(rng, n_columns, size)
+        total = ((rows @ sums) * columns).sum(axis=1)
+        cells = ((rows @ counts) * columns).sum(axis=1)
+        means.append(total[cells > 0] / cells[cells > 0])
+    tail = (1 - level) / 2
+    drawn = np.concatenate(means)
+    if not drawn.size:
+        return Interval(value, np.nan, np.nan, n_columns, level)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(low), float(high), n_columns, level)
+
+
+def _times_drawn(rng: np.random.Generator, n: int, size: int) -> FloatArray:
+    """(size, n): how often each of n units is drawn in n draws with replacement."""
+    drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def as_vector(values: Numbers, name: str) -> FloatArray:
+    """Read (N,) floats; refuse another shape and infinities."""
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1:
+        raise MeasureError(f"{name} has shape {x.shape}; expected one number per item, (N,).")
+    if np.isinf(x).any():
+        raise MeasureError(f"{name} holds an infinite value; drop it or mark it as NaN.")
+    return x
+
+
+def as_matrix(values: Numbers, name: str) -> FloatArray:
+    """Read (seeds, items) floats, (N,) as one seed; refuse another shape and infinities."""
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim == 1:
+        x = x[None, :]
+    if x.ndim != 2:
+        raise MeasureError(f"{name} has shape {x.shape}; expected (seeds, items).")
+    if np.isinf(x).any():
+        raise MeasureError(f"{name} holds an infinite value; drop it or mark it as NaN.")
+    return x
