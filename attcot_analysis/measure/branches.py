@@ -7,132 +7,26 @@ forward pass reads what a loop of one forward pass per step and candidate would.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.candidates import CandidateTokens, CandidateTree, candidate_tokens
 from attcot_analysis.models import Encoded, Mllm, collate, positions
-from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
 
+__all__ = [
+    "CandidateTokens",
+    "Packed",
+    "Readout",
+    "candidate_tokens",
+    "forced_answers",
+    "pack",
+]
 
-@dataclass(frozen=True)
-class CandidateTokens:
-    """Candidate answers behind an answer cue, as a token tree.
-
-    Attributes:
-        candidates: The candidate strings.
-        shared: Tokens that the cue and every candidate have in common; never empty.
-        tails: Per candidate, the shortest run of further tokens that tells it from all others.
-            Their joint probability is the candidate's probability.
-
-    Raises:
-        MeasureError: If fewer than two candidates are given, their numbers differ, ``shared``
-            is empty, or one tail equals or begins another.
-    """
-
-    candidates: tuple[str, ...]
-    shared: tuple[int, ...]
-    tails: tuple[tuple[int, ...], ...]
-
-    def __post_init__(self) -> None:
-        """Check that the tails tell the candidates apart."""
-        if len(self.candidates) < 2 or len(self.tails) != len(self.candidates):
-            raise MeasureError(
-                f"Got {len(self.candidates)} candidates and {len(self.tails)} token tails; "
-                "give at least two candidates and one tail each."
-            )
-        if not self.shared:
-            raise MeasureError(
-                f"Candidates {list(self.candidates)} share no token with each other; put an "
-                "answer cue before them."
-            )
-        for at, tail in enumerate(self.tails):
-            for other in range(at):
-                if _common(tail, self.tails[other]) == min(len(tail), len(self.tails[other])):
-                    raise MeasureError(
-                        f"Candidates {self.candidates[other]!r} and {self.candidates[at]!r} "
-                        "tokenise ambiguously (one's tokens equal or begin the other's); reword "
-                        "one of them."
-                    )
-
-    @cached_property
-    def tree(self) -> "CandidateTree":
-        """The tokens a branch must hold to read every candidate."""
-        tokens = list(self.shared)
-        parents = list(range(-1, len(self.shared) - 1))
-        node_of: dict[tuple[int, ...], int] = {(): len(self.shared) - 1}
-        edges: dict[tuple[int, int], int] = {}
-        paths = []
-        for tail in self.tails:
-            path = []
-            for depth, token in enumerate(tail):
-                node = node_of.get(tail[:depth])
-                if node is None:
-                    node = node_of[tail[:depth]] = len(tokens)
-                    tokens.append(tail[depth - 1])
-                    parents.append(node_of[tail[: depth - 1]])
-                path.append(edges.setdefault((node, token), len(edges)))
-            paths.append(tuple(path))
-        return CandidateTree(tuple(tokens), tuple(parents), tuple(edges), tuple(paths))
-
-
-@dataclass(frozen=True)
-class CandidateTree:
-    """What one branch holds, and where each candidate is read in it.
-
-    Attributes:
-        tokens: Token of each node: the shared tokens, then tokens that several candidates
-            share. When all candidates differ in their first token, only the shared ones.
-        parents: Node before each node, ``-1`` for the first.
-        edges: ``(node, token)`` pairs: the probability of ``token`` is read at ``node``.
-        paths: Per candidate the edges whose log-probabilities add up to its own.
-    """
-
-    tokens: tuple[int, ...]
-    parents: tuple[int, ...]
-    edges: tuple[tuple[int, int], ...]
-    paths: tuple[tuple[int, ...], ...]
-
-    def ancestors(self) -> Tensor:
-        """Boolean ``(nodes, nodes)``: which nodes each node sees, itself included."""
-        sees = torch.eye(len(self.tokens), dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                sees[node] |= sees[parent]
-        return sees
-
-    def depths(self) -> Tensor:
-        """Long ``(nodes,)``: how many tokens of the branch come before each node."""
-        return self.ancestors().sum(-1) - 1
-
-
-def candidate_tokens(
-    mllm: Mllm, candidates: Sequence[str], cue: str = ANSWER_CUE
-) -> CandidateTokens:
-    """Tokenise candidate answers behind the cue that asks for them.
-
-    Each candidate is tokenised as it stands in a response (opening of the rationale, cue,
-    candidate, closing tag), so tokens that straddle the cue's end are handled.
-
-    Args:
-        mllm: The model whose tokenizer is used.
-        candidates: At least two answer strings.
-        cue: Text that asks for the answer after a rationale prefix.
-
-    Raises:
-        MeasureError: If two candidates cannot be told apart by their tokens.
-    """
-    sequences = [_tokens_after(mllm, THINK_OPEN, f"{cue}{c}{ANSWER_CLOSE}") for c in candidates]
-    n_shared = min((_common(sequences[0], s) for s in sequences), default=0)
-    tails = []
-    for at, sequence in enumerate(sequences):
-        rivals = [_common(sequence, s) for other, s in enumerate(sequences) if other != at]
-        tails.append(tuple(sequence[n_shared : max(rivals, default=n_shared) + 1]))
-    return CandidateTokens(tuple(candidates), tuple(sequences[0][:n_shared]), tuple(tails))
+_CLOSING = ("</think>", "<answer>")
 
 
 @dataclass(frozen=True)
@@ -154,6 +48,17 @@ class Readout:
     edge_rows: Tensor
     edge_tokens: Tensor
     paths: Tensor
+
+    def to(self, device: torch.device) -> "Readout":
+        """The same with its tensors on another device."""
+        return Readout(
+            self.name,
+            self.steps,
+            self.rows.to(device),
+            self.edge_rows.to(device),
+            self.edge_tokens.to(device),
+            self.paths.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -254,9 +159,13 @@ def pack(
     valid = batch["attention_mask"].bool()
     base_positions = positions(mllm, batch)
     n_items, length = base.shape
-    width = max(len(c.tree.tokens) for c in candidates)
-    extra = width * max(len(ks) for ks in asked)
     device = base.device
+    plans = [
+        [_branch(mllm, item, own, k) for k in ks]
+        for item, own, ks in zip(items, candidates, asked, strict=True)
+    ]
+    width = max(len(tree.tokens) for plan in plans for _, tree in plan)
+    extra = width * max(len(plan) for plan in plans)
 
     ids = base.new_full((n_items, extra), mllm.tokenizer.pad_token_id)
     where = base_positions.new_zeros((*base_positions.shape[:-1], extra))
@@ -266,21 +175,19 @@ def pack(
     # The next text position is one past the largest so far on any axis (M-RoPE after an image).
     axes = base_positions if base_positions.ndim == 3 else base_positions[None]
     following = axes.amax(0).cummax(-1).values + 1
-    readouts = []
-    for at, (item, own, ks, name) in enumerate(zip(items, candidates, asked, names, strict=True)):
-        tree = own.tree
-        tokens = torch.tensor(tree.tokens, device=device)
-        sees, depths = tree.ancestors().to(device), tree.depths().to(device)
+    for at, (item, plan) in enumerate(zip(items, plans, strict=True)):
         start = length - item.layout.n_tokens if padding_side == "left" else 0
-        ends = item.layout.step_ends
-        for branch, k in enumerate(ks):
-            cut = start + int(ends[k])
+        for branch, (end, tree) in enumerate(plan):
             low, high = branch * width, branch * width + len(tree.tokens)
-            ids[at, low:high] = tokens
-            where[..., at, low:high] = following[at, cut - 1] + depths
-            mask[at, length + low : length + high, start:cut] = True
-            mask[at, length + low : length + high, length + low : length + high] = sees
-        readouts.append(_readout(name, tree, ks, length, width, device))
+            ids[at, low:high] = torch.tensor(tree.tokens, device=device)
+            where[..., at, low:high] = following[at, start + end - 1] + tree.depths().to(device)
+            rows = mask[at, length + low : length + high]
+            rows[:, start : start + end] = True
+            rows[:, length + low : length + high] = tree.ancestors().to(device)
+    readouts = tuple(
+        _readout(name, ks, [tree for _, tree in plan], length, width).to(device)
+        for name, ks, plan in zip(names, asked, plans, strict=True)
+    )
     # A row that sees nothing gives NaN, which spreads to the gradient of every other row.
     mask.diagonal(dim1=-2, dim2=-1).logical_or_(~mask.any(-1))
 
@@ -292,7 +199,7 @@ def pack(
     inputs["attention_mask"] = mask[:, None]
     inputs["position_ids"] = torch.cat([base_positions, where], dim=-1)
     keep = torch.unique(torch.cat([readout.rows.flatten() for readout in readouts]))
-    return Packed(inputs, length, keep, tuple(readouts))
+    return Packed(inputs, length, keep, readouts)
 
 
 def forced_answers(
@@ -324,21 +231,39 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
+def _branch(
+    mllm: Mllm, item: Encoded, candidates: CandidateTokens, k: int
+) -> tuple[int, CandidateTree]:
+    """How many tokens of the item the branch after step k sees, and what it holds.
+
+    In ``...right.</think>`` the last step's last token may run into the tag (``.</``). Such a
+    token is left out and the part of it that belongs to the step opens the branch.
+    """
+    end = int(item.layout.step_ends[k])
+    after = item.input_ids[end - 1 : end + 8].tolist()
+    last, text = mllm.tokenizer.decode(after[:1]), mllm.tokenizer.decode(after)
+    tags = [at for at in (text.find(tag) for tag in _CLOSING) if 0 < at < len(last)]
+    if k == 0 or not tags:
+        return end, candidates.tree
+    bridge = mllm.tokenizer(last[: min(tags)], add_special_tokens=False)["input_ids"]
+    return end - 1, replace(candidates, shared=(*bridge, *candidates.shared)).tree
+
+
 def _readout(
-    name: str, tree: CandidateTree, ks: Sequence[int], length: int, width: int, device: Any
+    name: str, ks: Sequence[int], trees: Sequence[CandidateTree], length: int, width: int
 ) -> Readout:
-    nodes = sorted({node for node, _ in tree.edges})
-    paths = torch.zeros(len(tree.paths), len(tree.edges))
-    for candidate, path in enumerate(tree.paths):
+    first = trees[0]
+    paths = torch.zeros(len(first.paths), len(first.edges))
+    for candidate, path in enumerate(first.paths):
         paths[candidate, list(path)] = 1.0
-    starts = length + width * torch.arange(len(ks), device=device)
+    nodes = [sorted({node for node, _ in tree.edges}) for tree in trees]
     return Readout(
         name=name,
         steps=tuple(ks),
-        rows=starts[:, None] + torch.tensor(nodes, device=device),
-        edge_rows=torch.tensor([nodes.index(node) for node, _ in tree.edges], device=device),
-        edge_tokens=torch.tensor([token for _, token in tree.edges], device=device),
-        paths=paths.to(device),
+        rows=length + width * torch.arange(len(ks))[:, None] + torch.tensor(nodes),
+        edge_rows=torch.tensor([nodes[0].index(node) for node, _ in first.edges]),
+        edge_tokens=torch.tensor([token for _, token in first.edges]),
+        paths=paths,
     )
 
 
@@ -380,21 +305,3 @@ def _check_attention(mllm: Mllm) -> None:
             f"The model has {', '.join(sorted(kinds - {'full_attention'}))} layers; packed "
             "branches are defined for full attention in every layer."
         )
-
-
-def _tokens_after(mllm: Mllm, before: str, text: str) -> list[int]:
-    def tokens(string: str) -> list[int]:
-        return list(mllm.tokenizer(string, add_special_tokens=False)["input_ids"])
-
-    head, whole = tokens(before), tokens(before + text)
-    # Tokenisers that join the last token of `before` with the text see the text alone instead.
-    return whole[len(head) :] if whole[: len(head)] == head else tokens(text)
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    n = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n

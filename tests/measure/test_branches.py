@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+import tiny
 import torch
 from PIL import Image
 from tiny import tiny_mllm
@@ -188,6 +189,24 @@ def test_the_last_forced_answer_is_the_response_s_own(mllm):
         own = logits[answer.start - 1].log_softmax(-1)[item.input_ids[answer.start]]
         found = forced_answers(mllm, [item], [candidates])[0][-1, 0]
     assert found == pytest.approx(float(own), abs=1e-5)
+
+
+def test_a_step_token_that_runs_into_the_closing_tag_is_taken_apart(monkeypatch):
+    """Tags that are no tokens of their own, and a last step without a line end."""
+    monkeypatch.setattr(tiny, "TAGS", ())
+    monkeypatch.setattr(tiny, "SENTENCES", (*tiny.SENTENCES, *["right.</think>"] * 9))
+    mllm = tiny.tiny_mllm()
+    response = "<think>\n1. It is red.\n2. Go right.</think>\n<answer>red</answer>"
+    item = encode(mllm, picture(64, 48, 0), "What color?", response=response)
+    assert mllm.tokenizer.decode(item.input_ids[item.layout.step_ends[-1] - 1]) == ".</"
+    clean = encode(mllm, picture(64, 48, 0), "What color?", response=response.split("</")[0])
+    other = example(mllm, 3)
+    with torch.no_grad():
+        tokens = candidate_tokens(mllm, MULTI)
+        found = packed_log_probs(mllm, [item, other], [tokens, tokens])
+        for encoded, values in zip((clean, other), found, strict=True):
+            expected = naive_log_probs(mllm, encoded, MULTI)
+            torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_later_step_does_not_change_an_earlier_forced_answer(mllm):

@@ -1,0 +1,146 @@
+"""Candidate answers as tokens: what a forced answer must hold to tell them apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import Mllm
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
+
+
+@dataclass(frozen=True)
+class CandidateTokens:
+    """Candidate answers behind an answer cue, as a token tree.
+
+    Attributes:
+        candidates: The candidate strings.
+        shared: Tokens that the cue and every candidate have in common; never empty.
+        tails: Per candidate, the shortest run of further tokens that tells it from all others.
+            Their joint probability is the candidate's probability.
+
+    Raises:
+        MeasureError: If fewer than two candidates are given, their numbers differ, ``shared``
+            is empty, or one tail equals or begins another.
+    """
+
+    candidates: tuple[str, ...]
+    shared: tuple[int, ...]
+    tails: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Check that the tails tell the candidates apart."""
+        if len(self.candidates) < 2 or len(self.tails) != len(self.candidates):
+            raise MeasureError(
+                f"Got {len(self.candidates)} candidates and {len(self.tails)} token tails; "
+                "give at least two candidates and one tail each."
+            )
+        if not self.shared:
+            raise MeasureError(
+                f"Candidates {list(self.candidates)} share no token with each other; put an "
+                "answer cue before them."
+            )
+        for at, tail in enumerate(self.tails):
+            for other in range(at):
+                if _common(tail, self.tails[other]) == min(len(tail), len(self.tails[other])):
+                    raise MeasureError(
+                        f"Candidates {self.candidates[other]!r} and {self.candidates[at]!r} "
+                        "tokenise ambiguously (one's tokens equal or begin the other's); reword "
+                        "one of them."
+                    )
+
+    @cached_property
+    def tree(self) -> "CandidateTree":
+        """The tokens a branch must hold to read every candidate."""
+        tokens = list(self.shared)
+        parents = list(range(-1, len(self.shared) - 1))
+        node_of: dict[tuple[int, ...], int] = {(): len(self.shared) - 1}
+        edges: dict[tuple[int, int], int] = {}
+        paths = []
+        for tail in self.tails:
+            path = []
+            for depth, token in enumerate(tail):
+                node = node_of.get(tail[:depth])
+                if node is None:
+                    node = node_of[tail[:depth]] = len(tokens)
+                    tokens.append(tail[depth - 1])
+                    parents.append(node_of[tail[: depth - 1]])
+                path.append(edges.setdefault((node, token), len(edges)))
+            paths.append(tuple(path))
+        return CandidateTree(tuple(tokens), tuple(parents), tuple(edges), tuple(paths))
+
+
+@dataclass(frozen=True)
+class CandidateTree:
+    """What one branch holds, and where each candidate is read in it.
+
+    Attributes:
+        tokens: Token of each node: the shared tokens, then tokens that several candidates
+            share. When all candidates differ in their first token, only the shared ones.
+        parents: Node before each node, ``-1`` for the first.
+        edges: ``(node, token)`` pairs: the probability of ``token`` is read at ``node``.
+        paths: Per candidate the edges whose log-probabilities add up to its own.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    edges: tuple[tuple[int, int], ...]
+    paths: tuple[tuple[int, ...], ...]
+
+    def ancestors(self) -> Tensor:
+        """Boolean ``(nodes, nodes)``: which nodes each node sees, itself included."""
+        sees = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                sees[node] |= sees[parent]
+        return sees
+
+    def depths(self) -> Tensor:
+        """Long ``(nodes,)``: how many tokens of the branch come before each node."""
+        return self.ancestors().sum(-1) - 1
+
+
+def candidate_tokens(
+    mllm: Mllm, candidates: Sequence[str], cue: str = ANSWER_CUE
+) -> CandidateTokens:
+    """Tokenise candidate answers behind the cue that asks for them.
+
+    Each candidate is tokenised as it stands in a response (opening of the rationale, cue,
+    candidate, closing tag), so tokens that straddle the cue's end are handled.
+
+    Args:
+        mllm: The model whose tokenizer is used.
+        candidates: At least two answer strings.
+        cue: Text that asks for the answer after a rationale prefix.
+
+    Raises:
+        MeasureError: If two candidates cannot be told apart by their tokens.
+    """
+    sequences = [_tokens_after(mllm, THINK_OPEN, f"{cue}{c}{ANSWER_CLOSE}") for c in candidates]
+    n_shared = min((_common(sequences[0], s) for s in sequences), default=0)
+    tails = []
+    for at, sequence in enumerate(sequences):
+        rivals = [_common(sequence, s) for other, s in enumerate(sequences) if other != at]
+        tails.append(tuple(sequence[n_shared : max(rivals, default=n_shared) + 1]))
+    return CandidateTokens(tuple(candidates), tuple(sequences[0][:n_shared]), tuple(tails))
+
+
+def _tokens_after(mllm: Mllm, before: str, text: str) -> list[int]:
+    def tokens(string: str) -> list[int]:
+        return list(mllm.tokenizer(string, add_special_tokens=False)["input_ids"])
+
+    head, whole = tokens(before), tokens(before + text)
+    # Tokenisers that join the last token of `before` with the text see the text alone instead.
+    return whole[len(head) :] if whole[: len(head)] == head else tokens(text)
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    n = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        n += 1
+    return n
