@@ -27,3 +27,7 @@ class TrainingError(AttCoTError):
 
 class RunError(AttCoTError):
     """A run folder is missing, damaged, or would be overwritten."""
+
+
+class ShowError(AttCoTError):
+    """A figure, an explorer or a report was asked for something that its data do not hold."""

@@ -1,0 +1,260 @@
+"""Curves over the rationale: commitment and visual access, one colour per arm, with intervals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from attcot_analysis.errors import ShowError
+from attcot_analysis.show.style import (
+    DIVERGING,
+    GRID,
+    SEQUENTIAL,
+    arm_label,
+    arm_style,
+    figure_style,
+    format_number,
+    new_figure,
+    order_arms,
+)
+from attcot_analysis.show.tables import counts, error_lengths, first_column, need_columns
+
+_CONTROL_TITLES = {
+    "rationale": "own rationale",
+    "filler": "filler of the same length",
+    "other_item": "another item's rationale",
+}
+_MAX_BARS = 12
+
+
+def commitment_curves(
+    curves: pd.DataFrame,
+    *,
+    quantity: str = "p(final answer)",
+    chance: float | None = None,
+    title: str = "When does the answer settle?",
+) -> Figure:
+    """Draw the probability of the final answer after each step, one line per arm.
+
+    Args:
+        curves: Columns model, k (steps written) or position (share of the rationale written,
+            0 to 1), value, low, high, n (items), optionally n_seeds and control; with control
+            one panel for each.
+        quantity: What value is, for the axis.
+        chance: Draw a line at this probability.
+        title: Title of the figure.
+
+    Returns:
+        The figure; every point carries its 95 % interval, the legend says n.
+
+    Raises:
+        ShowError: If a column is missing or there are no rows.
+    """
+    return _line_panels(
+        curves,
+        ("k", "position"),
+        quantity,
+        title,
+        panels="control",
+        labels={
+            "k": "rationale steps written before the answer is forced",
+            "position": "share of the rationale written before the answer is forced",
+        },
+        limits=(0.0, 1.0),
+        reference=None if chance is None else (chance, "chance"),
+    )
+
+
+def access_curves(
+    curves: pd.DataFrame,
+    *,
+    quantity: str = "visual mass per row",
+    title: str = "Does it keep looking while it writes?",
+) -> Figure:
+    """Draw visual access at each rationale step, one line per arm.
+
+    Args:
+        curves: Columns model, step or position, value, low, high, n (items), optionally n_seeds
+            and quantity; with quantity (e.g. mass, evidence_share) one panel for each.
+        quantity: What value is, for the axis.
+        title: Title of the figure.
+
+    Returns:
+        The figure; every point carries its 95 % interval, the legend says n.
+
+    Raises:
+        ShowError: If a column is missing or there are no rows.
+    """
+    return _line_panels(
+        curves,
+        ("step", "position"),
+        quantity,
+        title,
+        panels="quantity",
+        labels={"step": "rationale step", "position": "position in the rationale (share)"},
+        limits=(None, None),
+        reference=None,
+    )
+
+
+def access_grid(
+    table: pd.DataFrame,
+    *,
+    reference: str | None = None,
+    quantity: str = "visual mass",
+) -> Figure:
+    """Draw visual access by layer (rows) and step (columns), one panel per arm on one scale.
+
+    Args:
+        table: Columns model, layer, step, value, optionally n.
+        reference: Arm to subtract; adds a second row of panels with the differences on a
+            diverging scale centred at zero.
+        quantity: What value is, for the colour bar.
+
+    Raises:
+        ShowError: If a column is missing, there are no rows, or the reference is not among them.
+    """
+    need_columns(table, ("model", "layer", "step", "value"), "the access grid")
+    arms = order_arms(table["model"])
+    if reference is not None and reference not in arms:
+        raise ShowError(f"The reference arm {reference!r} is not in the table; it has {arms}.")
+    layers, steps = sorted(set(table["layer"])), sorted(set(table["step"]))
+    grids = {
+        arm: rows.pivot_table(index="layer", columns="step", values="value", aggfunc="mean")
+        .reindex(index=layers, columns=steps)
+        .to_numpy(float)
+        for arm, rows in table.groupby("model")
+    }
+    differences = {
+        arm: grids[arm] - grids[reference] for arm in arms if reference and arm != reference
+    }
+    top = float(np.nanmax([np.nanmax(grid) for grid in grids.values()]))
+    n_rows = 2 if differences else 1
+    height = 0.9 + n_rows * (0.75 + min(3.2, max(1.3, 0.22 * len(layers))))
+    with figure_style(axes_grid=False):
+        figure = new_figure(1.2 + 2.1 * len(arms), height)
+        axs = figure.subplots(n_rows, len(arms), squeeze=False, sharex=True, sharey=True)
+        for ax, arm in zip(axs[0], arms, strict=True):
+            mesh = _grid_panel(ax, grids[arm], steps, layers, SEQUENTIAL, 0.0, top)
+            n = counts(table[table["model"] == arm])
+            name = arm_label(arm)
+            ax.set_title(f"{name} ({n})" if n else name, fontweight="normal")
+        axs[0, 0].set_ylabel("layer")
+        figure.colorbar(mesh, ax=axs[0].tolist(), label=quantity)
+        if differences:
+            limit = float(np.nanmax([np.nanmax(np.abs(d)) for d in differences.values()])) or 1.0
+            for ax, arm in zip(axs[1], arms, strict=True):
+                if arm == reference:
+                    ax.set_visible(False)
+                    continue
+                mesh = _grid_panel(ax, differences[arm], steps, layers, DIVERGING, -limit, limit)
+                name = f"{arm_label(arm)} \N{MINUS SIGN} {arm_label(str(reference))}"
+                ax.set_title(name, fontweight="normal")
+            first = axs[1, 1 if arms[0] == reference else 0]
+            first.set_ylabel("layer")
+            first.tick_params(labelleft=True)
+            figure.colorbar(mesh, ax=axs[1].tolist(), label="difference")
+        for ax in axs[-1]:
+            ax.set_xlabel("rationale step")
+        if differences and reference is not None:
+            axs[0, arms.index(reference)].tick_params(labelbottom=True)
+            axs[0, arms.index(reference)].set_xlabel("rationale step")
+    return figure
+
+
+def _grid_panel(
+    ax: Axes,
+    grid: np.ndarray,
+    steps: Sequence[int],
+    layers: Sequence[int],
+    cmap: str,
+    low: float,
+    high: float,
+) -> AxesImage:
+    mesh = ax.imshow(grid, cmap=cmap, vmin=low, vmax=high, aspect="auto", origin="lower")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    for axis, names in ((ax.xaxis, steps), (ax.yaxis, layers)):
+        every = max(1, len(names) // 8)
+        axis.set_ticks(range(0, len(names), every), [str(name) for name in names[::every]])
+    return mesh
+
+
+def _line_panels(
+    curves: pd.DataFrame,
+    x_names: tuple[str, ...],
+    quantity: str,
+    title: str,
+    *,
+    panels: str,
+    labels: dict[str, str],
+    limits: tuple[float | None, float | None],
+    reference: tuple[float, str] | None,
+) -> Figure:
+    need_columns(curves, ("model", "value", "low", "high"), title)
+    x_name = first_column(curves, x_names, title)
+    groups = [None] if panels not in curves.columns else list(dict.fromkeys(curves[panels]))
+    share_y = panels == "control"
+    with figure_style():
+        figure = new_figure(5.4 if len(groups) == 1 else 1.4 + 3.0 * len(groups), 3.6)
+        axs = figure.subplots(1, len(groups), squeeze=False, sharey=share_y)[0]
+        for ax, group in zip(axs, groups, strict=True):
+            rows = curves if group is None else curves[curves[panels] == group]
+            _lines(ax, rows, x_name, legend=ax is axs[0])
+            ax.set_ylim(*limits)
+            ax.set_xlabel(
+                labels[x_name] if len(groups) == 1 else labels[x_name].split(" before")[0]
+            )
+            if group is not None:
+                ax.set_title(_CONTROL_TITLES.get(str(group), str(group)), fontweight="normal")
+            if reference is not None:
+                ax.axhline(reference[0], color=GRID, linewidth=1.0, zorder=1)
+                ax.annotate(
+                    f"{reference[1]} {format_number(reference[0], digits=2)}",
+                    (1.0, reference[0]),
+                    xycoords=("axes fraction", "data"),
+                    textcoords="offset points",
+                    xytext=(0, 2),
+                    ha="right",
+                    fontsize=8,
+                )
+        axs[0].set_ylabel(quantity)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.legend(loc="outside lower left", ncols=1 if len(groups) == 1 else 3)
+    return figure
+
+
+def _lines(ax: Axes, rows: pd.DataFrame, x_name: str, *, legend: bool) -> None:
+    arms = order_arms(rows["model"])
+    spots = np.unique(rows[x_name].to_numpy(float))
+    gap = float(np.diff(spots).min()) if len(spots) > 1 else 1.0
+    for number, arm in enumerate(arms):
+        line = rows[rows["model"] == arm].sort_values(x_name)
+        style = arm_style(arm)
+        shift = (number - (len(arms) - 1) / 2) * gap * 0.07
+        x, n = line[x_name].to_numpy(float), counts(line)
+        label = style.label + (f" ({n})" if n else "")
+        look: dict[str, Any] = {"color": style.color, "linestyle": style.line}
+        if len(spots) <= _MAX_BARS:
+            ax.errorbar(
+                x + shift,
+                line["value"],
+                yerr=error_lengths(line),
+                marker=style.marker,
+                capsize=2.5,
+                elinewidth=1.4,
+                label=label if legend else "_nolegend_",
+                **look,
+            )
+        else:
+            ax.plot(x, line["value"], label=label if legend else "_nolegend_", **look)
+            ax.fill_between(
+                x, line["low"], line["high"], color=style.color, alpha=0.18, linewidth=0
+            )
+    if x_name != "position":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))

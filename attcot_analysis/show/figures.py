@@ -1,0 +1,100 @@
+"""Turn figures into SVG text, PNG bytes, and files with the data they show."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from attcot_analysis.errors import RunError
+from attcot_analysis.show.style import INK, PAPER, figure_style
+
+_METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_GLOBAL_STYLE = re.compile(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", re.DOTALL)
+_REFERENCE = re.compile(r'(\sid="|url\(#|href="#)')
+
+
+def figure_svg(figure: Figure) -> str:
+    """Return the figure as an SVG document: same figure, same text."""
+    buffer = StringIO()
+    with figure_style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def figure_png(figure: Figure, *, dpi: float = 96) -> bytes:
+    """Return the figure as PNG bytes."""
+    buffer = BytesIO()
+    with figure_style():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """Return the figure as an ``<svg>`` element for an HTML page.
+
+    Text takes the page's text colour (``currentColor``) and hollow markers its background
+    (``var(--paper)``), so the figure suits light and dark pages. Every id starts with
+    ``prefix``, so several figures can stand in one page.
+    """
+    buffer = StringIO()
+    with figure_style():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = _GLOBAL_STYLE.sub("", _METADATA.sub("", svg))
+    svg = svg.replace("<svg ", '<svg style="stroke-linejoin:round;stroke-linecap:butt" ', 1)
+    svg = _REFERENCE.sub(lambda found: f"{found.group(1)}{prefix}-", svg)
+    return svg.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)").strip()
+
+
+def save_figure(
+    figure: Figure,
+    stem: str | Path,
+    *,
+    data: pd.DataFrame | None = None,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write ``stem.svg``, ``stem.png`` and, with data or a note, ``stem.json`` beside them.
+
+    Args:
+        figure: What to save.
+        stem: Path without suffix; its folder is made if needed.
+        data: The table the figure was drawn from.
+        about: Anything else worth keeping (parameters, versions), JSON values.
+        overwrite: Replace files that are already there.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RunError: If a file is already there and ``overwrite`` is not set.
+    """
+    stem = Path(stem)
+    contents = {"svg": figure_svg(figure).encode(), "png": figure_png(figure)}
+    if data is not None or about is not None:
+        sidecar: dict[str, Any] = {"about": dict(about or {})}
+        if data is not None:
+            sidecar["data"] = json.loads(data.to_json(orient="records"))
+        contents["json"] = json.dumps(sidecar, indent=1, sort_keys=True).encode()
+    files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in contents]
+    for file in files:
+        if file.exists() and not overwrite:
+            raise RunError(f"{file} is already there; choose another name or pass overwrite=True.")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for file, content in zip(files, contents.values(), strict=True):
+        write_atomically(file, content)
+    return files
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)

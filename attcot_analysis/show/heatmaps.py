@@ -1,0 +1,199 @@
+"""Figures of token maps over the picture: one row of steps, or before and after on one scale."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+
+from attcot_analysis.errors import ShowError
+from attcot_analysis.problems import Box
+from attcot_analysis.show.overlay import check_map, overlay
+from attcot_analysis.show.style import (
+    DIVERGING,
+    SEQUENTIAL,
+    figure_style,
+    new_figure,
+)
+
+Boxes = Sequence[Sequence[Box] | None] | None
+_PER_ROW = 8
+_SIDE = 256
+_MID_GREY = 0.75  # what the picture adds to a blended colour, so that the bar matches it
+
+
+def heatmap_row(
+    image: Image.Image,
+    maps: Sequence[np.ndarray],
+    labels: Sequence[str],
+    *,
+    boxes: Boxes = None,
+    high: float | None = None,
+    opacity: float = 0.65,
+    quantity: str = "attention mass per image token",
+) -> Figure:
+    """Draw the picture and, beside it, one map per step or token, all on one colour scale.
+
+    Args:
+        image: The original picture.
+        maps: One ``(rows, cols)`` map per panel.
+        labels: One short text per panel (the step or the token).
+        boxes: Per panel the evidence boxes, or ``None`` where there are none.
+        high: Top of the colour scale; the largest value of all maps if not given.
+        opacity: Of the map over the picture.
+        quantity: What the values are, for the colour bar.
+
+    Raises:
+        ShowError: If numbers or shapes of maps, labels and boxes do not fit together.
+    """
+    stack, panel_boxes = _check(maps, labels, boxes)
+    top = float(stack.max()) if high is None else high
+    columns = min(len(stack) + 1, _PER_ROW)
+    lines = -(-(len(stack) + 1) // columns)
+    ratio = image.height / image.width
+    with figure_style():
+        figure = new_figure(1.35 * columns + 1.1, (1.35 * ratio + 0.28) * lines + 0.1)
+        axs = figure.subplots(lines, columns, squeeze=False)
+        flat = list(axs.flat)
+        _panel(flat[0], image, "picture")
+        for ax, values, label, drawn in zip(flat[1:], stack, labels, panel_boxes, strict=False):
+            _map_panel(ax, image, values, drawn, (0.0, top), SEQUENTIAL, opacity)
+            ax.set_title(_short(label), fontsize=8.5, fontweight="normal")
+        for ax in flat[len(stack) + 1 :]:
+            ax.set_visible(False)
+        _bar(figure, flat, (SEQUENTIAL, opacity), 0.0, top, textwrap.fill(quantity, 20 * lines))
+    return figure
+
+
+def before_after(
+    image: Image.Image,
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    labels: Sequence[str],
+    *,
+    names: tuple[str, str] = ("before", "after"),
+    boxes: Boxes = None,
+    opacity: float = 0.65,
+    quantity: str = "attention mass per image token",
+) -> Figure:
+    """Draw maps before and after on one shared scale, and their difference below.
+
+    Args:
+        image: The original picture.
+        before: One ``(rows, cols)`` map per panel, from the first model.
+        after: The same from the second model.
+        labels: One short text per panel.
+        names: What the two rows are called.
+        boxes: Per panel the evidence boxes, or ``None`` where there are none.
+        opacity: Of the maps over the picture.
+        quantity: What the values are, for the colour bars.
+
+    Returns:
+        The figure. Both rows share one colour scale from zero; the differences (second minus
+        first) stand on a diverging scale centred at zero; both scales are written in it.
+
+    Raises:
+        ShowError: If numbers or shapes of maps, labels and boxes do not fit together.
+    """
+    first, panel_boxes = _check(before, labels, boxes)
+    second, _ = _check(after, labels, boxes)
+    if first.shape != second.shape:
+        raise ShowError(
+            f"The maps before have shape {first.shape[1:]} and those after {second.shape[1:]}; "
+            "compare maps of the same picture on the same token grid."
+        )
+    top = float(max(first.max(), second.max()))
+    limit = float(np.abs(second - first).max()) or 1.0
+    strong = max(opacity, 0.75)
+    columns = len(first)
+    ratio = image.height / image.width
+    with figure_style():
+        figure = new_figure(1.45 * columns + 2.0, 3 * (1.45 * ratio + 0.12) + 0.8)
+        axs = figure.subplots(3, columns, squeeze=False)
+        for line, stack in ((0, first), (1, second)):
+            for ax, values, drawn in zip(axs[line], stack, panel_boxes, strict=True):
+                _map_panel(ax, image, values, drawn, (0.0, top), SEQUENTIAL, opacity)
+        for ax, values, drawn in zip(axs[2], second - first, panel_boxes, strict=True):
+            _map_panel(ax, image, values, drawn, (-limit, limit), DIVERGING, strong)
+        for ax, label in zip(axs[0], labels, strict=True):
+            ax.set_title(_short(label), fontsize=8.5, fontweight="normal")
+        rows = (names[0], names[1], f"{names[1]} \N{MINUS SIGN}\n{names[0]}")
+        for ax, name in zip(axs[:, 0], rows, strict=True):
+            ax.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
+        _bar(figure, axs[:2].ravel().tolist(), (SEQUENTIAL, opacity), 0.0, top, quantity)
+        _bar(figure, axs[2].tolist(), (DIVERGING, strong), -limit, limit, "difference")
+        figure.supxlabel(
+            f"one scale for both rows, 0 to {top:.2g}; difference \N{PLUS-MINUS SIGN}{limit:.2g}"
+            + ("; outlined: evidence of the step" if any(panel_boxes) else ""),
+            fontsize=8.5,
+        )
+    return figure
+
+
+def _check(
+    maps: Sequence[np.ndarray], labels: Sequence[str], boxes: Boxes
+) -> tuple[np.ndarray, list[Sequence[Box]]]:
+    if len(maps) == 0:
+        raise ShowError("There are no maps to draw; give at least one (rows, cols) map.")
+    if len(labels) != len(maps) or (boxes is not None and len(boxes) != len(maps)):
+        raise ShowError(
+            f"There are {len(maps)} maps, {len(labels)} labels and "
+            f"{'no' if boxes is None else len(boxes)} box lists; give one of each per map."
+        )
+    first = check_map(maps[0])
+    shape = (first.shape[0], first.shape[1])
+    stack = np.stack([check_map(values, shape) for values in maps])
+    return stack, [drawn if drawn else () for drawn in boxes or [None] * len(maps)]
+
+
+def _map_panel(
+    ax: Axes,
+    image: Image.Image,
+    values: np.ndarray,
+    boxes: Sequence[Box],
+    scale: tuple[float, float],
+    cmap: str,
+    opacity: float,
+) -> None:
+    low, high = scale
+    painted = overlay(
+        image, values, low=low, high=high, opacity=opacity, cmap=cmap, boxes=boxes, side=_SIDE
+    )
+    _panel(ax, painted, "")
+    ax.set_gid(f"map {low:.6g} to {high:.6g}")
+
+
+def _panel(ax: Axes, image: Image.Image, title: str) -> None:
+    ax.imshow(np.asarray(image), interpolation="none")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=8.5, fontweight="normal")
+
+
+def _bar(
+    figure: Figure,
+    axs: list[Axes],
+    look: tuple[str, float],
+    low: float,
+    high: float,
+    label: str,
+) -> None:
+    cmap, opacity = look
+    colors = colormaps[cmap](np.arange(256))[:, :3] * opacity + _MID_GREY * (1 - opacity)
+    shades = ScalarMappable(Normalize(low, high), ListedColormap(colors, name=cmap))
+    bar = figure.colorbar(shades, ax=axs, fraction=0.04, pad=0.015, shrink=0.9)
+    bar.set_label(label, fontsize=8.5)
+    bar.outline.set_visible(False)
+
+
+def _short(label: str) -> str:
+    text = " ".join(label.split())
+    return text if len(text) <= 20 else text[:19] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,174 @@
+"""Dot-and-interval plots of metrics by arm and of paired differences; never bars."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from attcot_analysis.show.style import (
+    INK,
+    PAPER,
+    arm_label,
+    arm_style,
+    figure_style,
+    new_figure,
+    order_arms,
+)
+from attcot_analysis.show.tables import (
+    MetricNote,
+    counts,
+    error_lengths,
+    need_columns,
+    order_metrics,
+)
+
+_ARROWS = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}"}
+_NOTE = (
+    "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower is better; lines: 95 % interval"
+)
+
+
+def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, MetricNote]) -> Figure:
+    """Draw every metric's value and 95 % interval, one dot per arm.
+
+    Args:
+        summary: Columns model, metric, value, low, high, n_items, n_seeds.
+        metrics: Catalogue by metric name, for titles, units and order.
+
+    Returns:
+        The figure: a panel per kind of metric and unit, each with its own axis.
+
+    Raises:
+        ShowError: If a column is missing or there are no rows.
+    """
+    need_columns(summary, ("model", "metric", "value", "low", "high"), "metrics by arm")
+    groups = order_metrics(summary["metric"], metrics)
+    arms = order_arms(summary["model"])
+    with figure_style(axes_grid_axis="x"):
+        figure = new_figure(7.4, _height(groups, 0.13 * len(arms) + 0.16) + 0.3)
+        axs = figure.subplots(len(groups), 1, squeeze=False, height_ratios=_ratios(groups))[:, 0]
+        for ax, (group, names) in zip(axs, groups.items(), strict=True):
+            for number, arm in enumerate(arms):
+                rows = summary[(summary["model"] == arm) & summary["metric"].isin(names)]
+                offset = (number - (len(arms) - 1) / 2) * 0.62 / max(len(arms), 2)
+                _dots(ax, rows, names, arm, offset)
+            _dress(ax, names, metrics, group)
+        for arm in arms:
+            n = counts(summary[summary["model"] == arm])
+            style = arm_style(arm)
+            axs[0].plot(
+                [],
+                [],
+                marker=style.marker,
+                color=style.color,
+                label=style.label + (f" ({n})" if n else ""),
+            )
+        figure.legend(loc="outside upper left", ncols=min(len(arms), 3))
+        figure.supxlabel(_NOTE, x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def comparison_intervals(comparisons: pd.DataFrame, metrics: Mapping[str, MetricNote]) -> Figure:
+    """Draw paired differences ``b - a`` with 95 % intervals and the zero line.
+
+    A filled marker means that the interval excludes zero, a hollow one that it does not.
+
+    Args:
+        comparisons: Columns metric, a, b, value, low, high, n_items, n_seeds.
+        metrics: Catalogue by metric name.
+
+    Returns:
+        The figure: a column per pair of arms, a row of panels per kind of metric and unit.
+
+    Raises:
+        ShowError: If a column is missing or there are no rows.
+    """
+    need_columns(comparisons, ("metric", "a", "b", "value", "low", "high"), "comparisons")
+    groups = order_metrics(comparisons["metric"], metrics)
+    pairs = list(dict.fromkeys(zip(comparisons["a"], comparisons["b"], strict=True)))
+    with figure_style(axes_grid_axis="x"):
+        figure = new_figure(2.4 + 2.1 * len(pairs), _height(groups, 0.27) + 0.6)
+        axs = figure.subplots(
+            len(groups),
+            len(pairs),
+            squeeze=False,
+            sharex="row",
+            sharey="row",
+            height_ratios=_ratios(groups),
+        )
+        for row, (group, names) in zip(axs, groups.items(), strict=True):
+            for ax, (a, b) in zip(row, pairs, strict=True):
+                rows = comparisons[(comparisons["a"] == a) & (comparisons["b"] == b)]
+                ax.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
+                _dots(ax, rows[rows["metric"].isin(names)], names, b, 0.0, hollow=True)
+                _dress(ax, names, metrics, group if ax is row[0] else None)
+        for ax, (a, b) in zip(axs[0], pairs, strict=True):
+            rows = comparisons[(comparisons["a"] == a) & (comparisons["b"] == b)]
+            name = f"{arm_label(b)} \N{MINUS SIGN} {arm_label(a)}"
+            ax.annotate(
+                f"{name}\n{counts(rows)}".strip(),
+                (0.5, 1.0),
+                xycoords="axes fraction",
+                xytext=(0, 24),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+            )
+        figure.supxlabel(f"{_NOTE}; hollow: it includes zero", x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def _dots(
+    ax: Axes,
+    rows: pd.DataFrame,
+    names: Sequence[str],
+    arm: str,
+    offset: float,
+    hollow: bool = False,
+) -> None:
+    style = arm_style(arm)
+    open_ones = (rows["low"] <= 0) & (rows["high"] >= 0) & hollow
+    for chosen, face in ((rows[~open_ones], style.color), (rows[open_ones], PAPER)):
+        if len(chosen):
+            ax.errorbar(
+                chosen["value"],
+                [names.index(name) + offset for name in chosen["metric"]],
+                xerr=error_lengths(chosen),
+                fmt=style.marker,
+                color=style.color,
+                markerfacecolor=face,
+                elinewidth=1.6,
+            )
+
+
+def _dress(
+    ax: Axes,
+    names: Sequence[str],
+    metrics: Mapping[str, MetricNote],
+    group: tuple[str, str] | None,
+) -> None:
+    labels = [
+        metrics[name].title + _ARROWS.get(metrics[name].better or "", "")
+        if name in metrics
+        else name
+        for name in names
+    ]
+    ax.set_yticks(range(len(names)), [label for label in labels])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    if group is not None:
+        axis, unit = group
+        title = ax.set_title(axis.capitalize())
+        ax.annotate(f"  {unit}", (1.0, 0.0), xycoords=title, va="bottom", fontsize=8.5)
+
+
+def _ratios(groups: Mapping[tuple[str, str], Sequence[str]]) -> list[float]:
+    return [len(names) + 0.2 for names in groups.values()]
+
+
+def _height(groups: Mapping[tuple[str, str], Sequence[str]], row: float) -> float:
+    return sum(_ratios(groups)) * row + 0.6 * len(groups)

@@ -1,0 +1,189 @@
+"""The project's one look: rc settings, arm colours, colour maps and number formats."""
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+INK = "#1f2933"
+"""Colour of text and axes; the report replaces it by the page's own text colour."""
+PAPER = "#ffffff"
+"""Colour behind hollow markers; the report replaces it by the page's own background."""
+GRID = "#9aa5b1"
+SEQUENTIAL = "magma_r"
+"""Perceptually uniform map for values from zero up: light is little, so the picture shows."""
+DIVERGING = "PuOr_r"
+"""Colour-blind-safe map for signed differences, always centred at zero (purple -, orange +)."""
+BOX_COLOR = "#00e5ff"
+"""Evidence boxes: not on either colour map, drawn over a dark line so that it shows anywhere."""
+
+RC: Mapping[str, Any] = {
+    "figure.dpi": 96,
+    "savefig.dpi": 96,
+    "figure.facecolor": PAPER,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "image.cmap": SEQUENTIAL,
+    "image.interpolation": "none",
+    "text.parse_math": False,  # a "$" from a model or data set starts no formula
+    "svg.fonttype": "none",
+    "svg.hashsalt": "attcot",
+    "pdf.fonttype": 42,
+}
+"""Settings of the style; ``seaborn.set_theme(rc=dict(RC))`` takes them as they are."""
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """How one arm (one way of training) is written and drawn, everywhere.
+
+    Attributes:
+        name: Value of the tables' ``model`` column.
+        label: What a reader sees.
+        color: Hex colour, colour-blind safe.
+        marker: Matplotlib marker, so that colour is never the only cue.
+        line: Matplotlib line style.
+    """
+
+    name: str
+    label: str
+    color: str
+    marker: str
+    line: str | tuple[int, tuple[int, ...]]
+
+
+_KNOWN = {
+    style.name: style
+    for style in (
+        ArmStyle("base", "Base", "#7b8794", "s", (0, (1, 1))),
+        ArmStyle("cot_sft", "CoT-SFT", "#d55e00", "^", (0, (5, 2))),
+        ArmStyle("att_cot", "Att-CoT", "#0173b2", "o", "-"),
+        ArmStyle("sayo", "SAYO", "#029e73", "D", (0, (6, 2, 1, 2))),
+        ArmStyle("vista", "VISTA", "#cc78bc", "v", (0, (3, 1))),
+        ArmStyle("direct_sft", "Direct-SFT", "#ca9161", "P", (0, (2, 2))),
+    )
+}
+ARMS: tuple[str, ...] = tuple(_KNOWN)
+"""Known arms in the order in which they are drawn and listed."""
+_SPARE_COLORS = ("#56b4e9", "#b59f00", "#8f5bb5", "#a34f4f", "#3f8f8f", "#e07b9a")
+_SPARE_MARKERS = ("X", "p", "h", "<", ">", "d")
+
+
+def arm_style(name: str) -> ArmStyle:
+    """Return the style of an arm; an unknown name always gets the same spare colour and marker."""
+    if name in _KNOWN:
+        return _KNOWN[name]
+    key = zlib.crc32(name.encode())
+    color = _SPARE_COLORS[key % len(_SPARE_COLORS)]
+    marker = _SPARE_MARKERS[key // len(_SPARE_COLORS) % len(_SPARE_MARKERS)]
+    return ArmStyle(name, name, color, marker, (0, (4, 1, 1, 1)))
+
+
+def arm_label(name: str) -> str:
+    """Return what a reader sees for an arm's name."""
+    return arm_style(name).label
+
+
+def order_arms(names: Iterable[str]) -> list[str]:
+    """Put arms in the project's order: known ones first, then the others by name."""
+    unique = set(names)
+    return [name for name in ARMS if name in unique] + sorted(unique - set(ARMS))
+
+
+@contextmanager
+def figure_style(**overrides: Any) -> Iterator[None]:
+    """Use the project's rc settings inside a ``with`` block, whatever was set before.
+
+    Args:
+        **overrides: rc settings with ``_`` for ``.`` in their names, e.g. ``font_size=12``.
+    """
+    rc: Any = dict(RC) | {key.replace("_", "."): value for key, value in overrides.items()}
+    with matplotlib.rc_context(rc):
+        yield
+
+
+class StyledFigure(Figure):
+    """A figure that notebooks show once, as PNG, without any pyplot state behind it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        with figure_style():
+            self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def new_figure(width: float, height: float) -> StyledFigure:
+    """Make an empty figure of ``width`` x ``height`` inches; call it inside `figure_style`."""
+    return StyledFigure(figsize=(width, height), layout="constrained")
+
+
+def format_number(value: float, *, signed: bool = False, digits: int = 3) -> str:
+    """Write a number for people: fixed digits, true minus sign, an en dash for NaN."""
+    if not math.isfinite(value):
+        return "\N{EN DASH}"
+    places = digits if abs(value) < 10 else max(digits - 2, 0)
+    text = f"{value:+.{places}f}" if signed else f"{value:.{places}f}"
+    if float(text) == 0.0:
+        text = text.lstrip("+-")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def format_interval(low: float, high: float, *, signed: bool = False, digits: int = 3) -> str:
+    """Write an interval as ``[low, high]``."""
+    ends = [format_number(end, signed=signed, digits=digits) for end in (low, high)]
+    return f"[{ends[0]}, {ends[1]}]"
+
+
+def format_counts(items: Iterable[float], seeds: Iterable[float] | None = None) -> str:
+    """Write what n is: ``192 items × 3 seeds``; ranges where it varies.
+
+    Args:
+        items: Number of items behind each value.
+        seeds: Number of training seeds behind each value, if known.
+    """
+    text = _count(items, "item")
+    if seeds is not None and (counted := _count(seeds, "seed")):
+        text = f"{text} \N{MULTIPLICATION SIGN} {counted}"
+    return text
+
+
+def _count(values: Iterable[float], noun: str) -> str:
+    whole = sorted({round(value) for value in values if math.isfinite(value)})
+    if not whole:
+        return ""
+    if whole[0] == whole[-1]:
+        return f"{whole[0]} {noun}{'' if whole[0] == 1 else 's'}"
+    return f"{whole[0]}\N{EN DASH}{whole[-1]} {noun}s"
