@@ -1,7 +1,9 @@
 """A tiny Qwen2.5-VL with random weights, built in code: the model of most tests."""
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from attcot_analysis.models import Mllm, wrap_mllm
@@ -119,3 +121,9 @@ def tiny_mllm(*, layers: int = 3, seed: int = 0, **text: object) -> Mllm:
         config, attn_implementation="sdpa"
     )
     return wrap_mllm(model.float().eval(), processor, name="tiny")
+
+
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)

@@ -18,7 +18,7 @@ from attcot_analysis.models.inputs import (  # noqa: E402
     read_image,
 )
 from attcot_analysis.models.layout import Span, TokenLayout, token_starts  # noqa: E402
-from attcot_analysis.models.load import Mllm, load_mllm, wrap_mllm  # noqa: E402
+from attcot_analysis.models.load import Mllm, evaluating, load_mllm, wrap_mllm  # noqa: E402
 
 __all__ = [
     "FAMILIES",
@@ -35,6 +35,7 @@ __all__ = [
     "encode",
     "encode_problem",
     "ensure_torchvision",
+    "evaluating",
     "family_of",
     "generate",
     "load_mllm",

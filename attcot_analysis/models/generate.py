@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from attcot_analysis.models.inputs import Encoded, collate
-from attcot_analysis.models.load import Mllm
+from attcot_analysis.models.load import Mllm, evaluating
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,8 @@ def generate(
         suppress_tokens=_image_ids(mllm),
         use_cache=True,
     )
-    was_training = model.training
-    model.eval()
     results: list[Generation] = []
-    try:
+    with evaluating(model):
         starts = range(0, len(prompts), batch_size)
         for start in tqdm(starts, desc="generate", disable=not progress):
             batch = collate(mllm, prompts[start : start + batch_size], padding_side="left")
@@ -79,8 +77,6 @@ def generate(
                 output = model.generate(**batch, generation_config=settings)
             new = output[:, batch["input_ids"].shape[1] :].tolist()
             results += [_generation(mllm, row, stop) for row in new]
-    finally:
-        model.train(was_training)
     return results
 
 

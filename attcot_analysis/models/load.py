@@ -1,5 +1,7 @@
 """`Mllm`: a multimodal LLM with its processor, loaded from a folder or the hub."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,18 @@ def load_mllm(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
     return Mllm(model, processor, family, name, getattr(config, "_commit_hash", None) or revision)
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode; each of its modules is put back on leaving."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _check_folder(path: Path) -> None:

@@ -1,0 +1,338 @@
+"""The probe: collects the attention mass of chosen rows while a model runs, differentiably.
+
+It is an attention implementation registered with `transformers`: ordinary SDPA, plus one extra
+call of the fused kernel on the chosen rows (`attcot_analysis.measure.mass`).
+
+Row convention, here and everywhere: the row of token t is position t - 1, whose query PREDICTS t.
+
+Training passes the probe as forward arguments, because a context manager that is closed before
+``backward()`` would make a checkpointed layer recompute something else than it computed::
+
+    with attached(model):
+        probe = Probe()
+        loss = model(**batch, attcot_probe=probe, attcot_cols=cols, attcot_rows=rows).loss
+        masses = probe.masses(differentiable=True)      # {layer: (B, H, R, C)}
+
+``generate()`` refuses unknown arguments, so there the probe is active by context::
+
+    with attached(model), probe.active(cols):
+        model.generate(**batch)
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.mass import group_masses, key_weights
+from attcot_analysis.models import Encoded, Mllm, collate, evaluating
+
+# isort: split
+# After our models package, which makes torchvision importable.
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "attcot"
+"""The registered attention implementation; `transformers` gives meaning to "flash" or "/" in it."""
+
+_ACTIVE: contextvars.ContextVar["Probe | None"] = contextvars.ContextVar("attcot", default=None)
+
+
+class Probe:
+    """Collects, per layer, the attention of chosen rows.
+
+    Attributes:
+        layers: Layers to read; ``None`` for all with full attention. Layers with a sliding window
+            are never read: most image tokens are out of their sight.
+        maps: Collect attention weights on single keys instead of masses on groups; without
+            gradient, in fp32.
+        keys: With ``maps``, the key positions to keep, ``(N,)``; ``None`` for all.
+        sink: What was collected, ``{layer: (B, H, R, C)}`` fp32 (``(B, H, R, N)`` with maps).
+            Keyed by layer, first write wins: recomputation by gradient checkpointing is ignored.
+    """
+
+    def __init__(
+        self,
+        layers: Collection[int] | None = None,
+        maps: bool = False,
+        keys: Tensor | None = None,
+    ) -> None:
+        """Read ``layers``, or all."""
+        self.layers = None if layers is None else frozenset(layers)
+        self.maps = maps
+        self.keys = keys
+        self.sink: dict[int, Tensor] = {}
+        self._active_cols: Tensor | None = None
+        self._calls: dict[int, list[Tensor]] = {}
+
+    def begin(self) -> None:
+        """Forget what was collected; call before every forward pass."""
+        self.sink = {}
+        self._calls = {}
+
+    def masses(self, *, differentiable: bool = False) -> dict[int, Tensor]:
+        """What was collected, checked.
+
+        Args:
+            differentiable: Also require that gradients flow through it.
+
+        Raises:
+            MeasureError: If nothing was collected, or its gradient was lost.
+        """
+        if not self.sink:
+            raise MeasureError(
+                "The probe collected nothing; run the model inside attached(model), pass "
+                "attcot_probe and attcot_cols, and probe layers with full attention."
+            )
+        if differentiable and not all(mass.requires_grad for mass in self.sink.values()):
+            raise MeasureError(
+                "The probed attention carries no gradient, so a loss on it would train nothing; "
+                "use gradient_checkpointing_kwargs={'use_reentrant': False} and do not freeze "
+                "every weight below the probed layers."
+            )
+        return dict(sorted(self.sink.items()))
+
+    @contextlib.contextmanager
+    def active(self, cols: Tensor) -> Iterator["Probe"]:
+        """Collect during ``generate()``: one row per generated token, the one that predicts it.
+
+        On leaving, `sink` holds ``(B, H, tokens generated, C)``.
+
+        Args:
+            cols: ``(B, T, C)`` of the prompt, padding included; generated keys are in no group.
+        """
+        self.begin()
+        self._active_cols = cols
+        token = _ACTIVE.set(self)
+        try:
+            yield self
+        finally:
+            _ACTIVE.reset(token)
+            self._active_cols = None
+            self.sink = {layer: torch.cat(calls, dim=2) for layer, calls in self._calls.items()}
+            self._calls = {}
+
+    def reads(self, module: Any) -> bool:
+        """Whether this attention module is one to read."""
+        layer = getattr(module, "layer_idx", None)
+        if layer is None or not getattr(module, "is_causal", True):
+            return False
+        if getattr(module, "sliding_window", None) is not None:
+            return False
+        return self.layers is None or layer in self.layers
+
+
+def attcot_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    *,
+    attcot_probe: Probe | None = None,
+    attcot_cols: Tensor | None = None,
+    attcot_rows: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """SDPA attention as `transformers` does it, plus the probe's extra call on the chosen rows.
+
+    Args:
+        module: The attention module.
+        query: ``(B, H, Tq, D)``.
+        key: ``(B, Hkv, Tk, D)``, cached keys included.
+        value: ``(B, Hkv, Tk, Dv)``.
+        attention_mask: ``None`` (causal), bool, or additive, ``(B or 1, H or 1, Tq, >= Tk)``.
+        dropout: Of the attention itself; the probe reads before dropout.
+        scaling: Factor on q.k; default ``D ** -0.5``.
+        attcot_probe: Where to collect; ``None`` to only attend.
+        attcot_cols: See `group_masses`.
+        attcot_rows: See `group_masses`.
+        options: Passed on.
+    """
+    output, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+    )
+    active = attcot_probe is None
+    probe = _ACTIVE.get() if active else attcot_probe
+    if probe is None or not probe.reads(module):
+        return output, None
+    if options.get("s_aux") is not None or options.get("position_bias") is not None:
+        raise MeasureError(
+            f"Layer {module.layer_idx} adds learned sinks or biases to its attention; "
+            "the probe cannot read it, choose other layers."
+        )
+    if active:
+        if torch.is_grad_enabled():
+            raise MeasureError(
+                "Probe.active() is for generation without gradient; in training pass the probe "
+                "as attcot_probe, attcot_cols and attcot_rows to the forward call."
+            )
+        attcot_cols, attcot_rows = probe._active_cols, _last_rows(query)
+    if probe.maps:
+        found = key_weights(query, key, attention_mask, probe.keys, attcot_rows, scaling)
+    else:
+        found = group_masses(query, key, attention_mask, attcot_cols, attcot_rows, scaling)
+    if active:
+        probe._calls.setdefault(module.layer_idx, []).append(found)
+    else:
+        probe.sink.setdefault(module.layer_idx, found)
+    return output, None
+
+
+AttentionInterface.register(NAME, attcot_attention)
+# Without a mask function of the same name, padding would silently be attended.
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _last_rows(query: Tensor) -> Tensor:
+    return query.new_full((query.shape[0], 1), query.shape[2] - 1, dtype=torch.long)
+
+
+@contextlib.contextmanager
+def attached(model: Any) -> Iterator[None]:
+    """Let probes read a model's text stack; restores its attention implementation on leaving.
+
+    May be nested. Without a probe the model computes what it computes under SDPA.
+
+    Raises:
+        MeasureError: If the model does not let its attention be replaced.
+    """
+    config = model.config
+    text = config.get_text_config()
+    before = text._attn_implementation
+    key = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
+
+    def switch(name: str) -> None:
+        model.set_attn_implementation(name if key is None else {key: name})
+
+    switch(NAME)
+    try:
+        if text._attn_implementation != NAME:
+            raise MeasureError(
+                f"{type(model).__name__} does not let its attention implementation be replaced; "
+                "use a model class that is part of transformers."
+            )
+        yield
+    finally:
+        switch(before)
+
+
+def read_masses(
+    mllm: Mllm,
+    batch: Mapping[str, Tensor],
+    cols: Tensor,
+    rows: Tensor,
+    *,
+    layers: Collection[int] | None = None,
+    **forward: Any,
+) -> dict[int, Tensor]:
+    """Masses of a batch's rows on groups of its tokens, from one forward pass.
+
+    Args:
+        mllm: The model.
+        batch: Model inputs as from `collate`, of length T.
+        cols: ``(B, T, C)`` weight of each token in each group, in [0, 1].
+        rows: ``(B, R)`` positions, -1 for none. The row of token t is t - 1.
+        layers: Layers to read; all with full attention if ``None``.
+        forward: Further arguments of the forward call.
+
+    Returns:
+        ``{layer: (B, H, R, C)}`` fp32, without gradient, on the model's device.
+
+    Raises:
+        MeasureError: If rows, columns or layers do not fit.
+    """
+    shape = batch["input_ids"].shape
+    if cols.shape[:2] != shape:
+        raise MeasureError(
+            f"Probe columns have shape {tuple(cols.shape)}; expected (batch, tokens, groups) with "
+            f"(batch, tokens) = {tuple(shape)}."
+        )
+    _check_rows(rows, shape)
+    return _read(mllm, batch, Probe(_checked(mllm, layers)), rows, cols, forward)
+
+
+def read_maps(
+    mllm: Mllm,
+    encoded: Encoded,
+    rows: Sequence[int] | npt.NDArray[np.int64],
+    layers: Collection[int] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Attention weights of one item's rows on each of its image tokens, for heatmaps.
+
+    Args:
+        mllm: The model.
+        encoded: One item with an image.
+        rows: Positions; the row of token t is t - 1.
+        layers: Layers to read; all with full attention if ``None``.
+
+    Returns:
+        ``(L, H, R, N)`` softmax weights, layers ascending; sums over N are visual masses.
+
+    Raises:
+        MeasureError: If rows or layers do not fit.
+    """
+    batch = collate(mllm, [encoded])
+    places = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=mllm.device)[None]
+    _check_rows(places, batch["input_ids"].shape)
+    keys = torch.as_tensor(encoded.layout.image)
+    probe = Probe(_checked(mllm, layers), maps=True, keys=keys)
+    found = _read(mllm, batch, probe, places, None, {})
+    return np.stack([weights[0].cpu().numpy() for weights in found.values()])
+
+
+@torch.no_grad()
+def _read(
+    mllm: Mllm,
+    batch: Mapping[str, Tensor],
+    probe: Probe,
+    rows: Tensor,
+    cols: Tensor | None,
+    forward: Mapping[str, Any],
+) -> dict[int, Tensor]:
+    model = mllm.model
+    with evaluating(model), attached(model):
+        model(
+            **batch,
+            **{"use_cache": False, "logits_to_keep": 1, **forward},
+            attcot_probe=probe,
+            attcot_cols=cols,
+            attcot_rows=rows.to(mllm.device),
+        )
+    found = probe.masses()
+    if probe.layers is not None and probe.layers != found.keys():
+        raise MeasureError(
+            f"Layers {sorted(probe.layers - found.keys())} have no full attention and cannot be "
+            f"read; choose from {sorted(found)}."
+        )
+    return found
+
+
+def _check_rows(rows: Tensor, shape: Sequence[int]) -> None:
+    if rows.ndim != 2 or rows.shape[0] != shape[0]:
+        raise MeasureError(
+            f"Rows have shape {tuple(rows.shape)}; expected (batch, rows) with batch {shape[0]}."
+        )
+    if rows.numel() and (int(rows.min()) < -1 or int(rows.max()) >= shape[1]):
+        raise MeasureError(
+            f"Rows reach from {int(rows.min())} to {int(rows.max())}; expected positions below "
+            f"{shape[1]}, or -1 for none."
+        )
+
+
+def _checked(mllm: Mllm, layers: Collection[int] | None) -> Collection[int] | None:
+    if layers is not None and not set(layers) <= set(range(mllm.n_layers)):
+        raise MeasureError(
+            f"Layers {sorted(layers)} are not all in 0..{mllm.n_layers - 1}, the layers of "
+            f"{mllm.name}."
+        )
+    return layers
