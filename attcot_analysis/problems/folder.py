@@ -1,0 +1,210 @@
+"""Problems on disk: a folder with `problems.jsonl` and one PNG per picture.
+
+Layout::
+
+    problems.jsonl              one JSON object per line, in order
+    images/<id>.png             the picture
+    images/<id>.twin.png        the twin's, where the problem has a twin
+    images/<id>.control.png     the control edit's, likewise
+
+A line has the fields of `Problem` without the pictures; `twin` and `control` hold `answer`,
+`steps` and `boxes`. Pictures are read as stored: an orientation tag does not turn them, because
+boxes are given in stored pixels.
+"""
+
+import json
+import re
+import shutil
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from PIL import Image
+
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.problem import Problem
+from attcot_analysis.problems.record import problem_from_record, problem_record
+
+LINES = "problems.jsonl"
+IMAGES = "images"
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
+_MODES = ("RGB", "RGBA", "L", "LA", "P", "1")
+
+
+def save_problems(
+    problems: Sequence[Problem], folder: str | Path, *, overwrite: bool = False
+) -> Path:
+    """Write problems to a folder; the same problems give the same bytes.
+
+    Everything is written beside the folder first and then moved there, so a failure leaves what
+    was there before untouched.
+
+    Args:
+        problems: At least one.
+        folder: Where to; parents are made.
+        overwrite: Replace a problem folder that is already there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ProblemError: If an id cannot be a file name or occurs twice, a value cannot be written as
+            JSON, or the folder holds something already.
+    """
+    target = Path(folder)
+    if not problems:
+        raise ProblemError(f"No problems were given to write to {target}; give at least one.")
+    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if occupied and not overwrite:
+        raise ProblemError(
+            f"{target} exists already; choose another folder or pass overwrite=True."
+        )
+    if occupied and not (target / LINES).is_file():
+        raise ProblemError(
+            f"{target} is not a problem folder (it has no {LINES}), so it is not overwritten; "
+            "choose another folder."
+        )
+    seen: set[str] = set()
+    for problem in problems:
+        _check_id(problem.id, seen, "Cannot save")
+    lines = "".join(_line(problem) for problem in problems)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        (part / IMAGES).mkdir(parents=True)
+        for problem in problems:
+            for name, image in _images(problem):
+                # A copy of the pixels alone: what else an image carries would change the bytes.
+                clean = Image.frombytes("RGB", image.size, image.tobytes())
+                clean.save(part / IMAGES / name, format="PNG")
+        (part / LINES).write_bytes(lines.encode())
+        if target.exists():
+            old = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            try:
+                part.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+            shutil.rmtree(old)
+        else:
+            part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def load_problems(folder: str | Path, limit: int | None = None) -> list[Problem]:
+    """Read problems from a folder written by `save_problems` or by hand.
+
+    Args:
+        folder: Folder with `problems.jsonl` and `images/`.
+        limit: Read only the first so many; default: all.
+
+    Raises:
+        ProblemError: One sentence with file and line, at the first thing that is wrong.
+    """
+    root = Path(folder)
+    path = root / LINES
+    if limit is not None and limit < 1:
+        raise ProblemError(f"limit is {limit}; ask for at least one problem, or None for all.")
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ProblemError(
+            f"{root} has no {LINES}; give a folder written by save_problems."
+        ) from None
+    except OSError as error:
+        raise ProblemError(f"{path} cannot be read ({error.strerror}).") from error
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if limit is not None and len(problems) == limit:
+            break
+        if line.strip():
+            problems.append(_problem(root, line, f"{path}, line {number}", seen))
+    if not problems:
+        raise ProblemError(f"{path} holds no problems; it needs one JSON object per line.")
+    return problems
+
+
+def _line(problem: Problem) -> str:
+    try:
+        line = json.dumps(problem_record(problem), ensure_ascii=False, allow_nan=False)
+        line.encode()
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"Problem {problem.id} cannot be written as JSON: {error}.") from error
+    return line + "\n"
+
+
+def _images(problem: Problem) -> list[tuple[str, Image.Image]]:
+    found = [(f"{problem.id}.png", problem.image)]
+    for edit in (problem.twin, problem.control):
+        if edit is not None:
+            found.append((f"{problem.id}.{edit.kind}.png", edit.image))
+    return found
+
+
+def _check_id(name: object, seen: set[str], where: str) -> None:
+    if not isinstance(name, str) or not _SAFE_ID.fullmatch(name):
+        raise ProblemError(
+            f"{where}: id {name!r} cannot name a file; use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, at most 200."
+        )
+    if name.endswith((".twin", ".control")):
+        raise ProblemError(
+            f"{where}: id {name!r} would clash with the pictures of edits; do not end it in "
+            "'.twin' or '.control'."
+        )
+    # Some file systems do not tell upper from lower case.
+    if name.lower() in seen:
+        raise ProblemError(
+            f"{where}: id {name!r} occurs twice (letter case does not count); ids must be unique."
+        )
+    seen.add(name.lower())
+
+
+def _problem(root: Path, line: bytes, where: str, seen: set[str]) -> Problem:
+    try:
+        record = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(f"{where} is not valid JSON: {error}.") from error
+    name = record.get("id", "") if isinstance(record, dict) else ""
+
+    def picture(kind: str | None) -> Image.Image:
+        _check_id(name, seen if kind is None else set(), where)
+        suffix = "" if kind is None else f".{kind}"
+        return _read_image(root / IMAGES / f"{name}{suffix}.png", where)
+
+    return problem_from_record(record, picture, where)
+
+
+def _read_image(path: Path, where: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                mode = image.mode
+                if mode in _MODES:
+                    return image.convert("RGB")
+    except FileNotFoundError:
+        raise ProblemError(f"{where}: image {path} does not exist.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ProblemError(
+            f"{where}: image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; make it "
+            "smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise ProblemError(f"{where}: image {path} is damaged or not a PNG ({error}).") from error
+    raise ProblemError(f"{where}: image {path} has mode {mode}; convert it to 8-bit RGB.")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
