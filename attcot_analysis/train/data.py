@@ -1,0 +1,155 @@
+"""Training examples: encoded problems, their labels, and what the Att-CoT terms need of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from attcot_analysis.errors import TrainingError
+from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens
+from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
+from attcot_analysis.problems import Problem, render_response
+
+IGNORED = -100
+"""Label of tokens the cross-entropy leaves out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One training example.
+
+    Attributes:
+        name: The problem's id.
+        encoded: Prompt and response, end token included.
+        candidates: The problem's candidates as tokens.
+        answer: Index of the right one.
+        evidence: Per step ``(n_image_tokens,)``, the share of each image token that the step's
+            evidence boxes cover; ``None`` for steps without boxes.
+    """
+
+    name: str
+    encoded: Encoded
+    candidates: CandidateTokens
+    answer: int
+    evidence: tuple[Tensor | None, ...]
+
+
+class RationaleDataset(Dataset[Example]):
+    """Problems as examples of their own rationale (``mode="cot"``) or direct answer.
+
+    Raises:
+        TrainingError: If there are no problems, or one has no rationale to learn.
+    """
+
+    def __init__(self, mllm: Mllm, problems: Sequence[Problem], *, mode: Mode = "cot") -> None:
+        """Check the problems; they are encoded when asked for."""
+        if not problems:
+            raise TrainingError("There are no problems to train on; give at least one.")
+        bare = [problem.id for problem in problems if not problem.steps]
+        if mode == "cot" and bare:
+            raise TrainingError(
+                f"{len(bare)} of {len(problems)} problems have no rationale steps (first: "
+                f"{bare[0]}); give them steps or train with mode='direct'."
+            )
+        self._mllm = mllm
+        self._problems = problems
+        self._mode: Mode = mode
+        self._tokens: dict[tuple[str, ...], CandidateTokens] = {}
+
+    def __len__(self) -> int:
+        """Number of problems."""
+        return len(self._problems)
+
+    def __getitem__(self, index: int) -> Example:
+        """Encode one problem."""
+        problem = self._problems[index]
+        steps = problem.steps if self._mode == "cot" else ()
+        encoded = encode_problem(
+            self._mllm,
+            problem,
+            mode=self._mode,
+            response=render_response(steps, problem.answer),
+            end=True,
+        )
+        if problem.candidates not in self._tokens:
+            self._tokens[problem.candidates] = candidate_tokens(self._mllm, problem.candidates)
+        return Example(
+            name=problem.id,
+            encoded=encoded,
+            candidates=self._tokens[problem.candidates],
+            answer=problem.candidates.index(problem.answer),
+            evidence=tuple(
+                _coverage(encoded, step.boxes) if step.boxes else None for step in steps
+            ),
+        )
+
+
+def _coverage(encoded: Encoded, boxes: Sequence[tuple[float, float, float, float]]) -> Tensor:
+    grids = encoded.layout.grids
+    if len(grids) != 1:
+        raise TrainingError(
+            f"Evidence boxes need exactly one image per problem; this one has {len(grids)}."
+        )
+    return torch.as_tensor(grids[0].coverage(boxes), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class RationaleCollator:
+    """Batches examples: model inputs, ``labels`` on the response only, and the examples.
+
+    The examples travel under ``"attcot"`` for `attcot_analysis.train.trainer`, which takes them
+    out again before the model sees the batch.
+    """
+
+    mllm: Mllm
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Collate."""
+        items = [example.encoded for example in examples]
+        batch: dict[str, Any] = collate(self.mllm, items, device="cpu")
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for row, item in enumerate(items):
+            response = item.input_ids[item.prompt_length :]
+            labels[row, item.prompt_length : item.prompt_length + len(response)] = response
+        return {**batch, "labels": labels, "attcot": list(examples)}
+
+
+def rationale_rows(examples: Sequence[Example], *, evidence: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of all rationale tokens of a batch, and the key group each is measured on.
+
+    Args:
+        examples: The batch, right-padded in the same order.
+        evidence: Whether each step is measured on its own evidence boxes instead of the image.
+
+    Returns:
+        ``rows (B, R)`` long, padded with -1; ``groups (B, R)`` long, the column a row belongs
+        to; ``cols (B, T, C)`` float, the key groups (image, or one per step).
+    """
+    length = max(example.encoded.layout.n_tokens for example in examples)
+    per_item = []
+    columns = max(len(example.evidence) for example in examples) if evidence else 1
+    cols = torch.zeros(len(examples), length, max(columns, 1))
+    for at, example in enumerate(examples):
+        layout = example.encoded.layout
+        image = torch.as_tensor(layout.image, dtype=torch.long)
+        rows, groups = [], []
+        for number, span in enumerate(layout.steps):
+            if evidence:
+                covered = example.evidence[number]
+                if covered is None:
+                    continue
+                cols[at, image, number] = covered
+            else:
+                cols[at, image, 0] = 1.0
+            own = torch.as_tensor(layout.rows(span), dtype=torch.long)
+            rows.append(own)
+            groups.append(torch.full_like(own, number if evidence else 0))
+        empty = torch.zeros(0, dtype=torch.long)
+        per_item.append((torch.cat([empty, *rows]), torch.cat([empty, *groups])))
+    pad = torch.nn.utils.rnn.pad_sequence
+    rows_padded = pad([rows for rows, _ in per_item], batch_first=True, padding_value=-1)
+    groups_padded = pad([groups for _, groups in per_item], batch_first=True, padding_value=0)
+    return rows_padded, groups_padded, cols

@@ -1,0 +1,155 @@
+"""The Att-CoT objective: two penalties that are added to the cross-entropy of CoT fine-tuning.
+
+L = L_CE + λ_vis · L_vis + λ_commit · L_commit
+
+The formulas of the Att-CoT paper (arXiv 2606.01558) are not public to us. What stands here is a
+reconstruction from its abstract: L_vis keeps the attention of rationale rows on image tokens
+above a target, L_commit penalises answers that are already fixed after the first steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attcot_analysis.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class AttCoTConfig:
+    """Weights and forms of the two terms; all zero is plain CoT-SFT, exactly.
+
+    Attributes:
+        lambda_vis: Weight of the visual-access term.
+        lambda_commit: Weight of the commitment term.
+        vis_form: ``"hinge"``: mean of ``max(0, target - mass)``, bounded and silent once access
+            is enough (reconstruction); ``"log"``: mean of ``-log(mass + 1e-6)``, the form of
+            AVAR's loss (arXiv 2603.03825) on rationale rows.
+        vis_region: ``"image"``: mass on all image tokens; ``"evidence"``: mass on the evidence
+            boxes of the step that a row belongs to, rows of steps without boxes left out.
+        vis_target: The hinge's target mass, between 0 and 1.
+        vis_layers: Layers whose mass counts; ``None`` takes the middle third, where VISTA
+            (arXiv 2605.11931) and knockout studies locate visual reading.
+        commit_form: ``"confidence"``: hinge on the largest candidate probability above chance
+            plus ``commit_margin`` (ours); ``"answer"``: hinge on the right answer's probability
+            above a margin that rises with k from its value at k = 0, weight ``1 - k/K``
+            (reconstruction).
+        commit_margin: Slack of the ``"confidence"`` form, in probability.
+        commit_until: The share of steps that counts as early: branches k with k/K below it.
+        warmup: Share of the training steps over which both weights rise linearly.
+
+    Raises:
+        TrainingError: If a value is out of range.
+    """
+
+    lambda_vis: float = 0.0
+    lambda_commit: float = 0.0
+    vis_form: Literal["hinge", "log"] = "hinge"
+    vis_region: Literal["image", "evidence"] = "image"
+    vis_target: float = 0.6
+    vis_layers: tuple[int, ...] | None = None
+    commit_form: Literal["confidence", "answer"] = "confidence"
+    commit_margin: float = 0.1
+    commit_until: float = 0.5
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("lambda_vis", "lambda_commit"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"{name} is {getattr(self, name)}; a weight is at least 0.")
+        for name in ("vis_target", "commit_margin", "commit_until", "warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        for name, known in (
+            ("vis_form", ("hinge", "log")),
+            ("vis_region", ("image", "evidence")),
+            ("commit_form", ("confidence", "answer")),
+        ):
+            if getattr(self, name) not in known:
+                raise TrainingError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}."
+                )
+        if self.vis_layers is not None and not self.vis_layers:
+            raise TrainingError("vis_layers is empty; name at least one layer, or None.")
+
+    @property
+    def active(self) -> bool:
+        """Whether any term has a weight."""
+        return self.lambda_vis > 0 or self.lambda_commit > 0
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The layers L_vis reads in a model of `n_layers`."""
+        if self.vis_layers is None:
+            first = n_layers // 3
+            return tuple(range(first, max(first + 1, n_layers - n_layers // 3)))
+        outside = [layer for layer in self.vis_layers if not 0 <= layer < n_layers]
+        if outside:
+            raise TrainingError(
+                f"vis_layers names {outside}, but the model has layers 0 to {n_layers - 1}."
+            )
+        return self.vis_layers
+
+    def early_steps(self, n_steps: int) -> tuple[int, ...]:
+        """The k whose forced answers L_commit looks at, in a rationale of `n_steps`."""
+        return tuple(k for k in range(n_steps) if k < self.commit_until * n_steps)
+
+    def ramp(self, progress: float) -> float:
+        """Factor of both weights when a share `progress` of the training is done."""
+        return 1.0 if self.warmup == 0 else min(1.0, progress / self.warmup)
+
+
+def visual_access_loss(masses: Sequence[Tensor], counted: Tensor, config: AttCoTConfig) -> Tensor:
+    """L_vis: too little attention from rationale rows to the image.
+
+    Args:
+        masses: Per layer the visual mass of each row, ``(B, H, R)``, in [0, 1].
+        counted: ``(B, R)`` bool, the rows that count.
+        config: Form and target.
+
+    Returns:
+        fp32 scalar, the mean over counted rows; 0 if there are none.
+    """
+    mass = torch.stack([layer.float().mean(dim=1) for layer in masses]).mean(dim=0)
+    if config.vis_form == "hinge":
+        loss = (config.vis_target - mass).clamp(min=0)
+    else:
+        loss = -(mass.clamp(min=0) + 1e-6).log()
+    weight = counted.to(loss.dtype)
+    return (loss * weight).sum() / weight.sum().clamp(min=1)
+
+
+def commitment_loss(
+    log_probs: Sequence[Tensor],
+    steps: Sequence[Sequence[int]],
+    n_steps: Sequence[int],
+    answers: Sequence[int],
+    config: AttCoTConfig,
+) -> Tensor:
+    """L_commit: forced answers that are already fixed early in the rationale.
+
+    Args:
+        log_probs: Per item ``(n_k, n_candidates)`` from `attcot_analysis.measure.branches`.
+        steps: Per item the k of each row of `log_probs`.
+        n_steps: Per item K.
+        answers: Per item the index of the right answer among its candidates.
+        config: Form and margin.
+
+    Returns:
+        fp32 scalar, the mean over items of the mean over their early steps.
+    """
+    losses = []
+    for scores, ks, total, answer in zip(log_probs, steps, n_steps, answers, strict=True):
+        p = scores.float().softmax(dim=-1)
+        done = torch.tensor(ks, dtype=p.dtype, device=p.device) / total
+        if config.commit_form == "confidence":
+            margin = 1 / p.shape[1] + config.commit_margin
+            excess = (p.amax(dim=-1) - margin).clamp(min=0)
+        else:
+            start = p[0, answer].detach()
+            rising = start + (1 - start) * done
+            excess = (1 - done) * (p[:, answer] - rising).clamp(min=0)
+        losses.append(excess.mean())
+    return torch.stack(losses).mean()
