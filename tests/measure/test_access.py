@@ -1,0 +1,162 @@
+"""Visual access on models whose attention is known, and against eager attention."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import noise_image, tiny_mllm
+
+from attcot_analysis.errors import LayoutError, MeasureError
+from attcot_analysis.measure.access import access_trajectory, visual_access
+from attcot_analysis.models import collate, encode_problem
+from attcot_analysis.problems import Problem, Step, render_response
+
+
+def problem(name, seed, steps, size=(96, 96)):
+    return Problem(
+        id=name,
+        image=noise_image(*size, seed),
+        question="What color is the shape you reach?",
+        candidates=("red", "blue"),
+        answer="red",
+        steps=steps,
+    )
+
+
+@pytest.fixture(scope="module")
+def items():
+    """Two pictures of 36 and 24 tokens of 16 x 16 pixels; evidence covers known shares of them."""
+    return [
+        problem(
+            "a",
+            1,
+            (
+                Step("The star is in cell a1.", ((0, 0, 16, 16), (8, 0, 24, 16))),
+                Step("No picture is needed here."),
+                Step("Cell b1 holds a red circle.", ((32, 32, 64, 64),)),
+            ),
+        ),
+        problem("b", 2, (Step("The square is green.", ((0, 0, 64, 96),)),), size=(64, 96)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def responses(items):
+    return [render_response(item.steps, item.answer) for item in items]
+
+
+def test_uniform_attention_gives_the_numbers_one_can_count(items, responses):
+    mllm = tiny_mllm()
+    for layer in mllm.model.model.language_model.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+        torch.nn.init.zeros_(layer.self_attn.q_proj.bias)
+    table = visual_access(mllm, items, responses)
+    assert len(table) == (3 + 1) * mllm.n_layers * mllm.n_heads
+    covered = {("a", 1): 1.5, ("a", 2): np.nan, ("a", 3): 4.0, ("b", 1): 24.0}
+    for item, response in zip(items, responses, strict=True):
+        layout = encode_problem(mllm, item, response=response).layout
+        n_image, n_prompt = len(layout.image), layout.response.start
+        for number, step in enumerate(layout.steps, start=1):
+            part = table[(table["item"] == item.id) & (table["step"] == number)]
+            seen = np.arange(step.start, step.stop)  # row t - 1 sees t tokens
+            expected = {
+                "n_steps": len(layout.steps),
+                "mass": (n_image / seen).mean(),
+                "share": n_image / n_prompt,
+                "density": 1.0,
+                "evidence_mass": (covered[item.id, number] / seen).mean(),
+                "evidence_share": covered[item.id, number] / n_image,
+                "rows": step.size,
+            }
+            for name, value in expected.items():
+                np.testing.assert_allclose(part[name], value, rtol=1e-5, err_msg=name)
+
+
+@torch.no_grad()
+def test_access_equals_a_naive_reading_of_eager_attention(random_mllm, items, responses):
+    table = visual_access(random_mllm, items, responses, layers=[0, 2]).set_index(
+        ["item", "step", "layer", "head"]
+    )
+    eager = copy.deepcopy(random_mllm.model)
+    eager.set_attn_implementation({"text_config": "eager"})
+    for item, response in zip(items, responses, strict=True):
+        encoded = encode_problem(random_mllm, item, response=response)
+        weights = eager(**collate(random_mllm, [encoded]), output_attentions=True).attentions
+        image, grid = encoded.layout.image, encoded.layout.grids[0]
+        for number, step in enumerate(encoded.layout.steps, start=1):
+            for layer in (0, 2):
+                for head in range(random_mllm.n_heads):
+                    found = table.loc[(item.id, number, layer, head)]
+                    rows = weights[layer][0, head, step.start - 1 : step.stop - 1].numpy()
+                    mass = rows[:, image].sum(1).mean()
+                    prompt = rows[:, : encoded.prompt_length].sum(1).mean()
+                    assert found["mass"] == pytest.approx(mass, abs=1e-5)
+                    assert found["share"] == pytest.approx(mass / prompt, abs=1e-5)
+                    boxes = item.steps[number - 1].boxes
+                    if not boxes:
+                        assert np.isnan(found["evidence_share"])
+                        continue
+                    evidence = sum(
+                        weight * grid.coverage(boxes)[at]
+                        for at, weight in enumerate(rows[:, image].mean(0))
+                    )
+                    assert found["evidence_share"] == pytest.approx(evidence / mass, abs=1e-4)
+
+
+def test_batches_and_token_ids_change_nothing(random_mllm, items, responses):
+    ids = [random_mllm.tokenizer(response)["input_ids"] for response in responses]
+    one = visual_access(random_mllm, items, responses, batch_size=1)
+    both = visual_access(random_mllm, items, ids, batch_size=2)
+    pd.testing.assert_frame_equal(one, both, rtol=1e-4, atol=1e-6)
+
+
+def test_another_image_is_looked_at(random_mllm, items, responses):
+    pictures = [noise_image(96, 96, 8), noise_image(96, 96, 9)]
+    other = visual_access(random_mllm, items, responses, images=pictures)
+    assert not np.allclose(other["mass"], visual_access(random_mllm, items, responses)["mass"])
+
+
+def test_a_step_the_problem_does_not_have_has_no_evidence(random_mllm, items):
+    longer = render_response([*items[1].steps, "One more step."], "red")
+    table = visual_access(random_mllm, items[1:], [longer])
+    missing = table.groupby("step")["evidence_mass"].apply(lambda values: values.isna().all())
+    assert missing.tolist() == [False, True]
+
+
+def test_bad_input_is_refused_in_a_sentence(random_mllm, items, responses):
+    empty = "<think>\n</think>\n<answer>red</answer>"
+    with pytest.raises(LayoutError, match="Problem b: its response has an empty rationale"):
+        visual_access(random_mllm, items, [responses[0], empty])
+    kept = visual_access(random_mllm, items, [responses[0], empty], skip_empty=True)
+    assert set(kept["item"]) == {"a"}
+    none = visual_access(random_mllm, items, [empty, empty], skip_empty=True)
+    assert none.empty and list(none.columns) == list(kept.columns)
+    with pytest.raises(MeasureError, match="2 problems came with 1 responses"):
+        visual_access(random_mllm, items, responses[:1])
+    with pytest.raises(MeasureError, match="lacks mass"):
+        access_trajectory(kept.drop(columns="mass"))
+
+
+def test_trajectory_by_hand():
+    rows = [
+        {"item": item, "step": step, "n_steps": len(values), "layer": 0, "head": head}
+        | dict.fromkeys(("mass", "share", "density"), value + head - 0.5)
+        | dict.fromkeys(("evidence_mass", "evidence_share"), np.nan if step == 1 else 0.25)
+        for item, values in {"falling": (0.8, 0.5, 0.4, 0.3), "single": (0.6,)}.items()
+        for step, value in enumerate(values, start=1)
+        for head in (0, 1)
+    ]
+    shuffled = pd.DataFrame(rows).sample(frac=1, random_state=0)
+    found = access_trajectory(shuffled).set_index("item")
+    falling = found.loc["falling"]
+    assert falling["mass"] == pytest.approx(0.5)
+    assert falling["mass_first_step"] == pytest.approx(0.8)
+    assert falling["mass_last_step"] == pytest.approx(0.3)
+    assert falling["mass_slope"] == pytest.approx(-0.64)
+    assert falling["late_over_early"] == pytest.approx(0.35 / 0.65)
+    assert falling["evidence_share"] == pytest.approx(0.25)
+    single = found.loc["single"]
+    assert single["mass"] == single["mass_last_step"] == pytest.approx(0.6)
+    assert np.isnan(single["mass_slope"]) and np.isnan(single["late_over_early"])
