@@ -5,17 +5,16 @@ per step behind the sequence. A block mask lets each branch see its own prefix o
 forward pass reads what a loop of one forward pass per step and candidate would.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.candidates import CandidateTokens, CandidateTree, candidate_tokens
-from attcot_analysis.models import Encoded, Mllm, collate, positions
+from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 
 __all__ = [
     "CandidateTokens",
@@ -68,7 +67,7 @@ class Packed:
     Attributes:
         inputs: Model inputs, ready for ``model(**inputs)``: ``input_ids (B, T')``, a 4-D
             boolean ``attention_mask (B, 1, T', T')``, ``position_ids``, and the vision inputs.
-            The first ``base_length`` tokens are the batch as :func:`collate` makes it, so
+            The first ``base_length`` tokens are the batch as `collate` makes it, so
             labels, probe rows and probe columns keep their positions.
         base_length: T, length of the sequences without branches.
         keep: Positions whose logits are read, long ``(n,)``, sorted. Passing them as
@@ -134,7 +133,7 @@ def pack(
     Args:
         mllm: The model that will run the batch, with SDPA or the attcot attention.
         items: Encoded prompts with a response that has a rationale.
-        candidates: Per item its candidates, from :func:`candidate_tokens`.
+        candidates: Per item its candidates, from `candidate_tokens`.
         steps: Per item the k to ask after, 0 (no step yet) to K; by default all of them.
         names: Item names for error messages; by default their place in the batch.
         padding_side: Where shorter sequences are padded, ``"right"`` or ``"left"``.
@@ -210,25 +209,15 @@ def forced_answers(
     steps: Sequence[Sequence[int]] | None = None,
     names: Sequence[str] | None = None,
 ) -> list[Tensor]:
-    """Run :func:`pack`'s batch once, without gradient, and read its log-probabilities.
+    """Run `pack`'s batch once, without gradient, and read its log-probabilities.
 
     Returns:
-        Per item fp32 ``(n_k, n_candidates)`` on the CPU, as :meth:`Packed.log_probs`.
+        Per item fp32 ``(n_k, n_candidates)`` on the CPU, as `Packed.log_probs`.
     """
     packed = pack(mllm, items, candidates, steps=steps, names=names)
-    with torch.no_grad(), _evaluating(mllm.model):
+    with torch.no_grad(), evaluating(mllm.model):
         output = mllm.model(**packed.inputs, logits_to_keep=packed.keep, use_cache=False)
         return [value.cpu() for value in packed.log_probs(output.logits)]
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _branch(

@@ -5,8 +5,7 @@ from itertools import pairwise
 import pytest
 import tiny
 import torch
-from PIL import Image
-from tiny import tiny_mllm
+from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.branches import (
@@ -15,7 +14,8 @@ from attcot_analysis.measure.branches import (
     forced_answers,
     pack,
 )
-from attcot_analysis.models import encode
+from attcot_analysis.measure.probe import Probe, attached
+from attcot_analysis.models import collate, encode
 from attcot_analysis.problems import ANSWER_CUE, render_response
 
 SINGLE = ("red", "green", "blue")
@@ -32,16 +32,10 @@ def mllm(random_mllm):
     return random_mllm
 
 
-def picture(width, height, seed):
-    torch.manual_seed(seed)
-    noise = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
-    return Image.fromarray(noise.numpy(), "RGB")
-
-
 def example(mllm, n_steps=3, size=(64, 48), seed=0, image=True, question="What color?"):
     return encode(
         mllm,
-        picture(*size, seed) if image else None,
+        noise_image(*size, seed) if image else None,
         question,
         response=render_response([STEPS[k % 3] for k in range(n_steps)], "red"),
     )
@@ -197,9 +191,9 @@ def test_a_step_token_that_runs_into_the_closing_tag_is_taken_apart(monkeypatch)
     monkeypatch.setattr(tiny, "SENTENCES", (*tiny.SENTENCES, *["right.</think>"] * 9))
     mllm = tiny.tiny_mllm()
     response = "<think>\n1. It is red.\n2. Go right.</think>\n<answer>red</answer>"
-    item = encode(mllm, picture(64, 48, 0), "What color?", response=response)
+    item = encode(mllm, noise_image(64, 48), "What color?", response=response)
     assert mllm.tokenizer.decode(item.input_ids[item.layout.step_ends[-1] - 1]) == ".</"
-    clean = encode(mllm, picture(64, 48, 0), "What color?", response=response.split("</")[0])
+    clean = encode(mllm, noise_image(64, 48), "What color?", response=response.split("</")[0])
     other = example(mllm, 3)
     with torch.no_grad():
         tokens = candidate_tokens(mllm, MULTI)
@@ -238,6 +232,30 @@ def test_gradients_equal_the_naive_loop_s(checkpointing):
     for name, gradient in expected.items():
         scale = max(float(gradient.abs().max()), 1.0)
         torch.testing.assert_close(found[name], gradient, atol=1e-4 * scale, rtol=0, msg=name)
+
+
+def test_the_probe_reads_the_same_masses_and_answers_under_a_block_mask(mllm):
+    items, candidates = mixed_batch(mllm)
+    packed = pack(mllm, items, candidates)
+    plain = collate(mllm, items)
+    cols = (plain["input_ids"] == mllm.image_token_id).float()[..., None]
+    rows = torch.tensor([list(item.layout.rows(item.layout.steps[0]))[:5] for item in items])
+    with torch.no_grad():
+        expected = packed.log_probs(mllm.model(**packed.inputs).logits)
+        alone, together = Probe(), Probe()
+        with attached(mllm.model):
+            mllm.model(**plain, attcot_probe=alone, attcot_cols=cols, attcot_rows=rows)
+            longer = torch.nn.functional.pad(
+                cols, (0, 0, 0, packed.inputs["input_ids"].shape[1] - packed.base_length)
+            )
+            output = mllm.model(
+                **packed.inputs, attcot_probe=together, attcot_cols=longer, attcot_rows=rows
+            )
+    for own, values in zip(expected, packed.log_probs(output.logits), strict=True):
+        torch.testing.assert_close(values, own, atol=1e-5, rtol=1e-5)
+    assert alone.masses().keys() == together.masses().keys() == {0, 1, 2}
+    for layer, mass in alone.masses().items():
+        torch.testing.assert_close(together.masses()[layer], mass, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_rows_are_finite_forward_and_backward(mllm):

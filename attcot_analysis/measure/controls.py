@@ -1,0 +1,123 @@
+"""Control rationales for commitment, and the check whether a rationale states an answer."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+import torch
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import Encoded, Mllm
+from attcot_analysis.problems import ParsedResponse, Problem
+
+FILLER = " ..."
+"""Text whose tokens replace a step's (Lanham et al., arXiv 2307.13702, use the same)."""
+
+_NUMBER = re.compile(r"\s*(?:step\s*)?\d+[.:)]?\s*", re.IGNORECASE)
+_NUMBERING = re.compile(r"^[ \t]*(?:step[ \t]*)?\d+[.:)]", re.IGNORECASE | re.MULTILINE)
+
+
+def filler_rationale(mllm: Mllm, encoded: Encoded) -> Encoded:
+    """Replace the words of every step by dots, token for token.
+
+    A step keeps its number and its line end, so the filler has the same number of steps, the
+    same number of tokens in each, and the same layout.
+
+    Raises:
+        MeasureError: If the tokenizer cannot write the filler without letters or digits.
+    """
+    dots = list(mllm.tokenizer(FILLER, add_special_tokens=False)["input_ids"])
+    if not dots or any(char.isalnum() for char in mllm.tokenizer.decode(dots)):
+        raise MeasureError(
+            f"The tokenizer cannot write {FILLER!r}, so there is no filler rationale; leave "
+            "'filler' out of the controls."
+        )
+    ids = encoded.input_ids.clone()
+    for span in encoded.layout.steps:
+        step = ids[span.start : span.stop].tolist()
+        start = span.start + _number_length(mllm, step)
+        stop = span.stop - _ends_line(mllm, step)
+        n_words = max(stop - start, 0)
+        fill = (dots * (n_words // len(dots) + 1))[:n_words]
+        ids[start : start + n_words] = torch.tensor(fill, dtype=ids.dtype, device=ids.device)
+    return replace(encoded, input_ids=ids)
+
+
+def other_items(answers: Sequence[str], n_steps: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Pair every item with the one whose rationale it gets as a control.
+
+    The partner is the next item, counted cyclically, with a different answer and at least as
+    many steps; where no such item has enough steps, the next one of those with the most steps.
+
+    Raises:
+        MeasureError: If all other items have the same answer.
+    """
+    partners = []
+    for at, (answer, needed, name) in enumerate(zip(answers, n_steps, names, strict=True)):
+        order = [*range(at + 1, len(answers)), *range(at)]
+        order = [other for other in order if answers[other] != answer]
+        if not order:
+            raise MeasureError(
+                f"Item {name}: no other item has a different answer, so there is no rationale "
+                "for the other_item control; add items or leave 'other_item' out of the controls."
+            )
+        # Of equals, max takes the first: the order decides.
+        partners.append(max(order, key=[min(n, needed) for n in n_steps].__getitem__))
+    return partners
+
+
+def other_rationales(problems: Sequence[Problem], responses: Sequence[ParsedResponse]) -> list[str]:
+    """Per item the text of its partner's response (see `other_items`), up to its own K.
+
+    Raises:
+        MeasureError: If all other items have the same answer.
+    """
+    n_steps = [len(response.steps) for response in responses]
+    partners = other_items([p.answer for p in problems], n_steps, [p.id for p in problems])
+    texts = []
+    for partner, wanted in zip(partners, n_steps, strict=True):
+        source = responses[partner]
+        texts.append(source.text[: source.steps[:wanted][-1][1]])
+    return texts
+
+
+def response_text(mllm: Mllm, response: Sequence[int] | str) -> str:
+    """A response as text; token ids are read up to the first that ends a response."""
+    if isinstance(response, str):
+        return response
+    stop = set(mllm.stop_ids)
+    ids = list(takewhile(lambda token: token not in stop, map(int, response)))
+    return str(mllm.tokenizer.decode(ids))
+
+
+def prefix_texts(mllm: Mllm, encoded: Encoded) -> list[str]:
+    """Decode the rationale up to every step: K + 1 texts, the first one empty.
+
+    Step numbers are taken out, so that they are not mistaken for numeric answers.
+    """
+    ends = [int(end) for end in encoded.layout.step_ends]
+    texts = [mllm.tokenizer.decode(encoded.input_ids[ends[0] : end].tolist()) for end in ends[1:]]
+    return ["", *(_NUMBERING.sub(" ", text) for text in texts)]
+
+
+def states(text: str, answer: str) -> bool:
+    """Whether a text contains an answer as a word of its own, in upper or lower case.
+
+    ``"3"`` is not stated by ``"13"``, ``"c3"`` or ``"3.5"``.
+    """
+    pattern = rf"(?<!\w)(?<!\d[.,]){re.escape(answer.strip())}(?!\w)(?![.,]\d)"
+    return re.search(pattern, text, re.IGNORECASE) is not None
+
+
+def _number_length(mllm: Mllm, step: Sequence[int]) -> int:
+    length = 0
+    for stop in range(1, len(step)):
+        if _NUMBER.fullmatch(mllm.tokenizer.decode(step[:stop])):
+            length = stop
+    return length
+
+
+def _ends_line(mllm: Mllm, step: Sequence[int]) -> int:
+    text = mllm.tokenizer.decode(step[-1:])
+    return int(text.endswith("\n") and not any(char.isalnum() for char in text))
