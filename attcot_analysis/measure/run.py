@@ -1,0 +1,284 @@
+"""`RunFolder`: tables and results of one run, written so that a failure loses nothing.
+
+Layout::
+
+    manifest.json          what the run was made with
+    <name>.json            results
+    tables/<name>.parquet  one table each
+
+Every file is written beside its place and moved there when complete, so what is there is whole.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attcot_analysis.errors import RunError
+
+MANIFEST = "manifest"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_SAME = ("seed", "config", "models", "data")
+
+
+class RunFolder:
+    """One run's folder; make it with `create` or `open`.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Point at a folder without touching it."""
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        """Name the folder."""
+        return f"RunFolder({str(self.path)!r})"
+
+    @classmethod
+    def create(
+        cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
+    ) -> "RunFolder":
+        """Make a new run folder, or go on with one that was interrupted.
+
+        Args:
+            path: New or empty folder; with `resume` also one of an earlier run.
+            manifest: From `build_manifest`; the time is added.
+            resume: Go on with the folder if its manifest has the same seed, config, models and
+                data; other package versions are then noted in it.
+
+        Raises:
+            RunError: If the folder holds something and is not to be, or cannot be, resumed.
+        """
+        run = cls(path)
+        new = _plain({"created": _now(), **manifest}, "manifest")
+        if run.path.exists() and not run.path.is_dir():
+            raise RunError(f"{run.path} is a file; choose another path for the run.")
+        if not run.path.exists() or not any(run.path.iterdir()):
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.write_json(MANIFEST, new)
+            return run
+        if not run.has(MANIFEST):
+            raise RunError(
+                f"{run.path} holds files but no manifest.json, so it is no run; "
+                "choose another path."
+            )
+        if not resume:
+            raise RunError(
+                f"{run.path} holds a run already; pass resume=True to go on with it, or write to "
+                f"{next_free(run.path)}."
+            )
+        run._go_on(new)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open the folder of an earlier run to read it.
+
+        Raises:
+            RunError: If there is none, or its manifest is damaged.
+        """
+        run = cls(path)
+        if not run.has(MANIFEST):
+            raise RunError(f"{run.path} is no run folder: it has no manifest.json.")
+        run.read_json(MANIFEST)
+        return run
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made with."""
+        found = self.read_json(MANIFEST)
+        if not isinstance(found, dict):
+            raise RunError(f"{self._json(MANIFEST)} is damaged: it holds no JSON object.")
+        return found
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that are there."""
+        return sorted(path.stem for path in (self.path / "tables").glob("*.parquet"))
+
+    def has(self, name: str) -> bool:
+        """Whether a table or JSON file of that name is there (whole, as all files are)."""
+        return self._table(name).is_file() or self._json(name).is_file()
+
+    def write_table(self, name: str, table: pd.DataFrame, *, overwrite: bool = False) -> Path:
+        """Write a table; its row index is not kept.
+
+        Raises:
+            RunError: If it is there already (and not `overwrite`), or cannot be written as
+                parquet.
+        """
+        path = self._table(name)
+        self._refuse(path, overwrite)
+        if any(level is not None for level in table.index.names):
+            raise RunError(
+                f"Table {name} has the named index {list(table.index.names)}, which would be "
+                "lost; call reset_index() first."
+            )
+        try:
+            content = pa.Table.from_pandas(table, preserve_index=False)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise RunError(f"Table {name} cannot be written as parquet: {_line(error)}.") from error
+        _replace(path, lambda part: pq.write_table(content, part))
+        return path
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """Read a table; cells that held lists hold lists again.
+
+        Raises:
+            RunError: If it is missing or damaged.
+        """
+        path = self._table(name)
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} has no table {name}; it has {', '.join(self.tables) or 'none'}."
+            )
+        try:
+            content = pq.read_table(path)
+            table = content.to_pandas()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise RunError(
+                f"{path} is damaged ({_line(error)}); delete it to have it computed again."
+            ) from error
+        for field in content.schema:
+            if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+                lists = content.column(field.name).to_pylist()
+                table[field.name] = pd.Series(lists, dtype=object)
+        return table
+
+    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Read a table if it is there, else compute and write it: what makes a run resumable."""
+        if not self._table(name).is_file():
+            self.write_table(name, make())
+        return self.read_table(name)
+
+    def write_json(self, name: str, data: object, *, overwrite: bool = False) -> Path:
+        """Write results as JSON; NaN and infinities become null, dataclasses objects.
+
+        Raises:
+            RunError: If it is there already (and not `overwrite`), or a value has no JSON form.
+        """
+        path = self._json(name)
+        self._refuse(path, overwrite)
+        text = json.dumps(_plain(data, name), indent=2, ensure_ascii=False, allow_nan=False)
+        _replace(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+        return path
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            RunError: If it is missing or damaged.
+        """
+        path = self._json(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path} has no {path.name}.") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged ({_line(error)}).") from error
+
+    def _go_on(self, new: Mapping[str, Any]) -> None:
+        old = self.manifest
+        for key in _SAME:
+            if old.get(key) != new.get(key):
+                where, before, now = _difference(key, old.get(key), new.get(key))
+                raise RunError(
+                    f"{self.path} cannot be resumed: its {where} is {before}, now it is {now}; "
+                    f"write to {next_free(self.path)} instead."
+                )
+        if old.get("versions") != new.get("versions"):
+            note = {"created": new["created"], "versions": new.get("versions")}
+            resumed = [*old.get("resumed", []), note]
+            self.write_json(MANIFEST, {**old, "resumed": resumed}, overwrite=True)
+
+    def _table(self, name: str) -> Path:
+        return self.path / "tables" / f"{_checked(name)}.parquet"
+
+    def _json(self, name: str) -> Path:
+        return self.path / f"{_checked(name)}.json"
+
+    def _refuse(self, path: Path, overwrite: bool) -> None:
+        if path.exists() and not overwrite:
+            raise RunError(f"{path} is there already; pass overwrite=True to replace it.")
+
+
+def next_free(path: str | Path) -> Path:
+    """The first of ``path``, ``path-2``, ``path-3``, ... that is new or an empty folder."""
+    first = Path(path)
+    candidate, number = first, 1
+    while candidate.exists() and (candidate.is_file() or any(candidate.iterdir())):
+        number += 1
+        candidate = first.with_name(f"{first.name}-{number}")
+    return candidate
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise RunError(
+            f"{name!r} cannot name a table or result; use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, without folder or ending."
+        )
+    return name
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value as JSON can hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Sequence | set | frozenset):
+        entries = value if isinstance(value, Sequence) else sorted(value)
+        return [_plain(entry, f"{where}[{at}]") for at, entry in enumerate(entries)]
+    raise RunError(f"{where} is a {type(value).__name__}, which has no JSON form; convert it.")
+
+
+def _difference(where: str, old: Any, new: Any) -> tuple[str, str, str]:
+    """The first place at which two JSON values differ, and both values there."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if old.get(key) != new.get(key):
+                return _difference(f"{where}.{key}", old.get(key), new.get(key))
+    return where, _short(old), _short(new)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
