@@ -10,6 +10,7 @@ from attcot_analysis.models.grid import TokenGrid  # noqa: E402
 from attcot_analysis.models.inputs import (  # noqa: E402
     PROMPTS,
     Encoded,
+    Mode,
     build_messages,
     collate,
     encode,
@@ -27,6 +28,7 @@ __all__ = [
     "Family",
     "Generation",
     "Mllm",
+    "Mode",
     "Span",
     "TokenGrid",
     "TokenLayout",
