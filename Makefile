@@ -31,12 +31,13 @@ test notebooks: export TOKENIZERS_PARALLELISM := false
 test notebooks: export TQDM_DISABLE := 1
 test notebooks: export HF_HUB_OFFLINE := 1
 
-# Notebooks run in kernels of the same environment; their coverage counts like that of the tests.
+# Notebooks run one after another in kernels of the same environment; what they cover is added to
+# what the tests cover.  (On several workers nbval would lose the kernels' coverage.)
 test: lint  ## Lint, unit tests, notebooks compared with their stored outputs, coverage.
-	$(BIN)/pytest tests notebooks -n 2 --dist loadscope \
-	    --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	$(BIN)/pytest tests -n 2 --dist loadscope --durations 10 --cov=attcot_analysis --cov-report=
+	$(BIN)/pytest notebooks --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	    --cov --cov-report term --cov-fail-under 85 --durations 15
+	    --cov=attcot_analysis --cov-append --cov-report term --cov-fail-under 85
 
 lint: $(STAMP)  ## Style, format and types.
 	$(BIN)/ruff check .

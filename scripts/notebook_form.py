@@ -16,7 +16,6 @@ MAX_CODE_CELLS = 30
 MAX_CELL_LINES = 20
 MIN_COMPARED_CELLS = 3
 
-_UNCOMPARED = ("nbval-ignore-output", "nbval-skip")
 _COMPARED_TYPES = ("text/plain", "text/html", "text/latex", "image/svg+xml")
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # `<Figure size ...>` and other bare reprs stay the same whatever the figure shows.
@@ -45,13 +44,14 @@ def form_faults(path: Path) -> list[str]:
 
 def is_compared(cell: Any) -> bool:
     """Whether nbval compares an output of this cell that depends on what the cell computed."""
-    tags = cell.metadata.get("tags", [])
-    markers = [tag.upper().replace("-", "_") for tag in _UNCOMPARED]
-    if any(tag in tags for tag in _UNCOMPARED) or any(mark in cell.source for mark in markers):
-        return False
-    if cell.get("execution_count") is None:
+    if _is_marked(cell, "nbval-ignore-output") or cell.get("execution_count") is None:
         return False
     return any(_output_is_compared(output) for output in cell.outputs)
+
+
+def _is_marked(cell: Any, tag: str) -> bool:
+    """Whether a cell has one of nbval's marks, which it reads from tags and from comments."""
+    return tag in cell.metadata.get("tags", []) or tag.upper().replace("-", "_") in cell.source
 
 
 def _output_is_compared(output: Any) -> bool:
@@ -100,6 +100,8 @@ def _cell_faults(notebook: Any) -> list[str]:
     if len(cells) > MAX_CODE_CELLS:
         faults.append(f"{len(cells)} code cells; at most {MAX_CODE_CELLS} are allowed")
     for index, cell in enumerate(notebook.cells):
+        if _is_marked(cell, "nbval-skip"):
+            faults.append(f"cell {index} is skipped by nbval; every cell must run")
         lines = len(cell.source.splitlines())
         if cell.cell_type == "code" and lines > MAX_CELL_LINES:
             faults.append(f"cell {index} has {lines} lines; at most {MAX_CELL_LINES} are allowed")

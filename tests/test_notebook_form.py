@@ -86,6 +86,7 @@ PLANTED: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda n: n.cells[2].update(source="# NBVAL_IGNORE_OUTPUT\nprint(x)"),
         "only 2 cells",
     ),
+    "skipped": (lambda n: n.cells[2].metadata.update(tags=["nbval-skip"]), "skipped by nbval"),
     "no parameters": (lambda n: n.cells[1].metadata.update(tags=[]), "tagged `parameters`"),
     "no title": (lambda n: n.cells[0].update(source="Title"), "only H1"),
     "two titles": (lambda n: n.cells[0].update(source="# A\n# B"), "only H1"),
