@@ -104,7 +104,7 @@ def encode(
 
     Raises:
         ProblemError: If the image cannot be read.
-        LayoutError: If image tokens and grid disagree.
+        LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
     """
     picture = None if image is None else read_image(image)
     messages = build_messages(question, mode, with_image=picture is not None)
@@ -213,7 +213,11 @@ def _process(
     mllm: Mllm, prompt: str, picture: Image.Image | None
 ) -> tuple[list[int], list[int] | None, dict[str, Tensor]]:
     images = {} if picture is None else {"images": [picture]}
-    found = mllm.processor(text=[prompt], **images, return_tensors="pt")
+    try:
+        found = mllm.processor(text=[prompt], **images, return_tensors="pt")
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise LayoutError(f"The processor refused the prompt or its image: {reason}") from error
     types = found.get("mm_token_type_ids")
     vision = {key: value for key, value in found.items() if key not in _TEXT_KEYS}
     return found["input_ids"][0].tolist(), None if types is None else types[0].tolist(), vision

@@ -35,7 +35,7 @@ class Mllm:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the processor's parts, and give the tokenizer a padding token if it has none."""
+        """Check the processor's parts; give the tokenizer a padding token if it has none."""
         for part in ("tokenizer", "image_processor"):
             if getattr(self.processor, part, None) is None:
                 raise ModelError(
@@ -46,6 +46,11 @@ class Mllm:
             raise ModelError(
                 f"The processor of {self.name} has no chat template; add chat_template.jinja to "
                 "its folder or use an instruction-tuned checkpoint."
+            )
+        if self.image_token_id >= len(self.tokenizer):
+            raise ModelError(
+                f"The tokenizer of {self.name} has {len(self.tokenizer)} tokens and not the image "
+                f"token {self.image_token_id}; save the model's own tokenizer beside it."
             )
         if self.tokenizer.pad_token_id is None:
             if self.tokenizer.eos_token is None:

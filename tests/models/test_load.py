@@ -1,0 +1,138 @@
+"""Loading a checkpoint folder, and the sentences for folders that are none."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import noise_image, tiny_mllm
+
+from attcot_analysis.errors import ModelError
+from attcot_analysis.models import _torchvision, collate, encode, load_mllm, wrap_mllm
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint")
+    mllm = tiny_mllm()
+    mllm.model.save_pretrained(path)
+    mllm.processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+@torch.no_grad()
+def test_a_saved_model_comes_back(folder, random_mllm):
+    mllm = load_mllm(folder, device="cpu")
+    assert type(mllm.model) is type(random_mllm.model) and not mllm.model.training
+    assert (mllm.n_layers, mllm.n_heads) == (3, 4) and mllm.dtype == torch.float32
+    assert mllm.name == str(folder) and mllm.revision is None
+    assert mllm.image_token_id == mllm.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    one, other = (
+        m.model(**collate(m, [encode(m, noise_image(96, 96), "What color?")])).logits
+        for m in (mllm, random_mllm)
+    )
+    assert torch.allclose(one, other, atol=1e-5)
+    half = load_mllm(str(folder), dtype=torch.bfloat16, device="cpu")
+    assert half.dtype == torch.bfloat16
+
+
+def test_a_tokenizer_without_padding_gets_one(random_mllm):
+    processor = tiny_mllm(layers=1).processor
+    processor.tokenizer.pad_token = None
+    mllm = wrap_mllm(random_mllm.model, processor)
+    assert mllm.tokenizer.pad_token_id == mllm.tokenizer.eos_token_id
+    assert mllm.stop_ids == (mllm.tokenizer.eos_token_id,)
+
+
+def rewrite(path, **changes):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def test_a_folder_without_processor(copied):
+    for path in copied.glob("*processor_config.json"):
+        path.unlink()
+    with pytest.raises(ModelError, match="has no processor"):
+        load_mllm(copied)
+
+
+def test_a_folder_without_tokenizer(copied):
+    for path in copied.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="not the image token"):
+        load_mllm(copied, device="cpu")
+
+
+def test_a_folder_without_chat_template(copied):
+    (copied / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        load_mllm(copied, device="cpu")
+
+
+def test_a_folder_without_config_and_a_file(copied):
+    with pytest.raises(ModelError, match="is a file"):
+        load_mllm(copied / "config.json")
+    (copied / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_mllm(copied)
+
+
+def test_a_folder_without_weights(copied):
+    for path in copied.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"The model of .* cannot be loaded"):
+        load_mllm(copied)
+
+
+def test_a_family_nobody_prepared(copied):
+    rewrite(copied / "config.json", model_type="gpt2")
+    with pytest.raises(ModelError, match="'gpt2' belongs to no supported family"):
+        load_mllm(copied)
+    rewrite(copied / "config.json", model_type="blip_9")
+    with pytest.raises(ModelError, match=r"configuration of .* cannot be loaded"):
+        load_mllm(copied)
+
+
+def test_a_path_that_is_nowhere(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"configuration of \./no/such/model cannot be loaded"):
+        load_mllm("./no/such/model")
+
+
+def test_a_processor_of_something_else(random_mllm):
+    class Processor:
+        tokenizer = random_mllm.tokenizer
+
+    with pytest.raises(ModelError, match="has no image_processor"):
+        wrap_mllm(random_mllm.model, Processor())
+
+
+def test_operators_that_torchvision_misses_are_defined(monkeypatch):
+    """As beside a torch build that its library does not fit: one missing operator after another."""
+    missing = ["torchvision::attcot_test_a", "torchvision::attcot_test_b"]
+
+    def import_module(name):
+        for operator in missing:
+            try:
+                torch._C._dispatch_has_kernel_for_dispatch_key(operator, "Meta")
+            except RuntimeError as error:
+                raise RuntimeError(f"operator {operator} does not exist") from error
+
+    monkeypatch.setattr(_torchvision.importlib, "import_module", import_module)
+    modules = {"torchvision.io": None, "other": None}
+    monkeypatch.setattr(_torchvision, "sys", SimpleNamespace(modules=modules))
+    _torchvision.ensure_torchvision()
+    assert list(modules) == ["other"]
+
+    def broken(name):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(_torchvision.importlib, "import_module", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        _torchvision.ensure_torchvision()
