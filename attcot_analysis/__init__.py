@@ -73,8 +73,8 @@ _MODULE_OF = {
     "answer_problems": "measure.answers",
     "bootstrap_mean": "measure.statistics",
     "commitment": "measure.commitment",
-    "commitment_curve": "measure.commitment",
-    "commitment_items": "measure.commitment",
+    "commitment_curve": "measure.commitment_tables",
+    "commitment_items": "measure.commitment_tables",
     "compare": "measure.metrics",
     "dependence": "measure.dependence",
     "item_values": "measure.metrics",
@@ -84,6 +84,21 @@ _MODULE_OF = {
     "read_masses": "measure.probe",
     "summarise": "measure.metrics",
     "visual_access": "measure.access",
+    # train
+    "AttCoTConfig": "train.objective",
+    "AttCoTMixin": "train.trainer",
+    "AttCoTTrainer": "train.trainer",
+    "FinetuneConfig": "train.finetune",
+    "finetune": "train.finetune",
+    # show
+    "access_curves": "show.curves",
+    "access_grid": "show.curves",
+    "attention_explorer": "show.explorer",
+    "before_after": "show.heatmaps",
+    "commitment_curves": "show.curves",
+    "comparison_intervals": "show.intervals",
+    "metric_intervals": "show.intervals",
+    "write_report": "show.report",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

@@ -11,8 +11,8 @@ from attcot_analysis.measure.access import access_trajectory as access_trajector
 from attcot_analysis.measure.access import visual_access as visual_access
 from attcot_analysis.measure.answers import answer_problems as answer_problems
 from attcot_analysis.measure.commitment import commitment as commitment
-from attcot_analysis.measure.commitment import commitment_curve as commitment_curve
-from attcot_analysis.measure.commitment import commitment_items as commitment_items
+from attcot_analysis.measure.commitment_tables import commitment_curve as commitment_curve
+from attcot_analysis.measure.commitment_tables import commitment_items as commitment_items
 from attcot_analysis.measure.dependence import dependence as dependence
 from attcot_analysis.measure.dependence import prior_reliance as prior_reliance
 from attcot_analysis.measure.metrics import METRICS as METRICS
@@ -50,5 +50,18 @@ from attcot_analysis.problems.problem import Step as Step
 from attcot_analysis.problems.response import ParsedResponse as ParsedResponse
 from attcot_analysis.problems.response import parse_response as parse_response
 from attcot_analysis.problems.response import render_response as render_response
+from attcot_analysis.show.curves import access_curves as access_curves
+from attcot_analysis.show.curves import access_grid as access_grid
+from attcot_analysis.show.curves import commitment_curves as commitment_curves
+from attcot_analysis.show.explorer import attention_explorer as attention_explorer
+from attcot_analysis.show.heatmaps import before_after as before_after
+from attcot_analysis.show.intervals import comparison_intervals as comparison_intervals
+from attcot_analysis.show.intervals import metric_intervals as metric_intervals
+from attcot_analysis.show.report import write_report as write_report
+from attcot_analysis.train.finetune import FinetuneConfig as FinetuneConfig
+from attcot_analysis.train.finetune import finetune as finetune
+from attcot_analysis.train.objective import AttCoTConfig as AttCoTConfig
+from attcot_analysis.train.trainer import AttCoTMixin as AttCoTMixin
+from attcot_analysis.train.trainer import AttCoTTrainer as AttCoTTrainer
 
 __version__: str
