@@ -1,0 +1,1 @@
+"""Measure: when a model decides, whether it looks, and whether the picture matters."""
