@@ -1,0 +1,293 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tiny import noise_image
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure import answers as answers_module
+from attcot_analysis.measure import dependence as module
+from attcot_analysis.measure.dependence import COLUMNS, dependence, prior_reliance
+from attcot_analysis.measure.edits import GREY, edited_images
+from attcot_analysis.models import Generation, collate, encode_problem
+from attcot_analysis.problems import Edit, Problem, Step, render_response
+
+COLOURS = ("red", "blue", "green")
+SHOWN = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0)}
+STEPS = (Step("Find it."), Step("Look at it."))
+
+
+def painted(colour, corner=None):
+    image = Image.new("RGB", (64, 64), SHOWN[colour])
+    if corner:
+        image.paste(corner, (0, 0, 8, 8))
+    return image
+
+
+def problem(name, answer="red", twin="blue", control=True, **changes):
+    """Its picture is painted in the answer's colour."""
+    edits = {}
+    if twin:
+        edits["twin"] = Edit("twin", painted(twin), twin, STEPS, ((0, 0, 64, 64),))
+    if control:
+        edits["control"] = Edit(
+            "control", painted(answer, (0, 0, 0)), answer, STEPS, ((0, 0, 8, 8),)
+        )
+    fields = {
+        "id": name,
+        "image": painted(answer),
+        "question": "Which colour?",
+        "candidates": COLOURS,
+        "answer": answer,
+        "steps": STEPS,
+    }
+    return Problem(**{**fields, **edits, **changes})
+
+
+def seen_colour(item):
+    """The colour an input's picture is mostly painted in; None for grey."""
+    patches = item.vision["pixel_values"]
+    channels = patches.reshape(len(patches), 3, -1).mean(dim=(0, 2))
+    best = int(channels.argmax())
+    spread = float(channels.max() - channels.min())
+    return None if spread < 0.5 else ("red", "green", "blue")[best]
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """A model whose answer looks at the picture with a given strength, or not at all."""
+
+    def plant(strength, says=None):
+        def forced(mllm, items, candidates, *, steps, names):
+            assert all(list(s) == [len(i.layout.steps)] for s, i in zip(steps, items, strict=True))
+            rows = []
+            for item, own in zip(items, candidates, strict=True):
+                colour = seen_colour(item)
+                logits = [strength * (c == colour) + 0.1 * (c == "red") for c in own.candidates]
+                rows.append(torch.tensor([logits]) - 3.0)
+            return rows
+
+        def generate(mllm, prompts, **options):
+            texts = [says or render_response(STEPS, seen_colour(p) or "red") for p in prompts]
+            tokenize = mllm.tokenizer
+            return [
+                Generation(tuple(tokenize(t, add_special_tokens=False)["input_ids"]), t, True)
+                for t in texts
+            ]
+
+        monkeypatch.setattr(module, "forced_answers", forced)
+        monkeypatch.setattr(answers_module, "generate", generate)
+
+    return plant
+
+
+ITEMS = [problem("a"), problem("b", "blue", "green"), problem("c", "green", "red")]
+RESPONSES = [render_response(STEPS, item.answer) for item in ITEMS]
+
+
+def test_a_model_that_looks_follows_the_twin_and_not_the_control(random_mllm, planted):
+    planted(4.0)
+    table = dependence(random_mllm, ITEMS, RESPONSES)
+    assert list(table.columns) == list(COLUMNS)
+    assert len(table) == 3 * 3 * 2
+    for rationale in ("fixed", "regenerated"):
+        part = table[table["rationale"] == rationale].set_index(["edit", "item"])
+        assert part.loc["twin", "followed"].all()
+        assert part.loc["twin", "flipped"].all()
+        assert part.loc["control", "followed"].all()
+        assert not part.loc["control", "flipped"].any()
+        assert part.loc["blank", "followed"].isna().all()
+        assert part.loc["blank", "expected"].isna().all()
+        assert part.loc["twin", "answer_after"].tolist() == ["blue", "green", "red"]
+        assert (part.loc["twin", "delta_log_p"] > 3).all()
+        assert part.loc["control", "delta_log_p"].abs().max() < 1e-6
+
+
+def test_a_blind_model_shows_nothing(random_mllm, planted):
+    planted(0.0, says=render_response(STEPS, "red"))
+    table = dependence(
+        random_mllm,
+        ITEMS,
+        [render_response(STEPS, "red")] * 3,
+        edits=("twin", "control", "blank", "swap"),
+    )
+    assert not table["flipped"].any()
+    assert table["delta_log_p"].abs().max() < 1e-6
+    assert set(table["answer_before"]) == {"red"}
+    assert table.loc[table["edit"] == "twin", "followed"].sum() == 2  # item c's twin is red
+
+
+def test_log_p_is_normalised_over_the_candidates(random_mllm, planted):
+    planted(2.0)
+    (row,) = dependence(
+        random_mllm, ITEMS[:1], RESPONSES[:1], edits=("twin",), rationales=("fixed",)
+    ).to_dict("records")
+    before = 2.1 - np.log(np.exp(2.1) + 2)
+    after = 0.1 - np.log(np.exp(0.1) + np.exp(2) + 1)
+    assert row["answer_before"] == "red"
+    assert row["answer_after"] == "blue"
+    assert row["log_p_before"] == pytest.approx(before, abs=1e-6)
+    assert row["log_p_after"] == pytest.approx(after, abs=1e-6)
+    assert row["delta_log_p"] == pytest.approx(before - after, abs=1e-6)
+
+
+def test_items_without_an_edit_have_no_rows(random_mllm, planted):
+    planted(4.0)
+    items = [problem("a"), problem("b", twin=None), problem("c", control=False)]
+    table = dependence(random_mllm, items, [RESPONSES[0]] * 3, rationales=("fixed",))
+    found = table.groupby("edit")["item"].agg(list).to_dict()
+    assert found == {"twin": ["a", "c"], "control": ["a", "b"], "blank": ["a", "b", "c"]}
+    with pytest.raises(MeasureError, match="No item allows the edit 'twin'"):
+        dependence(random_mllm, items[1:2], RESPONSES[:1])
+
+
+def test_answers_that_cannot_be_told(random_mllm, planted):
+    planted(4.0, says="<think>\n1. Hm.\n</think>\n<answer>purple</answer>")
+    unclear = render_response(STEPS, "purple")
+    table = dependence(
+        random_mllm,
+        ITEMS[:2],
+        [RESPONSES[0], unclear],
+        edits=("twin",),
+        rationales=("regenerated",),
+    ).set_index("item")
+    assert table["answer_after"].isna().all()
+    assert not table["followed"].any()
+    assert table.loc["a", "flipped"]
+    assert pd.isna(table.loc["b", "flipped"])
+    assert pd.isna(table.loc["b", "answer_before"])
+    assert np.isnan(table.loc["b", "delta_log_p"])
+    assert np.isfinite(table.loc["a", "delta_log_p"])
+
+
+def test_responses_without_steps(random_mllm, planted):
+    planted(4.0, says="<answer>blue</answer>")
+    responses = [RESPONSES[0], "<answer>blue</answer>"]
+    with pytest.raises(MeasureError, match="Item b: its response has no rationale step to keep"):
+        dependence(random_mllm, ITEMS[:2], responses)
+    table = dependence(random_mllm, ITEMS[:2], responses, edits=("twin",), empty="skip")
+    fixed = table[table["rationale"] == "fixed"]
+    fresh = table[table["rationale"] == "regenerated"].set_index("item")
+    assert fixed["item"].tolist() == ["a"]
+    assert fresh["answer_after"].tolist() == ["blue", "blue"]
+    assert fresh["flipped"].tolist() == [True, False]
+    assert fresh["delta_log_p"].isna().all()
+    assert np.isfinite(fresh.loc["a", "log_p_before"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"problems": []}, "Got 0 problems and 3 responses"),
+        ({"base_responses": RESPONSES[:1]}, "Got 3 problems and 1 responses"),
+        ({"edits": ("mirror",)}, "edits is .'mirror'.; choose from twin, control, blank, swap"),
+        ({"edits": ()}, "edits is"),
+        ({"rationales": ("none",)}, "choose from fixed, regenerated"),
+    ],
+)
+def test_bad_input_is_one_sentence(random_mllm, change, message):
+    arguments = {"problems": ITEMS, "base_responses": RESPONSES, **change}
+    with pytest.raises(MeasureError, match=message):
+        dependence(random_mllm, **arguments)
+
+
+def test_edited_pictures():
+    (blank, *_) = edited_images(ITEMS, "blank")
+    assert blank.image.size == ITEMS[0].image.size
+    assert blank.image.getcolors() == [(64 * 64, GREY)]
+    swaps = edited_images([*ITEMS, problem("d", "green")], "swap")
+    assert [s.image.getpixel((9, 9)) for s in swaps] == [
+        SHOWN[c] for c in ("blue", "green", "red", "red")
+    ]
+    with pytest.raises(MeasureError, match="'swap'"):
+        edited_images([problem("a"), problem("b")], "swap")
+
+
+def test_fixed_equals_one_plain_forward_pass_per_candidate(random_mllm):
+    """The oracle: write the answer out, no packing, and add up its tokens' log-probabilities."""
+    model, tokenizer = random_mllm.model, random_mllm.tokenizer
+    item = problem("a", image=noise_image(64, 64, 1))
+    rationale = render_response(STEPS, "red").split("</think>")[0]
+
+    def log_p(image):
+        found = []
+        for candidate in COLOURS:
+            text = f"{rationale}</think>\n<answer>{candidate}</answer>"
+            encoded = encode_problem(random_mllm, item, response=text, image=image)
+            batch = collate(random_mllm, [encoded])
+            with torch.no_grad():
+                logits = model(**batch).logits[0].double().log_softmax(-1)
+            head = tokenizer(f"{rationale}</think>\n<answer>", add_special_tokens=False)
+            start = encoded.prompt_length + len(head["input_ids"])
+            first = int(encoded.input_ids[start])
+            found.append(float(logits[start - 1, first]))
+        return np.array(found) - np.log(np.exp(found).sum())
+
+    firsts = {tokenizer(f"<answer>{c}", add_special_tokens=False)["input_ids"][1] for c in COLOURS}
+    assert len(firsts) == 3  # so the first token alone tells them apart
+    before, after = log_p(item.image), log_p(item.twin.image)
+    (row,) = dependence(
+        random_mllm,
+        [item],
+        [render_response(STEPS, "red")],
+        edits=("twin",),
+        rationales=("fixed",),
+    ).to_dict("records")
+    best = before.argmax()
+    assert row["answer_before"] == COLOURS[best]
+    assert row["answer_after"] == COLOURS[after.argmax()]
+    assert row["log_p_before"] == pytest.approx(before[best], abs=1e-4)
+    assert row["delta_log_p"] == pytest.approx(before[best] - after[best], abs=1e-4)
+
+
+def test_a_real_model_end_to_end_whatever_the_batches(random_mllm):
+    tables = [
+        dependence(random_mllm, ITEMS, RESPONSES, batch_size=size, max_new_tokens=5)
+        for size in (1, 16)
+    ]
+    pd.testing.assert_frame_equal(*tables, atol=1e-4)
+    same = tables[0].loc[lambda t: t["rationale"] == "fixed", "delta_log_p"]
+    assert np.isfinite(same).all()
+
+
+# --- prior reliance -----------------------------------------------------------------------------
+
+
+def answer_table(answers, right="red", habitual="blue"):
+    answers = list(answers)
+    return pd.DataFrame(
+        {
+            "item": [f"i{at}" for at in range(len(answers))],
+            "answer": answers,
+            "correct": [a == right for a in answers],
+            "habitual": pd.array([a == habitual for a in answers], dtype="boolean"),
+        }
+    )
+
+
+def test_prior_reliance_by_hand():
+    seen = answer_table(["red", "blue", "red", None, "green", "blue"])
+    blind = answer_table(["red", "blue", "blue", None, "green", None])
+    table = prior_reliance(seen, blind)
+    assert table["agrees"].tolist() == [True, True, False, False, True, False]
+    assert table["overridden"].isna().tolist() == [True] + [False] * 5
+    assert table["overridden"].tolist()[1:] == [True, False, False, True, False]
+    assert table["habitual"].sum() == 2
+    assert table["habitual_text_only"].sum() == 2
+
+
+def test_prior_reliance_pairs_by_item_not_by_place():
+    seen = answer_table(["red", "blue", "green"])
+    table = prior_reliance(seen, seen.iloc[::-1])
+    assert table["agrees"].all()
+
+
+def test_prior_reliance_refuses_other_items():
+    seen = answer_table(["red", "blue"])
+    with pytest.raises(MeasureError, match="share 1 of 2 and 1 items"):
+        prior_reliance(seen, seen.head(1))
+    with pytest.raises(MeasureError, match="holds an item twice"):
+        prior_reliance(seen, pd.concat([seen, seen]))
+    with pytest.raises(MeasureError, match="lacks answer"):
+        prior_reliance(seen.drop(columns="answer"), seen)
