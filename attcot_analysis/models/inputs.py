@@ -106,6 +106,12 @@ def encode(
         ProblemError: If the image cannot be read.
         LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
     """
+    placeholder = mllm.tokenizer.convert_ids_to_tokens(mllm.image_token_id)
+    if placeholder in question:
+        raise LayoutError(
+            f"The question holds the image placeholder {placeholder!r}; remove it, the image is "
+            "put before the question."
+        )
     picture = None if image is None else read_image(image)
     messages = build_messages(question, mode, with_image=picture is not None)
     prompt = mllm.processor.apply_chat_template(

@@ -142,5 +142,7 @@ def test_image_tokens_must_equal_the_grid(random_mllm):
         find_layout(random_mllm.tokenizer, cut, [], **options)
     with pytest.raises(LayoutError, match="response itself holds image placeholder"):
         find_layout(random_mllm.tokenizer, ids, [random_mllm.image_token_id], **options)
-    with pytest.raises(LayoutError, match="processor refused the prompt"):
+    with pytest.raises(LayoutError, match="question holds the image placeholder"):
         encode(random_mllm, noise_image(96, 96), "What does <|image_pad|> mean?")
+    with pytest.raises(LayoutError, match="processor refused the prompt or its image: absolute"):
+        encode(random_mllm, noise_image(2010, 10), "What color?")
