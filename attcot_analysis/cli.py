@@ -1,0 +1,106 @@
+"""`attcot`: thin commands over the functions that the notebooks call."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attcot_analysis import __version__
+from attcot_analysis.errors import AttCoTError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 an error that says what to do."""
+    options = _parser().parse_args(arguments)
+    quiet = options.quiet or not sys.stderr.isatty()
+    # The libraries' own bars say nothing that ours do not; set before they are imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        options.run(options, quiet)
+    except AttCoTError as error:
+        print(f"attcot: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("attcot: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="attcot", description="Does a multimodal LLM look before it answers?"
+    )
+    parser.add_argument("--version", action="version", version=f"attcot {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="no progress bars")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "reproduce",
+        parents=[common],
+        help="fine-tune the testbed model with and without Att-CoT, measure both, write a report",
+    )
+    run.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="run folder")
+    run.add_argument("--seeds", type=int, default=3, help="training seeds per arm")
+    run.add_argument("--items", type=int, default=200, help="test items")
+    run.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    run.set_defaults(run=_reproduce)
+
+    testbed = commands.add_parser("testbed", help="make the testbed's models and problems")
+    kinds = testbed.add_subparsers(required=True, metavar="WHAT")
+    build = kinds.add_parser("build", parents=[common], help="train the tiny MLLM from nothing")
+    build.add_argument("folder", type=Path, help="new checkpoint folder")
+    build.add_argument("--seed", type=int, default=0)
+    build.set_defaults(run=_build)
+    make = kinds.add_parser("problems", parents=[common], help="generate a folder of problems")
+    make.add_argument("folder", type=Path, help="new problem folder")
+    make.add_argument("--items", type=int, default=200)
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--size", type=int, default=3, help="cells per side")
+    make.add_argument("--hops", type=int, default=2)
+    make.add_argument("--noise", type=float, default=None, help="grey levels of colour cast")
+    make.add_argument("--prior", type=float, default=None, help="share of habitual answers")
+    make.add_argument("--states-evidence", action="store_true", help="last step says the colour")
+    make.set_defaults(run=_problems)
+    return parser
+
+
+def _reproduce(options: argparse.Namespace, quiet: bool) -> None:
+    import torch
+
+    from attcot_analysis.reproduce import ReproduceConfig, reproduce
+
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    config = ReproduceConfig(seeds=tuple(range(options.seeds)), items=options.items)
+    run = reproduce(options.out, config, progress=not quiet)
+    print(f"Report: {run.path / 'report.html'}")
+
+
+def _build(options: argparse.Namespace, quiet: bool) -> None:
+    from attcot_analysis.train.testbed import BuildConfig, build_testbed_model
+
+    build_testbed_model(options.folder, BuildConfig(seed=options.seed), progress=not quiet)
+    print(f"Checkpoint: {options.folder}")
+
+
+def _problems(options: argparse.Namespace, quiet: bool) -> None:
+    from attcot_analysis.problems import ArrowsConfig, generate_arrows
+    from attcot_analysis.problems.folder import save_problems
+    from attcot_analysis.reproduce import ReproduceConfig
+
+    noise = ReproduceConfig().noise if options.noise is None else options.noise
+    arrows = ArrowsConfig(
+        size=options.size,
+        hops=options.hops,
+        noise=noise,
+        prior=options.prior,
+        states_evidence=options.states_evidence,
+    )
+    save_problems(generate_arrows(options.items, arrows, seed=options.seed), options.folder)
+    print(f"Problems: {options.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
