@@ -1,0 +1,37 @@
+"""Maps of a response: they add up to the visual mass, on the right rows, in the right step."""
+
+import numpy as np
+import pytest
+
+from attcot_analysis.errors import LayoutError
+from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.step_maps import response_maps
+from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return generate_arrows(1, ArrowsConfig(), seed=4)[0]
+
+
+def test_step_maps_sum_to_the_mass_that_visual_access_reports(random_mllm, problem):
+    response = render_response(problem.steps, problem.answer)
+    maps = response_maps(random_mllm, problem, response)
+    access = visual_access(random_mllm, [problem], [response])
+    expected = access.groupby("step")["mass"].mean().to_numpy()
+    np.testing.assert_allclose(maps.step_maps().sum(axis=(1, 2)), expected, rtol=1e-4)
+    assert maps.step_maps([0]).shape == (len(problem.steps), *maps.grid.shape)
+
+
+def test_tokens_steps_and_boxes_belong_together(random_mllm, problem):
+    maps = response_maps(random_mllm, problem, render_response(problem.steps, problem.answer))
+    assert "".join(maps.tokens) == render_response(problem.steps, problem.answer)
+    assert len(maps.tokens) == len(maps.steps) == len(maps.boxes) == maps.weights.shape[2]
+    for number, boxes in zip(maps.steps, maps.boxes, strict=True):
+        assert boxes == (problem.steps[number - 1].boxes if number else ())
+    assert sorted(set(maps.steps)) == [0, 1, 2, 3]
+
+
+def test_a_response_without_steps_has_no_maps(random_mllm, problem):
+    with pytest.raises(LayoutError, match="at least one step"):
+        response_maps(random_mllm, problem, "<answer>red</answer>")
