@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure.metrics import compare, item_values, summarise
+from attcot_analysis.measure.metrics import compare, summarise
 from attcot_analysis.measure.provenance import build_manifest
 from attcot_analysis.measure.run import RunFolder, next_free
-from attcot_analysis.measure.suite import measure_all
+from attcot_analysis.measure.suite import measure_all, suite_values
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.problems.folder import load_problems
@@ -161,7 +161,7 @@ def finish(
     """Write the tables over all arms, the report, and last of all `results.json`."""
     values = pd.concat(
         [
-            item_values(kinds, problems, model=arm, seed=seed)
+            suite_values(kinds, problems, model=arm, seed=seed)
             for arm, seeds in tables.items()
             for seed, kinds in seeds.items()
         ],

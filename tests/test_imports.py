@@ -17,13 +17,15 @@ PACKAGE = "attcot_analysis"
 
 LEVELS = {
     "errors": 0,
+    "shipped": 1,
     "problems": 1,
     "models": 2,
     "measure": 3,
     "train": 4,
     "show": 4,
-    "reproduce": 5,
-    "cli": 6,
+    "run_report": 5,
+    "reproduce": 6,
+    "cli": 7,
 }
 """A part may import itself and parts of lower level; parts of one level do not know each other."""
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_effectsize
 
 from attcot_analysis.errors import MeasureError
@@ -107,12 +106,16 @@ def holm(p_values: Numbers) -> FloatArray:
         MeasureError: If a p value lies outside [0, 1].
     """
     raw = as_vector(p_values, "p_values")
-    adjusted = np.full(raw.shape, np.nan)
     there = ~np.isnan(raw)
-    if ((raw[there] < 0) | (raw[there] > 1)).any():
-        raise MeasureError(f"p_values hold {raw[there].tolist()}; each must lie in [0, 1].")
-    if there.any():
-        adjusted[there] = multipletests(raw[there], method="holm")[1]
+    p = raw[there]
+    if ((p < 0) | (p > 1)).any():
+        raise MeasureError(f"p_values hold {p.tolist()}; each must lie in [0, 1].")
+    # As statsmodels' multipletests, which collects all garbage in every call: a second once
+    # torch is loaded.
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    adjusted = np.full(raw.shape, np.nan)
+    adjusted[np.flatnonzero(there)[order]] = np.minimum(stepped, 1.0)
     return adjusted
 
 

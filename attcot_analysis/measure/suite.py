@@ -1,14 +1,16 @@
 """All measurements of one model on one set of problems, as a dictionary of tidy tables."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pandas as pd
 
 from attcot_analysis.measure.access import visual_access
 from attcot_analysis.measure.answers import answer_problems
 from attcot_analysis.measure.commitment import commitment
+from attcot_analysis.measure.commitment_tables import commitment_items
 from attcot_analysis.measure.dependence import dependence
-from attcot_analysis.models import Mllm
+from attcot_analysis.measure.values import item_values
+from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
 
 TABLES = (
@@ -59,11 +61,17 @@ def measure_all(
         MeasureError: If no response has a rationale.
     """
     keep = keep or (lambda _, make: make())
-    common = {"batch_size": batch_size, "progress": progress}
-    length = {"max_new_tokens": max_new_tokens}
 
-    def answers(mode: str, text_only: bool = False) -> pd.DataFrame:
-        return answer_problems(mllm, problems, mode=mode, text_only=text_only, **common, **length)
+    def answers(mode: Mode, text_only: bool = False) -> pd.DataFrame:
+        return answer_problems(
+            mllm,
+            problems,
+            mode=mode,
+            text_only=text_only,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
 
     tables = {
         "answers_cot": keep("answers_cot", lambda: answers("cot")),
@@ -74,16 +82,54 @@ def measure_all(
     return tables | {
         "commitment": keep(
             "commitment",
-            lambda: commitment(mllm, problems, written, controls=controls, empty="skip", **common),
+            lambda: commitment(
+                mllm,
+                problems,
+                written,
+                controls=controls,
+                empty="skip",
+                batch_size=batch_size,
+                progress=progress,
+            ),
         ),
         "access": keep(
             "access",
             lambda: visual_access(
-                mllm, problems, written, layers=layers, skip_empty=True, **common
+                mllm,
+                problems,
+                written,
+                layers=layers,
+                skip_empty=True,
+                batch_size=batch_size,
+                progress=progress,
             ),
         ),
         "dependence": keep(
             "dependence",
-            lambda: dependence(mllm, problems, written, empty="skip", **common, **length),
+            lambda: dependence(
+                mllm,
+                problems,
+                written,
+                empty="skip",
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                progress=progress,
+            ),
         ),
     }
+
+
+def suite_values(
+    tables: Mapping[str, pd.DataFrame], problems: Sequence[Problem], *, model: str, seed: int
+) -> pd.DataFrame:
+    """Turn the tables of `measure_all` into metric values per item; see `item_values`."""
+    return item_values(
+        model=model,
+        seed=seed,
+        cot=tables["answers_cot"],
+        direct=tables["answers_direct"],
+        text_only=tables["answers_text_only"],
+        commitment=commitment_items(tables["commitment"], problems),
+        access=tables["access"],
+        dependence=tables["dependence"],
+    )

@@ -47,10 +47,10 @@ def commitment_curves(
             one panel for each.
         quantity: What value is, for the axis.
         chance: Draw a line at this probability.
-        title: Title of the figure.
+        title: Title of the figure; empty for none.
 
     Returns:
-        The figure; every point carries its 95 % interval, the legend says n.
+        The figure; every point carries its 95% interval, the legend says n.
 
     Raises:
         ShowError: If a column is missing or there are no rows.
@@ -82,10 +82,10 @@ def access_curves(
         curves: Columns model, step or position, value, low, high, n (items), optionally n_seeds
             and quantity; with quantity (e.g. mass, evidence_share) one panel for each.
         quantity: What value is, for the axis.
-        title: Title of the figure.
+        title: Title of the figure; empty for none.
 
     Returns:
-        The figure; every point carries its 95 % interval, the legend says n.
+        The figure; every point carries its 95% interval, the legend says n.
 
     Raises:
         ShowError: If a column is missing or there are no rows.
@@ -196,8 +196,8 @@ def _line_panels(
     limits: tuple[float | None, float | None],
     reference: tuple[float, str] | None,
 ) -> Figure:
-    need_columns(curves, ("model", "value", "low", "high"), title)
-    x_name = first_column(curves, x_names, title)
+    need_columns(curves, ("model", "value", "low", "high"), "the curves")
+    x_name = first_column(curves, x_names, "the curves")
     groups = [None] if panels not in curves.columns else list(dict.fromkeys(curves[panels]))
     share_y = panels == "control"
     with figure_style():
@@ -224,7 +224,8 @@ def _line_panels(
                     fontsize=8,
                 )
         axs[0].set_ylabel(quantity)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.legend(loc="outside lower left", ncols=1 if len(groups) == 1 else 3)
     return figure
 

@@ -1,5 +1,6 @@
 """Turn figures into SVG text, PNG bytes, and files with the data they show."""
 
+import html
 import json
 import os
 import re
@@ -16,7 +17,8 @@ from attcot_analysis.show.style import INK, PAPER, figure_style
 
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _GLOBAL_STYLE = re.compile(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", re.DOTALL)
-_REFERENCE = re.compile(r'(\sid="|url\(#|href="#)')
+_ID = re.compile(r' id="([^"<>]*)"')
+_REFERENCE = re.compile(r'(url\(#|href="#)([^")]+)')
 
 
 def figure_svg(figure: Figure) -> str:
@@ -35,12 +37,13 @@ def figure_png(figure: Figure, *, dpi: float = 96) -> bytes:
     return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, prefix: str) -> str:
+def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
     """Return the figure as an ``<svg>`` element for an HTML page.
 
     Text takes the page's text colour (``currentColor``) and hollow markers its background
-    (``var(--paper)``), so the figure suits light and dark pages. Every id starts with
-    ``prefix``, so several figures can stand in one page.
+    (``var(--paper)``), so the figure suits light and dark pages. Ids start with
+    ``prefix``, so several figures can stand in one page. ``alt`` is its text for those who do not
+    see it.
     """
     buffer = StringIO()
     with figure_style():
@@ -48,9 +51,26 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = _GLOBAL_STYLE.sub("", _METADATA.sub("", svg))
-    svg = svg.replace("<svg ", '<svg style="stroke-linejoin:round;stroke-linecap:butt" ', 1)
-    svg = _REFERENCE.sub(lambda found: f"{found.group(1)}{prefix}-", svg)
+    look = "stroke-linejoin:round;stroke-linecap:butt"
+    opening = f'<svg role="img" aria-label="{html.escape(alt)}" style="{look}" '
+    svg = svg.replace("<svg ", opening, 1)
+    svg = _own_ids(svg, prefix)
     return svg.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)").strip()
+
+
+def _own_ids(svg: str, prefix: str) -> str:
+    """Keep each id that is referred to once, under a name that no other figure has."""
+    used = {name for _, name in _REFERENCE.findall(svg)}
+
+    def rename(found: re.Match[str]) -> str:
+        name = found.group(1)
+        if name not in used:
+            return ""
+        used.discard(name)
+        return f' id="{prefix}-{name}"'
+
+    svg = _REFERENCE.sub(lambda found: f"{found.group(1)}{prefix}-{found.group(2)}", svg)
+    return _ID.sub(rename, svg)
 
 
 def save_figure(

@@ -26,12 +26,12 @@ from attcot_analysis.show.tables import (
 
 _ARROWS = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}"}
 _NOTE = (
-    "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower is better; lines: 95 % interval"
+    "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower is better; lines: 95% interval"
 )
 
 
 def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, MetricNote]) -> Figure:
-    """Draw every metric's value and 95 % interval, one dot per arm.
+    """Draw every metric's value and 95% interval, one dot per arm.
 
     Args:
         summary: Columns model, metric, value, low, high, n_items, n_seeds.
@@ -47,7 +47,7 @@ def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, MetricNote]) -
     groups = order_metrics(summary["metric"], metrics)
     arms = order_arms(summary["model"])
     with figure_style(axes_grid_axis="x"):
-        figure = new_figure(7.4, _height(groups, 0.13 * len(arms) + 0.16) + 0.3)
+        figure = new_figure(7.4, _height(groups, 0.11 * len(arms) + 0.13) + 0.3)
         axs = figure.subplots(len(groups), 1, squeeze=False, height_ratios=_ratios(groups))[:, 0]
         for ax, (group, names) in zip(axs, groups.items(), strict=True):
             for number, arm in enumerate(arms):
@@ -71,7 +71,7 @@ def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, MetricNote]) -
 
 
 def comparison_intervals(comparisons: pd.DataFrame, metrics: Mapping[str, MetricNote]) -> Figure:
-    """Draw paired differences ``b - a`` with 95 % intervals and the zero line.
+    """Draw paired differences ``b - a`` with 95% intervals and the zero line.
 
     A filled marker means that the interval excludes zero, a hollow one that it does not.
 
@@ -163,7 +163,15 @@ def _dress(
     if group is not None:
         axis, unit = group
         title = ax.set_title(axis.capitalize())
-        ax.annotate(f"  {unit}", (1.0, 0.0), xycoords=title, va="bottom", fontsize=8.5)
+        ax.annotate(
+            unit,
+            (1.0, 0.0),
+            xycoords=title,
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=8.5,
+        )
 
 
 def _ratios(groups: Mapping[tuple[str, str], Sequence[str]]) -> list[float]:

@@ -95,8 +95,11 @@ def draw_boxes(canvas: Image.Image, boxes: Sequence[Box], size: tuple[int, int])
             max(round(x1 * across) - 1, round(x0 * across)),
             max(round(y1 * down) - 1, round(y0 * down)),
         )
-        pen.rectangle(corners, outline="#101418", width=2 * line)
-        pen.rectangle(corners, outline=BOX_COLOR, width=line)
+        pen.rectangle(corners, outline="#101418", width=3 * line)
+        left, top, right, bottom = corners
+        if min(right - left, bottom - top) > 2 * line:
+            inner = (left + line, top + line, right - line, bottom - line)
+            pen.rectangle(inner, outline=BOX_COLOR, width=line)
 
 
 def check_map(values: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:

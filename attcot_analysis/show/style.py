@@ -162,9 +162,9 @@ def format_number(value: float, *, signed: bool = False, digits: int = 3) -> str
 
 
 def format_interval(low: float, high: float, *, signed: bool = False, digits: int = 3) -> str:
-    """Write an interval as ``[low, high]``."""
+    """Write an interval as ``[low, high]``, with a space that does not break."""
     ends = [format_number(end, signed=signed, digits=digits) for end in (low, high)]
-    return f"[{ends[0]}, {ends[1]}]"
+    return f"[{ends[0]},\N{NO-BREAK SPACE}{ends[1]}]"
 
 
 def format_counts(items: Iterable[float], seeds: Iterable[float] | None = None) -> str:

@@ -43,6 +43,8 @@ BUILD_FILE = "testbed_build.json"
 _DESCRIBE = "Describe the board."
 Row = tuple[Image.Image, str, str]
 """A picture, the prompt about it and the response to learn."""
+History = list[dict[str, str | float]]
+"""What a stage logs: stage, step and loss."""
 _KINDS = (tuple(COLOURS), SHAPES, tuple(DIRECTIONS))
 
 
@@ -117,9 +119,7 @@ def save_testbed_model(mllm: Mllm, folder: Path) -> None:
     load_mllm(folder)
 
 
-def train_vision(
-    mllm: Mllm, config: BuildConfig, *, progress: bool = True
-) -> list[dict[str, float]]:
+def train_vision(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
     """Vision stage: colour, shape and direction of every cell, read linearly from its tokens."""
     size = config.arrows.size
     per_side = CELL // (config.spec.patch * config.spec.merge)
@@ -145,9 +145,7 @@ def train_vision(
     return _run("vision", config.vision_steps, optimizers, loss_of_batch, progress)
 
 
-def train_language(
-    mllm: Mllm, config: BuildConfig, *, progress: bool = True
-) -> list[dict[str, float]]:
+def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
     """Language stage: descriptions, direct answers and rationales; descriptions fade out."""
     rng = np.random.default_rng([config.seed, 2])
     optimizers = _optimizers(mllm.model, config.learning_rate)
@@ -163,7 +161,7 @@ def train_language(
             if rng.random() < describing:
                 rows.append(_description(mllm, rng, config))
             else:
-                mode = "direct" if rng.random() < config.direct_share else "cot"
+                mode: Mode = "direct" if rng.random() < config.direct_share else "cot"
                 rows.append(_answer(mllm, next(problems), mode))
         return mllm.model(**_batch(mllm, rows)).loss
 
@@ -179,10 +177,10 @@ def _run(
     optimizers: list[torch.optim.Optimizer],
     loss_of_batch: Callable[[], Tensor],
     progress: bool,
-) -> list[dict[str, float]]:
+) -> History:
     """Train for `steps`: 20 steps of warm-up, then constant, linear decay over the last 40 %."""
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-    history: list[dict[str, float]] = []
+    history: History = []
     bar = tqdm(range(steps), desc=f"{stage} stage", disable=not progress)
     for step in bar:
         factor = min(1.0, (step + 1) / 20)

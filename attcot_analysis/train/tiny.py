@@ -84,9 +84,10 @@ def tiny_tokenizer(sentences: Iterable[str], vocabulary: int) -> Qwen2Tokenizer:
     )
     core.train_from_iterator(sentences, trainer)
     learned = json.loads(core.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
+        merges=merges,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=list(_SPECIAL),

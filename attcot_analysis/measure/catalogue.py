@@ -1,0 +1,416 @@
+"""The metric catalogue: every metric's name, meaning and falsifier, in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from attcot_analysis.errors import MeasureError
+
+Axis = Literal["accuracy", "commitment", "access", "dependence", "prior"]
+Better = Literal["higher", "lower"]
+
+_PAPER = "reconstruction of arXiv 2606.01558, whose formulas are not public"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: a number per item, averaged over items.
+
+    Attributes:
+        name: Value of the tables' ``metric`` column.
+        title: What a reader sees.
+        axis: Which question it belongs to.
+        unit: Unit of its values.
+        better: The direction that is an improvement; ``None`` where neither is, by itself.
+        definition: What is computed, per item.
+        falsifier: What would show that the usual reading of it is wrong.
+        source: Paper and section, or "reconstruction".
+        binary: Whether an item's value is 0 or 1.
+
+    Raises:
+        MeasureError: If a text is missing, or axis or direction is unknown.
+    """
+
+    name: str
+    title: str
+    axis: Axis
+    unit: str
+    better: Better | None
+    definition: str
+    falsifier: str
+    source: str
+    binary: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a metric nobody could read."""
+        for field in ("name", "title", "unit", "definition", "falsifier", "source"):
+            if not getattr(self, field).strip():
+                raise MeasureError(f"Metric {self.name!r} has no {field}; write one.")
+        if self.axis not in get_args(Axis):
+            raise MeasureError(
+                f"Metric {self.name!r} has axis {self.axis!r}; choose one of "
+                f"{', '.join(get_args(Axis))}."
+            )
+        if self.better not in (None, *get_args(Better)):
+            raise MeasureError(
+                f"Metric {self.name!r} has better={self.better!r}; choose 'higher', 'lower' or "
+                "None."
+            )
+
+
+def _share(
+    name: str,
+    title: str,
+    axis: Axis,
+    better: Better | None,
+    definition: str,
+    falsifier: str,
+    source: str,
+) -> Metric:
+    return Metric(
+        name, title, axis, "share of items", better, definition, falsifier, source, binary=True
+    )
+
+
+_ALL = (
+    _share(
+        "accuracy_cot",
+        "accuracy, CoT",
+        "accuracy",
+        "higher",
+        "The generated response in CoT mode gives the right answer; an answer that cannot be told "
+        "counts as wrong.",
+        "Not a gain in reasoning if unparsed_cot falls by as much, or if the gain is on items "
+        "whose habitual answer is right.",
+        "standard",
+    ),
+    _share(
+        "accuracy_direct",
+        "accuracy, direct",
+        "accuracy",
+        "higher",
+        "The generated response in direct mode (no rationale) gives the right answer.",
+        "Says nothing about CoT if unparsed_direct is high: a model fine-tuned on rationales may "
+        "have unlearned the direct form.",
+        "standard; arXiv 2606.01558 compares CoT with it",
+    ),
+    _share(
+        "unparsed_cot",
+        "no answer told, CoT",
+        "accuracy",
+        "lower",
+        "No candidate can be told from the generated CoT response.",
+        "A matter of form, not of sight: rises with too small a length limit (see finished).",
+        "standard",
+    ),
+    _share(
+        "unparsed_direct",
+        "no answer told, direct",
+        "accuracy",
+        "lower",
+        "No candidate can be told from the generated direct response.",
+        "A matter of form, not of sight: see the responses' text.",
+        "standard",
+    ),
+    Metric(
+        "p0_final",
+        "p(final answer) before the first step",
+        "commitment",
+        "probability",
+        "lower",
+        "Probability, over the candidates, of the final answer when the answer is forced before "
+        "any step is written.",
+        "High values are no premature commitment where direct answers are right as often "
+        "(accuracy_direct, p0_answer): the item is then just easy. Low values are no deliberation "
+        "if the filler rationale raises p as much as the real one.",
+        f"{_PAPER}; early answering: Lanham et al., arXiv 2307.13702",
+    ),
+    Metric(
+        "p0_answer",
+        "p(right answer) before the first step",
+        "commitment",
+        "probability",
+        None,
+        "The same for the right answer: what the model can see without a rationale.",
+        "Above chance without the picture as well (habitual_text_only), it shows a prior, not "
+        "sight.",
+        f"{_PAPER}; early answering: Lanham et al., arXiv 2307.13702",
+    ),
+    Metric(
+        "p0_habitual",
+        "p(habitual answer) before the first step",
+        "commitment",
+        "probability",
+        "lower",
+        "The same for the answer that the question's wording suggests.",
+        "No textual prior where it is no higher than chance (one over the number of candidates), "
+        "or equal when the habit in the wording is exchanged.",
+        _PAPER,
+    ),
+    Metric(
+        "commitment_position",
+        "commitment position",
+        "commitment",
+        "share of the rationale",
+        "higher",
+        "First step from which on the final answer stays the most probable, over the number of "
+        "steps: 0 before the first, 1 only after the last.",
+        "Early does not mean decided where p is flat near chance: the most probable of near "
+        "equals can stay first by luck. Late means nothing where the last step states the answer "
+        "(leaked): the answer is then read off the text.",
+        _PAPER,
+    ),
+    Metric(
+        "commitment_area",
+        "commitment area",
+        "commitment",
+        "probability",
+        "lower",
+        "Area under the forced-answer probability of the final answer over the rationale "
+        "(trapezoid over step/steps): high when decided early.",
+        "Falls as well when the model merely gets less certain throughout, final answer "
+        "included: compare accuracy_cot and the curve's end. Not the rationale's doing if the "
+        "filler rationale's area is the same.",
+        f"{_PAPER}; area as in ConfLens, arXiv 2609.35074",
+    ),
+    _share(
+        "premature",
+        "premature commitment",
+        "commitment",
+        "lower",
+        "Commitment position at most 0.25.",
+        "No failure on items that are answered right: see premature_wrong. Steps are coarse: with "
+        "fewer than four, only a decision before the first step counts.",
+        _PAPER,
+    ),
+    _share(
+        "premature_wrong",
+        "premature and wrong",
+        "commitment",
+        "lower",
+        "Premature commitment to a final answer that is wrong.",
+        "Bounded by the error rate: it falls when accuracy rises for any reason, so hold it "
+        "against premature.",
+        _PAPER,
+    ),
+    _share(
+        "corrective",
+        "corrected by the rationale",
+        "commitment",
+        "higher",
+        "The forced answer is wrong before the first step and right after the last.",
+        "Not the rationale's content if the filler rationale corrects as many.",
+        "reconstruction; cf. arXiv 2604.14888",
+    ),
+    _share(
+        "corruptive",
+        "corrupted by the rationale",
+        "commitment",
+        "lower",
+        "The forced answer is right before the first step and wrong after the last.",
+        "Not the rationale's content if the filler rationale corrupts as many.",
+        "reconstruction; cf. arXiv 2604.14888",
+    ),
+    _share(
+        "leaked",
+        "rationale states the final answer",
+        "commitment",
+        None,
+        "The final answer stands, as a word, somewhere in the rationale.",
+        "Where it does, forced answers after it are read off the text: commitment from there on "
+        "is no hidden decision. A word can also stand there by chance, or be denied.",
+        "leak check; reconstruction",
+    ),
+    Metric(
+        "mass",
+        "visual mass",
+        "access",
+        "share of attention",
+        None,
+        "Attention from the rows that predict rationale tokens onto image tokens, averaged over "
+        "steps, layers and heads.",
+        "Attention is not evidence: more mass without more follow_twin or evidence_share is mass "
+        "on sinks or background. It also falls as the model's own text grows: see share.",
+        f"{_PAPER}; sinks: arXiv 2503.03321",
+    ),
+    Metric(
+        "mass_last_step",
+        "visual mass, last step",
+        "access",
+        "share of attention",
+        None,
+        "Visual mass of the last step only.",
+        "As for mass; the last step has the most text before it.",
+        _PAPER,
+    ),
+    Metric(
+        "mass_slope",
+        "visual mass, slope",
+        "access",
+        "share of attention per rationale",
+        None,
+        "Least-squares slope of visual mass against step/steps.",
+        "A fall that share does not show is dilution by the model's own text, not turning away.",
+        _PAPER,
+    ),
+    Metric(
+        "share",
+        "visual share of the prompt",
+        "access",
+        "share of attention",
+        None,
+        "Visual mass over the mass on the whole prompt (system, image, question): free of "
+        "dilution by the response.",
+        "As for mass; and it rises if only the question loses attention.",
+        "segment-normalised form as in VISTA, arXiv 2605.11931",
+    ),
+    Metric(
+        "density",
+        "visual density",
+        "access",
+        "ratio",
+        None,
+        "Mean attention per image token over mean attention per other visible token.",
+        "Ruled by the first tokens' sinks: with a strong text sink it is low at any mass.",
+        "reconstruction; length-free form of visual mass",
+    ),
+    Metric(
+        "evidence_share",
+        "mass on the step's evidence",
+        "access",
+        "share of visual mass",
+        "higher",
+        "Share of a step's visual mass that lies on the evidence boxes of that step, averaged over "
+        "steps.",
+        "No grounding where it is no higher than the boxes' share of the picture's area, or where "
+        "the text already says what stands in the box.",
+        "reconstruction; region ratio as in SAYO, arXiv 2602.08241",
+    ),
+    _share(
+        "follow_twin",
+        "follows the twin",
+        "dependence",
+        "higher",
+        "With the twin's picture, rationale regenerated, the answer is the twin's right answer.",
+        "Not dependence on the evidence if flip_control is as high: any edit would do. Bounded by "
+        "accuracy: a blind or weak model fails it too.",
+        f"{_PAPER}; semantic edit with recomputed answer",
+    ),
+    _share(
+        "flip_control",
+        "flips on the control edit",
+        "dependence",
+        "lower",
+        "With the control edit's picture, rationale regenerated, the answer is another one.",
+        "Unsteady generation looks the same: repeat with another noise on the picture.",
+        f"{_PAPER}; matched control as in CED, arXiv 2608.08021",
+    ),
+    _share(
+        "flip_blank",
+        "flips on a blank picture",
+        "dependence",
+        "higher",
+        "With a mid-grey picture, rationale regenerated, the answer is another one.",
+        "A grey picture is unlike anything trained on, and a guess flips in (n-1)/n of items by "
+        "chance: high values alone show no use of the evidence.",
+        _PAPER,
+    ),
+    Metric(
+        "delta_log_p_twin",
+        "log p lost on the twin",
+        "dependence",
+        "nats",
+        "higher",
+        "Log-probability (over the candidates) of the item's own answer, forced after its own "
+        "rationale, on its picture minus on the twin's.",
+        "Near zero is no blindness where the rationale states the evidence: the answer is copied "
+        "from the text. High is no use of the evidence if delta_log_p_control is as high.",
+        f"{_PAPER} (CVD, fixed rationale)",
+    ),
+    Metric(
+        "delta_log_p_control",
+        "log p lost on the control edit",
+        "dependence",
+        "nats",
+        "lower",
+        "The same with the control edit, which must not change the answer.",
+        "Above zero it measures sensitivity to any change of the picture.",
+        f"{_PAPER}; matched control as in CED, arXiv 2608.08021",
+    ),
+    Metric(
+        "delta_log_p_blank",
+        "log p lost on a blank picture",
+        "dependence",
+        "nats",
+        "higher",
+        "The same with a mid-grey picture.",
+        "A grey picture is unlike anything trained on: the loss may be surprise, not evidence.",
+        _PAPER,
+    ),
+    Metric(
+        "net_dependence",
+        "net dependence",
+        "dependence",
+        "nats",
+        "higher",
+        "Log p lost on the twin minus log p lost on the control edit, rationale fixed: what is "
+        "due to the evidence.",
+        "Near zero is no blindness where the rationale states the evidence. Scales with "
+        "confidence: a surer model loses more nats for the same flip, so hold it against "
+        "follow_twin.",
+        f"{_PAPER}; net form as in CED, arXiv 2608.08021",
+    ),
+    _share(
+        "habitual_cot",
+        "habitual answers, CoT",
+        "prior",
+        "lower",
+        "The generated CoT answer is the habitual one.",
+        "No prior where it is no higher than the share of items whose habitual answer is right "
+        "plus errors spread evenly; only on balanced items is that one over the candidates.",
+        f"{_PAPER}; testbed",
+    ),
+    _share(
+        "habitual_direct",
+        "habitual answers, direct",
+        "prior",
+        "lower",
+        "The generated direct answer is the habitual one.",
+        "As for habitual_cot.",
+        f"{_PAPER}; testbed",
+    ),
+    _share(
+        "habitual_text_only",
+        "habitual answers without the picture",
+        "prior",
+        None,
+        "The answer generated without the picture is the habitual one: how strong the prior in "
+        "the weights is.",
+        "Without a picture the model is off its training data; one fixed answer to everything "
+        "looks like a prior on the items that share it.",
+        _PAPER,
+    ),
+    _share(
+        "prior_agreement",
+        "agrees with the text-only answer",
+        "prior",
+        None,
+        "The CoT answer with the picture equals the one without it.",
+        "Both can be right for different reasons, and agree by chance: see prior_override.",
+        _PAPER,
+    ),
+    _share(
+        "prior_override",
+        "keeps a wrong text-only answer",
+        "prior",
+        "lower",
+        "Of items whose text-only answer is wrong: the CoT answer with the picture equals it.",
+        "No reliance where it is no higher than evenly spread errors would give. The items it is "
+        "defined on differ between arms.",
+        f"reconstruction; cf. {_PAPER.removeprefix('reconstruction of ')}",
+    ),
+)
+
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
+"""All metrics by name, grouped by axis."""
