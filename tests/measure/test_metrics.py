@@ -1,0 +1,438 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.metrics import METRICS, Metric, compare, item_values, summarise
+from attcot_analysis.measure.run import RunFolder
+
+EXPECTED = [
+    "accuracy_cot",
+    "accuracy_direct",
+    "habitual_cot",
+    "habitual_direct",
+    "prior_agreement",
+    "habitual_text_only",
+    "follow_twin",
+    "flip_control",
+    "flip_blank",
+    "delta_log_p_twin",
+    "delta_log_p_control",
+    "delta_log_p_blank",
+    "net_dependence",
+    "p0_final",
+    "p0_habitual",
+    "p0_answer",
+    "commitment_position",
+    "commitment_area",
+    "premature",
+    "premature_wrong",
+    "mass",
+    "mass_last_step",
+    "evidence_share",
+    "mass_slope",
+    "share",
+]
+
+
+# --- the catalogue ------------------------------------------------------------------------------
+
+
+def test_the_catalogue_holds_every_metric_once_with_its_falsifier():
+    assert set(EXPECTED) <= set(METRICS)
+    assert all(name == metric.name for name, metric in METRICS.items())
+    titles = [metric.title for metric in METRICS.values()]
+    assert len(set(titles)) == len(titles)
+    axes = [metric.axis for metric in METRICS.values()]
+    assert list(dict.fromkeys(axes)) == ["accuracy", "commitment", "access", "dependence", "prior"]
+    assert sorted(axes, key=list(dict.fromkeys(axes)).index) == axes
+    for metric in METRICS.values():
+        assert metric.definition.endswith(".")
+        assert metric.falsifier.endswith(".")
+        assert metric.binary == (metric.unit == "share of items")
+
+
+def test_metrics_named_in_a_text_exist():
+    words = {
+        word.strip(".,:;()")
+        for metric in METRICS.values()
+        for word in f"{metric.definition} {metric.falsifier}".split()
+    }
+    named = {word for word in words if "_" in word}
+    assert named
+    assert named <= set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"falsifier": " "}, "has no falsifier"),
+        ({"axis": "style"}, "axis 'style'"),
+        ({"better": "more"}, "better='more'"),
+    ],
+)
+def test_a_metric_checks_itself(change, message):
+    with pytest.raises(MeasureError, match=message):
+        dataclasses.replace(METRICS["mass"], **change)
+
+
+def test_the_catalogue_cannot_be_changed():
+    with pytest.raises(TypeError):
+        METRICS["mine"] = METRICS["mass"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        METRICS["mass"].title = "mine"
+    assert isinstance(METRICS["mass"], Metric)
+
+
+# --- values per item ----------------------------------------------------------------------------
+
+
+def answers(given, right, habit, mode="cot", text_only=False):
+    return pd.DataFrame(
+        {
+            "item": ["i0", "i1", "i2", "i3"],
+            "mode": mode,
+            "text_only": text_only,
+            "answer": given,
+            "correct": [a == b for a, b in zip(given, right, strict=True)],
+            "habitual": pd.array(
+                [None if h is None else a == h for a, h in zip(given, habit, strict=True)],
+                dtype="boolean",
+            ),
+        }
+    )
+
+
+RIGHT = ["red", "blue", "red", "blue"]
+HABIT = ["red", "red", "blue", None]
+COT = answers(["red", "red", None, "blue"], RIGHT, HABIT)
+DIRECT = answers(["red", None, "blue", "red"], RIGHT, HABIT, mode="direct")
+BLIND = answers(["red", "red", "red", "green"], RIGHT, HABIT, text_only=True)
+
+COMMITMENT = pd.DataFrame(
+    {
+        "item": ["i0", "i1", "i0", "i1"],
+        "control": ["rationale", "rationale", "filler", "filler"],
+        "correct": [True, False, True, True],
+        "commitment_position": [0.75, 0.0, 0.5, 0.5],
+        "premature": [False, True, False, False],
+        "area": [0.3, 0.9, 0.5, 0.5],
+        "p0_final": [0.2, 0.8, 0.5, 0.5],
+        "p0_answer": [0.2, 0.1, 0.5, 0.5],
+        "p0_habitual": [0.2, np.nan, 0.5, 0.5],
+        "corrective": [True, False, False, False],
+        "corruptive": [False, False, False, False],
+        "leak_step": [3.0, np.nan, np.nan, np.nan],
+    }
+)
+
+DEPENDENCE = pd.DataFrame(
+    [
+        ("i0", "twin", "fixed", True, True, 2.0),
+        ("i1", "twin", "fixed", False, False, 0.5),
+        ("i0", "control", "fixed", True, False, 0.25),
+        ("i0", "blank", "fixed", None, True, 1.0),
+        ("i0", "twin", "regenerated", True, True, 9.0),
+        ("i1", "twin", "regenerated", False, None, np.nan),
+        ("i0", "control", "regenerated", True, False, 9.0),
+        ("i0", "blank", "regenerated", None, True, 9.0),
+    ],
+    columns=["item", "edit", "rationale", "followed", "flipped", "delta_log_p"],
+).astype({"followed": "boolean", "flipped": "boolean"})
+
+
+def access_table():
+    rows = []
+    for item, masses in (("i0", (0.5, 0.3)), ("i1", (0.2, 0.2))):
+        for step, mass in enumerate(masses, start=1):
+            for head, sign in enumerate((1, -1)):
+                rows.append(
+                    {
+                        "item": item, "step": step, "n_steps": 2, "layer": 0, "head": head,
+                        "mass": mass + 0.1 * sign, "share": 0.6, "density": 2.0,
+                        "evidence_mass": mass / 2,
+                        "evidence_share": 0.5 if item == "i0" else np.nan,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def values_of(table, metric):
+    return table[table["metric"] == metric].set_index("item")["value"].to_dict()
+
+
+def test_values_by_hand():
+    table = item_values(
+        model="base",
+        seed=-1,
+        cot=COT,
+        direct=DIRECT,
+        text_only=BLIND,
+        commitment=COMMITMENT,
+        access=access_table(),
+        dependence=DEPENDENCE,
+    )
+    assert list(table.columns) == ["model", "seed", "item", "metric", "value"]
+    assert set(table["metric"]) == set(METRICS)
+    assert table["value"].dtype == float
+    assert not table.duplicated(["item", "metric"]).any()
+    nan = pytest.approx(np.nan, nan_ok=True)
+    expected = {
+        "accuracy_cot": {"i0": 1, "i1": 0, "i2": 0, "i3": 1},
+        "unparsed_cot": {"i0": 0, "i1": 0, "i2": 1, "i3": 0},
+        "habitual_cot": {"i0": 1, "i1": 1, "i2": 0, "i3": nan},
+        "accuracy_direct": {"i0": 1, "i1": 0, "i2": 0, "i3": 0},
+        "unparsed_direct": {"i0": 0, "i1": 1, "i2": 0, "i3": 0},
+        "habitual_direct": {"i0": 1, "i1": 0, "i2": 1, "i3": nan},
+        "habitual_text_only": {"i0": 1, "i1": 1, "i2": 0, "i3": nan},
+        "prior_agreement": {"i0": 1, "i1": 1, "i2": 0, "i3": 0},
+        "prior_override": {"i0": nan, "i1": 1, "i2": nan, "i3": 0},
+        "p0_final": {"i0": 0.2, "i1": 0.8},
+        "p0_habitual": {"i0": 0.2, "i1": nan},
+        "commitment_position": {"i0": 0.75, "i1": 0},
+        "commitment_area": {"i0": 0.3, "i1": 0.9},
+        "premature": {"i0": 0, "i1": 1},
+        "premature_wrong": {"i0": 0, "i1": 1},
+        "corrective": {"i0": 1, "i1": 0},
+        "leaked": {"i0": 1, "i1": 0},
+        "mass": {"i0": pytest.approx(0.4), "i1": pytest.approx(0.2)},
+        "mass_last_step": {"i0": pytest.approx(0.3), "i1": pytest.approx(0.2)},
+        "mass_slope": {"i0": pytest.approx(-0.4), "i1": pytest.approx(0)},
+        "evidence_share": {"i0": 0.5, "i1": nan},
+        "follow_twin": {"i0": 1, "i1": 0},
+        "flip_control": {"i0": 0},
+        "flip_blank": {"i0": 1},
+        "delta_log_p_twin": {"i0": 2.0, "i1": 0.5},
+        "delta_log_p_control": {"i0": 0.25},
+        "net_dependence": {"i0": 1.75, "i1": nan},
+    }
+    for metric, wanted in expected.items():
+        assert values_of(table, metric) == wanted, metric
+
+
+def test_only_what_the_tables_allow():
+    assert set(item_values(model="m", seed=0, direct=DIRECT)["metric"]) == {
+        "accuracy_direct",
+        "unparsed_direct",
+        "habitual_direct",
+    }
+    fixed = DEPENDENCE[(DEPENDENCE["rationale"] == "fixed") & (DEPENDENCE["edit"] == "twin")]
+    assert set(item_values(model="m", seed=0, dependence=fixed)["metric"]) == {"delta_log_p_twin"}
+
+
+def test_values_survive_the_disk(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"seed": 0})
+    run.write_table("cot", COT)
+    run.write_table("dependence", DEPENDENCE)
+    direct = item_values(model="m", seed=0, cot=COT, dependence=DEPENDENCE)
+    stored = item_values(
+        model="m", seed=0, cot=run.read_table("cot"), dependence=run.read_table("dependence")
+    )
+    pd.testing.assert_frame_equal(direct, stored)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({}, "No table was given"),
+        ({"cot": DIRECT}, "table cot was not made by"),
+        ({"cot": BLIND}, "table cot was not made by"),
+        ({"text_only": COT}, "table text_only was made with the picture"),
+        ({"cot": COT.drop(columns="correct")}, "table cot lacks correct"),
+        ({"cot": pd.concat([COT, COT])}, "table cot holds item i0 twice"),
+        ({"commitment": COMMITMENT.assign(candidate="red")}, "reduce it with commitment_items"),
+        ({"commitment": COMMITMENT.drop(columns="area")}, "table commitment lacks area"),
+        ({"dependence": COT}, "table dependence lacks edit"),
+        ({"access": COT}, "lacks density, evidence_mass"),
+    ],
+)  # fmt: skip
+def test_bad_tables_are_one_sentence(tables, message):
+    with pytest.raises(MeasureError, match=message) as caught:
+        item_values(model="m", seed=0, **tables)
+    assert "\n" not in str(caught.value)
+
+
+# --- estimates and comparisons ------------------------------------------------------------------
+
+
+def long(model, matrix, metric="mass", seeds=None, items=None):
+    """Values from a (seeds, items) matrix."""
+    matrix = np.atleast_2d(np.asarray(matrix, dtype=float))
+    n_seeds, n_items = matrix.shape
+    seeds = range(n_seeds) if seeds is None else seeds
+    items = [f"i{at:04d}" for at in range(n_items)] if items is None else items
+    return pd.DataFrame(
+        {
+            "model": model,
+            "seed": np.repeat(list(seeds), n_items),
+            "item": list(items) * n_seeds,
+            "metric": metric,
+            "value": matrix.ravel(),
+        }
+    )
+
+
+def test_summary_by_hand():
+    values = pd.concat(
+        [
+            long("base", [[1, 0, 1, np.nan]], "accuracy_cot", seeds=[-1]),
+            long("base", [[0.1, 0.2, 0.3, 0.4]], "mass", seeds=[-1]),
+            long("arm", [[1, 1, 1, 0], [1, 1, 1, 1]], "accuracy_cot"),
+            long("arm", [[1, 2, 3, 4]], "home_made"),
+        ]
+    )
+    table = summarise(values).set_index(["model", "metric"])
+    assert table.index.tolist() == [
+        ("base", "accuracy_cot"), ("base", "mass"), ("arm", "accuracy_cot"), ("arm", "home_made"),
+    ]  # fmt: skip
+    assert table["value"].tolist() == pytest.approx([2 / 3, 0.25, 7 / 8, 2.5])
+    assert table["n_items"].tolist() == [3, 4, 4, 4]
+    assert table["n_seeds"].tolist() == [1, 1, 2, 1]
+    assert (table["low"] <= table["value"]).all()
+    assert (table["low_t"] <= table["value"]).all()
+    assert (table["high"] >= table["value"]).all()
+
+
+def test_a_metric_defined_on_no_item_is_there_with_n_zero():
+    (row,) = summarise(long("base", [[np.nan, np.nan]])).to_dict("records")
+    assert np.isnan(row["value"])
+    assert (row["n_items"], row["n_seeds"]) == (0, 0)
+    both = pd.concat([long("a", [[np.nan, np.nan]]), long("b", [[1.0, 2.0]])])
+    (row,) = compare(both, "a", "b").to_dict("records")
+    assert np.isnan(row["value"])
+    assert np.isnan(row["p_value"])
+    assert np.isnan(row["p_holm"])
+
+
+def test_comparison_by_hand():
+    a = long("base", [[0, 0, 1, 1]], "accuracy_cot", seeds=[-1])
+    b = long("arm", [[1, 0, 1, 1], [1, 1, 1, 0]], "accuracy_cot")
+    (row,) = compare(pd.concat([a, b]), "base", "arm").to_dict("records")
+    assert row["value"] == pytest.approx(0.25)
+    assert (row["seed_min"], row["seed_max"]) == (0.25, 0.25)
+    assert (row["n_items"], row["n_seeds"]) == (4, 2)
+    assert row["test"] == "sign-flip"
+    assert row["p_value"] == row["p_holm"] == pytest.approx(6 / 8)  # of 1, .5, -.5
+    assert row["effect_size"] == pytest.approx(0.25 / np.std([1, 0.5, 0, -0.5], ddof=1))
+
+
+def test_swapping_the_arms_turns_the_sign():
+    rng = np.random.default_rng(0)
+    values = pd.concat([long("a", rng.normal(size=(3, 40))), long("b", rng.normal(size=(3, 40)))])
+    forth, back = compare(values, "a", "b").iloc[0], compare(values, "b", "a").iloc[0]
+    assert forth["value"] == pytest.approx(-back["value"])
+    assert (forth["low"], forth["high"]) == pytest.approx((-back["high"], -back["low"]))
+    assert (forth["low_t"], forth["high_t"]) == pytest.approx((-back["high_t"], -back["low_t"]))
+    assert forth["p_value"] == back["p_value"]
+
+
+def test_mcnemar_only_for_binary_metrics_with_one_seed():
+    rng = np.random.default_rng(1)
+    x, y = rng.integers(2, size=(2, 1, 60))
+    values = pd.concat(
+        [
+            long("a", x, "accuracy_cot"), long("b", y, "accuracy_cot", seeds=[7]),
+            long("a", x, "mass"), long("b", y, "mass", seeds=[7]),
+        ]
+    )  # fmt: skip
+    table = compare(values, "a", "b").set_index("metric")
+    assert table["test"].to_dict() == {"accuracy_cot": "mcnemar", "mass": "sign-flip"}
+    gained, lost = int(((y - x) == 1).sum()), int(((y - x) == -1).sum())
+    exact = stats.binomtest(gained, gained + lost).pvalue
+    assert table.loc["accuracy_cot", "p_value"] == pytest.approx(exact)
+    assert table.loc["mass", "p_value"] == pytest.approx(exact, abs=0.02)
+    assert table["n_seeds"].tolist() == [1, 1]
+
+
+def test_pairing_is_by_item_and_seed_not_by_place():
+    a = long("a", [[1, 2, 3], [4, 5, 6]], seeds=[0, 1], items=["x", "y", "z"])
+    b = long("b", [[7, 6, 5], [4, 3, 2]], seeds=[1, 0], items=["z", "y", "x"])
+    (row,) = compare(pd.concat([a, b]), "a", "b").to_dict("records")
+    assert row["value"] == pytest.approx(1.0)
+    assert (row["seed_min"], row["seed_max"]) == (1, 1)
+    assert (row["low"], row["high"]) == (1, 1)
+
+
+def test_only_shared_items_and_seeds_are_compared():
+    a = long("a", [[0, 0, 0], [0, 0, 9]], seeds=[0, 1], items=["x", "y", "z"])
+    b = long("b", [[1, 2, 9], [9, 9, 9]], seeds=[0, 5], items=["x", "y", "w"])
+    (row,) = compare(pd.concat([a, b]), "a", "b").to_dict("records")
+    assert row["value"] == pytest.approx(1.5)
+    assert (row["n_items"], row["n_seeds"]) == (2, 1)
+
+
+def test_holm_counts_the_metrics():
+    rng = np.random.default_rng(2)
+    frames = []
+    for metric, shift in (("mass", 0.5), ("share", 0.0), ("density", 0.45)):
+        x = rng.normal(size=(1, 50))
+        y = x + rng.normal(shift, 1, size=x.shape)
+        frames += [long("a", x, metric), long("b", y, metric)]
+    table = compare(pd.concat(frames), "a", "b")
+    assert (table["p_holm"] >= table["p_value"]).all()
+    best = table["p_value"].idxmin()
+    assert table.loc[best, "p_holm"] == pytest.approx(3 * table.loc[best, "p_value"])
+
+
+def test_planted_effects_are_found_and_absent_ones_are_not():
+    rng = np.random.default_rng(3)
+    found, false, rounds = 0, 0, 40
+    for at in range(rounds):
+        item = rng.normal(size=(1, 150))
+        base = item + 0.3 * rng.normal(size=(1, 150))
+        null = item + 0.3 * rng.normal(size=(3, 150))
+        arm = null + 0.15
+        values = pd.concat([long("base", base), long("null", null), long("arm", arm)])
+        effect = compare(values, "base", "arm", n_boot=400, n_permutations=400, seed=at).iloc[0]
+        absent = compare(values, "base", "null", n_boot=400, n_permutations=400, seed=at).iloc[0]
+        found += effect["low"] > 0 and effect["p_value"] < 0.05
+        false += absent["low"] > 0 or absent["high"] < 0
+    assert found >= 0.9 * rounds
+    assert false <= 0.15 * rounds
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 12), st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_the_difference_is_the_difference_of_the_means(seeds_a, seeds_b, n_items, draw):
+    rng = np.random.default_rng(draw)
+    a = long("a", rng.normal(size=(seeds_a, n_items)))
+    b = long("b", rng.normal(size=(seeds_b, n_items)))
+    values = pd.concat([a, b]).sample(frac=1, random_state=draw)
+    row = compare(values, "a", "b", n_boot=50, n_permutations=50).iloc[0]
+    if min(seeds_a, seeds_b) > 1:
+        shared = range(min(seeds_a, seeds_b))
+        a, b = a[a["seed"].isin(shared)], b[b["seed"].isin(shared)]
+    assert row["value"] == pytest.approx(b["value"].mean() - a["value"].mean(), abs=1e-12)
+    assert row["n_seeds"] == (
+        max(seeds_a, seeds_b) if 1 in (seeds_a, seeds_b) else min(seeds_a, seeds_b)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "a", "b", "message"),
+    [
+        (long("a", [[1, 2]]), "a", "z", "There is no model 'z'; there are a"),
+        (long("a", [[1, 2]]), "a", "a", "compared with itself"),
+        (pd.concat([long("a", [[1]]), long("b", [[1]], "share")]), "a", "b", "no metric in common"),
+        (
+            pd.concat([long("a", [[1]]), long("b", [[1]], items=["q"])]),
+            "a", "b", "no item in common",
+        ),
+        (
+            pd.concat([long("a", [[1], [2]]), long("b", [[1], [2]], seeds=[7, 8])]),
+            "a", "b", r"a has seeds \[0, 1\] and b \[7, 8\]",
+        ),
+        (pd.concat([long("a", [[1]]), long("a", [[2]])]), "a", "b", "is there twice for a, seed 0"),
+        (long("a", [[1]]).drop(columns="seed"), "a", "b", "table values lacks seed"),
+        (long("a", [[1]]).head(0), "a", "b", "has no rows"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_one_sentence(values, a, b, message):
+    with pytest.raises(MeasureError, match=message) as caught:
+        compare(values, a, b)
+    assert "\n" not in str(caught.value)
