@@ -1,0 +1,216 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from show.samples import make_metrics, make_report, make_summary
+
+from attcot_analysis.errors import RunError, ShowError
+from attcot_analysis.measure.statistics import Interval
+from attcot_analysis.show.markup import Markup, el, render, trusted
+from attcot_analysis.show.report import write_report
+from attcot_analysis.show.report_items import ExampleItem
+from attcot_analysis.show.verdicts import FOCUS, Verdict, findings, focus_metrics, verdict
+
+
+class Page(HTMLParser):
+    """Collects tags, ids and whether every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if name == "href"]
+        if tag not in {"meta", "link", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def text(report) -> str:
+    return report.read_text()
+
+
+@pytest.fixture(scope="module")
+def hostile(hostile_report) -> str:
+    return hostile_report.read_text()
+
+
+def test_page_is_well_formed_and_has_every_section(text):
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    sections = "answer curves metrics comparisons heatmaps items meaning limits provenance"
+    assert set(sections.split()) <= set(page.ids)
+    inside = [link[1:] for link in page.links if link.startswith("#")]
+    assert inside and set(inside) <= set(page.ids)
+    assert page.tags.count("svg") >= 5 and page.tags.count("figure") == 5
+
+
+def test_page_loads_nothing_and_runs_nothing(text, hostile):
+    for source in (text, hostile):
+        page = Page(source)
+        assert "script" not in page.tags
+        assert not [name for name, _ in page.attributes if name.startswith("on")]
+        for name, value in page.attributes:
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("#", "data:")), value
+        assert "default-src &#x27;none&#x27;; img-src data:;" in source
+        assert not re.search(r"url\((?!#)", source)
+
+
+def test_hostile_text_is_text(text, hostile):
+    assert hostile.count("<script") == 0
+    assert hostile.count("</style>") == text.count("</style>") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in hostile
+    assert "onerror=alert(2)&gt;" in hostile
+    assert Page(hostile).open == []
+
+
+def test_numbers_of_both_tables_are_in_the_page(text, summary, comparisons):
+    for row in summary.itertuples():
+        assert f"{row.value:.3f}" in text and f"{row.low:.3f}" in text
+    for row in comparisons.itertuples():
+        assert f"{row.value:+.3f}".replace("-", "−").replace("+0.000", "0.000") in text
+    assert "192 items × 4 seeds" in text
+
+
+def test_answers_are_marked_right_wrong_and_habitual(text, problem):
+    assert f"✓ {problem.answer}" in text
+    assert f"✗ {problem.habitual} (habitual)" in text
+    assert "no answer" in text
+
+
+def test_metrics_are_explained_with_what_would_falsify_them(text, metrics):
+    for note in metrics.values():
+        assert f"<code>{note.name}</code>" in text
+    assert text.count("What would falsify the reading: ") == len(metrics)
+    assert "reconstruction: the paper" in text
+
+
+def test_same_input_same_page(text, tmp_path):
+    assert make_report(tmp_path / "again.html").read_text() == text
+
+
+def test_only_what_there_is_becomes_a_section(tmp_path, summary, metrics):
+    path = write_report(
+        tmp_path / "deep" / "report.html",
+        title="Bare",
+        summary=summary,
+        comparisons=pd.DataFrame(),
+        metrics=metrics,
+    )
+    ids = Page(path.read_text()).ids
+    assert "metrics" in ids and "limits" in ids
+    assert not {"comparisons", "curves", "heatmaps", "items", "provenance"} & set(ids)
+
+
+def test_nothing_is_overwritten_silently(tmp_path, summary, metrics):
+    path = tmp_path / "report.html"
+    path.write_text("mine")
+    parts = {"title": "t", "summary": summary, "comparisons": pd.DataFrame(), "metrics": metrics}
+    with pytest.raises(RunError, match="already there"):
+        write_report(path, **parts)
+    assert path.read_text() == "mine"
+    write_report(path, **parts, overwrite=True)
+    assert path.read_text() != "mine"
+
+
+def test_a_table_without_interval_is_refused_and_leaves_no_file(tmp_path, summary, metrics):
+    with pytest.raises(ShowError, match="low"):
+        write_report(
+            tmp_path / "report.html",
+            title="t",
+            summary=summary.drop(columns="low"),
+            comparisons=pd.DataFrame(),
+            metrics=metrics,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_n_is_said_per_cell_where_it_differs(tmp_path):
+    metrics = make_metrics()
+    summary = make_summary(metrics)
+    summary.loc[summary.metric == "mass", "n_items"] = 150
+    summary.loc[summary.metric == "follow_twin", ["low", "high"]] = np.nan
+    path = write_report(
+        tmp_path / "r.html", title="t", summary=summary, comparisons=pd.DataFrame(), metrics=metrics
+    )
+    text = path.read_text()
+    assert "150 items × 4 seeds" in text
+    assert "[–,\N{NO-BREAK SPACE}–]" in text
+
+
+def test_examples_refuse_unknown_pictures(problem):
+    with pytest.raises(ShowError, match="mirror"):
+        ExampleItem(problem, {"mirror": {"base": "<answer>red</answer>"}})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "expected"),
+    [
+        (0.01, 0.2, "higher", Verdict("higher", True)),
+        (0.01, 0.2, "lower", Verdict("higher", False)),
+        (-0.2, -0.01, "lower", Verdict("lower", True)),
+        (-0.2, -0.01, None, Verdict("lower", None)),
+        (-0.2, 0.01, "higher", Verdict("undecided", None)),
+        (0.0, 0.2, "higher", Verdict("undecided", None)),
+        (float("nan"), float("nan"), "higher", Verdict("undecided", None)),
+    ],
+)
+def test_verdicts_come_from_the_interval(low, high, better, expected):
+    value = (low + high) / 2
+    assert verdict(Interval(value, low, high, 10), better) == expected
+
+
+def test_verdicts_in_words():
+    assert str(Verdict("higher", True)) == "higher, better"
+    assert str(Verdict("lower", None)) == "lower"
+    assert str(Verdict("undecided", None)) == "undecided"
+
+
+def test_findings_sort_every_focus_metric_once(comparisons, metrics):
+    found = findings(comparisons, metrics)
+    assert [f.heading for f in found] == [
+        "CoT-SFT compared with Base",
+        "Att-CoT compared with CoT-SFT",
+        "Att-CoT compared with Base",
+    ]
+    for finding in found:
+        assert sum(len(texts) for _, texts in finding.parts()) == len(FOCUS)
+        assert "192 items × 4 seeds" in str(finding)
+    row = comparisons[(comparisons.a == "cot_sft") & (comparisons.metric == "p0_final")].iloc[0]
+    assert row.high < 0
+    assert any(text.startswith("p(final answer) before step 1 (lower") for text in found[1].better)
+
+
+def test_without_focus_metrics_all_are_named(metrics):
+    assert focus_metrics(["zeta", "commitment_area"], metrics) == ["commitment_area", "zeta"]
+
+
+def test_markup_escapes_everything_but_itself():
+    built = el("p", "<b>", el("i", "&"), None, ["a", 1.5], title='"<', hidden=True, lang=None)
+    assert built == '<p title="&quot;&lt;" hidden>&lt;b&gt;<i>&amp;</i>a1.5</p>'
+    assert isinstance(built, Markup)
+    assert render(trusted("<b>")) == "<b>"
+    assert el("br") == "<br>"
+    assert el("svg", viewBox="0 0 1 1", aria_hidden="true") == (
+        '<svg viewBox="0 0 1 1" aria-hidden="true"></svg>'
+    )
