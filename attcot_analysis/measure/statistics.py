@@ -120,14 +120,13 @@ def bootstrap_seeds_items(
     speaks about new seeds *and* new items. With one row only items are resampled: it then
     speaks about that one training run.
 
-    How far to trust it with few seeds (simulated, 192 items, 95 % level): with three seeds a
-    seed can be drawn only in 27 ways, so the seeds' part of the interval never reaches beyond
-    the smallest and largest seed. The true coverage is 91–93 % when seeds differ by 0.05 (SD),
-    97 % when they hardly differ, 99 % when item-by-seed noise is all there is (that part is
-    counted three times, so it is conservative there), but only 73 % when the seeds' spread
-    dominates (SD 0.2); 80 % with four seeds, 83 % with five, 91 % with eight.
-    `crossed_t_interval` keeps 92–98 % in all those cases; give it beside this one when there
-    are fewer than about eight seeds.
+    How far to trust it with few seeds (simulated, 192 items, 95 % level): three seeds can be
+    drawn in 27 ways only, so the seeds' part of the interval ends at the smallest and largest
+    seed. With three seeds the true coverage is 95 % when seeds hardly differ, 92-93 % when they
+    differ by 0.05 (SD), and only 73 % when their spread dominates (SD 0.2; 80 % with four seeds,
+    84 % with five, 89 % with eight). It is 99 % when noise of item by seed is all there is: that
+    part is counted three times. `crossed_t_interval` covers 93-99 % in all these cases; give it
+    beside this one when there are few seeds.
 
     Args:
         matrix: (S, N) numbers, or (N,) for one seed; NaN marks a missing cell.
