@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure.metrics import compare, summarise
+from attcot_analysis.measure.metrics import compare, summarise, wider_intervals
 from attcot_analysis.measure.provenance import build_manifest
 from attcot_analysis.measure.run import RunFolder, next_free
 from attcot_analysis.measure.suite import measure_all, suite_values
@@ -167,8 +167,9 @@ def finish(
         ],
         ignore_index=True,
     )
-    summary = summarise(values)
-    comparisons = pd.concat([compare(values, a, b) for a, b in PAIRS], ignore_index=True)
+    summary = wider_intervals(summarise(values))
+    pairs = pd.concat([compare(values, a, b) for a, b in PAIRS], ignore_index=True)
+    comparisons = wider_intervals(pairs)
     for name, table in (("values", values), ("summary", summary), ("comparisons", comparisons)):
         run.write_table(name, table, overwrite=True)
     write_run_report(

@@ -124,6 +124,22 @@ def compare(
     return table
 
 
+def wider_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Replace ``low`` and ``high`` by the wider of bootstrap and crossed t interval.
+
+    With few training seeds the bootstrap alone is too narrow (see `bootstrap_seeds_items`), so
+    whoever draws a verdict from several seeds should read this one. Rows of one seed, where both
+    speak about items only, stay as they are.
+
+    Args:
+        table: From `summarise` or `compare`.
+    """
+    several = table["n_seeds"] > 1
+    low = table[["low", "low_t"]].min(axis=1).where(several, table["low"])
+    high = table[["high", "high_t"]].max(axis=1).where(several, table["high"])
+    return table.assign(low=low, high=high)
+
+
 def _check_values(values: pd.DataFrame) -> None:
     need_columns(values, "values", COLUMNS)
     if values.empty:

@@ -36,11 +36,12 @@ from attcot_analysis.problems.board import (
     cast_field,
     draw_board,
 )
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
 from attcot_analysis.train.data import IGNORED
 from attcot_analysis.train.tiny import TinySpec, tiny_model, tiny_processor
 
 BUILD_FILE = "testbed_build.json"
-_DESCRIBE = "Describe the board."
+_DESCRIBED = 4
 Row = tuple[Image.Image, str, str]
 """A picture, the prompt about it and the response to learn."""
 History = list[dict[str, str | float]]
@@ -59,19 +60,20 @@ class BuildConfig:
         language_steps: Steps of the language stage.
         batch_size: Items per step of the language stage.
         learning_rate: Muon's peak rate; AdamW runs at 0.3 of it.
-        direct_share: Share of questions answered directly instead of after a rationale.
+        shares: Shares of questions answered directly, after the whole rationale, and after a
+            rationale that stops early; the last keep forced answers in distribution.
         spec: Sizes of the model.
     """
 
     seed: int = 0
     arrows: ArrowsConfig = field(
-        default_factory=lambda: ArrowsConfig(hops=2, noise=120.0, prior=0.5)
+        default_factory=lambda: ArrowsConfig(hops=2, noise=240.0, prior=0.5)
     )
     vision_steps: int = 150
-    language_steps: int = 900
+    language_steps: int = 700
     batch_size: int = 32
     learning_rate: float = 0.01
-    direct_share: float = 0.4
+    shares: tuple[float, float, float] = (0.2, 0.6, 0.2)
     spec: TinySpec = field(default_factory=TinySpec)
 
 
@@ -146,7 +148,10 @@ def train_vision(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> H
 
 
 def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
-    """Language stage: descriptions, direct answers and rationales; descriptions fade out."""
+    """Language stage: descriptions of named cells, direct answers and rationales.
+
+    Descriptions come first and fade out: they teach to find a cell by its name.
+    """
     rng = np.random.default_rng([config.seed, 2])
     optimizers = _optimizers(mllm.model, config.learning_rate)
     problems = _endless_problems(config)
@@ -154,15 +159,14 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
 
     def loss_of_batch() -> Tensor:
         nonlocal done
-        describing = 0.5 if done < 0.35 * config.language_steps else 0.15
+        describing = 0.5 if done < 0.4 * config.language_steps else 0.25
         done += 1
         rows = []
         for _ in range(config.batch_size):
             if rng.random() < describing:
                 rows.append(_description(mllm, rng, config))
             else:
-                mode: Mode = "direct" if rng.random() < config.direct_share else "cot"
-                rows.append(_answer(mllm, next(problems), mode))
+                rows.append(_answer(mllm, next(problems), rng, config))
         return mllm.model(**_batch(mllm, rows)).loss
 
     mllm.model.train()
@@ -255,27 +259,35 @@ def _cell_labels(board: Board, size: int) -> list[list[int]]:
     ]
 
 
-def _answer(mllm: Mllm, problem: Problem, mode: Mode) -> Row:
-    steps = problem.steps if mode == "cot" else ()
-    prompt = _prompt(mllm, build_messages(problem.question, mode))
-    return problem.image, prompt, render_response(steps, problem.answer)
+def _answer(mllm: Mllm, problem: Problem, rng: np.random.Generator, config: BuildConfig) -> Row:
+    """A direct answer, or a rationale and an answer; some rationales stop before they end."""
+    kind = rng.choice(3, p=config.shares)
+    mode: Mode = "direct" if kind == 0 else "cot"
+    response = render_response(problem.steps if mode == "cot" else (), problem.answer)
+    if kind == 2:
+        written = problem.steps[: int(rng.integers(len(problem.steps)))]
+        lines = "".join(f"{k}. {step.text}\n" for k, step in enumerate(written, start=1))
+        response = f"{THINK_OPEN}{lines}{ANSWER_CUE}{problem.answer}{ANSWER_CLOSE}"
+    return problem.image, _prompt(mllm, build_messages(problem.question, mode)), response
 
 
 def _description(mllm: Mllm, rng: np.random.Generator, config: BuildConfig) -> Row:
     size = config.arrows.size
     board = _random_board(rng, size)
-    cast = cast_field(rng, size, rng.uniform(0.3, 1) * config.arrows.noise)
-    content = [{"type": "image"}, {"type": "text", "text": _DESCRIBE}]
+    cast = cast_field(rng, size, rng.uniform(0, 1) * config.arrows.noise)
+    question, response = _describe(board, rng)
+    content = [{"type": "image"}, {"type": "text", "text": question}]
     prompt = _prompt(mllm, [{"role": "user", "content": content}])
-    return draw_board(board, size, cast), prompt, _describe(board, size)
+    return draw_board(board, size, cast), prompt, response
 
 
-def _describe(board: Board, size: int) -> str:
-    cells = [(column, row) for row in range(size) for column in range(size)]
-    return "\n".join(
-        f"{cell_name(at)} {board[at].colour} {board[at].shape} {board[at].direction}"
-        for at in cells
-    )
+def _describe(board: Board, rng: np.random.Generator) -> tuple[str, str]:
+    cells = list(board)
+    chosen = [cells[int(at)] for at in rng.permutation(len(cells))[:_DESCRIBED]]
+    said = [f"{board[at].colour} {board[at].shape} {board[at].direction}" for at in chosen]
+    names = [cell_name(at) for at in chosen]
+    question = f"Describe {', '.join(names)}."
+    return question, "\n".join(f"{n} {words}" for n, words in zip(names, said, strict=True))
 
 
 def _prompt(mllm: Mllm, messages: list[dict[str, Any]]) -> str:
@@ -303,8 +315,8 @@ def _batch(mllm: Mllm, rows: list[Row]) -> dict[str, Tensor]:
 
 
 def _endless_problems(config: BuildConfig) -> Iterator[Problem]:
-    """Training problems in every clarity from a third of the noise to all of it."""
-    levels = np.random.default_rng([config.seed, 3]).uniform(0.3, 1, 64)
+    """Training problems in every clarity from crisp to all of the noise."""
+    levels = np.random.default_rng([config.seed, 3]).uniform(0, 1, 64)
     for block in itertools.count():
         for at, level in enumerate(levels):
             arrows = replace(config.arrows, noise=float(level) * config.arrows.noise)
@@ -318,7 +330,7 @@ def _sentences() -> list[str]:
         300, ArrowsConfig(hops=3, states_evidence=True), seed=0, split="pretrain"
     )
     spoken = [render_response(problem.steps, problem.answer) for problem in problems]
-    asked = [problem.question for problem in problems] + [_DESCRIBE] * 50
+    asked = [problem.question for problem in problems]
     rng = np.random.default_rng(0)
-    described = [_describe(_random_board(rng, 3), 3) for _ in range(100)]
+    described = [text for _ in range(100) for text in _describe(_random_board(rng, 3), rng)]
     return spoken + asked + described + list(PROMPTS.values()) * 50 + ["user assistant\n"] * 50

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.metrics import METRICS, Metric, compare, item_values, summarise
+from attcot_analysis.measure.metrics import (
+    METRICS,
+    Metric,
+    compare,
+    item_values,
+    summarise,
+    wider_intervals,
+)
 from attcot_analysis.measure.run import RunFolder
 
 EXPECTED = [
@@ -436,3 +443,18 @@ def test_bad_values_are_one_sentence(values, a, b, message):
     with pytest.raises(MeasureError, match=message) as caught:
         compare(values, a, b)
     assert "\n" not in str(caught.value)
+
+
+def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
+    table = pd.DataFrame(
+        {
+            "low": [0.1, 0.1, 0.3],
+            "low_t": [0.0, 0.2, 0.2],
+            "high": [0.5, 0.5, 0.5],
+            "high_t": [0.4, 0.6, 0.6],
+            "n_seeds": [3, 3, 1],
+        }
+    )
+    found = wider_intervals(table)
+    assert found["low"].tolist() == [0.0, 0.1, 0.3]
+    assert found["high"].tolist() == [0.5, 0.6, 0.5]

@@ -1,0 +1,80 @@
+"""The main job on a few items: what it writes, that it resumes, and that it overwrites nothing."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.problems.folder import load_problems
+from attcot_analysis.reproduce import ReproduceConfig, reproduce
+from attcot_analysis.shipped import TESTBED_PROBLEMS, shipped
+from attcot_analysis.train import FinetuneConfig
+
+SMALL = ReproduceConfig(
+    seeds=(0,), items=6, train_items=16, finetune=FinetuneConfig(steps=2, batch_size=4)
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> RunFolder:
+    return reproduce(tmp_path_factory.mktemp("runs") / "small", SMALL, progress=False)
+
+
+def test_results_hold_every_metric_of_every_arm_with_its_interval(finished):
+    results = json.loads((finished.path / "results.json").read_text())
+    summary = pd.DataFrame(results["summary"])
+    assert set(summary["model"]) == {"base", "cot_sft", "att_cot"}
+    asked = {"accuracy_cot", "accuracy_direct", "p0_habitual", "mass", "follow_twin"}
+    for _, rows in summary.groupby("model"):
+        assert asked <= set(rows["metric"])
+    found = summary.dropna(subset=["value", "low"])
+    assert (found["low"] <= found["value"] + 1e-9).all()
+    assert (found["value"] <= found["high"] + 1e-9).all()
+    assert (summary["n_items"] <= 6).all()
+    pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
+    assert pairs == {("base", "cot_sft"), ("base", "att_cot"), ("cot_sft", "att_cot")}
+
+
+def test_tables_figures_and_report_are_there(finished):
+    assert {"values", "summary", "comparisons", "base-0.access"} <= set(finished.tables)
+    drawn = {path.stem for path in (finished.path / "figures").glob("*.svg")}
+    assert {"commitment_final", "commitment_habitual", "access", "access_layers"} <= drawn
+    assert any(name.startswith("maps_") for name in drawn)
+    page = (finished.path / "report.html").read_text()
+    assert "<svg" in page and "Att-CoT" in page and "reconstruction" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    manifest = finished.manifest
+    assert manifest["config"]["seeds"] == [0]
+    assert str(shipped(TESTBED_PROBLEMS)) not in json.dumps(manifest)
+
+
+def test_a_finished_run_is_left_alone_and_the_next_one_gets_its_own_folder(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*.parquet")}
+    second = reproduce(finished.path, SMALL, progress=False)
+    assert second.path.name == "small-2"
+    assert {path: path.stat().st_mtime_ns for path in finished.path.rglob("*.parquet")} == before
+    first, again = finished.read_table("values"), second.read_table("values")
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "broken"
+    shutil.copytree(finished.path, folder)
+    (folder / "results.json").unlink()
+    for path in folder.rglob("att_cot-0*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("cot_sft-0.*")}
+    resumed = reproduce(folder, SMALL, progress=False)
+    assert resumed.path == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("cot_sft-0.*")} == kept
+    pd.testing.assert_frame_equal(finished.read_table("values"), resumed.read_table("values"))
+
+
+def test_shipped_problems_are_balanced_and_whole():
+    problems = load_problems(shipped(TESTBED_PROBLEMS))
+    assert len(problems) == 200
+    assert all(problem.twin and problem.control and problem.habitual for problem in problems)
+    habitual = sum(problem.answer == problem.habitual for problem in problems) / len(problems)
+    assert habitual == pytest.approx(1 / 6, abs=0.08)
