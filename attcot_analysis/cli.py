@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="run folder")
     run.add_argument("--seeds", type=int, default=3, help="training seeds per arm")
     run.add_argument("--items", type=int, default=200, help="test items")
-    run.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    run.add_argument(
+        "--workers", type=int, default=0, help="processes; 0: one per core, or 1 with a GPU"
+    )
     run.set_defaults(run=_reproduce)
 
     testbed = commands.add_parser("testbed", help="make the testbed's models and problems")
@@ -72,9 +74,9 @@ def _reproduce(options: argparse.Namespace, quiet: bool) -> None:
 
     from attcot_analysis.reproduce import ReproduceConfig, reproduce
 
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    own = 1 if torch.cuda.is_available() else os.cpu_count() or 1
     config = ReproduceConfig(seeds=tuple(range(options.seeds)), items=options.items)
-    run = reproduce(options.out, config, progress=not quiet)
+    run = reproduce(options.out, config, workers=options.workers or own, progress=not quiet)
     print(f"Report: {run.path / 'report.html'}")
 
 

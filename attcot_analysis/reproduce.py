@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.jobs import run_jobs
 from attcot_analysis.measure.metrics import compare, summarise, wider_intervals
 from attcot_analysis.measure.provenance import build_manifest
 from attcot_analysis.measure.run import RunFolder, next_free
-from attcot_analysis.measure.suite import measure_all, suite_values
+from attcot_analysis.measure.suite import TABLES, measure_all, suite_values
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.problems.folder import load_problems
@@ -64,6 +67,7 @@ def reproduce(
     *,
     base: str | Path | None = None,
     problems: Sequence[Problem] | None = None,
+    workers: int = 1,
     progress: bool = True,
 ) -> RunFolder:
     """Run the whole comparison and write tables, `results.json`, figures and `report.html`.
@@ -76,7 +80,9 @@ def reproduce(
         config: What to run.
         base: Checkpoint to start from; default the shipped tiny model.
         problems: Test items; default the shipped ones.
-        progress: Show progress bars.
+        workers: Processes that share the models among them, each on its share of the cores.
+            The numbers depend on the threads per process in the last digits only.
+        progress: Show progress.
 
     Returns:
         The finished run folder.
@@ -94,23 +100,21 @@ def reproduce(
             data={"test": problems},
         ),
     )
-    checkpoints: dict[str, str | Path] = {BASE: base}
-    tables: dict[str, dict[int, dict[str, pd.DataFrame]]] = {
-        BASE: {0: _measure(run, BASE, 0, base, problems, progress)}
-    }
+    jobs = [_Job(BASE, 0, None)]
     for seed in config.seeds:
-        training = training_problems(config, seed)
-        for arm, objective in config.arms().items():
-            checkpoint = run.path / "models" / f"{arm}-{seed}"
-            checkpoints.setdefault(arm, checkpoint)
-            if not checkpoint.exists():
-                if progress:
-                    print(f"Fine-tuning {arm}, seed {seed}", flush=True)
-                checkpoint.parent.mkdir(exist_ok=True)
-                settings = {**vars(config.finetune), "seed": seed, "attcot": objective}
-                finetune(base, training, checkpoint, FinetuneConfig(**settings), progress=progress)
-            measured = _measure(run, arm, seed, checkpoint, problems, progress)
-            tables.setdefault(arm, {})[seed] = measured
+        jobs += [_Job(arm, seed, objective) for arm, objective in config.arms().items()]
+    run_jobs(
+        partial(_work, run.path, config, base, problems, progress and workers == 1),
+        jobs,
+        workers=workers,
+        progress=progress,
+    )
+    checkpoints: dict[str, str | Path] = {}
+    tables: dict[str, dict[int, dict[str, pd.DataFrame]]] = {}
+    for job in jobs:
+        checkpoints.setdefault(job.arm, _checkpoint(run.path, job, base))
+        found = {name: run.read_table(f"{job.arm}-{job.seed}.{name}") for name in TABLES}
+        tables.setdefault(job.arm, {})[job.seed] = found
     finish(run, tables, config, checkpoints, problems)
     return run
 
@@ -131,24 +135,52 @@ def _open(folder: Path, manifest: dict[str, Any]) -> RunFolder:
     return RunFolder.create(next_free(folder), manifest)
 
 
-def _measure(
-    run: RunFolder,
-    arm: str,
-    seed: int,
-    checkpoint: str | Path,
+@dataclass(frozen=True)
+class _Job:
+    """One model to fine-tune (or none, for the base) and measure."""
+
+    arm: str
+    seed: int
+    objective: AttCoTConfig | None
+
+    def __str__(self) -> str:
+        return self.arm if self.objective is None else f"{self.arm}, seed {self.seed}"
+
+
+def _checkpoint(run: Path, job: _Job, base: Path) -> Path:
+    return base if job.objective is None else run / "models" / f"{job.arm}-{job.seed}"
+
+
+def _work(
+    folder: Path,
+    config: ReproduceConfig,
+    base: Path,
     problems: Sequence[Problem],
     progress: bool,
-) -> dict[str, pd.DataFrame]:
-    """Measure one model, or read what an earlier attempt has measured."""
-    if progress:
-        print(f"Measuring {arm}, seed {seed}", flush=True)
-    return measure_all(
-        load_mllm(checkpoint),
-        problems,
-        max_new_tokens=_MAX_NEW_TOKENS,
-        keep=lambda name, make: run.table(f"{arm}-{seed}.{name}", make),
-        progress=progress,
-    )
+    job: _Job,
+) -> None:
+    """Do one job, as far as an earlier attempt has not; its tables are then in the run folder."""
+    run = RunFolder.open(folder)
+    checkpoint = _checkpoint(folder, job, base)
+    if job.objective is not None and not checkpoint.exists():
+        checkpoint.parent.mkdir(exist_ok=True)
+        settings = {**vars(config.finetune), "seed": job.seed, "attcot": job.objective}
+        finetune(
+            base,
+            training_problems(config, job.seed),
+            checkpoint,
+            FinetuneConfig(**settings),
+            progress=progress,
+        )
+    names = [f"{job.arm}-{job.seed}.{name}" for name in TABLES]
+    if not all(run.has(name) for name in names):
+        measure_all(
+            load_mllm(checkpoint, dtype=torch.float32),
+            problems,
+            max_new_tokens=_MAX_NEW_TOKENS,
+            keep=lambda name, make: run.table(f"{job.arm}-{job.seed}.{name}", make),
+            progress=progress,
+        )
 
 
 def finish(

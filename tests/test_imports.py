@@ -23,6 +23,7 @@ LEVELS = {
     "measure": 3,
     "train": 4,
     "show": 4,
+    "jobs": 1,
     "notebook": 5,
     "run_report": 5,
     "reproduce": 6,

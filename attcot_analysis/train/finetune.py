@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm, Mode, load_mllm
@@ -141,7 +141,7 @@ def make_trainer(
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    return AttCoTTrainer(
+    trainer = AttCoTTrainer(
         model=mllm.model,
         args=TrainingArguments(**{**settings, **arguments}),
         train_dataset=RationaleDataset(mllm, problems, mode=config.mode),
@@ -149,3 +149,6 @@ def make_trainer(
         mllm=mllm,
         attcot=config.attcot,
     )
+    # It prints every log entry; they are all in the training log.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
