@@ -55,7 +55,9 @@ class BuildConfig:
 
     Attributes:
         seed: Weights, boards and order.
-        arrows: Hops and prior of the training problems; its noise is the largest one used.
+        arrows: The training problems; its noise is the largest one used, its prior holds where
+            the response is short (direct, or a rationale that stops early). Problems with their
+            whole rationale are balanced, or the model would never learn to read the colour.
         vision_steps: Steps of the vision stage.
         language_steps: Steps of the language stage.
         batch_size: Items per step of the language stage.
@@ -67,13 +69,13 @@ class BuildConfig:
 
     seed: int = 0
     arrows: ArrowsConfig = field(
-        default_factory=lambda: ArrowsConfig(hops=2, noise=240.0, prior=0.5)
+        default_factory=lambda: ArrowsConfig(hops=2, noise=240.0, prior=0.6)
     )
     vision_steps: int = 150
-    language_steps: int = 700
+    language_steps: int = 750
     batch_size: int = 32
     learning_rate: float = 0.01
-    shares: tuple[float, float, float] = (0.2, 0.6, 0.2)
+    shares: tuple[float, float, float] = (0.15, 0.65, 0.2)
     spec: TinySpec = field(default_factory=TinySpec)
 
 
@@ -154,7 +156,8 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
     """
     rng = np.random.default_rng([config.seed, 2])
     optimizers = _optimizers(mllm.model, config.learning_rate)
-    problems = _endless_problems(config)
+    laden = _endless_problems(config, config.arrows)
+    balanced = _endless_problems(config, replace(config.arrows, prior=None))
     done = 0
 
     def loss_of_batch() -> Tensor:
@@ -166,7 +169,7 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
             if rng.random() < describing:
                 rows.append(_description(mllm, rng, config))
             else:
-                rows.append(_answer(mllm, next(problems), rng, config))
+                rows.append(_answer(mllm, laden, balanced, rng, config))
         return mllm.model(**_batch(mllm, rows)).loss
 
     mllm.model.train()
@@ -259,9 +262,16 @@ def _cell_labels(board: Board, size: int) -> list[list[int]]:
     ]
 
 
-def _answer(mllm: Mllm, problem: Problem, rng: np.random.Generator, config: BuildConfig) -> Row:
+def _answer(
+    mllm: Mllm,
+    laden: Iterator[Problem],
+    balanced: Iterator[Problem],
+    rng: np.random.Generator,
+    config: BuildConfig,
+) -> Row:
     """A direct answer, or a rationale and an answer; some rationales stop before they end."""
     kind = rng.choice(3, p=config.shares)
+    problem = next(balanced if kind == 1 else laden)
     mode: Mode = "direct" if kind == 0 else "cot"
     response = render_response(problem.steps if mode == "cot" else (), problem.answer)
     if kind == 2:
@@ -314,14 +324,14 @@ def _batch(mllm: Mllm, rows: list[Row]) -> dict[str, Tensor]:
     return {**found, "labels": found["input_ids"].masked_fill(~inside, IGNORED)}
 
 
-def _endless_problems(config: BuildConfig) -> Iterator[Problem]:
+def _endless_problems(config: BuildConfig, arrows: ArrowsConfig) -> Iterator[Problem]:
     """Training problems in every clarity from crisp to all of the noise."""
     levels = np.random.default_rng([config.seed, 3]).uniform(0, 1, 64)
     for block in itertools.count():
         for at, level in enumerate(levels):
-            arrows = replace(config.arrows, noise=float(level) * config.arrows.noise)
+            clarity = replace(arrows, noise=float(level) * arrows.noise)
             seed = config.seed * 1_000_000 + block * len(levels) + at
-            yield from generate_arrows(16, arrows, seed=seed, split="pretrain")
+            yield from generate_arrows(16, clarity, seed=seed, split="pretrain")
 
 
 def _sentences() -> list[str]:
