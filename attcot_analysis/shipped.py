@@ -6,7 +6,10 @@ from pathlib import Path
 from attcot_analysis.errors import RunError
 
 TESTBED_MODEL = "models/qwen2_5_vl-tiny"
+TESTBED_COT_SFT = "models/qwen2_5_vl-tiny-cot_sft"
+TESTBED_ATT_COT = "models/qwen2_5_vl-tiny-att_cot"
 TESTBED_PROBLEMS = "problems/arrows"
+REFERENCE_RESULTS = "results/reproduce"
 
 
 def data_folder() -> Path:
