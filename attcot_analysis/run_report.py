@@ -17,6 +17,7 @@ from attcot_analysis.show.figures import save_figure
 from attcot_analysis.show.heatmaps import before_after
 from attcot_analysis.show.report import ReportFigure, write_report
 from attcot_analysis.show.report_items import ExampleItem
+from attcot_analysis.show.style import arm_label
 
 Tables = Mapping[str, Mapping[int, Mapping[str, pd.DataFrame]]]
 """arm → seed → name → table, as `attcot_analysis.measure.suite.measure_all` makes them."""
@@ -114,11 +115,15 @@ def write_run_report(
         ReportFigure(
             access_grid(layers, reference=before),
             "Visual access by layer and step",
-            f"Mean visual mass; second row: difference from {before}.",
+            f"Mean visual mass; second row: difference from {arm_label(before)}.",
             wide=True,
         ),
     ]
     chosen = _examples(tables, problems, before, after)[:examples]
+    note = (
+        f"Chosen because {arm_label(before)} and {arm_label(after)} differ on it in most seeds: "
+        "it shows what differs, not what is typical."
+    )
     heatmaps = [_heatmap(problem, checkpoints, before, after) for problem in chosen]
     folder = run.path / "figures"
     data = [final, habitual, access, layers] + [None] * len(heatmaps)
@@ -134,7 +139,7 @@ def write_run_report(
         metrics=METRICS,
         curves=curves,
         heatmaps=heatmaps,
-        examples=[_example(tables, problem) for problem in chosen],
+        examples=[_example(tables, problem, note) for problem in chosen],
         manifest=run.manifest,
         lead=lead,
         overwrite=True,
@@ -170,12 +175,12 @@ def _heatmap(
         list(maps[before]),
         list(maps[after]),
         [f"{number}. {step.text}" for number, step in enumerate(problem.steps, start=1)],
-        names=(before, after),
+        names=(arm_label(before), arm_label(after)),
         boxes=[step.boxes for step in problem.steps],
     )
     return ReportFigure(
         figure,
-        f"{before} and {after} on {problem.id}",
+        f"{arm_label(before)} and {arm_label(after)} on {problem.id}",
         "Attention of each step's rows on the image tokens, mean over layers and heads, while "
         "the right rationale is teacher-forced (one training seed). One colour scale for both "
         "models; below, after minus before, with zero in the middle. Frames: evidence boxes.",
@@ -183,7 +188,7 @@ def _heatmap(
     )
 
 
-def _example(tables: Tables, problem: Problem) -> ExampleItem:
+def _example(tables: Tables, problem: Problem, note: str) -> ExampleItem:
     responses: dict[str, dict[str, str]] = {"original": {}, "twin": {}, "control": {}}
     for arm, seeds in tables.items():
         kinds = seeds[min(seeds)]
@@ -195,4 +200,4 @@ def _example(tables: Tables, problem: Problem) -> ExampleItem:
             after = edits.loc[edits["edit"] == kind, "answer_after"]
             if len(after):
                 responses[kind][arm] = f"<answer>{after.iloc[0]}</answer>"
-    return ExampleItem(problem, responses)
+    return ExampleItem(problem, responses, note)
