@@ -13,7 +13,7 @@ from attcot_analysis.errors import AttCoTError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 an error that says what to do."""
     options = _parser().parse_args(arguments)
-    quiet = options.quiet or not sys.stderr.isatty()
+    quiet = options.quiet
     # The libraries' own bars say nothing that ours do not; set before they are imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
