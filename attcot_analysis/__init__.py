@@ -82,6 +82,7 @@ _MODULE_OF = {
     "prior_reliance": "measure.dependence",
     "read_maps": "measure.probe",
     "read_masses": "measure.probe",
+    "response_maps": "measure.step_maps",
     "summarise": "measure.metrics",
     "visual_access": "measure.access",
     # train
@@ -97,7 +98,10 @@ _MODULE_OF = {
     "before_after": "show.heatmaps",
     "commitment_curves": "show.curves",
     "comparison_intervals": "show.intervals",
+    "heatmap_row": "show.heatmaps",
     "metric_intervals": "show.intervals",
+    "problem_pictures": "show.pictures",
+    "training_curves": "show.training",
     "write_report": "show.report",
 }
 

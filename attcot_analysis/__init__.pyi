@@ -27,6 +27,7 @@ from attcot_analysis.measure.run import RunFolder as RunFolder
 from attcot_analysis.measure.statistics import Interval as Interval
 from attcot_analysis.measure.statistics import bootstrap_mean as bootstrap_mean
 from attcot_analysis.measure.statistics import paired_difference as paired_difference
+from attcot_analysis.measure.step_maps import response_maps as response_maps
 from attcot_analysis.models.generate import Generation as Generation
 from attcot_analysis.models.generate import generate as generate
 from attcot_analysis.models.grid import TokenGrid as TokenGrid
@@ -55,9 +56,12 @@ from attcot_analysis.show.curves import access_grid as access_grid
 from attcot_analysis.show.curves import commitment_curves as commitment_curves
 from attcot_analysis.show.explorer import attention_explorer as attention_explorer
 from attcot_analysis.show.heatmaps import before_after as before_after
+from attcot_analysis.show.heatmaps import heatmap_row as heatmap_row
 from attcot_analysis.show.intervals import comparison_intervals as comparison_intervals
 from attcot_analysis.show.intervals import metric_intervals as metric_intervals
+from attcot_analysis.show.pictures import problem_pictures as problem_pictures
 from attcot_analysis.show.report import write_report as write_report
+from attcot_analysis.show.training import training_curves as training_curves
 from attcot_analysis.train.finetune import FinetuneConfig as FinetuneConfig
 from attcot_analysis.train.finetune import finetune as finetune
 from attcot_analysis.train.objective import AttCoTConfig as AttCoTConfig

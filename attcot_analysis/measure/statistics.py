@@ -65,11 +65,17 @@ class Interval:
 
     def __str__(self) -> str:
         """Write it as ``0.512 [0.470, 0.553] n=192``."""
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        """Write it with its numbers in a format of their own, ``f"{interval:.2f}"``."""
+        if not spec:
+            return str(self)
         if np.isnan(self.value):
             return f"undefined n={self.n}"
         if np.isnan(self.low):
-            return f"{self.value:.3f} [undefined] n={self.n}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+            return f"{self.value:{spec}} [undefined] n={self.n}"
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}] n={self.n}"
 
 
 def bootstrap_mean(

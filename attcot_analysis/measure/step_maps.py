@@ -24,6 +24,7 @@ class ResponseMaps:
         tokens: The R tokens' text.
         steps: Per token the step it belongs to, 1..K; 0 outside of steps.
         boxes: Per token the evidence boxes of its step; empty outside of steps.
+        answer: Which token the stated answer starts with; ``None`` if none is stated.
     """
 
     weights: npt.NDArray[np.float32]
@@ -31,6 +32,7 @@ class ResponseMaps:
     tokens: tuple[str, ...]
     steps: tuple[int, ...]
     boxes: tuple[tuple[Box, ...], ...]
+    answer: int | None = None
 
     def step_maps(self, layers: Collection[int] | None = None) -> npt.NDArray[np.float32]:
         """Mean map of each step over its rows, all heads and the chosen layers.
@@ -91,4 +93,5 @@ def response_maps(
         tokens=tuple(mllm.tokenizer.decode([token]) for token in encoded.response_ids),
         steps=numbers,
         boxes=tuple(boxes),
+        answer=None if layout.answer is None else layout.answer.start - layout.response.start,
     )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.problems import Box, Problem
-from attcot_analysis.show.style import BOX_COLOR, INK, figure_style, new_figure
+from attcot_analysis.show.style import INK, PAPER, figure_style, new_figure
 
 _WIDTH = 2.15
 
@@ -64,15 +64,16 @@ def _picture(ax: Axes, image: Image.Image, title: str) -> None:
 def _box(ax: Axes, box: Box, image: Image.Image, name: str) -> None:
     x0, y0, x1, y1 = box
     inset = max(image.size) / 160
-    dark = [patheffects.Stroke(linewidth=4.5, foreground=INK), patheffects.Normal()]
+    # White on dark: seen on any picture, where one colour would be lost among the picture's own.
+    dark = [patheffects.Stroke(linewidth=5.5, foreground=INK), patheffects.Normal()]
     ax.add_patch(
         Rectangle(
             (x0 + inset, y0 + inset),
             x1 - x0 - 2 * inset,
             y1 - y0 - 2 * inset,
             fill=False,
-            edgecolor=BOX_COLOR,
-            linewidth=2.0,
+            edgecolor=PAPER,
+            linewidth=2.2,
             linestyle="-" if name else (0, (2.5, 1.5)),
             path_effects=dark,
         )
@@ -88,5 +89,5 @@ def _box(ax: Axes, box: Box, image: Image.Image, name: str) -> None:
             fontsize=9,
             fontweight="bold",
             color=INK,
-            bbox={"boxstyle": "circle,pad=0.2", "facecolor": BOX_COLOR, "edgecolor": INK},
+            bbox={"boxstyle": "circle,pad=0.2", "facecolor": PAPER, "edgecolor": INK},
         )

@@ -29,6 +29,9 @@ def test_interval_reads_well():
     assert str(Interval(0.5123, 0.4701, 0.5532, 192)) == "0.512 [0.470, 0.553] n=192"
     assert str(Interval(0.5, np.nan, np.nan, 1)) == "0.500 [undefined] n=1"
     assert str(Interval(np.nan, np.nan, np.nan, 0)) == "undefined n=0"
+    assert f"{Interval(0.5123, 0.4701, 0.5532, 192):.2f}" == "0.51 [0.47, 0.55] n=192"
+    assert f"{Interval(0.5, np.nan, np.nan, 1):+.1f}" == "+0.5 [undefined] n=1"
+    assert f"{Interval(np.nan, np.nan, np.nan, 0):.2f}" == "undefined n=0"
 
 
 def test_interval_knows_whether_it_excludes_zero():

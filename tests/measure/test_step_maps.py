@@ -30,6 +30,11 @@ def test_tokens_steps_and_boxes_belong_together(random_mllm, problem):
     for number, boxes in zip(maps.steps, maps.boxes, strict=True):
         assert boxes == (problem.steps[number - 1].boxes if number else ())
     assert sorted(set(maps.steps)) == [0, 1, 2, 3]
+    assert "".join(maps.tokens[maps.answer :]).startswith(problem.answer)
+
+
+def test_a_response_without_an_answer_has_no_answer_token(random_mllm, problem):
+    assert response_maps(random_mllm, problem, "<think>\n1. a1 is red.\n").answer is None
 
 
 def test_a_response_without_steps_has_no_maps(random_mllm, problem):

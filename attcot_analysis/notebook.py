@@ -1,0 +1,76 @@
+"""What every notebook starts and ends with: repeatable numbers, its mode, its provenance."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from attcot_analysis.errors import RunError
+from attcot_analysis.measure.provenance import build_manifest
+from attcot_analysis.models import Mllm
+from attcot_analysis.problems import Problem
+from attcot_analysis.shipped import data_folder
+
+
+def set_up(seed: int, *, threads: int | None = 1) -> None:
+    """Make a notebook's numbers repeatable and its outputs free of loading bars.
+
+    Args:
+        seed: For torch's global generator.
+        threads: Threads of torch on the CPU; sums depend on their number. ``None`` leaves it.
+    """
+    torch.manual_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def banner(model: str | Path, problems: str | Path, n_items: int, seed: int) -> str:
+    """Say in one line what a notebook runs on.
+
+    Returns:
+        ``fast mode`` for what ships with the project, else ``full mode``; folders are named by
+        their last part, so that no path of a machine gets into an output.
+    """
+    own = _is_shipped(model) and _is_shipped(problems)
+    mode = "fast mode (shipped testbed)" if own else "full mode (your own)"
+    return (
+        f"{mode}: model {_short(model)}, the first {n_items} problems of {_short(problems)}, "
+        f"seed {seed}"
+    )
+
+
+def provenance(
+    *,
+    seed: int,
+    models: Mapping[str, Mllm],
+    problems: Sequence[Problem],
+    **config: Any,
+) -> str:
+    """Write what a notebook's numbers were made with, as JSON for people.
+
+    Args:
+        seed: The notebook's seed.
+        models: Models by role.
+        problems: The items.
+        **config: Whatever else was chosen.
+    """
+    manifest = build_manifest(seed=seed, config=config, models=models, data={"test": problems})
+    return json.dumps(manifest, indent=1, ensure_ascii=False)
+
+
+def _is_shipped(name: str | Path) -> bool:
+    try:
+        folder = data_folder().resolve()
+    except RunError:
+        return False
+    return os.path.exists(name) and Path(name).resolve().is_relative_to(folder)
+
+
+def _short(name: str | Path) -> str:
+    return Path(name).resolve().name if os.path.exists(name) else str(name)
