@@ -24,7 +24,13 @@ from attcot_analysis.show.style import (
 )
 from attcot_analysis.show.tables import counts, error_lengths, first_column, need_columns
 
-_CONTROL_TITLES = {
+_PANEL_TITLES = {
+    "mass": "visual mass",
+    "mass_last_step": "visual mass, last step",
+    "share": "visual share of the prompt",
+    "density": "visual density",
+    "evidence_mass": "mass on the step's evidence",
+    "evidence_share": "share of it on the step's evidence",
     "rationale": "own rationale",
     "filler": "filler of the same length",
     "other_item": "another item's rationale",
@@ -81,7 +87,7 @@ def access_curves(
     Args:
         curves: Columns model, step or position, value, low, high, n (items), optionally n_seeds
             and quantity; with quantity (e.g. mass, evidence_share) one panel for each.
-        quantity: What value is, for the axis.
+        quantity: What value is, for the axis; with several panels their titles say it.
         title: Title of the figure; empty for none.
 
     Returns:
@@ -211,7 +217,7 @@ def _line_panels(
                 labels[x_name] if len(groups) == 1 else labels[x_name].split(" before")[0]
             )
             if group is not None:
-                ax.set_title(_CONTROL_TITLES.get(str(group), str(group)), fontweight="normal")
+                ax.set_title(_PANEL_TITLES.get(str(group), str(group)), fontweight="normal")
             if reference is not None:
                 ax.axhline(reference[0], color=GRID, linewidth=1.0, zorder=1)
                 ax.annotate(
@@ -223,7 +229,8 @@ def _line_panels(
                     ha="right",
                     fontsize=8,
                 )
-        axs[0].set_ylabel(quantity)
+        if share_y or len(groups) == 1:
+            axs[0].set_ylabel(quantity)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.legend(loc="outside lower left", ncols=1 if len(groups) == 1 else 3)

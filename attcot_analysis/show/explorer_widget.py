@@ -1,6 +1,5 @@
 """The explorer's widget: sliders that redraw PNG images and a readout (needs ipywidgets)."""
 
-import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ import numpy as np
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.show.maps import AttentionMaps, Reading
+from attcot_analysis.show.markup import Markup, el
 from attcot_analysis.show.overlay import backdrop, blend, colorize, png_bytes
 from attcot_analysis.show.style import DIVERGING, SEQUENTIAL, format_number
 
 _SIDE = 336
 _MEAN = -1
 _SHARED, _OWN = "one scale for all tokens", "own scale for each token"
+_RETURN = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
 _KEEP: Any = object()
 
 
@@ -75,13 +76,12 @@ class AttentionExplorer(widgets.VBox):  # type: ignore[misc, unused-ignore]
         names = list(data.labels)
         if len(names) == 2:
             names.append(f"{names[1]} \N{MINUS SIGN} {names[0]}")
-        self._names = names
         self.images = tuple(
             widgets.Image(format="png", layout=widgets.Layout(width="100%")) for _ in names
         )
         panes = [
             widgets.VBox(
-                [widgets.HTML(f"<b>{html.escape(name)}</b>"), picture],
+                [widgets.HTML(el("b", name)), picture],
                 layout=widgets.Layout(width=f"{_SIDE}px", max_width="100%", margin="0 8px 0 0"),
             )
             for name, picture in zip(names, self.images, strict=True)
@@ -178,9 +178,9 @@ class AttentionExplorer(widgets.VBox):  # type: ignore[misc, unused-ignore]
             f"layer {_name(chosen.layer)}, head {_name(chosen.head)}, "
             f"token {chosen.token} ({_visible(chosen.text)})"
         )
-        for picture, name, colors in zip(self.images, self._names, layers, strict=True):
+        # No tooltip on the images: ipywidgets 8.1 cannot draw an Image that has one.
+        for picture, colors in zip(self.images, layers, strict=True):
             picture.value = png_bytes(blend(self._ground, colors, opacity, size, boxes))
-            picture.tooltip = f"Attention map of {name}: {where}"
         self.strip.value = _strip(data.tokens, chosen.token)
         self.scales.value = _scales(top, limit if change is not None else None)
         self.readout.value = _readout(where, data.read(chosen.layer, chosen.head, chosen.token))
@@ -207,54 +207,64 @@ def _name(value: int | None) -> str:
 
 
 def _visible(text: str) -> str:
-    return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}").strip(" ") or "space"
+    return text.replace("\n", _RETURN).strip(" ") or "space"
 
 
 def _strip(tokens: tuple[str, ...], chosen: int) -> str:
-    parts = []
-    for number, text in enumerate(tokens):
-        shown = html.escape(text).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n")
-        parts.append(f"<mark><b>{shown}</b></mark>" if number == chosen else shown)
-    style = "white-space:pre-wrap;line-height:1.5;max-width:60em;margin:0.4em 0"
-    return f'<div style="{style}">{"".join(parts)}</div>'
+    shown = [text.replace("\n", f"{_RETURN}\n") for text in tokens]
+    parts = [
+        el("mark", el("b", text)) if number == chosen else text for number, text in enumerate(shown)
+    ]
+    return el("div", parts, style="white-space:pre-wrap;line-height:1.5;max-width:60em")
 
 
 def _scales(top: float, limit: float | None) -> str:
     bars = [_bar("0", f"{top:.2g}", SEQUENTIAL, "weight per image token")]
     if limit is not None:
-        bars.append(_bar(f"\N{MINUS SIGN}{limit:.2g}", f"+{limit:.2g}", DIVERGING, "difference"))
-    return f'<div style="display:flex;flex-wrap:wrap;gap:0.3em 1.6em">{"".join(bars)}</div>'
+        ends = f"\N{MINUS SIGN}{limit:.2g}", f"+{limit:.2g}"
+        bars.append(_bar(*ends, DIVERGING, "difference"))
+    return el("div", bars, style="display:flex;flex-wrap:wrap;gap:0.3em 1.6em")
 
 
-def _bar(low: str, high: str, cmap: str, what: str) -> str:
+def _bar(low: str, high: str, cmap: str, what: str) -> Markup:
     stops = colorize(np.linspace(0.0, 1.0, 9)[None], 0.0, 1.0, cmap)[0]
     colors = ",".join(f"rgb({r},{g},{b})" for r, g, b in stops.tolist())
     ramp = f"display:inline-block;width:9em;height:0.8em;background:linear-gradient(90deg,{colors})"
-    return f'<span>{low} <span style="{ramp}"></span> {high} {what}</span>'
+    return el("span", f"{low} ", el("span", style=ramp), f" {high} {what}")
 
 
 def _readout(where: str, readings: list[Reading]) -> str:
     rows = [
-        "<tr>"
-        f'<th scope="row" style="text-align:left">{html.escape(reading.label)}</th>'
-        f"<td>{format_number(reading.mass)}</td>"
-        f"<td>row {reading.patch[0]}, column {reading.patch[1]} ({reading.peak:.2g})</td>"
-        f"<td>{format_number(reading.evidence)}</td>"
-        "</tr>"
+        [
+            reading.label,
+            format_number(reading.mass),
+            f"row {reading.patch[0]}, column {reading.patch[1]} ({reading.peak:.2g})",
+            format_number(reading.evidence),
+        ]
         for reading in readings
     ]
     if len(readings) == 2:
         first, second = readings
-        rows.append(
-            '<tr><th scope="row" style="text-align:left">difference</th>'
-            f"<td>{format_number(second.mass - first.mass, signed=True)}</td><td></td>"
-            f"<td>{format_number(second.evidence - first.evidence, signed=True)}</td></tr>"
-        )
-    head = "".join(
-        f'<th scope="col" style="text-align:left;padding-right:1.5em">{name}</th>'
-        for name in ("", "visual mass", "strongest patch", "share on evidence boxes")
+        mass = format_number(second.mass - first.mass, signed=True)
+        evidence = format_number(second.evidence - first.evidence, signed=True)
+        rows.append(["difference", mass, "", evidence])
+    names = ["", "visual mass", "strongest patch", "share on evidence boxes"]
+    pad = "text-align:left;padding:0.1em 1.6em 0.1em 0"
+    table = el(
+        "table",
+        el("caption", where, style="text-align:left"),
+        el("thead", el("tr", [el("th", name, scope="col", style=pad) for name in names])),
+        el(
+            "tbody",
+            [
+                el(
+                    "tr",
+                    el("th", row[0], scope="row", style=pad),
+                    [el("td", cell, style=pad) for cell in row[1:]],
+                )
+                for row in rows
+            ],
+        ),
+        style="border-collapse:collapse;line-height:1.4",
     )
-    return (
-        f'<table role="status"><caption style="text-align:left">{html.escape(where)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
+    return el("div", table, role="status")

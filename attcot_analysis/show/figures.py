@@ -26,7 +26,7 @@ def figure_svg(figure: Figure) -> str:
     buffer = StringIO()
     with figure_style():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return _own_ids(buffer.getvalue(), "id")
 
 
 def figure_png(figure: Figure, *, dpi: float = 96) -> bytes:
@@ -59,17 +59,23 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
 
 
 def _own_ids(svg: str, prefix: str) -> str:
-    """Keep each id that is referred to once, under a name that no other figure has."""
-    used = {name for _, name in _REFERENCE.findall(svg)}
+    """Keep each id that is referred to once, and number them.
+
+    Matplotlib derives ids from positions with all their digits, the last of which differ from
+    run to run; numbers are the same every time, and the prefix keeps figures of a page apart.
+    """
+    names = dict.fromkeys(name for _, name in _REFERENCE.findall(svg))
+    numbered = {name: f"{prefix}-{number}" for number, name in enumerate(names, start=1)}
+    waiting = set(names)
 
     def rename(found: re.Match[str]) -> str:
         name = found.group(1)
-        if name not in used:
+        if name not in waiting:
             return ""
-        used.discard(name)
-        return f' id="{prefix}-{name}"'
+        waiting.discard(name)
+        return f' id="{numbered[name]}"'
 
-    svg = _REFERENCE.sub(lambda found: f"{found.group(1)}{prefix}-{found.group(2)}", svg)
+    svg = _REFERENCE.sub(lambda found: f"{found.group(1)}{numbered[found.group(2)]}", svg)
     return _ID.sub(rename, svg)
 
 

@@ -17,6 +17,7 @@ from attcot_analysis.show.overlay import check_map, overlay
 from attcot_analysis.show.style import (
     DIVERGING,
     SEQUENTIAL,
+    arm_label,
     figure_style,
     new_figure,
 )
@@ -52,18 +53,20 @@ def heatmap_row(
         ShowError: If numbers or shapes of maps, labels and boxes do not fit together.
     """
     stack, panel_boxes = _check(maps, labels, boxes)
+    titles = _wrapped(labels)
+    extra = 0.15 * max(title.count("\n") for title in titles)
     top = float(stack.max()) if high is None else high
     columns = min(len(stack) + 1, _PER_ROW)
     lines = -(-(len(stack) + 1) // columns)
     ratio = image.height / image.width
     with figure_style():
-        figure = new_figure(1.35 * columns + 1.1, (1.35 * ratio + 0.28) * lines + 0.1)
+        figure = new_figure(1.35 * columns + 1.1, (1.35 * ratio + 0.28 + extra) * lines + 0.1)
         axs = figure.subplots(lines, columns, squeeze=False)
         flat = list(axs.flat)
         _panel(flat[0], image, "picture")
-        for ax, values, label, drawn in zip(flat[1:], stack, labels, panel_boxes, strict=False):
+        for ax, values, label, drawn in zip(flat[1:], stack, titles, panel_boxes, strict=False):
             _map_panel(ax, image, values, drawn, (0.0, top), SEQUENTIAL, opacity)
-            ax.set_title(_short(label), fontsize=8.5, fontweight="normal")
+            ax.set_title(label, fontsize=8.5, fontweight="normal")
         for ax in flat[len(stack) + 1 :]:
             ax.set_visible(False)
         _bar(figure, flat, (SEQUENTIAL, opacity), 0.0, top, textwrap.fill(quantity, 20 * lines))
@@ -88,7 +91,7 @@ def before_after(
         before: One ``(rows, cols)`` map per panel, from the first model.
         after: The same from the second model.
         labels: One short text per panel.
-        names: What the two rows are called.
+        names: What the two rows are called; an arm's name becomes its label.
         boxes: Per panel the evidence boxes, or ``None`` where there are none.
         opacity: Of the maps over the picture.
         quantity: What the values are, for the colour bars.
@@ -109,20 +112,23 @@ def before_after(
         )
     top = float(max(first.max(), second.max()))
     limit = float(np.abs(second - first).max()) or 1.0
+    titles = _wrapped(labels)
+    extra = 0.15 * max(title.count("\n") for title in titles)
     strong = max(opacity, 0.75)
     columns = len(first)
     ratio = image.height / image.width
     with figure_style():
-        figure = new_figure(1.45 * columns + 2.0, 3 * (1.45 * ratio + 0.12) + 0.8)
+        figure = new_figure(1.45 * columns + 2.0, 3 * (1.45 * ratio + 0.12) + 0.8 + extra)
         axs = figure.subplots(3, columns, squeeze=False)
         for line, stack in ((0, first), (1, second)):
             for ax, values, drawn in zip(axs[line], stack, panel_boxes, strict=True):
                 _map_panel(ax, image, values, drawn, (0.0, top), SEQUENTIAL, opacity)
         for ax, values, drawn in zip(axs[2], second - first, panel_boxes, strict=True):
             _map_panel(ax, image, values, drawn, (-limit, limit), DIVERGING, strong)
-        for ax, label in zip(axs[0], labels, strict=True):
-            ax.set_title(_short(label), fontsize=8.5, fontweight="normal")
-        rows = (names[0], names[1], f"{names[1]} \N{MINUS SIGN}\n{names[0]}")
+        for ax, label in zip(axs[0], titles, strict=True):
+            ax.set_title(label, fontsize=8.5, fontweight="normal")
+        first_name, second_name = (arm_label(name) for name in names)
+        rows = (first_name, second_name, f"{second_name} \N{MINUS SIGN}\n{first_name}")
         for ax, name in zip(axs[:, 0], rows, strict=True):
             ax.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
         _bar(figure, axs[:2].ravel().tolist(), (SEQUENTIAL, opacity), 0.0, top, quantity)
@@ -194,6 +200,12 @@ def _bar(
     bar.outline.set_visible(False)
 
 
-def _short(label: str) -> str:
-    text = " ".join(label.split())
-    return text if len(text) <= 20 else text[:19] + "\N{HORIZONTAL ELLIPSIS}"
+def _wrapped(labels: Sequence[str]) -> list[str]:
+    """Break labels into at most three short lines each."""
+    wrapped = []
+    for label in labels:
+        lines = textwrap.wrap(" ".join(label.split()), 21)
+        if len(lines) > 3:
+            lines = [*lines[:2], lines[2][:20] + "\N{HORIZONTAL ELLIPSIS}"]
+        wrapped.append("\n".join(lines))
+    return wrapped

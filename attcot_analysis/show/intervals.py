@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attcot_analysis.measure.catalogue import Metric
 from attcot_analysis.show.style import (
     INK,
     PAPER,
@@ -17,7 +18,6 @@ from attcot_analysis.show.style import (
     order_arms,
 )
 from attcot_analysis.show.tables import (
-    MetricNote,
     counts,
     error_lengths,
     need_columns,
@@ -30,7 +30,7 @@ _NOTE = (
 )
 
 
-def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, MetricNote]) -> Figure:
+def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, Metric]) -> Figure:
     """Draw every metric's value and 95% interval, one dot per arm.
 
     Args:
@@ -70,7 +70,7 @@ def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, MetricNote]) -
     return figure
 
 
-def comparison_intervals(comparisons: pd.DataFrame, metrics: Mapping[str, MetricNote]) -> Figure:
+def comparison_intervals(comparisons: pd.DataFrame, metrics: Mapping[str, Metric]) -> Figure:
     """Draw paired differences ``b - a`` with 95% intervals and the zero line.
 
     A filled marker means that the interval excludes zero, a hollow one that it does not.
@@ -146,7 +146,7 @@ def _dots(
 def _dress(
     ax: Axes,
     names: Sequence[str],
-    metrics: Mapping[str, MetricNote],
+    metrics: Mapping[str, Metric],
     group: tuple[str, str] | None,
 ) -> None:
     labels = [

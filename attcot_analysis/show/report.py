@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measure.catalogue import Metric
 from attcot_analysis.show.figures import inline_svg, write_atomically
 from attcot_analysis.show.intervals import comparison_intervals, metric_intervals
 from attcot_analysis.show.markup import Markup, el, trusted
@@ -21,7 +22,7 @@ from attcot_analysis.show.report_tables import (
     provenance_table,
 )
 from attcot_analysis.show.style import arm_style, order_arms
-from attcot_analysis.show.tables import MetricNote, counts
+from attcot_analysis.show.tables import counts
 from attcot_analysis.show.verdicts import FOCUS, Finding, findings, focus_metrics
 
 LIMITS: tuple[str, ...] = (
@@ -32,12 +33,13 @@ LIMITS: tuple[str, ...] = (
     "show that a large model on photographs behaves the same.",
     "Attention is not evidence: a model can look without using what it sees. Read visual access "
     "beside dependence, which changes the picture and watches the answer.",
-    "Intervals are 95% bootstrap intervals over items, and over training seeds where there are "
+    "Intervals are 95% intervals over test items, and over training seeds where there are "
     "several. Verdicts are not corrected for the number of metrics: of twenty true zeros, about "
-    "one is expected to look decided.",
+    "one is expected to look decided. Where a table has a column p (Holm), that one is corrected.",
 )
 """Limits that hold for every report of the testbed."""
 
+_COLUMN = 6.0  # inches; a wider figure would be too small in half the page
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 
 
@@ -50,7 +52,8 @@ class ReportFigure:
         title: One line.
         caption: What is drawn, from how many items and seeds, and how to read it.
         alt: What a reader who cannot see it should know; the title if empty.
-        wide: Whether it takes the whole width (and scrolls on a small screen).
+        wide: Whether it takes the whole width (and scrolls on a small screen), as every figure
+            of more than six inches does.
     """
 
     figure: Figure
@@ -66,7 +69,7 @@ def write_report(
     title: str,
     summary: pd.DataFrame,
     comparisons: pd.DataFrame,
-    metrics: Mapping[str, MetricNote],
+    metrics: Mapping[str, Metric],
     curves: Sequence[ReportFigure] = (),
     heatmaps: Sequence[ReportFigure] = (),
     examples: Sequence[ExampleItem] = (),
@@ -208,7 +211,7 @@ def _answer(lead: Sequence[str], found: Sequence[Finding]) -> list[Markup]:
 
 def _metric_part(
     summary: pd.DataFrame,
-    metrics: Mapping[str, MetricNote],
+    metrics: Mapping[str, Metric],
     focus: Sequence[str],
     numbers: _Numbers,
 ) -> list[Markup]:
@@ -233,7 +236,7 @@ def _metric_part(
 
 def _comparison_part(
     comparisons: pd.DataFrame,
-    metrics: Mapping[str, MetricNote],
+    metrics: Mapping[str, Metric],
     focus: Sequence[str],
     numbers: _Numbers,
 ) -> list[Markup]:
@@ -266,7 +269,7 @@ def _figures(
 def _figure(item: ReportFigure, numbers: _Numbers) -> Markup:
     number = numbers.next("Figure")
     drawing = trusted(inline_svg(item.figure, f"figure{number}", item.alt or item.title))
-    if item.wide:
+    if item.wide or item.figure.get_figwidth() > _COLUMN:
         drawing = el(
             "div", drawing, class_="scroll wide", tabindex=0, role="region", aria_label=item.title
         )

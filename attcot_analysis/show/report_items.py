@@ -155,9 +155,8 @@ def _rectangle(box: Box, line: float, *, dashed: bool) -> Markup:
         "fill": "none",
     }
     dash = f";stroke-dasharray:{3 * line:g} {2 * line:g}" if dashed else ""
-    color = "#fff" if dashed else BOX_COLOR
     return el(
         "g",
         el("rect", style=f"stroke:#101418;stroke-width:{2 * line:g}", **place),
-        el("rect", style=f"stroke:{color};stroke-width:{line:g}{dash}", **place),
+        el("rect", style=f"stroke:{BOX_COLOR};stroke-width:{line:g}{dash}", **place),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from attcot_analysis.measure.catalogue import Metric
 from attcot_analysis.show.markup import Markup, el
 from attcot_analysis.show.style import (
     arm_label,
@@ -14,7 +15,7 @@ from attcot_analysis.show.style import (
     format_number,
     order_arms,
 )
-from attcot_analysis.show.tables import MetricNote, counts, need_columns, order_metrics
+from attcot_analysis.show.tables import counts, need_columns, order_metrics
 from attcot_analysis.show.verdicts import row_verdict
 
 _TEST_HEADS = {"p_value": "p (test)", "p_holm": "p (Holm)"}
@@ -22,7 +23,7 @@ _BETTER = {"higher": "higher is better", "lower": "lower is better"}
 
 
 def metric_table(
-    summary: pd.DataFrame, metrics: Mapping[str, MetricNote], caption: Sequence[object]
+    summary: pd.DataFrame, metrics: Mapping[str, Metric], caption: Sequence[object]
 ) -> Markup:
     """Write values, 95% intervals and n of every metric, a column per arm."""
     need_columns(summary, ("model", "metric", "value", "low", "high"), "metrics by arm")
@@ -52,7 +53,7 @@ def metric_table(
 
 
 def comparison_table(
-    comparisons: pd.DataFrame, metrics: Mapping[str, MetricNote], caption: Sequence[object]
+    comparisons: pd.DataFrame, metrics: Mapping[str, Metric], caption: Sequence[object]
 ) -> Markup:
     """Write paired differences with interval, n, test and verdict, grouped by pair of arms."""
     need_columns(comparisons, ("metric", "a", "b", "value", "low", "high"), "comparisons")
@@ -72,7 +73,7 @@ def comparison_table(
     )
 
 
-def metric_notes(names: Sequence[str], metrics: Mapping[str, MetricNote]) -> Markup:
+def metric_notes(names: Sequence[str], metrics: Mapping[str, Metric]) -> Markup:
     """Write what each metric means and what would falsify the usual reading of it."""
     parts = []
     for (axis, _), group in order_metrics(names, metrics).items():
@@ -82,7 +83,7 @@ def metric_notes(names: Sequence[str], metrics: Mapping[str, MetricNote]) -> Mar
             note = metrics[name]
             direction = _BETTER.get(note.better or "", "neither direction is better by itself")
             parts += [
-                el("dt", note.title, " ", el("code", name), id=f"metric-{_slug(name)}"),
+                el("dt", _capital(note.title), " ", el("code", name), id=f"metric-{_slug(name)}"),
                 el("dd", f"{note.definition} Axis: {axis}; unit: {note.unit}; {direction}."),
                 el(
                     "dd",
@@ -110,7 +111,7 @@ def provenance_table(manifest: Mapping[str, Any]) -> Markup:
 
 
 def _comparison(
-    name: str, row: pd.DataFrame, metrics: Mapping[str, MetricNote], tested: Sequence[str]
+    name: str, row: pd.DataFrame, metrics: Mapping[str, Metric], tested: Sequence[str]
 ) -> Markup:
     record = {str(key): value for key, value in row.iloc[0].items()}
     said = row_verdict(record, metrics)
@@ -148,14 +149,14 @@ def _value(row: pd.DataFrame, *, with_n: bool) -> Markup:
     )
 
 
-def _metric_head(name: str, metrics: Mapping[str, MetricNote], *, hint: bool = False) -> Markup:
+def _metric_head(name: str, metrics: Mapping[str, Metric], *, hint: bool = False) -> Markup:
     if name not in metrics:
         return el("th", name, scope="row")
     note = metrics[name]
     words = _BETTER.get(note.better or "")
     return el(
         "th",
-        el("a", note.title, href=f"#metric-{_slug(name)}"),
+        el("a", _capital(note.title), href=f"#metric-{_slug(name)}"),
         el("span", f", {words}", class_="n") if hint and words else None,
         scope="row",
     )
@@ -167,8 +168,7 @@ def _one_n(rows: pd.DataFrame) -> bool:
 
 
 def _group(title: str, columns: int) -> Markup:
-    words = title[:1].upper() + title[1:]
-    return el("tr", el("th", words, colspan=columns, scope="rowgroup"), class_="group")
+    return el("tr", el("th", _capital(title), colspan=columns, scope="rowgroup"), class_="group")
 
 
 def _table(
@@ -186,6 +186,11 @@ def _p_value(value: float) -> str:
     if not math.isfinite(value):
         return "\N{EN DASH}"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _capital(text: str) -> str:
+    # "p(final answer)" is a formula and keeps its small letter.
+    return text if text.startswith("p(") else text[:1].upper() + text[1:]
 
 
 def _slug(name: str) -> str:

@@ -20,8 +20,8 @@ SEQUENTIAL = "magma_r"
 """Perceptually uniform map for values from zero up: light is little, so the picture shows."""
 DIVERGING = "PuOr_r"
 """Colour-blind-safe map for signed differences, always centred at zero (purple -, orange +)."""
-BOX_COLOR = "#00e5ff"
-"""Evidence boxes: not on either colour map, drawn over a dark line so that it shows anywhere."""
+BOX_COLOR = "#ffffff"
+"""Evidence boxes: white inside a dark line, so that they show on every picture and map."""
 
 RC: Mapping[str, Any] = {
     "figure.dpi": 96,

@@ -1,49 +1,13 @@
 """Check and read the tidy tables that figures are drawn from."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import ShowError
+from attcot_analysis.measure.catalogue import Metric
 from attcot_analysis.show.style import format_counts
-
-
-class MetricNote(Protocol):
-    """What figures and reports read from a metric of the catalogue."""
-
-    @property
-    def name(self) -> str:
-        """Value of the tables' ``metric`` column."""
-
-    @property
-    def title(self) -> str:
-        """What a reader sees."""
-
-    @property
-    def axis(self) -> str:
-        """Which question it belongs to: accuracy, commitment, access, dependence, prior."""
-
-    @property
-    def unit(self) -> str:
-        """Unit of its values."""
-
-    @property
-    def better(self) -> str | None:
-        """``"higher"``, ``"lower"``, or ``None`` where neither is better."""
-
-    @property
-    def definition(self) -> str:
-        """What is computed."""
-
-    @property
-    def falsifier(self) -> str:
-        """What would show that the usual reading of it is wrong."""
-
-    @property
-    def source(self) -> str:
-        """Paper and section, or "reconstruction"."""
 
 
 def need_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
@@ -92,7 +56,7 @@ def error_lengths(table: pd.DataFrame) -> np.ndarray:
 
 
 def order_metrics(
-    names: Iterable[str], metrics: Mapping[str, MetricNote]
+    names: Iterable[str], metrics: Mapping[str, Metric]
 ) -> dict[tuple[str, str], list[str]]:
     """Group metric names by ``(axis, unit)`` in the catalogue's order; unknown ones come last."""
     present = set(names)

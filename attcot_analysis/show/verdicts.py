@@ -2,24 +2,25 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
+from attcot_analysis.measure.catalogue import Metric
+from attcot_analysis.measure.statistics import Interval
 from attcot_analysis.show.style import arm_label, format_interval, format_number
-from attcot_analysis.show.tables import MetricNote, counts, need_columns, order_metrics
-
-if TYPE_CHECKING:
-    from attcot_analysis.measure.statistics import Interval
+from attcot_analysis.show.tables import counts, need_columns, order_metrics
 
 Direction = Literal["higher", "lower", "undecided"]
 
 FOCUS: tuple[str, ...] = (
     "accuracy_cot",
+    "accuracy_direct",
     "habitual_cot",
     "follow_twin",
     "net_dependence",
     "p0_final",
+    "p0_habitual",
     "commitment_position",
     "mass",
     "evidence_share",
@@ -83,7 +84,7 @@ class Finding:
         return " ".join([f"{self.heading}{counted}.", *said])
 
 
-def verdict(interval: "Interval", better: str | None) -> Verdict:
+def verdict(interval: Interval, better: str | None) -> Verdict:
     """Say what the interval of a difference shows.
 
     Args:
@@ -93,14 +94,14 @@ def verdict(interval: "Interval", better: str | None) -> Verdict:
     return _verdict(interval.low, interval.high, better)
 
 
-def row_verdict(row: Mapping[str, Any], metrics: Mapping[str, MetricNote]) -> Verdict:
+def row_verdict(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Verdict:
     """Say what one row of the comparisons table shows."""
     metric = metrics.get(row["metric"])
     return _verdict(float(row["low"]), float(row["high"]), metric.better if metric else None)
 
 
 def focus_metrics(
-    present: Iterable[str], metrics: Mapping[str, MetricNote], focus: Sequence[str] = FOCUS
+    present: Iterable[str], metrics: Mapping[str, Metric], focus: Sequence[str] = FOCUS
 ) -> list[str]:
     """Return the metrics of ``focus`` that are present, or all if none of them is."""
     present = set(present)
@@ -110,7 +111,7 @@ def focus_metrics(
 
 def findings(
     comparisons: pd.DataFrame,
-    metrics: Mapping[str, MetricNote],
+    metrics: Mapping[str, Metric],
     *,
     focus: Sequence[str] = FOCUS,
 ) -> list[Finding]:
@@ -150,9 +151,7 @@ def _kind(said: Verdict) -> str:
     return {True: "better", False: "worse", None: "changed"}[said.good]
 
 
-def _size(
-    name: str, row: Mapping[str, Any], said: Verdict, metrics: Mapping[str, MetricNote]
-) -> str:
+def _size(name: str, row: Mapping[str, Any], said: Verdict, metrics: Mapping[str, Metric]) -> str:
     title = metrics[name].title if name in metrics else name
     direction = "" if said.direction == "undecided" else f"{said.direction}, "
     value = format_number(row["value"], signed=True)

@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from attcot_analysis.measure.catalogue import METRICS, Metric
 from attcot_analysis.problems import Edit, Problem, Step, render_response
-from attcot_analysis.show.curves import access_curves, commitment_curves
+from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.heatmaps import before_after
 from attcot_analysis.show.report import ReportFigure, write_report
 from attcot_analysis.show.report_items import ExampleItem
@@ -23,51 +23,30 @@ PALETTE = {
     "blue": (60, 90, 190),
     "gold": (220, 180, 60),
 }
+NAMES = (
+    "accuracy_cot",
+    "accuracy_direct",
+    "p0_final",
+    "commitment_position",
+    "commitment_area",
+    "mass",
+    "evidence_share",
+    "follow_twin",
+    "flip_control",
+    "net_dependence",
+    "habitual_cot",
+    "prior_agreement",
+)
 SIDE = 96
 HOSTILE = "<script>alert(1)</script></script></style><img src=x onerror=alert(2)>\"'&"
 
 
-@dataclass(frozen=True)
-class Note:
-    """A catalogue entry as the metric catalogue writes it."""
-
-    name: str
-    title: str
-    axis: str
-    unit: str
-    better: str | None
-    definition: str = "Mean over items of a quantity that this test made up."
-    falsifier: str = "The same value with the picture greyed out."
-    source: str = "reconstruction"
+def make_metrics() -> dict[str, Metric]:
+    """Take a part of the catalogue: several axes and units, some metrics not in the focus."""
+    return {name: METRICS[name] for name in NAMES}
 
 
-def make_metrics() -> dict[str, Note]:
-    """Build the catalogue."""
-    notes = (
-        Note("accuracy_cot", "Accuracy with CoT", "accuracy", "share of items", "higher"),
-        Note("accuracy_direct", "Accuracy, direct answer", "accuracy", "share of items", "higher"),
-        Note("habitual_cot", "Habitual answers with CoT", "prior", "share of items", "lower"),
-        Note("prior_agreement", "Agreement with text-only answer", "prior", "share of items", None),
-        Note("follow_twin", "Answer follows the twin", "dependence", "share of items", "higher"),
-        Note(
-            "flip_control", "Answer flips on control edit", "dependence", "share of items", "lower"
-        ),
-        Note("delta_log_p_twin", "Drop of log p on the twin", "dependence", "nats", "higher"),
-        Note("net_dependence", "Net dependence", "dependence", "nats", "higher"),
-        Note("p0_final", "p(final answer) before step 1", "commitment", "probability", "lower"),
-        Note(
-            "commitment_position", "Commitment position", "commitment", "share of steps", "higher"
-        ),
-        Note("commitment_area", "Commitment area", "commitment", "probability", "lower"),
-        Note("mass", "Visual mass", "access", "attention mass", None),
-        Note(
-            "evidence_share", "Share on evidence boxes", "access", "share of visual mass", "higher"
-        ),
-    )
-    return {note.name: note for note in notes}
-
-
-def make_summary(metrics: Mapping[str, Note]) -> pd.DataFrame:
+def make_summary(metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """Draw plausible values."""
     rng = np.random.default_rng(0)
     rows = []
@@ -88,7 +67,7 @@ def make_summary(metrics: Mapping[str, Note]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def make_comparisons(metrics: Mapping[str, Note]) -> pd.DataFrame:
+def make_comparisons(metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """Draw plausible differences, some of which cannot be told from zero."""
     rng = np.random.default_rng(1)
     rows = []
@@ -251,6 +230,11 @@ def make_report(path: Path, *, hostile: str = "") -> Path:
                 access_curves(access.mean(), title=""),
                 "Visual access",
                 "Attention mass on the picture at each step; vertical lines are 95% intervals.",
+            ),
+            ReportFigure(
+                access_grid(make_access(), reference="base"),
+                "Visual access by layer and step",
+                "Mean visual mass, and its difference from the base.",
             ),
         ],
         heatmaps=[

@@ -83,6 +83,19 @@ def test_access_curves_and_missing_column(access_table):
         access_curves(one_layer[:0])
 
 
+def test_quantities_get_panels_with_their_own_axis(access_table):
+    both = pd.concat(
+        [
+            access_table[access_table.layer == 0].assign(quantity="mass"),
+            access_table[access_table.layer == 1].assign(quantity="evidence_share"),
+        ]
+    )
+    left, right = access_curves(both).axes
+    assert left.get_title(loc="left") == "visual mass"
+    assert "evidence" in right.get_title(loc="left")
+    assert left.get_ylabel() == "" and left.get_ylim() != right.get_ylim()
+
+
 def test_access_grid_shares_one_scale_and_centres_differences(access_table):
     figure = access_grid(access_table, reference="base")
     images = [ax.images[0] for ax in figure.axes if ax.images]
@@ -104,8 +117,8 @@ def test_metric_intervals_draw_each_metric_of_each_arm(summary, metrics):
     assert_same_intervals([s[:, 0] for ax in figure.axes for s in segments(ax)], summary)
     assert not any(ax.patches for ax in figure.axes), "bars"
     words = texts(figure)
-    assert "Accuracy with CoT ↑" in words
-    assert "Habitual answers with CoT ↓" in words
+    assert "accuracy, CoT ↑" in words
+    assert "habitual answers, CoT ↓" in words
     assert "192 items × 4 seeds" in words
 
 

@@ -63,6 +63,14 @@ def test_a_row_holds_the_picture_and_one_scale(problem, steps):
     assert len(panels(many)) == 11
 
 
+def test_long_labels_are_broken_and_arms_get_their_label(problem, steps):
+    long = "3. c2 holds a star whose colour is read from the picture and not from the question"
+    figure = before_after(problem.image, *steps, [long, "x", "y"], names=("cot_sft", "att_cot"))
+    lines = figure.axes[0].get_title(loc="left").split("\n")
+    assert len(lines) == 3 and max(map(len, lines)) <= 22 and lines[-1].endswith("…")
+    assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["CoT-SFT", "Att-CoT"]
+
+
 def test_evidence_boxes_are_drawn_where_they_lie(problem):
     plain = overlay(problem.image, np.zeros((6, 6)), side=96)
     boxed = overlay(problem.image, np.zeros((6, 6)), boxes=[(64, 32, 96, 64)], side=96)

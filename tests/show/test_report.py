@@ -61,7 +61,7 @@ def test_page_is_well_formed_and_has_every_section(text):
     assert set(sections.split()) <= set(page.ids)
     inside = [link[1:] for link in page.links if link.startswith("#")]
     assert inside and set(inside) <= set(page.ids)
-    assert page.tags.count("svg") >= 5 and page.tags.count("figure") == 5
+    assert page.tags.count("svg") >= 6 and page.tags.count("figure") == 6
 
 
 def test_page_loads_nothing_and_runs_nothing(text, hostile):
@@ -194,11 +194,18 @@ def test_findings_sort_every_focus_metric_once(comparisons, metrics):
         "Att-CoT compared with Base",
     ]
     for finding in found:
-        assert sum(len(texts) for _, texts in finding.parts()) == len(FOCUS)
+        named = sum(len(texts) for _, texts in finding.parts())
+        assert named == len(set(FOCUS) & set(metrics)) == 9
         assert "192 items × 4 seeds" in str(finding)
-    row = comparisons[(comparisons.a == "cot_sft") & (comparisons.metric == "p0_final")].iloc[0]
-    assert row.high < 0
-    assert any(text.startswith("p(final answer) before step 1 (lower") for text in found[1].better)
+    rows = comparisons[comparisons.a == "cot_sft"].set_index("metric")
+    for name, low, high, kind, words in (
+        ("habitual_cot", -1, 0, found[1].better, "lower, −"),
+        ("follow_twin", -1, 0, found[1].worse, "lower, −"),
+        ("mass", 0, 1, found[1].changed, "higher, +"),
+        ("accuracy_direct", -1, 1, found[1].undecided, "−"),
+    ):
+        assert low < rows.loc[name, "low"] and rows.loc[name, "high"] < high
+        assert any(text.startswith(f"{metrics[name].title} ({words}") for text in kind)
 
 
 def test_without_focus_metrics_all_are_named(metrics):

@@ -45,7 +45,7 @@ def test_every_section_and_figure_is_visible(visit, report, size):
         box = figure.bounding_box()
         assert box["width"] > 200 and box["height"] > 150
         assert figure.locator("text").count() > 3, "labels are text"
-    assert page.locator("figure svg").count() == 5
+    assert page.locator("figure svg").count() == 6
     pictures = page.locator("img").all()
     assert len(pictures) == 6
     for picture in pictures:
@@ -70,9 +70,17 @@ def test_hostile_text_is_shown_as_text(visit, hostile_report):
     assert "<script>alert(1)</script>" in page.locator("#items h3").first.inner_text()
     assert "<script>alert(1)</script>" in page.locator("#items pre").nth(1).inner_text()
     assert "<script>alert(1)</script>" in page.locator(".arms").inner_text()
-    assert "<script>" in page.locator("#curves, #metrics").locator("svg").nth(2).text_content()
+    assert "<script>" in page.locator("#metrics svg").text_content()
+    assert "<script>" in page.locator("#heatmaps svg").text_content()
     assert page.locator("script").count() == 0
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_wide_figure_takes_the_whole_width(visit, report):
+    page = visit(report)
+    boxes = [one.bounding_box() for one in page.locator("#curves figure").all()]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+    assert boxes[2]["width"] > boxes[0]["width"] + boxes[1]["width"]
 
 
 def test_axes_show_one_curve_per_arm_with_its_colour(visit, report):
