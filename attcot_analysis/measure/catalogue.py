@@ -42,6 +42,12 @@ class Metric:
     source: str
     binary: bool = False
 
+    @property
+    def bounded(self) -> bool:
+        """Whether its values lie between 0 and 1, and differences between -1 and 1."""
+        share = self.unit.startswith("share of ") and not self.unit.endswith("per rationale")
+        return share or self.unit == "probability"
+
     def __post_init__(self) -> None:
         """Refuse a metric nobody could read."""
         for field in ("name", "title", "unit", "definition", "falsifier", "source"):

@@ -22,7 +22,7 @@ from attcot_analysis.measure.statistics import (
 )
 from attcot_analysis.measure.values import COLUMNS, item_values, need_columns
 
-__all__ = ["METRICS", "Metric", "compare", "item_values", "summarise"]
+__all__ = ["METRICS", "Metric", "compare", "item_values", "summarise", "wider_intervals"]
 
 
 def summarise(
@@ -129,7 +129,8 @@ def wider_intervals(table: pd.DataFrame) -> pd.DataFrame:
 
     With few training seeds the bootstrap alone is too narrow (see `bootstrap_seeds_items`), so
     whoever draws a verdict from several seeds should read this one. Rows of one seed, where both
-    speak about items only, stay as they are.
+    speak about items only, stay as they are. A t interval knows nothing of the range of a share,
+    so the ends of shares and probabilities are cut at what is possible.
 
     Args:
         table: From `summarise` or `compare`.
@@ -137,7 +138,11 @@ def wider_intervals(table: pd.DataFrame) -> pd.DataFrame:
     several = table["n_seeds"] > 1
     low = table[["low", "low_t"]].min(axis=1).where(several, table["low"])
     high = table[["high", "high_t"]].max(axis=1).where(several, table["high"])
-    return table.assign(low=low, high=high)
+    bounded = table["metric"].map(lambda name: name in METRICS and METRICS[name].bounded)
+    least = -1.0 if "b" in table.columns else 0.0
+    return table.assign(
+        low=low.mask(bounded, low.clip(lower=least)), high=high.mask(bounded, high.clip(upper=1.0))
+    )
 
 
 def _check_values(values: pd.DataFrame) -> None:

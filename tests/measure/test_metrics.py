@@ -448,13 +448,24 @@ def test_bad_values_are_one_sentence(values, a, b, message):
 def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
     table = pd.DataFrame(
         {
-            "low": [0.1, 0.1, 0.3],
-            "low_t": [0.0, 0.2, 0.2],
-            "high": [0.5, 0.5, 0.5],
-            "high_t": [0.4, 0.6, 0.6],
-            "n_seeds": [3, 3, 1],
+            "metric": ["p0_final", "p0_final", "p0_final", "accuracy_cot", "density"],
+            "low": [0.1, 0.1, 0.3, 0.1, 0.1],
+            "low_t": [0.0, 0.2, 0.2, -0.3, -0.3],
+            "high": [0.5, 0.5, 0.5, 0.9, 0.9],
+            "high_t": [0.4, 0.6, 0.6, 1.2, 1.2],
+            "n_seeds": [3, 3, 1, 3, 3],
         }
     )
     found = wider_intervals(table)
-    assert found["low"].tolist() == [0.0, 0.1, 0.3]
-    assert found["high"].tolist() == [0.5, 0.6, 0.5]
+    assert found["low"].tolist() == [0.0, 0.1, 0.3, 0.0, -0.3]
+    assert found["high"].tolist() == [0.5, 0.6, 0.5, 1.0, 1.2]
+    differences = wider_intervals(table.assign(a="x", b="y"))
+    assert differences["low"].tolist() == [0.0, 0.1, 0.3, -0.3, -0.3]
+    assert {name for name, metric in METRICS.items() if not metric.bounded} == {
+        "mass_slope",
+        "density",
+        "delta_log_p_twin",
+        "delta_log_p_control",
+        "delta_log_p_blank",
+        "net_dependence",
+    }
