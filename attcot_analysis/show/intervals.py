@@ -89,7 +89,9 @@ def comparison_intervals(comparisons: pd.DataFrame, metrics: Mapping[str, Metric
     groups = order_metrics(comparisons["metric"], metrics)
     pairs = list(dict.fromkeys(zip(comparisons["a"], comparisons["b"], strict=True)))
     with figure_style(axes_grid_axis="x"):
-        figure = new_figure(2.4 + 2.1 * len(pairs), _height(groups, 0.27) + 0.6)
+        labels = [_label(name, metrics) for names in groups.values() for name in names]
+        margin = 0.4 + 0.07 * max(map(len, labels))
+        figure = new_figure(margin + 2.1 * len(pairs), _height(groups, 0.27) + 0.6)
         axs = figure.subplots(
             len(groups),
             len(pairs),
@@ -149,21 +151,15 @@ def _dress(
     metrics: Mapping[str, Metric],
     group: tuple[str, str] | None,
 ) -> None:
-    labels = [
-        metrics[name].title + _ARROWS.get(metrics[name].better or "", "")
-        if name in metrics
-        else name
-        for name in names
-    ]
-    ax.set_yticks(range(len(names)), [label for label in labels])
+    ax.set_yticks(range(len(names)), [_label(name, metrics) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
     if group is not None:
         axis, unit = group
         title = ax.set_title(axis.capitalize())
-        ax.annotate(
+        note = ax.annotate(
             unit,
             (1.0, 0.0),
             xycoords=title,
@@ -172,6 +168,13 @@ def _dress(
             va="bottom",
             fontsize=8.5,
         )
+        note.set_in_layout(False)  # else the first column would be made wider than the others
+
+
+def _label(name: str, metrics: Mapping[str, Metric]) -> str:
+    if name not in metrics:
+        return name
+    return metrics[name].title + _ARROWS.get(metrics[name].better or "", "")
 
 
 def _ratios(groups: Mapping[tuple[str, str], Sequence[str]]) -> list[float]:

@@ -21,7 +21,7 @@ from attcot_analysis.show.report_tables import (
     metric_table,
     provenance_table,
 )
-from attcot_analysis.show.style import arm_style, order_arms
+from attcot_analysis.show.style import arm_style, capital, order_arms
 from attcot_analysis.show.tables import counts
 from attcot_analysis.show.verdicts import FOCUS, Finding, findings, focus_metrics
 
@@ -201,7 +201,7 @@ def _answer(lead: Sequence[str], found: Sequence[Finding]) -> list[Markup]:
     parts = [el("p", text, class_="lead") for text in lead]
     for finding in found:
         kinds = [
-            el("li", el("span", f"{name}: ", class_=name.lower()), "; ".join(texts), ".")
+            el("li", el("span", f"{name}: ", class_=name.lower()), capital("; ".join(texts)), ".")
             for name, texts in finding.parts()
         ]
         heading = el("h3", finding.heading, " ", el("span", finding.n, class_="n"))

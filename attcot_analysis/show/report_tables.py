@@ -11,6 +11,7 @@ from attcot_analysis.show.markup import Markup, el
 from attcot_analysis.show.style import (
     arm_label,
     arm_style,
+    capital,
     format_interval,
     format_number,
     order_arms,
@@ -83,7 +84,7 @@ def metric_notes(names: Sequence[str], metrics: Mapping[str, Metric]) -> Markup:
             note = metrics[name]
             direction = _BETTER.get(note.better or "", "neither direction is better by itself")
             parts += [
-                el("dt", _capital(note.title), " ", el("code", name), id=f"metric-{_slug(name)}"),
+                el("dt", capital(note.title), " ", el("code", name), id=f"metric-{_slug(name)}"),
                 el("dd", f"{note.definition} Axis: {axis}; unit: {note.unit}; {direction}."),
                 el(
                     "dd",
@@ -156,8 +157,8 @@ def _metric_head(name: str, metrics: Mapping[str, Metric], *, hint: bool = False
     words = _BETTER.get(note.better or "")
     return el(
         "th",
-        el("a", _capital(note.title), href=f"#metric-{_slug(name)}"),
-        el("span", f", {words}", class_="n") if hint and words else None,
+        el("a", capital(note.title), href=f"#metric-{_slug(name)}"),
+        el("span", f" ({words})", class_="n") if hint and words else None,
         scope="row",
     )
 
@@ -168,7 +169,7 @@ def _one_n(rows: pd.DataFrame) -> bool:
 
 
 def _group(title: str, columns: int) -> Markup:
-    return el("tr", el("th", _capital(title), colspan=columns, scope="rowgroup"), class_="group")
+    return el("tr", el("th", capital(title), colspan=columns, scope="rowgroup"), class_="group")
 
 
 def _table(
@@ -186,11 +187,6 @@ def _p_value(value: float) -> str:
     if not math.isfinite(value):
         return "\N{EN DASH}"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _capital(text: str) -> str:
-    # "p(final answer)" is a formula and keeps its small letter.
-    return text if text.startswith("p(") else text[:1].upper() + text[1:]
 
 
 def _slug(name: str) -> str:

@@ -150,6 +150,11 @@ def new_figure(width: float, height: float) -> StyledFigure:
     return StyledFigure(figsize=(width, height), layout="constrained")
 
 
+def capital(text: str) -> str:
+    """Write the first letter large, unless it belongs to a formula such as ``p(answer)``."""
+    return text if text.startswith("p(") else text[:1].upper() + text[1:]
+
+
 def format_number(value: float, *, signed: bool = False, digits: int = 3) -> str:
     """Write a number for people: fixed digits, true minus sign, an en dash for NaN."""
     if not math.isfinite(value):
