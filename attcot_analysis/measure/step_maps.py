@@ -51,6 +51,24 @@ class ResponseMaps:
         ]
         return np.stack([self.grid.to_map(mean) for mean in means])
 
+    def answer_map(self, layers: Collection[int] | None = None) -> npt.NDArray[np.float32]:
+        """Map of the row that predicts the answer's first token, mean over heads and layers.
+
+        Args:
+            layers: Indices into the layers read; default all.
+
+        Returns:
+            ``(rows, cols)``; its sum is that row's mean visual mass.
+
+        Raises:
+            LayoutError: If the response states no answer.
+        """
+        if self.answer is None:
+            raise LayoutError("The response states no answer, so there is no map of it.")
+        chosen = self.weights if layers is None else self.weights[list(layers)]
+        mean = chosen[:, :, self.answer].mean(axis=(0, 1))
+        return np.asarray(self.grid.to_map(mean), dtype=np.float32)
+
 
 def response_maps(
     mllm: Mllm,

@@ -33,8 +33,18 @@ def test_tokens_steps_and_boxes_belong_together(random_mllm, problem):
     assert "".join(maps.tokens[maps.answer :]).startswith(problem.answer)
 
 
-def test_a_response_without_an_answer_has_no_answer_token(random_mllm, problem):
-    assert response_maps(random_mllm, problem, "<think>\n1. a1 is red.\n").answer is None
+def test_the_answer_has_a_map_of_its_own(random_mllm, problem):
+    maps = response_maps(random_mllm, problem, render_response(problem.steps, problem.answer))
+    expected = maps.weights[1, :, maps.answer].mean(axis=0)
+    np.testing.assert_allclose(maps.answer_map([1]).ravel(), expected, rtol=1e-6)
+    assert maps.answer_map().shape == maps.grid.shape
+
+
+def test_a_response_without_an_answer_has_no_answer_map(random_mllm, problem):
+    maps = response_maps(random_mllm, problem, "<think>\n1. a1 is red.\n")
+    assert maps.answer is None
+    with pytest.raises(LayoutError, match="states no answer"):
+        maps.answer_map()
 
 
 def test_a_response_without_steps_has_no_maps(random_mllm, problem):
