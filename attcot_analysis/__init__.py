@@ -37,6 +37,7 @@ _MODULE_OF = {
     "ModelError": "errors",
     "ProblemError": "errors",
     "RunError": "errors",
+    "ShowError": "errors",
     "TrainingError": "errors",
     # problems
     "ArrowsConfig": "problems.arrows",

@@ -6,6 +6,7 @@ from attcot_analysis.errors import MeasureError as MeasureError
 from attcot_analysis.errors import ModelError as ModelError
 from attcot_analysis.errors import ProblemError as ProblemError
 from attcot_analysis.errors import RunError as RunError
+from attcot_analysis.errors import ShowError as ShowError
 from attcot_analysis.errors import TrainingError as TrainingError
 from attcot_analysis.measure.access import access_trajectory as access_trajectory
 from attcot_analysis.measure.access import visual_access as visual_access

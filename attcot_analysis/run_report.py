@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from attcot_analysis.measure.curves import access_steps, candidate_steps, step_curve
@@ -88,25 +87,25 @@ def write_run_report(
     layers = access_by_layer(tables)
     curves = [
         ReportFigure(
-            commitment_curves(final, chance=chance),
+            commitment_curves(final, chance=chance, title=""),
             "When does the answer settle?",
             "Probability of the model's own final answer when it is forced to answer after k "
             "steps of its own rationale. A curve that is high at k = 0 has decided before it "
-            "wrote. The dotted line is chance.",
+            "wrote. The thin grey line is chance.",
         ),
         ReportFigure(
             commitment_curves(
                 habitual,
                 quantity="p(habitual answer)",
                 chance=chance,
-                title="How strongly does the wording of the question suggest an answer?",
+                title="",
             ),
             "The textual prior along the rationale",
             "Probability of the habitual answer after k steps. The test items are balanced, so "
             "anything above chance is the prior speaking, not the picture.",
         ),
         ReportFigure(
-            access_curves(access),
+            access_curves(access, title=""),
             "Does it keep looking while it writes?",
             "Left: attention of a rationale token's row on all image tokens. Right: which share "
             "of that lies on the evidence boxes of the step being written. Mean over layers, "
@@ -115,7 +114,8 @@ def write_run_report(
         ReportFigure(
             access_grid(layers, reference=before),
             "Visual access by layer and step",
-            f"Mean visual mass; second row: difference from {arm_label(before)}.",
+            f"Mean visual mass over heads, rows and {len(problems)} items, all seeds of an arm "
+            f"together; second row: difference from {arm_label(before)}.",
             wide=True,
         ),
     ]
@@ -144,8 +144,6 @@ def write_run_report(
         lead=lead,
         overwrite=True,
     )
-    for figure in (*curves, *heatmaps):
-        plt.close(figure.figure)
     return path
 
 
@@ -182,8 +180,9 @@ def _heatmap(
         figure,
         f"{arm_label(before)} and {arm_label(after)} on {problem.id}",
         "Attention of each step's rows on the image tokens, mean over layers and heads, while "
-        "the right rationale is teacher-forced (one training seed). One colour scale for both "
-        "models; below, after minus before, with zero in the middle. Frames: evidence boxes.",
+        "the right rationale is teacher-forced (one item, one training seed per arm). One colour "
+        "scale for both models; below, after minus before, with zero in the middle. Frames: "
+        "evidence boxes.",
         wide=True,
     )
 
