@@ -273,7 +273,8 @@ def _figure(item: ReportFigure, numbers: _Numbers) -> Markup:
         drawing = el(
             "div", drawing, class_="scroll wide", tabindex=0, role="region", aria_label=item.title
         )
-    lead = el("b", f"Figure {number}. {item.title.rstrip('.')}.")
+    stop = "" if item.title.endswith(("?", "!", ".")) else "."
+    lead = el("b", f"Figure {number}. {item.title}{stop}")
     return el("figure", drawing, el("figcaption", lead, " ", item.caption))
 
 
