@@ -13,7 +13,7 @@ from attcot_analysis.shipped import TESTBED_PROBLEMS, shipped
 from attcot_analysis.train import FinetuneConfig
 
 SMALL = ReproduceConfig(
-    seeds=(0,), items=6, train_items=16, finetune=FinetuneConfig(steps=2, batch_size=4)
+    seeds=(0,), items=4, train_items=8, finetune=FinetuneConfig(steps=2, batch_size=4)
 )
 
 
@@ -32,7 +32,7 @@ def test_results_hold_every_metric_of_every_arm_with_its_interval(finished):
     found = summary.dropna(subset=["value", "low"])
     assert (found["low"] <= found["value"] + 1e-9).all()
     assert (found["value"] <= found["high"] + 1e-9).all()
-    assert (summary["n_items"] <= 6).all()
+    assert (summary["n_items"] <= 4).all()
     pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
     assert pairs == {("base", "cot_sft"), ("base", "att_cot"), ("cot_sft", "att_cot")}
 
@@ -44,10 +44,30 @@ def test_tables_figures_and_report_are_there(finished):
     assert any(name.startswith("maps_") for name in drawn)
     page = (finished.path / "report.html").read_text()
     assert "<svg" in page and "Att-CoT" in page and "reconstruction" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "://" not in page.replace("http://www.w3.org", "")
     manifest = finished.manifest
     assert manifest["config"]["seeds"] == [0]
     assert str(shipped(TESTBED_PROBLEMS)) not in json.dumps(manifest)
+
+
+def test_the_report_shows_curves_and_maps_in_a_browser_and_asks_for_nothing(finished, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((finished.path / "report.html").as_uri())
+    for section in ("curves", "metrics", "comparisons", "heatmaps", "items", "meaning"):
+        assert page.locator(f"section#{section}").bounding_box()["height"] > 50
+    for section in ("curves", "heatmaps"):
+        drawings = page.locator(f"section#{section} svg, section#{section} img")
+        assert drawings.count() >= 3
+        for number in range(drawings.count()):
+            box = drawings.nth(number).bounding_box()
+            assert box["width"] > 200 and box["height"] > 100
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert complaints == []
+    page.close()
 
 
 def test_a_finished_run_is_left_alone_and_the_next_one_gets_its_own_folder(finished):
