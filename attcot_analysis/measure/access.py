@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measure.probe import attached, read_masses
+from attcot_analysis.measure.attention import attached
+from attcot_analysis.measure.probe import read_masses
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, token_starts
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import Problem, parse_response

@@ -1,7 +1,7 @@
 """The probe: collects the attention mass of chosen rows while a model runs, differentiably.
 
-It is an attention implementation registered with `transformers`: ordinary SDPA, plus one extra
-call of the fused kernel on the chosen rows (`attcot_analysis.measure.mass`).
+It reads the attention of `attcot_analysis.measure.attention`: one more call of the fused kernel on
+the chosen rows (`attcot_analysis.measure.mass`).
 
 Row convention, here and everywhere: the row of token t is position t - 1, whose query PREDICTS t.
 
@@ -20,7 +20,6 @@ Training passes the probe as forward arguments, because a context manager that i
 """
 
 import contextlib
-import contextvars
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,19 +29,9 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.attention import AttentionCall, attached, reading
 from attcot_analysis.measure.mass import group_masses, key_weights
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-
-NAME = "attcot"
-"""The registered attention implementation; `transformers` gives meaning to "flash" or "/" in it."""
-
-_ACTIVE: contextvars.ContextVar["Probe | None"] = contextvars.ContextVar("attcot", default=None)
 
 
 class Probe:
@@ -110,120 +99,40 @@ class Probe:
         """
         self.begin()
         self._active_cols = cols
-        token = _ACTIVE.set(self)
         try:
-            yield self
+            with reading(self):
+                yield self
         finally:
-            _ACTIVE.reset(token)
             self._active_cols = None
             self.sink = {layer: torch.cat(calls, dim=2) for layer, calls in self._calls.items()}
             self._calls = {}
 
     def reads(self, module: Any) -> bool:
-        """Whether this attention module is one to read."""
-        layer = getattr(module, "layer_idx", None)
-        if layer is None or not getattr(module, "is_causal", True):
-            return False
+        """Whether this layer is one to read."""
         if getattr(module, "sliding_window", None) is not None:
             return False
-        return self.layers is None or layer in self.layers
+        return self.layers is None or module.layer_idx in self.layers
 
+    def read(self, call: AttentionCall, cols: Tensor | None, rows: Tensor | None) -> None:
+        """Collect the chosen rows of a forward pass; see `group_masses` for the arguments."""
+        self.sink.setdefault(call.module.layer_idx, self._collect(call, cols, rows))
 
-def attcot_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    *,
-    attcot_probe: Probe | None = None,
-    attcot_cols: Tensor | None = None,
-    attcot_rows: Tensor | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """SDPA attention as `transformers` does it, plus the probe's extra call on the chosen rows.
-
-    Args:
-        module: The attention module.
-        query: ``(B, H, Tq, D)``.
-        key: ``(B, Hkv, Tk, D)``, cached keys included.
-        value: ``(B, Hkv, Tk, Dv)``.
-        attention_mask: ``None`` (causal), bool, or additive, ``(B or 1, H or 1, Tq, >= Tk)``.
-        dropout: Of the attention itself; the probe reads before dropout.
-        scaling: Factor on q.k; default ``D ** -0.5``.
-        attcot_probe: Where to collect; ``None`` to only attend.
-        attcot_cols: See `group_masses`.
-        attcot_rows: See `group_masses`.
-        options: Passed on.
-    """
-    output, _ = sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-    )
-    active = attcot_probe is None
-    probe = _ACTIVE.get() if active else attcot_probe
-    if probe is None or not probe.reads(module):
-        return output, None
-    if options.get("s_aux") is not None or options.get("position_bias") is not None:
-        raise MeasureError(
-            f"Layer {module.layer_idx} adds learned sinks or biases to its attention; "
-            "the probe cannot read it, choose other layers."
-        )
-    if active:
+    def read_active(self, call: AttentionCall) -> None:
+        """Collect the last row of a pass of ``generate()``, which predicts the next token."""
         if torch.is_grad_enabled():
             raise MeasureError(
                 "Probe.active() is for generation without gradient; in training pass the probe "
                 "as attcot_probe, attcot_cols and attcot_rows to the forward call."
             )
-        attcot_cols, attcot_rows = probe._active_cols, _last_rows(query)
-    if probe.maps:
-        found = key_weights(query, key, attention_mask, probe.keys, attcot_rows, scaling)
-    else:
-        found = group_masses(query, key, attention_mask, attcot_cols, attcot_rows, scaling)
-    if active:
-        probe._calls.setdefault(module.layer_idx, []).append(found)
-    else:
-        probe.sink.setdefault(module.layer_idx, found)
-    return output, None
+        batch, _, n_queries, _ = call.query.shape
+        last = call.query.new_full((batch, 1), n_queries - 1, dtype=torch.long)
+        found = self._collect(call, self._active_cols, last)
+        self._calls.setdefault(call.module.layer_idx, []).append(found)
 
-
-AttentionInterface.register(NAME, attcot_attention)
-# Without a mask function of the same name, padding would silently be attended.
-AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-def _last_rows(query: Tensor) -> Tensor:
-    return query.new_full((query.shape[0], 1), query.shape[2] - 1, dtype=torch.long)
-
-
-@contextlib.contextmanager
-def attached(model: Any) -> Iterator[None]:
-    """Let probes read a model's text stack; restores its attention implementation on leaving.
-
-    May be nested. Without a probe the model computes what it computes under SDPA.
-
-    Raises:
-        MeasureError: If the model does not let its attention be replaced.
-    """
-    config = model.config
-    text = config.get_text_config()
-    before = text._attn_implementation
-    key = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
-
-    def switch(name: str) -> None:
-        model.set_attn_implementation(name if key is None else {key: name})
-
-    switch(NAME)
-    try:
-        if text._attn_implementation != NAME:
-            raise MeasureError(
-                f"{type(model).__name__} does not let its attention implementation be replaced; "
-                "use a model class that is part of transformers."
-            )
-        yield
-    finally:
-        switch(before)
+    def _collect(self, call: AttentionCall, cols: Tensor | None, rows: Tensor | None) -> Tensor:
+        if self.maps:
+            return key_weights(call.query, call.key, call.mask, self.keys, rows, call.scaling)
+        return group_masses(call.query, call.key, call.mask, cols, rows, call.scaling)
 
 
 def read_masses(

@@ -7,8 +7,9 @@ from torch import Tensor
 from transformers import Trainer
 
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measure.attention import attached
 from attcot_analysis.measure.branches import pack
-from attcot_analysis.measure.probe import Probe, attached
+from attcot_analysis.measure.probe import Probe
 from attcot_analysis.models import Mllm
 from attcot_analysis.train.data import IGNORED, Example, rationale_rows
 from attcot_analysis.train.objective import (

@@ -8,13 +8,14 @@ import torch
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.attention import attached
 from attcot_analysis.measure.branches import (
     CandidateTokens,
     candidate_tokens,
     forced_answers,
     pack,
 )
-from attcot_analysis.measure.probe import Probe, attached
+from attcot_analysis.measure.probe import Probe
 from attcot_analysis.models import collate, encode
 from attcot_analysis.problems import ANSWER_CUE, render_response
 
