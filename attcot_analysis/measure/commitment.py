@@ -36,6 +36,7 @@ def commitment(
     *,
     images: Sequence[Image.Image] | None = None,
     controls: Sequence[str] = CONTROLS,
+    others: Sequence[str] | None = None,
     empty: Literal["error", "skip"] = "error",
     batch_size: int = 16,
     progress: bool = False,
@@ -53,6 +54,8 @@ def commitment(
         responses: Per item the response, as token ids (what the model wrote) or as text.
         images: Other pictures to show instead of the items' own, e.g. of their twins.
         controls: Any of ``"rationale"``, ``"filler"``, ``"other_item"``.
+        others: Per item the rationale that ``"other_item"`` puts in, where partners are to be
+            sought among more items than these; see `other_rationales`.
         empty: What to do with responses that have no rationale step: raise an error, or leave
             the item out of the table.
         batch_size: Items per forward pass; each pass holds all forced answers of its items.
@@ -92,10 +95,13 @@ def commitment(
     if not used:
         raise MeasureError("No response has a rationale step, so there is nothing to measure.")
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in used}
-    others: dict[int, str] = {}
+    partners: dict[int, str] = {}
     if "other_item" in controls:
-        texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
-        others = dict(zip(used, texts, strict=True))
+        if others is None:
+            texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
+        else:
+            texts = [others[at] for at in used]
+        partners = dict(zip(used, texts, strict=True))
 
     def encode(at: int, response: Sequence[int] | str) -> Encoded:
         image = None if images is None else images[at]
@@ -112,7 +118,7 @@ def commitment(
             elif control == "filler":
                 items = [filler_rationale(mllm, item) for item in own]
             else:
-                items = [encode(at, others[at]) for at in chunk]
+                items = [encode(at, partners[at]) for at in chunk]
             names = [problems[at].id for at in chunk]
             read = forced_answers(mllm, items, [tokens[at] for at in chunk], names=names)
             for at, item, log_p in zip(chunk, items, read, strict=True):

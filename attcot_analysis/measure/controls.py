@@ -53,17 +53,21 @@ def other_items(answers: Sequence[str], n_steps: Sequence[int], names: Sequence[
     Raises:
         MeasureError: If all other items have the same answer.
     """
+    n = len(answers)
     partners = []
     for at, (answer, needed, name) in enumerate(zip(answers, n_steps, names, strict=True)):
-        order = [*range(at + 1, len(answers)), *range(at)]
-        order = [other for other in order if answers[other] != answer]
-        if not order:
+        best: int | None = None
+        for other in (place % n for place in range(at + 1, at + n)):
+            if answers[other] != answer and (best is None or n_steps[other] > n_steps[best]):
+                best = other
+                if n_steps[best] >= needed:
+                    break
+        if best is None:
             raise MeasureError(
                 f"Item {name}: no other item has a different answer, so there is no rationale "
                 "for the other_item control; add items or leave 'other_item' out of the controls."
             )
-        # Of equals, max takes the first: the order decides.
-        partners.append(max(order, key=[min(n, needed) for n in n_steps].__getitem__))
+        partners.append(best)
     return partners
 
 

@@ -44,6 +44,7 @@ def dependence(
     base_responses: Sequence[Response],
     *,
     edits: Sequence[EditKind] = ("twin", "control", "blank"),
+    edited: Sequence[EditedImage] | None = None,
     rationales: Sequence[Rationale] = ("fixed", "regenerated"),
     empty: Literal["error", "skip"] = "error",
     batch_size: int = 16,
@@ -70,6 +71,8 @@ def dependence(
         base_responses: Per item the model's response to the original picture, as token ids (as
             in the ``ids`` of `answer_problems`) or text.
         edits: Any of ``"twin"``, ``"control"``, ``"blank"``, ``"swap"``.
+        edited: The edited pictures, where they were made among more items than these; default
+            those that `edited_images` makes for every one of ``edits``.
         rationales: Any of ``"fixed"``, ``"regenerated"``.
         empty: What to do with base responses that have no rationale step: raise an error, or
             leave their fixed rows out (with regenerated ones ``log_p_before`` is then missing).
@@ -108,7 +111,8 @@ def dependence(
             f"Item {problems[steps.index(0)].id}: its response has no rationale step to keep; "
             "give it steps inside <think>, or pass empty='skip'."
         )
-    edited = [one for kind in edits for one in edited_images(problems, kind)]
+    if edited is None:
+        edited = [one for kind in edits for one in edited_images(problems, kind)]
     tokens = [candidate_tokens(mllm, problem.candidates) for problem in problems]
 
     def read(work: Sequence[tuple[int, Image.Image, Response]], name: str) -> list[np.ndarray]:
