@@ -12,7 +12,7 @@ both cases, and are therefore for measuring, not for training.
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -45,6 +45,7 @@ class AttentionCall:
         value: ``(B, Hkv, Tk, Dv)``.
         mask: ``None`` (causal), bool (may attend), or additive, ``(B or 1, H or 1, Tq, >= Tk)``.
         scaling: Factor on q.k; ``None`` for ``D ** -0.5``.
+        output: ``(B, Tq, H, Dv)``, what came of it; only readers are told.
     """
 
     module: Any
@@ -53,6 +54,7 @@ class AttentionCall:
     value: Tensor
     mask: Tensor | None
     scaling: float | None
+    output: Tensor | None = None
 
 
 class Intervention(Protocol):
@@ -136,6 +138,7 @@ def attcot_attention(
             f"Layer {module.layer_idx} adds learned sinks or biases to its attention; "
             "the probe cannot read it, choose other layers."
         )
+    call = replace(call, output=output)
     if attcot_probe is None:
         reader.read_active(call)
     else:
