@@ -3,13 +3,14 @@
 Everything a diagnostic needs is exact here: which cell each step must be read from, which edit
 changes the answer, and how strongly the wording of the question suggests an answer. Four knobs
 set the difficulty: the number of hops, the clarity of the picture, the strength of the textual
-prior, and whether the rationale states the evidence or only names the cell.
+prior, and whether the rationale states the evidence or only names the cell. A fifth makes the
+rationale beside the point, to plant a failure on purpose.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
@@ -24,21 +25,21 @@ from attcot_analysis.problems.board import (
     cast_field,
     draw_board,
 )
+from attcot_analysis.problems.draws import (
+    Split,
+    check_clarity,
+    check_count,
+    draw_answer,
+    habits,
+    item_rng,
+    pick,
+)
 from attcot_analysis.problems.problem import Box, Edit, Problem, Step
 
-HABITS: dict[str, str] = {
-    "Anna": "red",
-    "Ben": "green",
-    "Carla": "blue",
-    "David": "yellow",
-    "Emma": "purple",
-    "Felix": "orange",
-}
+HABITS = habits(tuple(COLOURS))
 """Courier → the colour at which that courier habitually ends: the textual prior."""
 
-T = TypeVar("T")
-Split = Literal["train", "test", "pretrain"]
-_SPLITS: dict[Split, int] = {"train": 0, "test": 1, "pretrain": 2}
+Path = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ArrowsConfig:
         prior: Share of items whose answer is the named courier's habitual colour; ``None``
             means balanced, that is independent of the name.
         states_evidence: Whether the last step says the colour, or only names the cell.
+        relevant: Whether the rationale follows the walk that is asked about, or another one on
+            the same board: then it is true, has the same form, and is beside the point.
 
     Raises:
         ProblemError: If a knob is out of range.
@@ -63,6 +66,7 @@ class ArrowsConfig:
     noise: float = 0.0
     prior: float | None = None
     states_evidence: bool = False
+    relevant: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -73,10 +77,7 @@ class ArrowsConfig:
                 f"{self.hops} hops do not fit on a {self.size}x{self.size} board with a cell "
                 f"left for the control edit; choose 1 to {self.size * self.size - 2}."
             )
-        if self.noise < 0:
-            raise ProblemError(f"Noise is {self.noise}; it is a standard deviation, at least 0.")
-        if self.prior is not None and not 0 <= self.prior <= 1:
-            raise ProblemError(f"Prior is {self.prior}; it is a share between 0 and 1, or None.")
+        check_clarity(self.noise, self.prior)
 
 
 def generate_arrows(
@@ -87,8 +88,7 @@ def generate_arrows(
     Raises:
         ProblemError: If `n` is negative or a knob is out of range.
     """
-    if n < 0:
-        raise ProblemError(f"Cannot generate {n} problems; ask for 0 or more.")
+    check_count(n)
     config = config or ArrowsConfig()
     return [_generate_one(index, config, seed, split) for index in range(n)]
 
@@ -109,15 +109,17 @@ def solve(board: Board, start: tuple[int, int], hops: int) -> str:
 
 
 def _generate_one(index: int, config: ArrowsConfig, seed: int, split: Split) -> Problem:
-    rng = np.random.default_rng([seed, _SPLITS[split], index])
-    courier = _pick(rng, list(HABITS))
-    board, path = _random_board(rng, config)
+    rng = item_rng(seed, split, index)
+    courier = pick(rng, list(HABITS))
+    board, path, told = _random_board(rng, config)
     start, end = path[0], path[-1]
-    board[end] = replace(board[end], colour=_draw_answer(rng, HABITS[courier], config.prior))
+    board[end] = replace(
+        board[end], colour=draw_answer(rng, HABITS[courier], config.prior, tuple(COLOURS))
+    )
     answer = solve(board, start, config.hops)
 
     off_path = [cell for cell in board if cell not in path]
-    control_cell = _pick(rng, off_path)
+    control_cell = pick(rng, off_path)
     # The control edit recolours the same shape, so that it changes as many pixels as the twin.
     board[control_cell] = replace(board[control_cell], shape=board[end].shape)
     cast = cast_field(rng, config.size, config.noise)
@@ -125,12 +127,12 @@ def _generate_one(index: int, config: ArrowsConfig, seed: int, split: Split) -> 
     def edited(kind: Literal["twin", "control"], cell: tuple[int, int]) -> Edit:
         changed = dict(board)
         others = [colour for colour in COLOURS if colour != board[cell].colour]
-        changed[cell] = replace(board[cell], colour=_pick(rng, others))
+        changed[cell] = replace(board[cell], colour=pick(rng, others))
         return Edit(
             kind=kind,
             image=draw_board(changed, config.size, cast),
             answer=solve(changed, start, config.hops),
-            steps=_steps(changed, path, config),
+            steps=_steps(changed, told, config),
             boxes=(cell_box(cell),),
         )
 
@@ -143,7 +145,7 @@ def _generate_one(index: int, config: ArrowsConfig, seed: int, split: Split) -> 
         ),
         candidates=tuple(COLOURS),
         answer=answer,
-        steps=_steps(board, path, config),
+        steps=_steps(board, told, config),
         twin=edited("twin", end),
         control=edited("control", control_cell),
         habitual=HABITS[courier],
@@ -151,25 +153,29 @@ def _generate_one(index: int, config: ArrowsConfig, seed: int, split: Split) -> 
     )
 
 
-def _random_board(
-    rng: np.random.Generator, config: ArrowsConfig
-) -> tuple[Board, list[tuple[int, int]]]:
-    """A board and a walk on it that visits `hops + 1` different cells."""
+def _random_board(rng: np.random.Generator, config: ArrowsConfig) -> tuple[Board, Path, Path]:
+    """A board, a walk on it that visits `hops + 1` different cells, and the one that is told."""
     size = config.size
     while True:
         board: Board = {
             (column, row): Cell(
-                colour=_pick(rng, list(COLOURS)),
-                shape=_pick(rng, SHAPES),
-                direction=_pick(rng, _inward(column, row, size)),
+                colour=pick(rng, list(COLOURS)),
+                shape=pick(rng, SHAPES),
+                direction=pick(rng, _inward(column, row, size)),
             )
             for row in range(size)
             for column in range(size)
         }
         start = (int(rng.integers(size)), int(rng.integers(size)))
         path = walk(board, start, config.hops)
-        if len(set(path)) == len(path):
-            return board, path
+        if len(set(path)) < len(path):
+            continue
+        if config.relevant:
+            return board, path, path
+        others = [walk(board, other, config.hops) for other in board if other != start]
+        others = [o for o in others if len(set(o)) == len(o) and o[-1] != path[-1]]
+        if others:
+            return board, path, pick(rng, others)
 
 
 def _inward(column: int, row: int, size: int) -> list[str]:
@@ -178,17 +184,6 @@ def _inward(column: int, row: int, size: int) -> list[str]:
         for name, (dx, dy) in DIRECTIONS.items()
         if 0 <= column + dx < size and 0 <= row + dy < size
     ]
-
-
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[int(rng.integers(len(options)))]
-
-
-def _draw_answer(rng: np.random.Generator, habitual: str, prior: float | None) -> str:
-    share = 1 / len(COLOURS) if prior is None else prior
-    if rng.random() < share:
-        return habitual
-    return _pick(rng, [colour for colour in COLOURS if colour != habitual])
 
 
 def _steps(board: Board, path: Sequence[tuple[int, int]], config: ArrowsConfig) -> tuple[Step, ...]:

@@ -76,14 +76,15 @@ def _tile(cell: Cell) -> NDArray[np.uint8]:
     draw = ImageDraw.Draw(image)
     draw.line([(0, 0), (CELL, 0)], fill=_LINE)
     draw.line([(0, 0), (0, CELL)], fill=_LINE)
-    _draw_shape(draw, 11, 11, cell.shape, COLOURS[cell.colour])
+    draw_shape(draw, 11, 11, cell.shape, COLOURS[cell.colour])
     _draw_arrow(draw, 24, 24, cell.direction)
     return np.asarray(image)
 
 
-def _draw_shape(
+def draw_shape(
     draw: ImageDraw.ImageDraw, x: int, y: int, shape: str, colour: tuple[int, int, int]
 ) -> None:
+    """Draw a shape of about 17 pixels around ``(x, y)``."""
     if shape == "circle":
         draw.ellipse([x - 8, y - 8, x + 8, y + 8], fill=colour)
     elif shape == "square":
