@@ -7,12 +7,13 @@ forward pass reads what a loop of one forward pass per step and candidate would.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.block_masks import TYPE_KEYS, block_masks, mask_input
 from attcot_analysis.measure.candidates import CandidateTokens, CandidateTree, candidate_tokens
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 
@@ -59,6 +60,17 @@ class Readout:
             self.paths.to(device),
         )
 
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Candidates' log-probabilities ``(n_k, n_candidates)`` in fp32, differentiable.
+
+        Args:
+            logits: At ``rows``, ``(n_k, n_rows, V)``.
+        """
+        read = logits.float()
+        total = torch.logsumexp(read, dim=-1)
+        edges = read[:, self.edge_rows, self.edge_tokens] - total[:, self.edge_rows]
+        return edges @ self.paths.T
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -66,16 +78,18 @@ class Packed:
 
     Attributes:
         inputs: Model inputs, ready for ``model(**inputs)``: ``input_ids (B, T')``, a 4-D
-            boolean ``attention_mask (B, 1, T', T')``, ``position_ids``, and the vision inputs.
-            The first ``base_length`` tokens are the batch as `collate` makes it, so
-            labels, probe rows and probe columns keep their positions.
+            boolean ``attention_mask (B, 1, T', T')`` (a dictionary of one per kind of layer for
+            models that mix full and sliding attention; additive for eager attention),
+            ``position_ids``, and the vision inputs. The first ``base_length`` tokens are the
+            batch as `collate` makes it, so labels, probe rows and probe columns keep their
+            positions.
         base_length: T, length of the sequences without branches.
         keep: Positions whose logits are read, long ``(n,)``, sorted. Passing them as
             ``logits_to_keep`` saves computing all other logits.
         readouts: One per item.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     base_length: int
     keep: Tensor
     readouts: tuple[Readout, ...]
@@ -105,18 +119,19 @@ class Packed:
         results = []
         for at, readout in enumerate(self.readouts):
             rows = torch.searchsorted(self.keep, readout.rows) if kept else readout.rows
-            read = logits[at, rows].float()
-            total = torch.logsumexp(read, dim=-1)
-            edges = read[:, readout.edge_rows, readout.edge_tokens] - total[:, readout.edge_rows]
-            results.append(edges @ readout.paths.T)
-        finite = torch.stack([result.detach().isfinite().all() for result in results])
+            results.append(readout.log_probs(logits[at, rows]))
+        self.check_finite(results)
+        return results
+
+    def check_finite(self, log_probs: Sequence[Tensor]) -> None:
+        """Raise `MeasureError` naming the first item whose values are not finite."""
+        finite = torch.stack([values.detach().isfinite().all() for values in log_probs])
         if not bool(finite.all()):
             name = self.readouts[finite.tolist().index(False)].name
             raise MeasureError(
                 f"Item {name}: the model's logits are not finite at a forced answer; check its "
                 "weights and dtype (fp16 overflows where bf16 does not)."
             )
-        return results
 
 
 def pack(
@@ -131,7 +146,8 @@ def pack(
     """Pack one branch per item and step behind a batch of sequences.
 
     Args:
-        mllm: The model that will run the batch, with SDPA or the attcot attention.
+        mllm: The model that will run the batch, with SDPA, eager or the attcot attention; its
+            layers may mix full and sliding attention.
         items: Encoded prompts with a response that has a rationale.
         candidates: Per item its candidates, from `candidate_tokens`.
         steps: Per item the k to ask after, 0 (no step yet) to K; by default all of them.
@@ -151,11 +167,9 @@ def pack(
             f"Got {len(items)} items, {len(candidates)} candidate sets and {len(names)} names; "
             "give one candidate set and one name per item, and at least one item."
         )
-    _check_attention(mllm)
     asked = _asked(items, steps, names)
     batch = collate(mllm, items, padding_side=padding_side)
     base = batch["input_ids"]
-    valid = batch["attention_mask"].bool()
     base_positions = positions(mllm, batch)
     n_items, length = base.shape
     device = base.device
@@ -168,9 +182,7 @@ def pack(
 
     ids = base.new_full((n_items, extra), mllm.tokenizer.pad_token_id)
     where = base_positions.new_zeros((*base_positions.shape[:-1], extra))
-    mask = torch.zeros((n_items, length + extra, length + extra), dtype=torch.bool, device=device)
-    mask[:, :length, :length] = valid[:, None, :]
-    mask[:, :length, :length].tril_()
+    masks = block_masks(mllm, batch, extra)
     # The next text position is one past the largest so far on any axis (M-RoPE after an image).
     axes = base_positions if base_positions.ndim == 3 else base_positions[None]
     following = axes.amax(0).cummax(-1).values + 1
@@ -180,22 +192,19 @@ def pack(
             low, high = branch * width, branch * width + len(tree.tokens)
             ids[at, low:high] = torch.tensor(tree.tokens, device=device)
             where[..., at, low:high] = following[at, start + end - 1] + tree.depths().to(device)
-            rows = mask[at, length + low : length + high]
-            rows[:, start : start + end] = True
-            rows[:, length + low : length + high] = tree.ancestors().to(device)
+            prefix, place = range(start, start + end), range(length + low, length + high)
+            for mask in masks:
+                mask.add_branch(at, prefix, place, tree.ancestors())
     readouts = tuple(
         _readout(name, ks, [tree for _, tree in plan], length, width).to(device)
         for name, ks, plan in zip(names, asked, plans, strict=True)
     )
-    # A row that sees nothing gives NaN, which spreads to the gradient of every other row.
-    mask.diagonal(dim1=-2, dim2=-1).logical_or_(~mask.any(-1))
-
-    inputs = dict(batch)
-    if "mm_token_type_ids" in batch:
-        types = batch["mm_token_type_ids"]
-        inputs["mm_token_type_ids"] = torch.cat([types, types.new_zeros((n_items, extra))], dim=1)
+    inputs: dict[str, Any] = dict(batch)
+    for key in TYPE_KEYS:
+        if key in batch:
+            inputs[key] = torch.nn.functional.pad(batch[key], (0, extra))
     inputs["input_ids"] = torch.cat([base, ids], dim=1)
-    inputs["attention_mask"] = mask[:, None]
+    inputs["attention_mask"] = mask_input(mllm, masks)
     inputs["position_ids"] = torch.cat([base_positions, where], dim=-1)
     keep = torch.unique(torch.cat([readout.rows.flatten() for readout in readouts]))
     return Packed(inputs, length, keep, readouts)
@@ -278,19 +287,3 @@ def _asked(
             )
         asked.append(ks)
     return asked
-
-
-def _check_attention(mllm: Mllm) -> None:
-    config = mllm.text_config
-    name = str(getattr(config, "_attn_implementation", ""))
-    if "flash" in name or "flex" in name:
-        raise MeasureError(
-            f"The model runs {name} attention, which takes no block mask; load it with "
-            "attn_implementation='sdpa'."
-        )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise MeasureError(
-            f"The model has {', '.join(sorted(kinds - {'full_attention'}))} layers; packed "
-            "branches are defined for full attention in every layer."
-        )
