@@ -87,8 +87,9 @@ def _sampling(temperature: float) -> dict[str, Any]:
 
 
 def _image_ids(mllm: Mllm) -> list[int]:
-    video = getattr(mllm.model.config, "video_token_id", None)
-    return [mllm.image_token_id, *([] if video is None else [int(video)])]
+    config = mllm.model.config
+    found = [getattr(config, name, None) for name in ("video_token_id", "video_token_index")]
+    return list(dict.fromkeys([mllm.image_token_id, *(int(i) for i in found if i is not None)]))
 
 
 def _generation(mllm: Mllm, row: Sequence[int], stop: Sequence[int]) -> Generation:

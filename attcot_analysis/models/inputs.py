@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from attcot_analysis.errors import LayoutError, ProblemError
+from attcot_analysis.models.families import ProcessedPrompt
+from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.models.layout import TokenLayout, find_layout
 from attcot_analysis.models.load import Mllm
 from attcot_analysis.problems import Problem
@@ -34,8 +37,8 @@ class Encoded:
         input_ids: ``(T,)`` long: prompt, then response.
         layout: What each token is.
         vision: The processor's image tensors for this item; empty for a text-only prompt.
-        token_types: ``(T,)`` long, the processor's ``mm_token_type_ids``, zero on the response;
-            ``None`` for families without them.
+        token_types: ``(T,)`` long, what the model takes as the family's ``token_types`` input
+            (``mm_token_type_ids``, say), zero on the response; ``None`` for families without.
         prompt_length: Number of prompt tokens.
     """
 
@@ -51,10 +54,8 @@ class Encoded:
         return tuple(self.input_ids[self.prompt_length :].tolist())
 
 
-def build_messages(
-    question: str, mode: Mode = "cot", *, with_image: bool = True
-) -> list[dict[str, Any]]:
-    """The chat messages of a prompt: image (if any), question and the mode's instruction.
+def build_messages(question: str, mode: Mode = "cot", *, n_images: int = 1) -> list[dict[str, Any]]:
+    """The chat messages of a prompt: images (if any), question and the mode's instruction.
 
     Raises:
         LayoutError: If the mode is unknown.
@@ -62,8 +63,8 @@ def build_messages(
     if mode not in PROMPTS:
         raise LayoutError(f"Mode {mode!r} is unknown; choose one of {', '.join(PROMPTS)}.")
     text = {"type": "text", "text": f"{question}\n{PROMPTS[mode]}"}
-    content = [{"type": "image"}, text] if with_image else [text]
-    return [{"role": "user", "content": content}]
+    images = [{"type": "image"} for _ in range(n_images)]
+    return [{"role": "user", "content": [*images, text]}]
 
 
 def read_image(image: ImageLike) -> Image.Image:
@@ -85,7 +86,7 @@ def read_image(image: ImageLike) -> Image.Image:
 
 def encode(
     mllm: Mllm,
-    image: ImageLike | None,
+    image: ImageLike | Sequence[ImageLike] | None,
     question: str,
     *,
     mode: Mode = "cot",
@@ -96,7 +97,8 @@ def encode(
 
     Args:
         mllm: The model whose processor and chat template are used.
-        image: Picture or path; ``None`` for a text-only prompt.
+        image: Picture or path, or several, which are put before the question in order; ``None``
+            for a text-only prompt.
         question: Without instruction.
         mode: ``"cot"`` or ``"direct"``.
         response: Text, or token ids, which are kept as they are.
@@ -106,20 +108,20 @@ def encode(
         ProblemError: If the image cannot be read.
         LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
     """
-    placeholder = mllm.tokenizer.convert_ids_to_tokens(mllm.image_token_id)
-    if placeholder in question:
-        raise LayoutError(
-            f"The question holds the image placeholder {placeholder!r}; remove it, the image is "
-            "put before the question."
-        )
-    picture = None if image is None else read_image(image)
-    messages = build_messages(question, mode, with_image=picture is not None)
+    for placeholder in _placeholders(mllm):
+        if placeholder in question:
+            raise LayoutError(
+                f"The question holds the image placeholder {placeholder!r}; remove it, the image "
+                "is put before the question."
+            )
+    given = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
+    pictures = [read_image(one) for one in given]
+    messages = build_messages(question, mode, n_images=len(pictures))
     prompt = mllm.processor.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
     )
-    prompt_ids, token_types, vision = _process(mllm, prompt, picture)
-    sizes = [] if picture is None else [picture.size]
-    grids = mllm.family.grids(mllm.processor, vision, sizes)
+    prompt_ids, token_types, vision = _process(mllm, prompt, pictures)
+    grids = _grids(mllm, prompt_ids, vision, pictures) if pictures else ()
     response_ids = _response_ids(mllm, response, end)
     layout = find_layout(
         mllm.tokenizer,
@@ -176,8 +178,10 @@ def collate(
         device: Default: the model's. Give ``"cpu"`` inside a data loader.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and, where the family has them, ``mm_token_type_ids``,
-        each ``(B, T)`` long, and the image tensors of all items, concatenated.
+        ``input_ids``, ``attention_mask`` and, where the family has them, its token types
+        (``mm_token_type_ids``, say), each ``(B, T)`` long, and the image tensors of all items,
+        concatenated. Where they count tiles in their second dimension, fewer tiles are filled up
+        with zeros, which the models leave out.
     """
     if not items:
         raise LayoutError("An empty batch cannot be collated; give at least one item.")
@@ -197,11 +201,11 @@ def collate(
         "attention_mask": mask.long(),
     }
     types = [item.token_types for item in items if item.token_types is not None]
-    if len(types) == len(items):
-        batch["mm_token_type_ids"] = pad(types, 0)
+    if mllm.family.token_types is not None and len(types) == len(items):
+        batch[mllm.family.token_types] = pad(types, 0)
     keys = dict.fromkeys(key for item in items for key in item.vision)
     for key in keys:
-        batch[key] = torch.cat([item.vision[key] for item in items if key in item.vision])
+        batch[key] = _join([item.vision[key] for item in items if key in item.vision])
     device = mllm.device if device is None else device
     return {key: value.to(device) for key, value in batch.items()}
 
@@ -215,18 +219,60 @@ def positions(mllm: Mllm, batch: Mapping[str, Tensor]) -> Tensor:
     return mllm.family.positions(mllm.model, batch)
 
 
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    widths = [tensor.shape[1] for tensor in tensors if tensor.ndim > 2]
+    if len(set(widths)) > 1:
+        tensors = [
+            torch.cat([t, t.new_zeros(len(t), max(widths) - t.shape[1], *t.shape[2:])], dim=1)
+            for t in tensors
+        ]
+    return torch.cat(list(tensors))
+
+
+def _placeholders(mllm: Mllm) -> set[str]:
+    """What stands for an image in a prompt, before and after the processor expands it."""
+    found = {mllm.tokenizer.convert_ids_to_tokens(mllm.image_token_id)}
+    written = getattr(mllm.processor, "image_token", None)
+    return found if written is None else found | {str(written)}
+
+
 def _process(
-    mllm: Mllm, prompt: str, picture: Image.Image | None
+    mllm: Mllm, prompt: str, pictures: Sequence[Image.Image]
 ) -> tuple[list[int], list[int] | None, dict[str, Tensor]]:
-    images = {} if picture is None else {"images": [picture]}
+    # One list per prompt: some processors treat several images in one prompt in another way.
+    options: dict[str, Any] = {"images": [list(pictures)]} if pictures else {}
+    start = mllm.tokenizer.bos_token
+    if start is not None and prompt.startswith(start):
+        options["add_special_tokens"] = False
     try:
-        found = mllm.processor(text=[prompt], **images, return_tensors="pt")
+        found = mllm.processor(text=[prompt], **options, return_tensors="pt")
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise LayoutError(f"The processor refused the prompt or its image: {reason}") from error
-    types = found.get("mm_token_type_ids")
+    ids = found["input_ids"][0].tolist()
     vision = {key: value for key, value in found.items() if key not in _TEXT_KEYS}
-    return found["input_ids"][0].tolist(), None if types is None else types[0].tolist(), vision
+    key = mllm.family.token_types
+    if key is None:
+        return ids, None, vision
+    types = found[key][0].tolist() if key in found else [0] * len(ids)
+    return ids, types, vision
+
+
+def _grids(
+    mllm: Mllm,
+    prompt_ids: Sequence[int],
+    vision: Mapping[str, Tensor],
+    pictures: Sequence[Image.Image],
+) -> tuple[TokenGrid, ...]:
+    prompt = ProcessedPrompt(
+        processor=mllm.processor,
+        config=mllm.model.config,
+        ids=np.asarray(prompt_ids, dtype=np.int64),
+        image_token_id=mllm.image_token_id,
+        vision=vision,
+        image_sizes=[picture.size for picture in pictures],
+    )
+    return mllm.family.grids(prompt)
 
 
 def _response_ids(mllm: Mllm, response: str | Sequence[int] | None, end: bool) -> list[int]:

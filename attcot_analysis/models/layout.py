@@ -1,17 +1,14 @@
 """`TokenLayout`: what each token of an input is: image, prompt, rationale step or answer."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from attcot_analysis.errors import LayoutError
-from attcot_analysis.models.grid import TokenGrid
+from attcot_analysis.models.grid import IntArray, TokenGrid
 from attcot_analysis.problems import parse_response
-
-IntArray = npt.NDArray[np.int64]
 
 
 class Span(NamedTuple):
@@ -32,15 +29,19 @@ class TokenLayout:
 
     Attributes:
         n_tokens: Length of the sequence, T.
-        image: Positions of the image tokens, all images in order.
+        image: Positions of the image tokens that stand for pixels, all images in order.
         grids: One grid per image; together as many tokens as ``image``.
-        system: Positions of the prompt's text tokens before the first image token (template and
+        system: Positions of the prompt's other tokens before the first image token (template and
             system prompt); empty for a text-only prompt.
-        question: Positions of the prompt's other text tokens.
+        question: Positions of the prompt's other tokens, ``newlines`` among them.
         response: The response.
         think: The rationale between the tags; ``None`` if the response has none.
         steps: The rationale's steps, number and line end included.
         answer: The answer between the tags; ``None`` if the response states none.
+        newlines: Positions of image placeholders that stand for no pixels. LLaVA-NeXT and
+            LLaVA-OneVision put the same learned vector behind every row of image tokens. It shows
+            nothing of the image, so it is a separator like the tags around an image: in no visual
+            mass, in no grid.
 
     Raises:
         LayoutError: If the number of image tokens differs from the grids.
@@ -55,15 +56,11 @@ class TokenLayout:
     think: Span | None
     steps: tuple[Span, ...]
     answer: Span | None
+    newlines: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         """Check image tokens against the grids."""
-        expected = sum(len(grid) for grid in self.grids)
-        if len(self.image) != expected:
-            raise LayoutError(
-                f"The input holds {len(self.image)} image tokens but its images make {expected}; "
-                "do not truncate prompts and keep image placeholders out of questions."
-            )
+        _check_number(len(self.image), sum(len(grid) for grid in self.grids))
 
     @property
     def n_steps(self) -> int:
@@ -157,8 +154,13 @@ def find_layout(
             "The response itself holds image placeholder tokens; remove them, "
             "images belong to the prompt."
         )
-    is_image = prompt == image_token_id
-    image, text = np.flatnonzero(is_image), np.flatnonzero(~is_image)
+    placeholders = np.flatnonzero(prompt == image_token_id)
+    n_slots = [grid.n_placeholders for grid in grids]
+    _check_number(len(placeholders), sum(n_slots))
+    starts_of = np.cumsum([0, *n_slots])
+    chosen = [start + grid.placeholders for start, grid in zip(starts_of, grids, strict=False)]
+    image = placeholders[np.concatenate(chosen)] if chosen else placeholders
+    text = np.setdiff1d(np.arange(len(prompt)), image)
     first = image[0] if len(image) else 0
     end = next((i for i, token in enumerate(response_ids) if token in stop_ids), len(response_ids))
     written, starts = token_starts(tokenizer, response_ids[:end])
@@ -178,4 +180,13 @@ def find_layout(
         think=None if parsed.think is None else span(parsed.think),
         steps=tuple(span(step) for step in parsed.steps),
         answer=None if parsed.answer_range is None else span(parsed.answer_range),
+        newlines=np.setdiff1d(placeholders, image),
     )
+
+
+def _check_number(found: int, expected: int) -> None:
+    if found != expected:
+        raise LayoutError(
+            f"The input holds {found} image tokens but its images make {expected}; "
+            "do not truncate prompts and keep image placeholders out of questions."
+        )

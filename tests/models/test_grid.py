@@ -1,5 +1,7 @@
 """Which pixels an image token stands for: held against the processor and the vision tower."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tiny import noise_image
 
 from attcot_analysis.errors import LayoutError, ModelError
 from attcot_analysis.models import TokenGrid, encode, family_of
+from attcot_analysis.models.families import ProcessedPrompt
 
 side = st.integers(9, 400)
 
@@ -103,8 +106,6 @@ def test_maps_are_row_major():
     assert grid.to_map(np.arange(12).reshape(2, 6))[1].tolist() == [[6, 7, 8], [9, 10, 11]]
     with pytest.raises(LayoutError, match="5 tokens do not fit a grid of 6"):
         grid.to_map(np.arange(5))
-    with pytest.raises(LayoutError, match="no single grid"):
-        TokenGrid((30, 20), grid.boxes).to_map(np.arange(6))
     with pytest.raises(LayoutError, match="do not fill a grid of 2 x 2"):
         TokenGrid((30, 20), grid.boxes, (2, 2))
     with pytest.raises(LayoutError, match="expected \\(number of tokens, 4\\)"):
@@ -113,12 +114,21 @@ def test_maps_are_row_major():
 
 def test_grids_and_images_must_agree_in_number(random_mllm):
     encoded = encode(random_mllm, noise_image(96, 96), "What color?")
+    prompt = ProcessedPrompt(
+        processor=random_mllm.processor,
+        config=random_mllm.model.config,
+        ids=encoded.input_ids.numpy(),
+        image_token_id=random_mllm.image_token_id,
+        vision=encoded.vision,
+        image_sizes=[(96, 96)],
+    )
+    assert prompt.runs == (36,)
     family = random_mllm.family
     with pytest.raises(LayoutError, match="1 image grids for 2 images"):
-        family.grids(random_mllm.processor, encoded.vision, [(96, 96)] * 2)
+        family.grids(dataclasses.replace(prompt, image_sizes=[(96, 96)] * 2))
     video = {"image_grid_thw": torch.tensor([[2, 12, 12]])}
     with pytest.raises(LayoutError, match="2 frames"):
-        family.grids(random_mllm.processor, video, [(96, 96)])
+        family.grids(dataclasses.replace(prompt, vision=video))
 
 
 def test_an_unknown_family_is_named(random_mllm):

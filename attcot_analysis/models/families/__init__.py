@@ -1,0 +1,43 @@
+"""What differs between families of MLLMs: token grids and position ids, one place for all."""
+
+from typing import Any
+
+from attcot_analysis.errors import ModelError
+from attcot_analysis.models.families.anyres import llava_next_grids, llava_onevision_grids
+from attcot_analysis.models.families.family import Family, ProcessedPrompt
+from attcot_analysis.models.families.positions import (
+    mrope_positions,
+    plain_positions,
+    text_positions,
+)
+from attcot_analysis.models.families.single import gemma3_grids, llava_grids, qwen_grids
+from attcot_analysis.models.families.tiles import idefics3_grids, internvl_grids
+
+__all__ = ["FAMILIES", "Family", "ProcessedPrompt", "family_of", "text_positions"]
+
+FAMILIES: tuple[Family, ...] = (
+    Family("qwen2_5_vl", ("qwen2_5_vl",), qwen_grids, mrope_positions, "mm_token_type_ids"),
+    Family("qwen3_vl", ("qwen3_vl",), qwen_grids, mrope_positions, "mm_token_type_ids"),
+    Family("internvl", ("internvl",), internvl_grids, plain_positions),
+    Family("llava", ("llava",), llava_grids, plain_positions),
+    Family("llava_next", ("llava_next",), llava_next_grids, plain_positions),
+    Family("llava_onevision", ("llava_onevision",), llava_onevision_grids, plain_positions),
+    Family("gemma3", ("gemma3",), gemma3_grids, plain_positions, "token_type_ids"),
+    Family("idefics3", ("idefics3", "smolvlm"), idefics3_grids, plain_positions),
+)
+
+
+def family_of(config: Any) -> Family:
+    """The family a model configuration belongs to.
+
+    Raises:
+        ModelError: If none does.
+    """
+    model_type = getattr(config, "model_type", None)
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.model_types)
+    raise ModelError(
+        f"Model type {model_type!r} belongs to no supported family; supported model types: {known}."
+    )

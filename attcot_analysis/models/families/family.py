@@ -1,0 +1,82 @@
+"""`Family`: what the rest of the package asks about a family of MLLMs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from attcot_analysis.errors import LayoutError
+from attcot_analysis.models.grid import IntArray, TokenGrid
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessedPrompt:
+    """What a processor made of one prompt with images.
+
+    Attributes:
+        processor: The processor.
+        config: The model's configuration.
+        ids: The prompt's token ids, ``(T,)``.
+        image_token_id: Which of them are image placeholders.
+        vision: The image tensors.
+        image_sizes: ``(width, height)`` of the original images, in order.
+    """
+
+    processor: Any
+    config: Any
+    ids: IntArray
+    image_token_id: int
+    vision: Mapping[str, Tensor]
+    image_sizes: Sequence[tuple[int, int]]
+
+    @property
+    def runs(self) -> tuple[int, ...]:
+        """Lengths of the unbroken runs of image placeholders."""
+        is_image = np.concatenate([[False], self.ids == self.image_token_id, [False]])
+        starts, stops = np.flatnonzero(np.diff(is_image.astype(np.int8))).reshape(-1, 2).T
+        return tuple((stops - starts).tolist())
+
+    @property
+    def pixel_size(self) -> tuple[int, int]:
+        """``(width, height)`` of the pictures that reach the vision tower."""
+        height, width = self.vision["pixel_values"].shape[-2:]
+        return int(width), int(height)
+
+    def require(self, holds: bool, what: str) -> None:
+        """Refuse processor output that is not what this family's processors make.
+
+        Raises:
+            LayoutError: If it does not hold.
+        """
+        if not holds:
+            raise LayoutError(
+                f"The processor's output does not have the form of its family: {what}; "
+                "use the processor and the settings that were saved beside the model."
+            )
+
+
+GridFunction = Callable[[ProcessedPrompt], tuple[TokenGrid, ...]]
+PositionFunction = Callable[[Any, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of MLLMs.
+
+    Attributes:
+        name: What we call it.
+        model_types: The ``config.model_type`` values that belong to it.
+        grids: From the processor's own output for a prompt with images, one `TokenGrid` per image.
+        positions: ``(model, batch) -> position ids`` as the model itself computes them, ``(B, T)``
+            or ``(3, B, T)`` for M-RoPE.
+        token_types: The model input that tells image tokens from text; ``None`` for families
+            that need none.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    grids: GridFunction
+    positions: PositionFunction
+    token_types: str | None = None

@@ -1,0 +1,113 @@
+"""Token grids of families that stretch an image over tiles: InternVL, Idefics3 and SmolVLM."""
+
+import re
+from math import isqrt
+
+import numpy as np
+from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+from attcot_analysis.models.families.family import ProcessedPrompt
+from attcot_analysis.models.families.frame import Frame, cells
+from attcot_analysis.models.grid import IntArray, TokenGrid
+
+
+def internvl_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """Tiles in row-major order, then the whole image as one more tile if there are several.
+
+    The number of tiles is read off the image's run of placeholders; how they are arranged is what
+    the image processor computes from the size of the image.
+    """
+    per_tile = prompt.processor.image_seq_length
+    settings = prompt.processor.image_processor
+    runs = prompt.runs
+    prompt.require(
+        len(runs) == len(prompt.image_sizes) and not any(run % per_tile for run in runs),
+        f"image tokens come in runs of {runs} for {len(prompt.image_sizes)} images and "
+        f"{per_tile} tokens per tile",
+    )
+    patch = prompt.config.vision_config.patch_size
+    patch = patch if isinstance(patch, int) else patch[0]
+    token = round(patch / prompt.config.downsample_ratio)
+    tile_size = prompt.pixel_size[::-1]
+    grids = []
+    for size, run in zip(prompt.image_sizes, runs, strict=True):
+        rows = cols = 1
+        if run != per_tile:
+            cols, rows = get_optimal_tiled_canvas(
+                size[::-1], tile_size, settings.min_patches, settings.max_patches
+            )
+            prompt.require(
+                run == per_tile * (rows * cols + 1),
+                f"an image of {size} has {run} tokens and not {rows} x {cols} + 1 tiles of "
+                f"{per_tile}",
+            )
+        grids.append(_tiled(prompt, size, rows, cols, per_tile, token))
+    return tuple(grids)
+
+
+def idefics3_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """Tiles in row-major order, each tagged with its row and column, then the whole image.
+
+    How the tiles are arranged is read off these tags in the prompt.
+    """
+    per_tile = prompt.processor.image_seq_len
+    text = prompt.processor.tokenizer.decode(
+        prompt.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    tags = re.findall(r"<row_(\d+)_col_(\d+)>|(<global-img>)", text)
+    n_images = sum(bool(whole) for *_, whole in tags)
+    prompt.require(
+        prompt.runs == (per_tile,) * len(tags) and n_images == len(prompt.image_sizes),
+        f"{len(tags)} tagged tiles and {n_images} whole images stand beside runs of {prompt.runs} "
+        f"image tokens for {len(prompt.image_sizes)} images",
+    )
+    token = prompt.config.vision_config.patch_size * prompt.config.scale_factor
+    grids = []
+    rows = cols = count = 0
+    sizes = iter(prompt.image_sizes)
+    for row, col, whole in tags:
+        if not whole:
+            rows, cols, count = int(row), int(col), count + 1
+            continue
+        prompt.require(count == rows * cols, f"{count} tiles are tagged up to {rows} x {cols}")
+        grids.append(_tiled(prompt, next(sizes), max(rows, 1), max(cols, 1), per_tile, token))
+        rows = cols = count = 0
+    return tuple(grids)
+
+
+def _tiled(
+    prompt: ProcessedPrompt,
+    size: tuple[int, int],
+    rows: int,
+    cols: int,
+    per_tile: int,
+    token: int,
+) -> TokenGrid:
+    """Rows x cols tiles that the image is stretched over, then, if several, the whole image."""
+    side = isqrt(per_tile)
+    width, height = prompt.pixel_size
+    prompt.require(
+        side * side == per_tile and side == width // token == height // token,
+        f"{per_tile} tokens of {token} pixels make no square tile of {width} x {height} pixels",
+    )
+    views = []
+    n_slots = 0
+    for down, across in [(rows, cols)] + [(1, 1)] * (rows * cols > 1):
+        boxes = (
+            Frame(size)
+            .resize(across * width, down * height)
+            .boxes(
+                cells(side, token, tiles=across, tile=width),
+                cells(side, token, tiles=down, tile=height),
+            )
+        )
+        slots = n_slots + _tile_order(down, across, side)
+        n_slots += slots.size
+        views.append((boxes, slots))
+    return TokenGrid.of_views(size, views, n_slots)
+
+
+def _tile_order(rows: int, cols: int, side: int) -> IntArray:
+    """Places in the sequence of the tokens of tiles, ``(rows * side, cols * side)``."""
+    order = np.arange(rows * cols * side * side).reshape(rows, cols, side, side)
+    return order.transpose(0, 2, 1, 3).reshape(rows * side, cols * side)

@@ -1,0 +1,373 @@
+"""Tiny checkpoints of every supported family: own config and processor classes, random weights."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import tiny_mllm, tiny_processor, tiny_tokenizer
+from tokenizers import processors as post_processors
+
+from attcot_analysis.models import Mllm, wrap_mllm
+
+# isort: split
+# After our models package, which makes torchvision importable.
+import transformers
+
+FAMILY_NAMES = (
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "gemma3",
+    "idefics3",
+    "smolvlm",
+)
+"""The model types that have a tiny checkpoint."""
+
+HIDDEN = 64
+
+
+def tiny_family(name: str, **changes: Any) -> Mllm:
+    """A random-weight model: hidden 64, 3 layers, 4 heads over 2 key heads, head size 16.
+
+    Tiles are 32 px, tokens 8 px (16 px in Qwen-VL and Gemma 3); ``changes`` go to the image
+    processor. The same call gives the same weights. Build anew what you mean to change.
+    """
+    if name == "qwen2_5_vl":
+        return tiny_mllm()
+    config_class, model_class, build = _BUILDERS[name]
+    processor, settings = build(**changes)
+    tokenizer = processor.tokenizer
+    config = config_class(**settings, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = model_class._from_config(config, attn_implementation="sdpa").float().eval()
+    _randomise(model)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return wrap_mllm(model, processor, name=f"tiny {name}")
+
+
+@functools.cache
+def shared_family(name: str) -> Mllm:
+    """`tiny_family`, built once per session; leave it as you found it."""
+    return tiny_family(name)
+
+
+def save_tiny_family(name: str, folder: str | Path, **changes: Any) -> Path:
+    """Write `tiny_family` as a checkpoint folder, as `load_mllm` reads it."""
+    mllm = tiny_family(name, **changes)
+    mllm.model.save_pretrained(folder)
+    mllm.processor.save_pretrained(folder)
+    return Path(folder)
+
+
+@torch.no_grad()
+def _randomise(model: torch.nn.Module) -> None:
+    """Larger weights than usual in the text stack, so that attention is far from uniform.
+
+    The towers' stay small: a token's feature then is mostly its own pixels, as painting needs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2:
+            continue
+        tower = any(part in name for part in ("vision", "visual", "connector", "projector"))
+        weight.normal_(0.0, 0.08 if tower else 0.2, generator=generator)
+
+
+def _text(tokenizer: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **more,
+    }
+
+
+def _tower(image_size: int, patch_size: int, **more: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": image_size,
+        "patch_size": patch_size,
+        **more,
+    }
+
+
+def _tokenizer(
+    *, added: tuple[str, ...] = (), bos: str | None = None, **named: str
+) -> transformers.PreTrainedTokenizerFast:
+    """The tiny tokenizer with a family's own tokens; one with ``bos`` writes it by itself."""
+    core = tiny_tokenizer().backend_tokenizer
+    special = [*added, *named.values(), *([] if bos is None else [bos])]
+    core.add_special_tokens(list(dict.fromkeys(special)))
+    if bos is not None:
+        core.post_processor = post_processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=bos,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=named,
+    )
+
+
+def _template(image: str, *, start: str = "", user: str = "<|im_start|>user\n") -> str:
+    """A chat template in the manner of the family's: ``image`` is what stands for an image."""
+    return (
+        f"{start}{{% for message in messages %}}"
+        f"{{% if message['role'] == 'user' %}}{user}{{% else %}}<|im_start|>"
+        "{{ message['role'] }}\n{% endif %}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+        "{% for part in message['content'] %}"
+        f"{{% if part['type'] == 'image' %}}{image}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}"
+        "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+def _qwen3_vl(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    plain = tiny_processor()
+    tokenizer = plain.tokenizer
+    sizes = {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}
+    image = {"patch_size": 8, "merge_size": 2, "size": sizes, **changes}
+    processor = transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**image),
+        tokenizer=tokenizer,
+        video_processor=transformers.Qwen3VLVideoProcessor(patch_size=8, merge_size=2),
+        chat_template=plain.chat_template,
+    )
+    token = tokenizer.convert_tokens_to_ids
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    tower = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 8,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "out_hidden_size": HIDDEN,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0],
+    }
+    return processor, {
+        "text_config": _text(tokenizer, rope_parameters=rope),
+        "vision_config": tower,
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+    }
+
+
+def _internvl(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    tokenizer = _tokenizer(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    image = {"size": {"height": 32, "width": 32}, "max_patches": 6, **changes}
+    processor = transformers.InternVLProcessor(
+        image_processor=transformers.GotOcr2ImageProcessor(crop_to_patches=True, **image),
+        tokenizer=tokenizer,
+        video_processor=transformers.InternVLVideoProcessor(size=image["size"]),
+        image_seq_length=16,
+        chat_template=_template("<IMG_CONTEXT>\n"),
+    )
+    return processor, {
+        "text_config": _text(tokenizer, model_type="qwen2"),
+        "vision_config": _tower(32, 4),
+        "image_token_id": tokenizer.context_image_token_id,
+        "image_seq_length": 16,
+        "downsample_ratio": 0.5,
+    }
+
+
+def _llava(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    tokenizer = _tokenizer(bos="<s>", image_token="<image>")
+    image = {
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        **changes,
+    }
+    processor = transformers.LlavaProcessor(
+        image_processor=transformers.CLIPImageProcessor(**image),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_template("<image>\n", user="USER: "),
+    )
+    return processor, {
+        "text_config": _text(tokenizer, model_type="llama"),
+        "vision_config": _tower(32, 8, model_type="clip_vision_model"),
+        "image_token_index": tokenizer.image_token_id,
+        "image_seq_length": 16,
+    }
+
+
+PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
+
+
+def _llava_next(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    tokenizer = _tokenizer(bos="<s>", image_token="<image>")
+    image = {
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "image_grid_pinpoints": PINPOINTS,
+        **changes,
+    }
+    processor = transformers.LlavaNextProcessor(
+        image_processor=transformers.LlavaNextImageProcessor(**image),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_template("<image>\n", user="USER: "),
+    )
+    return processor, {
+        "text_config": _text(tokenizer, model_type="mistral", sliding_window=None),
+        "vision_config": _tower(32, 8, model_type="clip_vision_model"),
+        "image_token_index": tokenizer.image_token_id,
+        "image_grid_pinpoints": image["image_grid_pinpoints"],
+    }
+
+
+def _llava_onevision(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    tokenizer = _tokenizer(image_token="<image>", video_token="<video>")
+    points = [[32 * rows, 32 * cols] for rows in range(1, 5) for cols in range(1, 5)]
+    image = {
+        "size": {"height": 32, "width": 32},
+        "image_grid_pinpoints": points,
+        **changes,
+    }
+    side = image["size"]["height"] // 8
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(**image),
+        tokenizer=tokenizer,
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=image["size"]),
+        num_image_tokens=side * side,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_4",
+        chat_template=_template("<image>"),
+    )
+    return processor, {
+        "text_config": _text(tokenizer, model_type="qwen2"),
+        "vision_config": _tower(
+            image["size"]["height"], 8, model_type="siglip_vision_model", vision_use_head=False
+        ),
+        "image_token_index": tokenizer.image_token_id,
+        "video_token_index": tokenizer.video_token_id,
+        "image_grid_pinpoints": image["image_grid_pinpoints"],
+        "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_4",
+    }
+
+
+def _gemma3(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    tokenizer = _tokenizer(
+        bos="<bos>",
+        boi_token="<start_of_image>",
+        eoi_token="<end_of_image>",
+        image_token="<image_soft_token>",
+    )
+    processor = transformers.Gemma3Processor(
+        image_processor=transformers.Gemma3ImageProcessor(
+            **{"size": {"height": 64, "width": 64}, **changes}
+        ),
+        tokenizer=tokenizer,
+        image_seq_length=16,
+        chat_template=_template(
+            "<start_of_image>", start="{{ bos_token }}", user="<|im_start|>user\n"
+        ),
+    )
+    layers = ["sliding_attention", "full_attention", "full_attention"]
+    return processor, {
+        "text_config": _text(
+            tokenizer, sliding_window=24, layer_types=layers, query_pre_attn_scalar=16
+        ),
+        "vision_config": _tower(64, 8, vision_use_head=False),
+        "image_token_index": tokenizer.image_token_id,
+        "boi_token_index": tokenizer.boi_token_id,
+        "eoi_token_index": tokenizer.eoi_token_id,
+        "mm_tokens_per_image": 16,
+    }
+
+
+def _idefics(prefix: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    tags = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
+    names = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tags)
+    tokenizer = _tokenizer(added=names, image_token="<image>")
+    image = {
+        "size": {"longest_edge": 128},
+        "max_image_size": {"longest_edge": 32},
+        **changes,
+    }
+    parts = {
+        "image_processor": getattr(transformers, f"{prefix}ImageProcessor")(**image),
+        "tokenizer": tokenizer,
+        "image_seq_len": 16,
+        "chat_template": _template("<image>", user="<|im_start|>User:"),
+    }
+    if prefix == "SmolVLM":
+        video = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 32}}
+        parts["video_processor"] = transformers.SmolVLMVideoProcessor(**video)
+    processor = getattr(transformers, f"{prefix}Processor")(**parts)
+    return processor, {
+        "text_config": _text(tokenizer, model_type="llama"),
+        "vision_config": _tower(32, 4),
+        "image_token_id": processor.image_token_id,
+        "scale_factor": 2,
+    }
+
+
+_BUILDERS: dict[str, tuple[Any, Any, Any]] = {
+    "qwen3_vl": (
+        transformers.Qwen3VLConfig,
+        transformers.Qwen3VLForConditionalGeneration,
+        _qwen3_vl,
+    ),
+    "internvl": (
+        transformers.InternVLConfig,
+        transformers.InternVLForConditionalGeneration,
+        _internvl,
+    ),
+    "llava": (transformers.LlavaConfig, transformers.LlavaForConditionalGeneration, _llava),
+    "llava_next": (
+        transformers.LlavaNextConfig,
+        transformers.LlavaNextForConditionalGeneration,
+        _llava_next,
+    ),
+    "llava_onevision": (
+        transformers.LlavaOnevisionConfig,
+        transformers.LlavaOnevisionForConditionalGeneration,
+        _llava_onevision,
+    ),
+    "gemma3": (transformers.Gemma3Config, transformers.Gemma3ForConditionalGeneration, _gemma3),
+    "idefics3": (
+        transformers.Idefics3Config,
+        transformers.Idefics3ForConditionalGeneration,
+        functools.partial(_idefics, "Idefics3"),
+    ),
+    "smolvlm": (
+        transformers.SmolVLMConfig,
+        transformers.SmolVLMForConditionalGeneration,
+        functools.partial(_idefics, "SmolVLM"),
+    ),
+}
