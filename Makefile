@@ -31,13 +31,11 @@ test notebooks: export TOKENIZERS_PARALLELISM := false
 test notebooks: export TQDM_DISABLE := 1
 test notebooks: export HF_HUB_OFFLINE := 1
 
-# Notebooks run one after another in kernels of the same environment; what they cover is added to
-# what the tests cover.  (On several workers nbval would lose the kernels' coverage.)
 test: lint  ## Lint, unit tests, notebooks compared with their stored outputs, coverage.
-	$(BIN)/pytest tests -n 2 --dist loadscope --durations 10 --cov=attcot_analysis --cov-report=
-	$(BIN)/pytest notebooks --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	    --cov=attcot_analysis --cov-append --cov-report term --cov-fail-under 85
+	$(BIN)/pytest tests -n 2 --dist loadscope --durations 10 \
+	    --cov=attcot_analysis --cov-report term --cov-fail-under 85
+	$(BIN)/pytest notebooks -n 2 --dist loadscope --nbval --nbval-current-env \
+	    --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 lint: $(STAMP)  ## Style, format and types.
 	$(BIN)/ruff check .
