@@ -1,19 +1,20 @@
 """The attention that `transformers` runs for us: SDPA, open to readers and interventions.
 
 One function is registered with `transformers` under `NAME`. It does what its own SDPA attention
-does, and in between lets *interventions* change what a layer attends with (`intervening`) and a
-*reader*, the probe, see what it attended with.
+does, and in between lets *interventions* change what a layer attends with (`intervening`),
+*revisions* change what came out of it, and a *reader*, the probe, see what it attended with.
 
 A forward call with ``attcot_probe`` is read by that reader; ``generate()`` refuses unknown
-arguments, so there the reader is set by context (`reading`). Interventions are set by context in
-both cases, and are therefore for measuring, not for training.
+arguments, so there the reader is set by context (`reading`). Interventions and revisions are set by
+context in both cases. Gradients flow through them, but a layer that is checkpointed would be
+recomputed without them, so they are for measuring, not for training.
 """
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -26,7 +27,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["NAME", "AttentionCall", "Intervention", "Reader", "attached", "intervening", "reading"]
+__all__ = [
+    "NAME",
+    "AttentionCall",
+    "Intervention",
+    "Reader",
+    "Revision",
+    "attached",
+    "intervening",
+    "reading",
+]
 
 ensure_torchvision()
 
@@ -57,11 +67,33 @@ class AttentionCall:
     output: Tensor | None = None
 
 
+Attend = Callable[[AttentionCall], Tensor]
+"""Runs the attention on a call: ``(B, Tq, H, Dv)``."""
+
+
+@runtime_checkable
 class Intervention(Protocol):
     """Changes what the layers of the text stack attend with."""
 
     def edit(self, call: AttentionCall) -> AttentionCall:
         """Return the call as the layer shall make it; called once per layer and forward pass."""
+        ...
+
+
+@runtime_checkable
+class Revision(Protocol):
+    """Changes what comes out of the attention, where no call of all rows could give it."""
+
+    def revise(self, call: AttentionCall, output: Tensor, attend: Attend) -> Tensor:
+        """Return the output as the layer shall pass it on.
+
+        Called once per layer and forward pass, after all interventions.
+
+        Args:
+            call: As it was made.
+            output: What came out, ``(B, Tq, H, Dv)``.
+            attend: Runs the attention on another call.
+        """
         ...
 
 
@@ -82,9 +114,17 @@ class Reader(Protocol):
 
 
 _READER: contextvars.ContextVar[Reader | None] = contextvars.ContextVar("reader", default=None)
-_EDITS: contextvars.ContextVar[tuple[Intervention, ...]] = contextvars.ContextVar(
-    "interventions", default=()
-)
+
+
+@dataclass(eq=False)
+class _Active:
+    """What `intervening` set, and whether any attention has met it."""
+
+    edits: tuple[Intervention | Revision, ...] = ()
+    met: bool = False
+
+
+_ACTIVE: contextvars.ContextVar[_Active | None] = contextvars.ContextVar("edits", default=None)
 
 
 def attcot_attention(
@@ -117,19 +157,31 @@ def attcot_attention(
         options: Passed on.
     """
     call = AttentionCall(module, query, key, value, attention_mask, scaling)
-    if is_text(module):
-        for edit in _EDITS.get():
+    edits: tuple[Intervention | Revision, ...] = ()
+    active = _ACTIVE.get()
+    if active is not None and is_text(module):
+        active.met = True
+        edits = active.edits
+
+    def attend(call: AttentionCall) -> Tensor:
+        return sdpa_attention_forward(
+            module,
+            call.query,
+            call.key,
+            call.value,
+            call.mask,
+            dropout=dropout,
+            scaling=call.scaling,
+            **options,
+        )[0]
+
+    for edit in edits:
+        if isinstance(edit, Intervention):
             call = edit.edit(call)
-    output, _ = sdpa_attention_forward(
-        module,
-        call.query,
-        call.key,
-        call.value,
-        call.mask,
-        dropout=dropout,
-        scaling=call.scaling,
-        **options,
-    )
+    output = attend(call)
+    for edit in edits:
+        if isinstance(edit, Revision):
+            output = edit.revise(call, output, attend)
     reader = _READER.get() if attcot_probe is None else attcot_probe
     if reader is None or not is_text(module) or not reader.reads(module):
         return output, None
@@ -167,16 +219,28 @@ def reading(reader: Reader) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def intervening(*edits: Intervention) -> Iterator[None]:
-    """Apply interventions, in order, in every forward pass inside; may be nested.
+def intervening(*edits: Intervention | Revision) -> Iterator[None]:
+    """Apply interventions and revisions, in order, in every forward pass inside; may be nested.
 
     They act only where the model runs our attention (`attached`).
+
+    Raises:
+        MeasureError: On leaving, if no attention met them, so that nothing was changed.
     """
-    token = _EDITS.set((*_EDITS.get(), *edits))
+    outer = _ACTIVE.get()
+    active = _Active((*(outer.edits if outer else ()), *edits))
+    token = _ACTIVE.set(active)
     try:
         yield
     finally:
-        _EDITS.reset(token)
+        _ACTIVE.reset(token)
+        if outer is not None:
+            outer.met |= active.met
+    if edits and not active.met:
+        raise MeasureError(
+            "An intervention was set, but no attention met it, so nothing was changed; run the "
+            "model inside it and inside attached(model)."
+        )
 
 
 @contextlib.contextmanager
