@@ -11,21 +11,25 @@ from attcot_analysis.errors import AttCoTError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 an error that says what to do."""
+    """Run a command; returns the exit code.
+
+    0: done, and everything checked holds. 1: an error that says what to do, or a missed bar or
+    failed check.
+    """
     options = _parser().parse_args(arguments)
     quiet = options.quiet
     # The libraries' own bars say nothing that ours do not; set before they are imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        options.run(options, quiet)
+        holds = options.run(options, quiet)
     except AttCoTError as error:
         print(f"attcot: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("attcot: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
-    return 0
+    return 1 if holds is False else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--prior", type=float, default=None, help="share of habitual answers")
     make.add_argument("--states-evidence", action="store_true", help="last step says the colour")
     make.set_defaults(run=_problems)
+
+    bench = commands.add_parser(
+        "bench", parents=[common], help="time and memory of the fast paths against plain ones"
+    )
+    bench.add_argument("name", metavar="NAME", help="access or commitment")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    bench.add_argument("--device", default="cpu", help="as torch names it, such as cuda")
+    bench.add_argument("--quick", action="store_true", help="small shapes, no bar judged")
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -102,6 +115,19 @@ def _problems(options: argparse.Namespace, quiet: bool) -> None:
     )
     save_problems(generate_arrows(options.items, arrows, seed=options.seed), options.folder)
     print(f"Problems: {options.folder}")
+
+
+def _bench(options: argparse.Namespace, quiet: bool) -> bool:
+    from attcot_analysis.bench import run_bench
+    from attcot_analysis.bench.rows import check_file, format_rows, write_rows
+
+    if options.json is not None:
+        check_file(options.json)
+    rows = run_bench(options.name, progress=not quiet, quick=options.quick, device=options.device)
+    print(format_rows(rows))
+    if options.json is not None:
+        write_rows(rows, options.json)
+    return all(row.holds is not False for row in rows)
 
 
 if __name__ == "__main__":

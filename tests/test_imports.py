@@ -24,6 +24,7 @@ LEVELS = {
     "train": 4,
     "show": 4,
     "jobs": 1,
+    "bench": 5,
     "notebook": 5,
     "run_report": 5,
     "reproduce": 6,

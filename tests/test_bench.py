@@ -1,0 +1,225 @@
+"""Benches at small shapes: what they report, and that a missed bar is seen."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from attcot_analysis import bench as benches
+from attcot_analysis.bench import access, access_cuda, commitment, peak, variants
+from attcot_analysis.bench.clock import interleaved, ratio
+from attcot_analysis.bench.kernels import sdpa_kernels
+from attcot_analysis.bench.rows import Row, circumstances, format_rows, judged, read_rows
+from attcot_analysis.bench.shapes import QWEN_0_5B, QWEN_7B, SMALL, random_batch, random_mllm
+from attcot_analysis.cli import main
+from attcot_analysis.errors import MeasureError, RunError
+
+
+@pytest.fixture(scope="module")
+def small():
+    return random_mllm(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "bar", "holds"),
+    [
+        (1.12, {"at_most": 1.12}, "<= 1.12", True),
+        (1.121, {"at_most": 1.12}, "<= 1.12", False),
+        (6.0, {"at_least": 6}, ">= 6", True),
+        (5.9, {"at_least": 6}, ">= 6", False),
+        (0.7, {"at_least": 0.8, "at_most": 1.2}, "0.8 to 1.2", False),
+        (float("nan"), {"at_most": 1}, "<= 1", False),
+    ],
+)
+def test_a_bar_is_judged(value, bounds, bar, holds):
+    row = judged("x", value, "x", **bounds)
+    assert (row.bar, row.holds) == (bar, holds)
+    assert judged("x", value, "x", judge=False, **bounds).holds is None
+
+
+def test_a_verdict_needs_a_bar():
+    with pytest.raises(MeasureError, match="give both or neither"):
+        Row("x", 1.0, "x", holds=True)
+
+
+def test_the_table_shows_every_row_and_the_bar_missed():
+    rows = [Row("kernel", "flash x 2", "name"), judged("time", 2.0, "x", at_most=1.5)]
+    head, first, second = format_rows(rows).splitlines()
+    assert head.split() == ["value", "unit", "bar", "holds"]
+    assert first.split() == ["kernel", "flash", "x", "2", "name"]
+    assert second.split() == ["time", "2", "x", "<=", "1.5", "NO"]
+
+
+def test_variants_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    found = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b"] * 3
+    assert {name: values.shape for name, values in found.items()} == {"a": (2,), "b": (2,)}
+    seconds = {"a": np.array([2.0, 20.0, 8.0]), "b": np.array([1.0, 10.0, 2.0])}
+    assert ratio(seconds, "a", "b") == 2.0
+
+
+@pytest.fixture
+def allocating(tmp_path, monkeypatch):
+    """A module for a child process, whose function `allocate` needs as much memory as asked."""
+    (tmp_path / "allocating.py").write_text(
+        "import torch\n"
+        "def allocate(mebibytes):\n"
+        "    return lambda: torch.ones(mebibytes * 2**20, dtype=torch.uint8)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    return "allocating"
+
+
+def test_peak_memory_is_the_calls_own(allocating):
+    """A larger peak of this process, or of the child before the call, does not show."""
+    torch.ones(2**30, dtype=torch.uint8)
+    found = peak.peak_memory(allocating, "allocate", {"mebibytes": 400})
+    assert 350 <= found.added / 2**20 <= 450
+    assert found.peak < 1000 * 2**20
+
+
+def test_a_measuring_process_that_fails_says_why(allocating):
+    with pytest.raises(MeasureError, match="no attribute 'nothing'"):
+        peak.peak_memory(allocating, "nothing", {})
+
+
+@torch.no_grad()
+def test_kernels_are_those_that_ran():
+    query = torch.randn(1, 2, 8, 16)
+    wide = torch.randn(1, 2, 8, 24)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert sdpa_kernels(lambda: [attend(query, query, query) for _ in range(3)]) == "flash x 3"
+    assert sdpa_kernels(lambda: attend(query, query, wide)) == "math x 1"
+    assert sdpa_kernels(lambda: query + 1) == "none"
+
+
+def test_shapes_are_those_of_the_real_models(small):
+    assert QWEN_0_5B.head_size == 64 and QWEN_7B.head_size == 128
+    assert (small.n_layers, small.n_heads) == (SMALL.layers, SMALL.heads)
+    layers = small.model.model.language_model.layers
+    counted = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
+    assert counted == SMALL.layer_weights
+    # 0.49e9 and 7.6e9 with embeddings, by their model cards 0.36e9 and 6.53e9 without.
+    assert round(QWEN_0_5B.layer_weights / 1e9, 2) == 0.36
+    assert round(QWEN_7B.layer_weights / 1e9, 2) == 6.53
+
+
+@torch.no_grad()
+def test_access_compares_the_same_pass(small):
+    """All three variants compute the same; the probe reads what eager shows, in every layer."""
+    batch = random_batch(small, 96)
+    assert int((batch["input_ids"] == small.image_token_id).sum()) == 48
+    cols, rows = variants.probe_inputs(batch)
+    assert rows.tolist() == [list(range(71, 95))] and cols.shape == (1, 96, variants.GROUPS)
+    found, weights = variants.probed(small, batch), variants.eager(small, batch)
+    assert len(found) == len(weights) == SMALL.layers
+    for layer, weight in enumerate(weights):
+        expected = torch.einsum("bhrt,btc->bhrc", weight[:, :, 71:95], cols)
+        assert torch.allclose(found[layer], expected, atol=1e-5)
+    assert small.text_config._attn_implementation == "sdpa"
+    assert variants.eager_bytes(QWEN_0_5B, 8192) == 24 * 14 * 8192 * 8192 * 4
+
+
+PEAKS = {"plain": 1000, "probed": 1010, "eager": 1500}
+
+
+def fake_peak(module, function, options):
+    assert (module, function) == (access.__name__, "prepare")
+    assert callable(getattr(access, function)) and options["scale"] == access.QUICK.name
+    return peak.Peak(900 * 2**20, PEAKS[options["variant"]] * 2**20)
+
+
+def test_what_the_child_process_runs():
+    """Built from plain values, it runs the variant and nothing else."""
+    call = access.prepare("probed", access.QUICK.name, 96)
+    masses = call()
+    assert len(masses) == SMALL.layers and masses[0].shape == (1, SMALL.heads, 24, variants.GROUPS)
+
+
+def test_access_reports_every_row_of_the_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(access, "peak_memory", fake_peak)
+    path = tmp_path / "new" / "access.json"
+    assert main(["bench", "access", "--quick", "--quiet", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())
+    assert all(set(row) == {"name", "value", "unit", "bar", "holds"} for row in rows)
+    assert all(row["bar"] is None and row["holds"] is None for row in rows)
+    values = {row["name"]: row["value"] for row in rows}
+    for length in (access.QUICK.length, access.QUICK.long):
+        assert values[f"time, probed / plain, T={length}"] > 0
+        assert values[f"peak memory, probed / plain, T={length}"] == 1.01
+        assert values[f"memory of the pass alone, probed, T={length}"] == 110
+    assert values[f"memory on top of plain, eager / probed, T={access.QUICK.length}"] == 50
+    assert values[f"time, eager / probed, T={access.QUICK.length}"] > 0
+    assert values[f"largest difference of a mass to eager, T={access.QUICK.length}"] < 1e-5
+    assert values["kernels of the plain pass"] == f"flash x {SMALL.layers}"
+    assert values["kernels of the probed pass"] == f"flash x {2 * SMALL.layers}"
+    assert values["torch threads"] == torch.get_num_threads()
+    assert [row.name for row in read_rows(path)] == list(values)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in values)
+
+
+def test_access_on_a_device_runs():
+    """The table for accelerators, here on the CPU: without the rows of device memory."""
+    rows = access_cuda.run_cuda(quick=True, device="cpu")
+    values = {row.name: row.value for row in rows}
+    for length in access_cuda.QUICK.lengths:
+        assert values[f"time, probed / plain, T={length}"] > 0
+        assert values[f"plain pass over its floor, T={length}"] > 0
+        assert values[f"kernels of the plain pass, T={length}"] == f"flash x {SMALL.layers}"
+        assert f"peak memory, probed / plain, T={length}" not in values
+    speeds = access_cuda.Speeds(half=1e12, single=1e12, copy=1e15)
+    floors = [access_cuda.probe_floor(access_cuda.FULL, speeds, n) for n in (4096, 8192)]
+    assert floors[1] / floors[0] == pytest.approx(4.0)
+    assert access_cuda.pass_floor(access_cuda.FULL, speeds, 4096) > 2 * 6.5e9 * 4096 / 1e12
+
+
+def test_commitment_reports_speed_and_equality():
+    rows = commitment.run(quick=True)
+    differences = [row for row in rows if row.name.startswith("largest difference")]
+    speeds = [row for row in rows if row.name.startswith("time, naive / packed")]
+    assert len(differences) == len(speeds) == 2
+    assert all(row.holds is None for row in rows)
+    assert all(row.value <= 1e-4 for row in differences)
+    tokens = [row.value for row in rows if row.name.startswith("tokens per step")]
+    assert all(abs(n - commitment.QUICK.step_tokens) <= 4 for n in tokens)
+
+
+def test_a_missed_bar_is_exit_code_one(monkeypatch, tmp_path, capsys):
+    def run(value):
+        return lambda **_: [judged("time", value, "x", at_most=1.5), *circumstances("cpu", False)]
+
+    path = tmp_path / "rows.json"
+    for value, code in ((1.0, 0), (2.0, 1)):
+        monkeypatch.setattr(commitment, "run", run(value))
+        assert main(["bench", "commitment", "--json", str(path)]) == code
+        assert read_rows(path)[0].holds is (code == 0)
+    assert "time" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nothing"], "access"), (["access", "--device", "abacus"], "abacus")],
+)
+def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, capsys):
+    assert main(["bench", *arguments, "--quick"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("attcot: ") and message in error
+    assert len(error.strip().splitlines()) <= 2
+    assert set(benches.BENCHES) == {"access", "commitment"}
+
+
+def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commitment, "run", lambda **_: pytest.fail("ran"))
+    assert main(["bench", "commitment", "--json", str(tmp_path)]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_rows_of_another_file_are_refused(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('[{"name": 1, "bars": 2}]')
+    with pytest.raises(RunError, match="holds no bench rows"):
+        read_rows(path)
