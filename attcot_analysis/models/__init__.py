@@ -15,6 +15,7 @@ from attcot_analysis.models.inputs import (  # noqa: E402
     collate,
     encode,
     encode_problem,
+    encode_prompt,
     positions,
     read_image,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "collate",
     "encode",
     "encode_problem",
+    "encode_prompt",
     "ensure_torchvision",
     "evaluating",
     "family_of",

@@ -120,6 +120,31 @@ def encode(
     prompt = mllm.processor.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
     )
+    return encode_prompt(mllm, prompt, pictures, response=response, end=end)
+
+
+def encode_prompt(
+    mllm: Mllm,
+    prompt: str,
+    images: Sequence[ImageLike] = (),
+    *,
+    response: str | Sequence[int] | None = None,
+    end: bool = False,
+) -> Encoded:
+    """Encode a prompt that a chat template has already been applied to.
+
+    Args:
+        mllm: The model whose processor is used.
+        prompt: Text with one image placeholder per image, as the template writes it.
+        images: Pictures or paths, in the order of the placeholders.
+        response: Text, or token ids, which are kept as they are.
+        end: Append the tokenizer's end token to the response.
+
+    Raises:
+        ProblemError: If an image cannot be read.
+        LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
+    """
+    pictures = [read_image(image) for image in images]
     prompt_ids, token_types, vision = _process(mllm, prompt, pictures)
     grids = _grids(mllm, prompt_ids, vision, pictures) if pictures else ()
     response_ids = _response_ids(mllm, response, end)
