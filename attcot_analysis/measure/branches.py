@@ -5,7 +5,7 @@ per step behind the sequence. A block mask lets each branch see its own prefix o
 forward pass reads what a loop of one forward pass per step and candidate would.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -142,6 +142,7 @@ def pack(
     steps: Sequence[Sequence[int]] | None = None,
     names: Sequence[str] | None = None,
     padding_side: Literal["right", "left"] = "right",
+    batch: Mapping[str, Tensor] | None = None,
 ) -> Packed:
     """Pack one branch per item and step behind a batch of sequences.
 
@@ -153,6 +154,7 @@ def pack(
         steps: Per item the k to ask after, 0 (no step yet) to K; by default all of them.
         names: Item names for error messages; by default their place in the batch.
         padding_side: Where shorter sequences are padded, ``"right"`` or ``"left"``.
+        batch: The items as `collate` has batched them, if that is done already.
 
     Raises:
         MeasureError: If an item has no rationale or not the steps asked for, or if the model's
@@ -168,7 +170,8 @@ def pack(
             "give one candidate set and one name per item, and at least one item."
         )
     asked = _asked(items, steps, names)
-    batch = collate(mllm, items, padding_side=padding_side)
+    if batch is None:
+        batch = collate(mllm, items, padding_side=padding_side)
     base = batch["input_ids"]
     base_positions = positions(mllm, batch)
     n_items, length = base.shape

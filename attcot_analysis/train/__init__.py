@@ -2,16 +2,21 @@
 
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.finetune import FinetuneConfig, finetune, make_trainer
+from attcot_analysis.train.lora import language_lora
 from attcot_analysis.train.objective import AttCoTConfig
-from attcot_analysis.train.trainer import AttCoTMixin, AttCoTTrainer
+from attcot_analysis.train.terms import AttCoTTerms
+from attcot_analysis.train.trainer import AttCoTMixin, AttCoTTrainer, attach
 
 __all__ = [
     "AttCoTConfig",
     "AttCoTMixin",
+    "AttCoTTerms",
     "AttCoTTrainer",
     "FinetuneConfig",
     "RationaleCollator",
     "RationaleDataset",
+    "attach",
     "finetune",
+    "language_lora",
     "make_trainer",
 ]

@@ -82,12 +82,17 @@ class RationaleDataset(Dataset[Example]):
             candidates=self._tokens[problem.candidates],
             answer=problem.candidates.index(problem.answer),
             evidence=tuple(
-                _coverage(encoded, step.boxes) if step.boxes else None for step in steps
+                evidence_weights(encoded, step.boxes) if step.boxes else None for step in steps
             ),
         )
 
 
-def _coverage(encoded: Encoded, boxes: Sequence[tuple[float, float, float, float]]) -> Tensor:
+def evidence_weights(encoded: Encoded, boxes: Sequence[Sequence[float]]) -> Tensor:
+    """How far boxes cover each image token, ``(n_image_tokens,)`` in [0, 1].
+
+    Raises:
+        TrainingError: If the prompt has not exactly one image.
+    """
     grids = encoded.layout.grids
     if len(grids) != 1:
         raise TrainingError(
@@ -108,21 +113,29 @@ class RationaleCollator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Collate."""
-        items = [example.encoded for example in examples]
-        batch: dict[str, Any] = collate(self.mllm, items, device="cpu")
-        labels = torch.full_like(batch["input_ids"], IGNORED)
-        for row, item in enumerate(items):
-            response = item.input_ids[item.prompt_length :]
-            labels[row, item.prompt_length : item.prompt_length + len(response)] = response
-        return {**batch, "labels": labels, "attcot": list(examples)}
+        return collate_examples(self.mllm, examples)
 
 
-def rationale_rows(examples: Sequence[Example], *, evidence: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of all rationale tokens of a batch, and the key group each is measured on.
+def collate_examples(mllm: Mllm, examples: Sequence[Example]) -> dict[str, Any]:
+    """Model inputs, right-padded, on the CPU; ``labels``; and the examples as ``"attcot"``."""
+    items = [example.encoded for example in examples]
+    batch: dict[str, Any] = collate(mllm, items, device="cpu")
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    for row, item in enumerate(items):
+        response = item.input_ids[item.prompt_length :]
+        labels[row, item.prompt_length : item.prompt_length + len(response)] = response
+    return {**batch, "labels": labels, "attcot": list(examples)}
+
+
+def probe_rows(
+    examples: Sequence[Example], *, evidence: bool = False, question: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of a batch that L_vis counts, and the key group each is measured on.
 
     Args:
         examples: The batch, right-padded in the same order.
         evidence: Whether each step is measured on its own evidence boxes instead of the image.
+        question: Whether the rows are those of the question's tokens instead of the rationale's.
 
     Returns:
         ``rows (B, R)`` long, padded with -1; ``groups (B, R)`` long, the column a row belongs
@@ -135,6 +148,12 @@ def rationale_rows(examples: Sequence[Example], *, evidence: bool) -> tuple[Tens
     for at, example in enumerate(examples):
         layout = example.encoded.layout
         image = torch.as_tensor(layout.image, dtype=torch.long)
+        if not evidence:
+            cols[at, image, 0] = 1.0
+        if question:
+            own = torch.as_tensor(layout.question, dtype=torch.long)
+            per_item.append((own, torch.zeros_like(own)))
+            continue
         rows, groups = [], []
         for number, span in enumerate(layout.steps):
             if evidence:
@@ -142,8 +161,6 @@ def rationale_rows(examples: Sequence[Example], *, evidence: bool) -> tuple[Tens
                 if covered is None:
                     continue
                 cols[at, image, number] = covered
-            else:
-                cols[at, image, 0] = 1.0
             own = torch.as_tensor(layout.rows(span), dtype=torch.long)
             rows.append(own)
             groups.append(torch.full_like(own, number if evidence else 0))

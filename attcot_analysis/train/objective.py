@@ -7,7 +7,7 @@ reconstruction from its abstract: L_vis keeps the attention of rationale rows on
 above a target, L_commit penalises answers that are already fixed after the first steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,14 +29,24 @@ class AttCoTConfig:
             AVAR's loss (arXiv 2603.03825) on rationale rows.
         vis_region: ``"image"``: mass on all image tokens; ``"evidence"``: mass on the evidence
             boxes of the step that a row belongs to, rows of steps without boxes left out.
+        vis_rows: Whose rows count: ``"rationale"``, or ``"question"``, the prompt's text tokens
+            behind the image, as in AVAR's loss (arXiv 2603.03825), which says nothing about the
+            rationale.
         vis_target: The hinge's target mass, between 0 and 1.
         vis_layers: Layers whose mass counts; ``None`` takes the middle third, where VISTA
             (arXiv 2605.11931) and knockout studies locate visual reading.
+        vis_heads: ``(layer, head)`` pairs whose mass counts, as `visual_heads` finds them;
+            ``None`` takes all heads of ``vis_layers``, which is then not looked at.
         commit_form: ``"confidence"``: hinge on the largest candidate probability above chance
             plus ``commit_margin`` (ours); ``"answer"``: hinge on the right answer's probability
             above a margin that rises with k from its value at k = 0, weight ``1 - k/K``
             (reconstruction).
         commit_margin: Slack of the ``"confidence"`` form, in probability.
+        commit_margins: ``"constant"``, or ``"rising"`` from the margin at k = 0 to 1 at k = K;
+            ``None`` takes what the form is defined with: constant for ``"confidence"``, rising
+            for ``"answer"``.
+        commit_weights: ``"uniform"``, or ``"falling"``, ``1 - k/K``; ``None`` takes uniform for
+            ``"confidence"`` and falling for ``"answer"``.
         commit_until: The share of steps that counts as early: branches k with k/K below it.
         warmup: Share of the training steps over which both weights rise linearly.
 
@@ -48,10 +58,14 @@ class AttCoTConfig:
     lambda_commit: float = 0.0
     vis_form: Literal["hinge", "log"] = "hinge"
     vis_region: Literal["image", "evidence"] = "image"
+    vis_rows: Literal["rationale", "question"] = "rationale"
     vis_target: float = 0.6
     vis_layers: tuple[int, ...] | None = None
+    vis_heads: tuple[tuple[int, int], ...] | None = None
     commit_form: Literal["confidence", "answer"] = "confidence"
     commit_margin: float = 0.1
+    commit_margins: Literal["constant", "rising"] | None = None
+    commit_weights: Literal["uniform", "falling"] | None = None
     commit_until: float = 0.5
     warmup: float = 0.1
 
@@ -66,14 +80,39 @@ class AttCoTConfig:
         for name, known in (
             ("vis_form", ("hinge", "log")),
             ("vis_region", ("image", "evidence")),
+            ("vis_rows", ("rationale", "question")),
             ("commit_form", ("confidence", "answer")),
+            ("commit_margins", (None, "constant", "rising")),
+            ("commit_weights", (None, "uniform", "falling")),
         ):
             if getattr(self, name) not in known:
                 raise TrainingError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}."
+                    f"{name} is {getattr(self, name)!r}; choose one of "
+                    f"{', '.join(map(str, known))}."
                 )
-        if self.vis_layers is not None and not self.vis_layers:
-            raise TrainingError("vis_layers is empty; name at least one layer, or None.")
+        for name in ("vis_layers", "vis_heads"):
+            if getattr(self, name) is not None and not getattr(self, name):
+                raise TrainingError(f"{name} is empty; name at least one, or None.")
+        if self.vis_rows == "question" and self.vis_region == "evidence":
+            raise TrainingError(
+                "Question tokens belong to no step, so they have no evidence boxes; use "
+                "vis_region='image' with vis_rows='question'."
+            )
+
+    @classmethod
+    def reconstruction(cls, lambda_vis: float = 0.15, lambda_commit: float = 0.1) -> "AttCoTConfig":
+        """The form nearest to what the paper's abstract says, all steps and the whole image.
+
+        L_vis is a hinge on visual mass in the middle third of the layers; L_commit a hinge on
+        the right answer's forced probability with rising margins and falling weights. The
+        weights are those of AVAR's loss and the lower end of what we tried.
+        """
+        return cls(
+            lambda_vis=lambda_vis,
+            lambda_commit=lambda_commit,
+            commit_form="answer",
+            commit_until=1.0,
+        )
 
     @property
     def active(self) -> bool:
@@ -82,15 +121,33 @@ class AttCoTConfig:
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
         """The layers L_vis reads in a model of `n_layers`."""
-        if self.vis_layers is None:
+        if self.vis_heads is not None:
+            chosen = tuple(sorted({layer for layer, _ in self.vis_heads}))
+        elif self.vis_layers is not None:
+            chosen = self.vis_layers
+        else:
             first = n_layers // 3
             return tuple(range(first, max(first + 1, n_layers - n_layers // 3)))
-        outside = [layer for layer in self.vis_layers if not 0 <= layer < n_layers]
+        outside = [layer for layer in chosen if not 0 <= layer < n_layers]
         if outside:
             raise TrainingError(
-                f"vis_layers names {outside}, but the model has layers 0 to {n_layers - 1}."
+                f"The visual term names layers {outside}, but the model has layers 0 to "
+                f"{n_layers - 1}."
             )
-        return self.vis_layers
+        return chosen
+
+    def heads(self, layer: int, n_heads: int) -> tuple[int, ...]:
+        """The heads of a layer that L_vis averages."""
+        if self.vis_heads is None:
+            return tuple(range(n_heads))
+        chosen = tuple(head for at, head in self.vis_heads if at == layer)
+        outside = [head for head in chosen if not 0 <= head < n_heads]
+        if outside:
+            raise TrainingError(
+                f"vis_heads names heads {outside} of layer {layer}, which has heads 0 to "
+                f"{n_heads - 1}."
+            )
+        return chosen
 
     def early_steps(self, n_steps: int) -> tuple[int, ...]:
         """The k whose forced answers L_commit looks at, in a rationale of `n_steps`."""
@@ -101,24 +158,40 @@ class AttCoTConfig:
         return 1.0 if self.warmup == 0 else min(1.0, progress / self.warmup)
 
 
-def visual_access_loss(masses: Sequence[Tensor], counted: Tensor, config: AttCoTConfig) -> Tensor:
-    """L_vis: too little attention from rationale rows to the image.
+def visual_mass(masses: Mapping[int, Tensor], config: AttCoTConfig) -> Tensor:
+    """Mean mass of each row over the chosen heads, layers weighing by their heads.
 
     Args:
-        masses: Per layer the visual mass of each row, ``(B, H, R)``, in [0, 1].
+        masses: Layer → the mass of each row on its region, ``(B, H, R)``, in [0, 1].
+        config: Which heads.
+
+    Returns:
+        ``(B, R)`` fp32.
+    """
+    chosen = [
+        mass.float()[:, list(config.heads(layer, mass.shape[1]))] for layer, mass in masses.items()
+    ]
+    return torch.cat(chosen, dim=1).mean(dim=1)
+
+
+def visual_access_loss(mass: Tensor, counted: Tensor, config: AttCoTConfig) -> Tensor:
+    """L_vis: too little attention from rows to the image.
+
+    Args:
+        mass: ``(B, R)`` visual mass of each row, from `visual_mass`.
         counted: ``(B, R)`` bool, the rows that count.
         config: Form and target.
 
     Returns:
-        fp32 scalar, the mean over counted rows; 0 if there are none.
+        fp32 scalar, the mean over items of the mean over their rows, so that it does not depend
+        on how a batch is split into equal parts; an item without rows counts as 0.
     """
-    mass = torch.stack([layer.float().mean(dim=1) for layer in masses]).mean(dim=0)
     if config.vis_form == "hinge":
         loss = (config.vis_target - mass).clamp(min=0)
     else:
         loss = -(mass.clamp(min=0) + 1e-6).log()
     weight = counted.to(loss.dtype)
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+    return ((loss * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)).mean()
 
 
 def commitment_loss(
@@ -145,11 +218,16 @@ def commitment_loss(
         p = scores.float().softmax(dim=-1)
         done = torch.tensor(ks, dtype=p.dtype, device=p.device) / total
         if config.commit_form == "confidence":
-            margin = 1 / p.shape[1] + config.commit_margin
-            excess = (p.amax(dim=-1) - margin).clamp(min=0)
+            found = p.amax(dim=-1)
+            start = torch.full_like(found[:1], min(1.0, 1 / p.shape[1] + config.commit_margin))
         else:
-            start = p[0, answer].detach()
-            rising = start + (1 - start) * done
-            excess = (1 - done) * (p[:, answer] - rising).clamp(min=0)
+            found = p[:, answer]
+            start = found[:1].detach()
+        own = config.commit_form == "answer"
+        rising = own if config.commit_margins is None else config.commit_margins == "rising"
+        falling = own if config.commit_weights is None else config.commit_weights == "falling"
+        margin = start + (1 - start) * done if rising else start
+        excess = (found - margin).clamp(min=0)
+        excess = (1 - done) * excess if falling else excess
         losses.append(excess.mean())
     return torch.stack(losses).mean()

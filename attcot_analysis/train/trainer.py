@@ -1,5 +1,7 @@
-"""`AttCoTMixin`: the Att-CoT terms inside a `transformers` Trainer, without touching the model."""
+"""The Att-CoT terms inside a Trainer: as a mixin for a class, or attached to somebody's object."""
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,24 +9,24 @@ from torch import Tensor
 from transformers import Trainer
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.attention import attached
-from attcot_analysis.measure.branches import pack
-from attcot_analysis.measure.probe import Probe
+from attcot_analysis.measure.attention import NAME, attached
 from attcot_analysis.models import Mllm
-from attcot_analysis.train.data import IGNORED, Example, rationale_rows
-from attcot_analysis.train.objective import (
-    AttCoTConfig,
-    commitment_loss,
-    visual_access_loss,
-)
+from attcot_analysis.train.data import Example
+from attcot_analysis.train.objective import AttCoTConfig
+from attcot_analysis.train.preflight import check_arguments
+from attcot_analysis.train.terms import AttCoTTerms
+
+KEY = "attcot"
+"""Under this key a batch carries its `Example` objects from the collator to the loss."""
 
 
 class AttCoTMixin:
     """Adds λ_vis · L_vis + λ_commit · L_commit to a Trainer's loss.
 
     Mix it in before the trainer, ``class AttCoTTrainer(AttCoTMixin, Trainer)``, and use
-    `attcot_analysis.train.data.RationaleCollator`. With both weights 0 the trainer's own loss is
-    returned untouched.
+    `attcot_analysis.train.data.RationaleCollator`, or `CotCollator` with TRL's data. With both
+    weights 0 the trainer is untouched. With a weight, the loss of an accumulated batch does not
+    depend on how it is split: cross-entropy is a mean over its tokens, the terms over its items.
     """
 
     mllm: Mllm
@@ -40,30 +42,14 @@ class AttCoTMixin:
         """
         self.mllm = mllm
         self.attcot = attcot or AttCoTConfig()
-        self._seen: dict[str, list[float]] = {}
+        self._terms = AttCoTTerms(mllm, self.attcot)
+        self._notes = Notes()
         super().__init__(*args, **kwargs)
-        self._preflight()
-
-    def _preflight(self) -> None:
-        args: Any = self.args  # type: ignore[attr-defined]
-        if args.remove_unused_columns:
-            raise TrainingError(
-                "remove_unused_columns is on and would drop the examples that Att-CoT needs; "
-                "set remove_unused_columns=False in the training arguments."
-            )
-        options = args.gradient_checkpointing_kwargs or {}
-        if args.gradient_checkpointing and options.get("use_reentrant", False):
-            raise TrainingError(
-                "Reentrant gradient checkpointing loses the auxiliary gradient without a word; "
-                "set gradient_checkpointing_kwargs={'use_reentrant': False}."
-            )
-        self.attcot.layers(self.mllm.n_layers)
+        _set_up(self, self.attcot)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, with the probe's attention in place if L_vis needs it."""
-        if self.attcot.lambda_vis == 0:
-            return super().train(*args, **kwargs)  # type: ignore[misc]
-        with attached(self.mllm.model):
+        with _attention(self.mllm, self.attcot):
             return super().train(*args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(
@@ -78,121 +64,152 @@ class AttCoTMixin:
         Raises:
             TrainingError: If the loss is not finite, or a term has no gradient.
         """
-        inputs = dict(inputs)
-        examples: list[Example] | None = inputs.pop("attcot", None)
         own: Any = super()
-        if not self.attcot.active or examples is None:
-            result = own.compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-            self._check_finite(result[0] if return_outputs else result)
-            return result
-
-        probe, groups, packed = None, None, None
-        steps = [self.attcot.early_steps(len(e.encoded.layout.steps)) for e in examples]
-        if self.attcot.lambda_commit > 0:
-            packed = pack(
-                self.mllm,
-                [example.encoded for example in examples],
-                [example.candidates for example in examples],
-                steps=steps,
-                names=[example.name for example in examples],
-            )
-            labels = inputs["labels"]
-            added = packed.inputs["input_ids"].shape[1] - labels.shape[1]
-            inputs = {
-                **packed.inputs,
-                "labels": torch.nn.functional.pad(labels, (0, added), value=IGNORED),
-            }
-        if self.attcot.lambda_vis > 0:
-            evidence = self.attcot.vis_region == "evidence"
-            rows, groups, cols = rationale_rows(examples, evidence=evidence)
-            device = inputs["input_ids"].device
-            missing = inputs["input_ids"].shape[1] - cols.shape[1]
-            cols = torch.nn.functional.pad(cols, (0, 0, 0, missing))
-            groups = groups.to(device)
-            probe = Probe(self.attcot.layers(self.mllm.n_layers))
-            inputs |= {
-                "attcot_probe": probe,
-                "attcot_rows": rows.to(device),
-                "attcot_cols": cols.to(device),
-            }
-
-        loss, outputs = own.compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        return _loss_with_terms(
+            self,
+            self._terms,
+            self._notes,
+            own.compute_loss,
+            model,
+            inputs,
+            return_outputs,
+            num_items_in_batch,
         )
-        self._check_finite(loss)
-        # Where the trainer hands over the token count it does not divide by the accumulation
-        # steps itself, so the auxiliary terms must.
-        divisor = 1
-        if num_items_in_batch is not None and self.mllm.model.training:
-            divisor = getattr(self, "current_gradient_accumulation_steps", 1)
-        auxiliary = loss.new_zeros((), dtype=torch.float32)
-        if probe is not None and groups is not None:
-            term = self._visual_access(probe, groups, inputs["attcot_rows"])
-            auxiliary = auxiliary + self.attcot.lambda_vis * term
-        if packed is not None:
-            term = self._commitment(packed.log_probs(outputs.logits), steps, examples)
-            auxiliary = auxiliary + self.attcot.lambda_commit * term
-        loss = loss + self.attcot.ramp(self._progress()) * auxiliary / divisor
-        self._check_finite(loss)
-        return (loss, outputs) if return_outputs else loss
-
-    def _visual_access(self, probe: Probe, groups: Tensor, rows: Tensor) -> Tensor:
-        training = self.mllm.model.training
-        masses = probe.masses(differentiable=training)
-        picked = [
-            mass.gather(3, groups[:, None, :, None].expand(*mass.shape[:3], 1)).squeeze(3)
-            for mass in masses.values()
-        ]
-        counted = rows >= 0
-        loss = visual_access_loss(picked, counted, self.attcot)
-        mass = torch.stack([layer.detach().float().mean(1) for layer in picked]).mean(0)
-        self._note("visual_mass", mass[counted].mean())
-        self._note("loss_vis", loss)
-        return loss
-
-    def _commitment(
-        self, log_probs: list[Tensor], steps: list[tuple[int, ...]], examples: list[Example]
-    ) -> Tensor:
-        loss = commitment_loss(
-            log_probs,
-            steps,
-            [len(example.encoded.layout.steps) for example in examples],
-            [example.answer for example in examples],
-            self.attcot,
-        )
-        if self.mllm.model.training and not loss.requires_grad:
-            raise TrainingError(
-                "The commitment term has no gradient; train with gradients enabled and without "
-                "reentrant gradient checkpointing."
-            )
-        early = torch.stack([scores.detach()[0].softmax(-1).max() for scores in log_probs])
-        self._note("early_confidence", early.mean())
-        self._note("loss_commit", loss)
-        return loss
-
-    def _progress(self) -> float:
-        state: Any = self.state  # type: ignore[attr-defined]
-        return (state.global_step + 1) / max(state.max_steps, 1)
-
-    def _check_finite(self, loss: Tensor) -> None:
-        if not bool(torch.isfinite(loss.detach()).all()):
-            step = self.state.global_step + 1  # type: ignore[attr-defined]
-            raise TrainingError(
-                f"The loss is {float(loss.detach().float().mean())} at step {step}; lower the "
-                "learning rate or train in bf16/fp32, and resume from the last checkpoint."
-            )
-
-    def _note(self, name: str, value: Tensor) -> None:
-        self._seen.setdefault(name, []).append(float(value.detach()))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the auxiliary terms' means since the last log beside the trainer's own values."""
-        means = {name: sum(values) / len(values) for name, values in self._seen.items()}
-        self._seen.clear()
-        super().log({**logs, **means}, *args, **kwargs)  # type: ignore[misc]
+        super().log({**logs, **self._notes.means()}, *args, **kwargs)  # type: ignore[misc]
 
 
 class AttCoTTrainer(AttCoTMixin, Trainer):
     """`transformers.Trainer` with the Att-CoT terms."""
+
+
+def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
+    """Add the Att-CoT terms to a Trainer object that exists already.
+
+    Its ``compute_loss``, ``train`` and ``log`` are replaced on the object; its class, data and
+    settings stay. Batches without `Example` objects (see `CotCollator`) train as before.
+
+    Args:
+        trainer: A `transformers.Trainer` or any subclass.
+        mllm: Its model as `transformers` knows it (not the PEFT wrapper) and the processor.
+        attcot: The objective.
+
+    Returns:
+        The same trainer.
+
+    Raises:
+        TrainingError: If the trainer trains another model, or its settings would silently drop
+            the auxiliary gradient.
+    """
+    if not any(module is mllm.model for module in trainer.model.modules()):
+        raise TrainingError(
+            "The trainer does not train the given model; wrap the model object that was handed "
+            "to the trainer (wrap_mllm(model, processor)), before PEFT or FSDP wrap it."
+        )
+    _set_up(trainer, attcot)
+    terms, notes = AttCoTTerms(mllm, attcot), Notes()
+    own_loss, own_train, own_log = trainer.compute_loss, trainer.train, trainer.log
+
+    def compute_loss(
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        return _loss_with_terms(
+            trainer, terms, notes, own_loss, model, inputs, return_outputs, num_items_in_batch
+        )
+
+    def train(*args: Any, **kwargs: Any) -> Any:
+        with _attention(mllm, attcot):
+            return own_train(*args, **kwargs)
+
+    def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        own_log({**logs, **notes.means()}, *args, **kwargs)
+
+    trainer.compute_loss, trainer.train, trainer.log = compute_loss, train, log
+    return trainer
+
+
+class Notes:
+    """Values to log, averaged over the steps since the last log."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._seen: dict[str, list[Tensor]] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Take one step's values."""
+        for name, value in values.items():
+            self._seen.setdefault(name, []).append(value)
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call."""
+        found = {name: float(torch.stack(seen).mean()) for name, seen in self._seen.items()}
+        self._seen.clear()
+        return found
+
+
+def _set_up(trainer: Any, attcot: AttCoTConfig) -> None:
+    """Check the settings, and let accumulated parts weigh by their tokens.
+
+    Qwen's classes say that they take no token count, and trainers then average the means of
+    unequal parts, so that the loss would depend on how a batch is split.
+    """
+    check_arguments(trainer, attcot)
+    if attcot.active:
+        trainer.model_accepts_loss_kwargs = True
+
+
+def _attention(mllm: Mllm, attcot: AttCoTConfig) -> contextlib.AbstractContextManager[None]:
+    return attached(mllm.model) if attcot.lambda_vis > 0 else contextlib.nullcontext()
+
+
+def _loss_with_terms(
+    trainer: Any,
+    terms: AttCoTTerms,
+    notes: Notes,
+    own: Callable[..., Any],
+    model: Any,
+    inputs: dict[str, Any],
+    return_outputs: bool,
+    num_items_in_batch: Tensor | int | None,
+) -> Any:
+    inputs = dict(inputs)
+    examples: list[Example] | None = inputs.pop(KEY, None)
+    options = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
+    if not terms.config.active or examples is None:
+        result = own(model, inputs, **options)
+        _check_finite(trainer, result[0] if return_outputs else result)
+        return result
+    batch = terms.prepare(inputs, examples)
+    # Evaluation outside train() has no backward pass, so it can switch on its own.
+    switched = terms.mllm.text_config._attn_implementation == NAME
+    attention = contextlib.nullcontext() if switched else _attention(terms.mllm, terms.config)
+    with attention, terms.running(batch):
+        result = own(model, batch.inputs, **options)
+    loss = result[0] if return_outputs else result
+    _check_finite(trainer, loss)
+    auxiliary, seen = terms.loss(batch)
+    notes.add(seen)
+    # Where the trainer hands over the token count it does not divide by the accumulation steps
+    # itself, so the auxiliary terms must.
+    divisor = 1
+    if num_items_in_batch is not None and trainer.model.training:
+        divisor = getattr(trainer, "current_gradient_accumulation_steps", 1)
+    state = trainer.state
+    ramp = terms.config.ramp((state.global_step + 1) / max(state.max_steps, 1))
+    loss = loss + ramp * auxiliary.to(loss.device) / divisor
+    _check_finite(trainer, loss)
+    return (loss, result[1]) if return_outputs else loss
+
+
+def _check_finite(trainer: Any, loss: Tensor) -> None:
+    if not bool(torch.isfinite(loss.detach()).all()):
+        raise TrainingError(
+            f"The loss is {float(loss.detach().float().mean())} at step "
+            f"{trainer.state.global_step + 1}; lower the learning rate or train in bf16/fp32, and "
+            "resume from the last checkpoint."
+        )

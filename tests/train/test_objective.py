@@ -6,23 +6,50 @@ import pytest
 import torch
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.train.objective import AttCoTConfig, commitment_loss, visual_access_loss
+from attcot_analysis.train.objective import (
+    AttCoTConfig,
+    commitment_loss,
+    visual_access_loss,
+    visual_mass,
+)
 
 
 def test_hinge_is_the_mean_shortfall_over_counted_rows():
-    masses = [torch.tensor([[[0.2, 0.9, 0.5]]]), torch.tensor([[[0.4, 0.9, 0.5]]])]
+    masses = {0: torch.tensor([[[0.2, 0.9, 0.5]]]), 1: torch.tensor([[[0.4, 0.9, 0.5]]])}
     counted = torch.tensor([[True, True, False]])
     config = AttCoTConfig(lambda_vis=1, vis_target=0.6)
     # Layer means are 0.3 and 0.9; shortfalls 0.3 and 0.
-    assert visual_access_loss(masses, counted, config).item() == pytest.approx(0.15)
+    mass = visual_mass(masses, config)
+    assert visual_access_loss(mass, counted, config).item() == pytest.approx(0.15)
+
+
+def test_items_count_alike_however_many_rows_they_have():
+    mass = torch.tensor([[0.2, 0.2, 0.2], [0.5, 0.9, 0.9]])
+    counted = torch.tensor([[True, True, True], [True, False, False]])
+    config = AttCoTConfig(lambda_vis=1, vis_target=0.6)
+    whole = visual_access_loss(mass, counted, config)
+    assert whole.item() == pytest.approx((0.4 + 0.1) / 2)
+    parts = [visual_access_loss(mass[at : at + 1], counted[at : at + 1], config) for at in (0, 1)]
+    assert whole.item() == pytest.approx(torch.stack(parts).mean().item())
+
+
+def test_only_chosen_heads_count():
+    masses = {1: torch.tensor([[[0.1], [0.5]]]), 2: torch.tensor([[[0.3], [0.9]]])}
+    config = AttCoTConfig(lambda_vis=1, vis_heads=((1, 1), (2, 0)))
+    assert config.layers(4) == (1, 2)
+    assert visual_mass(masses, config).item() == pytest.approx(0.4)
+    with pytest.raises(TrainingError, match="heads 0 to 1"):
+        AttCoTConfig(vis_heads=((1, 5),)).heads(1, 2)
+    with pytest.raises(TrainingError, match="layers 0 to 1"):
+        AttCoTConfig(vis_heads=((4, 0),)).layers(2)
 
 
 def test_log_form_and_empty_rows():
     config = AttCoTConfig(lambda_vis=1, vis_form="log")
-    masses = [torch.full((1, 2, 2), 0.25)]
-    loss = visual_access_loss(masses, torch.tensor([[True, False]]), config)
+    mass = torch.full((1, 2), 0.25)
+    loss = visual_access_loss(mass, torch.tensor([[True, False]]), config)
     assert loss.item() == pytest.approx(-math.log(0.25), rel=1e-4)
-    assert visual_access_loss(masses, torch.zeros(1, 2, dtype=torch.bool), config).item() == 0
+    assert visual_access_loss(mass, torch.zeros(1, 2, dtype=torch.bool), config).item() == 0
 
 
 def test_confidence_form_is_silent_below_chance_plus_margin():
@@ -41,6 +68,25 @@ def test_answer_form_rises_from_k_zero_and_weighs_early_steps_more():
     loss = commitment_loss([p.log()], [(0, 1)], [2], [0], config)
     # k=0: at its own margin; k=1: margin 0.4 + 0.6/2 = 0.7, excess 0.2, weight 1/2; mean of two.
     assert loss.item() == pytest.approx(0.05)
+
+
+def test_margins_and_weights_can_be_chosen_apart_from_the_form():
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+
+    def loss(**options):
+        config = AttCoTConfig(lambda_commit=1, commit_margin=0.1, **options)
+        return commitment_loss([p], [(0, 1)], [2], [0], config).item()
+
+    # Chance and margin are 0.6; at k = 1 a rising margin is 0.8 and a falling weight 1/2.
+    assert loss() == pytest.approx((0.3 + 0.3) / 2)
+    assert loss(commit_margins="rising") == pytest.approx((0.3 + 0.1) / 2)
+    assert loss(commit_weights="falling") == pytest.approx((0.3 + 0.15) / 2)
+    paper = AttCoTConfig.reconstruction()
+    assert (paper.commit_form, paper.early_steps(3), paper.vis_region) == (
+        "answer",
+        (0, 1, 2),
+        "image",
+    )
 
 
 @pytest.mark.parametrize("form", ["confidence", "answer"])
@@ -68,13 +114,13 @@ def test_access_gradient_is_that_of_finite_differences():
     mass = torch.tensor([[[0.2, 0.5, 0.9], [0.4, 0.3, 0.8]]])
     counted = torch.ones(1, 3, dtype=torch.bool)
     leaf = mass.clone().requires_grad_(True)
-    visual_access_loss([leaf], counted, config).backward()
+    visual_access_loss(visual_mass({0: leaf}, config), counted, config).backward()
     for head in range(2):
         for row in range(3):
             step = torch.zeros_like(mass)
             step[0, head, row] = 1e-3
-            up = visual_access_loss([mass + step], counted, config)
-            down = visual_access_loss([mass - step], counted, config)
+            up = visual_access_loss(visual_mass({0: mass + step}, config), counted, config)
+            down = visual_access_loss(visual_mass({0: mass - step}, config), counted, config)
             slope = (up - down) / 2e-3
             assert leaf.grad[0, head, row].item() == pytest.approx(slope.item(), abs=1e-3)
 
@@ -101,6 +147,9 @@ def test_early_steps_layers_and_ramp():
         {"commit_form": "late"},
         {"vis_region": "corner"},
         {"vis_layers": ()},
+        {"vis_heads": ()},
+        {"vis_rows": "question", "vis_region": "evidence"},
+        {"commit_weights": "random"},
     ],
 )
 def test_values_out_of_range_are_refused(wrong):

@@ -17,7 +17,7 @@ from attcot_analysis.train import (
     finetune,
     make_trainer,
 )
-from attcot_analysis.train.data import rationale_rows
+from attcot_analysis.train.data import probe_rows
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.0)
 
@@ -116,6 +116,7 @@ def test_the_terms_change_training_and_are_logged(random_checkpoint, training_pr
     assert _losses(ours) != _losses(plain)
     logged = ours.state.log_history[0]
     assert {"visual_mass", "loss_vis", "early_confidence", "loss_commit"} <= set(logged)
+    assert 0 <= logged["commitment_position"] <= 1
     assert 0 < logged["visual_mass"] < 1
     assert mllm.model.config.get_text_config()._attn_implementation == "sdpa"
 
@@ -189,7 +190,11 @@ def test_dropping_columns_is_refused(random_checkpoint, training_problems, tmp_p
     mllm = load_mllm(random_checkpoint)
     with pytest.raises(TrainingError, match="remove_unused_columns"):
         make_trainer(
-            mllm, training_problems, FinetuneConfig(), tmp_path, remove_unused_columns=True
+            mllm,
+            training_problems,
+            FinetuneConfig(attcot=BOTH),
+            tmp_path,
+            remove_unused_columns=True,
         )
 
 
@@ -224,7 +229,7 @@ def test_an_interrupted_run_leaves_no_folder_that_looks_finished(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("attcot_analysis.train.trainer.commitment_loss", stop)
+    monkeypatch.setattr("attcot_analysis.train.terms.commitment_loss", stop)
     with pytest.raises(KeyboardInterrupt):
         finetune(
             random_checkpoint,
@@ -252,7 +257,7 @@ def test_rows_predict_rationale_tokens_and_columns_mark_the_picture(
 ):
     dataset = RationaleDataset(random_mllm, training_problems)
     examples = [dataset[index] for index in range(3)]
-    rows, groups, cols = rationale_rows(examples, evidence=evidence)
+    rows, groups, cols = probe_rows(examples, evidence=evidence)
     for at, example in enumerate(examples):
         layout = example.encoded.layout
         expected = [token - 1 for span in layout.steps for token in range(span.start, span.stop)]
