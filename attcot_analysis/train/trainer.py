@@ -78,7 +78,8 @@ class AttCoTMixin:
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the auxiliary terms' means since the last log beside the trainer's own values."""
-        super().log({**logs, **self._notes.means()}, *args, **kwargs)  # type: ignore[misc]
+        means = self._notes.means(self.accelerator)  # type: ignore[attr-defined]
+        super().log({**logs, **means}, *args, **kwargs)  # type: ignore[misc]
 
 
 class AttCoTTrainer(AttCoTMixin, Trainer):
@@ -127,7 +128,7 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
             return own_train(*args, **kwargs)
 
     def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        own_log({**logs, **notes.means()}, *args, **kwargs)
+        own_log({**logs, **notes.means(trainer.accelerator)}, *args, **kwargs)
 
     trainer.compute_loss, trainer.train, trainer.log = compute_loss, train, log
     return trainer
@@ -145,11 +146,15 @@ class Notes:
         for name, value in values.items():
             self._seen.setdefault(name, []).append(value)
 
-    def means(self) -> dict[str, float]:
-        """The means since the last call."""
-        found = {name: float(torch.stack(seen).mean()) for name, seen in self._seen.items()}
+    def means(self, accelerator: Any) -> dict[str, float]:
+        """The means since the last call, over all processes; call it in each of them."""
+        names = sorted(self._seen)
+        if not names:
+            return {}
+        values = torch.stack([torch.stack(self._seen[name]).float().mean() for name in names])
+        values = accelerator.reduce(values.to(accelerator.device), reduction="mean")
         self._seen.clear()
-        return found
+        return dict(zip(names, values.tolist(), strict=True))
 
 
 def _set_up(trainer: Any, attcot: AttCoTConfig) -> None:

@@ -1,0 +1,122 @@
+"""Two SGD steps with both terms, run by `test_distributed.py` in one or several processes.
+
+Usage: ``distributed_steps.py ddp|fsdp2 CHECKPOINT OUTPUT ITEMS_PER_PROCESS``.  ``ddp`` is TRL's
+trainer; ``fsdp2`` shards the model by hand, since accelerate keeps FSDP for accelerators.
+"""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from attcot_analysis.measure.attention import attached
+from attcot_analysis.models import load_mllm
+from attcot_analysis.problems import ArrowsConfig, generate_arrows
+from attcot_analysis.train import AttCoTConfig, AttCoTTerms
+from attcot_analysis.train.trl import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
+
+# isort: split
+# After our models package, which makes torchvision importable.
+from datasets import Dataset
+from transformers import set_seed
+from trl import SFTConfig
+
+TERMS = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.0, vis_region="evidence")
+RATE = 0.05
+
+
+def run_ddp(mllm, rows, folder, size):
+    """Two steps of TRL's trainer."""
+    arguments = SFTConfig(
+        output_dir=folder,
+        max_steps=2,
+        per_device_train_batch_size=size,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        max_grad_norm=0.0,
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        save_strategy="no",
+        report_to=[],
+        logging_steps=1,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    trainer = AttCoTSFTTrainer(
+        model=mllm.model,
+        processing_class=mllm.processor,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        mllm=mllm,
+        attcot=TERMS,
+    )
+    trainer.train()
+    return mllm.model.state_dict()
+
+
+def run_fsdp2(mllm, rows, size):
+    """Two steps on a model whose layers and head are sharded."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    world = 1
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
+        world = dist.get_world_size()
+        mesh = init_device_mesh("cpu", (world,))
+        for layer in mllm.model.get_decoder().layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(mllm.model, mesh=mesh)
+    rank = dist.get_rank() if world > 1 else 0
+    terms = AttCoTTerms(mllm, TERMS)
+    collate = CotCollator(mllm)
+    optimizer = torch.optim.SGD(mllm.model.parameters(), lr=RATE)
+    mllm.model.train()
+    with attached(mllm.model):
+        for step in range(2):
+            start = step * size * world
+            inputs = collate(rows[start + rank * size : start + (rank + 1) * size])
+            examples = inputs.pop("attcot")
+            batch = terms.prepare(inputs, examples)
+            with terms.running(batch):
+                logits = mllm.model(
+                    **{k: v for k, v in batch.inputs.items() if k != "labels"}
+                ).logits
+            # A mean over items, so that it is the same however items are spread.
+            labels = batch.inputs["labels"][:, 1:]
+            entropy = torch.nn.functional.cross_entropy(
+                logits[:, :-1].transpose(1, 2), labels, reduction="none"
+            )
+            loss = (entropy.sum(1) / (labels >= 0).sum(1)).mean() + terms.loss(batch)[0]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return {
+        name: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for name, value in mllm.model.state_dict().items()
+    }
+
+
+def main(kind, checkpoint, output, size):
+    """Train and save the weights."""
+    set_seed(0)
+    mllm = load_mllm(checkpoint, dtype=torch.float32)
+    problems = generate_arrows(8, ArrowsConfig(prior=0.95), seed=1, split="train")
+    rows = prompt_completion_rows(mllm, problems)
+    if kind == "ddp":
+        weights = run_ddp(mllm, rows, f"{output}.run", int(size))
+    else:
+        weights = run_fsdp2(mllm, rows, int(size))
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        save_file({name: value.contiguous().clone() for name, value in weights.items()}, output)
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
