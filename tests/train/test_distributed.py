@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from attcot_analysis.models import load_mllm
@@ -45,3 +46,14 @@ def test_two_processes_train_what_one_does(kind, random_checkpoint, tmp_path):
     assert (one[name] - before[name]).abs().max() > 1e-4
     for key, value in one.items():
         assert (two[key] - value).abs().max() <= 1e-5, key
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2"])
+def test_shipped_configurations_are_what_accelerate_reads(name):
+    path = Path(__file__).parents[2] / "configs" / "accelerate" / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    assert config.mixed_precision == "bf16" and config.num_processes == 8
+    if name == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+    if name == "zero2":
+        assert config.deepspeed_config["zero_stage"] == 2
