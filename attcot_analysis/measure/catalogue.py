@@ -367,6 +367,39 @@ _ALL = (
         "follow_twin.",
         f"{_PAPER}; net form as in CED, arXiv 2608.08021",
     ),
+    Metric(
+        "delta_log_p_occlude",
+        "log p lost with the evidence hidden",
+        "dependence",
+        "nats",
+        "higher",
+        "Log-probability (over the candidates) of the item's own answer, forced after its own "
+        "rationale, on its picture minus on the same with the evidence boxes of all steps filled.",
+        "A filled box is unlike anything trained on: no use of the evidence if "
+        "delta_log_p_occlude_control is as high.",
+        f"{_PAPER} (key-region occlusion)",
+    ),
+    Metric(
+        "delta_log_p_occlude_control",
+        "log p lost with as much of the rest hidden",
+        "dependence",
+        "nats",
+        "lower",
+        "The same with boxes of the same shapes and areas that overlap no evidence.",
+        "Above zero it measures sensitivity to filled boxes, or evidence that the boxes miss.",
+        f"{_PAPER}; matched control as in CED, arXiv 2608.08021",
+    ),
+    Metric(
+        "net_occlusion",
+        "net dependence, occlusion",
+        "dependence",
+        "nats",
+        "higher",
+        "Log p lost with the evidence hidden minus log p lost with as much of the rest hidden, "
+        "rationale fixed. Missing where no room is left for the control.",
+        "As for net_dependence; and a box of evidence may hold more than the evidence.",
+        f"{_PAPER}; net form as in CED, arXiv 2608.08021",
+    ),
     _share(
         "habitual_cot",
         "habitual answers, CoT",

@@ -28,6 +28,12 @@ _DEPENDENCE = {
     ("twin", "fixed", "delta_log_p"): "delta_log_p_twin",
     ("control", "fixed", "delta_log_p"): "delta_log_p_control",
     ("blank", "fixed", "delta_log_p"): "delta_log_p_blank",
+    ("occlude", "fixed", "delta_log_p"): "delta_log_p_occlude",
+    ("occlude_control", "fixed", "delta_log_p"): "delta_log_p_occlude_control",
+}
+_NET = {
+    "net_dependence": ("delta_log_p_twin", "delta_log_p_control"),
+    "net_occlusion": ("delta_log_p_occlude", "delta_log_p_occlude_control"),
 }
 
 Columns = dict[str, pd.Series]
@@ -147,9 +153,9 @@ def _dependence(table: pd.DataFrame) -> Columns:
         part = table[(table["edit"] == edit) & (table["rationale"] == rationale)]
         if len(part):
             columns[name] = _floats(_by_item(part, "dependence", (column,))[column])
-    if "delta_log_p_twin" in columns and "delta_log_p_control" in columns:
-        net = columns["delta_log_p_twin"] - columns["delta_log_p_control"]
-        columns["net_dependence"] = net
+    for name, (edit, control) in _NET.items():
+        if edit in columns and control in columns:
+            columns[name] = columns[edit] - columns[control]
     return columns
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import FAMILY_NAMES, shared_family
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
@@ -11,7 +12,7 @@ from attcot_analysis.measure import text_stack as stack_module
 from attcot_analysis.measure.curves import step_curve
 from attcot_analysis.measure.divergence import COLUMNS, divergence_steps, token_divergence
 from attcot_analysis.measure.edits import GREY, EditOptions
-from attcot_analysis.models import encode_problem
+from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 
 STEPS = (Step("Go right.", ((0, 0, 16, 16),)), Step("Cell b1 holds a red circle."))
@@ -29,20 +30,21 @@ RESPONSES.append(render_response(STEPS, "blue"))
 def full_log_probs(mllm, item, response, image):
     """All log-probabilities of one plain forward pass, ``(T, V)``, with the item's input."""
     encoded = encode_problem(mllm, item, response=response, image=image)
-    inputs = {"input_ids": encoded.input_ids[None], "mm_token_type_ids": encoded.token_types[None]}
     with torch.no_grad():
-        logits = mllm.model(**inputs, **encoded.vision).logits[0]
+        logits = mllm.model(**collate(mllm, [encoded])).logits[0]
     return encoded, logits.double().log_softmax(-1).numpy()
 
 
-def test_it_equals_two_plain_forward_passes_token_by_token(random_mllm):
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_it_equals_two_plain_forward_passes_token_by_token(name):
     """Pictures of another size too: there the tokens lie at other positions."""
+    mllm = shared_family(name)
     images = [noise_image(32, 80, 7 + at) for at in range(3)]
-    found = token_divergence(random_mllm, ITEMS, RESPONSES, images=images)
+    found = token_divergence(mllm, ITEMS, RESPONSES, images=images)
     assert tuple(found.columns) == COLUMNS
     for item, response, image in zip(ITEMS, RESPONSES, images, strict=True):
-        first, p = full_log_probs(random_mllm, item, response, None)
-        second, q = full_log_probs(random_mllm, item, response, image)
+        first, p = full_log_probs(mllm, item, response, None)
+        second, q = full_log_probs(mllm, item, response, image)
         expected = []
         for step, span in enumerate(first.layout.steps, start=1):
             for t in range(span.start, span.stop):

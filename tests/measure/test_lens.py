@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import FAMILY_NAMES, shared_family
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import MeasureError
@@ -73,6 +74,14 @@ def test_the_last_layer_is_the_model_s_own_output(random_mllm, found):
     np.testing.assert_allclose(last["log_p"], own["log_p"], atol=1e-5)
     earlier = found[found["layer"] == 0].reset_index(drop=True)
     assert (earlier["log_p"] - own["log_p"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_last_layer_is_the_output_in_every_family(name):
+    mllm = shared_family(name)
+    own = commitment(mllm, ITEMS, RESPONSES, controls=["rationale"])
+    last = lens_commitment(mllm, ITEMS, RESPONSES, layers=[mllm.n_layers - 1])
+    np.testing.assert_allclose(last["log_p"], own["log_p"], atol=2e-5)
 
 
 def test_few_layers_small_batches_and_few_rows_at_once_change_nothing(

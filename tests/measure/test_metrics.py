@@ -148,6 +148,9 @@ DEPENDENCE = pd.DataFrame(
         ("i1", "twin", "regenerated", False, None, np.nan),
         ("i0", "control", "regenerated", True, False, 9.0),
         ("i0", "blank", "regenerated", None, True, 9.0),
+        ("i0", "occlude", "fixed", None, True, 3.0),
+        ("i1", "occlude", "fixed", None, True, 1.5),
+        ("i0", "occlude_control", "fixed", True, False, 0.5),
     ],
     columns=["item", "edit", "rationale", "followed", "flipped", "delta_log_p"],
 ).astype({"followed": "boolean", "flipped": "boolean"})
@@ -217,6 +220,7 @@ def test_values_by_hand():
         "delta_log_p_twin": {"i0": 2.0, "i1": 0.5},
         "delta_log_p_control": {"i0": 0.25},
         "net_dependence": {"i0": 1.75, "i1": nan},
+        "net_occlusion": {"i0": 2.5, "i1": nan},
     }
     for metric, wanted in expected.items():
         assert values_of(table, metric) == wanted, metric
@@ -468,4 +472,7 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
         "delta_log_p_control",
         "delta_log_p_blank",
         "net_dependence",
+        "delta_log_p_occlude",
+        "delta_log_p_occlude_control",
+        "net_occlusion",
     }
