@@ -28,14 +28,15 @@ def cut_eagerly(model, rows, keys, layers=None, generated=False):
 
     def add(module, args, kwargs):
         mask = kwargs["attention_mask"].expand(len(rows), -1, -1, -1).clone()
-        for item in range(len(rows)):
-            for row in range(mask.shape[2]):
-                inside = row < rows.shape[1]
-                if rows[item, row] if inside else generated:
-                    for key in keys[item].nonzero()[:, 0]:
-                        mask[item, :, row, key] = float("-inf")
+        for item, row, key in edges:
+            if row < mask.shape[2]:
+                mask[item, :, row, key] = float("-inf")
+        for row in range(rows.shape[1], mask.shape[2] if generated else 0):
+            for item in range(len(rows)):
+                mask[item, :, row, : keys.shape[1]][:, keys[item]] = float("-inf")
         return args, kwargs | {"attention_mask": mask}
 
+    edges = (rows[:, :, None] & keys[:, None, :]).nonzero().tolist()
     attention = [layer.self_attn for layer in model.model.get_decoder().layers]
     hooks = [
         attention[layer].register_forward_pre_hook(add, with_kwargs=True)
