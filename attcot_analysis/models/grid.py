@@ -100,7 +100,10 @@ class TokenGrid:
             views: Per view the boxes ``(rows, cols, 4)`` of its tokens and their slots
                 ``(rows, cols)`` among the image's placeholders.
             n_slots: Number of placeholders.
+
+        Views without tokens are left out.
         """
+        views = [view for view in views if view[1].size]
         slots = np.concatenate([places.ravel() for _, places in views])
         order = np.argsort(slots)
         rank = np.empty(len(slots), dtype=np.int64)
