@@ -11,6 +11,7 @@ from attcot_analysis.errors import TrainingError as TrainingError
 from attcot_analysis.measure.access import access_trajectory as access_trajectory
 from attcot_analysis.measure.access import visual_access as visual_access
 from attcot_analysis.measure.answers import answer_problems as answer_problems
+from attcot_analysis.measure.attributions import attribution_maps as attribution_maps
 from attcot_analysis.measure.commitment import commitment as commitment
 from attcot_analysis.measure.commitment_tables import commitment_curve as commitment_curve
 from attcot_analysis.measure.commitment_tables import commitment_items as commitment_items
@@ -35,6 +36,11 @@ from attcot_analysis.measure.post_hoc import early_answering as early_answering
 from attcot_analysis.measure.probe import Probe as Probe
 from attcot_analysis.measure.probe import read_maps as read_maps
 from attcot_analysis.measure.probe import read_masses as read_masses
+from attcot_analysis.measure.relevance import compare_maps as compare_maps
+from attcot_analysis.measure.relevance import relevance_maps as relevance_maps
+from attcot_analysis.measure.relevance import relevance_table as relevance_table
+from attcot_analysis.measure.rollout import gradient_maps as gradient_maps
+from attcot_analysis.measure.rollout import rollout_maps as rollout_maps
 from attcot_analysis.measure.run import RunFolder as RunFolder
 from attcot_analysis.measure.statistics import Interval as Interval
 from attcot_analysis.measure.statistics import bootstrap_mean as bootstrap_mean
