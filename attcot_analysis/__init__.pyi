@@ -8,7 +8,8 @@ from attcot_analysis.errors import ProblemError as ProblemError
 from attcot_analysis.errors import RunError as RunError
 from attcot_analysis.errors import ShowError as ShowError
 from attcot_analysis.errors import TrainingError as TrainingError
-from attcot_analysis.measure.access import access_trajectory as access_trajectory
+from attcot_analysis.measure.access import access_tables as access_tables
+from attcot_analysis.measure.access import answer_access as answer_access
 from attcot_analysis.measure.access import visual_access as visual_access
 from attcot_analysis.measure.answers import answer_problems as answer_problems
 from attcot_analysis.measure.attributions import attribution_maps as attribution_maps
@@ -23,6 +24,11 @@ from attcot_analysis.measure.divergence import divergence_steps as divergence_st
 from attcot_analysis.measure.divergence import token_divergence as token_divergence
 from attcot_analysis.measure.edits import EditOptions as EditOptions
 from attcot_analysis.measure.edits import edited_images as edited_images
+from attcot_analysis.measure.head_comparison import compare_heads as compare_heads
+from attcot_analysis.measure.heads import HeadRule as HeadRule
+from attcot_analysis.measure.heads import at_heads as at_heads
+from attcot_analysis.measure.heads import select_heads as select_heads
+from attcot_analysis.measure.heads import visual_heads as visual_heads
 from attcot_analysis.measure.lens import lens_commitment as lens_commitment
 from attcot_analysis.measure.lens import lens_items as lens_items
 from attcot_analysis.measure.metrics import METRICS as METRICS
@@ -42,10 +48,13 @@ from attcot_analysis.measure.relevance import relevance_table as relevance_table
 from attcot_analysis.measure.rollout import gradient_maps as gradient_maps
 from attcot_analysis.measure.rollout import rollout_maps as rollout_maps
 from attcot_analysis.measure.run import RunFolder as RunFolder
+from attcot_analysis.measure.sinks import SinkRule as SinkRule
+from attcot_analysis.measure.sinks import find_sinks as find_sinks
 from attcot_analysis.measure.statistics import Interval as Interval
 from attcot_analysis.measure.statistics import bootstrap_mean as bootstrap_mean
 from attcot_analysis.measure.statistics import paired_difference as paired_difference
 from attcot_analysis.measure.step_maps import response_maps as response_maps
+from attcot_analysis.measure.trajectory import access_trajectory as access_trajectory
 from attcot_analysis.models.generate import Generation as Generation
 from attcot_analysis.models.generate import generate as generate
 from attcot_analysis.models.grid import TokenGrid as TokenGrid
