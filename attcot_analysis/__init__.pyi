@@ -47,6 +47,7 @@ from attcot_analysis.measure.relevance import relevance_maps as relevance_maps
 from attcot_analysis.measure.relevance import relevance_table as relevance_table
 from attcot_analysis.measure.rollout import gradient_maps as gradient_maps
 from attcot_analysis.measure.rollout import rollout_maps as rollout_maps
+from attcot_analysis.measure.records import Records as Records
 from attcot_analysis.measure.run import RunFolder as RunFolder
 from attcot_analysis.measure.sinks import SinkRule as SinkRule
 from attcot_analysis.measure.sinks import find_sinks as find_sinks
@@ -54,6 +55,8 @@ from attcot_analysis.measure.statistics import Interval as Interval
 from attcot_analysis.measure.statistics import bootstrap_mean as bootstrap_mean
 from attcot_analysis.measure.statistics import paired_difference as paired_difference
 from attcot_analysis.measure.step_maps import response_maps as response_maps
+from attcot_analysis.measure.suite import measure_all as measure_all
+from attcot_analysis.measure.suite import measure_run as measure_run
 from attcot_analysis.measure.trajectory import access_trajectory as access_trajectory
 from attcot_analysis.models.generate import Generation as Generation
 from attcot_analysis.models.generate import generate as generate
