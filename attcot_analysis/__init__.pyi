@@ -42,12 +42,12 @@ from attcot_analysis.measure.post_hoc import early_answering as early_answering
 from attcot_analysis.measure.probe import Probe as Probe
 from attcot_analysis.measure.probe import read_maps as read_maps
 from attcot_analysis.measure.probe import read_masses as read_masses
+from attcot_analysis.measure.records import Records as Records
 from attcot_analysis.measure.relevance import compare_maps as compare_maps
 from attcot_analysis.measure.relevance import relevance_maps as relevance_maps
 from attcot_analysis.measure.relevance import relevance_table as relevance_table
 from attcot_analysis.measure.rollout import gradient_maps as gradient_maps
 from attcot_analysis.measure.rollout import rollout_maps as rollout_maps
-from attcot_analysis.measure.records import Records as Records
 from attcot_analysis.measure.run import RunFolder as RunFolder
 from attcot_analysis.measure.sinks import SinkRule as SinkRule
 from attcot_analysis.measure.sinks import find_sinks as find_sinks
