@@ -293,6 +293,41 @@ _ALL = (
         "the text already says what stands in the box.",
         "reconstruction; region ratio as in SAYO, arXiv 2602.08241",
     ),
+    Metric(
+        "delta_log_p_knockout",
+        "log p lost without the image's edges",
+        "access",
+        "nats",
+        "higher",
+        "Log-probability (over the candidates) of the item's own answer, forced after its own "
+        "rationale, minus the same with every edge cut from the rows of rationale and answer to "
+        "the image, in all layers.",
+        "Near zero is no blindness where the question's rows have read the image before: see "
+        "delta_log_p_removal. High may be the shock of attention forced elsewhere if "
+        "delta_log_p_mean_value stays low.",
+        "reconstruction; attention knockout as in Geva et al., arXiv 2304.14767",
+    ),
+    Metric(
+        "delta_log_p_mean_value",
+        "log p lost on mean image values",
+        "access",
+        "nats",
+        "higher",
+        "As delta_log_p_knockout, but the edges stay and carry the mean image value.",
+        "Low where the mean of the picture says enough, as for its overall colour.",
+        "counterfactual of CFPO, arXiv 2606.23206, on all edges of the rows",
+    ),
+    Metric(
+        "delta_log_p_removal",
+        "log p lost without the image",
+        "access",
+        "nats",
+        "higher",
+        "Log-probability (over the candidates) of the item's own answer, forced after its own "
+        "rationale, minus the same with no image in the prompt.",
+        "Near zero where the rationale states the evidence: the answer is copied from the text.",
+        "image removal as in TVC, arXiv 2503.13360, after the last step",
+    ),
     _share(
         "follow_twin",
         "follows the twin",

@@ -151,7 +151,8 @@ def _on_positions(
         position = (part["k"] / part["n_steps"].clip(lower=1)).to_numpy(float)
         inside = places[(places >= position[0]) & (places <= position[-1])]
         values = np.interp(inside, position, part[quantity].to_numpy(float))
-        found = pd.DataFrame({"position": inside, quantity: values})
-        found[["item", *GROUP]] = key
-        frames.append(found)
+        names = {
+            name: [value] * len(inside) for name, value in zip(("item", *GROUP), key, strict=True)
+        }
+        frames.append(pd.DataFrame({**names, "position": inside, quantity: values}))
     return pd.concat(frames, ignore_index=True)
