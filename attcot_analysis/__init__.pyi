@@ -12,7 +12,13 @@ from attcot_analysis.measure.access import access_tables as access_tables
 from attcot_analysis.measure.access import answer_access as answer_access
 from attcot_analysis.measure.access import visual_access as visual_access
 from attcot_analysis.measure.answers import answer_problems as answer_problems
+from attcot_analysis.measure.attention import attached as attached
+from attcot_analysis.measure.attention import intervening as intervening
 from attcot_analysis.measure.attributions import attribution_maps as attribution_maps
+from attcot_analysis.measure.causal_access import causal_access as causal_access
+from attcot_analysis.measure.causal_plan import layer_windows as layer_windows
+from attcot_analysis.measure.causal_tables import causal_curve as causal_curve
+from attcot_analysis.measure.causal_tables import causal_items as causal_items
 from attcot_analysis.measure.commitment import commitment as commitment
 from attcot_analysis.measure.commitment_tables import commitment_curve as commitment_curve
 from attcot_analysis.measure.commitment_tables import commitment_items as commitment_items
@@ -29,6 +35,8 @@ from attcot_analysis.measure.heads import HeadRule as HeadRule
 from attcot_analysis.measure.heads import at_heads as at_heads
 from attcot_analysis.measure.heads import select_heads as select_heads
 from attcot_analysis.measure.heads import visual_heads as visual_heads
+from attcot_analysis.measure.knockout import Knockout as Knockout
+from attcot_analysis.measure.knockout import MeanValue as MeanValue
 from attcot_analysis.measure.lens import lens_commitment as lens_commitment
 from attcot_analysis.measure.lens import lens_items as lens_items
 from attcot_analysis.measure.metrics import METRICS as METRICS
