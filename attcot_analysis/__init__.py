@@ -63,6 +63,8 @@ _MODULE_OF = {
     "encode_problem": "models.inputs",
     "generate": "models.generate",
     "load_mllm": "models.load",
+    "paintable_tokens": "models.painting",
+    "painted_tokens": "models.painting",
     "wrap_mllm": "models.load",
     # measure
     "METRICS": "measure.metrics",

@@ -78,6 +78,8 @@ from attcot_analysis.models.layout import TokenLayout as TokenLayout
 from attcot_analysis.models.load import Mllm as Mllm
 from attcot_analysis.models.load import load_mllm as load_mllm
 from attcot_analysis.models.load import wrap_mllm as wrap_mllm
+from attcot_analysis.models.painting import paintable_tokens as paintable_tokens
+from attcot_analysis.models.painting import painted_tokens as painted_tokens
 from attcot_analysis.problems.arrows import ArrowsConfig as ArrowsConfig
 from attcot_analysis.problems.arrows import generate_arrows as generate_arrows
 from attcot_analysis.problems.folder import load_problems as load_problems

@@ -116,8 +116,8 @@ class TokenGrid:
         boxes = np.concatenate([found.reshape(-1, 4) for found, _ in views])[order]
         shape = None
         if len(views) == 1 and np.array_equal(parts[0].ravel(), np.arange(len(boxes))):
-            rows, cols = parts[0].shape
-            whole = cls.regular(image_size, rows, cols)
+            rows = len(parts[0])
+            whole = cls.regular(image_size, rows, len(boxes) // rows)
             shape = whole.shape if np.allclose(whole.boxes, boxes, atol=1e-6) else None
         return cls(image_size, boxes, shape, tuple(parts), slots[order], n_slots)
 
