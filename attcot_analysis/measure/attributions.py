@@ -5,6 +5,7 @@ processor again, so they mean the same for every family. Integrated gradients fo
 that the processor made; they are refused where these are not laid out as the image tokens are.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -41,6 +42,8 @@ def attribution_maps(
     fill: Fill = "mean",
     n_samples: int = 25,
     n_steps: int = 32,
+    max_steps: int = 1024,
+    tolerance: float = 0.1,
     seed: int = 0,
     batch_size: int = 8,
 ) -> ResponseMaps:
@@ -52,7 +55,8 @@ def attribution_maps(
       painted-over picture. Adds up to ``log p(picture) - log p(painted over)``.
     * ``"integrated_gradients"``: gradients of log p along the straight line from the painted-over
       picture to the picture, times the difference, summed over a token's pixels. Adds up to the
-      same, but for the error of ``n_steps`` points.
+      same but for the integral's error; where log p changes abruptly on the way, a few dozen
+      points miss it by far, so points are added until the sum is right.
 
     A region's value is spread over its image tokens by area, so a map adds up to what its regions
     do. The rationale is kept; only the picture changes.
@@ -62,7 +66,7 @@ def attribution_maps(
         problem: The item, with one picture.
         response: Text, or token ids as generated.
         method: See above.
-        targets: Parts with a map; with gradients every part costs ``n_steps`` passes, with the
+        targets: Parts with a map; with gradients every part costs passes of its own, with the
             other methods all parts are read from the same passes.
         answer: An answer to force after the rationale, instead of what the response says there.
         image: Another picture to explain instead of the item's own.
@@ -71,7 +75,11 @@ def attribution_maps(
         fill: What they are painted with, and where gradients start: the picture's mean colour, or
             mid-grey.
         n_samples: Orders to draw for Shapley values; each costs a forward pass per region.
-        n_steps: Points of the integral, each a forward and backward pass per part.
+        n_steps: Points of the integral to start with, each a forward and backward pass per part;
+            doubled as long as the sum is wrong.
+        max_steps: Most points of the integral.
+        tolerance: How far the sum of integrated gradients may be off: nats, or as a share of
+            what it should be where that is more than a nat. ``math.inf`` takes ``n_steps`` points.
         seed: Of the orders.
         batch_size: Pictures per forward pass.
 
@@ -81,7 +89,7 @@ def attribution_maps(
 
     Raises:
         MeasureError: If the method or fill is unknown, log p is not finite, or integrated
-            gradients are not defined for how the model's processor lays out pixels.
+            gradients do not add up or are not defined for how the processor lays out pixels.
         LayoutError: If the item has not exactly one image, or its response not the parts.
 
     Source: captum's ``FeatureAblation``, ``ShapleyValueSampling`` (Castro et al. 2009) and
@@ -102,7 +110,11 @@ def attribution_maps(
         return encode_problem(mllm, problem, response=asked.item.response_ids, image=shown)
 
     if method == "integrated_gradients":
-        found = _integrated(mllm, asked, encoded([False] * len(boxes)), n_steps, batch_size)
+        start = encoded([False] * len(boxes))
+        counts = [n_steps]
+        while tolerance < math.inf and 2 * counts[-1] <= max_steps:
+            counts.append(2 * counts[-1])
+        found = _integrated(mllm, asked, start, counts, tolerance, batch_size)
     else:
 
         def log_p(shown: Tensor) -> Tensor:
@@ -196,14 +208,21 @@ def token_sums(
 
 
 def _integrated(
-    mllm: Mllm, asked: ResponseParts, start: Encoded, n_steps: int, batch_size: int
+    mllm: Mllm,
+    asked: ResponseParts,
+    start: Encoded,
+    counts: Sequence[int],
+    tolerance: float,
+    batch_size: int,
 ) -> npt.NDArray[np.float64]:
     """Integrated gradients of every part, summed over tokens, ``(P, N)``."""
     from captum.attr import IntegratedGradients
 
-    pixels = asked.item.vision["pixel_values"].to(mllm.device, torch.float32)
-    painted = start.vision["pixel_values"].to(mllm.device, torch.float32)
-    token_sums(mllm, asked.item, np.zeros(pixels.shape))
+    pixels, painted = (
+        item.vision["pixel_values"].to(mllm.device, torch.float32)[None]
+        for item in (asked.item, start)
+    )
+    token_sums(mllm, asked.item, np.zeros(pixels.shape[1:]))
     batches: dict[int, dict[str, Tensor]] = {}
 
     def log_p(between: Tensor) -> Tensor:
@@ -213,19 +232,30 @@ def _integrated(
         joined = between.flatten(0, 1)
         return _log_p(mllm, asked, {**batches[size], "pixel_values": joined})
 
-    found = []
-    with frozen(mllm.model), evaluating(mllm.model), torch.enable_grad():
-        explainer = IntegratedGradients(log_p)
-        for part in range(len(asked.parts)):
+    def integrated(part: int, expected: float) -> npt.NDArray[np.float64]:
+        for n_steps in counts:
             slopes = explainer.attribute(
-                pixels[None],
-                baselines=painted[None],
+                pixels,
+                baselines=painted,
                 target=part,
                 n_steps=n_steps,
                 internal_batch_size=batch_size,
             )
-            found.append(token_sums(mllm, asked.item, slopes[0].detach().cpu().double().numpy()))
-    return np.stack(found)
+            sums = token_sums(mllm, asked.item, slopes[0].detach().cpu().double().numpy())
+            if abs(sums.sum() - expected) <= tolerance * max(1.0, abs(expected)):
+                return sums
+        raise MeasureError(
+            f"Integrated gradients of {asked.parts[part].text!r} add up to {sums.sum():.3g} with "
+            f"{counts[-1]} points where log p differs by {expected:.3g}; raise max_steps, or "
+            "accept the error with a larger tolerance."
+        )
+
+    explainer = IntegratedGradients(log_p)
+    with frozen(mllm.model), evaluating(mllm.model):
+        with torch.no_grad():
+            gains = (log_p(pixels) - log_p(painted))[0].tolist()
+        with torch.enable_grad():
+            return np.stack([integrated(part, gain) for part, gain in enumerate(gains)])
 
 
 def _log_p(mllm: Mllm, asked: ResponseParts, batch: dict[str, Tensor]) -> Tensor:

@@ -65,15 +65,15 @@ def test_shapley_values_add_up_in_every_family(mllm, problem):
 
 
 def test_integrated_gradients_add_up_or_are_refused(mllm, problem):
-    """Coarsely, with few points; what must not happen is a number for pixels of other tokens."""
-    options = {"method": "integrated_gradients", "n_steps": 24, "targets": "answer"}
+    """What must not happen is a number for pixels of other tokens."""
+    options = {"method": "integrated_gradients", "n_steps": 12, "targets": "answer"}
     if mllm.family.name not in BY_PIXELS:
         with pytest.raises(MeasureError, match="use occlusion or shapley"):
             attribution_maps(mllm, problem, RESPONSE, **options)
         return
     found = attribution_maps(mllm, problem, RESPONSE, **options).weights.sum()
     expected = gain(mllm, problem)
-    assert abs(found - expected) < 0.1 * max(1.0, abs(expected)) and abs(found) > 1e-4
+    assert abs(found - expected) <= 0.1 * max(1.0, abs(expected)) + 1e-4 and abs(found) > 1e-4
 
 
 @pytest.mark.parametrize("name", (*BY_PIXELS, "internvl"))
