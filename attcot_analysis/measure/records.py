@@ -135,14 +135,14 @@ class Records:
             RunError: If a part is damaged, or an item is missing, held twice, or not the run's.
         """
         held = list(self._held())
-        place = {item: at for at, item in enumerate(items)}
         found = {item for part in held for item in part.items}
-        foreign = [part for part in held if not place.keys() >= set(part.items)]
+        known = set(items)
+        foreign = [part for part in held if not known.issuperset(part.items)]
         if foreign:
             raise RunError(
                 f"{foreign[0].path} holds items that the run has not "
-                f"({_few(set(foreign[0].items) - place.keys())}); delete it, or write to another "
-                "folder."
+                f"({_few(set(foreign[0].items) - known)}); delete it, or write to "
+                "another folder."
             )
         missing = [item for item in items if item not in found]
         if missing:
@@ -150,11 +150,9 @@ class Records:
                 f"{self._parts} lacks {len(missing)} of {len(items)} items ({_few(missing)}); run "
                 "the same command again to compute them."
             )
-        table = joined(part.rows for part in held)
-        order = table["item"].map(place).argsort(kind="stable")
+        table = joined((part.rows for part in held), items)
         self._index(held)
-        sorted_table = table.iloc[order].reset_index(drop=True)
-        self._run.write_table(self._name, sorted_table, overwrite=True)
+        self._run.write_table(self._name, table, overwrite=True)
         self.clear()
         return self._run.read_table(self._name)
 
@@ -229,10 +227,17 @@ class Records:
             ) from error
 
 
-def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Tables one below the other; those without rows only count where no other is there."""
+def joined(frames: Iterable[pd.DataFrame], items: Sequence[str]) -> pd.DataFrame:
+    """Join tables of some items each; rows of one item stay in order.
+
+    Args:
+        frames: Tables with a column ``item``; those without rows only count where all are.
+        items: All items, in the order that the rows are to have.
+    """
     found = list(frames)
     table = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
+    order = table["item"].map({item: at for at, item in enumerate(items)}).argsort(kind="stable")
+    table = table.iloc[order].reset_index(drop=True)
     # Notes on one batch say nothing about all.
     table.attrs = {}
     return table

@@ -15,7 +15,7 @@ from attcot_analysis.measure.edits import EditKind
 from attcot_analysis.measure.metrics import summarise
 from attcot_analysis.measure.provenance import build_manifest, processor_record
 from attcot_analysis.measure.records import Part, Records, joined
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measure.run import MANIFEST, RunFolder
 from attcot_analysis.measure.shards import Shards
 from attcot_analysis.measure.stages import EDITS, Places, ResponseStages, Stages
 from attcot_analysis.measure.values import item_values
@@ -169,8 +169,13 @@ def measure_run(
                 seed=seed, config=config, models={"model": mllm}, data={"test": problems}
             )
             manifest["models"]["model"]["processor"] = processor_record(mllm)
+            found = RunFolder(folder)
+            begun = found.has(MANIFEST)
+            if begun:
+                held.enter_context(found.locked())
             run = RunFolder.create(folder, manifest | {"processes": shards.count}, resume=True)
-            held.enter_context(run.locked())
+            if not begun:
+                held.enter_context(run.locked())
             return manifest["models"]["model"]["name"]
 
         name = shards.from_main(open_folder)
@@ -235,13 +240,17 @@ def _table(
     """One table: what is there is read, what is not is measured batch by batch, then merged."""
     starts = range(0, len(problems), batch_size)
     batches = [range(start, min(start + batch_size, len(problems))) for start in starts]
-    names = [[problems[place].id for place in batch] for batch in batches]
+    items = [problem.id for problem in problems]
+
+    def items_of(batch: range) -> list[str]:
+        return items[batch.start : batch.stop]
 
     def shown(numbers: Sequence[int]) -> "tqdm[int]":
         return tqdm(numbers, desc=name.replace("_", " "), disable=not progress)
 
     if run is None:
-        return joined([make(batches[number]).rows for number in shown(range(len(batches)))])
+        frames = [make(batches[number]).rows for number in shown(range(len(batches)))]
+        return joined(frames, items)
     full_name = prefix + name
     records = Records(run, full_name)
 
@@ -250,8 +259,8 @@ def _table(
             records.clear()
             return []
         held = records.items()
-        begun = [number for number, items in enumerate(names) if not held.isdisjoint(items)]
-        if not all(held.issuperset(names[number]) for number in begun):
+        begun = [n for n, batch in enumerate(batches) if not held.isdisjoint(items_of(batch))]
+        if not all(held.issuperset(items_of(batches[number])) for number in begun):
             raise RunError(
                 f"The parts of {full_name} in {run.path} were made with another batch_size; go "
                 "on with that one, or write to another folder."
@@ -261,10 +270,10 @@ def _table(
     missing = shards.from_main(to_do)
     with shards.together():
         for number in shown(shards.mine(missing)):
-            records.write(number, names[number], make(batches[number]))
+            records.write(number, items_of(batches[number]), make(batches[number]))
     with shards.together():
         if shards.main and full_name not in run.tables:
-            records.merge([problem.id for problem in problems])
+            records.merge(items)
     with shards.together():
         table = run.read_table(full_name)
     return table

@@ -81,8 +81,8 @@ def test_arrays_come_back_by_item(run, records):
 
 def test_tables_without_rows_are_joined_too():
     empty = rows().assign(other=1)
-    assert_frame_equal(joined([empty, rows("c"), empty]), rows("c"))
-    assert list(joined([empty, rows()]).columns) == list(empty.columns)
+    assert_frame_equal(joined([empty, rows("c"), empty], ITEMS), rows("c"))
+    assert list(joined([empty, rows()], ITEMS).columns) == list(empty.columns)
 
 
 def test_every_item_must_be_there_exactly_once(run, records):

@@ -26,6 +26,7 @@ from processes import (
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.measure import suite
 from attcot_analysis.measure.access import visual_access
 from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.dependence import dependence
@@ -227,6 +228,17 @@ def test_batches_see_the_items_outside_them(real):
     )
     check("dependence", at_once)
     assert set(at_once["edit"]) == {"twin", "swap"}
+
+
+def test_without_a_folder_the_tables_are_the_same(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "Stages", FakeStages)
+    monkeypatch.setattr(suite, "ResponseStages", FakeStages)
+    tables = measure_all(None, generate_arrows(FAKE_ITEMS, seed=0), batch_size=3)
+    assert list(tables) == list(TABLES)
+    kept, run = RunFolder.open(fake[0]), RunFolder.create(tmp_path / "run", {"seed": 0})
+    for name, table in tables.items():
+        run.write_table(name, table)
+        assert_frame_equal(kept.read_table(f"base-0.{name}"), run.read_table(name))
 
 
 def test_the_run_says_what_it_was_made_with(real):
