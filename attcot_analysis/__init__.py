@@ -87,6 +87,7 @@ _MODULE_OF = {
     "at_heads": "measure.heads",
     "attached": "measure.attention",
     "attribution_maps": "measure.attributions",
+    "auroc": "measure.separation",
     "bootstrap_mean": "measure.statistics",
     "causal_access": "measure.causal_access",
     "causal_curve": "measure.causal_tables",
@@ -120,6 +121,7 @@ _MODULE_OF = {
     "response_maps": "measure.step_maps",
     "rollout_maps": "measure.rollout",
     "select_heads": "measure.heads",
+    "separation": "measure.separation",
     "step_curve": "measure.curves",
     "summarise": "measure.metrics",
     "token_divergence": "measure.divergence",
@@ -141,6 +143,7 @@ _MODULE_OF = {
     "heatmap_row": "show.heatmaps",
     "metric_intervals": "show.intervals",
     "problem_pictures": "show.pictures",
+    "separation_table": "show.separation",
     "training_curves": "show.training",
     "write_report": "show.report",
 }

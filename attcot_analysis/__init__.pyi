@@ -57,6 +57,8 @@ from attcot_analysis.measure.relevance import relevance_table as relevance_table
 from attcot_analysis.measure.rollout import gradient_maps as gradient_maps
 from attcot_analysis.measure.rollout import rollout_maps as rollout_maps
 from attcot_analysis.measure.run import RunFolder as RunFolder
+from attcot_analysis.measure.separation import auroc as auroc
+from attcot_analysis.measure.separation import separation as separation
 from attcot_analysis.measure.sinks import SinkRule as SinkRule
 from attcot_analysis.measure.sinks import find_sinks as find_sinks
 from attcot_analysis.measure.statistics import Interval as Interval
@@ -101,6 +103,7 @@ from attcot_analysis.show.intervals import comparison_intervals as comparison_in
 from attcot_analysis.show.intervals import metric_intervals as metric_intervals
 from attcot_analysis.show.pictures import problem_pictures as problem_pictures
 from attcot_analysis.show.report import write_report as write_report
+from attcot_analysis.show.separation import separation_table as separation_table
 from attcot_analysis.show.training import training_curves as training_curves
 from attcot_analysis.train.finetune import FinetuneConfig as FinetuneConfig
 from attcot_analysis.train.finetune import finetune as finetune
