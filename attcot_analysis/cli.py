@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         holds = options.run(options, quiet)
     except AttCoTError as error:
-        print(f"attcot: {error}", file=sys.stderr)
+        # Of several processes the first speaks for all.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"attcot: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         print("attcot: interrupted; run the same command again to go on.", file=sys.stderr)
@@ -53,6 +55,30 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=0, help="processes; 0: one per core, or 1 with a GPU"
     )
     run.set_defaults(run=_reproduce)
+
+    measure = commands.add_parser(
+        "measure",
+        parents=[common],
+        help="measure one model on one folder of problems; again on the same folder goes on",
+        description="Measure one model on one folder of problems. Run again after an interruption "
+        "it goes on where it was; under accelerate launch or torchrun the processes share the "
+        "items.",
+    )
+    measure.add_argument("model", help="checkpoint folder or hub id")
+    measure.add_argument("problems", type=Path, help="problem folder (problems.jsonl, images/)")
+    measure.add_argument("--out", type=Path, required=True, help="run folder")
+    measure.add_argument("--items", type=int, default=None, help="only the first so many problems")
+    measure.add_argument("--batch-size", type=int, default=64, help="items per forward pass")
+    measure.add_argument("--max-new-tokens", type=int, default=256, help="limit of a response")
+    measure.add_argument("--layers", type=int, nargs="+", help="layers to read; default all")
+    measure.add_argument("--controls", nargs="+", help="rationale, filler, other_item")
+    measure.add_argument("--edits", nargs="+", help="such as twin, control, blank, swap")
+    measure.add_argument("--maps", action="store_true", help="also keep attention maps")
+    measure.add_argument("--dtype", default="auto", help="such as float32 or bfloat16")
+    measure.add_argument("--device", default=None, help="such as cpu or cuda:1")
+    measure.add_argument("--revision", default=None, help="branch, tag or commit on the hub")
+    measure.add_argument("--seed", type=int, default=0, help="of the intervals' bootstrap")
+    measure.set_defaults(run=_measure)
 
     testbed = commands.add_parser("testbed", help="make the testbed's models and problems")
     kinds = testbed.add_subparsers(required=True, metavar="WHAT")
@@ -91,6 +117,38 @@ def _reproduce(options: argparse.Namespace, quiet: bool) -> None:
     config = ReproduceConfig(seeds=tuple(range(options.seeds)), items=options.items)
     run = reproduce(options.out, config, workers=options.workers or own, progress=not quiet)
     print(f"Report: {run.path / 'report.html'}")
+
+
+def _measure(options: argparse.Namespace, quiet: bool) -> None:
+    from attcot_analysis.measure.shards import Shards
+    from attcot_analysis.measure.suite import format_summary, measure_run
+    from attcot_analysis.models import load_mllm
+    from attcot_analysis.problems.folder import load_problems
+
+    chosen = {name: getattr(options, name) for name in ("layers", "controls", "edits")}
+    with Shards.here() as shards, shards.together():
+        problems = load_problems(options.problems, limit=options.items)
+        mllm = load_mllm(
+            options.model,
+            dtype=options.dtype,
+            device=options.device or shards.device,
+            revision=options.revision,
+        )
+        run = measure_run(
+            options.out,
+            mllm,
+            problems,
+            **{name: value for name, value in chosen.items() if value is not None},
+            maps=options.maps,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            seed=options.seed,
+            shards=shards,
+            progress=not quiet,
+        )
+        if shards.main:
+            print(format_summary(run.read_table("summary")))
+            print(f"Run: {run.path}")
 
 
 def _build(options: argparse.Namespace, quiet: bool) -> None:

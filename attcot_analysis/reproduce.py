@@ -100,22 +100,23 @@ def reproduce(
             data={"test": problems},
         ),
     )
-    jobs = [_Job(BASE, 0, None)]
-    for seed in config.seeds:
-        jobs += [_Job(arm, seed, objective) for arm, objective in config.arms().items()]
-    run_jobs(
-        partial(_work, run.path, config, base, problems, progress and workers == 1),
-        jobs,
-        workers=workers,
-        progress=progress,
-    )
-    checkpoints: dict[str, str | Path] = {}
-    tables: dict[str, dict[int, dict[str, pd.DataFrame]]] = {}
-    for job in jobs:
-        checkpoints.setdefault(job.arm, _checkpoint(run.path, job, base))
-        found = {name: run.read_table(f"{job.arm}-{job.seed}.{name}") for name in TABLES}
-        tables.setdefault(job.arm, {})[job.seed] = found
-    finish(run, tables, config, checkpoints, problems)
+    with run.locked():
+        jobs = [_Job(BASE, 0, None)]
+        for seed in config.seeds:
+            jobs += [_Job(arm, seed, objective) for arm, objective in config.arms().items()]
+        run_jobs(
+            partial(_work, run.path, config, base, problems, progress and workers == 1),
+            jobs,
+            workers=workers,
+            progress=progress,
+        )
+        checkpoints: dict[str, str | Path] = {}
+        tables: dict[str, dict[int, dict[str, pd.DataFrame]]] = {}
+        for job in jobs:
+            checkpoints.setdefault(job.arm, _checkpoint(run.path, job, base))
+            found = {name: run.read_table(f"{job.arm}-{job.seed}.{name}") for name in TABLES}
+            tables.setdefault(job.arm, {})[job.seed] = found
+        finish(run, tables, config, checkpoints, problems)
     return run
 
 
@@ -178,7 +179,8 @@ def _work(
             load_mllm(checkpoint, dtype=torch.float32),
             problems,
             max_new_tokens=_MAX_NEW_TOKENS,
-            keep=lambda name, make: run.table(f"{job.arm}-{job.seed}.{name}", make),
+            run=run,
+            prefix=f"{job.arm}-{job.seed}.",
             progress=progress,
         )
 

@@ -315,7 +315,7 @@ def _idefics(prefix: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
     names = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tags)
     tokenizer = _tokenizer(added=names, image_token="<image>")
     image = {
-        "size": {"longest_edge": 128},
+        "size": {"longest_edge": 64},
         "max_image_size": {"longest_edge": 32},
         **changes,
     }

@@ -8,6 +8,7 @@ packed behind it get rows of their own.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,6 +119,7 @@ def _own_masks(mllm: Mllm, batch: Mapping[str, Tensor]) -> dict[str, Tensor | No
     owner = next((m for m in mllm.model.modules() if hasattr(m, "create_masks_for_generate")), None)
     create = create_masks_for_generate if owner is None else owner.create_masks_for_generate
     mask = batch["attention_mask"]
+    types: dict[str, Any] = {key: batch[key] for key in TYPE_KEYS if key in batch}
     found = create(
         config=config,
         # Read for its size, type and device only.
@@ -125,7 +127,7 @@ def _own_masks(mllm: Mllm, batch: Mapping[str, Tensor]) -> dict[str, Tensor | No
         attention_mask=mask,
         past_key_values=None,
         position_ids=None,
-        **{key: batch[key] for key in TYPE_KEYS if key in batch},
+        **types,
     )
     kinds = getattr(config, "layer_types", None)
     if not isinstance(found, dict):

@@ -293,6 +293,41 @@ _ALL = (
         "the text already says what stands in the box.",
         "reconstruction; region ratio as in SAYO, arXiv 2602.08241",
     ),
+    Metric(
+        "delta_log_p_knockout",
+        "log p lost without the image's edges",
+        "access",
+        "nats",
+        "higher",
+        "Log-probability (over the candidates) of the item's own answer, forced after its own "
+        "rationale, minus the same with every edge cut from the rows of rationale and answer to "
+        "the image, in all layers.",
+        "Near zero is no blindness where the question's rows have read the image before: see "
+        "delta_log_p_removal. High may be the shock of attention forced elsewhere if "
+        "delta_log_p_mean_value stays low.",
+        "reconstruction; attention knockout as in Geva et al., arXiv 2304.14767",
+    ),
+    Metric(
+        "delta_log_p_mean_value",
+        "log p lost on mean image values",
+        "access",
+        "nats",
+        "higher",
+        "As delta_log_p_knockout, but the edges stay and carry the mean image value.",
+        "Low where the mean of the picture says enough, as for its overall colour.",
+        "counterfactual of CFPO, arXiv 2606.23206, on all edges of the rows",
+    ),
+    Metric(
+        "delta_log_p_removal",
+        "log p lost without the image",
+        "access",
+        "nats",
+        "higher",
+        "Log-probability (over the candidates) of the item's own answer, forced after its own "
+        "rationale, minus the same with no image in the prompt.",
+        "Near zero where the rationale states the evidence: the answer is copied from the text.",
+        "image removal as in TVC, arXiv 2503.13360, after the last step",
+    ),
     _share(
         "follow_twin",
         "follows the twin",
@@ -365,6 +400,39 @@ _ALL = (
         "Near zero is no blindness where the rationale states the evidence. Scales with "
         "confidence: a surer model loses more nats for the same flip, so hold it against "
         "follow_twin.",
+        f"{_PAPER}; net form as in CED, arXiv 2608.08021",
+    ),
+    Metric(
+        "delta_log_p_occlude",
+        "log p lost with the evidence hidden",
+        "dependence",
+        "nats",
+        "higher",
+        "Log-probability (over the candidates) of the item's own answer, forced after its own "
+        "rationale, on its picture minus on the same with the evidence boxes of all steps filled.",
+        "A filled box is unlike anything trained on: no use of the evidence if "
+        "delta_log_p_occlude_control is as high.",
+        f"{_PAPER} (key-region occlusion)",
+    ),
+    Metric(
+        "delta_log_p_occlude_control",
+        "log p lost with as much of the rest hidden",
+        "dependence",
+        "nats",
+        "lower",
+        "The same with boxes of the same shapes and areas that overlap no evidence.",
+        "Above zero it measures sensitivity to filled boxes, or evidence that the boxes miss.",
+        f"{_PAPER}; matched control as in CED, arXiv 2608.08021",
+    ),
+    Metric(
+        "net_occlusion",
+        "net dependence, occlusion",
+        "dependence",
+        "nats",
+        "higher",
+        "Log p lost with the evidence hidden minus log p lost with as much of the rest hidden, "
+        "rationale fixed. Missing where no room is left for the control.",
+        "As for net_dependence; and a box of evidence may hold more than the evidence.",
         f"{_PAPER}; net form as in CED, arXiv 2608.08021",
     ),
     _share(

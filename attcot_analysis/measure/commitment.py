@@ -17,11 +17,11 @@ from attcot_analysis.measure.controls import (
     filler_rationale,
     other_rationales,
     prefix_texts,
-    response_text,
     states,
+    with_steps,
 )
 from attcot_analysis.models import Encoded, Mllm, encode_problem
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 
 __all__ = ["CONTROLS", "commitment", "commitment_curve", "commitment_items"]
 
@@ -79,21 +79,8 @@ def commitment(
     unknown = [control for control in controls if control not in CONTROLS]
     if unknown or not controls:
         raise MeasureError(f"Controls are {list(controls)}; choose from {', '.join(CONTROLS)}.")
-    if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):
-        raise MeasureError(
-            f"Got {len(problems)} problems, {len(responses)} responses and "
-            f"{'no' if images is None else len(images)} images; give one of each per problem."
-        )
-    parsed = [parse_response(response_text(mllm, response)) for response in responses]
-    used = [at for at, response in enumerate(parsed) if response.steps]
-    if empty == "error" and len(used) < len(problems):
-        name = problems[next(at for at in range(len(problems)) if not parsed[at].steps)].id
-        raise MeasureError(
-            f"Item {name}: its response has no rationale steps, so there is no step to commit "
-            "at; give it steps inside <think>, or pass empty='skip' to leave such items out."
-        )
-    if not used:
-        raise MeasureError("No response has a rationale step, so there is nothing to measure.")
+    parsed = with_steps(mllm, problems, responses, images=images, empty=empty)
+    used = list(parsed)
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in used}
     partners: dict[int, str] = {}
     if "other_item" in controls:

@@ -4,12 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import Literal
 
 import torch
+from PIL import Image
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm
-from attcot_analysis.problems import ParsedResponse, Problem
+from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 
 FILLER = " ..."
 """Text whose tokens replace a step's (Lanham et al., arXiv 2307.13702, use the same)."""
@@ -93,6 +95,38 @@ def response_text(mllm: Mllm, response: Sequence[int] | str) -> str:
     stop = set(mllm.stop_ids)
     ids = list(takewhile(lambda token: token not in stop, map(int, response)))
     return str(mllm.tokenizer.decode(ids))
+
+
+def with_steps(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[int] | str],
+    *,
+    images: Sequence[Image.Image] | None = None,
+    empty: Literal["error", "skip"] = "error",
+) -> dict[int, ParsedResponse]:
+    """Parse responses and keep those with rationale steps, by their place.
+
+    Raises:
+        MeasureError: If the inputs differ in number, a response has no step
+            (``empty="error"``), or none has.
+    """
+    if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):
+        raise MeasureError(
+            f"Got {len(problems)} problems, {len(responses)} responses and "
+            f"{'no' if images is None else len(images)} images; give one of each per problem."
+        )
+    parsed = [parse_response(response_text(mllm, response)) for response in responses]
+    used = {at: response for at, response in enumerate(parsed) if response.steps}
+    if empty == "error" and len(used) < len(problems):
+        name = problems[next(at for at in range(len(problems)) if at not in used)].id
+        raise MeasureError(
+            f"Item {name}: its response has no rationale steps, so there is no step to commit "
+            "at; give it steps inside <think>, or pass empty='skip' to leave such items out."
+        )
+    if not used:
+        raise MeasureError("No response has a rationale step, so there is nothing to measure.")
+    return used
 
 
 def prefix_texts(mllm: Mllm, encoded: Encoded) -> list[str]:

@@ -13,9 +13,18 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.answers import answer_problems, match_answer, stated_answer
 from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens, forced_answers
 from attcot_analysis.measure.controls import response_text
-from attcot_analysis.measure.edits import EditedImage, EditKind, edited_images
+from attcot_analysis.measure.dependence_tables import net_dependence, prior_reliance
+from attcot_analysis.measure.edits import (
+    EditedImage,
+    EditKind,
+    EditOptions,
+    edited_images,
+    left_out,
+)
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.problems import Problem, parse_response
+
+__all__ = ["COLUMNS", "dependence", "net_dependence", "prior_reliance"]
 
 Rationale = Literal["fixed", "regenerated"]
 Response = Sequence[int] | str
@@ -45,6 +54,7 @@ def dependence(
     *,
     edits: Sequence[EditKind] = ("twin", "control", "blank"),
     edited: Sequence[EditedImage] | None = None,
+    options: EditOptions | None = None,
     rationales: Sequence[Rationale] = ("fixed", "regenerated"),
     empty: Literal["error", "skip"] = "error",
     batch_size: int = 16,
@@ -55,8 +65,10 @@ def dependence(
 
     Edits: ``"twin"`` is the smallest edit that changes the right answer; ``"control"`` an edit
     of the same size that leaves it; ``"blank"`` a mid-grey picture of the same size; ``"swap"``
-    the picture of the next item (cyclic) with a different answer. Items without a twin or
-    control edit have no rows for it.
+    the picture of the next item (cyclic) with a different answer; ``"blur"`` the picture
+    blurred; ``"occlude"`` the evidence boxes filled, ``"occlude_control"`` as much of the rest.
+    Items that do not allow an edit have no rows for it; ``attrs["left_out"]`` of the table names
+    them per edit. `net_dependence` holds an edit against its control.
 
     Rationale ``"fixed"``: the base response's rationale is kept, word for word, and the answer
     forced after it, on both pictures. This asks whether the *answer* looks at the picture
@@ -70,9 +82,11 @@ def dependence(
         problems: The items.
         base_responses: Per item the model's response to the original picture, as token ids (as
             in the ``ids`` of `answer_problems`) or text.
-        edits: Any of ``"twin"``, ``"control"``, ``"blank"``, ``"swap"``.
+        edits: Any of ``"twin"``, ``"control"``, ``"blank"``, ``"swap"``, ``"blur"``,
+            ``"occlude"``, ``"occlude_control"``; see `edited_images`.
         edited: The edited pictures, where they were made among more items than these; default
             those that `edited_images` makes for every one of ``edits``.
+        options: How to blur and occlude.
         rationales: Any of ``"fixed"``, ``"regenerated"``.
         empty: What to do with base responses that have no rationale step: raise an error, or
             leave their fixed rows out (with regenerated ones ``log_p_before`` is then missing).
@@ -86,7 +100,7 @@ def dependence(
         * ``answer_before``: fixed: the candidate that is most probable after the base rationale
           on the original picture; regenerated: the base response's own answer (missing if none
           can be told); ``answer_after``: likewise on the edited picture;
-        * ``expected``: right answer on the edited picture, missing for blank and swap;
+        * ``expected``: right answer on the edited picture, missing where there is none;
           ``followed``: the answer after is that one; ``flipped``: the answers differ (one that
           can no longer be told counts as different; missing without an answer before);
         * ``log_p_before``, ``log_p_after``: log-probability (nats, normalised over the
@@ -112,7 +126,7 @@ def dependence(
             "give it steps inside <think>, or pass empty='skip'."
         )
     if edited is None:
-        edited = [one for kind in edits for one in edited_images(problems, kind)]
+        edited = [one for kind in edits for one in edited_images(problems, kind, options=options)]
     tokens = [candidate_tokens(mllm, problem.candidates) for problem in problems]
 
     def read(work: Sequence[tuple[int, Image.Image, Response]], name: str) -> list[np.ndarray]:
@@ -156,53 +170,9 @@ def dependence(
                 progress=progress,
             )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype({"followed": "boolean", "flipped": "boolean"})
-
-
-def prior_reliance(answers: pd.DataFrame, text_only: pd.DataFrame) -> pd.DataFrame:
-    """Hold answers given with the picture against those given without it.
-
-    Args:
-        answers: From `answer_problems`, with the picture.
-        text_only: From ``answer_problems(..., text_only=True)`` on the same items.
-
-    Returns:
-        One row per item: ``item``, ``answer``, ``answer_text_only``; ``agrees`` (the same
-        candidate; an answer that cannot be told agrees with none); ``overridden`` (``agrees``,
-        where the text-only answer is wrong, so that agreement cannot come from both being right;
-        missing elsewhere); ``habitual``, ``habitual_text_only``.
-
-    Raises:
-        MeasureError: If the tables hold different items or an item twice.
-
-    Source: reconstruction (textual-prior reliance of arXiv 2606.01558).
-    """
-    for name, table in (("answers", answers), ("text_only", text_only)):
-        missing = {"item", "answer", "correct", "habitual"} - set(table.columns)
-        if missing or table["item"].duplicated().any():
-            raise MeasureError(
-                f"The table {name} lacks {', '.join(sorted(missing)) or 'nothing'} or holds an "
-                "item twice; give one table of answer_problems(), one run."
-            )
-    both = answers.merge(text_only, on="item", suffixes=("", "_text_only"))
-    if len(both) != len(answers) or len(both) != len(text_only):
-        raise MeasureError(
-            f"The tables share {len(both)} of {len(answers)} and {len(text_only)} items; "
-            "answer the same problems with and without the picture."
-        )
-    agrees = (both["answer"] == both["answer_text_only"]) & both["answer"].notna()
-    wrong = ~both["correct_text_only"].astype(bool)
-    return pd.DataFrame(
-        {
-            "item": both["item"],
-            "answer": both["answer"],
-            "answer_text_only": both["answer_text_only"],
-            "agrees": agrees.astype(bool),
-            "overridden": agrees.astype("boolean").where(wrong),
-            "habitual": both["habitual"],
-            "habitual_text_only": both["habitual_text_only"],
-        }
-    )
+    table = table.astype({"followed": "boolean", "flipped": "boolean"})
+    table.attrs["left_out"] = left_out(problems, edited, edits)
+    return table
 
 
 def _regenerated(

@@ -104,7 +104,8 @@ def carry(calls: list[AttentionCall], start: Tensor, block: int | None = None) -
     for call in reversed(calls):
         gained = torch.zeros_like(flow)
         for low, high in _blocks(call, flow, block):
-            gained += flow[:, low:high] @ _weights(call, low, high).mean(0)
+            weights = _weights(call, low, high)
+            gained[:, : weights.shape[-1]] += flow[:, low:high] @ weights.mean(0)
         flow = (flow + gained) / 2
     return flow
 
@@ -134,17 +135,20 @@ def carry_gradients(
         gained = torch.zeros_like(flow)
         values = call.value[0].float().transpose(-1, -2)[:, None]
         for low, high in _blocks(call, flow, block):
-            asked = grad[0, low:high].float().transpose(0, 1)
-            slope = (asked.unflatten(0, (len(values), -1)) @ values).flatten(0, 1)
-            gained += flow[:, low:high] @ (_weights(call, low, high) * slope).clamp(min=0).mean(0)
+            weights = _weights(call, low, high)
+            n_keys = weights.shape[-1]
+            asked = grad[0, low:high].float().transpose(0, 1).unflatten(0, (len(values), -1))
+            slope = (asked @ values[..., :n_keys]).flatten(0, 1)
+            gained[:, :n_keys] += flow[:, low:high] @ (weights * slope).clamp(min=0).mean(0)
         flow = flow + gained
     return flow
 
 
 def _weights(call: AttentionCall, low: int, high: int) -> Tensor:
-    """A layer's attention in some rows, ``(H, rows, T)`` fp32."""
+    """A layer's attention in some rows on the keys up to the last they see, ``(H, rows, keys)``."""
     rows = torch.arange(low, high, device=call.query.device)[None]
-    return key_weights(call.query, call.key, call.mask, None, rows, call.scaling)[0]
+    key = call.key[:, :, :high] if call.mask is None else call.key
+    return key_weights(call.query, key, call.mask, None, rows, call.scaling)[0]
 
 
 def _blocks(call: AttentionCall, flow: Tensor, block: int | None) -> Iterator[tuple[int, int]]:

@@ -20,7 +20,8 @@ Training passes the probe as forward arguments, because a context manager that i
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ from attcot_analysis.measure.attention import AttentionCall, attached, reading
 from attcot_analysis.measure.mass import group_masses, key_weights
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating
 
+LayerCols = Callable[[int, Tensor], Tensor]
+"""From a layer and the columns given, ``(B, T, C)``, the columns to read there, ``(B, T, C')``."""
+
 
 class Probe:
     """Collects, per layer, the attention of chosen rows.
@@ -43,6 +47,8 @@ class Probe:
         maps: Collect attention weights on single keys instead of masses on groups; without
             gradient, in fp32.
         keys: With ``maps``, the key positions to keep, ``(N,)``; ``None`` for all.
+        layer_cols: Makes each layer's own columns of those given, as sinks need it; called when
+            the layer attends. ``None`` reads the same columns everywhere.
         sink: What was collected, ``{layer: (B, H, R, C)}`` fp32 (``(B, H, R, N)`` with maps).
             Keyed by layer, first write wins: recomputation by gradient checkpointing is ignored.
     """
@@ -52,11 +58,13 @@ class Probe:
         layers: Collection[int] | None = None,
         maps: bool = False,
         keys: Tensor | None = None,
+        layer_cols: LayerCols | None = None,
     ) -> None:
         """Read ``layers``, or all."""
         self.layers = None if layers is None else frozenset(layers)
         self.maps = maps
         self.keys = keys
+        self.layer_cols = layer_cols
         self.sink: dict[int, Tensor] = {}
         self._active_cols: Tensor | None = None
         self._calls: dict[int, list[Tensor]] = {}
@@ -132,6 +140,8 @@ class Probe:
     def _collect(self, call: AttentionCall, cols: Tensor | None, rows: Tensor | None) -> Tensor:
         if self.maps:
             return key_weights(call.query, call.key, call.mask, self.keys, rows, call.scaling)
+        if self.layer_cols is not None and cols is not None:
+            cols = self.layer_cols(call.module.layer_idx, cols)
         return group_masses(call.query, call.key, call.mask, cols, rows, call.scaling)
 
 
@@ -142,6 +152,7 @@ def read_masses(
     rows: Tensor,
     *,
     layers: Collection[int] | None = None,
+    layer_cols: LayerCols | None = None,
     **forward: Any,
 ) -> dict[int, Tensor]:
     """Masses of a batch's rows on groups of its tokens, from one forward pass.
@@ -152,6 +163,7 @@ def read_masses(
         cols: ``(B, T, C)`` weight of each token in each group, in [0, 1].
         rows: ``(B, R)`` positions, -1 for none. The row of token t is t - 1.
         layers: Layers to read; all with full attention if ``None``.
+        layer_cols: Makes each layer's own columns of ``cols``; see `Probe`.
         forward: Further arguments of the forward call.
 
     Returns:
@@ -167,7 +179,8 @@ def read_masses(
             f"(batch, tokens) = {tuple(shape)}."
         )
     _check_rows(rows, shape)
-    return _read(mllm, batch, Probe(_checked(mllm, layers)), rows, cols, forward)
+    probe = Probe(checked_layers(mllm, layers), layer_cols=layer_cols)
+    return run_probe(mllm, batch, probe, rows, cols, forward)
 
 
 def read_maps(
@@ -194,20 +207,25 @@ def read_maps(
     places = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=mllm.device)[None]
     _check_rows(places, batch["input_ids"].shape)
     keys = torch.as_tensor(encoded.layout.image)
-    probe = Probe(_checked(mllm, layers), maps=True, keys=keys)
-    found = _read(mllm, batch, probe, places, None, {})
+    probe = Probe(checked_layers(mllm, layers), maps=True, keys=keys)
+    found = run_probe(mllm, batch, probe, places)
     return np.stack([weights[0].cpu().numpy() for weights in found.values()])
 
 
 @torch.no_grad()
-def _read(
+def run_probe(
     mllm: Mllm,
     batch: Mapping[str, Tensor],
     probe: Probe,
     rows: Tensor,
-    cols: Tensor | None,
-    forward: Mapping[str, Any],
+    cols: Tensor | None = None,
+    forward: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[int, Tensor]:
+    """Run the model once, without gradient, and return what the probe collected.
+
+    Raises:
+        MeasureError: If the probe shall read a layer that has no full attention.
+    """
     model = mllm.model
     with evaluating(model), attached(model):
         model(
@@ -238,7 +256,12 @@ def _check_rows(rows: Tensor, shape: Sequence[int]) -> None:
         )
 
 
-def _checked(mllm: Mllm, layers: Collection[int] | None) -> Collection[int] | None:
+def checked_layers(mllm: Mllm, layers: Collection[int] | None) -> Collection[int] | None:
+    """The layers to read, as given.
+
+    Raises:
+        MeasureError: If the model has no such layer.
+    """
     if layers is not None and not set(layers) <= set(range(mllm.n_layers)):
         raise MeasureError(
             f"Layers {sorted(layers)} are not all in 0..{mllm.n_layers - 1}, the layers of "

@@ -34,6 +34,7 @@ PACKAGES = (
 )
 """Packages whose versions can change a number."""
 
+_PATHS = ("name_or_path", "_name_or_path", "auto_map")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 
@@ -105,6 +106,27 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
         "family": model.family.name if isinstance(model, Mllm) else None,
         "revision": model.revision if isinstance(model, Mllm) else None,
         "weights_sha256": weights_hash(folder) if local else None,
+    }
+
+
+def processor_record(mllm: Mllm) -> dict[str, Any]:
+    """What a model's processor makes of pictures and messages, without paths.
+
+    Returns:
+        ``class``; ``image_processor``, its settings; ``tokenizer``, class and size;
+        ``chat_template_sha256``. JSON values.
+    """
+    settings = json.loads(json.dumps(mllm.processor.image_processor.to_dict(), default=str))
+    template = json.dumps(mllm.processor.chat_template, sort_keys=True)
+    return {
+        "class": type(mllm.processor).__name__,
+        "image_processor": {
+            key: value
+            for key, value in sorted(settings.items())
+            if key not in _PATHS and value is not None
+        },
+        "tokenizer": {"class": type(mllm.tokenizer).__name__, "n_tokens": len(mllm.tokenizer)},
+        "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest(),
     }
 
 

@@ -5,6 +5,7 @@ Layout::
     manifest.json          what the run was made with
     <name>.json            results
     tables/<name>.parquet  one table each
+    parts/, arrays/        see `attcot_analysis.measure.records`
 
 Every file is written beside its place and moved there when complete, so what is there is whole.
 """
@@ -12,9 +13,9 @@ Every file is written beside its place and moved there when complete, so what is
 import dataclasses
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measure.files import LOCK, locked, write_whole
 
 MANIFEST = "manifest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SAME = ("seed", "config", "models", "data")
+_NOTED = ("versions", "processes")
 
 
 class RunFolder:
@@ -56,7 +59,7 @@ class RunFolder:
             path: New or empty folder; with `resume` also one of an earlier run.
             manifest: From `build_manifest`; the time is added.
             resume: Go on with the folder if its manifest has the same seed, config, models and
-                data; other package versions are then noted in it.
+                data; other package versions or another number of processes are noted in it.
 
         Raises:
             RunError: If the folder holds something and is not to be, or cannot be, resumed.
@@ -65,7 +68,7 @@ class RunFolder:
         new = _plain({"created": _now(), **manifest}, "manifest")
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{run.path} is a file; choose another path for the run.")
-        if not run.path.exists() or not any(run.path.iterdir()):
+        if not _occupied(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             run.write_json(MANIFEST, new)
             return run
@@ -94,6 +97,14 @@ class RunFolder:
             raise RunError(f"{run.path} is no run folder: it has no manifest.json.")
         run.read_json(MANIFEST)
         return run
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other runs from writing to the folder while inside; a dead one holds no lock.
+
+        Raises:
+            RunError: On entering, if another process is writing to it.
+        """
+        return locked(self.path)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -129,8 +140,10 @@ class RunFolder:
         try:
             content = pa.Table.from_pandas(table, preserve_index=False)
         except (pa.ArrowException, ValueError, TypeError) as error:
-            raise RunError(f"Table {name} cannot be written as parquet: {_line(error)}.") from error
-        _replace(path, lambda part: pq.write_table(content, part))
+            raise RunError(
+                f"Table {name} cannot be written as parquet: {one_line(error)}."
+            ) from error
+        write_whole(path, lambda part: pq.write_table(content, part))
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
@@ -145,17 +158,11 @@ class RunFolder:
                 f"{self.path} has no table {name}; it has {', '.join(self.tables) or 'none'}."
             )
         try:
-            content = pq.read_table(path)
-            table = content.to_pandas()
+            return frame_of(pq.read_table(path))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise RunError(
-                f"{path} is damaged ({_line(error)}); delete it to have it computed again."
+                f"{path} is damaged ({one_line(error)}); delete it to have it computed again."
             ) from error
-        for field in content.schema:
-            if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-                lists = content.column(field.name).to_pylist()
-                table[field.name] = pd.Series(lists, dtype=object)
-        return table
 
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Read a table if it is there, else compute and write it: what makes a run resumable."""
@@ -172,7 +179,7 @@ class RunFolder:
         path = self._json(name)
         self._refuse(path, overwrite)
         text = json.dumps(_plain(data, name), indent=2, ensure_ascii=False, allow_nan=False)
-        _replace(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+        write_whole(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
         return path
 
     def read_json(self, name: str) -> Any:
@@ -187,7 +194,7 @@ class RunFolder:
         except FileNotFoundError:
             raise RunError(f"{self.path} has no {path.name}.") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} is damaged ({_line(error)}).") from error
+            raise RunError(f"{path} is damaged ({one_line(error)}).") from error
 
     def _go_on(self, new: Mapping[str, Any]) -> None:
         old = self.manifest
@@ -198,10 +205,11 @@ class RunFolder:
                     f"{self.path} cannot be resumed: its {where} is {before}, now it is {now}; "
                     f"write to {next_free(self.path)} instead."
                 )
-        if old.get("versions") != new.get("versions"):
-            note = {"created": new["created"], "versions": new.get("versions")}
-            resumed = [*old.get("resumed", []), note]
-            self.write_json(MANIFEST, {**old, "resumed": resumed}, overwrite=True)
+        resumed = list(old.get("resumed", []))
+        last = {**old, **(resumed[-1] if resumed else {})}
+        if any(last.get(key) != new.get(key) for key in _NOTED):
+            note = {key: new[key] for key in ("created", *_NOTED) if key in new}
+            self.write_json(MANIFEST, {**old, "resumed": [*resumed, note]}, overwrite=True)
 
     def _table(self, name: str) -> Path:
         return self.path / "tables" / f"{_checked(name)}.parquet"
@@ -218,10 +226,34 @@ def next_free(path: str | Path) -> Path:
     """The first of ``path``, ``path-2``, ``path-3``, ... that is new or an empty folder."""
     first = Path(path)
     candidate, number = first, 1
-    while candidate.exists() and (candidate.is_file() or any(candidate.iterdir())):
+    while _occupied(candidate):
         number += 1
         candidate = first.with_name(f"{first.name}-{number}")
     return candidate
+
+
+def frame_of(content: pa.Table) -> pd.DataFrame:
+    """A parquet table as a data frame; cells that held lists hold lists again."""
+    table = content.to_pandas()
+    for field in content.schema:
+        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+            lists = content.column(field.name).to_pylist()
+            table[field.name] = pd.Series(lists, dtype=object)
+    return table
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, to be put into a sentence."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+def _occupied(path: Path) -> bool:
+    """Whether there is anything but what a run leaves that was killed before its first file."""
+    if not path.is_dir():
+        return path.exists()
+    found = [child.name for child in path.iterdir()]
+    return any(name != LOCK and not re.fullmatch(r"\..*\.part", name) for name in found)
 
 
 def _checked(name: str) -> str:
@@ -231,16 +263,6 @@ def _checked(name: str) -> str:
             "starting with a letter or digit, without folder or ending."
         )
     return name
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -273,11 +295,6 @@ def _difference(where: str, old: Any, new: Any) -> tuple[str, str, str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
 
 
 def _now() -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.proportion import proportion_effectsize
 
@@ -105,17 +107,30 @@ def holm(p_values: Numbers) -> FloatArray:
     Raises:
         MeasureError: If a p value lies outside [0, 1].
     """
-    raw = as_vector(p_values, "p_values")
-    there = ~np.isnan(raw)
+    raw, there = _p_values(p_values)
     p = raw[there]
-    if ((p < 0) | (p > 1)).any():
-        raise MeasureError(f"p_values hold {p.tolist()}; each must lie in [0, 1].")
     # As statsmodels' multipletests, which collects all garbage in every call: a second once
     # torch is loaded.
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
     adjusted = np.full(raw.shape, np.nan)
     adjusted[np.flatnonzero(there)[order]] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def benjamini_hochberg(p_values: Numbers) -> FloatArray:
+    """Benjamini and Hochberg's correction: of the tests below α, a share of α is false on average.
+
+    Weaker than `holm`, which keeps the chance of even one false test. NaN stays NaN and does not
+    count as a test.
+
+    Raises:
+        MeasureError: If a p value lies outside [0, 1].
+    """
+    raw, there = _p_values(p_values)
+    adjusted = np.full(raw.shape, np.nan)
+    if there.any():
+        adjusted[there] = stats.false_discovery_control(raw[there], method="bh")
     return adjusted
 
 
@@ -146,6 +161,15 @@ def cohens_dz(a: Numbers, b: Numbers | None = None) -> float:
     if differences.size < 2 or np.ptp(differences) == 0:
         return float("nan")
     return float(differences.mean() / differences.std(ddof=1))
+
+
+def _p_values(p_values: Numbers) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """The p values, and which of them are there."""
+    raw = as_vector(p_values, "p_values")
+    there = ~np.isnan(raw)
+    if ((raw[there] < 0) | (raw[there] > 1)).any():
+        raise MeasureError(f"p_values hold {raw[there].tolist()}; each must lie in [0, 1].")
+    return raw, there
 
 
 def _pairs(a: Numbers, b: Numbers) -> tuple[FloatArray, FloatArray]:

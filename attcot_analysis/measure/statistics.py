@@ -262,8 +262,8 @@ def _two_way(
     block = max(1, _BLOCK // n_columns)
     for start in range(0, n_boot, block):
         size = min(block, n_boot - start)
-        rows = _times_drawn(rng, n_rows, size)
-        columns = _times_drawn(rng, n_columns, size)
+        rows = times_drawn(rng, n_rows, size)
+        columns = times_drawn(rng, n_columns, size)
         total = ((rows @ sums) * columns).sum(axis=1)
         cells = ((rows @ counts) * columns).sum(axis=1)
         means.append(total[cells > 0] / cells[cells > 0])
@@ -275,7 +275,7 @@ def _two_way(
     return Interval(value, float(low), float(high), n_columns, level)
 
 
-def _times_drawn(rng: np.random.Generator, n: int, size: int) -> FloatArray:
+def times_drawn(rng: np.random.Generator, n: int, size: int) -> FloatArray:
     """(size, n): how often each of n units is drawn in n draws with replacement."""
     drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)

@@ -3,9 +3,10 @@
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.access import access_trajectory
 from attcot_analysis.measure.catalogue import METRICS
+from attcot_analysis.measure.causal_tables import GROUP, causal_items
 from attcot_analysis.measure.dependence import prior_reliance
+from attcot_analysis.measure.trajectory import access_trajectory
 
 COLUMNS = ("model", "seed", "item", "metric", "value")
 """Columns of the table of values."""
@@ -28,6 +29,17 @@ _DEPENDENCE = {
     ("twin", "fixed", "delta_log_p"): "delta_log_p_twin",
     ("control", "fixed", "delta_log_p"): "delta_log_p_control",
     ("blank", "fixed", "delta_log_p"): "delta_log_p_blank",
+    ("occlude", "fixed", "delta_log_p"): "delta_log_p_occlude",
+    ("occlude_control", "fixed", "delta_log_p"): "delta_log_p_occlude_control",
+}
+_NET = {
+    "net_dependence": ("delta_log_p_twin", "delta_log_p_control"),
+    "net_occlusion": ("delta_log_p_occlude", "delta_log_p_occlude_control"),
+}
+_CAUSAL = {
+    "knockout": "delta_log_p_knockout",
+    "mean_value": "delta_log_p_mean_value",
+    "removal": "delta_log_p_removal",
 }
 
 Columns = dict[str, pd.Series]
@@ -43,6 +55,7 @@ def item_values(
     commitment: pd.DataFrame | None = None,
     access: pd.DataFrame | None = None,
     dependence: pd.DataFrame | None = None,
+    causal: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Turn one run's tables into one long table of metric values per item.
 
@@ -55,6 +68,8 @@ def item_values(
         commitment: From `commitment_items`; rows of control rationales are left out.
         access: From `visual_access` or `access_trajectory`.
         dependence: From `dependence`.
+        causal: From `causal_access` or `causal_items`; read are the fixed rationales, cut in all
+            layers from step 0 on.
 
     Returns:
         ``model``, ``seed``, ``item``, ``metric`` (a name in `METRICS`), ``value`` (float; shares
@@ -89,6 +104,8 @@ def item_values(
         columns |= {name: _floats(found[name]) for name in _ACCESS}
     if dependence is not None:
         columns |= _dependence(dependence)
+    if causal is not None:
+        columns |= _causal(causal)
     if not columns:
         raise MeasureError(
             "No table was given, or none with rows; give at least one measurement's table."
@@ -147,9 +164,24 @@ def _dependence(table: pd.DataFrame) -> Columns:
         part = table[(table["edit"] == edit) & (table["rationale"] == rationale)]
         if len(part):
             columns[name] = _floats(_by_item(part, "dependence", (column,))[column])
-    if "delta_log_p_twin" in columns and "delta_log_p_control" in columns:
-        net = columns["delta_log_p_twin"] - columns["delta_log_p_control"]
-        columns["net_dependence"] = net
+    for name, (edit, control) in _NET.items():
+        if edit in columns and control in columns:
+            columns[name] = columns[edit] - columns[control]
+    return columns
+
+
+def _causal(table: pd.DataFrame) -> Columns:
+    items = table if "delta_log_p_area" in table.columns else causal_items(table)
+    need_columns(items, "causal", ("item", "k", "delta_log_p", *GROUP))
+    whole = (items["first_layer"] == 0) & (items["last_layer"] == items["last_layer"].max())
+    items = items[whole & (items["keys"] == "image") & (items["rationale"] == "fixed")]
+    columns: Columns = {}
+    for kind, name in _CAUSAL.items():
+        part = items[(items["kind"] == kind) & (items["rows"] == "both")]
+        if kind != "removal":
+            part = part[part["k"] == 0]
+        if len(part):
+            columns[name] = _floats(_by_item(part, "causal", ("delta_log_p",))["delta_log_p"])
     return columns
 
 

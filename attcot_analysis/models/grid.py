@@ -100,7 +100,10 @@ class TokenGrid:
             views: Per view the boxes ``(rows, cols, 4)`` of its tokens and their slots
                 ``(rows, cols)`` among the image's placeholders.
             n_slots: Number of placeholders.
+
+        Views without tokens are left out.
         """
+        views = [view for view in views if view[1].size]
         slots = np.concatenate([places.ravel() for _, places in views])
         order = np.argsort(slots)
         rank = np.empty(len(slots), dtype=np.int64)
@@ -113,8 +116,8 @@ class TokenGrid:
         boxes = np.concatenate([found.reshape(-1, 4) for found, _ in views])[order]
         shape = None
         if len(views) == 1 and np.array_equal(parts[0].ravel(), np.arange(len(boxes))):
-            rows, cols = parts[0].shape
-            whole = cls.regular(image_size, rows, cols)
+            rows = len(parts[0])
+            whole = cls.regular(image_size, rows, len(boxes) // rows)
             shape = whole.shape if np.allclose(whole.boxes, boxes, atol=1e-6) else None
         return cls(image_size, boxes, shape, tuple(parts), slots[order], n_slots)
 

@@ -114,7 +114,11 @@ def encode(
                 f"The question holds the image placeholder {placeholder!r}; remove it, the image "
                 "is put before the question."
             )
-    given = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
+    given: Sequence[ImageLike] = []
+    if isinstance(image, Image.Image | str | Path):
+        given = [image]
+    elif image is not None:
+        given = image
     pictures = [read_image(one) for one in given]
     messages = build_messages(question, mode, n_images=len(pictures))
     prompt = mllm.processor.apply_chat_template(

@@ -160,7 +160,9 @@ def find_layout(
     starts_of = np.cumsum([0, *n_slots])
     chosen = [start + grid.placeholders for start, grid in zip(starts_of, grids, strict=False)]
     image = placeholders[np.concatenate(chosen)] if chosen else placeholders
-    text = np.setdiff1d(np.arange(len(prompt)), image)
+    is_text = np.ones(len(prompt), dtype=bool)
+    is_text[image] = False
+    text = np.flatnonzero(is_text)
     first = image[0] if len(image) else 0
     end = next((i for i, token in enumerate(response_ids) if token in stop_ids), len(response_ids))
     written, starts = token_starts(tokenizer, response_ids[:end])

@@ -31,6 +31,8 @@ _PANEL_TITLES = {
     "density": "visual density",
     "evidence_mass": "mass on the step's evidence",
     "evidence_share": "share of it on the step's evidence",
+    "sink_free_mass": "visual mass without sinks",
+    "sink_share": "share of visual mass on sinks",
     "rationale": "own rationale",
     "filler": "filler of the same length",
     "other_item": "another item's rationale",

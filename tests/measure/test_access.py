@@ -9,7 +9,8 @@ import torch
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measure.access import access_trajectory, visual_access
+from attcot_analysis.measure.access import access_tables, answer_access, visual_access
+from attcot_analysis.measure.trajectory import access_trajectory
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 
@@ -105,6 +106,63 @@ def test_access_equals_a_naive_reading_of_eager_attention(random_mllm, items, re
                     assert found["evidence_share"] == pytest.approx(evidence / mass, abs=1e-4)
 
 
+def test_the_answer_row_by_counting(items, responses):
+    mllm = tiny_mllm()
+    for layer in mllm.model.model.language_model.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+        torch.nn.init.zeros_(layer.self_attn.q_proj.bias)
+    table = answer_access(mllm, items, responses)
+    assert len(table) == 2 * mllm.n_layers * mllm.n_heads and (table["rows"] == 1).all()
+    # Evidence of all steps, and of the last step with boxes, in tokens of 16 x 16 pixels.
+    for item, response, every, last in zip(items, responses, (5.5, 24.0), (4.0, 24.0), strict=True):
+        layout = encode_problem(mllm, item, response=response).layout
+        n_image, seen = len(layout.image), layout.answer.start
+        part = table[table["item"] == item.id]
+        expected = {
+            "n_steps": layout.n_steps,
+            "mass": n_image / seen,
+            "share": n_image / layout.response.start,
+            "density": 1.0,
+            "evidence_mass": every / seen,
+            "evidence_share": every / n_image,
+            "last_evidence_mass": last / seen,
+            "last_evidence_share": last / n_image,
+        }
+        for name, value in expected.items():
+            np.testing.assert_allclose(part[name], value, rtol=1e-5, err_msg=name)
+
+
+@torch.no_grad()
+def test_the_answer_row_equals_eager_attention(random_mllm, items, responses):
+    table = answer_access(random_mllm, items, responses, layers=[1])
+    eager = copy.deepcopy(random_mllm.model)
+    eager.set_attn_implementation({"text_config": "eager"})
+    for item, response in zip(items, responses, strict=True):
+        encoded = encode_problem(random_mllm, item, response=response)
+        weights = eager(**collate(random_mllm, [encoded]), output_attentions=True).attentions[1]
+        row = weights[0, :, encoded.layout.answer.start - 1][:, encoded.layout.image].numpy()
+        last = [step.boxes for step in item.steps if step.boxes][-1]
+        found = table[table["item"] == item.id]
+        np.testing.assert_allclose(found["mass"], row.sum(1), rtol=1e-4)
+        on_last = row @ encoded.layout.grids[0].coverage(last) / row.sum(1)
+        np.testing.assert_allclose(found["last_evidence_share"], on_last, rtol=1e-4)
+
+
+def test_one_pass_gives_both_tables(random_mllm, items, responses):
+    without_answer = [responses[0], responses[1].split("<answer>")[0]]
+    both = access_tables(random_mllm, items, without_answer)
+    steps = visual_access(random_mllm, items, without_answer)
+    pd.testing.assert_frame_equal(both.steps, steps, rtol=1e-4, atol=1e-6)
+    answer = answer_access(random_mllm, items, without_answer, skip_empty=True)
+    pd.testing.assert_frame_equal(both.answer, answer, rtol=1e-4, atol=1e-6)
+    assert set(both.answer["item"]) == {"a"}
+    with pytest.raises(LayoutError, match="Problem b: its response states no answer"):
+        answer_access(random_mllm, items, without_answer)
+    neither = access_tables(random_mllm, items[:1], ["nothing of that kind"])
+    assert neither.steps.empty and list(neither.steps.columns) == list(both.steps.columns)
+    assert neither.answer.empty and list(neither.answer.columns) == list(both.answer.columns)
+
+
 def test_batches_and_token_ids_change_nothing(random_mllm, items, responses):
     ids = [random_mllm.tokenizer(response)["input_ids"] for response in responses]
     one = visual_access(random_mllm, items, responses, batch_size=1)
@@ -160,3 +218,28 @@ def test_trajectory_by_hand():
     single = found.loc["single"]
     assert single["mass"] == single["mass_last_step"] == pytest.approx(0.6)
     assert np.isnan(single["mass_slope"]) and np.isnan(single["late_over_early"])
+
+
+def test_the_course_of_share_and_sink_free_mass_by_hand():
+    """Mass falls by dilution alone: its share of the prompt stays, and so does what is no sink."""
+    values = {
+        "mass": (0.6, 0.4, 0.2),
+        "share": (0.5, 0.5, 0.5),
+        "sink_free_mass": (0.1, 0.2, 0.3),
+        "sink_share": (0.5, 0.25, 0.0),
+    }
+    rest = dict.fromkeys(("density", "evidence_mass", "evidence_share"), 0.1)
+    table = pd.DataFrame(
+        {"item": "a", "step": (1, 2, 3), "n_steps": 3, "layer": 0, "head": 0, **rest, **values}
+    )
+    (found,) = access_trajectory(table, rho=0.4).to_dict("records")
+    assert found["mass_slope"] == pytest.approx(-0.6)
+    assert found["share_slope"] == pytest.approx(0.0, abs=1e-12)
+    assert found["share_late_over_early"] == pytest.approx(1.0)
+    assert found["sink_free_mass_slope"] == pytest.approx(0.3)
+    assert found["sink_free_late_over_early"] == pytest.approx(3.0)
+    assert found["sink_share"] == pytest.approx(0.25)
+    assert found["steps_below"] == pytest.approx(1 / 3)
+    assert "steps_below" not in access_trajectory(table)
+    empty = access_trajectory(table.iloc[:0], rho=0.4)
+    assert empty.empty and list(empty.columns) == list(found)

@@ -5,10 +5,12 @@ from itertools import pairwise
 import pytest
 import tiny
 import torch
+from families import FAMILY_NAMES, shared_family, tiny_family
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.attention import attached
+from attcot_analysis.measure.block_masks import block_masks
 from attcot_analysis.measure.branches import (
     CandidateTokens,
     candidate_tokens,
@@ -67,17 +69,15 @@ def distinguishing(mllm, candidates):
     return shared, tails
 
 
-def plain_inputs(encoded, length, more):
+def plain_inputs(mllm, encoded, length, more):
     """What a user would hand to the model: no position ids, no 4-D mask."""
     ids = torch.cat([encoded.input_ids[:length], torch.tensor(more, dtype=torch.long)])[None]
-    types = torch.zeros_like(ids)
-    types[0, :length] = encoded.token_types[:length]
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": types,
-        **encoded.vision,
-    }
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **encoded.vision}
+    if encoded.token_types is not None:
+        types = torch.zeros_like(ids)
+        types[0, :length] = encoded.token_types[:length]
+        inputs[mllm.family.token_types] = types
+    return inputs
 
 
 def naive_log_probs(mllm, encoded, candidates, steps=None):
@@ -88,7 +88,7 @@ def naive_log_probs(mllm, encoded, candidates, steps=None):
     for k in range(len(ends)) if steps is None else steps:
         row = []
         for tail in tails:
-            logits = mllm.model(**plain_inputs(encoded, ends[k], [*shared, *tail])).logits[0]
+            logits = mllm.model(**plain_inputs(mllm, encoded, ends[k], [*shared, *tail])).logits[0]
             read = logits[-len(tail) - 1 : -1].log_softmax(-1)
             row.append(read[torch.arange(len(tail)), tail].sum())
         rows.append(torch.stack(row))
@@ -169,7 +169,7 @@ def test_main_tokens_are_untouched(mllm):
     with torch.no_grad():
         together = mllm.model(**packed.inputs).logits
         for at, item in enumerate(items):
-            alone = mllm.model(**plain_inputs(item, item.layout.n_tokens, [])).logits[0]
+            alone = mllm.model(**plain_inputs(mllm, item, item.layout.n_tokens, [])).logits[0]
             n = item.layout.n_tokens
             assert packed.inputs["input_ids"][at, :n].equal(item.input_ids)
             torch.testing.assert_close(together[at, :n], alone, atol=1e-5, rtol=1e-5)
@@ -180,7 +180,7 @@ def test_the_last_forced_answer_is_the_response_s_own(mllm):
     candidates = candidate_tokens(mllm, ("red", "no"))
     answer = item.layout.answer
     with torch.no_grad():
-        logits = mllm.model(**plain_inputs(item, item.layout.n_tokens, [])).logits[0]
+        logits = mllm.model(**plain_inputs(mllm, item, item.layout.n_tokens, [])).logits[0]
         own = logits[answer.start - 1].log_softmax(-1)[item.input_ids[answer.start]]
         found = forced_answers(mllm, [item], [candidates])[0][-1, 0]
     assert found == pytest.approx(float(own), abs=1e-5)
@@ -344,6 +344,73 @@ def test_attention_that_takes_no_block_mask_is_refused():
     item_of.model.config.get_text_config()._attn_implementation = "flash_attention_2"
     with pytest.raises(MeasureError, match=r"flash_attention_2.*sdpa"):
         pack(item_of, item, candidates)
-    sliding = tiny_mllm(layer_types=["full_attention", "sliding_attention", "full_attention"])
-    with pytest.raises(MeasureError, match="sliding_attention layers"):
-        pack(sliding, item, candidates)
+    for kind in ("chunked_attention", "linear_attention"):
+        odd = tiny_mllm()
+        odd.model.config.get_text_config().layer_types = ["full_attention", "full_attention", kind]
+        with pytest.raises(MeasureError, match=f"{kind} layers"):
+            pack(odd, item, candidates)
+
+
+# --- every family, every kind of layer ------------------------------------------------------------
+
+
+def assert_packed_equals_naive(mllm, items, candidates, sides=("right",)):
+    with torch.no_grad():
+        pairs = zip(items, candidates, strict=True)
+        expected = [naive_log_probs(mllm, item, own.candidates) for item, own in pairs]
+        for side in sides:
+            found = packed_log_probs(mllm, items, candidates, padding_side=side)
+            torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_packed_equals_naive_in_every_family(name):
+    mllm = shared_family(name)
+    items = [example(mllm, 2), example(mllm, 3, (96, 40), 1, question="Start at the star.")]
+    candidates = [candidate_tokens(mllm, c) for c in (("blue", "blue green", "red"), SINGLE)]
+    assert_packed_equals_naive(mllm, items, candidates, ("right", "left"))
+
+
+@pytest.mark.parametrize("window", [3, 9, 40])
+def test_packed_equals_naive_where_some_layers_slide(window):
+    """Windows shorter than the cue, than a step, and longer than the prompt's text."""
+    mllm = tiny_mllm(
+        use_sliding_window=True,
+        sliding_window=window,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+    )
+    items, candidates = [item[:2] for item in mixed_batch(mllm)]
+    packed = pack(mllm, items, candidates)
+    assert set(packed.inputs["attention_mask"]) == {"full_attention", "sliding_attention"}
+    assert_packed_equals_naive(mllm, items, candidates, ("right", "left"))
+    wide = tiny_mllm()
+    with torch.no_grad():
+        full = packed_log_probs(wide, items, candidates)
+        slid = packed_log_probs(mllm, items, candidates)
+    assert not torch.allclose(full[0], slid[0], atol=1e-3)
+
+
+def test_packed_equals_naive_where_every_layer_slides():
+    mllm = tiny_mllm(
+        use_sliding_window=True, sliding_window=9, layer_types=["sliding_attention"] * 3
+    )
+    items, candidates = mixed_batch(mllm)
+    assert isinstance(pack(mllm, items, candidates).inputs["attention_mask"], torch.Tensor)
+    assert_packed_equals_naive(mllm, items, candidates)
+
+
+def test_packed_equals_naive_with_eager_attention():
+    mllm = tiny_mllm()
+    mllm.model.set_attn_implementation("eager")
+    items, candidates = mixed_batch(mllm)
+    assert_packed_equals_naive(mllm, items, candidates)
+
+
+def test_an_image_block_sees_itself_in_both_directions_where_the_model_has_it_so():
+    mllm = tiny_family("gemma3")
+    item = example(mllm, 2)
+    masks = block_masks(mllm, collate(mllm, [item]), 0)
+    first, last = int(item.layout.image[0]), int(item.layout.image[-1])
+    assert {mask.kind for mask in masks} == {"full_attention", "sliding_attention"}
+    for mask in masks:
+        assert mask.allowed[0, first, last] and not mask.allowed[0, first, last + 1]

@@ -9,7 +9,9 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure import answers as answers_module
 from attcot_analysis.measure import dependence as module
 from attcot_analysis.measure.dependence import COLUMNS, dependence, prior_reliance
-from attcot_analysis.measure.edits import GREY, edited_images
+from attcot_analysis.measure.dependence_tables import net_dependence
+from attcot_analysis.measure.edits import GREY, EditOptions, edited_images
+from attcot_analysis.measure.statistics import bootstrap_mean
 from attcot_analysis.models import Generation, collate, encode_problem
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 
@@ -249,6 +251,80 @@ def test_a_real_model_end_to_end_whatever_the_batches(random_mllm):
     pd.testing.assert_frame_equal(*tables, atol=1e-4)
     same = tables[0].loc[lambda t: t["rationale"] == "fixed", "delta_log_p"]
     assert np.isfinite(same).all()
+
+
+# --- occlusion and net dependence -----------------------------------------------------------------
+
+BAND = (0, 0, 64, 24)
+
+
+def banded(name, colour):
+    """A black picture with one band in the answer's colour: the evidence of its first step."""
+    image = Image.new("RGB", (64, 64))
+    image.paste(SHOWN[colour], BAND)
+    return problem(
+        name, colour, twin=None, control=False, image=image, steps=(Step("Look.", (BAND,)),)
+    )
+
+
+@pytest.mark.parametrize("strength", [4.0, 0.0])
+def test_occlusion_moves_a_model_that_looks_and_its_control_does_not(
+    random_mllm, planted, strength
+):
+    planted(strength, says=None if strength else render_response(STEPS, "red"))
+    items = [banded("a", "green"), banded("b", "blue"), problem("none")]
+    responses = [render_response(STEPS, i.answer if strength else "red") for i in items]
+    table = dependence(
+        random_mllm,
+        items,
+        responses,
+        edits=("occlude", "occlude_control", "blank"),
+        options=EditOptions(fill="grey"),
+    )
+    assert table.attrs["left_out"] == {"occlude": ["none"], "occlude_control": ["none"]}
+    found = table.groupby("edit")["flipped"].mean()
+    assert found["occlude_control"] == 0
+    assert found["occlude"] == (1 if strength else 0)
+    control = table[table["edit"] == "occlude_control"]
+    assert control["expected"].tolist() == ["green", "blue"] * 2
+    assert control["followed"].all() == bool(strength)
+    net = net_dependence(table, "occlude")
+    assert net["item"].tolist() == ["a", "b"] * 2
+    assert (net["net"] > 1).all() if strength else net["net"].abs().max() < 1e-6
+    assert (net["net_flipped"] == int(bool(strength))).all()
+
+
+def test_net_dependence_by_hand():
+    rows = [
+        ("a", "twin", "fixed", True, 2.0),
+        ("b", "twin", "fixed", True, 1.0),
+        ("c", "twin", "fixed", None, 5.0),
+        ("b", "control", "fixed", True, 0.25),
+        ("a", "control", "fixed", False, 0.5),
+        ("c", "control", "regenerated", False, 1.0),
+    ]
+    table = pd.DataFrame(rows, columns=["item", "edit", "rationale", "flipped", "delta_log_p"])
+    net = net_dependence(table.astype({"flipped": "boolean"}))
+    assert net["item"].tolist() == ["a", "b"]
+    assert net["net"].tolist() == [1.5, 0.75]
+    assert net["net_flipped"].tolist() == [1, 0]
+    with pytest.raises(MeasureError, match="no rows for the edit 'occlude'"):
+        net_dependence(table, "occlude")
+    with pytest.raises(MeasureError, match="an item twice for the edit 'twin'"):
+        net_dependence(pd.concat([table, table]))
+    with pytest.raises(MeasureError, match="'blank' has no matched control"):
+        net_dependence(table, "blank")
+    with pytest.raises(MeasureError, match="No item has both"):
+        net_dependence(table[table["rationale"].ne("fixed") | table["edit"].eq("twin")])
+    with pytest.raises(MeasureError, match="lacks flipped"):
+        net_dependence(table.drop(columns="flipped"))
+
+
+def test_a_trained_model_depends_on_the_evidence_more_than_on_the_rest(testbed):
+    table = dependence(*testbed, edits=("occlude", "occlude_control"), rationales=("fixed",))
+    net = net_dependence(table, "occlude")
+    assert bootstrap_mean(net["net"], net["item"]).low > 0
+    assert net["flipped"].mean() > net["flipped_control"].mean() + 0.2
 
 
 # --- prior reliance -----------------------------------------------------------------------------

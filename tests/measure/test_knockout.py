@@ -1,13 +1,10 @@
 """Knockout and mean values against attention that is spelt out: eager masks and a naive loop."""
 
-import copy
-from contextlib import contextmanager
-
 import pytest
 import torch
+from families import FAMILY_NAMES, shared_family
+from spelt_out import cut_eagerly, eager_copy, mean_valued, respond
 from tiny import noise_image, tiny_mllm
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.attention import attached, intervening
@@ -25,9 +22,7 @@ WINDOWS = [None, (0,), (1, 2), ()]
 
 @pytest.fixture(scope="module")
 def eager(random_mllm):
-    model = copy.deepcopy(random_mllm.model)
-    model.set_attn_implementation({"text_config": "eager"})
-    return model
+    return eager_copy(random_mllm.model)
 
 
 @pytest.fixture(scope="module")
@@ -47,67 +42,6 @@ def chosen(mllm, batch, n_rows=12):
         row[real[-n_rows:]] = True
         row[real[-n_rows // 2]] = False
     return rows, batch["input_ids"] == mllm.image_token_id
-
-
-def all_layers(layers, model):
-    return range(model.config.text_config.num_hidden_layers) if layers is None else layers
-
-
-@contextmanager
-def cut_eagerly(model, rows, keys, layers=None, generated=False):
-    """Add -inf to the eager mask, edge by edge, in the layers of a window."""
-
-    def add(module, args, kwargs):
-        mask = kwargs["attention_mask"].expand(len(rows), -1, -1, -1).clone()
-        for item in range(len(rows)):
-            for row in range(mask.shape[2]):
-                inside = row < rows.shape[1]
-                if rows[item, row] if inside else generated:
-                    for key in keys[item].nonzero()[:, 0]:
-                        mask[item, :, row, key] = float("-inf")
-        return args, kwargs | {"attention_mask": mask}
-
-    attention = [layer.self_attn for layer in model.model.language_model.layers]
-    hooks = [
-        attention[layer].register_forward_pre_hook(add, with_kwargs=True)
-        for layer in all_layers(layers, model)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def mean_valued(model, rows, keys, layers=None, generated=False):
-    """Run an attention that forms every row's output by itself."""
-
-    def attention(module, query, key, value, mask, scaling=None, **options):
-        groups = query.shape[1] // key.shape[1]
-        output = torch.zeros(*query.shape[:3], value.shape[-1])
-        for item in range(len(query)):
-            image = keys[item].nonzero()[:, 0]
-            for head in range(query.shape[1]):
-                values = value[item, head // groups]
-                means = values.clone()
-                means[image] = values[image].mean(0) if len(image) else 0
-                for row in range(query.shape[2]):
-                    scores = key[item, head // groups] @ query[item, head, row] * scaling
-                    weights = (scores + mask[item, 0, row]).softmax(-1)
-                    hit = rows[item, row] if row < rows.shape[1] else generated
-                    hit = hit and module.layer_idx in all_layers(layers, model)
-                    output[item, head, row] = weights @ (means if hit else values)
-        return output.transpose(1, 2).contiguous(), None
-
-    AttentionInterface.register("naive", attention)
-    AttentionMaskInterface.register("naive", eager_mask)
-    before = model.config.text_config._attn_implementation
-    model.set_attn_implementation({"text_config": "naive"})
-    try:
-        yield
-    finally:
-        model.set_attn_implementation({"text_config": before})
 
 
 ORACLES = [(Knockout, cut_eagerly), (MeanValue, mean_valued)]
@@ -163,19 +97,6 @@ def test_every_form_of_mask(random_mllm, eager, items, kind, oracle, form):
     assert far(found, expected, batch) <= EXACT
 
 
-def respond(model, batch, n, banned):
-    """Greedy, without a cache: one whole forward pass per token."""
-    batch = dict(batch)
-    for _ in range(n):
-        scores = model(**batch, use_cache=False).logits[:, -1]
-        scores[:, banned] = float("-inf")
-        new = scores.argmax(-1, keepdim=True)
-        for key, value in (("input_ids", new), ("attention_mask", 1), ("mm_token_type_ids", 0)):
-            more = torch.zeros_like(new) + value
-            batch[key] = torch.cat([batch[key], more], dim=1)
-    return batch["input_ids"]
-
-
 # A sliding layer's mean is over the keys it still holds, which the loop does not know.
 @pytest.mark.parametrize(
     ("kind", "oracle", "window"), [(*one, None) for one in ORACLES] + [(*ORACLES[0], 24)]
@@ -200,13 +121,46 @@ def test_generation_with_cache_equals_a_loop_without(kind, oracle, window):
         edit = kind(rows, keys, layers, generated=True)
         with attached(mllm.model), intervening(edit):
             found = mllm.model.generate(**batch, **options, suppress_tokens=banned)
-        model = copy.deepcopy(mllm.model)
-        model.set_attn_implementation({"text_config": "eager"})
+        model = eager_copy(mllm.model)
         with oracle(model, rows, keys, layers, generated=True):
             expected = respond(model, batch, 4, banned)
         assert torch.equal(found, expected)
         if kind is Knockout:
             assert not torch.equal(found, respond(model, batch, 4, banned))
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+@torch.no_grad()
+def test_every_family(name):
+    """Teacher forcing and generation, in two of its three layers."""
+    mllm = shared_family(name)
+    eager = eager_copy(mllm.model)
+    response = "<think>\n1. It is red.\n</think>\n<answer>red</answer>"
+    pictures, questions = [noise_image(48, 40, 1), noise_image(40, 64, 2)], ["What?", "What color?"]
+    items = [
+        encode(mllm, picture, question, response=response)
+        for picture, question in zip(pictures, questions, strict=True)
+    ]
+    batch = collate(mllm, items)
+    rows, keys = chosen(mllm, batch)
+    found = logits(mllm.model, batch, Knockout(rows, keys, (0, 2)))
+    with cut_eagerly(eager, rows, keys, (0, 2)):
+        expected = eager(**batch, use_cache=False).logits
+    assert far(found, expected, batch) <= EXACT * float(expected.abs().max().clamp(min=1))
+    assert far(found, logits(mllm.model, batch), batch) > 1e-3
+
+    prompts = [
+        encode(mllm, picture, question)
+        for picture, question in zip(pictures, questions, strict=True)
+    ]
+    batch = collate(mllm, prompts, padding_side="left")
+    rows, keys = chosen(mllm, batch, 3)
+    banned = [mllm.image_token_id, *mllm.stop_ids]
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    with attached(mllm.model), intervening(Knockout(rows, keys, (0, 2), generated=True)):
+        found = mllm.model.generate(**batch, **options, suppress_tokens=banned)
+    with cut_eagerly(eager, rows, keys, (0, 2), generated=True):
+        assert torch.equal(found, respond(eager, batch, 3, banned))
 
 
 @pytest.mark.parametrize("kind", [Knockout, MeanValue])

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.causal_tables import COLUMNS as CAUSAL_COLUMNS
+from attcot_analysis.measure.causal_tables import GROUP
 from attcot_analysis.measure.metrics import (
     METRICS,
     Metric,
@@ -148,9 +150,29 @@ DEPENDENCE = pd.DataFrame(
         ("i1", "twin", "regenerated", False, None, np.nan),
         ("i0", "control", "regenerated", True, False, 9.0),
         ("i0", "blank", "regenerated", None, True, 9.0),
+        ("i0", "occlude", "fixed", None, True, 3.0),
+        ("i1", "occlude", "fixed", None, True, 1.5),
+        ("i0", "occlude_control", "fixed", True, False, 0.5),
     ],
     columns=["item", "edit", "rationale", "followed", "flipped", "delta_log_p"],
 ).astype({"followed": "boolean", "flipped": "boolean"})
+
+CAUSAL = pd.DataFrame(
+    [
+        ("i0", "knockout", "image", "both", "fixed", 0, 3, 0, 2.0),
+        ("i0", "knockout", "image", "both", "fixed", 0, 3, 1, 9.0),
+        ("i1", "knockout", "image", "both", "fixed", 0, 3, 0, 0.5),
+        ("i0", "knockout", "image", "both", "fixed", 0, 1, 0, 9.0),
+        ("i0", "knockout", "system", "both", "fixed", 0, 3, 0, 9.0),
+        ("i0", "knockout", "image", "answer", "fixed", 0, 3, 2, 9.0),
+        ("i0", "knockout", "image", "both", "regenerated", 0, 3, 0, np.nan),
+        ("i0", "mean_value", "image", "both", "fixed", 0, 3, 0, 1.5),
+        ("i1", "mean_value", "image", "both", "fixed", 0, 3, 1, 9.0),
+        ("i0", "removal", "image", "both", "fixed", 0, 3, 2, 3.0),
+    ],
+    columns=["item", *GROUP, "k", "delta_log_p"],
+).reindex(columns=CAUSAL_COLUMNS)
+CAUSAL["n_steps"] = 2
 
 
 def access_table():
@@ -183,6 +205,7 @@ def test_values_by_hand():
         commitment=COMMITMENT,
         access=access_table(),
         dependence=DEPENDENCE,
+        causal=CAUSAL,
     )
     assert list(table.columns) == ["model", "seed", "item", "metric", "value"]
     assert set(table["metric"]) == set(METRICS)
@@ -217,6 +240,10 @@ def test_values_by_hand():
         "delta_log_p_twin": {"i0": 2.0, "i1": 0.5},
         "delta_log_p_control": {"i0": 0.25},
         "net_dependence": {"i0": 1.75, "i1": nan},
+        "net_occlusion": {"i0": 2.5, "i1": nan},
+        "delta_log_p_knockout": {"i0": 2.0, "i1": 0.5},
+        "delta_log_p_mean_value": {"i0": 1.5},
+        "delta_log_p_removal": {"i0": 3.0},
     }
     for metric, wanted in expected.items():
         assert values_of(table, metric) == wanted, metric
@@ -468,4 +495,10 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
         "delta_log_p_control",
         "delta_log_p_blank",
         "net_dependence",
+        "delta_log_p_occlude",
+        "delta_log_p_occlude_control",
+        "net_occlusion",
+        "delta_log_p_knockout",
+        "delta_log_p_mean_value",
+        "delta_log_p_removal",
     }

@@ -153,7 +153,7 @@ def copy_with(mllm, model):
     return type(mllm)(model, mllm.processor, mllm.family, "copy")
 
 
-def pointing(targets, values=None):
+def pointing(targets):
     """A layer of one head in which position t attends to ``targets[t]`` only, nearly."""
     n = len(targets)
     key = 40 * torch.eye(n)[None, None]

@@ -7,6 +7,7 @@ from statsmodels.stats.multitest import multipletests
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.significance import (
+    benjamini_hochberg,
     cohens_dz,
     cohens_h,
     holm,
@@ -303,6 +304,23 @@ def test_holm_only_raises_and_keeps_the_order(p_values):
 def test_holm_agrees_with_statsmodels(n):
     p_values = np.random.default_rng(n).uniform(size=n) ** 3
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_benjamini_hochberg_agrees_with_statsmodels(n):
+    p_values = np.random.default_rng(n).uniform(size=n) ** 3
+    expected = multipletests(p_values, method="fdr_bh")[1]
+    assert benjamini_hochberg(p_values) == pytest.approx(expected)
+    with_gap = benjamini_hochberg([np.nan, *p_values])
+    assert np.isnan(with_gap[0]) and with_gap[1:] == pytest.approx(expected)
+    assert (expected <= holm(p_values) + 1e-12).all()
+
+
+def test_corrections_refuse_what_is_no_p_value():
+    assert benjamini_hochberg([]).size == 0
+    for correct in (holm, benjamini_hochberg):
+        with pytest.raises(MeasureError, match=r"each must lie in \[0, 1\]"):
+            correct([0.2, 1.5])
 
 
 def test_effect_sizes():

@@ -112,6 +112,84 @@ def test_maps_are_row_major():
         TokenGrid((30, 20), grid.boxes[:, :3])
 
 
+def two_views():
+    """A coarse view of 2 x 2 and a fine one of 2 x 4 tokens, in the order of two tiles."""
+    coarse = TokenGrid.regular((40, 20), 2, 2).boxes.reshape(2, 2, 4)
+    fine = TokenGrid.regular((40, 20), 2, 4).boxes.reshape(2, 4, 4)
+    tiles = np.array([[0, 1, 4, 5], [2, 3, 6, 7]])
+    return TokenGrid.of_views(
+        (40, 20), [(fine, tiles), (coarse, 8 + np.arange(4).reshape(2, 2))], 12
+    )
+
+
+def test_views_hold_tokens_where_they_lie():
+    grid = two_views()
+    assert grid.shape is None and grid.resolution == (2, 4) and grid.n_placeholders == 12
+    assert [view.shape for view in grid.views] == [(2, 4), (2, 2)]
+    assert grid.boxes[4].tolist() == [20, 0, 30, 10] and grid.boxes[2].tolist() == [0, 10, 10, 20]
+    assert grid.views[0][1].tolist() == [2, 3, 6, 7]
+    values = np.arange(12.0)
+    whole = grid.to_map(values)
+    assert whole.shape == (2, 4) and np.isclose(whole.sum(), values.sum())
+    assert grid.to_canvas(values, 2, 4, view=0).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert grid.to_canvas(values, 2, 4, view=1)[0].tolist() == [4, 4, 4.5, 4.5]
+    assert np.allclose(grid.to_canvas(values, 1, 1), [[66]])
+
+
+def test_one_view_in_reading_order_is_a_plain_grid():
+    boxes = TokenGrid.regular((40, 20), 2, 4).boxes.reshape(2, 4, 4)
+    order = np.arange(8).reshape(2, 4)
+    assert TokenGrid.of_views((40, 20), [(boxes, order)], 8).shape == (2, 4)
+    assert TokenGrid.of_views((40, 20), [(boxes, order[::-1])], 8).shape is None
+    # A crop: tokens do not cover the image, so their grid may not be stretched over it.
+    assert TokenGrid.of_views((60, 20), [(boxes, order)], 8).shape is None
+    empty = (boxes[:, :0], order[:, :0])
+    assert len(TokenGrid.of_views((40, 20), [(boxes, order), empty], 8).views) == 1
+
+
+def test_newlines_have_slots_but_no_boxes():
+    boxes = TokenGrid.regular((20, 20), 2, 2).boxes.reshape(2, 2, 4)
+    grid = TokenGrid.of_views((20, 20), [(boxes, np.array([[0, 1], [3, 4]]))], 6)
+    assert grid.placeholders.tolist() == [0, 1, 3, 4] and grid.n_placeholders == 6
+    assert len(grid) == 4 and grid.shape == (2, 2)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(*[st.integers(-12, 43)] * 4), min_size=1, max_size=5),
+    st.sampled_from([(1, 1), (2, 4), (8, 16)]),
+)
+def test_canvas_equals_counting_pixels(corners, shape):
+    """Boxes with whole corners, also beyond the image: each value spread over its pixels."""
+    width, height = 32, 16
+    boxes = [(min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1) for a, b, c, d in corners]
+    grid = TokenGrid((width, height), np.array(boxes, dtype=float))
+    values = np.arange(1.0, len(boxes) + 1)
+    pixels = np.zeros((height + 60, width + 60))
+    for value, (x0, y0, x1, y1) in zip(values, boxes, strict=True):
+        pixels[y0 + 20 : y1 + 20, x0 + 20 : x1 + 20] += value / ((x1 - x0) * (y1 - y0))
+    pixels = pixels[20 : 20 + height, 20 : 20 + width]
+    rows, cols = shape
+    expected = pixels.reshape(rows, height // rows, cols, width // cols).sum((1, 3))
+    assert np.allclose(grid.to_canvas(values, rows, cols), expected)
+    both = grid.to_canvas(np.stack([values, 2 * values]), rows, cols)
+    assert np.allclose(both[1], 2 * expected)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    grid = two_views()
+    with pytest.raises(LayoutError, match="11 tokens do not fit a grid of 12"):
+        grid.to_map(np.zeros(11))
+    with pytest.raises(LayoutError, match="1 tokens do not fit"):
+        grid.to_canvas(0.5, 2, 2)
+    with pytest.raises(LayoutError, match="no view 2; this grid has 2"):
+        grid.to_canvas(np.zeros(12), 2, 2, view=2)
+    with pytest.raises(LayoutError, match="hold 8 places for 12 tokens"):
+        dataclasses.replace(grid, views=grid.views[:1])
+    with pytest.raises(LayoutError, match="one slot per box"):
+        dataclasses.replace(grid, n_slots=11)
+
+
 def test_grids_and_images_must_agree_in_number(random_mllm):
     encoded = encode(random_mllm, noise_image(96, 96), "What color?")
     prompt = ProcessedPrompt(

@@ -39,8 +39,9 @@ def llava_onevision_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     side = isqrt(processor.num_image_tokens)
     patch = prompt.config.vision_config.patch_size
     if len(prompt.image_sizes) == 1:
-        limit = int(processor.vision_aspect_ratio.removeprefix("anyres_max_"))
-        return (_anyres(prompt, prompt.image_sizes[0], side, patch, limit),)
+        limit = processor.vision_aspect_ratio.removeprefix("anyres_max_")
+        prompt.require(limit.isdigit(), f"its vision_aspect_ratio is {limit}")
+        return (_anyres(prompt, prompt.image_sizes[0], side, patch, int(limit)),)
     _check_tile(prompt, side, patch)
     stretch = cells(side, patch)
     slots = np.arange(side * side).reshape(side, side)

@@ -54,7 +54,9 @@ def idefics3_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     text = prompt.processor.tokenizer.decode(
         prompt.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
-    tags = re.findall(r"<row_(\d+)_col_(\d+)>|(<global-img>)", text)
+    whole_tag = getattr(prompt.processor, "global_image_tag", None)  # SmolVLM: another name.
+    whole_tag = prompt.processor.global_image_token if whole_tag is None else whole_tag
+    tags = re.findall(rf"<row_(\d+)_col_(\d+)>|({re.escape(whole_tag)})", text)
     n_images = sum(bool(whole) for *_, whole in tags)
     prompt.require(
         prompt.runs == (per_tile,) * len(tags) and n_images == len(prompt.image_sizes),

@@ -1,0 +1,104 @@
+"""Files of a run folder: written whole or not at all, and by one run at a time."""
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from attcot_analysis.errors import RunError
+
+LOCK = ".lock"
+"""Name of the lock file in a run folder; it stays there, what counts is who holds it."""
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place and move it there when it is complete and on the disk.
+
+    Whoever looks, also after a crash at any moment, finds the old file or the new one.
+
+    Args:
+        path: Where to; its folder is made.
+        write: Called with the path to write to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        _to_disk(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    if sys.platform != "win32":
+        _to_disk(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed calls of `write_whole` have left in a folder."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, so that no other run writes to it.
+
+    The operating system holds the lock for as long as this process lives, so a dead process
+    leaves none behind. On a file system without locks a warning says that none is held.
+
+    Raises:
+        RunError: If another process holds it.
+    """
+    path = folder / LOCK
+    with path.open("a+", encoding="ascii") as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                warnings.warn(
+                    f"{folder} is on a file system without locks ({error.strerror}); make sure "
+                    "that no other run writes to it.",
+                    stacklevel=3,
+                )
+            else:
+                file.seek(0)
+                holder = file.read(20).strip()
+                raise RunError(
+                    f"{folder} is being written to by another process"
+                    f"{f' (number {holder})' if holder else ''}; wait for it or end it, or "
+                    "choose another folder."
+                ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[str]) -> None:
+        # A byte far behind the text, which others may then still read.
+        file.seek(1 << 20)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

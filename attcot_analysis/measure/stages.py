@@ -1,0 +1,201 @@
+"""Stages: what `measure_all` does to one batch of items, each giving the rows of one table."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+import pandas as pd
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.answers import answer_problems
+from attcot_analysis.measure.commitment import CONTROLS, commitment
+from attcot_analysis.measure.controls import other_items, other_rationales, response_text
+from attcot_analysis.measure.dependence import COLUMNS as DEPENDENCE
+from attcot_analysis.measure.dependence import dependence
+from attcot_analysis.measure.edits import EditKind, edited_images
+from attcot_analysis.measure.records import Part
+from attcot_analysis.measure.step_maps import response_maps
+from attcot_analysis.models import Mllm, Mode
+from attcot_analysis.problems import Problem, parse_response
+
+EDITS: tuple[EditKind, ...] = ("twin", "control", "blank")
+"""The edits of dependence that are made where an item allows them."""
+
+Places = Sequence[int]
+"""A batch: places of its items among all problems."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """One model, all items, and the settings of the measurements.
+
+    Attributes:
+        mllm: The model.
+        problems: All items of the run, also those of other batches.
+        layers: Layers whose attention is read; ``None`` for all.
+        controls: Controls of the commitment curve.
+        edits: Edits of dependence.
+        batch_size: Items per forward pass or generation.
+        max_new_tokens: Length limit of a response.
+    """
+
+    mllm: Mllm
+    problems: Sequence[Problem]
+    layers: Collection[int] | None = None
+    controls: Sequence[str] = CONTROLS
+    edits: Sequence[EditKind] = EDITS
+    batch_size: int = 64
+    max_new_tokens: int = 256
+
+    def check(self) -> None:
+        """See that the settings fit together, before anything is computed.
+
+        Raises:
+            MeasureError: If they do not.
+        """
+        names = [problem.id for problem in self.problems]
+        if not names:
+            raise MeasureError("No problems were given to measure; give at least one.")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise MeasureError(f"Item {twice} is there twice; give every problem an id of its own.")
+        if self.batch_size < 1:
+            raise MeasureError(f"batch_size is {self.batch_size}; give at least 1.")
+        for name, given, known in (
+            ("controls", self.controls, CONTROLS),
+            ("edits", self.edits, get_args(EditKind)),
+        ):
+            if set(given) - set(known):
+                raise MeasureError(f"{name} is {list(given)}; choose from {', '.join(known)}.")
+        if "rationale" not in self.controls:
+            raise MeasureError(
+                f"controls is {list(self.controls)}; add 'rationale', what the others are held "
+                "against."
+            )
+        if "other_item" in self.controls:
+            other_items([p.answer for p in self.problems], [1] * len(names), names)
+
+    def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
+        """Rows of `answer_problems`."""
+        table = answer_problems(
+            self.mllm,
+            [self.problems[place] for place in at],
+            mode=mode,
+            text_only=text_only,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+        )
+        return Part(table)
+
+
+@dataclass(frozen=True)
+class ResponseStages:
+    """The stages that look at the responses the model has written.
+
+    Attributes:
+        of: Model, items and settings.
+        responses: Token ids of the response to every item.
+        n_steps: Rationale steps of each.
+        others: Per item the rationale that the control ``other_item`` puts in; empty without one.
+        edits: The edits that some item allows.
+    """
+
+    of: Stages
+    responses: Sequence[Sequence[int]]
+    n_steps: Sequence[int] = field(init=False)
+    others: Sequence[str] = field(init=False)
+    edits: Sequence[EditKind] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find every item's partner and which edits there are.
+
+        Raises:
+            MeasureError: If no response has a rationale, or an item has no partner.
+        """
+        problems = self.of.problems
+        parsed = [parse_response(response_text(self.of.mllm, ids)) for ids in self.responses]
+        used = [at for at, response in enumerate(parsed) if response.steps]
+        if not used:
+            raise MeasureError("No response has a rationale step, so there is nothing to measure.")
+        others = [""] * len(problems)
+        if "other_item" in self.of.controls:
+            texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
+            for at, text in zip(used, texts, strict=True):
+                others[at] = text
+        possible = [kind for kind in self.of.edits if _allowed(problems, kind)]
+        object.__setattr__(self, "n_steps", [len(response.steps) for response in parsed])
+        object.__setattr__(self, "others", others)
+        object.__setattr__(self, "edits", possible)
+
+    def commitment(self, at: Places) -> Part:
+        """Rows of `commitment`, of the items that have a rationale."""
+        at = [place for place in at if self.n_steps[place]]
+        if not at:
+            return _nothing()
+        table = commitment(
+            self.of.mllm,
+            [self.of.problems[place] for place in at],
+            [self.responses[place] for place in at],
+            controls=self.of.controls,
+            others=[self.others[place] for place in at],
+            batch_size=self.of.batch_size,
+        )
+        return Part(table)
+
+    def access(self, at: Places) -> Part:
+        """Rows of `visual_access`, of the items that have a rationale."""
+        at = [place for place in at if self.n_steps[place]]
+        if not at:
+            return _nothing()
+        table = visual_access(
+            self.of.mllm,
+            [self.of.problems[place] for place in at],
+            [self.responses[place] for place in at],
+            layers=self.of.layers,
+            batch_size=self.of.batch_size,
+        )
+        return Part(table)
+
+    def dependence(self, at: Places) -> Part:
+        """Rows of `dependence`, of the edits that the items allow."""
+        local = {place: number for number, place in enumerate(at)}
+        edited = [
+            replace(one, at=local[one.at])
+            for kind in self.edits
+            for one in edited_images(self.of.problems, kind, only=at)
+        ]
+        if not edited:
+            return Part(pd.DataFrame(columns=list(DEPENDENCE)))
+        table = dependence(
+            self.of.mllm,
+            [self.of.problems[place] for place in at],
+            [self.responses[place] for place in at],
+            edits=self.edits,
+            edited=edited,
+            empty="skip",
+            batch_size=self.of.batch_size,
+            max_new_tokens=self.of.max_new_tokens,
+        )
+        return Part(table)
+
+    def maps(self, at: Places) -> Part:
+        """Attention maps of the items' rationale steps, and a row per item with their shape."""
+        arrays, rows = {}, []
+        for place in at:
+            if self.n_steps[place]:
+                problem = self.of.problems[place]
+                found = response_maps(
+                    self.of.mllm, problem, self.responses[place], layers=self.of.layers
+                )
+                array = arrays[problem.id] = found.step_maps()
+                rows.append((problem.id, *array.shape))
+        return Part(pd.DataFrame(rows, columns=["item", "n_steps", "rows", "cols"]), arrays)
+
+
+def _allowed(problems: Sequence[Problem], kind: EditKind) -> bool:
+    return any(edited_images(problems, kind, only=[at]) for at in range(len(problems)))
+
+
+def _nothing() -> Part:
+    return Part(pd.DataFrame({"item": pd.Series(dtype=str)}))

@@ -1,0 +1,377 @@
+"""A run of all measurements: killed at any moment, shared by processes, refused, checked."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+from processes import (
+    FAKE_ITEMS,
+    REAL,
+    REAL_ITEMS,
+    Child,
+    FakeStages,
+    fake_dying,
+    fake_failing,
+    fake_measure,
+    free_port,
+    real_measure,
+)
+
+from attcot_analysis.cli import main
+from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.measure import suite
+from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.commitment import commitment
+from attcot_analysis.measure.dependence import dependence
+from attcot_analysis.measure.records import Records
+from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measure.shards import Shards
+from attcot_analysis.measure.suite import TABLES, measure_all
+from attcot_analysis.models import load_mllm
+from attcot_analysis.problems import generate_arrows, load_problems, save_problems
+from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
+
+
+def contents(folder):
+    """Every file's bytes, but for those that hold a time."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def finished(child):
+    assert child.wait() == 0, child.error
+    return child
+
+
+def together(work, folder, count=2):
+    port = free_port()
+    children = [Child(work, folder, rank=rank, port=port, count=count) for rank in range(count)]
+    codes = [child.wait() for child in children]
+    return codes, [child.error for child in children]
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fake") / "whole"
+    return folder, finished(Child(fake_measure, folder)).events
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "whole"
+    return folder, finished(Child(real_measure, folder)).events
+
+
+# --- killed -------------------------------------------------------------------------------------
+
+
+def killed_and_resumed(work, folder, kills):
+    """How often a run was killed before it was done; `kills` gives the moments."""
+    for number, moment in enumerate(kills):
+        if Child(work, folder, kill_at=moment).wait() == 0:
+            return number
+    finished(Child(work, folder))
+    return len(kills)
+
+
+def test_a_run_killed_again_and_again_equals_one_that_was_not(fake, tmp_path):
+    whole, events = fake
+    draw = random.Random(0)
+    folder = tmp_path / "killed"
+    kills = [draw.randint(1, events // 5) for _ in range(25)]
+    assert killed_and_resumed(fake_measure, folder, kills) >= 8
+    assert contents(folder) == contents(whole)
+
+
+def test_one_kill_anywhere_loses_nothing(fake, tmp_path):
+    whole, events = fake
+    for moment in random.Random(1).sample(range(1, events + 1), 10):
+        folder = tmp_path / str(moment)
+        assert killed_and_resumed(fake_measure, folder, [moment]) == 1
+        assert contents(folder) == contents(whole), f"killed before change {moment}"
+
+
+def test_a_kill_costs_no_more_than_the_batch_under_way(fake, tmp_path):
+    _, events = fake
+    folder = tmp_path / "killed"
+    assert Child(fake_measure, folder, kill_at=events * 2 // 3).wait() == -9
+    before = contents(folder)
+    whole = {name for name in before if name.endswith(".parquet") and "/." not in name}
+    written = {name: (folder / name).stat().st_mtime_ns for name in whole}
+    assert len(written) > 3
+    finished(Child(fake_measure, folder))
+    after = contents(folder)
+    for name in whole & after.keys():
+        assert (folder / name).stat().st_mtime_ns == written[name], f"{name} was computed again"
+
+
+def test_a_model_measured_under_kills_equals_one_that_was_not(real, tmp_path):
+    whole, events = real
+    draw = random.Random(2)
+    folder = tmp_path / "killed"
+    kills = [draw.randint(events // 8, events // 3) for _ in range(2)]
+    assert killed_and_resumed(real_measure, folder, kills) == 2
+    assert contents(folder) == contents(whole)
+
+
+def test_kills_by_the_clock(fake, tmp_path):
+    whole, _ = fake
+    draw = random.Random(3)
+    folder = tmp_path / "killed"
+    for _ in range(5):
+        child = Child(fake_measure, folder)
+        time.sleep(draw.uniform(0.0, 0.6))
+        child.process.kill()
+        assert child.wait() in (-9, 0)
+    finished(Child(fake_measure, folder))
+    assert contents(folder) == contents(whole)
+
+
+# --- several processes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_that_share_a_run_write_what_one_writes(fake, tmp_path, count):
+    folder = tmp_path / "shared"
+    assert together(fake_measure, folder, count) == ([0] * count, [""] * count)
+    assert contents(folder) == contents(fake[0])
+
+
+def test_a_run_killed_alone_is_finished_by_two(fake, tmp_path):
+    folder = tmp_path / "shared"
+    assert Child(fake_measure, folder, kill_at=fake[1] // 3).wait() == -9
+    assert together(fake_measure, folder)[0] == [0, 0]
+    assert contents(folder) == contents(fake[0])
+
+
+def test_a_failure_in_one_process_ends_all_with_its_reason(fake, tmp_path):
+    folder = tmp_path / "shared"
+    codes, errors = together(fake_failing, folder)
+    assert codes == [1, 1]
+    assert errors[0] == "RunError: Process 2 of 2 failed: The answer is 42; ask again."
+    assert errors[1] == "MeasureError: The answer is 42; ask again."
+    finished(Child(fake_measure, folder))
+    assert contents(folder) == contents(fake[0])
+
+
+def test_a_process_that_is_killed_does_not_leave_the_other_waiting(fake, tmp_path):
+    folder = tmp_path / "shared"
+    codes, errors = together(fake_dying, folder)
+    assert codes == [1, -9]
+    assert "ended without a word" in errors[0]
+    assert together(fake_measure, folder)[0] == [0, 0]
+    assert contents(folder) == contents(fake[0])
+
+
+@pytest.mark.slow
+def test_accelerate_launch_measures_what_one_process_measures(real, tmp_path):
+    folder = tmp_path / "launched"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--main_process_port", str(free_port())]
+    command += ["-m", "attcot_analysis.cli", "measure"]
+    command += [shipped(TESTBED_MODEL), shipped(TESTBED_PROBLEMS), "--out", folder, "--quiet"]
+    command += ["--items", REAL_ITEMS, "--batch-size", REAL["batch_size"], "--dtype", "float32"]
+    command += ["--max-new-tokens", REAL["max_new_tokens"], "--edits", *REAL["edits"]]
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy_cot") == 1
+    assert contents(folder) == contents(real[0])
+    assert RunFolder.open(folder).manifest["processes"] == 2
+
+
+def test_accelerate_on_cpus_without_mpi_says_that_it_is_alone(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.warns(UserWarning, match="only one process"), Shards.here() as shards:
+        assert (shards.rank, shards.count, shards.main) == (0, 1, True)
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def test_batches_see_the_items_outside_them(real):
+    """Partners and swapped pictures are those of a call on all items at once."""
+    run = RunFolder.open(real[0])
+    mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
+    problems = load_problems(shipped(TESTBED_PROBLEMS), limit=REAL_ITEMS)
+    written = run.read_table("answers_cot")["ids"].tolist()
+
+    def check(name, at_once):
+        order = at_once["item"].argsort(kind="stable")
+        expected = at_once.iloc[order].reset_index(drop=True)
+        found = run.read_table(name)
+        assert_frame_equal(found, expected, check_dtype=False, rtol=1e-4, atol=1e-5)
+
+    check("commitment", commitment(mllm, problems, written))
+    check("access", visual_access(mllm, problems, written))
+    at_once = dependence(
+        mllm, problems, written, edits=REAL["edits"], max_new_tokens=REAL["max_new_tokens"]
+    )
+    check("dependence", at_once)
+    assert set(at_once["edit"]) == {"twin", "swap"}
+
+
+def test_without_a_folder_the_tables_are_the_same(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "Stages", FakeStages)
+    monkeypatch.setattr(suite, "ResponseStages", FakeStages)
+    tables = measure_all(None, generate_arrows(FAKE_ITEMS, seed=0), batch_size=3)
+    assert list(tables) == list(TABLES)
+    kept, run = RunFolder.open(fake[0]), RunFolder.create(tmp_path / "run", {"seed": 0})
+    for name, table in tables.items():
+        run.write_table(name, table)
+        assert_frame_equal(kept.read_table(f"base-0.{name}"), run.read_table(name))
+
+
+def test_the_run_says_what_it_was_made_with(real):
+    run = RunFolder.open(real[0])
+    assert {*TABLES, "values", "summary"} == set(run.tables)
+    summary = run.read_table("summary").set_index("metric")
+    assert {"accuracy_cot", "p0_final", "mass", "follow_twin"} <= set(summary.index)
+    assert (summary["n_items"] <= REAL_ITEMS).all()
+    model = run.manifest["models"]["model"]
+    assert len(model["weights_sha256"]) == 64
+    assert model["processor"]["image_processor"]["patch_size"] == 16
+    assert len(model["processor"]["chat_template_sha256"]) == 64
+    assert run.manifest["config"]["batch_size"] == REAL["batch_size"]
+    assert str(shipped(TESTBED_MODEL).parent) not in (run.path / "manifest.json").read_text()
+
+
+def test_maps_are_kept_beside_their_table(fake):
+    run = RunFolder.open(fake[0])
+    table = run.read_table("base-0.maps")
+    arrays = Records(run, "base-0.maps").arrays()
+    assert list(arrays) == table["item"].tolist()
+    assert len(arrays) == sum(place % 3 > 0 for place in range(FAKE_ITEMS))
+    assert {array.shape[:2] for array in arrays.values()} == {(2, 3)}
+
+
+# --- refused ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command(real):
+    """The arguments that go on with the run of the fixture `real`."""
+    given = [shipped(TESTBED_MODEL), shipped(TESTBED_PROBLEMS), "--out", real[0], "--quiet"]
+    given += ["--items", REAL_ITEMS, "--batch-size", REAL["batch_size"], "--dtype", "float32"]
+    given += ["--max-new-tokens", REAL["max_new_tokens"], "--edits", *REAL["edits"]]
+    return ["measure", *map(str, given)]
+
+
+def test_a_finished_run_is_read_not_measured_again(real, command, capsys):
+    tables = [real[0] / "tables" / f"{name}.parquet" for name in TABLES]
+    before = [path.stat().st_mtime_ns for path in tables]
+    assert main(command) == 0
+    assert [path.stat().st_mtime_ns for path in tables] == before
+    out = capsys.readouterr().out
+    assert "accuracy_cot" in out and "95 % interval" in out and str(real[0]) in out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "3"], r"config\.batch_size is 2, now it is 3; write to .*whole-2"),
+        (["--items", "4"], r"data\.test\.n is 3, now it is 4"),
+        (["--seed", "1"], r"seed is 0, now it is 1"),
+        (["--dtype", "bfloat16"], r"config\.dtype is 'float32', now it is 'bfloat16'"),
+    ],
+)
+def test_other_settings_are_refused(real, command, capsys, more, message):
+    assert main([*command, *more]) == 1
+    error = capsys.readouterr().err
+    sentence = error[error.index("attcot: ") :]
+    assert sentence.count("\n") == 1 and re.search(message, sentence)
+
+
+def test_a_run_that_is_being_written_to_is_refused(real, command, capsys):
+    with RunFolder.open(real[0]).locked():
+        assert main(command) == 1
+    assert f"another process (number {os.getpid()})" in capsys.readouterr().err
+    assert main(command) == 0
+
+
+def test_a_damaged_part_is_named_and_the_rest_is_kept(fake, tmp_path):
+    folder = tmp_path / "killed"
+    assert Child(fake_measure, folder, kill_at=fake[1] // 3).wait() == -9
+    part = sorted((folder / "parts").rglob("*.parquet"))[0]
+    part.write_bytes(part.read_bytes()[:-9])
+    child = Child(fake_measure, folder)
+    assert child.wait() == 1
+    assert child.error.startswith(f"RunError: {part} is damaged")
+    part.unlink()
+    finished(Child(fake_measure, folder))
+    assert contents(folder) == contents(fake[0])
+
+
+def test_parts_of_other_batches_are_refused(tmp_path):
+    problems = generate_arrows(4, seed=0)
+    run = RunFolder.create(tmp_path / "run", {"seed": 0})
+    run.path.joinpath("tables").mkdir()
+    part = FakeStages(None, problems).answers([1, 2], "cot")
+    Records(run, "answers_cot").write(0, [problems[1].id, problems[2].id], part)
+    with pytest.raises(RunError, match="made with another batch_size"):
+        measure_all(None, problems, batch_size=2, run=run)
+
+
+@pytest.mark.parametrize(
+    ("items", "settings", "message"),
+    [
+        (0, {}, "at least one"),
+        (2, {"maps": True}, "need a run folder"),
+        (2, {"shards": Shards(0, 2)}, "need a run folder"),
+        (2, {"batch_size": 0}, "batch_size is 0"),
+        (2, {"controls": ("filler",)}, "add 'rationale'"),
+        (2, {"controls": ("rationale", "noise")}, "controls is .* choose from rationale, filler"),
+        (2, {"edits": ("mirror",)}, "edits is .* choose from twin, control"),
+        (1, {}, "no other item has a different answer"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_at_once(items, settings, message):
+    with pytest.raises(MeasureError, match=message):
+        measure_all(None, generate_arrows(2, seed=0)[:items], **settings)
+
+
+def test_an_item_given_twice_is_refused():
+    problems = generate_arrows(2, seed=0)
+    with pytest.raises(MeasureError, match=f"{problems[1].id} is there twice"):
+        measure_all(None, [*problems, problems[1]])
+
+
+def test_a_missing_problem_folder_is_named(tmp_path, capsys):
+    arguments = ["measure", str(shipped(TESTBED_MODEL)), str(tmp_path / "no"), "--out"]
+    assert main([*arguments, str(tmp_path / "run")]) == 1
+    assert "has no problems.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_problems_without_edits_are_measured(tmp_path):
+    shown = load_problems(shipped(TESTBED_PROBLEMS), limit=8)
+    pair = [shown[0], next(problem for problem in shown if problem.answer != shown[0].answer)]
+    bare = [replace(problem, twin=None, control=None) for problem in pair]
+    save_problems(bare, tmp_path / "own")
+    arguments = ["measure", str(shipped(TESTBED_MODEL)), str(tmp_path / "own"), "--quiet"]
+    arguments += ["--out", str(tmp_path / "run"), "--edits", "twin", "control"]
+    arguments += ["--max-new-tokens", "40", "--dtype", "float32"]
+    assert main(arguments) == 0
+    run = RunFolder.open(tmp_path / "run")
+    assert len(run.read_table("dependence")) == 0
+    assert "follow_twin" not in set(run.read_table("summary")["metric"])
+    assert "mass" in set(run.read_table("summary")["metric"])
