@@ -26,14 +26,15 @@ class AttCoTConfig:
         lambda_commit: Weight of the commitment term.
         vis_form: ``"hinge"``: mean of ``max(0, target - mass)``, bounded and silent once access
             is enough (reconstruction); ``"log"``: mean of ``-log(mass + 1e-6)``, the form of
-            AVAR's loss (arXiv 2603.03825) on rationale rows.
+            AVAR's loss (arXiv 2603.03825) on rationale rows; ``"price"``: the mean mass itself,
+            the opposite of a cure, to plant the failure that diagnostics must find.
         vis_region: ``"image"``: mass on all image tokens; ``"evidence"``: mass on the evidence
             boxes of the step that a row belongs to, rows of steps without boxes left out.
         vis_rows: Whose rows count: ``"rationale"``, or ``"question"``, the prompt's text tokens
             behind the image, as in AVAR's loss (arXiv 2603.03825), which says nothing about the
             rationale.
         vis_target: The hinge's target mass, between 0 and 1.
-        vis_layers: Layers whose mass counts; ``None`` takes the middle third, where VISTA
+        vis_layers: Layers whose mass counts, or ``"all"``; ``None`` takes the middle third, where VISTA
             (arXiv 2605.11931) and knockout studies locate visual reading.
         vis_heads: ``(layer, head)`` pairs whose mass counts, as `visual_heads` finds them;
             ``None`` takes all heads of ``vis_layers``, which is then not looked at.
@@ -56,11 +57,11 @@ class AttCoTConfig:
 
     lambda_vis: float = 0.0
     lambda_commit: float = 0.0
-    vis_form: Literal["hinge", "log"] = "hinge"
+    vis_form: Literal["hinge", "log", "price"] = "hinge"
     vis_region: Literal["image", "evidence"] = "image"
     vis_rows: Literal["rationale", "question"] = "rationale"
     vis_target: float = 0.6
-    vis_layers: tuple[int, ...] | None = None
+    vis_layers: tuple[int, ...] | Literal["all"] | None = None
     vis_heads: tuple[tuple[int, int], ...] | None = None
     commit_form: Literal["confidence", "answer"] = "confidence"
     commit_margin: float = 0.1
@@ -78,7 +79,7 @@ class AttCoTConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
         for name, known in (
-            ("vis_form", ("hinge", "log")),
+            ("vis_form", ("hinge", "log", "price")),
             ("vis_region", ("image", "evidence")),
             ("vis_rows", ("rationale", "question")),
             ("commit_form", ("confidence", "answer")),
@@ -123,6 +124,8 @@ class AttCoTConfig:
         """The layers L_vis reads in a model of `n_layers`."""
         if self.vis_heads is not None:
             chosen = tuple(sorted({layer for layer, _ in self.vis_heads}))
+        elif self.vis_layers == "all":
+            return tuple(range(n_layers))
         elif self.vis_layers is not None:
             chosen = self.vis_layers
         else:
@@ -186,7 +189,9 @@ def visual_access_loss(mass: Tensor, counted: Tensor, config: AttCoTConfig) -> T
         fp32 scalar, the mean over items of the mean over their rows, so that it does not depend
         on how a batch is split into equal parts; an item without rows counts as 0.
     """
-    if config.vis_form == "hinge":
+    if config.vis_form == "price":
+        loss = mass
+    elif config.vis_form == "hinge":
         loss = (config.vis_target - mass).clamp(min=0)
     else:
         loss = -(mass.clamp(min=0) + 1e-6).log()

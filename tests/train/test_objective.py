@@ -23,6 +23,14 @@ def test_hinge_is_the_mean_shortfall_over_counted_rows():
     assert visual_access_loss(mass, counted, config).item() == pytest.approx(0.15)
 
 
+def test_the_price_of_looking_is_the_mass_itself():
+    config = AttCoTConfig(lambda_vis=1, vis_form="price", vis_layers="all")
+    mass = torch.tensor([[0.2, 0.4], [0.9, 0.5]])
+    counted = torch.tensor([[True, True], [True, False]])
+    assert visual_access_loss(mass, counted, config).item() == pytest.approx((0.3 + 0.9) / 2)
+    assert config.layers(3) == (0, 1, 2)
+
+
 def test_items_count_alike_however_many_rows_they_have():
     mass = torch.tensor([[0.2, 0.2, 0.2], [0.5, 0.9, 0.9]])
     counted = torch.tensor([[True, True, True], [True, False, False]])
