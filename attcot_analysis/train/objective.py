@@ -34,8 +34,8 @@ class AttCoTConfig:
             behind the image, as in AVAR's loss (arXiv 2603.03825), which says nothing about the
             rationale.
         vis_target: The hinge's target mass, between 0 and 1.
-        vis_layers: Layers whose mass counts, or ``"all"``; ``None`` takes the middle third, where VISTA
-            (arXiv 2605.11931) and knockout studies locate visual reading.
+        vis_layers: Layers whose mass counts, or ``"all"``; ``None`` takes the middle third, where
+            VISTA (arXiv 2605.11931) and knockout studies locate visual reading.
         vis_heads: ``(layer, head)`` pairs whose mass counts, as `visual_heads` finds them;
             ``None`` takes all heads of ``vis_layers``, which is then not looked at.
         commit_form: ``"confidence"``: hinge on the largest candidate probability above chance
