@@ -10,7 +10,8 @@ Which module answers what:
 * *visual access*: `access`, `access_read` and `access_blocks`, `trajectory`, `sinks`, `heads` and
   `head_probe`; causally `causal_access`, `causal_plan`, `causal_tables`, `forced`;
 * *dependence*: `edits`, `occlusion`, `dependence`, `dependence_tables`, `divergence`;
-* *relevance*: `step_maps` (the record all share), `rollout`, `attributions`, `targets`, `relevance`;
+* *relevance*: `step_maps` (the record all share), `rollout`, `attributions`, `targets`,
+  `relevance`;
 * *numbers*: `catalogue` (what every metric means), `values`, `metrics`, `curves`, `statistics`,
   `significance`, `cells` and `head_comparison` (many at once), `separation`;
 * *runs*: `stages` and `suite` (everything on one model), `records`, `shards`, `run`, `files`,
