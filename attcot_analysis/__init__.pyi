@@ -19,6 +19,8 @@ from attcot_analysis.measure.causal_access import causal_access as causal_access
 from attcot_analysis.measure.causal_plan import layer_windows as layer_windows
 from attcot_analysis.measure.causal_tables import causal_curve as causal_curve
 from attcot_analysis.measure.causal_tables import causal_items as causal_items
+from attcot_analysis.measure.check import ModelCheck as ModelCheck
+from attcot_analysis.measure.check import check_model as check_model
 from attcot_analysis.measure.commitment import commitment as commitment
 from attcot_analysis.measure.commitment_tables import commitment_curve as commitment_curve
 from attcot_analysis.measure.commitment_tables import commitment_items as commitment_items

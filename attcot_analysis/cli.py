@@ -105,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="cpu", help="as torch names it, such as cuda")
     bench.add_argument("--quick", action="store_true", help="small shapes, no bar judged")
     bench.set_defaults(run=_bench)
+
+    check = commands.add_parser(
+        "check-model", parents=[common], help="is what we measure with true of this checkpoint?"
+    )
+    check.add_argument("model", metavar="MODEL", help="checkpoint folder or hub id")
+    check.add_argument("--dtype", default="float32", help="auto or bfloat16 to save memory")
+    check.add_argument("--device", default=None, help="such as cpu or cuda:1")
+    check.add_argument("--revision", default=None, help="branch, tag or commit on the hub")
+    check.add_argument("--trust-remote-code", action="store_true")
+    check.set_defaults(run=_check)
     return parser
 
 
@@ -186,6 +196,21 @@ def _bench(options: argparse.Namespace, quiet: bool) -> bool:
     if options.json is not None:
         write_rows(rows, options.json)
     return all(row.holds is not False for row in rows)
+
+
+def _check(options: argparse.Namespace, quiet: bool) -> bool:
+    from attcot_analysis.measure.check import check_model
+
+    found = check_model(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+        report=lambda check: print(check, flush=True),
+    )
+    print(found.verdict)
+    return found.holds
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Scale:
 
     Attributes:
         steps: K.
-        step_tokens: About how many tokens each step has.
+        step_tokens: About how many tokens each step has; number and line end add four.
         side: Of the picture, in pixels; the testbed's processor makes a token of 16 x 16.
         layers: Of the model as wide as a real one.
         repeats: Timed rounds.
@@ -46,7 +46,7 @@ class Scale:
     judge: bool
 
 
-FULL = Scale(steps=16, step_tokens=24, side=256, layers=4, repeats=9, judge=True)
+FULL = Scale(steps=16, step_tokens=20, side=256, layers=4, repeats=9, judge=True)
 QUICK = Scale(steps=3, step_tokens=12, side=64, layers=2, repeats=2, judge=False)
 
 

@@ -1,19 +1,22 @@
 """Stages: what `measure_all` does to one batch of items, each giving the rows of one table."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.access import answer_access, visual_access
 from attcot_analysis.measure.answers import answer_problems
+from attcot_analysis.measure.causal_access import causal_access
 from attcot_analysis.measure.commitment import CONTROLS, commitment
 from attcot_analysis.measure.controls import other_items, other_rationales, response_text
 from attcot_analysis.measure.dependence import COLUMNS as DEPENDENCE
 from attcot_analysis.measure.dependence import dependence
+from attcot_analysis.measure.divergence import token_divergence
 from attcot_analysis.measure.edits import EditKind, edited_images
+from attcot_analysis.measure.lens import lens_commitment
 from attcot_analysis.measure.records import Part
 from attcot_analysis.measure.step_maps import response_maps
 from attcot_analysis.models import Mllm, Mode
@@ -21,6 +24,9 @@ from attcot_analysis.problems import Problem, parse_response
 
 EDITS: tuple[EditKind, ...] = ("twin", "control", "blank")
 """The edits of dependence that are made where an item allows them."""
+
+Extra = Literal["answer_access", "causal", "lens", "divergence"]
+"""Measurements that are made only if asked for."""
 
 Places = Sequence[int]
 """A batch: places of its items among all problems."""
@@ -36,6 +42,7 @@ class Stages:
         layers: Layers whose attention is read; ``None`` for all.
         controls: Controls of the commitment curve.
         edits: Edits of dependence.
+        extras: What else to measure.
         batch_size: Items per forward pass or generation.
         max_new_tokens: Length limit of a response.
     """
@@ -45,6 +52,7 @@ class Stages:
     layers: Collection[int] | None = None
     controls: Sequence[str] = CONTROLS
     edits: Sequence[EditKind] = EDITS
+    extras: Sequence[Extra] = ()
     batch_size: int = 64
     max_new_tokens: int = 256
 
@@ -65,6 +73,7 @@ class Stages:
         for name, given, known in (
             ("controls", self.controls, CONTROLS),
             ("edits", self.edits, get_args(EditKind)),
+            ("extras", self.extras, get_args(Extra)),
         ):
             if set(given) - set(known):
                 raise MeasureError(f"{name} is {list(given)}; choose from {', '.join(known)}.")
@@ -130,30 +139,41 @@ class ResponseStages:
 
     def commitment(self, at: Places) -> Part:
         """Rows of `commitment`, of the items that have a rationale."""
-        at = [place for place in at if self.n_steps[place]]
-        if not at:
-            return _nothing()
-        table = commitment(
-            self.of.mllm,
-            [self.of.problems[place] for place in at],
-            [self.responses[place] for place in at],
-            controls=self.of.controls,
-            others=[self.others[place] for place in at],
-            batch_size=self.of.batch_size,
-        )
-        return Part(table)
+        others = [self.others[place] for place in self._with_steps(at)]
+        return self._rows(at, commitment, controls=self.of.controls, others=others)
 
     def access(self, at: Places) -> Part:
         """Rows of `visual_access`, of the items that have a rationale."""
-        at = [place for place in at if self.n_steps[place]]
-        if not at:
-            return _nothing()
-        table = visual_access(
+        return self._rows(at, visual_access, layers=self.of.layers)
+
+    def extra(self, at: Places, name: Extra) -> Part:
+        """Rows of a measurement that was asked for, of the items that have a rationale.
+
+        ``causal`` intervenes in all layers, from the first step and from the middle on;
+        ``divergence`` holds the picture against a blank one.
+        """
+        if name == "answer_access":
+            return self._rows(at, answer_access, layers=self.of.layers)
+        if name == "causal":
+            return self._rows(at, causal_access, steps=(0.0, 0.5))
+        if name == "lens":
+            return self._rows(at, lens_commitment, layers=self.of.layers)
+        return self._rows(at, token_divergence, edit="blank")
+
+    def _with_steps(self, at: Places) -> list[int]:
+        return [place for place in at if self.n_steps[place]]
+
+    def _rows(self, at: Places, measure: Callable[..., pd.DataFrame], **options: Any) -> Part:
+        """What a measurement finds on those items of a batch that have a rationale."""
+        kept = self._with_steps(at)
+        if not kept:
+            return Part(pd.DataFrame({"item": pd.Series(dtype=str)}))
+        table = measure(
             self.of.mllm,
-            [self.of.problems[place] for place in at],
-            [self.responses[place] for place in at],
-            layers=self.of.layers,
+            [self.of.problems[place] for place in kept],
+            [self.responses[place] for place in kept],
             batch_size=self.of.batch_size,
+            **options,
         )
         return Part(table)
 
@@ -195,7 +215,3 @@ class ResponseStages:
 
 def _allowed(problems: Sequence[Problem], kind: EditKind) -> bool:
     return any(edited_images(problems, kind, only=[at]) for at in range(len(problems)))
-
-
-def _nothing() -> Part:
-    return Part(pd.DataFrame({"item": pd.Series(dtype=str)}))

@@ -17,7 +17,7 @@ from attcot_analysis.measure.provenance import build_manifest, processor_record
 from attcot_analysis.measure.records import Part, Records, joined
 from attcot_analysis.measure.run import MANIFEST, RunFolder
 from attcot_analysis.measure.shards import Shards
-from attcot_analysis.measure.stages import EDITS, Places, ResponseStages, Stages
+from attcot_analysis.measure.stages import EDITS, Extra, Places, ResponseStages, Stages
 from attcot_analysis.measure.values import item_values
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
@@ -40,6 +40,7 @@ def measure_all(
     layers: Collection[int] | None = None,
     controls: Sequence[str] = CONTROLS,
     edits: Sequence[EditKind] = EDITS,
+    extras: Sequence[Extra] = (),
     maps: bool = False,
     batch_size: int = 64,
     max_new_tokens: int = 256,
@@ -65,6 +66,9 @@ def measure_all(
         layers: Layers whose attention is read; default all.
         controls: Controls of the commitment curve.
         edits: Edits of dependence; those that no item allows are left out.
+        extras: Further tables: ``"answer_access"``, ``"causal"`` (`causal_access` from the first
+            step and from the middle on), ``"lens"`` (`lens_commitment`), ``"divergence"``
+            (`token_divergence` from a blank picture).
         maps: Also keep every rationale's attention maps, as the arrays of a table ``maps``.
         batch_size: Items per forward pass or generation, and per part in the run folder.
         max_new_tokens: Length limit of a response.
@@ -76,9 +80,9 @@ def measure_all(
 
     Returns:
         The tables named in `TABLES`, as the functions of the same names return them, with the
-        rows in the order of the items; ``maps``, if asked for, has one row per item with a
-        rationale: ``item``, ``n_steps``, ``rows``, ``cols``, the shape of the item's array in
-        ``Records(run, "maps").arrays()`` (see `ResponseMaps.step_maps`).
+        rows in the order of the items, and those of `extras`; ``maps``, if asked for, has one row
+        per item with a rationale: ``item``, ``n_steps``, ``rows``, ``cols``, the shape of the
+        item's array in ``Records(run, "maps").arrays()`` (see `ResponseMaps.step_maps`).
 
     Raises:
         MeasureError: If no response has a rationale, or the arguments do not fit together.
@@ -88,7 +92,7 @@ def measure_all(
     shards = shards or Shards()
     if run is None and (maps or shards.count > 1):
         raise MeasureError("Maps and several processes need a run folder; pass run as well.")
-    stages = Stages(mllm, problems, layers, controls, edits, batch_size, max_new_tokens)
+    stages = Stages(mllm, problems, layers, controls, edits, extras, batch_size, max_new_tokens)
     stages.check()
 
     def kept(name: str, make: Callable[[Places], Part]) -> pd.DataFrame:
@@ -107,6 +111,8 @@ def measure_all(
         "access": kept("access", rest.access),
         "dependence": kept("dependence", rest.dependence),
     }
+    for name in extras:
+        tables[name] = kept(name, partial(rest.extra, name=name))
     return tables | ({"maps": kept("maps", rest.maps)} if maps else {})
 
 
@@ -118,6 +124,7 @@ def measure_run(
     layers: Collection[int] | None = None,
     controls: Sequence[str] = CONTROLS,
     edits: Sequence[EditKind] = EDITS,
+    extras: Sequence[Extra] = (),
     maps: bool = False,
     batch_size: int = 64,
     max_new_tokens: int = 256,
@@ -138,6 +145,7 @@ def measure_run(
         layers: See `measure_all`, as the others up to ``max_new_tokens``.
         controls: See there.
         edits: See there.
+        extras: See there.
         maps: See there.
         batch_size: See there.
         max_new_tokens: See there.
@@ -157,6 +165,7 @@ def measure_run(
         "layers": None if layers is None else sorted(layers),
         "controls": list(controls),
         "edits": list(edits),
+        "extras": list(extras),
         "maps": maps,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
@@ -186,6 +195,7 @@ def measure_run(
             layers=layers,
             controls=controls,
             edits=edits,
+            extras=extras,
             maps=maps,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
@@ -215,6 +225,7 @@ def suite_values(
         commitment=commitment_items(tables["commitment"], problems),
         access=tables["access"],
         dependence=tables["dependence"],
+        causal=tables.get("causal"),
     )
 
 

@@ -3,8 +3,8 @@
 Everything a diagnostic needs is exact here: which cell each step must be read from, which edit
 changes the answer, and how strongly the wording of the question suggests an answer. Four knobs
 set the difficulty: the number of hops, the clarity of the picture, the strength of the textual
-prior, and whether the rationale states the evidence or only names the cell. A fifth makes the
-rationale beside the point, to plant a failure on purpose.
+prior, and whether the rationale states the evidence or only names the cell. Two more serve to plant
+failures on purpose: a rationale beside the point, and an end that is known without the walk.
 """
 
 from collections.abc import Sequence
@@ -56,6 +56,8 @@ class ArrowsConfig:
         states_evidence: Whether the last step says the colour, or only names the cell.
         relevant: Whether the rationale follows the walk that is asked about, or another one on
             the same board: then it is true, has the same form, and is beside the point.
+        end: (column, row) in which every walk that is asked about ends, so that the answer can be
+            read without following an arrow; ``None`` for anywhere.
 
     Raises:
         ProblemError: If a knob is out of range.
@@ -67,6 +69,7 @@ class ArrowsConfig:
     prior: float | None = None
     states_evidence: bool = False
     relevant: bool = True
+    end: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -76,6 +79,11 @@ class ArrowsConfig:
             raise ProblemError(
                 f"{self.hops} hops do not fit on a {self.size}x{self.size} board with a cell "
                 f"left for the control edit; choose 1 to {self.size * self.size - 2}."
+            )
+        if self.end is not None and not all(0 <= place < self.size for place in self.end):
+            raise ProblemError(
+                f"Walks shall end in {self.end}, which is not on a {self.size}x{self.size} board; "
+                f"give (column, row) below {self.size}, or None."
             )
         check_clarity(self.noise, self.prior)
 
@@ -168,7 +176,7 @@ def _random_board(rng: np.random.Generator, config: ArrowsConfig) -> tuple[Board
         }
         start = (int(rng.integers(size)), int(rng.integers(size)))
         path = walk(board, start, config.hops)
-        if len(set(path)) < len(path):
+        if len(set(path)) < len(path) or config.end not in (None, path[-1]):
             continue
         if config.relevant:
             return board, path, path

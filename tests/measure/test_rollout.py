@@ -111,13 +111,15 @@ def test_nothing_is_left_behind(random_mllm, problem):
     first.requires_grad_(False)
     model.train()
     before = {name: weight.requires_grad for name, weight in weights.items()}
+    # transformers leaves hooks of its own once attention has been asked for.
+    hooks = [len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules()]
     gradient_maps(copy_with(random_mllm, model), problem, RESPONSE)
     rollout_maps(copy_with(random_mllm, model), problem, RESPONSE)
     assert {name: weight.requires_grad for name, weight in weights.items()} == before
     assert all(weight.grad is None for weight in weights.values())
     assert all(module.training for module in model.modules())
     assert model.config.get_text_config()._attn_implementation == "sdpa"
-    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+    assert hooks == [len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules()]
 
 
 def test_nothing_is_left_behind_by_an_error(random_mllm, problem, monkeypatch):

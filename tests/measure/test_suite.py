@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -27,13 +28,16 @@ from processes import (
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
 from attcot_analysis.measure import suite
-from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.access import answer_access, visual_access
 from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.dependence import dependence
+from attcot_analysis.measure.divergence import token_divergence
+from attcot_analysis.measure.lens import lens_commitment
 from attcot_analysis.measure.records import Records
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.shards import Shards
-from attcot_analysis.measure.suite import TABLES, measure_all
+from attcot_analysis.measure.stages import Extra
+from attcot_analysis.measure.suite import TABLES, measure_all, suite_values
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
@@ -230,6 +234,24 @@ def test_batches_see_the_items_outside_them(real):
     assert set(at_once["edit"]) == {"twin", "swap"}
 
 
+def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
+    mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
+    problems = load_problems(shipped(TESTBED_PROBLEMS), limit=4)
+    settings = {"batch_size": 2, "max_new_tokens": REAL["max_new_tokens"]}
+    tables = measure_all(mllm, problems, extras=get_args(Extra), **settings)
+    assert list(tables) == [*TABLES, *get_args(Extra)]
+    written = tables["answers_cot"]["ids"].tolist()
+    for name, at_once in (
+        ("answer_access", answer_access(mllm, problems, written)),
+        ("lens", lens_commitment(mllm, problems, written)),
+        ("divergence", token_divergence(mllm, problems, written, edit="blank")),
+    ):
+        assert_frame_equal(tables[name], at_once, check_dtype=False, rtol=1e-4, atol=1e-5)
+    values = suite_values(tables, problems, model="tiny", seed=0)
+    lost = values[values["metric"] == "delta_log_p_knockout"]["value"]
+    assert len(lost) == 4 and lost.mean() > 0.5
+
+
 def test_without_a_folder_the_tables_are_the_same(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "Stages", FakeStages)
     monkeypatch.setattr(suite, "ResponseStages", FakeStages)
@@ -341,6 +363,7 @@ def test_parts_of_other_batches_are_refused(tmp_path):
         (2, {"controls": ("filler",)}, "add 'rationale'"),
         (2, {"controls": ("rationale", "noise")}, "controls is .* choose from rationale, filler"),
         (2, {"edits": ("mirror",)}, "edits is .* choose from twin, control"),
+        (2, {"extras": ("dreams",)}, "extras is .* choose from answer_access, causal"),
         (1, {}, "no other item has a different answer"),
     ],
 )

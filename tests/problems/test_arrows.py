@@ -114,3 +114,27 @@ def test_knobs_out_of_range_are_refused(knob, value):
 def test_a_negative_number_of_problems_is_refused():
     with pytest.raises(ProblemError, match="0 or more"):
         generate_arrows(-1)
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+def test_a_rationale_beside_the_point_has_the_same_form_and_another_end(hops):
+    asked, told = (
+        generate_arrows(20, ArrowsConfig(hops=hops, relevant=relevant), seed=4)
+        for relevant in (True, False)
+    )
+    for problem in told:
+        assert len(problem.steps) == len(asked[0].steps)
+        assert problem.steps[-1].boxes != problem.twin.boxes
+        assert not problem.steps[0].text.startswith(problem.question.split()[3])
+        # Each sentence begins where the one before ended: it is a walk.
+        ends = [step.text.rstrip(".").split()[-1] for step in problem.steps[:-1]]
+        assert [step.text.split()[0] for step in problem.steps[1:]] == ends
+        assert problem.twin.steps == problem.steps
+
+
+def test_walks_can_be_made_to_end_in_one_cell():
+    problems = generate_arrows(20, ArrowsConfig(hops=1, end=(1, 1)), seed=4)
+    assert {problem.steps[-1].text for problem in problems} == {"b2 is the end."}
+    assert len({problem.question.split()[3] for problem in problems}) > 1
+    with pytest.raises(ProblemError, match="not on a 3x3 board"):
+        ArrowsConfig(end=(3, 0))

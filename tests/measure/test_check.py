@@ -1,0 +1,251 @@
+"""`check_model`: silent on sound models, loud on planted defects, each in its own place."""
+
+import contextlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILY_NAMES, save_tiny_family, shared_family
+from tiny import tiny_mllm
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from attcot_analysis.cli import main
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure import attention, checks_attention, checks_inputs
+from attcot_analysis.measure.attention import NAME, intervening
+from attcot_analysis.measure.check import CHECKS, Check, ModelCheck, check_model
+from attcot_analysis.measure.knockout import Knockout
+from attcot_analysis.models import TokenGrid, layout
+from attcot_analysis.shipped import TESTBED_MODEL, shipped
+
+PAINTED, GRID = "painted box moves its token", "image tokens = grid"
+LAST = "nothing left on the model"
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    """Fewer pictures than a user would have: tests are to be quick."""
+    monkeypatch.setattr(checks_inputs, "N_SIZES", 4)
+    monkeypatch.setattr(checks_inputs, "PAINTED_SIZES", ((160, 110),))
+    monkeypatch.setattr(checks_inputs, "PAINTED_TOKENS", 4)
+
+
+def failed(mllm):
+    """Names of the checks that fail."""
+    return {found.name for found in check_model(mllm).checks if not found.ok}
+
+
+def with_grids(mllm, change):
+    """The same model with grids changed by a function."""
+
+    def grids(prompt):
+        return tuple(change(grid) for grid in mllm.family.grids(prompt))
+
+    return replace(mllm, family=replace(mllm.family, grids=grids))
+
+
+def test_a_sound_model_passes(random_mllm):
+    lines = []
+    found = check_model(random_mllm, report=lines.append)
+    assert found.holds, str(found)
+    assert [c.name for c in found.checks] == ["loads", *CHECKS, LAST]
+    assert tuple(lines) == found.checks
+    assert str(found).splitlines()[-1] == found.verdict == "tiny: all 11 checks hold."
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILY_NAMES if n != "qwen2_5_vl"])
+def test_every_family_passes(name):
+    found = check_model(shared_family(name))
+    assert found.holds, str(found)
+
+
+def test_a_saved_checkpoint_of_another_family_passes_from_the_command_line(tmp_path, capsys):
+    folder = save_tiny_family("internvl", tmp_path / "checkpoint")
+    assert main(["check-model", str(folder), "--device", "cpu"]) == 0
+    assert "family internvl" in capsys.readouterr().out
+
+
+def test_the_shipped_model_passes_from_the_command_line(capsys):
+    assert main(["check-model", str(shipped(TESTBED_MODEL))]) == 0
+    *lines, verdict = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(CHECKS) + 2 and all(line.startswith("ok ") for line in lines)
+    assert "all 11 checks hold" in verdict
+
+
+def test_what_does_not_load_is_a_verdict(tmp_path, capsys):
+    assert main(["check-model", str(tmp_path)]) == 1
+    line, verdict = capsys.readouterr().out.splitlines()
+    assert line.startswith("FAILED  loads") and "config.json" in line
+    assert "1 of 1 checks failed (loads)" in verdict
+
+
+def test_a_check_that_raises_has_failed(random_mllm, monkeypatch):
+    def broken(mllm):
+        raise KeyError("strange")
+
+    monkeypatch.setitem(CHECKS, "prompt", broken)
+    found = check_model(random_mllm)
+    assert [c for c in found.checks if not c.ok] == [Check("prompt", False, "KeyError: 'strange'")]
+    assert not found.holds and "1 of 11 checks failed (prompt)" in found.verdict
+
+
+# --- Planted defects ----------------------------------------------------------------------------
+
+
+def transposed(grid):
+    return TokenGrid.regular(grid.image_size, *reversed(grid.shape))
+
+
+def shifted(grid):
+    return replace(grid, boxes=np.roll(grid.boxes, 1, axis=0))
+
+
+def in_other_pixels(grid):
+    """Boxes of a resized picture instead of the original's."""
+    return replace(grid, boxes=grid.boxes * 0.75, shape=None)
+
+
+def empty(grid):
+    return replace(grid, boxes=grid.boxes[:, [0, 1, 0, 1]])
+
+
+def one_row_short(grid):
+    rows, cols = grid.shape
+    return TokenGrid.regular(grid.image_size, rows - 1, cols)
+
+
+@pytest.mark.parametrize("change", [transposed, shifted, in_other_pixels])
+def test_boxes_in_the_wrong_place(random_mllm, change):
+    assert failed(with_grids(random_mllm, change)) == {PAINTED}
+
+
+@pytest.mark.parametrize("change", [empty, one_row_short])
+def test_a_wrong_number_of_boxes_or_empty_ones(random_mllm, change):
+    assert GRID in failed(with_grids(random_mllm, change))
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILY_NAMES if n != "qwen2_5_vl"])
+def test_shifted_boxes_are_seen_in_every_family(name):
+    mllm = with_grids(shared_family(name), shifted)
+    with pytest.raises(MeasureError, match="the map from image tokens to pixels is wrong"):
+        CHECKS[PAINTED](mllm)
+
+
+def test_a_vision_tower_that_shuffles_its_tokens():
+    mllm = tiny_mllm()
+
+    def shuffle(module, given, output):
+        features = output.pooler_output
+        pairs = features[: len(features) // 2 * 2].unflatten(0, (-1, 2))
+        pairs.copy_(pairs.flip(1))
+
+    mllm.model.model.visual.register_forward_hook(shuffle)
+    assert failed(mllm) == {PAINTED}
+
+
+def test_a_name_without_a_mask_function(random_mllm, monkeypatch):
+    mapping = dict(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping)
+    mapping.pop(NAME)
+    monkeypatch.setattr(type(ALL_MASK_ATTENTION_FUNCTIONS), "_global_mapping", mapping)
+    assert {"rows sum to 1", "probe = eager"} <= failed(random_mllm)
+
+
+def test_masses_that_are_a_little_off(random_mllm, monkeypatch):
+    def off(*arguments, **options):
+        masses = read(*arguments, **options)
+        return {layer: mass * 1.001 for layer, mass in masses.items()}
+
+    read = checks_attention.read_masses
+    monkeypatch.setattr(checks_attention, "read_masses", off)
+    assert failed(random_mllm) == {"rows sum to 1", "probe = eager"}
+
+
+def test_wrong_positions(random_mllm):
+    def counted(model, batch):
+        length = batch["input_ids"].shape[1]
+        return torch.arange(length).expand(3, len(batch["input_ids"]), -1)
+
+    family = replace(random_mllm.family, positions=counted)
+    assert failed(replace(random_mllm, family=family)) == {"batched = single"}
+
+
+class Blindfold:
+    """Every row is always kept from the image, so there is nothing to knock out."""
+
+    def __init__(self, image_token_id, model):
+        self.image_token_id = image_token_id
+        model.register_forward_pre_hook(self.look, with_kwargs=True)
+
+    def look(self, module, given, options):
+        self.image = options["input_ids"] == self.image_token_id
+
+    def edit(self, call):
+        if call.query.shape[2] != self.image.shape[1]:
+            return call
+        return Knockout(torch.ones_like(self.image), self.image).edit(call)
+
+
+def test_a_model_that_does_not_look():
+    mllm = tiny_mllm()
+    with intervening(Blindfold(mllm.image_token_id, mllm.model)):
+        assert "knockout moves logits" in failed(mllm)
+
+
+def test_generation_from_something_else(monkeypatch):
+    mllm = tiny_mllm()
+    prepare = mllm.model.prepare_inputs_for_generation
+
+    def without_pixels(*arguments, **options):
+        found = prepare(*arguments, **options)
+        return {**found, "pixel_values": None, "image_grid_thw": None}
+
+    monkeypatch.setattr(mllm.model, "prepare_inputs_for_generation", without_pixels)
+    assert failed(mllm) == {"generation = teacher forcing"}
+
+
+def test_an_attention_that_is_not_put_back(monkeypatch):
+    @contextlib.contextmanager
+    def attached(model):
+        model.set_attn_implementation({"text_config": NAME})
+        yield
+
+    for module in (checks_attention, attention):
+        monkeypatch.setattr(module, "attached", attached)
+    assert failed(tiny_mllm()) == {LAST}
+
+
+def test_a_hook_that_stays(monkeypatch):
+    def leaving(mllm):
+        mllm.model.register_forward_hook(lambda *_: None)
+        return "done"
+
+    monkeypatch.setitem(CHECKS, "prompt", leaving)
+    mllm = tiny_mllm()
+    (found,) = [c for c in check_model(mllm).checks if not c.ok]
+    assert found.name == LAST and "hooks are not restored after measurements" in found.detail
+
+
+def test_a_template_that_drops_the_question(monkeypatch):
+    mllm = tiny_mllm()
+    template = mllm.processor.chat_template.replace("{{ part['text'] }}", "")
+    monkeypatch.setattr(mllm.processor, "chat_template", template)
+    assert "prompt" in failed(mllm)
+
+
+def test_spans_that_are_a_token_off(random_mllm, monkeypatch):
+    starts = layout.token_starts
+
+    def late(tokenizer, ids):
+        text, found = starts(tokenizer, ids)
+        return text, np.concatenate([found[1:], found[-1:] + 1])
+
+    monkeypatch.setattr(layout, "token_starts", late)
+    assert failed(random_mllm) == {"steps and answer found"}
+
+
+def test_sizes_cover_aspect_ratios():
+    sizes = checks_inputs.random_sizes(200)
+    ratios = [width / height for width, height in sizes]
+    assert min(ratios) < 0.25 and max(ratios) > 4 and len(set(sizes)) == 200
+    assert ModelCheck("m", ()).holds
