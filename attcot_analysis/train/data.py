@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens
 from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
-from attcot_analysis.problems import Problem, render_response
+from attcot_analysis.problems import Box, Problem, render_response
 
 IGNORED = -100
 """Label of tokens the cross-entropy leaves out."""
@@ -87,7 +87,7 @@ class RationaleDataset(Dataset[Example]):
         )
 
 
-def evidence_weights(encoded: Encoded, boxes: Sequence[Sequence[float]]) -> Tensor:
+def evidence_weights(encoded: Encoded, boxes: Sequence[Box]) -> Tensor:
     """How far boxes cover each image token, ``(n_image_tokens,)`` in [0, 1].
 
     Raises:
