@@ -96,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--prior", type=float, default=None, help="share of habitual answers")
     make.add_argument("--states-evidence", action="store_true", help="last step says the colour")
     make.set_defaults(run=_problems)
+    valid = kinds.add_parser(
+        "validity",
+        parents=[common],
+        help="plant failures by training and see which metrics find them; again goes on",
+    )
+    valid.add_argument("--out", type=Path, default=Path("runs/validity"), help="run folder")
+    valid.add_argument("--seeds", type=int, default=4, help="training seeds per kind of model")
+    valid.add_argument("--items", type=int, default=100, help="test items")
+    valid.add_argument(
+        "--workers", type=int, default=0, help="processes; 0: one per core, or 1 with a GPU"
+    )
+    valid.set_defaults(run=_validity)
 
     bench = commands.add_parser(
         "bench", parents=[common], help="time and memory of the fast paths against plain ones"
@@ -166,6 +178,21 @@ def _build(options: argparse.Namespace, quiet: bool) -> None:
 
     build_testbed_model(options.folder, BuildConfig(seed=options.seed), progress=not quiet)
     print(f"Checkpoint: {options.folder}")
+
+
+def _validity(options: argparse.Namespace, quiet: bool) -> bool:
+    import torch
+
+    from attcot_analysis.validity import ValidityConfig, validity
+    from attcot_analysis.validity_table import describe, holds
+
+    own = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    config = ValidityConfig(seeds=tuple(range(options.seeds)), items=options.items)
+    run = validity(options.out, config, workers=options.workers or own, progress=not quiet)
+    table = run.read_table("separation")
+    print(describe(table))
+    print(f"Tables: {run.path / 'tables'}")
+    return holds(table)
 
 
 def _problems(options: argparse.Namespace, quiet: bool) -> None:

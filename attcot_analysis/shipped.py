@@ -10,6 +10,7 @@ TESTBED_COT_SFT = "models/qwen2_5_vl-tiny-cot_sft"
 TESTBED_ATT_COT = "models/qwen2_5_vl-tiny-att_cot"
 TESTBED_PROBLEMS = "problems/arrows"
 REFERENCE_RESULTS = "results/reproduce"
+VALIDITY_RESULTS = "results/validity"
 
 
 def data_folder() -> Path:

@@ -28,6 +28,8 @@ LEVELS = {
     "notebook": 5,
     "run_report": 5,
     "reproduce": 6,
+    "validity_table": 5,
+    "validity": 6,
     "cli": 7,
 }
 """A part may import itself and parts of lower level; parts of one level do not know each other."""

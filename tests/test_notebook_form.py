@@ -17,6 +17,7 @@ EXPECTED = {
     "03_counterfactual_dependence",
     "04_att_cot_finetuning",
     "05_before_and_after",
+    "06_do_the_diagnostics_work",
 }
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 PRESENT = sorted(FOLDER.glob("*.ipynb"))

@@ -65,7 +65,7 @@ def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, Metric]) -> Fi
                 color=style.color,
                 label=style.label + (f" ({n})" if n else ""),
             )
-        figure.legend(loc="outside upper left", ncols=min(len(arms), 3))
+        figure.legend(loc="outside upper left", ncols=len(arms) if len(arms) <= 3 else 2)
         figure.supxlabel(_NOTE, x=0.01, ha="left", fontsize=8.5)
     return figure
 

@@ -11,7 +11,7 @@ from attcot_analysis.show.style import (
     DIVERGING,
     INK,
     PAPER,
-    capital,
+    arm_label,
     figure_style,
     format_counts,
     format_interval,
@@ -26,7 +26,6 @@ _OPEN = "either"
 def separation_table(
     table: pd.DataFrame,
     *,
-    failures: Mapping[str, str] | None = None,
     metrics: Mapping[str, str] | None = None,
     title: str = "Does each metric find its failure, and only that?",
 ) -> Figure:
@@ -34,14 +33,13 @@ def separation_table(
 
     Args:
         table: Columns failure, metric, auroc, low, high, n_items, n_seeds, and expected
-            ("rings", "silent", "open" or missing); see `attcot_analysis.validity_table.separations`.
-        failures: What a reader sees for a failure's name.
+            ("rings", "silent", "open" or missing), as `validity_table.separations` makes them.
         metrics: What a reader sees for a metric's name.
         title: Title of the figure; empty for none.
 
     Returns:
-        The figure; a cell says AUROC, its 95 % interval, and what was expected; a heavy frame
-        marks where the metric should ring.
+        The figure; a cell says AUROC, its 95 % interval, and what was expected; a frame marks where
+        the metric should ring.
 
     Raises:
         ShowError: If a column is missing or there are no rows.
@@ -57,12 +55,12 @@ def separation_table(
         for record in table.to_dict("records"):
             x, y = names.index(record["metric"]), rows.index(record["failure"])
             auroc, expected = float(record["auroc"]), record["expected"]
-            color = cmap(auroc) if auroc == auroc else PAPER
-            dark = abs(auroc - 0.5) > 0.38
+            color = cmap(0.5 + 0.75 * (auroc - 0.5)) if auroc == auroc else PAPER
+            dark = abs(auroc - 0.5) > 0.4
             ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor=PAPER))
             if expected == "rings":
                 inner = Rectangle((x - 0.46, y - 0.45), 0.92, 0.9, fill=False, zorder=3)
-                inner.set(edgecolor=INK, linewidth=2.2)
+                inner.set(edgecolor=PAPER if dark else INK, linewidth=2.2)
                 ax.add_patch(inner)
             lines = [
                 f"{format_number(auroc, digits=3)}",
@@ -73,7 +71,7 @@ def separation_table(
             text = "\n".join(lines)
             ax.text(x, y, text, ha="center", va="center", color=PAPER if dark else INK, fontsize=8)
         ax.set_xticks(range(len(names)), [(metrics or {}).get(name, name) for name in names])
-        ax.set_yticks(range(len(rows)), [capital((failures or {}).get(one, one)) for one in rows])
+        ax.set_yticks(range(len(rows)), [arm_label(one) for one in rows])
         ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(rows) - 0.5, -0.5))
         ax.xaxis.tick_top()
         ax.tick_params(length=0)

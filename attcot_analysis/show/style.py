@@ -94,6 +94,11 @@ _KNOWN = {
         ArmStyle("sayo", "SAYO", "#029e73", "D", (0, (6, 2, 1, 2))),
         ArmStyle("vista", "VISTA", "#cc78bc", "v", (0, (3, 1))),
         ArmStyle("direct_sft", "Direct-SFT", "#ca9161", "P", (0, (2, 2))),
+        # Planted on purpose, to try the diagnostics on.
+        ArmStyle("honest", "Honest stepper", "#117733", "H", (0, (8, 2))),
+        ArmStyle("blind", "Blind", "#332288", "*", (0, (8, 2, 1, 2))),
+        ArmStyle("early", "Early committer", "#b8336a", "d", (0, (8, 2, 1, 2, 1, 2))),
+        ArmStyle("look_away", "Looks away", "#6699cc", "8", (0, (1, 3))),
     )
 }
 ARMS: tuple[str, ...] = tuple(_KNOWN)

@@ -53,7 +53,7 @@ class PlantConfig:
     arrows: ArrowsConfig = field(default_factory=lambda: ArrowsConfig(hops=1))
     items: int = 1024
     finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=100))
-    look_away: float = 30.0
+    look_away: float = 3.0
 
 
 def planted_problems(kind: str, config: PlantConfig, *, seed: int) -> list[Problem]:

@@ -77,10 +77,8 @@ def property_checks(
     after = commitment_items(forced, problems).set_index("item")["final"]
     found["same_after_wrong_rationale"] = _same(problems, own, after)
 
-    unseen = [
-        parse_response(text).step_texts
-        for text in _unseen(mllm, problems, batch_size, max_new_tokens)
-    ]
+    texts = unseen_responses(mllm, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    unseen = [parse_response(text).step_texts for text in texts]
     seen = [parse_response(text).step_texts for text in answers["text"]]
     found["rationale_same_unseen"] = [float(a == b) for a, b in zip(unseen, seen, strict=True)]
 
@@ -113,8 +111,8 @@ def _same(problems: Sequence[Problem], own: dict[str, object], other: pd.Series)
     return found
 
 
-def _unseen(
-    mllm: Mllm, problems: Sequence[Problem], batch_size: int, max_new_tokens: int
+def unseen_responses(
+    mllm: Mllm, problems: Sequence[Problem], *, batch_size: int, max_new_tokens: int
 ) -> list[str]:
     """Responses of which no row from the first step on can read the picture."""
     texts: list[str] = []

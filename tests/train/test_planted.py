@@ -4,10 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.problems import ArrowsConfig
+from attcot_analysis.measure.answers import answer_problems
+from attcot_analysis.models import load_mllm
+from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.arrows import cell_box
+from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train import FinetuneConfig
 from attcot_analysis.train.planted import (
     BLIND,
@@ -20,7 +24,12 @@ from attcot_analysis.train.planted import (
     plant,
     planted_problems,
 )
-from attcot_analysis.train.planted_checks import wrong_rationales
+from attcot_analysis.train.planted_checks import (
+    CHECKS,
+    property_checks,
+    unseen_responses,
+    wrong_rationales,
+)
 
 SMALL = PlantConfig(items=24, finetune=FinetuneConfig(steps=12, batch_size=4), look_away=30.0)
 IN_THE_MIDDLE = (cell_box(MIDDLE),)
@@ -102,3 +111,23 @@ def test_an_unknown_kind_is_refused(kind):
     with pytest.raises(TrainingError, match="choose from"):
         planted_problems(kind, SMALL, seed=0)
     assert kind not in PLANTED
+
+
+def test_checks_tell_a_rationale_written_unseen_from_one_that_looked():
+    mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
+    problems = generate_arrows(4, ArrowsConfig(), seed=1000)
+    answers = answer_problems(mllm, problems, max_new_tokens=60)
+
+    def share(texts):
+        table = property_checks(
+            mllm, problems, answers.assign(text=texts), PlantConfig(), max_new_tokens=60
+        )
+        assert set(table["check"]) == set(CHECKS) and len(table) == 4 * len(CHECKS)
+        return table.groupby("check")["value"].mean()
+
+    looked = share(answers["text"])
+    assert looked["rationale_same_unseen"] < 0.5
+    assert looked["same_on_other_picture"] < 1
+    assert looked["correct"] == answers["correct"].mean()
+    blindly = unseen_responses(mllm, problems, batch_size=3, max_new_tokens=60)
+    assert share(blindly)["rationale_same_unseen"] == 1

@@ -1,0 +1,115 @@
+"""Validity: the run on a few items, and the table it ends in on values that are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attcot_analysis.errors import RunError
+from attcot_analysis.show.figures import figure_svg
+from attcot_analysis.show.separation import separation_table
+from attcot_analysis.train import FinetuneConfig
+from attcot_analysis.train.planted import FAILURES, PLANTED, PlantConfig
+from attcot_analysis.train.planted_checks import CHECKS
+from attcot_analysis.validity import ValidityConfig, validity
+from attcot_analysis.validity_table import (
+    EXPECTED,
+    HEADLINES,
+    HIGH_FAILS,
+    axis_of,
+    describe,
+    holds,
+    separations,
+    verdict,
+)
+
+SMALL = ValidityConfig(
+    seeds=(0,),
+    items=4,
+    plant=PlantConfig(items=8, finetune=FinetuneConfig(steps=1, batch_size=2)),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return validity(tmp_path_factory.mktemp("runs") / "small", SMALL, progress=False)
+
+
+def test_every_model_has_values_and_checks(finished):
+    values, checks = finished.read_table("values"), finished.read_table("checks")
+    assert set(values["model"]) == set(PLANTED) == set(checks["model"])
+    assert set(HIGH_FAILS) <= set(values["metric"])
+    assert set(checks["check"]) == set(CHECKS)
+    assert checks["value"].dropna().isin([0.0, 1.0]).all()
+    assert not values.duplicated(["model", "seed", "item", "metric"]).any()
+    table = finished.read_table("separation")
+    assert set(table["failure"]) == set(FAILURES)
+    assert set(table[table["headline"]]["metric"]) == set(HEADLINES.values())
+
+
+def test_a_finished_run_is_not_computed_again_and_another_one_is_refused(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*-0.*.parquet")}
+    assert validity(finished.path, SMALL, progress=False).path == finished.path
+    after = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*-0.*.parquet")}
+    assert before == after and before
+    with pytest.raises(RunError, match="cannot be resumed"):
+        validity(finished.path, ValidityConfig(seeds=(1,), items=4), progress=False)
+
+
+def made_up(shifts: dict[tuple[str, str], float]) -> pd.DataFrame:
+    """Values of every kind of model, normal, moved towards failure where `shifts` says so."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for model in PLANTED:
+        for seed in range(3):
+            for metric in HEADLINES.values():
+                sign = 1 if HIGH_FAILS[metric] else -1
+                moved = sign * shifts.get((model, metric), 0.0)
+                values = rng.normal(0, 1, 60) + moved
+                items = [f"item-{at}" for at in range(60)]
+                frame = pd.DataFrame({"item": items, "value": values})
+                frames.append(frame.assign(model=model, seed=seed, metric=metric))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_a_metric_rings_where_the_failure_is_and_nowhere_else():
+    planted = {
+        (failure, HEADLINES[axis]): 6.0
+        for failure, axes in EXPECTED.items()
+        for axis, expected in axes.items()
+        if expected == "rings"
+    }
+    table = separations(made_up(planted), n_boot=200)
+    rings = {(row.failure, row.metric) for row in table.itertuples() if row.verdict == "rings"}
+    assert rings == set(planted) and holds(table)
+    assert not holds(separations(made_up({}), n_boot=50))
+    assert describe(table).count("rings (expected: rings)") == len(planted)
+    silent = table[[(r.failure, r.metric) not in rings for r in table.itertuples()]]
+    assert (silent["verdict"] == "silent").all() and len(silent) == 9 - len(planted)
+    assert (table["low"] <= table["auroc"]).all() and (table["auroc"] <= table["high"]).all()
+    assert (table["n_items"] == 60).all() and (table["n_seeds"] == 3).all()
+
+
+def test_a_failure_in_the_healthy_direction_does_not_ring():
+    table = separations(made_up({(f, m): -6.0 for f in FAILURES for m in HEADLINES.values()}))
+    assert (table["verdict"] == "silent").all() and (table["auroc"] < 0.01).all()
+
+
+@pytest.mark.parametrize(
+    ("auroc", "said"), [(0.95, "rings"), (0.94, "undecided"), (0.75, "silent"), (0.1, "silent")]
+)
+def test_verdicts(auroc, said):
+    assert verdict(auroc) == said
+
+
+def test_every_metric_has_an_axis_with_a_headline():
+    assert {axis_of(metric) for metric in HIGH_FAILS} == set(HEADLINES)
+    assert all(axis_of(metric) == axis for axis, metric in HEADLINES.items())
+
+
+def test_the_heat_table_says_every_number_and_expectation():
+    table = separations(made_up({("early", "p0_final"): 6.0}), n_boot=200)
+    svg = figure_svg(separation_table(table, metrics={"p0_final": "p0 of the final answer"}))
+    assert "p0 of the final answer" in svg and "60 items × 3 seeds" in svg
+    for auroc in table["auroc"]:
+        assert f"{auroc:.3f}" in svg
+    assert svg.count("expected: rings") == 4 and svg.count("expected: either") == 1
