@@ -132,9 +132,14 @@ _MODULE_OF = {
     # train
     "AttCoTConfig": "train.objective",
     "AttCoTMixin": "train.trainer",
+    "AttCoTSFTTrainer": "train.trl",
     "AttCoTTrainer": "train.trainer",
+    "CotCollator": "train.trl",
     "FinetuneConfig": "train.finetune",
+    "attach": "train.trainer",
     "finetune": "train.finetune",
+    "language_lora": "train.lora",
+    "prompt_completion_rows": "train.trl",
     # show
     "access_curves": "show.curves",
     "access_grid": "show.curves",

@@ -65,7 +65,6 @@ def finetune(
     folder: str | Path,
     config: FinetuneConfig | None = None,
     *,
-    trainer: type[AttCoTTrainer] = AttCoTTrainer,
     progress: bool = False,
 ) -> Path:
     """Fine-tune `base` on `problems` and save model, processor and log into `folder`.
@@ -77,7 +76,6 @@ def finetune(
         problems: Items with rationale steps.
         folder: Where to save; must not exist.
         config: The run.
-        trainer: The trainer's class.
         progress: Show a progress bar.
 
     Returns:
@@ -95,11 +93,11 @@ def finetune(
     mllm = load_mllm(base, dtype=torch.float32)
     working = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(working, ignore_errors=True)
-    run = make_trainer(mllm, problems, config, working, trainer=trainer, progress=progress)
-    run.train()
+    trainer = make_trainer(mllm, problems, config, working, progress=progress)
+    trainer.train()
     mllm.model.save_pretrained(working)
     mllm.processor.save_pretrained(working)
-    log = {"config": asdict(config), "base": str(base), "history": run.state.log_history}
+    log = {"config": asdict(config), "base": str(base), "history": trainer.state.log_history}
     (working / LOG_FILE).write_text(json.dumps(log, indent=1))
     os.replace(working, folder)
     return folder
@@ -111,7 +109,6 @@ def make_trainer(
     config: FinetuneConfig,
     folder: str | Path,
     *,
-    trainer: type[AttCoTTrainer] = AttCoTTrainer,
     progress: bool = False,
     **arguments: Any,
 ) -> AttCoTTrainer:
@@ -122,7 +119,6 @@ def make_trainer(
         problems: Items with rationale steps.
         config: The run.
         folder: Where checkpoints would go.
-        trainer: The trainer's class.
         progress: Show a progress bar.
         arguments: Any field of `transformers.TrainingArguments`.
     """
@@ -145,7 +141,7 @@ def make_trainer(
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    made = trainer(
+    trainer = AttCoTTrainer(
         model=mllm.model,
         args=TrainingArguments(**{**settings, **arguments}),
         train_dataset=RationaleDataset(mllm, problems, mode=config.mode),
@@ -154,5 +150,5 @@ def make_trainer(
         attcot=config.attcot,
     )
     # It prints every log entry; they are all in the training log.
-    made.remove_callback(PrinterCallback)
-    return made
+    trainer.remove_callback(PrinterCallback)
+    return trainer

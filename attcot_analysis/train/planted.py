@@ -8,17 +8,11 @@ by means of the metric that is to find them, with one exception that is named (`
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.probe import Probe
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
-from attcot_analysis.train.trainer import AttCoTTrainer
 
 HONEST = "honest"
 """Trained on the right rationale of balanced problems: it decides at the end, from the picture."""
@@ -104,38 +98,16 @@ def plant(
         TrainingError: If the kind is unknown, the folder exists, or the loss is not finite.
     """
     config = config or PlantConfig()
-    objective, trainer = AttCoTConfig(), AttCoTTrainer
+    objective = AttCoTConfig()
     if kind == LOOK_AWAY:
-        objective, trainer = AttCoTConfig(lambda_vis=config.look_away), LookAwayTrainer
+        objective = AttCoTConfig(lambda_vis=config.look_away, vis_form="price", vis_layers="all")
     return finetune(
         base,
         planted_problems(kind, config, seed=seed),
         folder,
         replace(config.finetune, seed=seed, attcot=objective),
-        trainer=trainer,
         progress=progress,
     )
-
-
-class LookAwayTrainer(AttCoTTrainer):
-    """The Att-CoT trainer with its access term turned round: visual mass costs, in all layers."""
-
-    def __init__(self, *args: Any, attcot: AttCoTConfig | None = None, **kwargs: Any) -> None:
-        """Take all layers for the term, whatever the objective says."""
-        layers = tuple(range(kwargs["mllm"].n_layers))
-        attcot = replace(attcot or AttCoTConfig(), vis_layers=layers)
-        super().__init__(*args, attcot=attcot, **kwargs)
-
-    def _visual_access(self, probe: Probe, groups: Tensor, rows: Tensor) -> Tensor:
-        masses = probe.masses(differentiable=self.mllm.model.training)
-        picked = [
-            mass.gather(3, groups[:, None, :, None].expand(*mass.shape[:3], 1)).squeeze(3)
-            for mass in masses.values()
-        ]
-        mass = torch.stack([layer.float().mean(1) for layer in picked]).mean(0)
-        loss = mass[rows >= 0].mean()
-        self._note("visual_mass", loss)
-        return loss
 
 
 def _with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
