@@ -73,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--layers", type=int, nargs="+", help="layers to read; default all")
     measure.add_argument("--controls", nargs="+", help="rationale, filler, other_item")
     measure.add_argument("--edits", nargs="+", help="such as twin, control, blank, swap")
+    measure.add_argument(
+        "--also",
+        nargs="+",
+        metavar="TABLE",
+        dest="extras",
+        help="answer_access, causal (knockout, mean values, removal), lens, divergence",
+    )
     measure.add_argument("--maps", action="store_true", help="also keep attention maps")
     measure.add_argument("--dtype", default="auto", help="such as float32 or bfloat16")
     measure.add_argument("--device", default=None, help="such as cpu or cuda:1")
@@ -147,7 +154,7 @@ def _measure(options: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.models import load_mllm
     from attcot_analysis.problems.folder import load_problems
 
-    chosen = {name: getattr(options, name) for name in ("layers", "controls", "edits")}
+    chosen = {name: getattr(options, name) for name in ("layers", "controls", "edits", "extras")}
     with Shards.here() as shards, shards.together():
         problems = load_problems(options.problems, limit=options.items)
         mllm = load_mllm(
