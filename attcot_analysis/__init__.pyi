@@ -86,8 +86,13 @@ from attcot_analysis.models.painting import paintable_tokens as paintable_tokens
 from attcot_analysis.models.painting import painted_tokens as painted_tokens
 from attcot_analysis.problems.arrows import ArrowsConfig as ArrowsConfig
 from attcot_analysis.problems.arrows import generate_arrows as generate_arrows
+from attcot_analysis.problems.charts import ChartsConfig as ChartsConfig
+from attcot_analysis.problems.charts import generate_charts as generate_charts
+from attcot_analysis.problems.counting import CountingConfig as CountingConfig
+from attcot_analysis.problems.counting import generate_counting as generate_counting
 from attcot_analysis.problems.folder import load_problems as load_problems
 from attcot_analysis.problems.folder import save_problems as save_problems
+from attcot_analysis.problems.kinds import generate_problems as generate_problems
 from attcot_analysis.problems.problem import Box as Box
 from attcot_analysis.problems.problem import Edit as Edit
 from attcot_analysis.problems.problem import Problem as Problem
@@ -109,8 +114,13 @@ from attcot_analysis.show.separation import separation_table as separation_table
 from attcot_analysis.show.training import training_curves as training_curves
 from attcot_analysis.train.finetune import FinetuneConfig as FinetuneConfig
 from attcot_analysis.train.finetune import finetune as finetune
+from attcot_analysis.train.lora import language_lora as language_lora
 from attcot_analysis.train.objective import AttCoTConfig as AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTMixin as AttCoTMixin
 from attcot_analysis.train.trainer import AttCoTTrainer as AttCoTTrainer
+from attcot_analysis.train.trainer import attach as attach
+from attcot_analysis.train.trl import AttCoTSFTTrainer as AttCoTSFTTrainer
+from attcot_analysis.train.trl import CotCollator as CotCollator
+from attcot_analysis.train.trl import prompt_completion_rows as prompt_completion_rows
 
 __version__: str

@@ -97,11 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("folder", type=Path, help="new problem folder")
     make.add_argument("--items", type=int, default=200)
     make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--size", type=int, default=3, help="cells per side")
-    make.add_argument("--hops", type=int, default=2)
+    make.add_argument("--kind", default="arrows", help="arrows, charts or counting")
     make.add_argument("--noise", type=float, default=None, help="grey levels of colour cast")
     make.add_argument("--prior", type=float, default=None, help="share of habitual answers")
     make.add_argument("--states-evidence", action="store_true", help="last step says the colour")
+    make.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KNOB=VALUE",
+        help="the kind's own knobs, such as hops=3, task=compare or style=line",
+    )
     make.set_defaults(run=_problems)
     valid = kinds.add_parser(
         "validity",
@@ -203,19 +209,23 @@ def _validity(options: argparse.Namespace, quiet: bool) -> bool:
 
 
 def _problems(options: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.problems import ArrowsConfig, generate_arrows
     from attcot_analysis.problems.folder import save_problems
+    from attcot_analysis.problems.kinds import generate_problems, read_knobs
     from attcot_analysis.reproduce import ReproduceConfig
 
     noise = ReproduceConfig().noise if options.noise is None else options.noise
-    arrows = ArrowsConfig(
-        size=options.size,
-        hops=options.hops,
-        noise=noise,
-        prior=options.prior,
-        states_evidence=options.states_evidence,
+    problems = generate_problems(
+        options.kind,
+        options.items,
+        seed=options.seed,
+        **{
+            "noise": noise,
+            "prior": options.prior,
+            "states_evidence": options.states_evidence,
+            **read_knobs(options.set),
+        },
     )
-    save_problems(generate_arrows(options.items, arrows, seed=options.seed), options.folder)
+    save_problems(problems, options.folder)
     print(f"Problems: {options.folder}")
 
 

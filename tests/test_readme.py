@@ -9,7 +9,14 @@ import pytest
 import attcot_analysis
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/measuring.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/README.md",
+    "docs/measuring.md",
+    "docs/training.md",
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """The kinds of testbed problems by name: their knobs and their generators."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from attcot_analysis.errors import ProblemError
@@ -55,3 +56,21 @@ def generate_problems(
     except TypeError as error:
         raise ProblemError(f"The knobs of {kind} do not fit: {error}.") from error
     return generate(n, chosen, seed=seed, split=split)
+
+
+def read_knobs(settings: Sequence[str]) -> dict[str, Any]:
+    """Knobs written as ``name=value``; a value is JSON, or else a word.
+
+    Raises:
+        ProblemError: If one has no ``=``.
+    """
+    knobs = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign or not name:
+            raise ProblemError(f"{setting!r} sets no knob; write KNOB=VALUE, such as hops=3.")
+        try:
+            knobs[name] = json.loads(value)
+        except json.JSONDecodeError:
+            knobs[name] = value
+    return knobs

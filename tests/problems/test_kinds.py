@@ -17,7 +17,7 @@ from attcot_analysis.problems.counting import (
     solve_scene,
 )
 from attcot_analysis.problems.draws import NAMES
-from attcot_analysis.problems.kinds import KINDS, generate_problems
+from attcot_analysis.problems.kinds import KINDS, generate_problems, read_knobs
 from attcot_analysis.problems.response import parse_response, render_response
 
 
@@ -168,3 +168,10 @@ def test_what_does_not_fit_is_refused(kind, knob, value):
 def test_a_negative_number_of_problems_is_refused(kind):
     with pytest.raises(ProblemError, match="0 or more"):
         generate_problems(kind, -1)
+
+
+def test_knobs_are_read_from_words():
+    found = read_knobs(["hops=3", "task=compare", "fill=0.9", "prior=null", "end=[1, 1]"])
+    assert found == {"hops": 3, "task": "compare", "fill": 0.9, "prior": None, "end": [1, 1]}
+    with pytest.raises(ProblemError, match="KNOB=VALUE"):
+        read_knobs(["hops"])
