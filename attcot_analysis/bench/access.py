@@ -6,7 +6,7 @@ groups of keys. Compared are `read_masses`, a plain SDPA forward pass, and eager
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -232,8 +232,23 @@ def _growth_rows(scale: Scale, progress: bool) -> list[Row]:
             f"growth of the extra time from T={first} to {last} over growth of T",
             medians[last] / medians[first] / (last / first),
             "x",
-            at_least=0.8,
             at_most=1.2,
             judge=scale.judge,
         ),
+        judged(
+            "extra time, farthest from a straight line in T",
+            100 * _bend(list(medians), list(medians.values())),
+            "%",
+            at_most=20,
+            judge=scale.judge,
+        ),
     ]
+
+
+def _bend(lengths: Sequence[int], seconds: Sequence[float]) -> float:
+    """Largest relative distance of times from the best straight line, fixed cost included."""
+    times = np.asarray(seconds)
+    line = np.stack([np.ones(len(lengths)), np.asarray(lengths, dtype=float)], axis=1)
+    weighed = line / times[:, None]
+    best = np.linalg.lstsq(weighed, np.ones(len(times)), rcond=None)[0]
+    return float(np.abs(weighed @ best - 1).max())
