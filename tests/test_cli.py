@@ -9,7 +9,7 @@ from attcot_analysis.problems.folder import load_problems
 
 def test_problems_are_written_and_read_back(tmp_path, capsys):
     folder = tmp_path / "arrows"
-    assert main(["testbed", "problems", str(folder), "--items", "3", "--hops", "1"]) == 0
+    assert main(["testbed", "problems", str(folder), "--items", "3", "--set", "hops=1"]) == 0
     assert str(folder) in capsys.readouterr().out
     problems = load_problems(folder)
     assert len(problems) == 3 and len(problems[0].steps) == 2
@@ -17,7 +17,7 @@ def test_problems_are_written_and_read_back(tmp_path, capsys):
 
 def test_an_error_is_one_sentence_and_exit_code_one(tmp_path, capsys):
     folder = tmp_path / "arrows"
-    assert main(["testbed", "problems", str(folder), "--items", "2", "--hops", "99"]) == 1
+    assert main(["testbed", "problems", str(folder), "--items", "2", "--set", "hops=99"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("attcot: 99 hops do not fit") and "Traceback" not in error
     assert not folder.exists()
