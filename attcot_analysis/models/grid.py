@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from attcot_analysis.errors import LayoutError
 from attcot_analysis.problems import Box
@@ -214,13 +215,27 @@ class TokenGrid:
         width, height = self.image_size
         down = _overlap(y0, y1, np.linspace(0.0, height, rows + 1))
         across = _overlap(x0, x1, np.linspace(0.0, width, cols + 1))
-        painted: FloatArray = np.einsum("...n,nr,nc->...rc", array[..., chosen], down, across)
-        return painted
+        painted = array[..., chosen].reshape(-1, len(chosen)) @ _products(down, across)
+        return np.asarray(painted).reshape(*array.shape[:-1], rows, cols)
 
     def _check_values(self, array: npt.NDArray[np.generic]) -> None:
         if array.ndim == 0 or array.shape[-1] != len(self):
             given = array.shape[-1] if array.ndim else 1
             raise LayoutError(f"Values for {given} tokens do not fit a grid of {len(self)} tokens.")
+
+
+def _products(down: FloatArray, across: FloatArray) -> sparse.csr_array:
+    """Each token's share of each cell, ``(N, rows * cols)``: a token lies on few of them."""
+    n, cols = across.shape
+    token, row = np.nonzero(down)
+    other, col = np.nonzero(across)
+    times = np.bincount(other, minlength=n)[token]
+    first = np.searchsorted(other, np.arange(n))[token] - (np.cumsum(times) - times)
+    pairs = np.arange(times.sum()) + np.repeat(first, times)
+    token, row = np.repeat(token, times), np.repeat(row, times)
+    shares = down[token, row] * across[token, col[pairs]]
+    cells = (token, row * cols + col[pairs])
+    return sparse.csr_array((shares, cells), shape=(n, down.shape[1] * cols))
 
 
 def _overlap(starts: FloatArray, stops: FloatArray, edges: FloatArray) -> FloatArray:

@@ -21,7 +21,8 @@ class Reading:
     Attributes:
         label: The model.
         mass: Attention on all image tokens together.
-        patch: Row and column of the image token with the largest weight.
+        patch: Row and column of the drawn map's cell with the largest weight: an image token's
+            place, unless the picture was cut into tiles.
         peak: That weight.
         evidence: Share of the mass that lies on the evidence boxes; NaN without boxes or mass.
     """
@@ -41,7 +42,8 @@ class AttentionMaps:
         image: The original picture.
         maps: One or two ``(layers, heads, tokens, image tokens)`` arrays; two are compared.
         labels: What each array is called.
-        grid: Where the image tokens lie; they must form one grid.
+        grid: Where the image tokens lie. Of a picture that was cut into tiles the views are
+            painted over each other, see `TokenGrid.to_map`.
         tokens: Text of every token; its row is the one that predicts it.
         boxes: Per token the evidence boxes of its step, or ``None`` where there are none.
 
@@ -61,12 +63,7 @@ class AttentionMaps:
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""
-        if self.grid.shape is None:
-            raise ShowError(
-                "These image tokens form no single grid, so no map of them can be drawn; "
-                "explore a picture that the processor does not cut into tiles."
-            )
-        n = self.grid.shape[0] * self.grid.shape[1]
+        n = len(self.grid)
         for label, maps in zip(self.labels, self.maps, strict=True):
             if maps.ndim != 4 or 0 in maps.shape or maps.shape[2:] != (len(self.tokens), n):
                 raise ShowError(
@@ -88,9 +85,8 @@ class AttentionMaps:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the token grid."""
-        assert self.grid.shape is not None
-        return self.grid.shape
+        """Rows and columns of a drawn map."""
+        return self.grid.resolution
 
     @property
     def n_layers(self) -> int:
@@ -108,15 +104,13 @@ class AttentionMaps:
 
     def maps_of(self, layer: int | None, head: int | None, token: int) -> list[np.ndarray]:
         """Return one ``(rows, cols)`` map per model; ``None`` means the mean over all."""
-        return [
-            self._pick(maps[:, :, token], layer, head).reshape(self.shape) for maps in self.maps
-        ]
+        return [self._drawn(self._pick(maps[:, :, token], layer, head)) for maps in self.maps]
 
     def tops(self, layer: int | None, head: int | None) -> tuple[float, float]:
-        """Return the largest weight and the largest absolute difference over all tokens."""
+        """Return the largest value and absolute difference of the drawn maps of all tokens."""
         key = (layer, head)
         if key not in self._tops:
-            picked = [self._pick(maps, layer, head) for maps in self.maps]
+            picked = [self._drawn(self._pick(maps, layer, head)) for maps in self.maps]
             change = float(np.abs(picked[1] - picked[0]).max()) if len(picked) == 2 else 0.0
             self._tops[key] = (float(max(values.max() for values in picked)), change)
         return self._tops[key]
@@ -126,13 +120,18 @@ class AttentionMaps:
         boxes = self.boxes_of(token)
         cover = self.grid.coverage(boxes) if boxes else None
         readings = []
-        for label, values in zip(self.labels, self.maps_of(layer, head, token), strict=True):
-            mass = float(values.sum())
-            row, col = divmod(int(values.argmax()), self.shape[1])
-            inside = float((values.ravel() * cover).sum()) if cover is not None else float("nan")
+        for label, maps in zip(self.labels, self.maps, strict=True):
+            weights = self._pick(maps[:, :, token], layer, head)
+            drawn = self._drawn(weights)
+            mass = float(weights.sum())
+            row, col = divmod(int(drawn.argmax()), self.shape[1])
+            inside = float((weights * cover).sum()) if cover is not None else float("nan")
             evidence = inside / mass if mass > 0 else float("nan")
-            readings.append(Reading(label, mass, (row, col), float(values.max()), evidence))
+            readings.append(Reading(label, mass, (row, col), float(drawn.max()), evidence))
         return readings
+
+    def _drawn(self, weights: np.ndarray) -> np.ndarray:
+        return np.asarray(self.grid.to_map(weights), dtype=float)
 
     @staticmethod
     def _pick(maps: np.ndarray, layer: int | None, head: int | None) -> np.ndarray:

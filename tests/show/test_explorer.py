@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import sys
 import time
@@ -179,8 +178,6 @@ def test_parts_that_do_not_fit_are_refused(problem, maps, grid, boxes):
         build(compare=(maps[:2], "after"))
     with pytest.raises(ShowError, match="2 box lists for 6 tokens"):
         build(boxes=boxes[:2])
-    with pytest.raises(ShowError, match="no single grid"):
-        build(grid=dataclasses.replace(grid, shape=None))
 
 
 def test_without_ipywidgets_one_sentence_says_what_to_do(problem, maps, grid, monkeypatch):
