@@ -4,17 +4,21 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
 import matplotlib
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 INK = "#1f2933"
 """Colour of text and axes; the report replaces it by the page's own text colour."""
 PAPER = "#ffffff"
 """Colour behind hollow markers; the report replaces it by the page's own background."""
+DARK_PAPER = "#16191d"
+"""Background of the report's dark look."""
 GRID = "#9aa5b1"
 SEQUENTIAL = "magma_r"
 """Perceptually uniform map for values from zero up: light is little, so the picture shows."""
@@ -22,6 +26,8 @@ DIVERGING = "PuOr_r"
 """Colour-blind-safe map for signed differences, always centred at zero (purple -, orange +)."""
 BOX_COLOR = "#ffffff"
 """Evidence boxes: white inside a dark line, so that they show on every picture and map."""
+
+Marker = str | tuple[int, int, int]
 
 RC: Mapping[str, Any] = {
     "figure.dpi": 96,
@@ -81,7 +87,7 @@ class ArmStyle:
     name: str
     label: str
     color: str
-    marker: str
+    marker: Marker
     line: str | tuple[int, tuple[int, ...]]
 
 
@@ -89,11 +95,17 @@ _KNOWN = {
     style.name: style
     for style in (
         ArmStyle("base", "Base", "#7b8794", "s", (0, (1, 1))),
+        ArmStyle("direct_sft", "Direct-SFT", "#ca9161", "P", (0, (2, 2))),
         ArmStyle("cot_sft", "CoT-SFT", "#d55e00", "^", (0, (5, 2))),
         ArmStyle("att_cot", "Att-CoT", "#0173b2", "o", "-"),
+        ArmStyle("att_cot_vis", "Att-CoT, looking only", "#56b4e9", "X", (0, (7, 1))),
+        ArmStyle("att_cot_commit", "Att-CoT, commitment only", "#3b4cc0", "p", (0, (5, 1, 1, 1))),
+        ArmStyle("att_cot_paper", "Att-CoT, paper's form", "#17a2a2", "h", (0, (9, 2, 1, 2))),
+        ArmStyle("avar", "AVAR-style", "#b59f00", "<", (0, (3, 2, 1, 2))),
+        ArmStyle("random_layers", "Att-CoT, random layers", "#8c6d5a", ">", (0, (3, 3))),
+        ArmStyle("shuffled_images", "Att-CoT, shuffled images", "#d48fb0", (4, 1, 0), (0, (2, 4))),
         ArmStyle("sayo", "SAYO", "#029e73", "D", (0, (6, 2, 1, 2))),
         ArmStyle("vista", "VISTA", "#cc78bc", "v", (0, (3, 1))),
-        ArmStyle("direct_sft", "Direct-SFT", "#ca9161", "P", (0, (2, 2))),
         # Planted on purpose, to try the diagnostics on.
         ArmStyle("honest", "Honest stepper", "#117733", "H", (0, (8, 2))),
         ArmStyle("blind", "Blind", "#332288", "*", (0, (8, 2, 1, 2))),
@@ -103,12 +115,29 @@ _KNOWN = {
 }
 ARMS: tuple[str, ...] = tuple(_KNOWN)
 """Known arms in the order in which they are drawn and listed."""
-_SPARE_COLORS = ("#56b4e9", "#b59f00", "#8f5bb5", "#a34f4f", "#3f8f8f", "#e07b9a")
-_SPARE_MARKERS = ("X", "p", "h", "<", ">", "d")
+_SPARE_COLORS = (
+    "#8f5bb5",
+    "#4f7a28",
+    "#e07b9a",
+    "#3f8f8f",
+    "#a34f4f",
+    "#8a6d00",
+    "#5b6abf",
+    "#00857a",
+)
+_SPARE_MARKERS: tuple[Marker, ...] = ("X", "p", "h", "<", ">", "d")
+_OWN: ContextVar[Mapping[str, ArmStyle]] = ContextVar("own arm styles")
+_LEAST_CONTRAST = 4.5  # with a dark page, as for text
 
 
 def arm_style(name: str) -> ArmStyle:
-    """Return the style of an arm; an unknown name always gets the same spare colour and marker."""
+    """Return the style of an arm; an unknown name always gets the same spare colour and marker.
+
+    Inside `styled_arms` no two of its arms share a colour.
+    """
+    own = _OWN.get({})
+    if name in own:
+        return own[name]
     if name in _KNOWN:
         return _KNOWN[name]
     key = zlib.crc32(name.encode())
@@ -123,9 +152,64 @@ def arm_label(name: str) -> str:
 
 
 def order_arms(names: Iterable[str]) -> list[str]:
-    """Put arms in the project's order: known ones first, then the others by name."""
+    """Put arms in the project's order: known ones first, then the others by name.
+
+    Inside `styled_arms` its arms come first, in its order.
+    """
     unique = set(names)
-    return [name for name in ARMS if name in unique] + sorted(unique - set(ARMS))
+    first = [name for name in dict.fromkeys((*_OWN.get({}), *ARMS)) if name in unique]
+    return first + sorted(unique - set(first))
+
+
+@contextmanager
+def styled_arms(names: Iterable[str]) -> Iterator[None]:
+    """Give each of these arms a colour of its own inside a ``with`` block, in this order.
+
+    Names that the project does not know share a few spare colours, so two models of one figure
+    could get the same one; here the later of them takes the next that is free.
+    """
+    own: dict[str, ArmStyle] = {}
+    for name in names:
+        style = arm_style(name)
+        taken = {other.color for other in own.values()}
+        if style.color in taken:
+            start = _SPARE_COLORS.index(style.color) if style.color in _SPARE_COLORS else 0
+            turned = _SPARE_COLORS[start:] + _SPARE_COLORS[:start]
+            free = [color for color in turned if color not in taken]
+            style = replace(style, color=free[0]) if free else style
+        own[name] = style
+    token = _OWN.set(own)
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
+
+
+def dark_color(color: str) -> str:
+    """Return the colour, mixed with white until it stands out from a dark page as text must."""
+    paper = _luminance(to_rgb(DARK_PAPER))
+    mixed = to_rgb(color)
+    while (_luminance(mixed) + 0.05) / (paper + 0.05) < _LEAST_CONTRAST:
+        red, green, blue = (part + (1 - part) * 0.08 for part in mixed)
+        mixed = (red, green, blue)
+    return to_hex(mixed)
+
+
+def page_color(color: str) -> str:
+    """Write an arm's colour for a page that has both looks: `page_colors` defines the variable."""
+    return f"var(--c-{color.lstrip('#')}, {color})"
+
+
+def page_colors() -> Mapping[str, str]:
+    """Every colour that an arm can have and what becomes of it on a dark page."""
+    every = [*(style.color for style in _KNOWN.values()), *_SPARE_COLORS]
+    return {color: dark_color(color) for color in every}
+
+
+def _luminance(rgb: tuple[float, float, float]) -> float:
+    """Relative luminance, WCAG 2."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
 @contextmanager

@@ -3,6 +3,7 @@ import pytest
 
 from attcot_analysis.show.style import (
     ARMS,
+    DARK_PAPER,
     RC,
     arm_style,
     figure_style,
@@ -11,6 +12,8 @@ from attcot_analysis.show.style import (
     format_number,
     new_figure,
     order_arms,
+    page_colors,
+    styled_arms,
 )
 
 
@@ -25,6 +28,49 @@ def test_an_unknown_arm_always_looks_the_same_and_like_no_known_one():
     assert first == again
     assert first.label == "my lora"
     assert first.color not in {arm_style(name).color for name in ARMS}
+
+
+def test_arms_of_one_figure_never_share_a_colour():
+    names = ["run one", "two", "three", "four", "five", "six", "seven", "eight"]
+    assert len({arm_style(name).color for name in names}) < 8, "spare colours are few"
+    with styled_arms(["att_cot", *names]):
+        assert len({arm_style(name).color for name in ("att_cot", *names)}) == 9
+        assert order_arms(["base", "two", "att_cot", "three"]) == [
+            "att_cot",
+            "two",
+            "three",
+            "base",
+        ]
+    assert order_arms(["two", "att_cot", "base"]) == [
+        "base",
+        "att_cot",
+        "two",
+    ]
+
+
+def test_an_arm_keeps_its_colour_where_it_is_free():
+    alone = arm_style("my lora")
+    with styled_arms(["my lora", "base"]):
+        assert arm_style("my lora") == alone
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(color: str) -> float:
+        parts = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+            for c in matplotlib.colors.to_rgb(color)
+        ]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_arm_shows_on_a_dark_page_and_keeps_what_is_light_enough():
+    for color, dark in page_colors().items():
+        assert contrast(dark, DARK_PAPER) >= 4.5
+        assert (dark == color) == (contrast(color, DARK_PAPER) >= 4.5)
+    assert {arm_style(name).color for name in (*ARMS, "my lora")} <= set(page_colors())
 
 
 def test_arms_are_ordered_known_first():
