@@ -43,7 +43,7 @@ lint: $(STAMP)  ## Style, format and types.
 	$(BIN)/mypy
 
 notebooks: $(STAMP)  ## Execute all notebooks again and store their outputs.
-	$(BIN)/python scripts/run_notebooks.py
+	$(BIN)/attcot notebooks build
 
 lab: $(STAMP)  ## Open the notebooks in JupyterLab.
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -35,6 +35,7 @@ _MODULE_OF = {
     "LayoutError": "errors",
     "MeasureError": "errors",
     "ModelError": "errors",
+    "NotebookError": "errors",
     "ProblemError": "errors",
     "RunError": "errors",
     "ShowError": "errors",

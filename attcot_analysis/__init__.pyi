@@ -4,6 +4,7 @@ from attcot_analysis.errors import AttCoTError as AttCoTError
 from attcot_analysis.errors import LayoutError as LayoutError
 from attcot_analysis.errors import MeasureError as MeasureError
 from attcot_analysis.errors import ModelError as ModelError
+from attcot_analysis.errors import NotebookError as NotebookError
 from attcot_analysis.errors import ProblemError as ProblemError
 from attcot_analysis.errors import RunError as RunError
 from attcot_analysis.errors import ShowError as ShowError

@@ -25,6 +25,10 @@ class TrainingError(AttCoTError):
     """A fine-tuning run is configured, or has turned, into something that must not go on."""
 
 
+class NotebookError(AttCoTError):
+    """A notebook is missing, does not run, or lacks what its place in the course asks for."""
+
+
 class RunError(AttCoTError):
     """A run folder is missing, damaged, or would be overwritten."""
 

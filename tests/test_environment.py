@@ -12,7 +12,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "jupyter-client": "jupyter_client",
+}
 """Packages that conda-forge calls otherwise; every other name is the same."""
 NOT_IN_CONDA = {"browser"}
 """Extras that environment.yml leaves out; its heading says why."""

@@ -25,6 +25,7 @@ LEVELS = {
     "show": 4,
     "jobs": 1,
     "bench": 5,
+    "course": 5,
     "notebook": 5,
     "run_report": 5,
     "reproduce": 6,
