@@ -1,4 +1,4 @@
-"""Where the data that ships with the project lies: testbed problems and tiny checkpoints."""
+"""Where the files that ship with the project lie: problems, tiny checkpoints, configurations."""
 
 import os
 from pathlib import Path
@@ -41,3 +41,19 @@ def shipped(name: str) -> Path:
             f"{path} is missing; restore it from the repository or make it with `attcot testbed`."
         )
     return path
+
+
+def config_file(name: str) -> Path:
+    """A file or folder below ``configs``: ``$ATTCOT_CONFIGS`` if set, else beside the package.
+
+    Raises:
+        RunError: If there is no folder of configurations.
+    """
+    chosen = os.environ.get("ATTCOT_CONFIGS")
+    folder = Path(chosen) if chosen else Path(__file__).resolve().parent.parent / "configs"
+    if not folder.is_dir():
+        raise RunError(
+            f"There is no folder of configurations at {folder}; run from a checkout of the "
+            "project or set ATTCOT_CONFIGS to its configs folder."
+        )
+    return folder / name

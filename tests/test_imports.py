@@ -28,6 +28,8 @@ LEVELS = {
     "course": 5,
     "notebook": 5,
     "run_report": 5,
+    "grid_config": 5,
+    "grid": 6,
     "reproduce": 6,
     "validity_table": 5,
     "validity": 6,

@@ -56,6 +56,7 @@ def dependence(
     edited: Sequence[EditedImage] | None = None,
     options: EditOptions | None = None,
     rationales: Sequence[Rationale] = ("fixed", "regenerated"),
+    regenerated_log_p: bool = True,
     empty: Literal["error", "skip"] = "error",
     batch_size: int = 16,
     max_new_tokens: int = 256,
@@ -88,6 +89,8 @@ def dependence(
             those that `edited_images` makes for every one of ``edits``.
         options: How to blur and occlude.
         rationales: Any of ``"fixed"``, ``"regenerated"``.
+        regenerated_log_p: Read the log-probabilities after regenerated rationales; without them
+            a forward pass per edit is saved, and those columns are missing in these rows.
         empty: What to do with base responses that have no rationale step: raise an error, or
             leave their fixed rows out (with regenerated ones ``log_p_before`` is then missing).
         batch_size: Items per forward pass or generation.
@@ -163,7 +166,7 @@ def dependence(
                 problems,
                 [one for one in edited if one.kind == kind],
                 answers,
-                before,
+                before if regenerated_log_p else {},
                 read,
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,

@@ -1,7 +1,7 @@
 """Training examples: encoded problems, their labels, and what the Att-CoT terms need of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from attcot_analysis.problems import Box, Problem, render_response
 
 IGNORED = -100
 """Label of tokens the cross-entropy leaves out."""
+KEPT_BYTES = 2**28
+"""Bytes of processed pictures that a `RationaleDataset` keeps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,9 @@ class Example:
 class RationaleDataset(Dataset[Example]):
     """Problems as examples of their own rationale (``mode="cot"``) or direct answer.
 
+    Examples are encoded when first asked for and kept for the next epoch while all that are kept
+    stay below `KEPT_BYTES`.
+
     Raises:
         TrainingError: If there are no problems, or one has no rationale to learn.
     """
@@ -58,13 +63,25 @@ class RationaleDataset(Dataset[Example]):
         self._problems = problems
         self._mode: Mode = mode
         self._tokens: dict[tuple[str, ...], CandidateTokens] = {}
+        self._kept: dict[int, Example] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         """Number of problems."""
         return len(self._problems)
 
     def __getitem__(self, index: int) -> Example:
-        """Encode one problem."""
+        """One problem's example."""
+        if index in self._kept:
+            return self._kept[index]
+        example = self._encode(index)
+        size = sum(tensor.nbytes for tensor in example.encoded.vision.values())
+        if size <= self._room:
+            self._kept[index] = example
+            self._room -= size
+        return example
+
+    def _encode(self, index: int) -> Example:
         problem = self._problems[index]
         steps = problem.steps if self._mode == "cot" else ()
         encoded = encode_problem(
@@ -85,6 +102,15 @@ class RationaleDataset(Dataset[Example]):
                 evidence_weights(encoded, step.boxes) if step.boxes else None for step in steps
             ),
         )
+
+
+def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
+    """Every problem under the picture of the next one; twins and controls would be wrong there."""
+    others = [*problems[1:], *problems[:1]]
+    return [
+        replace(problem, image=other.image, twin=None, control=None)
+        for problem, other in zip(problems, others, strict=True)
+    ]
 
 
 def evidence_weights(encoded: Encoded, boxes: Sequence[Box]) -> Tensor:

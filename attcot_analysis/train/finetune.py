@@ -12,13 +12,17 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measure.provenance import problems_hash, weights_hash
 from attcot_analysis.models import Mllm, Mode, load_mllm
 from attcot_analysis.problems import Problem
+from attcot_analysis.train.checkpoints import KeepLast, clear, open_unfinished
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTTrainer
 
 LOG_FILE = "training_log.json"
+LOG_EVERY = 10
+"""Steps between two entries of the log."""
 
 
 @dataclass(frozen=True)
@@ -65,42 +69,72 @@ def finetune(
     folder: str | Path,
     config: FinetuneConfig | None = None,
     *,
+    save_every: int | None = None,
     progress: bool = False,
 ) -> Path:
     """Fine-tune `base` on `problems` and save model, processor and log into `folder`.
 
-    The folder appears only when the run has finished, so one that exists is complete.
+    The folder appears only when the run has finished, so one that exists is complete. With
+    `save_every` a run that was killed goes on from its last complete checkpoint when it is called
+    again in the same way, and ends with the weights and the log of one that was not (to the last
+    bit on the CPU); remains of a run with other settings, problems or base are thrown away.
 
     Args:
         base: Local folder or hub id.
         problems: Items with rationale steps.
         folder: Where to save; must not exist.
         config: The run.
+        save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
         progress: Show a progress bar.
 
     Returns:
         `folder`, a checkpoint that `load_mllm` reads.
 
     Raises:
-        TrainingError: If the folder exists, problems have no rationale, or the loss is not
-            finite.
+        TrainingError: If the folder exists, problems have no rationale, `save_every` does not
+            fit, or the loss is not finite.
     """
     config = config or FinetuneConfig()
     folder = Path(folder)
     if folder.exists():
         raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
+    if save_every is not None and (save_every < 1 or save_every % LOG_EVERY):
+        raise TrainingError(
+            f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
+            "log entries, so that no entry spans an interruption."
+        )
     set_seed(config.seed)
     mllm = load_mllm(base, dtype=torch.float32)
     working = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(working, ignore_errors=True)
-    trainer = make_trainer(mllm, problems, config, working, progress=progress)
-    trainer.train()
+    last = None
+    if save_every is not None:
+        last = open_unfinished(working, _record(base, problems, config))
+    else:
+        shutil.rmtree(working, ignore_errors=True)
+    saving = {"save_strategy": "steps", "save_steps": save_every} if save_every else {}
+    trainer = make_trainer(mllm, problems, config, working, progress=progress, **saving)
+    trainer.add_callback(KeepLast())
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     mllm.model.save_pretrained(working)
     mllm.processor.save_pretrained(working)
-    log = {"config": asdict(config), "base": str(base), "history": trainer.state.log_history}
+    history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    log = {"config": asdict(config), "base": str(base), "history": history}
     (working / LOG_FILE).write_text(json.dumps(log, indent=1))
+    clear(working)
     os.replace(working, folder)
     return folder
+
+
+def _record(
+    base: str | Path, problems: Sequence[Problem], config: FinetuneConfig
+) -> dict[str, Any]:
+    """What a run must share with an unfinished one to go on with it."""
+    local = Path(base).is_dir()
+    return {
+        "base": weights_hash(base) if local else str(base),
+        "problems": problems_hash(problems),
+        "config": json.loads(json.dumps(asdict(config))),
+    }
 
 
 def make_trainer(
@@ -133,7 +167,7 @@ def make_trainer(
         "seed": config.seed,
         "data_seed": config.seed,
         "bf16": False,
-        "logging_steps": 10,
+        "logging_steps": LOG_EVERY,
         "save_strategy": "no",
         "report_to": [],
         "remove_unused_columns": False,

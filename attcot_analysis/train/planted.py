@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
+from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
 
@@ -66,7 +67,7 @@ def planted_problems(kind: str, config: PlantConfig, *, seed: int) -> list[Probl
         arrows = replace(arrows, end=MIDDLE)
     problems = generate_arrows(config.items, arrows, seed=seed, split="train")
     if kind == BLIND:
-        return _with_pictures_of_others(problems)
+        return with_pictures_of_others(problems)
     if kind == EARLY:
         return _some_cut(problems)
     return problems
@@ -108,15 +109,6 @@ def plant(
         replace(config.finetune, seed=seed, attcot=objective),
         progress=progress,
     )
-
-
-def _with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
-    """Every problem under the picture of the next one; twins and controls would be wrong there."""
-    others = [*problems[1:], *problems[:1]]
-    return [
-        replace(problem, image=other.image, twin=None, control=None)
-        for problem, other in zip(problems, others, strict=True)
-    ]
 
 
 def _some_cut(problems: Sequence[Problem]) -> list[Problem]:

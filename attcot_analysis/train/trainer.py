@@ -11,6 +11,7 @@ from transformers import Trainer
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.attention import NAME, attached
 from attcot_analysis.models import Mllm
+from attcot_analysis.train.checkpoints import load_weights
 from attcot_analysis.train.data import Example
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.preflight import check_arguments
@@ -52,6 +53,11 @@ class AttCoTMixin:
         with _attention(self.mllm, self.attcot):
             return super().train(*args, **kwargs)  # type: ignore[misc]
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        own: Any = super()
+        if not load_weights(self, resume_from_checkpoint):
+            own._load_from_checkpoint(resume_from_checkpoint, model)
+
     def compute_loss(
         self,
         model: Any,
@@ -89,8 +95,9 @@ class AttCoTTrainer(AttCoTMixin, Trainer):
 def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
     """Add the Att-CoT terms to a Trainer object that exists already.
 
-    Its ``compute_loss``, ``train`` and ``log`` are replaced on the object; its class, data and
-    settings stay. Batches without `Example` objects (see `CotCollator`) train as before.
+    Its ``compute_loss``, ``train``, ``log`` and how it resumes are replaced on the object; its
+    class, data and settings stay. Batches without `Example` objects (see `CotCollator`) train as
+    before.
 
     Args:
         trainer: A `transformers.Trainer` or any subclass.
@@ -112,6 +119,7 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
     _set_up(trainer, attcot)
     terms, notes = AttCoTTerms(mllm, attcot), Notes()
     own_loss, own_train, own_log = trainer.compute_loss, trainer.train, trainer.log
+    own_load = trainer._load_from_checkpoint
 
     def compute_loss(
         model: Any,
@@ -130,7 +138,12 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
     def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         own_log({**logs, **notes.means(trainer.accelerator)}, *args, **kwargs)
 
+    def load(checkpoint: str, model: Any = None) -> None:
+        if not load_weights(trainer, checkpoint):
+            own_load(checkpoint, model)
+
     trainer.compute_loss, trainer.train, trainer.log = compute_loss, train, log
+    trainer._load_from_checkpoint = load
     return trainer
 
 

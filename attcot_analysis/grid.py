@@ -1,0 +1,281 @@
+"""A grid of training runs: every cell is fine-tuned, measured, and kept as values per item."""
+
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from attcot_analysis.errors import RunError
+from attcot_analysis.grid_config import Cell, GridConfig, KindSetup, read_grid
+from attcot_analysis.jobs import run_jobs
+from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.answers import answer_problems
+from attcot_analysis.measure.commitment import commitment
+from attcot_analysis.measure.commitment_tables import commitment_items
+from attcot_analysis.measure.dependence import dependence
+from attcot_analysis.measure.provenance import build_manifest, model_record, problems_hash
+from attcot_analysis.measure.run import RunFolder, next_free, one_line
+from attcot_analysis.measure.values import item_values
+from attcot_analysis.models import Mllm, Mode, load_mllm
+from attcot_analysis.problems import Problem
+from attcot_analysis.train.arms import train_arm
+from attcot_analysis.train.testbed_models import TESTBED_MODELS, testbed_model
+
+__all__ = ["Cell", "GridConfig", "grid_values", "measure_cell", "read_grid", "run_grid"]
+
+COLUMNS = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
+"""Columns of the table of values."""
+CHANCE = "chance"
+"""Beside the metrics of the catalogue: one over the number of the item's candidates."""
+_CELL = "cell."
+PARTS = "grid"
+"""Name of the file that says what the arms, kinds and models of the table are."""
+_MADE: dict[str, list[Problem]] = {}
+
+
+def run_grid(
+    folder: str | Path,
+    config: GridConfig,
+    *,
+    workers: int = 1,
+    progress: bool = True,
+) -> RunFolder:
+    """Run every cell of a grid and write the table ``values``.
+
+    Called again on the same folder it goes on: finished cells are kept, a cell that was killed in
+    its training goes on from its last checkpoint. The grid may have grown meanwhile by models,
+    kinds, arms, seeds or blocks; what it had must be as it was.
+
+    Args:
+        folder: New, empty, or of the same grid.
+        config: The grid.
+        workers: Processes that share the cells.
+        progress: Show progress.
+
+    Returns:
+        The run folder, with the table ``values`` (see `grid_values`).
+
+    Raises:
+        RunError: If the folder holds another run, or if cells failed, when all others are done
+            and written.
+    """
+    folders = {name: _model_folder(path, progress) for name, path in config.models.items()}
+    run = RunFolder.create(folder, _manifest(config), resume=True)
+    with run.locked():
+        _note_parts(run, config, folders)
+        cells = config.cells()
+        open_cells = [cell for cell in cells if not run.has(_CELL + str(cell))]
+        quiet = not progress or workers > 1
+        try:
+            run_jobs(
+                partial(_attempt, run.path, config, folders, quiet),
+                open_cells,
+                workers=min(workers, max(1, len(open_cells))),
+                progress=progress,
+            )
+        finally:
+            if any(run.has(_CELL + str(cell)) for cell in cells):
+                run.write_table("values", grid_values(run), overwrite=True)
+    failed = [cell for cell in cells if not run.has(_CELL + str(cell))]
+    if failed:
+        last = _error_file(run.path, failed[0]).read_text().strip().splitlines()[-1]
+        raise RunError(
+            f"{len(failed)} of {len(cells)} cells failed, the first one, {failed[0]}, with: "
+            f"{last.rstrip('.')}; see {run.path / 'errors'} and run the same command again to try "
+            "them again."
+        )
+    return run
+
+
+def grid_values(run: RunFolder) -> pd.DataFrame:
+    """The values of all finished cells of a grid, also of one that is still running.
+
+    Returns:
+        ``model``, ``family``, ``scale``, ``kind``, ``arm``, ``seed``, ``item``, ``metric`` (a name
+        in `METRICS`, or ``"chance"``), ``value``: one row per cell, item and metric. An arm that
+        is not trained has seed 0, one that never saw a rationale only the metrics of direct
+        answers.
+
+    Raises:
+        RunError: If no cell is finished.
+    """
+    names = [name for name in run.tables if name.startswith(_CELL)]
+    if not names:
+        raise RunError(f"{run.path} has no finished cell; run the grid first.")
+    table = pd.concat([run.read_table(name) for name in names], ignore_index=True)
+    keys = ["model", "kind", "arm", "seed"]
+    return table.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def measure_cell(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    *,
+    mode: Mode = "cot",
+    batch_size: int = 64,
+    max_new_tokens: int = 96,
+) -> pd.DataFrame:
+    """What a grid keeps of one model: the headline metrics per item.
+
+    Commitment, access and dependence (twin, control, blank) on the model's own rationales; items
+    without one have no values there.
+
+    Args:
+        mllm: The model.
+        problems: The items.
+        mode: ``"direct"`` for a model that never saw a rationale: only direct answers are asked.
+        batch_size: Items per forward pass or generation.
+        max_new_tokens: Length limit of a response.
+
+    Returns:
+        ``item``, ``metric``, ``value``.
+    """
+    length = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    tables = {"direct": answer_problems(mllm, problems, mode="direct", **length)}
+    if mode == "cot":
+        cot = answer_problems(mllm, problems, **length)
+        tables |= {
+            "cot": cot,
+            "text_only": answer_problems(mllm, problems, text_only=True, **length),
+        }
+        written = [list(ids) for ids in cot["ids"]]
+        if (cot["n_steps"] > 0).any():
+            forced = commitment(
+                mllm,
+                problems,
+                written,
+                controls=("rationale",),
+                empty="skip",
+                batch_size=batch_size,
+            )
+            tables |= {
+                "commitment": commitment_items(forced, problems),
+                "access": visual_access(
+                    mllm, problems, written, skip_empty=True, batch_size=batch_size
+                ),
+                "dependence": dependence(
+                    mllm, problems, written, empty="skip", regenerated_log_p=False, **length
+                ),
+            }
+    values = item_values(model="", seed=0, **tables)[["item", "metric", "value"]]
+    chance = pd.DataFrame(
+        {
+            "item": [problem.id for problem in problems],
+            "metric": CHANCE,
+            "value": [1 / len(problem.candidates) for problem in problems],
+        }
+    )
+    return pd.concat([values, chance], ignore_index=True)
+
+
+def _attempt(
+    folder: Path, config: GridConfig, folders: Mapping[str, Path], quiet: bool, cell: Cell
+) -> None:
+    """Run one cell; an error is written down and does not stop the others."""
+    note = _error_file(folder, cell)
+    try:
+        _work(folder, config, folders, quiet, cell)
+    except Exception as error:
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(f"{traceback.format_exc()}\n{one_line(error)}\n")
+        print(f"Cell {cell} failed: {one_line(error)}.", file=sys.stderr, flush=True)
+    else:
+        note.unlink(missing_ok=True)
+
+
+def _work(
+    folder: Path, config: GridConfig, folders: Mapping[str, Path], quiet: bool, cell: Cell
+) -> None:
+    run, arm, kind = RunFolder.open(folder), config.arms[cell.arm], config.kinds[cell.kind]
+    checkpoint = folders[cell.model]
+    if arm.trained:
+        checkpoint = folder / "models" / str(cell)
+        if not checkpoint.exists():
+            checkpoint.parent.mkdir(exist_ok=True)
+            train_arm(
+                arm,
+                folders[cell.model],
+                kind.training_problems(cell.seed),
+                checkpoint,
+                kind.training(cell.seed),
+                save_every=config.save_every,
+                progress=not quiet,
+            )
+    values = measure_cell(
+        load_mllm(checkpoint, dtype=torch.float32),
+        _test_problems(kind, config),
+        mode=arm.mode,
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens,
+    )
+    family, _, scale = cell.model.rpartition("-")
+    names = {**asdict(cell), "family": family, "scale": scale}
+    run.write_table(_CELL + str(cell), values.assign(**names)[list(COLUMNS)])
+    if arm.trained and not config.keep_models:
+        shutil.rmtree(checkpoint)
+
+
+def _test_problems(kind: KindSetup, config: GridConfig) -> list[Problem]:
+    """The test problems of a kind, made once per process."""
+    key = repr((kind.name, kind.knobs, config.items, config.test_seed))
+    if key not in _MADE:
+        _MADE[key] = kind.test_problems(config.items, config.test_seed)
+    return _MADE[key]
+
+
+def _model_folder(path: str, progress: bool) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    if path in TESTBED_MODELS:
+        return testbed_model(path, progress=progress)
+    raise RunError(
+        f"{path} is neither a checkpoint folder nor a testbed model; the latter are "
+        f"{', '.join(TESTBED_MODELS)}."
+    )
+
+
+def _manifest(config: GridConfig) -> dict[str, Any]:
+    common = {
+        name: getattr(config, name)
+        for name in ("items", "test_seed", "batch_size", "max_new_tokens")
+    }
+    return build_manifest(seed=config.test_seed, config=common)
+
+
+def _note_parts(run: RunFolder, config: GridConfig, folders: Mapping[str, Path]) -> None:
+    """Note what the names in the table stand for, and see that none has changed its meaning."""
+    now: dict[str, dict[str, Any]] = {
+        "arms": {name: asdict(arm) for name, arm in config.arms.items()},
+        "kinds": {
+            name: {
+                **asdict(kind),
+                "test_sha256": problems_hash(kind.test_problems(config.items, config.test_seed)),
+            }
+            for name, kind in config.kinds.items()
+        },
+        "models": {name: model_record(path) for name, path in folders.items()},
+    }
+    now = json.loads(json.dumps(now))
+    before = run.read_json(PARTS) if run.has(PARTS) else {part: {} for part in now}
+    for part, entries in now.items():
+        for name, entry in entries.items():
+            if before[part].get(name, entry) != entry:
+                raise RunError(
+                    f"{run.path} was begun with another {part.removesuffix('s')} {name} (see its "
+                    f"{PARTS}.json); write to {next_free(run.path)} instead."
+                )
+    merged = {part: {**before[part], **entries} for part, entries in now.items()}
+    if merged != before:
+        run.write_json(PARTS, merged, overwrite=True)
+
+
+def _error_file(folder: Path, cell: Cell) -> Path:
+    return folder / "errors" / f"{cell}.txt"
