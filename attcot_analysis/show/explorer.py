@@ -24,9 +24,6 @@ from attcot_analysis.show.explorer_choice import (
     LayerChoice,
     PlaneKey,
     Selection,
-    read_key,
-    select,
-    traits_of,
 )
 from attcot_analysis.show.explorer_data import ExplorerRecord, labels_of
 from attcot_analysis.show.explorer_figure import explorer_figure
@@ -44,6 +41,7 @@ from attcot_analysis.show.explorer_planes import (
     plane_stats,
     plane_weights,
 )
+from attcot_analysis.show.explorer_select import read_key, select, traits_of
 from attcot_analysis.show.explorer_spec import index_of, make_content
 from attcot_analysis.show.figures import write_atomically
 from attcot_analysis.show.maps import AttentionMaps

@@ -10,9 +10,10 @@ from importlib.resources import files
 from typing import Any
 
 from attcot_analysis.errors import ShowError
-from attcot_analysis.show.explorer_choice import Selection, select, traits_of
+from attcot_analysis.show.explorer_choice import Selection
 from attcot_analysis.show.explorer_data import ExplorerRecord, labels_of
 from attcot_analysis.show.explorer_figure import explorer_figure, explorer_png
+from attcot_analysis.show.explorer_select import select, traits_of
 from attcot_analysis.show.explorer_spec import Content, make_content
 from attcot_analysis.show.markup import Markup, el, trusted
 
