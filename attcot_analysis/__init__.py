@@ -153,6 +153,7 @@ _MODULE_OF = {
     "before_after": "show.heatmaps",
     "commitment_curves": "show.curves",
     "comparison_intervals": "show.intervals",
+    "describe_record": "show.description",
     "heatmap_row": "show.heatmaps",
     "metric_intervals": "show.intervals",
     "problem_pictures": "show.pictures",

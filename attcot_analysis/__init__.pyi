@@ -104,6 +104,7 @@ from attcot_analysis.problems.response import render_response as render_response
 from attcot_analysis.show.curves import access_curves as access_curves
 from attcot_analysis.show.curves import access_grid as access_grid
 from attcot_analysis.show.curves import commitment_curves as commitment_curves
+from attcot_analysis.show.description import describe_record as describe_record
 from attcot_analysis.show.explorer import attention_explorer as attention_explorer
 from attcot_analysis.show.heatmaps import before_after as before_after
 from attcot_analysis.show.heatmaps import heatmap_row as heatmap_row
