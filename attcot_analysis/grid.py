@@ -4,8 +4,8 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,31 +14,24 @@ import pandas as pd
 import torch
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.grid_config import Cell, GridConfig, KindSetup, read_grid
+from attcot_analysis.grid_config import Cell, GridConfig, read_grid
 from attcot_analysis.jobs import run_jobs
-from attcot_analysis.measure.access import visual_access
-from attcot_analysis.measure.answers import answer_problems
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.commitment_tables import commitment_items
-from attcot_analysis.measure.dependence import dependence
+from attcot_analysis.measure.edits import EditedImage
+from attcot_analysis.measure.headline import headline_edits, headline_values
 from attcot_analysis.measure.provenance import build_manifest, model_record, problems_hash
 from attcot_analysis.measure.run import RunFolder, next_free, one_line
-from attcot_analysis.measure.values import item_values
-from attcot_analysis.models import Mllm, Mode, load_mllm
+from attcot_analysis.models import PromptMemory, load_mllm, remembering
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.arms import train_arm
 from attcot_analysis.train.testbed_models import TESTBED_MODELS, testbed_model
 
-__all__ = ["Cell", "GridConfig", "grid_values", "measure_cell", "read_grid", "run_grid"]
+__all__ = ["Cell", "GridConfig", "grid_values", "read_grid", "run_grid"]
 
 COLUMNS = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
 """Columns of the table of values."""
-CHANCE = "chance"
-"""Beside the metrics of the catalogue: one over the number of the item's candidates."""
 _CELL = "cell."
 PARTS = "grid"
 """Name of the file that says what the arms, kinds and models of the table are."""
-_MADE: dict[str, list[Problem]] = {}
 
 
 def run_grid(
@@ -115,67 +108,6 @@ def grid_values(run: RunFolder) -> pd.DataFrame:
     return table.sort_values(keys, kind="stable", ignore_index=True)
 
 
-def measure_cell(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    *,
-    mode: Mode = "cot",
-    batch_size: int = 64,
-    max_new_tokens: int = 96,
-) -> pd.DataFrame:
-    """What a grid keeps of one model: the headline metrics per item.
-
-    Commitment, access and dependence (twin, control, blank) on the model's own rationales; items
-    without one have no values there.
-
-    Args:
-        mllm: The model.
-        problems: The items.
-        mode: ``"direct"`` for a model that never saw a rationale: only direct answers are asked.
-        batch_size: Items per forward pass or generation.
-        max_new_tokens: Length limit of a response.
-
-    Returns:
-        ``item``, ``metric``, ``value``.
-    """
-    length = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    tables = {"direct": answer_problems(mllm, problems, mode="direct", **length)}
-    if mode == "cot":
-        cot = answer_problems(mllm, problems, **length)
-        tables |= {
-            "cot": cot,
-            "text_only": answer_problems(mllm, problems, text_only=True, **length),
-        }
-        written = [list(ids) for ids in cot["ids"]]
-        if (cot["n_steps"] > 0).any():
-            forced = commitment(
-                mllm,
-                problems,
-                written,
-                controls=("rationale",),
-                empty="skip",
-                batch_size=batch_size,
-            )
-            tables |= {
-                "commitment": commitment_items(forced, problems),
-                "access": visual_access(
-                    mllm, problems, written, skip_empty=True, batch_size=batch_size
-                ),
-                "dependence": dependence(
-                    mllm, problems, written, empty="skip", regenerated_log_p=False, **length
-                ),
-            }
-    values = item_values(model="", seed=0, **tables)[["item", "metric", "value"]]
-    chance = pd.DataFrame(
-        {
-            "item": [problem.id for problem in problems],
-            "metric": CHANCE,
-            "value": [1 / len(problem.candidates) for problem in problems],
-        }
-    )
-    return pd.concat([values, chance], ignore_index=True)
-
-
 def _attempt(
     folder: Path, config: GridConfig, folders: Mapping[str, Path], quiet: bool, cell: Cell
 ) -> None:
@@ -209,13 +141,17 @@ def _work(
                 save_every=config.save_every,
                 progress=not quiet,
             )
-    values = measure_cell(
-        load_mllm(checkpoint, dtype=torch.float32),
-        _test_problems(kind, config),
-        mode=arm.mode,
-        batch_size=config.batch_size,
-        max_new_tokens=config.max_new_tokens,
-    )
+    tests = _tests(config, cell)
+    # Fine-tuning leaves the processor as it is, so all cells of a model can share the memory.
+    with remembering(tests.memory):
+        values = headline_values(
+            load_mllm(checkpoint, dtype=torch.float32),
+            tests.problems,
+            mode=arm.mode,
+            edited=tests.edited,
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+        )
     family, _, scale = cell.model.rpartition("-")
     names = {**asdict(cell), "family": family, "scale": scale}
     run.write_table(_CELL + str(cell), values.assign(**names)[list(COLUMNS)])
@@ -223,12 +159,27 @@ def _work(
         shutil.rmtree(checkpoint)
 
 
-def _test_problems(kind: KindSetup, config: GridConfig) -> list[Problem]:
-    """The test problems of a kind, made once per process."""
-    key = repr((kind.name, kind.knobs, config.items, config.test_seed))
-    if key not in _MADE:
-        _MADE[key] = kind.test_problems(config.items, config.test_seed)
-    return _MADE[key]
+@dataclass(frozen=True)
+class _Tests:
+    """The test problems of one kind, and what was made of them for the cells of one model."""
+
+    key: tuple[str, ...]
+    problems: list[Problem]
+    edited: list[EditedImage]
+    memory: PromptMemory
+
+
+_LAST: list[_Tests] = []
+"""Those of this process's last cell; cells that share them follow each other."""
+
+
+def _tests(config: GridConfig, cell: Cell) -> _Tests:
+    kind = config.kinds[cell.kind]
+    key = (cell.model, repr(kind), str(config.items), str(config.test_seed))
+    if not _LAST or _LAST[0].key != key:
+        problems = kind.test_problems(config.items, config.test_seed)
+        _LAST[:] = [_Tests(key, problems, headline_edits(problems), PromptMemory())]
+    return _LAST[0]
 
 
 def _model_folder(path: str, progress: bool) -> Path:

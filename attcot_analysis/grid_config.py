@@ -107,7 +107,7 @@ class GridConfig:
     models: Mapping[str, str]
     items: int = 100
     test_seed: int = 1000
-    batch_size: int = 64
+    batch_size: int = 100
     max_new_tokens: int = 96
     save_every: int = 50
     keep_models: bool = field(default=False, compare=False)

@@ -21,6 +21,7 @@ from attcot_analysis.models.inputs import (  # noqa: E402
 )
 from attcot_analysis.models.layout import Span, TokenLayout, token_starts  # noqa: E402
 from attcot_analysis.models.load import Mllm, evaluating, load_mllm, wrap_mllm  # noqa: E402
+from attcot_analysis.models.memory import PromptMemory, remembering  # noqa: E402
 from attcot_analysis.models.painting import (  # noqa: E402
     image_features,
     paintable_tokens,
@@ -35,6 +36,7 @@ __all__ = [
     "Generation",
     "Mllm",
     "Mode",
+    "PromptMemory",
     "Span",
     "TokenGrid",
     "TokenLayout",
@@ -53,6 +55,7 @@ __all__ = [
     "painted_tokens",
     "positions",
     "read_image",
+    "remembering",
     "token_starts",
     "wrap_mllm",
 ]

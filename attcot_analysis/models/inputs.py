@@ -15,6 +15,7 @@ from attcot_analysis.models.families import ProcessedPrompt
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.models.layout import TokenLayout, find_layout
 from attcot_analysis.models.load import Mllm
+from attcot_analysis.models.memory import current_memory
 from attcot_analysis.problems import Problem
 
 Mode = Literal["cot", "direct"]
@@ -266,6 +267,21 @@ def _placeholders(mllm: Mllm) -> set[str]:
 
 
 def _process(
+    mllm: Mllm, prompt: str, pictures: Sequence[Image.Image]
+) -> tuple[list[int], list[int] | None, dict[str, Tensor]]:
+    """Ids, token types and image tensors of a prompt, from the memory if one is in use."""
+    memory = current_memory()
+    if memory is None:
+        return _process_anew(mllm, prompt, pictures)
+    made = memory.get(prompt, pictures)
+    if made is None:
+        made = _process_anew(mllm, prompt, pictures)
+        memory.put(prompt, pictures, made)
+    ids, types, vision = made
+    return ids, types, dict(vision)
+
+
+def _process_anew(
     mllm: Mllm, prompt: str, pictures: Sequence[Image.Image]
 ) -> tuple[list[int], list[int] | None, dict[str, Tensor]]:
     # One list per prompt: some processors treat several images in one prompt in another way.
