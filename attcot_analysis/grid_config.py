@@ -183,6 +183,10 @@ def grid_of(settings: Mapping[str, Any], *, where: str = "The grid") -> GridConf
     if unknown:
         raise TrainingError(f"{where}: a block names {sorted(unknown)}, which kinds lacks.")
     arms = [read_arm(one) for one in sorted({arm for block in combined for arm in block.arms})]
+    names = [arm.name for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TrainingError(f"{where}: two files are called {twice[0]}; rename one.")
     by_file = {one: Path(one).stem for block in combined for one in block.arms}
     config = GridConfig(
         blocks=tuple(

@@ -1,6 +1,7 @@
 """The headline metrics of one model per item, as cheaply as they can be had."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -55,7 +56,7 @@ def headline_values(
     Returns:
         ``item``, ``metric`` (a name in `METRICS`, or ``"chance"``), ``value``.
     """
-    length = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    length: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     tables = {"direct": answer_problems(mllm, problems, mode="direct", **length)}
     if mode == "cot":
         cot = answer_problems(mllm, problems, **length)

@@ -261,3 +261,18 @@ def test_a_model_the_trainer_does_not_train_is_refused(
     trainer, _ = _trainer(random_checkpoint, training_problems, tmp_path, None, cls=SFTTrainer)
     with pytest.raises(TrainingError, match="does not train"):
         attach(trainer, random_mllm, BOTH)
+
+
+def test_a_resumed_run_ends_with_the_weights_and_losses_of_one_that_was_not(
+    random_checkpoint, training_problems, tmp_path
+):
+    def trained(resume=None):
+        saving = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+        trainer, mllm = _trainer(random_checkpoint, training_problems, tmp_path, BOTH, **saving)
+        trainer.train(resume_from_checkpoint=resume)
+        return _weights(mllm.model), _losses(trainer)
+
+    weights, losses = trained()
+    again, resumed = trained(str(tmp_path / "checkpoint-2"))
+    assert losses == resumed and len(losses) == 4
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
