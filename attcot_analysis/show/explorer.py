@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         AttentionExplorer,
     )
 
-LIVE_BUDGET = 4_000_000
+LIVE_BUDGET = 8_000_000
 """Bytes of maps that a live explorer sends at first; what is selected later is sent in full."""
 
 _WORDS: dict[int, Any] = {code: word for word, code in CODES.items()}

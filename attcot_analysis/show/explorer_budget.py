@@ -40,26 +40,29 @@ def choose_planes(
 ) -> Parcel:
     """Take groups of planes, the most useful first, as fine as they fit into the budget.
 
-    Means over heads come before maxima and visual heads, these before single heads. A group that
-    does not fit is made coarser, by means over blocks of cells; one that does not fit even so is
-    left out. The first group, one plane per source and model, is always taken, if need be coarse.
+    Means over heads come before maxima and visual heads, these before single heads. A group may
+    take half of what is left, so that coarse maps of much come before fine ones of little: it is
+    made coarser, by means over blocks of cells, and left out if it does not fit even so. The first
+    group, one plane per source and model, may take all, and is always taken.
 
     Args:
         record: The record.
         budget: Bytes that all planes together may take; ``None`` for no limit.
         first: The selection that the page starts with; its planes belong to the first group.
     """
+    groups = list(_groups(record, first))
+    every = tuple(dict.fromkeys(key for _, group in groups for key in group))
+    if budget is None or len(every) * _size(record, 1) <= budget:
+        return Parcel(every, (1,) * len(every), len(every))
     keys: dict[PlaneKey, int] = {}
-    every: set[PlaneKey] = set()
     coarse, missing = [], []
-    left = float("inf") if budget is None else budget
-    for words, group in _groups(record, first):
-        always = not every
-        every |= set(group)
+    left = budget
+    for words, group in groups:
         group = [key for key in group if key not in keys]
         sizes = {one: _size(record, one) * len(group) for one in _possible(record)}
-        coarsest = max(sizes) if always else None
-        factor = next((one for one, size in sizes.items() if size <= left), coarsest)
+        most = left / 2 if keys else left
+        coarsest = None if keys else max(sizes)
+        factor = next((one for one, size in sizes.items() if size <= most), coarsest)
         if factor is None:
             missing.append(words)
             continue

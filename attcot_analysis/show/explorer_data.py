@@ -182,15 +182,18 @@ class ExplorerRecord:
         known = {boxes: self.grid.coverage(boxes) for boxes in set(self.boxes)}
         return np.stack([known[self.boxes[tokens[0]]] for tokens in self.parts])
 
+    @cached_property
+    def step_parts(self) -> tuple[int, ...]:
+        """Per token the part that is its step; the token itself outside of steps."""
+        found = list(range(len(self.tokens)))
+        for at, tokens in enumerate(self.parts):
+            for token in tokens:
+                found[token] = at
+        return tuple(found)
+
     def part_of(self, selection: Selection) -> int:
         """Which of `parts` a selection shows."""
-        if selection.unit == "token" or not selection.step:
-            return selection.token
-        return next(
-            at
-            for at, tokens in enumerate(self.parts)
-            if at >= len(self.tokens) and selection.token in tokens
-        )
+        return selection.token if selection.unit == "token" else self.step_parts[selection.token]
 
     @property
     def answer(self) -> int | None:

@@ -70,7 +70,6 @@ def explorer_fragment(
     *,
     budget: int | None = FRAME_BUDGET,
     look: Mapping[str, Any] | None = None,
-    height: int = 900,
 ) -> Markup:
     """An explorer in a frame, for a notebook's stored output or a report.
 
@@ -83,7 +82,6 @@ def explorer_fragment(
         selection: What to show first; see `select`.
         budget: Bytes of maps, before compression.
         look: See `explorer_page`.
-        height: Of the frame in pixels, until the script has fitted it.
     """
     selection = select(record) if selection is None else selection
     content = make_content(record, budget, selection, live=False)
@@ -105,7 +103,8 @@ def explorer_fragment(
             srcdoc=page,
             title=name,
             class_="attcot-frame",
-            style=f"width:100%;height:{height}px;border:0;display:block",
+            # The script gives it its height; where none runs, only the picture shows.
+            style="width:100%;height:0;border:0;display:block",
         ),
     )
 

@@ -80,12 +80,13 @@ class Content:
             "size": list(record.picture.size),
             "tokens": list(record.tokens),
             "steps": list(record.steps),
-            "stepParts": [_step_part(record, at) for at in range(len(record.tokens))],
+            "stepParts": list(record.step_parts),
             "parts": len(record.parts),
             "answer": record.answer,
             "answerEnd": answer_end(record),
             "boxSets": [[list(map(float, box)) for box in some] for some in boxes],
             "boxOf": [boxes.index(some) for some in record.boxes],
+            "even": [float(record.grid.coverage(some).mean()) for some in boxes],
             "rows": record.shape[0],
             "cols": record.shape[1],
             "layers": record.n_layers,
@@ -143,12 +144,6 @@ def make_content(
         if not record.layered(source):
             key = PlaneKey(source, 0)
     return Content(record, choose_planes(record, budget, key), live)
-
-
-def _step_part(record: ExplorerRecord, token: int) -> int:
-    """The part that is a token's step; the token itself outside of steps."""
-    step = record.steps[token]
-    return record.part_of(Selection("", "mean", "mean", token, "", step, "step"))
 
 
 def index_of(planes: Iterable[Plane]) -> list[list[Any]]:

@@ -483,8 +483,9 @@ class View {
     const box = this.range(label, 0, choices.length - 1, 1, (at) => this.set({ [name]: choices[at] }));
     const few = choices.length <= 14;
     choices.forEach((choice, at) => {
-      const ends = choice < 0 || choice === 0 || at === choices.length - 1;
-      if (!few && !ends && choice % 7) return;
+      // Of many only some, and none where they would touch.
+      const last = choices.length - 1, shown = at === 0 || at === last || (choice > 4 && choice % 7 === 0);
+      if (!few && (!shown || (at !== last && at > 0.93 * last))) return;
       const place = choices.length > 1 ? at / (choices.length - 1) : 0;
       const word = choice === VISUAL ? "vis" : (WORDS[choice] ?? choice);
       const tick = make("span", {}, String(word));
@@ -804,7 +805,7 @@ class View {
     this.scaleText.textContent = own
       ? `Colours: this map's own scale${both ? ", the same for both models" : ""}; do not compare colours between ${whole ? "steps" : "tokens"}.`
       : `Colours: one scale for ${both}all ${this.planes.parts(whole).length} ${whole ? "steps" : "tokens"} at this layer and head` +
-        (beyond ? `; ${beyond} of them reach beyond its end.` : ".");
+        (beyond ? `; ${beyond} reach${beyond === 1 ? "es" : ""} beyond its end.` : ".");
   }
 
   bar(signed, end, words, more) {
@@ -1233,7 +1234,9 @@ class View {
       const cells = [number(change("mass"), true), "", number(change("share"), true), number(change("spread"), true)];
       rows.push({ name: "difference", cells });
     }
-    const names = [source.massName, "strongest patch", "share on evidence box", "spread over"];
+    const boxes = this.spec.boxOf[this.shown.token], even = this.spec.even[boxes];
+    const share = even ? `share on evidence box (an even look: ${number(even)})` : "share on evidence box";
+    const names = [source.massName, "strongest patch", share, "spread over"];
     if (this.cell !== null) {
       names.push(this.cellName(this.cell));
       rows.forEach((row, at) => row.cells.push(weight(this.atCell(maps[at], at), at === 2)));
