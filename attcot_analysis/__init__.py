@@ -92,6 +92,7 @@ _MODULE_OF = {
     "answer_problems": "measure.answers",
     "area_over_curve": "measure.post_hoc",
     "at_heads": "measure.heads",
+    "at_positions": "measure.curves",
     "attached": "measure.attention",
     "attribution_maps": "measure.attributions",
     "auroc": "measure.separation",
@@ -157,9 +158,14 @@ _MODULE_OF = {
     "heatmap_row": "show.heatmaps",
     "metric_intervals": "show.intervals",
     "problem_pictures": "show.pictures",
+    "read_figure_data": "show.figures",
+    "save_figure": "show.figures",
     "separation_table": "show.separation",
     "training_curves": "show.training",
     "write_report": "show.report",
+    # reports
+    "Comparison": "reports.compare",
+    "compare_runs": "reports.compare",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

@@ -25,6 +25,7 @@ from attcot_analysis.measure.check import check_model as check_model
 from attcot_analysis.measure.commitment import commitment as commitment
 from attcot_analysis.measure.commitment_tables import commitment_curve as commitment_curve
 from attcot_analysis.measure.commitment_tables import commitment_items as commitment_items
+from attcot_analysis.measure.curves import at_positions as at_positions
 from attcot_analysis.measure.curves import step_curve as step_curve
 from attcot_analysis.measure.dependence import dependence as dependence
 from attcot_analysis.measure.dependence import prior_reliance as prior_reliance
@@ -101,11 +102,15 @@ from attcot_analysis.problems.problem import Step as Step
 from attcot_analysis.problems.response import ParsedResponse as ParsedResponse
 from attcot_analysis.problems.response import parse_response as parse_response
 from attcot_analysis.problems.response import render_response as render_response
+from attcot_analysis.reports.compare import Comparison as Comparison
+from attcot_analysis.reports.compare import compare_runs as compare_runs
 from attcot_analysis.show.curves import access_curves as access_curves
 from attcot_analysis.show.curves import access_grid as access_grid
 from attcot_analysis.show.curves import commitment_curves as commitment_curves
 from attcot_analysis.show.description import describe_record as describe_record
 from attcot_analysis.show.explorer import attention_explorer as attention_explorer
+from attcot_analysis.show.figures import read_figure_data as read_figure_data
+from attcot_analysis.show.figures import save_figure as save_figure
 from attcot_analysis.show.heatmaps import before_after as before_after
 from attcot_analysis.show.heatmaps import heatmap_row as heatmap_row
 from attcot_analysis.show.intervals import comparison_intervals as comparison_intervals

@@ -18,7 +18,9 @@ from attcot_analysis.measure.suite import TABLES, measure_all, suite_values
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.problems.folder import load_problems
-from attcot_analysis.run_report import Tables, write_run_report
+from attcot_analysis.reports.items import Tables, example_problems
+from attcot_analysis.reports.maps import embeds, model_maps
+from attcot_analysis.reports.page import write_run_report
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, finetune
 
@@ -28,6 +30,7 @@ ATT_COT = "att_cot"
 PAIRS = ((BASE, COT_SFT), (BASE, ATT_COT), (COT_SFT, ATT_COT))
 """Which arms are compared, reference first."""
 _MAX_NEW_TOKENS = 64
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -206,15 +209,18 @@ def finish(
     comparisons = wider_intervals(pairs)
     for name, table in (("values", values), ("summary", summary), ("comparisons", comparisons)):
         run.write_table(name, table, overwrite=True)
+    pair = (COT_SFT, ATT_COT)
+    shown = example_problems(tables, problems, pair, _EXAMPLES)
+    models = {arm: load_mllm(checkpoints[arm], dtype=torch.float32) for arm in pair}
     write_run_report(
         run,
         tables,
         problems,
-        checkpoints,
+        pair=pair,
         title="CoT fine-tuning with and without Att-CoT",
         lead=_lead(config, len(problems)),
-        before=COT_SFT,
-        after=ATT_COT,
+        maps=[model_maps(models, problem) for problem in shown],
+        explorers=embeds(models, shown)[0],
     )
     run.write_json(
         "results",

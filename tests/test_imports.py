@@ -25,15 +25,17 @@ LEVELS = {
     "show": 4,
     "jobs": 1,
     "bench": 5,
+    "claims": 5,
     "course": 5,
     "notebook": 5,
-    "run_report": 5,
+    "explore": 5,
+    "reports": 6,
     "grid_config": 5,
     "grid": 6,
-    "reproduce": 6,
+    "reproduce": 7,
     "validity_table": 5,
     "validity": 6,
-    "cli": 7,
+    "cli": 8,
 }
 """A part may import itself and parts of lower level; parts of one level do not know each other."""
 

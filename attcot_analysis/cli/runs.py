@@ -1,4 +1,4 @@
-"""`attcot reproduce`, `attcot measure`: runs that end in a run folder."""
+"""`attcot reproduce`, `attcot measure`, `attcot compare`: runs that end in a run folder."""
 
 import argparse
 from pathlib import Path
@@ -49,6 +49,30 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     measure.add_argument("--revision", default=None, help="branch, tag or commit on the hub")
     measure.add_argument("--seed", type=int, default=0, help="of the intervals' bootstrap")
     measure.set_defaults(run=_measure)
+    _add_compare(commands, common)
+
+
+def _add_compare(commands: options.Commands, common: argparse.ArgumentParser) -> None:
+    compare = commands.add_parser(
+        "compare",
+        parents=[common],
+        help="two measured runs on the same items: verdicts, curves, maps, items, as a report",
+        description="Compare two runs of attcot measure on the same items, or arms of attcot "
+        "reproduce written as FOLDER:ARM. Several training seeds of one side are joined by commas.",
+    )
+    compare.add_argument("before", metavar="RUN_A", help="the run compared with")
+    compare.add_argument("after", metavar="RUN_B", help="the run compared")
+    compare.add_argument("--out", type=Path, required=True, help="run folder for the report")
+    compare.add_argument(
+        "--names", nargs=2, metavar=("A", "B"), help="what the two are called; default: the models"
+    )
+    compare.add_argument("--problems", type=Path, help="problem folder, if it has moved")
+    compare.add_argument("--models", nargs=2, metavar=("A", "B"), help="checkpoints, if moved")
+    compare.add_argument("--no-models", action="store_true", help="load no model for maps")
+    compare.add_argument("--examples", type=int, default=3, help="items whose maps are shown")
+    compare.add_argument("--items", type=int, default=24, help="items in the item browser")
+    compare.add_argument("--seed", type=int, default=0, help="of the intervals' bootstrap")
+    compare.set_defaults(run=_compare)
 
 
 def _reproduce(given: argparse.Namespace, quiet: bool) -> None:
@@ -61,6 +85,7 @@ def _reproduce(given: argparse.Namespace, quiet: bool) -> None:
 
 def _measure(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.measure.shards import Shards
+    from attcot_analysis.measure.sources import note_sources
     from attcot_analysis.measure.suite import format_summary, measure_run
     from attcot_analysis.models import load_mllm
     from attcot_analysis.problems.folder import load_problems
@@ -87,5 +112,24 @@ def _measure(given: argparse.Namespace, quiet: bool) -> None:
             progress=not quiet,
         )
         if shards.main:
+            note_sources(run, model=given.model, problems=given.problems)
             print(format_summary(run.read_table("summary")))
             print(f"Run: {run.path}")
+
+
+def _compare(given: argparse.Namespace, quiet: bool) -> None:
+    from attcot_analysis.reports.compare import compare_runs
+
+    found = compare_runs(
+        given.before.split(","),
+        given.after.split(","),
+        given.out,
+        names=tuple(given.names) if given.names else None,
+        problems=given.problems,
+        models=False if given.no_models else tuple(given.models) if given.models else None,
+        examples=given.examples,
+        items=given.items,
+        seed=given.seed,
+    )
+    print(found)
+    print(f"Report: {found.report}")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError
@@ -57,6 +58,7 @@ def candidate_steps(
     which: Literal["final", "answer", "habitual"],
     *,
     control: str = "rationale",
+    lengths: Literal["common", "all"] = "common",
 ) -> pd.DataFrame:
     """One candidate's probability after every step, from a `commitment` table of one run.
 
@@ -66,10 +68,11 @@ def candidate_steps(
         which: The final answer of the item's own rationale, the right one, or the habitual one
             (items without one are left out).
         control: Whose rationale.
+        lengths: ``"common"`` leaves out items whose number of steps is not the most common one,
+            so that every item counts at every k; ``"all"`` keeps them, for `at_positions`.
 
     Returns:
-        ``item``, ``k``, ``value``; items whose number of steps is not the most common one are
-        left out, so that every item counts at every k.
+        ``item``, ``k``, ``value``.
     """
     if which == "final":
         own = table[(table["control"] == "rationale") & (table["step"] == table["n_steps"])]
@@ -80,7 +83,8 @@ def candidate_steps(
         target = {item: answer for item, answer in chosen.items() if answer is not None}
     rows = table[table["control"] == control]
     rows = rows[rows["candidate"] == rows["item"].map(target)]
-    rows = rows[rows["n_steps"] == rows["n_steps"].mode().iloc[0]]
+    if lengths == "common":
+        rows = rows[rows["n_steps"] == rows["n_steps"].mode().iloc[0]]
     return rows.rename(columns={"step": "k", "p": "value"})[["item", "k", "value"]]
 
 
@@ -93,3 +97,29 @@ def access_steps(table: pd.DataFrame, quantity: str = "mass") -> pd.DataFrame:
     """
     means = table.groupby(["item", "step"], sort=False)[quantity].mean().dropna()
     return means.rename("value").reset_index()
+
+
+def at_positions(table: pd.DataFrame, axis: str, *, points: int = 11) -> pd.DataFrame:
+    """Read every item's curve at the same shares of its rationale, by linear interpolation.
+
+    So that items and models with different numbers of steps share one axis, and every item counts
+    at every point.
+
+    Args:
+        table: Columns ``item``, `axis`, ``value``; the last step of an item is its position 1.
+        axis: Name of the step column: 0 before the first step, or from 1.
+        points: From 0 to 1; the first is left out where curves start at step 1.
+
+    Returns:
+        ``item``, ``position``, ``value``.
+    """
+    places = np.linspace(0.0, 1.0, points)
+    if len(table) and table[axis].min() > 0:
+        places = places[1:]
+    parts = []
+    for item, curve in table.groupby("item", sort=False):
+        steps = curve.sort_values(axis)
+        position = steps[axis].to_numpy(float) / max(float(steps[axis].max()), 1.0)
+        read = np.interp(places, position, steps["value"].to_numpy(float))
+        parts.append(pd.DataFrame({"item": item, "position": places, "value": read}))
+    return pd.concat(parts, ignore_index=True) if parts else table.assign(position=np.nan)

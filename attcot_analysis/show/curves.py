@@ -38,6 +38,7 @@ _PANEL_TITLES = {
     "other_item": "another item's rationale",
 }
 _MAX_BARS = 12
+_ROOM = 0.1  # of the axis, that a word needs under a line
 
 
 def commitment_curves(
@@ -120,8 +121,8 @@ def access_grid(
 
     Args:
         table: Columns model, layer, step, value, optionally n.
-        reference: Arm to subtract; adds a second row of panels with the differences on a
-            diverging scale centred at zero.
+        reference: Arm to subtract; adds panels with the differences on a diverging scale centred
+            at zero, in a second row if there are more than two arms.
         quantity: What value is, for the colour bar.
 
     Raises:
@@ -142,36 +143,38 @@ def access_grid(
         arm: grids[arm] - grids[reference] for arm in arms if reference and arm != reference
     }
     top = float(np.nanmax([np.nanmax(grid) for grid in grids.values()]))
-    n_rows = 2 if differences else 1
+    one_row = len(arms) == 2 and bool(differences)
+    n_rows = 1 if one_row or not differences else 2
+    n_columns = 3 if one_row else len(arms)
     height = 0.9 + n_rows * (0.75 + min(3.2, max(1.3, 0.22 * len(layers))))
     with figure_style(axes_grid=False):
-        figure = new_figure(1.2 + 2.1 * len(arms), height)
-        axs = figure.subplots(n_rows, len(arms), squeeze=False, sharex=True, sharey=True)
-        for ax, arm in zip(axs[0], arms, strict=True):
+        figure = new_figure((2.4 if one_row else 1.2) + 2.1 * n_columns, height)
+        axs = figure.subplots(n_rows, n_columns, squeeze=False)
+        upper = axs[0, : len(arms)]
+        lower = axs[0, 2:] if one_row else axs[-1]
+        for ax, arm in zip(upper, arms, strict=True):
             mesh = _grid_panel(ax, grids[arm], steps, layers, SEQUENTIAL, 0.0, top)
             n = counts(table[table["model"] == arm])
             name = arm_label(arm)
             ax.set_title(f"{name} ({n})" if n else name, fontweight="normal")
-        axs[0, 0].set_ylabel("layer")
-        figure.colorbar(mesh, ax=axs[0].tolist(), label=quantity)
+        upper[0].set_ylabel("layer")
+        figure.colorbar(mesh, ax=upper.tolist(), label=quantity)
         if differences:
             limit = float(np.nanmax([np.nanmax(np.abs(d)) for d in differences.values()])) or 1.0
-            for ax, arm in zip(axs[1], arms, strict=True):
-                if arm == reference:
-                    ax.set_visible(False)
-                    continue
+            shown = [arm for arm in arms if arm != reference]
+            if not one_row:
+                lower[arms.index(str(reference))].set_visible(False)
+                lower = np.delete(lower, arms.index(str(reference)))
+            for ax, arm in zip(lower, shown, strict=True):
                 mesh = _grid_panel(ax, differences[arm], steps, layers, DIVERGING, -limit, limit)
                 name = f"{arm_label(arm)} \N{MINUS SIGN} {arm_label(str(reference))}"
                 ax.set_title(name, fontweight="normal")
-            first = axs[1, 1 if arms[0] == reference else 0]
-            first.set_ylabel("layer")
-            first.tick_params(labelleft=True)
-            figure.colorbar(mesh, ax=axs[1].tolist(), label="difference")
-        for ax in axs[-1]:
+            if not one_row:
+                lower[0].set_ylabel("layer")
+            figure.colorbar(mesh, ax=lower.tolist(), label="difference")
+        alone = upper if n_rows == 1 else [upper[arms.index(str(reference))]]
+        for ax in [*alone, *lower]:
             ax.set_xlabel("rationale step")
-        if differences and reference is not None:
-            axs[0, arms.index(reference)].tick_params(labelbottom=True)
-            axs[0, arms.index(reference)].set_xlabel("rationale step")
     return figure
 
 
@@ -222,13 +225,15 @@ def _line_panels(
                 ax.set_title(_PANEL_TITLES.get(str(group), str(group)), fontweight="normal")
             if reference is not None:
                 ax.axhline(reference[0], color=GRID, linewidth=1.0, zorder=1)
+                below = reference[0] > _ROOM
                 ax.annotate(
                     f"{reference[1]} {format_number(reference[0], digits=2)}",
                     (1.0, reference[0]),
                     xycoords=("axes fraction", "data"),
                     textcoords="offset points",
-                    xytext=(0, 2),
+                    xytext=(0, -2 if below else 2),
                     ha="right",
+                    va="top" if below else "bottom",
                     fontsize=8,
                 )
         if share_y or len(groups) == 1:

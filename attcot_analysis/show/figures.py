@@ -9,12 +9,17 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.show.style import INK, PAPER, figure_style
+from attcot_analysis.show.style import INK, PAPER, figure_style, page_color, page_colors
 
+FigureData = pd.DataFrame | np.ndarray | Mapping[str, pd.DataFrame | np.ndarray] | None
+"""What a figure shows: a table or array, or several by name."""
+
+_PRINT_DPI = 200
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _GLOBAL_STYLE = re.compile(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", re.DOTALL)
 _ID = re.compile(r' id="([^"<>]*)"')
@@ -40,10 +45,10 @@ def figure_png(figure: Figure, *, dpi: float = 96) -> bytes:
 def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
     """Return the figure as an ``<svg>`` element for an HTML page.
 
-    Text takes the page's text colour (``currentColor``) and hollow markers its background
-    (``var(--paper)``), so the figure suits light and dark pages. Ids start with
-    ``prefix``, so several figures can stand in one page. ``alt`` is its text for those who do not
-    see it.
+    Text takes the page's text colour (``currentColor``), hollow markers its background
+    (``var(--paper)``) and arms their variables (see `page_colors`), so the figure suits light and
+    dark pages. Ids start with ``prefix``, so several figures can stand in one page. ``alt`` is its
+    text for those who do not see it.
     """
     buffer = StringIO()
     with figure_style():
@@ -55,7 +60,10 @@ def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
     opening = f'<svg role="img" aria-label="{html.escape(alt)}" style="{look}" '
     svg = svg.replace("<svg ", opening, 1)
     svg = _own_ids(svg, prefix)
-    return svg.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)").strip()
+    svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)")
+    for color in page_colors():
+        svg = re.sub(f'(?<=[:\\s]){color}(?=[;"])', page_color(color), svg)
+    return svg.strip()
 
 
 def _own_ids(svg: str, prefix: str) -> str:
@@ -83,17 +91,18 @@ def save_figure(
     figure: Figure,
     stem: str | Path,
     *,
-    data: pd.DataFrame | None = None,
+    data: FigureData = None,
     about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write ``stem.svg``, ``stem.png`` and, with data or a note, ``stem.json`` beside them.
+    """Write ``stem.svg``, ``stem.png`` and ``stem.json``, the data that the figure shows.
 
     Args:
         figure: What to save.
         stem: Path without suffix; its folder is made if needed.
-        data: The table the figure was drawn from.
-        about: Anything else worth keeping (parameters, versions), JSON values.
+        data: The table or array that the figure was drawn from, or several by name;
+            `read_figure_data` gives them back.
+        about: Anything else worth keeping (caption, parameters, versions), JSON values.
         overwrite: Replace files that are already there.
 
     Returns:
@@ -103,12 +112,12 @@ def save_figure(
         RunError: If a file is already there and ``overwrite`` is not set.
     """
     stem = Path(stem)
-    contents = {"svg": figure_svg(figure).encode(), "png": figure_png(figure)}
-    if data is not None or about is not None:
-        sidecar: dict[str, Any] = {"about": dict(about or {})}
-        if data is not None:
-            sidecar["data"] = json.loads(data.to_json(orient="records"))
-        contents["json"] = json.dumps(sidecar, indent=1, sort_keys=True).encode()
+    sidecar = {"about": dict(about or {}), "data": _plain(data)}
+    contents = {
+        "svg": figure_svg(figure).encode(),
+        "png": figure_png(figure, dpi=_PRINT_DPI),
+        "json": json.dumps(sidecar, indent=1).encode(),
+    }
     files = [stem.with_name(f"{stem.name}.{suffix}") for suffix in contents]
     for file in files:
         if file.exists() and not overwrite:
@@ -117,6 +126,47 @@ def save_figure(
     for file, content in zip(files, contents.values(), strict=True):
         write_atomically(file, content)
     return files
+
+
+def read_figure_data(stem: str | Path) -> FigureData:
+    """Read back the ``data`` of a saved figure.
+
+    Args:
+        stem: As for `save_figure`; with or without a suffix.
+
+    Raises:
+        RunError: If it is missing or damaged.
+    """
+    path = Path(stem)
+    path = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))["data"]
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; save the figure with save_figure.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged; draw the figure again.") from error
+    if isinstance(held, dict):
+        return {name: _restored(part) for name, part in held.items()}
+    return None if held is None else _restored(held)
+
+
+def _plain(data: Any) -> Any:
+    """Tables as lists of records, arrays as nested lists, NaN as null."""
+    if isinstance(data, pd.DataFrame):
+        return json.loads(data.to_json(orient="records", double_precision=10))
+    if isinstance(data, np.ndarray):
+        rounded = np.round(data.astype(float), 8).astype(object)
+        rounded[~np.isfinite(data.astype(float))] = None
+        return rounded.tolist()
+    if isinstance(data, Mapping):
+        return {str(name): _plain(part) for name, part in data.items()}
+    return data
+
+
+def _restored(held: list[Any]) -> pd.DataFrame | np.ndarray:
+    if not held or isinstance(held[0], dict):
+        return pd.DataFrame(held)
+    return np.array(held, dtype=float)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,5 +1,8 @@
 """Write a run as one self-contained HTML page that reads like a paper."""
 
+import base64
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,36 +14,25 @@ from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.measure.catalogue import Metric
-from attcot_analysis.show.figures import inline_svg, write_atomically
+from attcot_analysis.show.figures import FigureData, inline_svg, save_figure, write_atomically
 from attcot_analysis.show.intervals import comparison_intervals, metric_intervals
 from attcot_analysis.show.markup import Markup, el, trusted
-from attcot_analysis.show.report_items import ExampleItem, item_section
+from attcot_analysis.show.questions import Answers, answer_questions
+from attcot_analysis.show.report_items import ReportItem, item_browser
 from attcot_analysis.show.report_tables import (
     comparison_table,
     metric_notes,
     metric_table,
     provenance_table,
 )
-from attcot_analysis.show.style import arm_style, capital, order_arms
+from attcot_analysis.show.report_texts import LIMITS, METHODS
+from attcot_analysis.show.style import arm_label, arm_style, order_arms, page_color, page_colors
 from attcot_analysis.show.tables import counts
-from attcot_analysis.show.verdicts import FOCUS, Finding, findings, focus_metrics
-
-LIMITS: tuple[str, ...] = (
-    "Att-CoT's formulas are a reconstruction: the paper's own were not available to us. "
-    "A result here is about the reconstruction, not about the paper's method.",
-    "The testbed is tiny: a small model, generated pictures, a narrow question form. It shows "
-    "whether a diagnostic or a cure does what it should where the truth is known; it does not "
-    "show that a large model on photographs behaves the same.",
-    "Attention is not evidence: a model can look without using what it sees. Read visual access "
-    "beside dependence, which changes the picture and watches the answer.",
-    "Intervals are 95% intervals over test items, and over training seeds where there are "
-    "several. Verdicts are not corrected for the number of metrics: of twenty true zeros, about "
-    "one is expected to look decided. Where a table has a column p (Holm), that one is corrected.",
-)
-"""Limits that hold for every report of the testbed."""
+from attcot_analysis.show.verdicts import FOCUS, focus_metrics
 
 _COLUMN = 6.0  # inches; a wider figure would be too small in half the page
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -54,6 +46,8 @@ class ReportFigure:
         alt: What a reader who cannot see it should know; the title if empty.
         wide: Whether it takes the whole width (and scrolls on a small screen), as every figure
             of more than six inches does.
+        name: What its files are called if figures are saved; made from the title if empty.
+        data: What it shows, kept beside the saved figure; see `save_figure`.
     """
 
     figure: Figure
@@ -61,6 +55,25 @@ class ReportFigure:
     caption: str
     alt: str = ""
     wide: bool = False
+    name: str = ""
+    data: FigureData = None
+
+
+@dataclass(frozen=True)
+class ReportEmbed:
+    """Something to play with inside the page, such as an explorer.
+
+    Attributes:
+        title: One line.
+        caption: What it shows and how to use it.
+        html: The element, made in this package.
+        scripts: Which scripts it runs, as sources of a Content-Security-Policy; may be empty.
+    """
+
+    title: str
+    caption: str
+    html: Markup
+    scripts: str = ""
 
 
 def write_report(
@@ -72,14 +85,19 @@ def write_report(
     metrics: Mapping[str, Metric],
     curves: Sequence[ReportFigure] = (),
     heatmaps: Sequence[ReportFigure] = (),
-    examples: Sequence[ExampleItem] = (),
+    explorers: Sequence[ReportEmbed] = (),
+    examples: Sequence[ReportItem] = (),
+    pair: tuple[str, str] | None = None,
     manifest: Mapping[str, Any] | None = None,
     lead: Sequence[str] = (),
+    notes: Sequence[str] = (),
     focus: Sequence[str] = FOCUS,
+    methods: Sequence[tuple[str, str]] = METHODS,
     limits: Sequence[str] = LIMITS,
+    figures: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``report.html``: one file, no script, no network, every text escaped.
+    """Write ``report.html``: one file, no network, no script but its own, every text escaped.
 
     Args:
         path: The file to write.
@@ -90,65 +108,92 @@ def write_report(
         metrics: Catalogue by metric name, e.g. `METRICS`.
         curves: Figures of commitment and visual access over the rationale.
         heatmaps: Figures of token maps, e.g. from `before_after`.
-        examples: Items to show with their twins and controls.
+        explorers: What the reader can play with.
+        examples: Items to step through, with their twins and controls.
+        pair: The two arms that the page is about: their verdicts come first, and the items are
+            sorted by their answers. Default: the last pair of ``comparisons``.
         manifest: Versions, seeds, hashes and configuration, nested as it likes.
-        lead: Paragraphs to put first. What is better, worse or undecided follows by itself, in
-            words that are computed from the intervals.
-        focus: Metrics that the answer and the figures name; the tables hold all.
+        lead: Paragraphs to put first. The verdicts follow by themselves, in words that are
+            computed from the intervals.
+        notes: What to know before quoting a number of this very report.
+        focus: Metrics that the figures name; the tables hold all.
+        methods: How it was measured: name and text.
         limits: One sentence or two each.
-        overwrite: Replace a report that is already there.
+        figures: A folder to also save every figure in, with its data; see `save_figure`.
+        overwrite: Replace a report (and figures) already there.
 
     Returns:
         The path.
 
     Raises:
-        RunError: If the file is already there and ``overwrite`` is not set.
+        RunError: If a file is already there and ``overwrite`` is not set.
         ShowError: If a table lacks a column or the summary has no rows.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
-    numbered = _Numbers()
-    found = findings(comparisons, metrics, focus=focus) if len(comparisons) else []
+    shown = _Figures()
+    answers = answer_questions(comparisons, summary, metrics) if len(comparisons) else []
+    if pair is None and answers:
+        pair = answers[-1].a, answers[-1].b
+    answers.sort(key=lambda found: (found.a, found.b) != pair)
+    named = sorted({*summary["metric"], *comparisons.get("metric", ())})
     sections = [
-        _section("answer", "In short", _answer(lead, found)),
-        _section("curves", "Curves over the rationale", _figures(curves, numbered, grid=True)),
-        _section("metrics", "Metrics by arm", _metric_part(summary, metrics, focus, numbered)),
-    ]
-    if len(comparisons):
-        sections.append(
-            _section(
-                "comparisons",
-                "Paired comparisons",
-                _comparison_part(comparisons, metrics, focus, numbered),
-            )
-        )
-    sections += [
-        _section("heatmaps", "Where it looks, before and after", _figures(heatmaps, numbered)),
-        _section("items", "Example items", [item_section(item) for item in examples]),
+        _section("answer", "In short", _answer_part(lead, answers, notes)),
+        _section("curves", "Curves over the rationale", _curve_part(curves, shown)),
+        _section("metrics", "Metrics by arm", _metric_part(summary, metrics, focus, shown)),
+        _section(
+            "comparisons",
+            "Paired comparisons",
+            _comparison_part(comparisons, metrics, focus, pair, shown) if len(comparisons) else [],
+        ),
+        _section("heatmaps", "Where it looks", [shown.write(one) for one in heatmaps]),
+        _section("explore", "Look for yourself", _embed_part(explorers)),
+        _section("items", "Item by item", _item_part(examples, pair)),
+        _section("methods", "How it was measured", _method_part(methods)),
         _section(
             "meaning",
             "What each metric means, and what would falsify the reading",
-            [metric_notes(sorted({*summary["metric"], *comparisons.get("metric", ())}), metrics)],
+            [metric_notes(named, metrics)],
         ),
-        _section("limits", "Limits", [_limits(limits)] if limits else []),
+        _section("limits", "Limits", [_list("limits", limits)] if limits else []),
         _section("provenance", "Provenance", [provenance_table(manifest)] if manifest else []),
     ]
-    page = _page(title, summary, [section for section in sections if section is not None])
+    present = [section for section in sections if section is not None]
+    page = _page(title, summary, present, {one.scripts for one in explorers})
+    if figures is not None:
+        shown.save(Path(figures), overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
     return path
 
 
-class _Numbers:
-    """Counts figures and tables of one page."""
+class _Figures:
+    """Numbers the figures and tables of one page, and remembers the figures."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
+        self._shown: dict[str, ReportFigure] = {}
 
     def next(self, kind: str) -> int:
         self._last[kind] = self._last.get(kind, 0) + 1
         return self._last[kind]
+
+    def write(self, item: ReportFigure) -> Markup:
+        number = self.next("Figure")
+        name = _NAME.sub("-", item.name or item.title.lower()).strip("-") or f"figure-{number}"
+        self._shown[name if name not in self._shown else f"{name}-{number}"] = item
+        drawing = trusted(inline_svg(item.figure, f"figure{number}", item.alt or item.title))
+        if item.wide or item.figure.get_figwidth() > _COLUMN:
+            drawing = _scrolling(drawing, item.title, "scroll wide")
+        return el("figure", drawing, _caption(f"Figure {number}. {item.title}", item.caption))
+
+    def save(self, folder: Path, overwrite: bool) -> None:
+        for name, item in self._shown.items():
+            about = {"title": item.title, "caption": item.caption}
+            save_figure(
+                item.figure, folder / name, data=item.data, about=about, overwrite=overwrite
+            )
 
 
 @dataclass(frozen=True)
@@ -164,26 +209,36 @@ def _section(name: str, title: str, parts: Sequence[Markup]) -> _Section | None:
     return _Section(name, title, el("section", el("h2", title), parts, id=name))
 
 
-def _page(title: str, summary: pd.DataFrame, sections: Sequence[_Section]) -> str:
-    style = trusted((files("attcot_analysis.show") / "report.css").read_text(encoding="utf-8"))
+def _page(
+    title: str, summary: pd.DataFrame, sections: Sequence[_Section], scripts: set[str]
+) -> str:
+    package = files("attcot_analysis.show")
+    style = (package / "report.css").read_text(encoding="utf-8")
+    dark = "".join(f"--c-{light[1:]}:{dark};" for light, dark in page_colors().items())
+    style += f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+    script = (package / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = " ".join([f"'sha256-{digest}'", *sorted(scripts)])
+    policy = f"{_POLICY}; script-src {allowed}"
     arms = []
     for arm in order_arms(summary["model"]):
         look = arm_style(arm)
         n = counts(summary[summary["model"] == arm])
-        dot = el("span", class_="swatch", style=f"--arm:{look.color}")
+        dot = el("span", class_="swatch", style=f"--arm:{page_color(look.color)}")
         arms.append(el("li", dot, f"{look.label} ({n})" if n else look.label))
     links = [el("li", el("a", part.title, href=f"#{part.name}")) for part in sections]
     head = el(
         "head",
         el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        el("meta", http_equiv="Content-Security-Policy", content=policy),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("link", rel="icon", href="data:,"),
         el("title", title),
-        el("style", style),
+        el("style", trusted(style)),
     )
     body = el(
         "body",
+        el("a", "To the results", href="#results", class_="skip"),
         el(
             "header",
             el("p", "Att-CoT Analysis, report of a run", class_="kicker"),
@@ -191,92 +246,142 @@ def _page(title: str, summary: pd.DataFrame, sections: Sequence[_Section]) -> st
             el("ul", arms, class_="arms"),
         ),
         el("nav", el("ul", links), aria_label="Contents"),
-        el("main", [part.html for part in sections]),
-        el("footer", "This page is one file: it loads nothing and runs no script."),
+        el("main", [part.html for part in sections], id="results"),
+        el("footer", "This page is one file: it loads nothing from anywhere."),
+        el("script", trusted(script)),
     )
     return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
 
 
-def _answer(lead: Sequence[str], found: Sequence[Finding]) -> list[Markup]:
-    parts = [el("p", text, class_="lead") for text in lead]
-    for finding in found:
-        kinds = [
-            el("li", el("span", f"{name}: ", class_=name.lower()), capital("; ".join(texts)), ".")
-            for name, texts in finding.parts()
+def _answer_part(
+    lead: Sequence[str], found: Sequence[Answers], notes: Sequence[str]
+) -> list[Markup]:
+    parts = [el("p", found[0].headline, class_="headline")] if found else []
+    parts += [el("p", text, class_="lead") for text in lead]
+    words = {"yes": "Yes", "no": "The opposite", "undecided": "Undecided"}
+    for number, answers in enumerate(found):
+        rows = [
+            el(
+                "li",
+                el("span", words[answer.word], class_=f"word {answer.word}"),
+                el("span", answer.question.asked, class_="asked"),
+                el("span", answer.numbers, ".", class_="numbers"),
+            )
+            for answer in answers.answers
         ]
-        heading = el("h3", finding.heading, " ", el("span", finding.n, class_="n"))
-        parts += [heading, el("ul", kinds, class_="findings")]
+        heading = [answers.heading, " ", el("span", answers.n, class_="n")]
+        verdicts = el("ul", rows, class_="verdicts")
+        if number:
+            parts.append(
+                el(
+                    "details",
+                    el("summary", heading),
+                    el("p", answers.headline),
+                    verdicts,
+                    class_="more",
+                )
+            )
+        else:
+            parts += [el("h3", heading), verdicts]
+    if notes:
+        parts += [el("h3", "Before you quote this"), _list("notes", notes)]
     return parts
+
+
+def _curve_part(curves: Sequence[ReportFigure], shown: _Figures) -> list[Markup]:
+    drawn = [shown.write(one) for one in curves]
+    return [el("div", drawn, class_="figures")] if drawn else []
 
 
 def _metric_part(
     summary: pd.DataFrame,
     metrics: Mapping[str, Metric],
     focus: Sequence[str],
-    numbers: _Numbers,
+    shown: _Figures,
 ) -> list[Markup]:
-    named = focus_metrics(summary["metric"], metrics, focus)
+    chosen = summary[summary["metric"].isin(focus_metrics(summary["metric"], metrics, focus))]
     figure = ReportFigure(
-        metric_intervals(summary[summary["metric"].isin(named)], metrics),
+        metric_intervals(chosen, metrics),
         "The main metrics by arm",
         "Dots are means over items and training seeds, lines their 95% intervals; "
         "each panel has its own axis. The table below holds all metrics.",
         alt="Dot-and-interval plot of numbers that are in the table below.",
         wide=True,
+        name="metrics",
+        data=chosen,
     )
+    drawn = shown.write(figure)
     caption = (
-        el("b", f"Table {numbers.next('Table')}. Metrics by arm."),
-        " Mean with 95% interval; n counts test items and training seeds.",
+        el("b", f"Table {shown.next('Table')}. Metrics by arm."),
+        " Mean with 95% interval; n (test items and training seeds) is in the head, and in a cell "
+        "where it is another.",
     )
-    return [
-        _figure(figure, numbers),
-        metric_table(summary, metrics, caption),
-    ]
+    return [drawn, metric_table(summary, metrics, caption)]
 
 
 def _comparison_part(
     comparisons: pd.DataFrame,
     metrics: Mapping[str, Metric],
     focus: Sequence[str],
-    numbers: _Numbers,
+    pair: tuple[str, str] | None,
+    shown: _Figures,
 ) -> list[Markup]:
     named = focus_metrics(comparisons["metric"], metrics, focus)
+    chosen = comparisons[comparisons["metric"].isin(named)]
     figure = ReportFigure(
-        comparison_intervals(comparisons[comparisons["metric"].isin(named)], metrics),
+        comparison_intervals(chosen, metrics),
         "Paired differences of the main metrics",
         "Second arm minus first, on the same items. A filled marker's 95% interval excludes "
         "zero, a hollow one's does not. The table below holds all metrics.",
         alt="Dot-and-interval plot of differences that are in the table below, with a zero line.",
         wide=True,
+        name="comparisons",
+        data=chosen,
     )
-    caption = (
-        el("b", f"Table {numbers.next('Table')}. Paired differences."),
-        " Verdicts are computed from the intervals: undecided unless the interval excludes zero.",
-    )
-    return [
-        _figure(figure, numbers),
-        comparison_table(comparisons, metrics, caption),
-    ]
-
-
-def _figures(
-    figures: Sequence[ReportFigure], numbers: _Numbers, *, grid: bool = False
-) -> list[Markup]:
-    drawn = [_figure(figure, numbers) for figure in figures]
-    return [el("div", drawn, class_="figures")] if drawn and grid else drawn
-
-
-def _figure(item: ReportFigure, numbers: _Numbers) -> Markup:
-    number = numbers.next("Figure")
-    drawing = trusted(inline_svg(item.figure, f"figure{number}", item.alt or item.title))
-    if item.wide or item.figure.get_figwidth() > _COLUMN:
-        drawing = el(
-            "div", drawing, class_="scroll wide", tabindex=0, role="region", aria_label=item.title
+    parts = [shown.write(figure)]
+    pairs = list(comparisons.groupby(["a", "b"], sort=False))
+    pairs.sort(key=lambda found: found[0] != pair)
+    for number, ((a, b), rows) in enumerate(pairs):
+        title = f"{arm_label(str(b))} \N{MINUS SIGN} {arm_label(str(a))}"
+        caption = (
+            el("b", f"Table {shown.next('Table')}. Paired differences, {title}."),
+            " Verdicts are computed from the intervals: undecided unless the interval excludes "
+            "zero.",
         )
-    stop = "" if item.title.endswith(("?", "!", ".")) else "."
-    lead = el("b", f"Figure {number}. {item.title}{stop}")
-    return el("figure", drawing, el("figcaption", lead, " ", item.caption))
+        table = comparison_table(rows, metrics, caption)
+        parts.append(el("details", el("summary", title), table, class_="more") if number else table)
+    return parts
 
 
-def _limits(limits: Sequence[str]) -> Markup:
-    return el("ul", [el("li", text) for text in limits], class_="limits")
+def _item_part(examples: Sequence[ReportItem], pair: tuple[str, str] | None) -> list[Markup]:
+    return [item_browser(examples, pair)] if examples else []
+
+
+def _method_part(methods: Sequence[tuple[str, str]]) -> list[Markup]:
+    return (
+        [el("dl", [[el("dt", name), el("dd", text)] for name, text in methods])] if methods else []
+    )
+
+
+def _embed_part(explorers: Sequence[ReportEmbed]) -> list[Markup]:
+    """The first is open; the others cost nothing until they are opened."""
+    parts = []
+    for number, item in enumerate(explorers):
+        figure = el("figure", item.html, el("figcaption", item.caption))
+        parts.append(
+            el("details", el("summary", item.title), figure, class_="more", open=not number)
+        )
+    return parts
+
+
+def _caption(title: str, text: str) -> Markup:
+    stop = "" if title.endswith(("?", "!", ".")) else "."
+    return el("figcaption", el("b", f"{title}{stop}"), " ", text)
+
+
+def _scrolling(content: Markup, name: str, class_: str = "scroll") -> Markup:
+    return el("div", content, class_=class_, tabindex=0, role="region", aria_label=name)
+
+
+def _list(class_: str, texts: Sequence[str]) -> Markup:
+    return el("ul", [el("li", text) for text in texts], class_=class_)

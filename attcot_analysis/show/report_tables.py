@@ -15,6 +15,7 @@ from attcot_analysis.show.style import (
     format_interval,
     format_number,
     order_arms,
+    page_color,
 )
 from attcot_analysis.show.tables import counts, need_columns, order_metrics
 from attcot_analysis.show.verdicts import row_verdict
@@ -30,22 +31,19 @@ def metric_table(
     need_columns(summary, ("model", "metric", "value", "low", "high"), "metrics by arm")
     arms = order_arms(summary["model"])
     by_arm = {arm: summary[summary["model"] == arm] for arm in arms}
-    same_n = {arm: _one_n(rows) for arm, rows in by_arm.items()}
+    usual = {arm: _usual(rows) for arm, rows in by_arm.items()}
     body = []
     for (axis, unit), names in order_metrics(summary["metric"], metrics).items():
         body.append(_group(f"{axis}, {unit}" if unit else axis, len(arms) + 1))
         for name in names:
-            cells = [
-                _value(by_arm[arm][by_arm[arm]["metric"] == name], with_n=not same_n[arm])
-                for arm in arms
-            ]
+            cells = [_value(by_arm[arm][by_arm[arm]["metric"] == name], usual[arm]) for arm in arms]
             body.append(el("tr", _metric_head(name, metrics, hint=True), cells))
     heads = [
         el(
             "th",
             _swatch(arm),
             arm_label(arm),
-            [el("br"), el("span", counts(by_arm[arm]), class_="n")] if same_n[arm] else None,
+            [el("br"), el("span", usual[arm], class_="n")] if usual[arm] else None,
             scope="col",
         )
         for arm in arms
@@ -56,26 +54,24 @@ def metric_table(
 def comparison_table(
     comparisons: pd.DataFrame, metrics: Mapping[str, Metric], caption: Sequence[object]
 ) -> Markup:
-    """Write paired differences with interval, n, test and verdict, grouped by pair of arms."""
+    """Write one pair's differences with interval, n, test and verdict."""
     need_columns(comparisons, ("metric", "a", "b", "value", "low", "high"), "comparisons")
     tested = [name for name in ("p_value", "p_holm") if name in comparisons.columns]
     heads = ["Metric", "Verdict", "Difference", "95% interval", "n"]
     heads += [_TEST_HEADS[name] for name in tested]
     body = []
-    for (a, b), pair in comparisons.groupby(["a", "b"], sort=False):
-        title = f"{arm_label(str(b))} \N{MINUS SIGN} {arm_label(str(a))}"
-        body.append(_group(title, len(heads)))
-        for names in order_metrics(pair["metric"], metrics).values():
-            for name in names:
-                row = pair[pair["metric"] == name]
-                body.append(_comparison(name, row, metrics, tested))
+    for (axis, unit), names in order_metrics(comparisons["metric"], metrics).items():
+        body.append(_group(f"{axis}, {unit}" if unit else axis, len(heads)))
+        for name in names:
+            row = comparisons[comparisons["metric"] == name]
+            body.append(_comparison(name, row, metrics, tested))
     return _table(
         caption, [el("th", head, scope="col") for head in heads], body, "Paired comparisons"
     )
 
 
 def metric_notes(names: Sequence[str], metrics: Mapping[str, Metric]) -> Markup:
-    """Write what each metric means and what would falsify the usual reading of it."""
+    """Write what each metric means and what would falsify the usual reading of it, folded up."""
     parts = []
     for (axis, _), group in order_metrics(names, metrics).items():
         for name in group:
@@ -83,17 +79,21 @@ def metric_notes(names: Sequence[str], metrics: Mapping[str, Metric]) -> Markup:
                 continue
             note = metrics[name]
             direction = _BETTER.get(note.better or "", "neither direction is better by itself")
-            parts += [
-                el("dt", capital(note.title), " ", el("code", name), id=f"metric-{_slug(name)}"),
-                el("dd", f"{note.definition} Axis: {axis}; unit: {note.unit}; {direction}."),
+            parts.append(
                 el(
-                    "dd",
-                    el("span", "What would falsify the reading: ", class_="label"),
-                    note.falsifier,
-                ),
-                el("dd", el("span", "Source: ", class_="label"), note.source),
-            ]
-    return el("dl", parts)
+                    "details",
+                    el("summary", el("b", capital(note.title)), " ", el("code", name)),
+                    el("p", f"{note.definition} Axis: {axis}; unit: {note.unit}; {direction}."),
+                    el(
+                        "p",
+                        el("span", "What would falsify the reading: ", class_="label"),
+                        note.falsifier,
+                    ),
+                    el("p", el("span", "Source: ", class_="label"), note.source),
+                    id=f"metric-{_slug(name)}",
+                )
+            )
+    return el("div", parts, class_="meanings")
 
 
 def provenance_table(manifest: Mapping[str, Any]) -> Markup:
@@ -102,12 +102,16 @@ def provenance_table(manifest: Mapping[str, Any]) -> Markup:
         el("tr", el("th", name, scope="row"), el("td", value)) for name, value in _flat(manifest)
     ]
     return el(
-        "div",
-        el("table", el("tbody", rows), class_="provenance"),
-        class_="scroll",
-        tabindex=0,
-        role="region",
-        aria_label="Provenance",
+        "details",
+        el("summary", "Settings, data, models and versions"),
+        el(
+            "div",
+            el("table", el("tbody", rows), class_="provenance"),
+            class_="scroll",
+            tabindex=0,
+            role="region",
+            aria_label="Provenance",
+        ),
     )
 
 
@@ -136,7 +140,8 @@ def _comparison(
     return el("tr", _metric_head(name, metrics), cells)
 
 
-def _value(row: pd.DataFrame, *, with_n: bool) -> Markup:
+def _value(row: pd.DataFrame, usual: str) -> Markup:
+    """A cell; n is said where it is not the column's usual one."""
     if row.empty:
         return el("td", "\N{EN DASH}")
     value, low, high = (float(row.iloc[0][name]) for name in ("value", "low", "high"))
@@ -145,7 +150,7 @@ def _value(row: pd.DataFrame, *, with_n: bool) -> Markup:
         format_number(value),
         " ",
         el("span", format_interval(low, high), class_="interval"),
-        [el("br"), el("span", counts(row), class_="n")] if with_n else None,
+        [el("br"), el("span", counts(row), class_="n")] if counts(row) != usual else None,
         class_="value",
     )
 
@@ -163,9 +168,10 @@ def _metric_head(name: str, metrics: Mapping[str, Metric], *, hint: bool = False
     )
 
 
-def _one_n(rows: pd.DataFrame) -> bool:
-    columns = [name for name in ("n_items", "n", "n_seeds") if name in rows.columns]
-    return len(rows[columns].drop_duplicates()) == 1
+def _usual(rows: pd.DataFrame) -> str:
+    """The n that most of an arm's metrics have."""
+    every = [counts(rows.iloc[[at]]) for at in range(len(rows))]
+    return max(every, key=every.count)
 
 
 def _group(title: str, columns: int) -> Markup:
@@ -180,7 +186,7 @@ def _table(
 
 
 def _swatch(arm: str) -> Markup:
-    return el("span", class_="swatch", style=f"--arm:{arm_style(arm).color}")
+    return el("span", class_="swatch", style=f"--arm:{page_color(arm_style(arm).color)}")
 
 
 def _p_value(value: float) -> str:

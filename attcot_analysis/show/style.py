@@ -98,12 +98,14 @@ _KNOWN = {
         ArmStyle("direct_sft", "Direct-SFT", "#ca9161", "P", (0, (2, 2))),
         ArmStyle("cot_sft", "CoT-SFT", "#d55e00", "^", (0, (5, 2))),
         ArmStyle("att_cot", "Att-CoT", "#0173b2", "o", "-"),
-        ArmStyle("att_cot_vis", "Att-CoT, looking only", "#56b4e9", "X", (0, (7, 1))),
-        ArmStyle("att_cot_commit", "Att-CoT, commitment only", "#3b4cc0", "p", (0, (5, 1, 1, 1))),
+        ArmStyle("att_cot_vis", "Att-CoT, L_vis only", "#56b4e9", "X", (0, (7, 1))),
+        ArmStyle("att_cot_commit", "Att-CoT, L_commit only", "#3b4cc0", "p", (0, (5, 1, 1, 1))),
         ArmStyle("att_cot_paper", "Att-CoT, paper's form", "#17a2a2", "h", (0, (9, 2, 1, 2))),
-        ArmStyle("avar", "AVAR-style", "#b59f00", "<", (0, (3, 2, 1, 2))),
+        ArmStyle("avar", "Prompt tokens (AVAR)", "#b59f00", "<", (0, (3, 2, 1, 2))),
         ArmStyle("random_layers", "Att-CoT, random layers", "#8c6d5a", ">", (0, (3, 3))),
-        ArmStyle("shuffled_images", "Att-CoT, shuffled images", "#d48fb0", (4, 1, 0), (0, (2, 4))),
+        ArmStyle(
+            "shuffled_images", "Att-CoT, shuffled pictures", "#d48fb0", (4, 1, 0), (0, (2, 4))
+        ),
         ArmStyle("sayo", "SAYO", "#029e73", "D", (0, (6, 2, 1, 2))),
         ArmStyle("vista", "VISTA", "#cc78bc", "v", (0, (3, 1))),
         # Planted on purpose, to try the diagnostics on.

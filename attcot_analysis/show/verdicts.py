@@ -91,13 +91,22 @@ def verdict(interval: Interval, better: str | None) -> Verdict:
         interval: Of the difference second minus first.
         better: ``"higher"``, ``"lower"`` or ``None``, as in the metric catalogue.
     """
-    return _verdict(interval.low, interval.high, better)
+    return verdict_of(interval.low, interval.high, better)
+
+
+def verdict_of(low: float, high: float, better: str | None) -> Verdict:
+    """Say what an interval from ``low`` to ``high`` of a difference shows; see `verdict`."""
+    if low > 0:
+        return Verdict("higher", None if better is None else better == "higher")
+    if high < 0:
+        return Verdict("lower", None if better is None else better == "lower")
+    return Verdict("undecided", None)
 
 
 def row_verdict(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Verdict:
     """Say what one row of the comparisons table shows."""
     metric = metrics.get(row["metric"])
-    return _verdict(float(row["low"]), float(row["high"]), metric.better if metric else None)
+    return verdict_of(float(row["low"]), float(row["high"]), metric.better if metric else None)
 
 
 def focus_metrics(
@@ -156,11 +165,3 @@ def _size(name: str, row: Mapping[str, Any], said: Verdict, metrics: Mapping[str
     direction = "" if said.direction == "undecided" else f"{said.direction}, "
     value = format_number(row["value"], signed=True)
     return f"{title} ({direction}{value} {format_interval(row['low'], row['high'], signed=True)})"
-
-
-def _verdict(low: float, high: float, better: str | None) -> Verdict:
-    if low > 0:
-        return Verdict("higher", None if better is None else better == "higher")
-    if high < 0:
-        return Verdict("lower", None if better is None else better == "lower")
-    return Verdict("undecided", None)

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.curves import access_steps, candidate_steps, step_curve
+from attcot_analysis.measure.curves import (
+    access_steps,
+    at_positions,
+    candidate_steps,
+    step_curve,
+)
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 
 
@@ -83,3 +88,27 @@ def test_access_steps_average_layers_and_heads_and_drop_steps_without_boxes():
     )
     assert access_steps(table)["value"].tolist() == pytest.approx([0.3, 0.7])
     assert access_steps(table, "evidence_share")["step"].tolist() == [1]
+
+
+def test_at_positions_reads_every_curve_at_the_same_shares_of_its_rationale():
+    table = pd.DataFrame(
+        {
+            "item": ["short"] * 2 + ["long"] * 5,
+            "k": [0, 1, 0, 1, 2, 3, 4],
+            "value": [0.0, 1.0, 0.0, 0.0, 0.0, 0.5, 1.0],
+        }
+    )
+    found = at_positions(table, "k", points=5).pivot(
+        index="item", columns="position", values="value"
+    )
+    assert found.columns.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert found.loc["short"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert found.loc["long"].tolist() == [0.0, 0.0, 0.0, 0.5, 1.0]
+    assert step_curve({0: at_positions(table, "k", points=5)}, axis="position")["n"].eq(2).all()
+
+
+def test_curves_that_start_at_step_one_have_no_position_zero():
+    table = pd.DataFrame({"item": ["a", "a"], "step": [1, 2], "value": [0.2, 0.4]})
+    found = at_positions(table, "step", points=5)
+    assert found["position"].tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert found["value"].round(6).tolist() == [0.2, 0.2, 0.3, 0.4]

@@ -44,11 +44,11 @@ from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
 
 
 def contents(folder):
-    """Every file's bytes, but for those that hold a time."""
+    """Every file's bytes, but for those that hold a time or a place."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name not in ("manifest.json", "sources.json")
     }
 
 

@@ -13,7 +13,7 @@ from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.heatmaps import before_after
 from attcot_analysis.show.report import ReportFigure, write_report
-from attcot_analysis.show.report_items import ExampleItem
+from attcot_analysis.show.report_items import ItemArm, ItemStep, ReportItem
 
 ARMS = ("base", "cot_sft", "att_cot")
 SEEDS = {"base": 1, "cot_sft": 4, "att_cot": 4}
@@ -191,7 +191,34 @@ def make_maps(seed: int, layers: int = 3, heads: int = 4, tokens: int = 6) -> np
     return (weight / weight.sum(-1, keepdims=True) * share).astype(np.float32)
 
 
-def make_report(path: Path, *, hostile: str = "") -> Path:
+def make_item(problem: Problem, arms: Mapping[str, str | None], hostile: str = "") -> ReportItem:
+    """Let every arm answer, half of them early."""
+    done = {}
+    for number, (arm, answer) in enumerate(arms.items()):
+        texts = ["", *(step.text for step in problem.steps), *([hostile] if hostile else [])]
+        last = len(texts) - 1
+        settled = 0 if number % 2 else last
+        steps = tuple(
+            ItemStep(
+                text,
+                str(answer) if k >= settled else problem.candidates[0],
+                0.4 + 0.5 * k / last,
+                0.2 + 0.7 * k / last,
+                float("nan") if k == 0 else 0.5 - 0.1 * k,
+            )
+            for k, text in enumerate(texts)
+        )
+        done[arm] = ItemArm(
+            render_response(texts[1:], str(answer)) if answer else f"I do not know. {hostile}",
+            answer,
+            steps if answer else (),
+            settled if answer else None,
+            {"twin": answer, "control": answer, "blank": None},
+        )
+    return ReportItem(problem, done, f"It is the first.{hostile}")
+
+
+def make_report(path: Path, *, hostile: str = "", figures: Path | None = None) -> Path:
     """Write a whole report from made-up parts; ``hostile`` is put into every text from outside."""
     metrics = make_metrics()
     summary, comparisons = make_summary(metrics), make_comparisons(metrics)
@@ -201,14 +228,11 @@ def make_report(path: Path, *, hostile: str = "") -> Path:
     problem = make_problem(f"Which color is the disc in c2?{hostile}")
     if hostile:
         problem = dataclasses.replace(problem, candidates=(*problem.candidates, hostile))
-    rationale = [*(step.text for step in problem.steps), *([hostile] if hostile else [])]
-    said = {
-        "base": render_response((), problem.habitual),
-        "cot_sft": render_response(rationale, hostile or problem.habitual),
-        "att_cot": render_response(rationale, problem.answer),
-    }
+    said = {"base": problem.habitual, "cot_sft": hostile or problem.habitual}
+    said["att_cot"] = problem.answer
     if hostile:
-        said[f"arm {hostile}"] = render_response(rationale, hostile)
+        said[f"arm {hostile}"] = hostile
+    right = make_problem(number=2)
     steps = [f"step {k}{hostile}" for k in (1, 2, 3)]
     before, after = (make_maps(seed)[0, 0, :3].reshape(-1, 6, 6) for seed in (0, 5))
     boxes = [step.boxes for step in problem.steps]
@@ -248,9 +272,14 @@ def make_report(path: Path, *, hostile: str = "") -> Path:
             )
         ],
         examples=[
-            ExampleItem(problem, {"original": said, "twin": said, "control": said}, hostile),
-            ExampleItem(make_problem(number=1), {"original": {"base": "I do not know."}}),
+            make_item(problem, said, hostile),
+            make_item(make_problem(number=1), {"base": None, "cot_sft": None, "att_cot": None}),
+            make_item(right, dict.fromkeys(("base", "cot_sft", "att_cot"), right.answer)),
         ],
+        pair=("cot_sft", "att_cot"),
+        lead=[f"Three arms on made-up numbers.{hostile}"],
+        notes=[f"These numbers are made up.{hostile}"],
+        figures=figures,
         manifest={
             "versions": {"torch": "2.9", "transformers": "5.10"},
             "seeds": [0, 1, 2, 3],

@@ -8,7 +8,13 @@ from show.samples import make_access
 
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
-from attcot_analysis.show.figures import figure_png, figure_svg, inline_svg, save_figure
+from attcot_analysis.show.figures import (
+    figure_png,
+    figure_svg,
+    inline_svg,
+    read_figure_data,
+    save_figure,
+)
 from attcot_analysis.show.intervals import comparison_intervals, metric_intervals
 
 
@@ -153,6 +159,8 @@ def test_svg_is_stable_and_inline_svg_suits_a_page(commitment_table):
     assert page.startswith("<svg ") and page.endswith("</svg>")
     assert 'aria-label="a &quot;curve&quot; &lt;b&gt;"' in page
     assert "currentColor" in page and "<metadata" not in page and "<style" not in page
+    assert "stroke: var(--c-0173b2, #0173b2)" in page
+    assert page.count("#0173b2") == page.count("var(--c-0173b2, #0173b2)") > 10
     other = inline_svg(again, "two", "")
     ids = [{part.split('"')[0] for part in text.split(' id="')[1:]} for text in (page, other)]
     assert ids[0] and not ids[0] & ids[1]
@@ -176,7 +184,25 @@ def test_save_figure_keeps_its_data_and_what_is_there(commitment_table, tmp_path
     assert [file.name for file in files] == ["commitment.svg", "commitment.png", "commitment.json"]
     kept = json.loads(files[2].read_text())
     assert kept["about"] == {"seed": 0}
-    assert pd.DataFrame(kept["data"]).shape == commitment_table.shape
+    pd.testing.assert_frame_equal(pd.DataFrame(kept["data"]), commitment_table)
+    pd.testing.assert_frame_equal(read_figure_data(stem), commitment_table)
     with pytest.raises(RunError, match="already there"):
         save_figure(figure, stem)
     save_figure(figure, stem, overwrite=True)
+    assert read_figure_data(stem) is None
+
+
+def test_saved_maps_come_back_and_holes_stay_holes(commitment_table, tmp_path):
+    maps = np.arange(12.0).reshape(2, 2, 3) / 7
+    maps[0, 0, 0] = np.nan
+    figure = commitment_curves(commitment_table)
+    save_figure(figure, tmp_path / "maps", data={"before": maps, "labels": commitment_table})
+    back = read_figure_data(tmp_path / "maps.json")
+    np.testing.assert_allclose(back["before"], maps, atol=1e-7)
+    pd.testing.assert_frame_equal(back["labels"], commitment_table)
+    assert "NaN" not in (tmp_path / "maps.json").read_text()
+    (tmp_path / "maps.json").write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        read_figure_data(tmp_path / "maps")
+    with pytest.raises(RunError, match="missing"):
+        read_figure_data(tmp_path / "other")

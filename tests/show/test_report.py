@@ -1,16 +1,23 @@
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from show.samples import make_metrics, make_report, make_summary
 
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measure.statistics import Interval
+from attcot_analysis.show.figures import read_figure_data
 from attcot_analysis.show.markup import Markup, el, render, trusted
 from attcot_analysis.show.report import write_report
-from attcot_analysis.show.report_items import ExampleItem
+from attcot_analysis.show.report_items import ItemArm, ReportItem
+from attcot_analysis.show.report_pictures import picture_url
 from attcot_analysis.show.verdicts import FOCUS, Verdict, findings, focus_metrics, verdict
 
 
@@ -57,27 +64,34 @@ def test_page_is_well_formed_and_has_every_section(text):
     page = Page(text)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
-    sections = "answer curves metrics comparisons heatmaps items meaning limits provenance"
+    sections = "answer curves metrics comparisons heatmaps items methods meaning limits provenance"
     assert set(sections.split()) <= set(page.ids)
     inside = [link[1:] for link in page.links if link.startswith("#")]
     assert inside and set(inside) <= set(page.ids)
     assert page.tags.count("svg") >= 6 and page.tags.count("figure") == 6
 
 
-def test_page_loads_nothing_and_runs_nothing(text, hostile):
+def scripts(source: str) -> list[str]:
+    return re.findall(r"<script[^>]*>(.*?)</script>", source, re.DOTALL)
+
+
+def test_page_loads_nothing_and_runs_only_its_own_script(text, hostile):
     for source in (text, hostile):
         page = Page(source)
-        assert "script" not in page.tags
+        assert page.tags.count("script") == 1
+        digest = hashlib.sha256(scripts(source)[0].encode()).digest()
+        assert f"script-src &#x27;sha256-{base64.b64encode(digest).decode()}&#x27;" in source
         assert not [name for name, _ in page.attributes if name.startswith("on")]
         for name, value in page.attributes:
             if name in ("src", "href", "xlink:href"):
                 assert value.startswith(("#", "data:")), value
         assert "default-src &#x27;none&#x27;; img-src data:;" in source
-        assert not re.search(r"url\((?!#)", source)
+        assert not re.search(r"url\((?!#)", source.replace(scripts(source)[0], ""))
+    assert scripts(text) == scripts(hostile)
 
 
 def test_hostile_text_is_text(text, hostile):
-    assert hostile.count("<script") == 0
+    assert hostile.count("<script") == text.count("<script") == 1
     assert hostile.count("</style>") == text.count("</style>") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in hostile
     assert "onerror=alert(2)&gt;" in hostile
@@ -95,14 +109,58 @@ def test_numbers_of_both_tables_are_in_the_page(text, summary, comparisons):
 def test_answers_are_marked_right_wrong_and_habitual(text, problem):
     assert f"✓ {problem.answer}" in text
     assert f"✗ {problem.habitual} (habitual)" in text
-    assert "no answer" in text
+    assert "– no answer" in text
+
+
+def test_verdicts_come_first_and_the_pair_of_the_page_before_the_others(text):
+    headings = [
+        text.index(f"{one} compared with {other}")
+        for one, other in (("Att-CoT", "CoT-SFT"), ("CoT-SFT", "Base"), ("Att-CoT", "Base"))
+    ]
+    assert headings == sorted(headings)
+    assert text.index("Compared with CoT-SFT, Att-CoT ") < text.index("Three arms on made-up")
+    assert text.index('class="verdicts"') < text.index('id="curves"')
+    assert "Before you quote this" in text and "These numbers are made up." in text
+
+
+def test_items_say_where_the_answer_settled_and_what_was_said_on_the_edits(text, problem):
+    items = re.findall(r"<article.*?</article>", text, re.DOTALL)
+    assert len(items) == 3
+    first, silent, right = items
+    assert 'data-kind="second"' in first and 'data-kind="wrong"' in silent
+    assert 'data-kind="right"' in right
+    assert f"Settled on <b>{problem.habitual}</b> before the first step." in first
+    assert f"Settled on <b>{problem.answer}</b> after step 3 of 3." in first
+    assert first.count('class="here"') == 3 and "Settled on" not in silent
+    assert "I do not know." in silent
+    assert "On a blank picture: no answer." in first
+    assert f"Twin: the answer changes. Right answer: <b>{problem.twin.answer}</b>" in first
+    assert first.count("<img") == 3
+
+
+def test_settled_answers_are_bars_of_the_arms_colours(text):
+    assert "--arm:var(--c-d55e00, #d55e00)" in text and "--p:0.900" in text
+    assert "--c-d55e00:" in text.split("prefers-color-scheme: dark")[-1]
 
 
 def test_metrics_are_explained_with_what_would_falsify_them(text, metrics):
     for note in metrics.values():
         assert f"<code>{note.name}</code>" in text
     assert text.count("What would falsify the reading: ") == len(metrics)
-    assert "reconstruction: the paper" in text
+    assert "Attention is not evidence" in text
+
+
+def test_figures_are_also_saved_with_their_data(tmp_path, comparisons):
+    make_report(tmp_path / "report.html", figures=tmp_path / "figures")
+    stems = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert len(stems) == 6 and {"metrics", "comparisons", "commitment"} <= stems
+    for stem in stems:
+        for suffix in ("svg", "png", "json"):
+            assert (tmp_path / "figures" / f"{stem}.{suffix}").stat().st_size > 100
+    drawn = read_figure_data(tmp_path / "figures" / "comparisons")
+    assert set(drawn["metric"]) < set(comparisons["metric"])
+    held = json.loads((tmp_path / "figures" / "comparisons.json").read_text())
+    assert "Second arm minus first" in held["about"]["caption"]
 
 
 def test_same_input_same_page(text, tmp_path):
@@ -154,13 +212,26 @@ def test_n_is_said_per_cell_where_it_differs(tmp_path):
         tmp_path / "r.html", title="t", summary=summary, comparisons=pd.DataFrame(), metrics=metrics
     )
     text = path.read_text()
-    assert "150 items × 4 seeds" in text
+    assert text.count("150 items × 4 seeds") == 2
     assert "[–,\N{NO-BREAK SPACE}–]" in text
 
 
-def test_examples_refuse_unknown_pictures(problem):
+def test_items_refuse_answers_on_unknown_pictures(problem):
     with pytest.raises(ShowError, match="mirror"):
-        ExampleItem(problem, {"mirror": {"base": "<answer>red</answer>"}})
+        ReportItem(problem, {"base": ItemArm("red", "red", edits={"mirror": "red"})})
+
+
+def test_large_pictures_are_shrunk_and_small_ones_kept_pixel_by_pixel():
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
+    large = Image.open(BytesIO(data_of(picture_url(Image.fromarray(noise)))))
+    assert large.size == (512, 384) and large.format == "JPEG"
+    small = Image.fromarray(noise[:96, :96])
+    kept = Image.open(BytesIO(data_of(picture_url(small))))
+    assert np.array_equal(np.asarray(kept), np.asarray(small))
+
+
+def data_of(url: str) -> bytes:
+    return base64.b64decode(url.partition("base64,")[2])
 
 
 @pytest.mark.parametrize(

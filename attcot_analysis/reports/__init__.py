@@ -1,0 +1,1 @@
+"""Reports: the page of a run, and the comparison of two runs."""

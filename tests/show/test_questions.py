@@ -1,0 +1,84 @@
+"""The questions at the top of a report: words that only the interval decides."""
+
+import pandas as pd
+import pytest
+
+from attcot_analysis.errors import ShowError
+from attcot_analysis.measure.catalogue import METRICS
+from attcot_analysis.show.questions import QUESTIONS, answer_questions
+
+
+def tables(**intervals):
+    """A comparison and a summary of two arms; metric → (low, high)."""
+    rows, values = [], []
+    for metric, (low, high) in intervals.items():
+        rows.append(
+            {
+                "metric": metric,
+                "a": "cot_sft",
+                "b": "att_cot",
+                "value": (low + high) / 2,
+                "low": low,
+                "high": high,
+                "n_items": 50,
+                "n_seeds": 1,
+                "p_holm": 0.0002,
+            }
+        )
+        values += [
+            {"model": "cot_sft", "metric": metric, "value": 0.25},
+            {"model": "att_cot", "metric": metric, "value": 0.5},
+        ]
+    return pd.DataFrame(rows), pd.DataFrame(values)
+
+
+def asked(**intervals):
+    (found,) = answer_questions(*tables(**intervals), METRICS)
+    return found
+
+
+def test_yes_no_and_undecided_follow_the_wanted_direction_of_each_metric():
+    found = asked(accuracy_cot=(0.1, 0.2), p0_final=(0.1, 0.2), habitual_cot=(-0.2, -0.1))
+    words = {answer.question.metric: answer.word for answer in found.answers}
+    assert words == {"accuracy_cot": "yes", "p0_final": "no", "habitual_cot": "yes"}
+    undecided = asked(accuracy_cot=(-0.1, 0.2), p0_final=(0.0, 0.2), mass=(float("nan"),) * 2)
+    assert {answer.word for answer in undecided.answers} == {"undecided"}
+
+
+def test_the_headline_names_every_verdict_once():
+    found = asked(
+        accuracy_cot=(-0.2, -0.1),
+        follow_twin=(-0.2, 0.1),
+        commitment_position=(0.1, 0.2),
+        mass=(0.1, 0.2),
+        habitual_cot=(-0.1, 0.1),
+    )
+    assert found.headline == (
+        "Compared with CoT-SFT, Att-CoT decides later and looks more at the picture while it "
+        "writes, but is right less often. Undecided is whether it follows a changed picture more "
+        "often or gives the habitual answer less often."
+    )
+    nothing = asked(accuracy_cot=(-0.2, 0.1))
+    assert "differs in nothing that these items can decide" in nothing.headline
+
+
+def test_a_sentence_has_both_values_the_difference_its_interval_and_p():
+    (answer,) = asked(accuracy_cot=(0.1, 0.4)).answers
+    assert str(answer).replace("\N{NO-BREAK SPACE}", " ") == (
+        "Is it right more often? Yes. Accuracy, CoT: CoT-SFT 0.250, Att-CoT 0.500, difference "
+        "+0.250 [+0.100, +0.400], p (Holm) < 0.001."
+    )
+
+
+def test_what_was_not_measured_is_not_asked_and_every_question_has_its_metric():
+    assert asked(flip_blank=(0.1, 0.2)).answers == ()
+    assert {question.metric for question in QUESTIONS} <= set(METRICS)
+    for question in QUESTIONS:
+        better = METRICS[question.metric].better
+        assert better is None or better == question.wanted
+
+
+def test_tables_without_interval_are_refused():
+    comparisons, summary = tables(mass=(0.1, 0.2))
+    with pytest.raises(ShowError, match="high"):
+        answer_questions(comparisons.drop(columns="high"), summary, METRICS)
