@@ -3,16 +3,26 @@
 import argparse
 from pathlib import Path
 
-from attcot_analysis.cli import options
+from attcot_analysis.cli import claims, options
 
 
 def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this group."""
     testbed = commands.add_parser("testbed", help="make the testbed's models and problems")
     kinds = testbed.add_subparsers(required=True, metavar="WHAT")
-    build = kinds.add_parser("build", parents=[common], help="train the tiny MLLM from nothing")
-    build.add_argument("folder", type=Path, help="new checkpoint folder")
-    build.add_argument("--seed", type=int, default=0)
+    build = kinds.add_parser(
+        "build",
+        parents=[common],
+        help="train tiny MLLMs from nothing: three families at two scales",
+        description="Train the testbed's models: those that are neither shipped nor built already "
+        "go to the cache folder; with --out they are built anew.",
+    )
+    build.add_argument(
+        "names", nargs="*", metavar="NAME", help="such as internvl-large; default all six"
+    )
+    build.add_argument("--out", type=Path, help="folder for checkpoints that are built anew")
+    build.add_argument("--seed", type=int, default=0, help="with --out: of weights and data")
+    options.add_workers(build)
     build.set_defaults(run=_build)
     make = kinds.add_parser("problems", parents=[common], help="generate a folder of problems")
     make.add_argument("folder", type=Path, help="new problem folder")
@@ -40,13 +50,21 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     valid.add_argument("--items", type=int, default=100, help="test items")
     options.add_workers(valid)
     valid.set_defaults(run=_validity)
+    claims.add(kinds, common)
 
 
 def _build(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.train.testbed import BuildConfig, build_testbed_model
+    from attcot_analysis.train.testbed_models import TESTBED_MODELS, build_models
 
-    build_testbed_model(given.folder, BuildConfig(seed=given.seed), progress=not quiet)
-    print(f"Checkpoint: {given.folder}")
+    folders = build_models(
+        given.names or list(TESTBED_MODELS),
+        given.out,
+        seed=given.seed,
+        workers=options.workers(given),
+        progress=not quiet,
+    )
+    for folder in folders:
+        print(f"Checkpoint: {folder}")
 
 
 def _problems(given: argparse.Namespace, quiet: bool) -> None:

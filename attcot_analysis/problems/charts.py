@@ -54,6 +54,8 @@ class ChartsConfig:
         prior: Share of items whose answer is the named person's habitual one; ``None`` means
             balanced.
         states_evidence: Whether steps say the values they read, or only name the column.
+        names_places: Whether columns are named by their place from the left instead of their
+            colour, so that they need not be searched for.
 
     Raises:
         ProblemError: If a knob is out of range.
@@ -64,6 +66,7 @@ class ChartsConfig:
     noise: float = 0.0
     prior: float | None = None
     states_evidence: bool = False
+    names_places: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -73,6 +76,11 @@ class ChartsConfig:
         ):
             if value not in known:
                 raise ProblemError(f"Chart {name} is {value!r}; choose one of {', '.join(known)}.")
+        if self.names_places and self.task == "compare":
+            raise ProblemError(
+                "Comparisons answer with a colour, so their columns are named by colour; choose "
+                "task read or combine with names_places."
+            )
         check_clarity(self.noise, self.prior)
 
     @property
@@ -129,7 +137,7 @@ def _generate_one(index: int, config: ChartsConfig, seed: int, split: Split) -> 
     return Problem(
         id=f"charts-{split}-{seed}-{index:05d}",
         image=draw_chart(chart, config.style, cast),
-        question=f"{person} looks at the chart. {_question(named, config)}",
+        question=f"{person} looks at the chart. {_question(chart, named, config)}",
         candidates=config.answers,
         answer=wanted,
         steps=_steps(chart, named, config),
@@ -189,33 +197,48 @@ def _moves(chart: Chart, colours: Sequence[str], distance: int) -> list[Move]:
     ]
 
 
-def _question(named: Sequence[str], config: ChartsConfig) -> str:
+def _question(chart: Chart, named: Sequence[str], config: ChartsConfig) -> str:
     thing = "bar" if config.style == "bar" else "dot"
-    if config.task == "read":
-        return f"How high is the {named[0]} {thing}?"
     if config.task == "compare":
         listed = f"{named[0]}, {named[1]} and {named[2]}"
         return f"Which of the {thing}s {listed} is the highest?"
-    return f"By how much is the {named[0]} {thing} higher than the {named[1]} one?"
+    if config.names_places:
+        names = [f"{thing} {place}" for place in _places(chart, named)]
+    else:
+        names = [f"the {colour} {thing}" for colour in named]
+    if config.task == "read":
+        return f"How high is {names[0]}?"
+    other = names[1] if config.names_places else f"the {named[1]} one"
+    return f"By how much is {names[0]} higher than {other}?"
 
 
 def _steps(chart: Chart, named: Sequence[str], config: ChartsConfig) -> tuple[Step, ...]:
-    columns = list(chart)
+    thing = "Bar" if config.style == "bar" else "Dot"
     steps = []
-    for colour in named:
-        place = columns.index(colour)
-        text = f"{colour} is in column {place + 1}."
-        if config.states_evidence:
-            text = f"{colour} is in column {place + 1} and reaches {chart[colour]}."
-        steps.append(Step(text, (column_box(place),)))
-    boxes = tuple(column_box(columns.index(colour)) for colour in named)
+    for place, colour in zip(_places(chart, named), named, strict=True):
+        reached = f"reaches {chart[colour]}."
+        if config.names_places:
+            found = f"{thing} {place} {reached}"
+            text = found if config.states_evidence else f"Look at {thing.lower()} {place}."
+        else:
+            text = f"{colour} is in column {place}"
+            text += f" and {reached}" if config.states_evidence else "."
+        steps.append(Step(text, (column_box(place - 1),)))
+    boxes = tuple(column_box(place - 1) for place in _places(chart, named))
+    names = [str(p) for p in _places(chart, named)] if config.names_places else named
     if config.task == "read":
-        last = f"Read off {named[0]}."
+        last = f"Read off {names[0]}."
     elif config.task == "compare":
         last = "Take the highest."
     else:
-        last = f"Take {named[1]} from {named[0]}."
+        last = f"Take {names[1]} from {names[0]}."
     return (*steps, Step(last, boxes))
+
+
+def _places(chart: Chart, named: Sequence[str]) -> list[int]:
+    """Columns of the named colours, counted from 1 at the left."""
+    columns = list(chart)
+    return [columns.index(colour) + 1 for colour in named]
 
 
 def column_box(place: int) -> Box:

@@ -39,6 +39,8 @@ _OFF = 5
 """How far, in pixels, an object stands off the middle of its cell at most."""
 MOST = 5
 """The largest count that is asked for."""
+NOTHING = "empty"
+"""What a rationale says of a cell without an object."""
 
 
 class Thing(NamedTuple):
@@ -60,23 +62,27 @@ class CountingConfig:
     Attributes:
         task: ``"count"`` the objects of one colour and shape, or ``"compare"`` how many shapes
             there are of two colours.
+        any_shape: Whether a count is of one colour only, whatever the shape.
         size: Cells per side of the scene; a cell is 32 pixels wide.
         fill: Share of the cells that hold an object.
         noise: As in `ArrowsConfig`.
         prior: Share of items whose answer is the named person's habitual one; ``None`` means
             balanced.
         states_evidence: Whether steps say the counts they find, or only name the row.
+        enumerates: Whether stated evidence is the colour in each cell instead of the counts.
 
     Raises:
         ProblemError: If a knob is out of range.
     """
 
     task: Task = "count"
+    any_shape: bool = False
     size: int = 3
     fill: float = 0.8
     noise: float = 0.0
     prior: float | None = None
     states_evidence: bool = False
+    enumerates: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -193,7 +199,7 @@ def _random_scene(
     """
     cells = [(column, row) for row in range(config.size) for column in range(config.size)]
     while True:
-        asked = _random_question(rng, config.task, wanted)
+        asked = _random_question(rng, config, wanted)
         chosen = [cells[at] for at in sorted(rng.permutation(len(cells))[: config.n_things])]
         scene = {cell: _random_thing(rng, asked) for cell in chosen}
         if solve_scene(scene, asked) != wanted:
@@ -220,9 +226,11 @@ def _random_scene(
             return scene, asked, twin, control
 
 
-def _random_question(rng: np.random.Generator, task: Task, wanted: str) -> _Asked:
+def _random_question(rng: np.random.Generator, config: CountingConfig, wanted: str) -> _Asked:
+    task = config.task
     if task == "count":
-        return _Asked(task, (pick(rng, list(COLOURS)),), pick(rng, SHAPES))
+        colour = pick(rng, list(COLOURS))
+        return _Asked(task, (colour,), None if config.any_shape else pick(rng, SHAPES))
     other = pick(rng, [colour for colour in COLOURS if colour != wanted])
     pair = (wanted, other) if rng.random() < 0.5 else (other, wanted)
     return _Asked(task, pair, None)
@@ -238,7 +246,7 @@ def _random_thing(rng: np.random.Generator, asked: _Asked) -> Thing:
 
 def _question(asked: _Asked) -> str:
     if asked.task == "count":
-        return f"How many {asked.colours[0]} {asked.shape}s are there?"
+        return f"How many {asked.colours[0]} {asked.shape or 'shape'}s are there?"
     return f"Are there more {asked.colours[0]} or more {asked.colours[1]} shapes?"
 
 
@@ -246,7 +254,11 @@ def _steps(scene: Scene, asked: _Asked, config: CountingConfig) -> tuple[Step, .
     steps = []
     for row in range(config.size):
         text = f"Look at row {row + 1}."
-        if config.states_evidence:
+        if config.states_evidence and config.enumerates:
+            cells = [scene.get((column, row)) for column in range(config.size)]
+            words = [thing.colour if thing else NOTHING for thing in cells]
+            text = f"Row {row + 1}: {', '.join(words)}."
+        elif config.states_evidence:
             found = [
                 sum(t.colour == c and asked.counts(t) for at, t in scene.items() if at[1] == row)
                 for c in asked.colours

@@ -1,7 +1,7 @@
-"""Build the testbed's tiny MLLM: a real `Qwen2_5_VLForConditionalGeneration`, a megabyte or two.
+"""Build the testbed's tiny MLLMs: checkpoints of real classes, a megabyte or two each.
 
-Two stages, both needed: the vision tower first learns to read cells through a linear probe, then
-the whole model learns to describe boards, to answer directly, and to answer after a rationale.
+Two stages, both needed: the vision tower first learns to read pictures through a linear probe, then
+the whole model learns to describe them, to answer directly, and to answer after a rationale.
 The result is an ordinary Hugging Face checkpoint with processor, tokenizer and chat template.
 """
 
@@ -9,10 +9,10 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,30 +23,39 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measure.attention import attached
+from attcot_analysis.measure.probe import Probe
 from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages, load_mllm, wrap_mllm
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows, render_response
-from attcot_analysis.problems.arrows import cell_name
-from attcot_analysis.problems.board import (
-    CELL,
-    COLOURS,
-    DIRECTIONS,
-    SHAPES,
-    Board,
-    Cell,
-    cast_field,
-    draw_board,
-)
+from attcot_analysis.models.grid import TokenGrid
+from attcot_analysis.problems import ArrowsConfig, Box, Problem, render_response
+from attcot_analysis.problems.kinds import KINDS
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
 from attcot_analysis.train.data import IGNORED
+from attcot_analysis.train.lessons import KindConfig, Labels, Lesson, lesson_of
 from attcot_analysis.train.tiny import TinySpec, tiny_model, tiny_processor
 
 BUILD_FILE = "testbed_build.json"
-_DESCRIBED = 4
-Row = tuple[Image.Image, str, str]
-"""A picture, the prompt about it and the response to learn."""
+_TEXT_PARTS = ("model.language_model.", "lm_head.")
+_PICTURES = 64
+"""Pictures per step of the vision stage."""
 History = list[dict[str, str | float]]
 """What a stage logs: stage, step and loss."""
-_KINDS = (tuple(COLOURS), SHAPES, tuple(DIRECTIONS))
+
+
+class Row(NamedTuple):
+    """A picture, the prompt about it and the response to learn.
+
+    Attributes:
+        image: The picture.
+        prompt: Question in chat form.
+        response: What to learn.
+        boxes: Per line of the response the pixels it speaks of; empty where that is not taught.
+    """
+
+    image: Image.Image
+    prompt: str
+    response: str
+    boxes: Sequence[Box] = ()
 
 
 @dataclass(frozen=True)
@@ -54,25 +63,33 @@ class BuildConfig:
     """How a testbed model is made.
 
     Attributes:
-        seed: Weights, boards and order.
-        arrows: The training problems; its noise is the largest one used, its prior holds where
-            the response is short (direct, or a rationale that stops early). Problems with their
-            whole rationale are balanced, or the model would never learn to read the colour.
+        seed: Weights, pictures and order.
+        kinds: The training problems, each kind once and equally often; a kind's noise is the
+            largest one used, its prior holds where the response is short (direct, or a rationale
+            that stops early). Problems with their whole rationale are balanced, or the model
+            would never learn to read the answer from the picture.
         vision_steps: Steps of the vision stage.
         language_steps: Steps of the language stage.
+        describing: The share of them at the beginning that teaches to describe only; later a
+            quarter of every batch does.
+        grounding: Weight, while only describing, of a loss that points half of the heads of one
+            layer to the part of the picture that a line speaks of. Without it a tiny model takes
+            hundreds of steps to find out that names stand for places.
         batch_size: Items per step of the language stage.
         learning_rate: Muon's peak rate; AdamW runs at 0.3 of it.
         shares: Shares of questions answered directly, after the whole rationale, and after a
             rationale that stops early; the last keep forced answers in distribution.
-        spec: Sizes of the model.
+        spec: Family and sizes of the model.
     """
 
     seed: int = 0
-    arrows: ArrowsConfig = field(
-        default_factory=lambda: ArrowsConfig(hops=2, noise=240.0, prior=0.6)
+    kinds: tuple[KindConfig, ...] = field(
+        default_factory=lambda: (ArrowsConfig(hops=2, noise=240.0, prior=0.6),)
     )
     vision_steps: int = 150
     language_steps: int = 750
+    describing: float = 0.3
+    grounding: float = 1.0
     batch_size: int = 32
     learning_rate: float = 0.01
     shares: tuple[float, float, float] = (0.15, 0.65, 0.2)
@@ -97,7 +114,7 @@ def build_testbed_model(
     if folder.exists():
         raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
     set_seed(config.seed)
-    mllm = new_testbed_model(config.spec, seed=config.seed)
+    mllm = new_testbed_model(config)
     history = train_vision(mllm, config, progress=progress)
     history += train_language(mllm, config, progress=progress)
     working = folder.with_name(f".{folder.name}.unfinished")
@@ -109,10 +126,11 @@ def build_testbed_model(
     return folder
 
 
-def new_testbed_model(spec: TinySpec, *, seed: int) -> Mllm:
+def new_testbed_model(config: BuildConfig) -> Mllm:
     """An untrained tiny MLLM with a tokenizer for the testbed's sentences."""
-    processor = tiny_processor(_sentences(), spec)
-    return wrap_mllm(tiny_model(processor, spec, seed=seed), processor, name="testbed")
+    processor = tiny_processor(_sentences(config.kinds), config.spec)
+    model = tiny_model(processor, config.spec, seed=config.seed)
+    return wrap_mllm(model, processor, name="testbed")
 
 
 def save_testbed_model(mllm: Mllm, folder: Path) -> None:
@@ -124,58 +142,111 @@ def save_testbed_model(mllm: Mllm, folder: Path) -> None:
 
 
 def train_vision(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
-    """Vision stage: colour, shape and direction of every cell, read linearly from its tokens."""
-    size = config.arrows.size
-    per_side = CELL // (config.spec.patch * config.spec.merge)
-    probe = nn.Linear(per_side**2 * config.spec.hidden, sum(map(len, _KINDS)))
+    """Vision stage: what stands in each part of a picture, read linearly from its tokens."""
+    lessons = [lesson_of(kind) for kind in config.kinds]
+    token = config.spec.patch * config.spec.merge
+    probes = nn.ModuleList(
+        nn.Linear(config.spec.hidden, sum(_sizes(one, config))) for one in lessons
+    )
     rng = np.random.default_rng([config.seed, 1])
+    tower = [p for n, p in mllm.model.named_parameters() if not n.startswith(_TEXT_PARTS)]
     optimizers = [
-        *_optimizers(mllm.model.model.visual, config.learning_rate),
-        torch.optim.AdamW(probe.parameters(), lr=config.learning_rate * 0.3),
+        *_optimizers(mllm.model, config.learning_rate, only=tower),
+        torch.optim.AdamW(probes.parameters(), lr=config.learning_rate * 0.3),
     ]
 
     def loss_of_batch() -> Tensor:
-        boards = [_random_board(rng, size) for _ in range(64)]
-        casts = [cast_field(rng, size, rng.uniform(0, 1) * config.arrows.noise) for _ in boards]
-        images = [draw_board(b, size, c) for b, c in zip(boards, casts, strict=True)]
-        cells = torch.stack([_by_cell(f, size) for f in _image_features(mllm, images)])
-        truth = torch.tensor([_cell_labels(board, size) for board in boards])
-        scores = probe(cells).split([len(kind) for kind in _KINDS], dim=-1)
-        parts = [
-            F.cross_entropy(s.flatten(0, 1), truth[..., i].flatten()) for i, s in enumerate(scores)
-        ]
+        each = _PICTURES // len(lessons)
+        drawn = [[lesson.reading(rng) for _ in range(each)] for lesson in lessons]
+        features = _image_features(mllm, [image for part in drawn for image, _ in part])
+        parts = []
+        for at, (lesson, probe) in enumerate(zip(lessons, probes, strict=True)):
+            own = features[at * each : (at + 1) * each]
+            found = torch.stack([_by_part(f, lesson.part // token) for f in own])
+            truth = torch.tensor([_with_places(labels) for _, labels in drawn[at]])
+            scores = probe(found).split(_sizes(lesson, config), dim=-1)
+            parts += [
+                F.cross_entropy(score.flatten(0, 1), truth[..., i].flatten())
+                for i, score in enumerate(scores)
+            ]
         return torch.stack(parts).sum()
 
     return _run("vision", config.vision_steps, optimizers, loss_of_batch, progress)
 
 
-def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
-    """Language stage: descriptions of named cells, direct answers and rationales.
+def _sizes(lesson: Lesson, config: BuildConfig) -> list[int]:
+    """How many values each property of a part has; the last two are its column and row."""
+    side = config.spec.image // lesson.part
+    return [*map(len, lesson.properties), side, side]
 
-    Descriptions come first and fade out: they teach to find a cell by its name.
+
+def _with_places(labels: Labels) -> Labels:
+    """Labels with each part's column and row added: a tower must say where it sees what."""
+    side = round(len(labels) ** 0.5)
+    return [[*own, at % side, at // side] for at, own in enumerate(labels)]
+
+
+def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
+    """Language stage: descriptions of named parts, direct answers and rationales.
+
+    Descriptions come first: they teach to find a part of the picture by its name.
     """
     rng = np.random.default_rng([config.seed, 2])
     optimizers = _optimizers(mllm.model, config.learning_rate)
-    laden = _endless_problems(config, config.arrows)
-    balanced = _endless_problems(config, replace(config.arrows, prior=None))
+    lessons = [lesson_of(kind) for kind in config.kinds]
+    laden = [_endless_problems(config, kind) for kind in config.kinds]
+    balanced = [_endless_problems(config, replace(kind, prior=None)) for kind in config.kinds]
     done = 0
 
     def loss_of_batch() -> Tensor:
         nonlocal done
-        describing = 0.5 if done < 0.4 * config.language_steps else 0.25
+        early = done < config.describing * config.language_steps
+        describing = 1.0 if early else 0.25
         done += 1
         rows = []
-        for _ in range(config.batch_size):
+        for at in range(config.batch_size):
+            kind = at % len(lessons)
             if rng.random() < describing:
-                rows.append(_description(mllm, rng, config))
+                rows.append(_description(mllm, lessons[kind], rng))
             else:
-                rows.append(_answer(mllm, laden, balanced, rng, config))
+                rows.append(_answer(mllm, laden[kind], balanced[kind], rng, config))
+        if early and config.grounding:
+            return _grounded_loss(mllm, rows, config)
         return mllm.model(**_batch(mllm, rows)).loss
 
     mllm.model.train()
-    history = _run("language", config.language_steps, optimizers, loss_of_batch, progress)
+    with attached(mllm.model):
+        history = _run("language", config.language_steps, optimizers, loss_of_batch, progress)
     mllm.model.eval()
     return history
+
+
+def _grounded_loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig) -> Tensor:
+    """The loss of descriptions, and -log of the attention from each line to its own part."""
+    batch = _batch(mllm, rows)
+    ids, labels = batch["input_ids"], batch["labels"]
+    image = (ids == mllm.model.config.image_token_id).nonzero()[:, 1].view(len(rows), -1)
+    breaks = torch.tensor([at for word, at in mllm.tokenizer.get_vocab().items() if "Ċ" in word])
+    probed = (labels != IGNORED).roll(-1, dims=1)
+    # The line that each response token belongs to: as many as there are line ends before it.
+    ends = torch.isin(ids, breaks) & (labels != IGNORED)
+    lines = (ends.cumsum(1) - ends.long()).roll(-1, dims=1)
+    most = max(len(row.boxes) for row in rows)
+    grid = TokenGrid.regular(rows[0].image.size, *[round(image.shape[1] ** 0.5)] * 2)
+    cols = torch.zeros(*ids.shape, most)
+    for at, row in enumerate(rows):
+        for line, box in enumerate(row.boxes):
+            cols[at, image[at], line] = torch.as_tensor(grid.coverage([box]), dtype=cols.dtype)
+    places = [one.nonzero()[:, 0] for one in probed & (lines < most)]
+    padded = nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
+    layer = config.spec.text_layers // 3
+    probe = Probe((layer,))
+    extra = {"attcot_probe": probe, "attcot_rows": padded, "attcot_cols": cols}
+    loss: Tensor = mllm.model(**batch, **extra).loss
+    mass = probe.masses(differentiable=True)[layer][:, : config.spec.heads // 2]
+    own = lines.gather(1, padded.clamp(min=0))[:, None, :, None].expand(*mass.shape[:3], 1)
+    found = mass.gather(3, own)[..., 0].transpose(1, 2)[padded >= 0]
+    return loss - config.grounding * (found + 1e-4).log().mean()
 
 
 def _run(
@@ -213,10 +284,12 @@ def _run(
     return history
 
 
-def _optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+def _optimizers(
+    module: nn.Module, rate: float, *, only: Sequence[nn.Parameter] | None = None
+) -> list[torch.optim.Optimizer]:
     """Muon for weight matrices, AdamW for embeddings, norms and biases."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    parameters = list(module.parameters())
+    parameters = list(module.parameters() if only is None else only)
     matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
     chosen = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in chosen]
@@ -229,37 +302,15 @@ def _optimizers(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
 def _image_features(mllm: Mllm, images: list[Image.Image]) -> list[Tensor]:
     """Per image its tokens' features, ``(n_tokens, hidden)``."""
     found = mllm.processor.image_processor(images=images, return_tensors="pt")
-    output = mllm.model.model.get_image_features(
-        found["pixel_values"], found["image_grid_thw"], return_dict=True
-    )
-    return list(output.pooler_output)
+    inputs = {name: found[name] for name in ("pixel_values", "image_grid_thw") if name in found}
+    return list(mllm.model.model.get_image_features(**inputs, return_dict=True).pooler_output)
 
 
-def _by_cell(features: Tensor, size: int) -> Tensor:
-    """``(n_tokens, hidden)`` → ``(cells, tokens per cell * hidden)``, cells row by row."""
-    side = round(len(features) ** 0.5)
-    per = side // size
-    grid = features.view(size, per, size, per, -1).permute(0, 2, 1, 3, 4)
+def _by_part(features: Tensor, per: int) -> Tensor:
+    """``(n_tokens, hidden)`` → ``(parts, hidden)``, parts row by row: means, as attention reads."""
+    size = round(len(features) ** 0.5) // per
+    grid = features.view(size, per, size, per, -1).mean(dim=(1, 3))
     return grid.reshape(size * size, -1)
-
-
-def _random_board(rng: np.random.Generator, size: int) -> Board:
-    return {
-        (column, row): Cell(*(kind[int(rng.integers(len(kind)))] for kind in _KINDS))
-        for row in range(size)
-        for column in range(size)
-    }
-
-
-def _cell_labels(board: Board, size: int) -> list[list[int]]:
-    cells = [board[column, row] for row in range(size) for column in range(size)]
-    return [
-        [
-            kind.index(value)
-            for kind, value in zip(_KINDS, (cell.colour, cell.shape, cell.direction), strict=True)
-        ]
-        for cell in cells
-    ]
 
 
 def _answer(
@@ -278,26 +329,14 @@ def _answer(
         written = problem.steps[: int(rng.integers(len(problem.steps)))]
         lines = "".join(f"{k}. {step.text}\n" for k, step in enumerate(written, start=1))
         response = f"{THINK_OPEN}{lines}{ANSWER_CUE}{problem.answer}{ANSWER_CLOSE}"
-    return problem.image, _prompt(mllm, build_messages(problem.question, mode)), response
+    return Row(problem.image, _prompt(mllm, build_messages(problem.question, mode)), response)
 
 
-def _description(mllm: Mllm, rng: np.random.Generator, config: BuildConfig) -> Row:
-    size = config.arrows.size
-    board = _random_board(rng, size)
-    cast = cast_field(rng, size, rng.uniform(0, 1) * config.arrows.noise)
-    question, response = _describe(board, rng)
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+def _description(mllm: Mllm, lesson: Lesson, rng: np.random.Generator) -> Row:
+    said = lesson.saying(rng)
+    content = [{"type": "image"}, {"type": "text", "text": said.question}]
     prompt = _prompt(mllm, [{"role": "user", "content": content}])
-    return draw_board(board, size, cast), prompt, response
-
-
-def _describe(board: Board, rng: np.random.Generator) -> tuple[str, str]:
-    cells = list(board)
-    chosen = [cells[int(at)] for at in rng.permutation(len(cells))[:_DESCRIBED]]
-    said = [f"{board[at].colour} {board[at].shape} {board[at].direction}" for at in chosen]
-    names = [cell_name(at) for at in chosen]
-    question = f"Describe {', '.join(names)}."
-    return question, "\n".join(f"{n} {words}" for n, words in zip(names, said, strict=True))
+    return Row(said.image, prompt, said.response, said.boxes)
 
 
 def _prompt(mllm: Mllm, messages: list[dict[str, Any]]) -> str:
@@ -306,41 +345,48 @@ def _prompt(mllm: Mllm, messages: list[dict[str, Any]]) -> str:
     )
 
 
-def _batch(mllm: Mllm, rows: list[Row]) -> dict[str, Tensor]:
+def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
     """Model inputs with labels on the responses, right-padded."""
     end = mllm.tokenizer.eos_token
     found = mllm.processor(
-        text=[prompt + response + end for _, prompt, response in rows],
-        images=[image for image, _, _ in rows],
+        text=[row.prompt + row.response + end for row in rows],
+        images=[row.image for row in rows],
         padding=True,
         padding_side="right",
         return_tensors="pt",
     )
     lengths = found["attention_mask"].sum(dim=1)
-    learned = mllm.tokenizer([response + end for _, _, response in rows])["input_ids"]
+    learned = mllm.tokenizer([row.response + end for row in rows])["input_ids"]
     places = torch.arange(found["input_ids"].shape[1])
     starts = lengths - torch.tensor([len(ids) for ids in learned])
     inside = (places >= starts[:, None]) & (places < lengths[:, None])
     return {**found, "labels": found["input_ids"].masked_fill(~inside, IGNORED)}
 
 
-def _endless_problems(config: BuildConfig, arrows: ArrowsConfig) -> Iterator[Problem]:
+def _endless_problems(config: BuildConfig, kind: KindConfig) -> Iterator[Problem]:
     """Training problems in every clarity from crisp to all of the noise."""
     levels = np.random.default_rng([config.seed, 3]).uniform(0, 1, 64)
+    generate = next(known.generate for known in KINDS.values() if known.config is type(kind))
     for block in itertools.count():
         for at, level in enumerate(levels):
-            clarity = replace(arrows, noise=float(level) * arrows.noise)
+            clarity = replace(kind, noise=float(level) * kind.noise)
             seed = config.seed * 1_000_000 + block * len(levels) + at
-            yield from generate_arrows(16, clarity, seed=seed, split="pretrain")
+            yield from generate(16, clarity, seed=seed, split="pretrain")
 
 
-def _sentences() -> list[str]:
+def _sentences(kinds: Sequence[KindConfig]) -> list[str]:
     """What the tokenizer is trained on: the testbed's own sentences, so words become tokens."""
-    problems = generate_arrows(
-        300, ArrowsConfig(hops=3, states_evidence=True), seed=0, split="pretrain"
-    )
-    spoken = [render_response(problem.steps, problem.answer) for problem in problems]
-    asked = [problem.question for problem in problems]
     rng = np.random.default_rng(0)
-    described = [text for _ in range(100) for text in _describe(_random_board(rng, 3), rng)]
-    return spoken + asked + described + list(PROMPTS.values()) * 50 + ["user assistant\n"] * 50
+    found: list[str] = []
+    for kind in kinds:
+        generate = next(known.generate for known in KINDS.values() if known.config is type(kind))
+        for states in (False, True):
+            clear = replace(kind, noise=0.0, states_evidence=states)
+            problems = generate(200, clear, seed=0, split="pretrain")
+            found += [render_response(problem.steps, problem.answer) for problem in problems]
+            found += [problem.question for problem in problems]
+        lesson = lesson_of(kind)
+        for _ in range(100):
+            said = lesson.saying(rng)
+            found += [said.question, said.response]
+    return found + list(PROMPTS.values()) * 50 + ["user assistant\nUSER: ASSISTANT:"] * 50

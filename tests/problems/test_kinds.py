@@ -1,6 +1,8 @@
 """Charts and counting: exact twins, controls, boxes and knobs, and what all kinds share."""
 
+import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,9 +27,13 @@ def _changed(first, second):
     return (np.asarray(first) != np.asarray(second)).any(axis=-1)
 
 
+charts = st.one_of(
+    st.builds(ChartsConfig, task=st.just("compare")),
+    st.builds(ChartsConfig, task=st.sampled_from(["read", "combine"]), names_places=st.booleans()),
+)
 charts = st.builds(
-    ChartsConfig,
-    task=st.sampled_from(["read", "compare", "combine"]),
+    replace,
+    charts,
     style=st.sampled_from(["bar", "line"]),
     noise=st.sampled_from([0.0, 120.0]),
     prior=st.sampled_from([None, 0.0, 0.95]),
@@ -36,6 +42,8 @@ charts = st.builds(
 scenes = st.builds(
     CountingConfig,
     task=st.sampled_from(["count", "compare"]),
+    any_shape=st.booleans(),
+    enumerates=st.booleans(),
     size=st.integers(3, 5),
     fill=st.sampled_from([0.8, 1.0]),
     noise=st.sampled_from([0.0, 120.0]),
@@ -120,6 +128,25 @@ def test_stated_evidence_is_what_the_picture_shows():
     for problem in generate_counting(30, CountingConfig(states_evidence=True), seed=4):
         rows = [int(step.text.rstrip(".").split()[-1]) for step in problem.steps[:3]]
         assert str(sum(rows)) == problem.answer
+
+
+def test_columns_can_be_named_by_place_and_rows_enumerated():
+    config = ChartsConfig(names_places=True, states_evidence=True)
+    for problem in generate_charts(30, config, seed=4):
+        said = [re.fullmatch(r"Bar (\d) reaches (\d)\.", s.text) for s in problem.steps[:2]]
+        places, values = ([int(found[at]) for found in said] for at in (1, 2))
+        assert f"bar {places[0]} higher than bar {places[1]}?" in problem.question
+        assert str(values[0] - values[1]) == problem.answer
+        for step, place in zip(problem.steps, places, strict=False):
+            assert step.boxes[0][0] == (place - 1) * UNIT
+    with pytest.raises(ProblemError, match="named by colour"):
+        ChartsConfig(task="compare", names_places=True)
+    config = CountingConfig(any_shape=True, states_evidence=True, enumerates=True)
+    for problem in generate_counting(30, config, seed=4):
+        asked = re.search(r"How many (\w+) shapes", problem.question)[1]
+        said = ", ".join(step.text.rstrip(".").split(": ")[1] for step in problem.steps[:3])
+        assert said.split(", ").count(asked) == int(problem.answer)
+        assert said.split(", ").count("empty") == 9 - config.n_things
 
 
 def test_charts_are_read_compared_and_combined():

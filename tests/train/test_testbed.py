@@ -1,15 +1,29 @@
 """Building a tiny MLLM: an ordinary checkpoint, small, deterministic, and it learns."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measure.attention import attached
 from attcot_analysis.models import encode_problem, load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
+from attcot_analysis.problems.board import COLOURS
+from attcot_analysis.problems.kinds import KINDS
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_analysis.train import testbed, testbed_models
+from attcot_analysis.train.data import IGNORED
+from attcot_analysis.train.lessons import lesson_of
 from attcot_analysis.train.testbed import BuildConfig, build_testbed_model
+from attcot_analysis.train.testbed_models import (
+    KNOWN_KINDS,
+    MAIN_MODEL,
+    TESTBED_MODELS,
+)
+from attcot_analysis.train.tiny import TinySpec
 
 QUICK = BuildConfig(vision_steps=2, language_steps=2, batch_size=4)
 
@@ -32,9 +46,93 @@ def test_the_result_is_an_ordinary_checkpoint_and_the_same_each_time(tmp_path):
         build_testbed_model(first, QUICK, progress=False)
 
 
+@pytest.mark.parametrize("name", TESTBED_MODELS)
+def test_every_family_and_scale_is_built_of_its_own_classes(name, tmp_path):
+    family, scale = name.split("-")
+    config = replace(TESTBED_MODELS[name], vision_steps=1, language_steps=1, batch_size=6)
+    folder = build_testbed_model(tmp_path / name, config, progress=False)
+    mllm = load_mllm(folder)
+    assert mllm.family.name == mllm.model.config.model_type == family
+    assert (folder / "model.safetensors").stat().st_size <= 4_000_000
+    assert mllm.n_layers == {"small": 3, "large": 4}[scale]
+    for kind, config in zip(KINDS, KNOWN_KINDS, strict=True):
+        problem = KINDS[kind].generate(1, config, seed=0)[0]
+        assert all(len(mllm.tokenizer.tokenize(c)) == 1 for c in problem.candidates)
+        response = render_response(problem.steps, problem.answer)
+        item = encode_problem(mllm, problem, response=response)
+        assert item.layout.grids[0].shape == (6, 6)
+        assert item.layout.n_steps == len(problem.steps)
+        assert mllm.tokenizer.decode(item.response_ids) == response
+
+
+@pytest.mark.parametrize("kind", KNOWN_KINDS, ids=list(KINDS))
+def test_lessons_say_what_the_picture_shows(kind):
+    lesson = lesson_of(replace(kind, noise=0.0))
+    image, labels = lesson.reading(np.random.default_rng(3))
+    side = image.width // lesson.part
+    assert len(labels) == side * side
+    pixels = np.asarray(image).reshape(side, lesson.part, side, lesson.part, 3)
+    for at, values in enumerate(labels):
+        colour = lesson.properties[0][values[0]]
+        part = pixels[at // side, :, at % side]
+        found = {name: int((part == rgb).all(-1).sum()) for name, rgb in COLOURS.items()}
+        most = max(found, key=found.get)
+        assert colour == ("empty" if found[most] < 20 else most)
+    said = lesson.saying(np.random.default_rng(5))
+    assert said[1:] == lesson.saying(np.random.default_rng(5))[1:]
+    assert len(said.lines) == len(said.boxes)
+    assert said.response.splitlines() == said.lines
+
+
+def test_grounding_points_to_the_part_that_a_line_speaks_of(monkeypatch):
+    config = replace(TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32))
+    mllm = testbed.new_testbed_model(config)
+    rng = np.random.default_rng(0)
+    rows = [testbed._description(mllm, lesson_of(kind), rng) for kind in config.kinds]
+    plain = float(mllm.model(**testbed._batch(mllm, rows)).loss)
+    with attached(mllm.model):
+        loss = float(testbed._grounded_loss(mllm, rows, config))
+    layer, heads = 1, slice(0, 2)
+    batch = testbed._batch(mllm, rows)
+    mllm.model.set_attn_implementation("eager")
+    seen = mllm.model(**batch, output_attentions=True).attentions[layer]
+    logs = []
+    for at, row in enumerate(rows):
+        ids = batch["input_ids"][at].tolist()
+        image = [t for t, one in enumerate(ids) if one == mllm.model.config.image_token_id]
+        line = 0
+        for t in range(len(ids)):
+            if batch["labels"][at, t] == IGNORED:
+                continue
+            x0, y0, x1, y1 = row.boxes[line]
+            keys = [
+                image[6 * y + x]
+                for y in range(y0 // 16, y1 // 16)
+                for x in range(x0 // 16, x1 // 16)
+            ]
+            logs.append((seen[at, heads, t - 1][:, keys].sum(-1) + 1e-4).log())
+            line += "\n" in mllm.tokenizer.decode([ids[t]])
+    expected = plain - config.grounding * float(torch.stack(logs).mean())
+    assert loss == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_model_is_shipped_or_cached_or_built_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTCOT_CACHE", str(tmp_path))
+    quick = replace(TESTBED_MODELS["llava-large"], vision_steps=1, language_steps=1, batch_size=3)
+    monkeypatch.setitem(TESTBED_MODELS, "llava-large", quick)
+    built = testbed_models.testbed_model("llava-large", progress=False)
+    assert built == tmp_path / "models" / "llava-large"
+    stamp = (built / "model.safetensors").stat().st_mtime_ns
+    assert testbed_models.testbed_model("llava-large", progress=False) == built
+    assert (built / "model.safetensors").stat().st_mtime_ns == stamp
+    assert testbed_models.testbed_model(MAIN_MODEL) == shipped(TESTBED_MODEL)
+    with pytest.raises(TrainingError, match="no testbed model 'llava-huge'"):
+        testbed_models.testbed_model("llava-huge")
+
+
 def test_the_vision_stage_learns(tmp_path):
     config = BuildConfig(
-        arrows=ArrowsConfig(noise=0.0), vision_steps=50, language_steps=1, batch_size=2
+        kinds=(ArrowsConfig(noise=0.0),), vision_steps=50, language_steps=1, batch_size=2
     )
     folder = build_testbed_model(tmp_path / "model", config, progress=False)
     history = json.loads((folder / "testbed_build.json").read_text())["history"]
