@@ -11,6 +11,7 @@ TESTBED_ATT_COT = "models/qwen2_5_vl-tiny-att_cot"
 TESTBED_PROBLEMS = "problems/arrows"
 REFERENCE_RESULTS = "results/reproduce"
 VALIDITY_RESULTS = "results/validity"
+CLAIMS_RESULTS = "results/claims"
 
 
 def data_folder() -> Path:

@@ -1,0 +1,91 @@
+"""How claims are written down: the usual margins, and words for effects."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from attcot_analysis.measure.catalogue import METRICS
+from attcot_analysis.measure.claim import Claim, Direction, Term
+from attcot_analysis.show.style import arm_label
+
+_SEEDS = "training seeds of one arm differ by about so much"
+MARGINS: Mapping[str, tuple[float, str]] = MappingProxyType(
+    {
+        "share of items": (0.05, f"one item in twenty; {_SEEDS}"),
+        "probability": (0.05, f"{_SEEDS}; chance is 0.1 to 0.5"),
+        "share of the rationale": (0.05, "in rationales of four steps, one step in every fifth"),
+        "share of attention": (0.02, "a twentieth of the tiny models' mass of about 0.4"),
+        "share of attention per rationale": (0.02, "from first to last step, the same twentieth"),
+        "share of visual mass": (0.02, "a seventh of the boxes' usual share of about 0.14"),
+        "nats": (0.2, "odds changed by a fifth"),
+    }
+)
+"""Unit → smallest effect of interest, and why; fixed before the first grid was run."""
+
+EFFECTS: dict[tuple[str, Direction], str] = {
+    ("p0_final", "lower"): "lower p(final answer) before the first step",
+    ("p0_habitual", "lower"): "lower p(habitual answer) before the first step",
+    ("commitment_position", "higher"): "commits later",
+    ("mass_last_step", "higher"): "more visual mass at the last step",
+    ("mass_last_step", "not higher"): "no more visual mass at the last step",
+    ("mass_slope", "higher"): "visual mass declines less",
+    ("evidence_share", "higher"): "more of its mass on the evidence",
+    ("follow_twin", "higher"): "follows the twin more",
+    ("follow_twin", "lower"): "follows the twin less",
+    ("follow_twin", "not higher"): "does not follow the twin more",
+    ("net_dependence", "higher"): "more net dependence",
+    ("net_dependence", "lower"): "less net dependence",
+    ("habitual_cot", "higher"): "more habitual answers",
+    ("habitual_cot", "lower"): "fewer habitual answers",
+    ("prior_agreement", "higher"): "agrees more with the text alone",
+    ("accuracy_cot", "higher"): "better CoT accuracy",
+    ("accuracy_cot", "not higher"): "no better CoT accuracy",
+}
+"""Metric and claimed direction → what is claimed, in a few words."""
+CAVEATS = {
+    "p0_final": "It falls as well when a model is less sure throughout: see its accuracy.",
+    "commitment_position": "Later is trained for where L_commit has a weight, and no gain by "
+    "itself.",
+    "mass_last_step": "Mass is trained for where L_vis has a weight, and is no evidence used.",
+    "net_dependence": "It grows with confidence: hold it against following the twin.",
+    "follow_twin": "It cannot exceed what a model's accuracy allows.",
+    "habitual_cot": "Fewer habitual answers need not be right ones.",
+}
+"""Metric → what a difference in it does not show."""
+
+
+def between(
+    id: str,
+    b: str,
+    a: str,
+    metric: str,
+    direction: Direction,
+    *,
+    topic: str,
+    sentence: str,
+    paper: str,
+) -> Claim:
+    """A claim that arm b differs from arm a on a metric, with the usual margin of its unit.
+
+    Args:
+        id: Its name.
+        b: The arm it is about.
+        a: The arm compared with.
+        metric: A name in `METRICS`.
+        direction: The claimed sign of b − a.
+        topic: Heading.
+        sentence: What is said.
+        paper: By whom.
+    """
+    margin, reason = MARGINS[METRICS[metric].unit]
+    return Claim(
+        id=id,
+        title=f"{arm_label(b)} against {arm_label(a)}: {EFFECTS[metric, direction]}",
+        topic=topic,
+        paper=paper,
+        sentence=sentence,
+        terms=(Term(b, metric), Term(a, metric, -1.0)),
+        direction=direction,
+        margin=margin,
+        reason=reason,
+        caveat=CAVEATS.get(metric, ""),
+    )

@@ -1,0 +1,18 @@
+"""All claims that are put to the test, and whose they are."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from attcot_analysis.claims import ablations, att_cot
+from attcot_analysis.measure.claim import Claim
+
+PAPERS: Mapping[str, str] = MappingProxyType(
+    {
+        att_cot.PAPER: "arXiv 2606.01558, abstract; its formulas and figures are not public to us",
+        ablations.PAPER: "hypotheses of this project about its ablations",
+    }
+)
+"""Paper → where its claims are taken from; claims of further papers come with their entry."""
+
+CLAIMS: tuple[Claim, ...] = (*att_cot.att_cot_claims(), *ablations.ablation_claims())
+"""All claims, by topic."""

@@ -1,0 +1,61 @@
+"""Put a finished grid's values and claims table into data/, where notebook and docs read them.
+
+Usage: python scripts/ship_claims.py runs/claims
+
+Values are rounded to four digits and sorted so that they pack well; the table is made from these
+very values, so that it can be recomputed from what ships.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from attcot_analysis.claims.catalogue import CLAIMS
+from attcot_analysis.claims.files import VALUES_FILE, read_values, write_claims
+from attcot_analysis.claims.table import claims_table
+from attcot_analysis.measure.claim import CHANCE
+from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.shipped import CLAIMS_RESULTS, data_folder
+
+BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")
+"""Metrics that no claim is about, and that help to read one."""
+DIGITS = 4
+MAX_BYTES = 2_000_000
+
+
+def main(folder: str) -> None:
+    """Copy what claims need."""
+    run = RunFolder.open(folder)
+    values = reduced(run.read_table("values"))
+    results = data_folder() / CLAIMS_RESULTS
+    path = results / VALUES_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values.to_parquet(path, index=False, compression="zstd", compression_level=19)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        path.unlink()
+        sys.exit(f"The values take {size:,} bytes, more than {MAX_BYTES:,}; leave out metrics.")
+    write_claims(results, claims_table(read_values(results)))
+    for name in ("manifest.json", "grid.json"):
+        if (run.path / name).exists():
+            shutil.copy(run.path / name, results / name)
+    print(f"{len(values):,} values, {size:,} bytes: {results}")
+
+
+def reduced(values: pd.DataFrame) -> pd.DataFrame:
+    """The values that claims are about, small: float32 of few digits, names as categories."""
+    metrics = {term.metric for claim in CLAIMS for term in claim.terms} | {CHANCE, *BESIDE}
+    found = values[values["metric"].isin(metrics) & values["value"].notna()]
+    keys = ["metric", "arm", "model", "kind", "seed", "item"]
+    found = found.sort_values(keys, kind="stable", ignore_index=True)
+    names = {name: "category" for name in ("model", "family", "scale", "kind", "arm", "item")}
+    return found.assign(
+        value=found["value"].round(DIGITS).astype(np.float32), seed=found["seed"].astype(np.int16)
+    ).astype({**names, "metric": "category"})
+
+
+if __name__ == "__main__":
+    main(*(str(Path(argument)) for argument in sys.argv[1:2]))

@@ -1,0 +1,179 @@
+"""What is made of a claims table: files, page, figures, and the command that writes them."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from claims_values import grid_values
+
+from attcot_analysis.claims import CLAIMS, claims_table, headline
+from attcot_analysis.claims.figures import save_claim_figures
+from attcot_analysis.claims.files import VALUES_FILE, read_claims, read_values
+from attcot_analysis.claims.page import claims_page, describe
+from attcot_analysis.cli import main
+from attcot_analysis.errors import RunError, ShowError
+from attcot_analysis.measure.claim import CHANCE
+from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.show.figures import figure_svg
+from attcot_analysis.show.forest import claim_forest, claims_overview
+
+MEANS = {
+    ("base", "accuracy_cot"): 0.8,
+    ("base", "accuracy_direct"): 0.4,
+    ("base", "p0_final"): 0.5,
+    ("base", CHANCE): 0.25,
+    ("cot_sft", "accuracy_cot"): 0.3,
+    ("att_cot", "accuracy_cot"): 0.7,
+    ("att_cot_vis", "accuracy_cot"): 0.3,
+}
+TESTED = {"cot_base", "early_p0_base", "sft_accuracy", "att_accuracy", "att_base_accuracy"} | {
+    "vis_accuracy",
+    "both_vis",
+}
+
+
+@pytest.fixture(scope="module")
+def values() -> pd.DataFrame:
+    return grid_values(MEANS, items=12, seeds=2, spread=0.1)
+
+
+@pytest.fixture(scope="module")
+def table(values) -> pd.DataFrame:
+    return claims_table(values)
+
+
+@pytest.fixture
+def folder(values, tmp_path) -> Path:
+    run = RunFolder.create(tmp_path / "grid", {"created": "2026-06-01", "config": {}})
+    run.write_table("values", values)
+    kind = {"knobs": {"noise": 9}, "train_items": 7, "train_prior": 0.95, "finetune": {"steps": 3}}
+    run.write_json("grid", {"kinds": {"arrows": kind}, "arms": {"base": {}, "cot_sft": {}}})
+    return run.path
+
+
+def test_only_what_was_measured_is_tested(table):
+    assert set(table["claim"]) == TESTED
+
+
+def test_the_page_has_every_number_with_its_n_and_every_claim(table):
+    page = claims_page(table)
+    for claim in CLAIMS:
+        assert claim.title in page
+    for row in headline(table).to_dict("records"):
+        assert f"{row['effect']:+.3f}".replace("-", "\N{MINUS SIGN}") in page
+    lines = [
+        line for line in page.splitlines() if re.search(r"\| [+\N{MINUS SIGN}]0\.\d{3} ", line)
+    ]
+    assert len(lines) == len(TESTED)
+    assert all(re.search(r"36 items × [12] seed", line) for line in lines)
+    assert max(len(line) for line in page.split("## Claims:")[0].splitlines()) < 250
+    assert "## What it does not say" in page and "nan" not in page.lower()
+
+
+def test_negative_results_are_named_as_such(table):
+    page = claims_page(table).split("## Negative results")[1].split("## How to read")[0]
+    title = {claim.id: claim.title for claim in CLAIMS}
+    assert f"**opposite**: {title['cot_base']}, +0.4" in page
+    assert f"**opposite**: {title['sft_accuracy']}" in page
+    assert title["att_accuracy"] not in page
+    better = claims_table(
+        grid_values({("base", "accuracy_cot"): 0.3, ("cot_sft", "accuracy_cot"): 0.8}, items=9)
+    )
+    assert "None: every claim" in claims_page(better)
+
+
+def test_the_terminal_says_verdict_interval_n_and_cells(table):
+    said = describe(table)
+    title = {claim.id: claim.title for claim in CLAIMS}
+    assert f"{title['att_accuracy']}: supported" in said
+    assert "36 items × 2 seeds" in said and "18/18 of 18 supported, 0/0 opposite" in said
+    assert said.count("Not measured") == len(CLAIMS) - len(TESTED)
+
+
+def test_the_forest_shows_every_cell_its_pools_and_n(table):
+    svg = figure_svg(claim_forest(table, "att_accuracy", title="Better?", margin=0.05))
+    for text in ("Better?", "Qwen2.5-VL small, arrows", "mean over models, charts", "all cells"):
+        assert text in svg
+    assert "12 items × 2 seeds each, 18 cells, 36 items in all" in svg
+    rows = table[(table["claim"] == "att_accuracy") & table["level"].isin(["cell", "kind", "all"])]
+    for row in rows.to_dict("records"):
+        assert f"{row['effect']:+.3f}".replace("-", "\N{MINUS SIGN}") in svg
+    with pytest.raises(ShowError, match="no rows"):
+        claim_forest(table, "nothing")
+
+
+def test_the_forest_of_one_cell():
+    values = grid_values(MEANS, items=9, seeds=1, models=["llava-small"], kinds=["charts"])
+    svg = figure_svg(claim_forest(claims_table(values), "att_accuracy"))
+    assert "LLaVA small, charts" in svg and "9 items × 1 seed each, 1 cell," in svg
+
+
+def test_the_overview_marks_every_verdict(table):
+    names = {"att_accuracy": "ours helps", "sft_accuracy": "SFT helps", "absent": "never measured"}
+    svg = figure_svg(claims_overview(table, names))
+    assert "ours helps" in svg and "never measured" not in svg
+    shown = table[table["claim"].isin(names) & table["level"].isin(["cell", "all"])]
+    said = [*shown["verdict"], *shown["verdict_beyond"].dropna()]
+    for verdict, mark in (("supported", r"\+"), ("opposite", "\N{MINUS SIGN}")):
+        assert len(re.findall(f">{mark}</text>", svg)) == said.count(verdict) > 10
+
+
+def test_figures_are_saved_with_their_numbers(table, tmp_path):
+    one = table[table["claim"] == "att_accuracy"]
+    save_claim_figures(one, tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"overview.svg", "att_accuracy.svg"} <= names
+
+
+def test_the_command_writes_table_page_and_json(folder, tmp_path, capsys):
+    page = tmp_path / "claims.md"
+    assert main(["testbed", "claims", "--results", str(folder), "--docs", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "supported" in said and "claims.parquet" in said
+    pd.testing.assert_frame_equal(read_claims(folder), claims_table(read_values(folder)))
+    entries = json.loads((folder / "claims.json").read_text())["claims"]
+    assert len(entries) == len(CLAIMS)
+    by_id = {entry["id"]: entry for entry in entries}
+    assert (
+        by_id["att_accuracy"]["verdict"] == "supported" and by_id["att_accuracy"]["n_items"] == 36
+    )
+    assert by_id["avar_looks"]["verdict"] == "not measured"
+    text = page.read_text()
+    assert "noise 9; trained on 7 problems" in text and "- Begun: 2026-06-01" in text
+
+
+def test_what_is_missing_is_named(tmp_path, capsys):
+    assert main(["testbed", "claims", "--results", str(tmp_path)]) == 1
+    assert f"has no {VALUES_FILE}" in capsys.readouterr().err
+    assert main(["testbed", "claims", "--grid", "claims"]) == 1
+    assert "--out FOLDER" in capsys.readouterr().err
+    with pytest.raises(RunError, match=r"claims\.parquet"):
+        read_claims(tmp_path)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / VALUES_FILE).write_text("no parquet")
+    with pytest.raises(RunError, match="damaged"):
+        read_values(tmp_path)
+
+
+def test_shipping_keeps_the_verdicts(folder, tmp_path, monkeypatch, capsys):
+    path = Path(__file__).parents[2] / "scripts" / "ship_claims.py"
+    spec = importlib.util.spec_from_file_location("ship_claims", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("ATTCOT_DATA", str(tmp_path / "data"))
+    script.main(str(folder))
+    assert "values" in capsys.readouterr().out
+    results = tmp_path / "data" / "results" / "claims"
+    shipped, own = read_claims(results), claims_table(read_values(folder))
+    assert shipped["claim"].tolist() == own["claim"].tolist()
+    assert (shipped["verdict"] == own["verdict"]).mean() > 0.98
+    assert (shipped["effect"] - own["effect"]).abs().max() < 1e-4
+    pd.testing.assert_frame_equal(shipped, claims_table(read_values(results)))
+    assert (results / "manifest.json").exists() and (results / "grid.json").exists()
+    monkeypatch.setattr(script, "MAX_BYTES", 10)
+    with pytest.raises(SystemExit, match="more than 10"):
+        script.main(str(folder))
