@@ -51,7 +51,6 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     options.add_workers(valid)
     valid.set_defaults(run=_validity)
     claims.add(kinds, common)
-    claims.add(kinds, common)
 
 
 def _build(given: argparse.Namespace, quiet: bool) -> None:

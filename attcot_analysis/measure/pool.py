@@ -261,7 +261,7 @@ def _two_way(matrices: Sequence[FloatArray], n_cells: int) -> tuple[float, float
         counts += there
         moved += np.nan_to_num(matrix - np.nanmean(matrix)) / (there.sum() * n_cells)
     moved = moved[counts.any(axis=1)][:, counts.any(axis=0)]
-    n_seeds, n_items = moved.shape
+    n_seeds, n_items = int(counts.any(axis=1).sum()), int(counts.any(axis=0).sum())
     if n_items < 2:
         return np.nan, 1.0
     items = moved.sum(axis=0)
