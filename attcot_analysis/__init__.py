@@ -74,6 +74,7 @@ _MODULE_OF = {
     "wrap_mllm": "models.load",
     # measure
     "METRICS": "measure.metrics",
+    "Claim": "measure.claim",
     "EditOptions": "measure.edits",
     "HeadRule": "measure.heads",
     "Interval": "measure.statistics",
@@ -85,6 +86,7 @@ _MODULE_OF = {
     "Records": "measure.records",
     "RunFolder": "measure.run",
     "SinkRule": "measure.sinks",
+    "Term": "measure.claim",
     "access_tables": "measure.access",
     "access_trajectory": "measure.trajectory",
     "adding_mistakes": "measure.mistakes",
@@ -147,11 +149,16 @@ _MODULE_OF = {
     "finetune": "train.finetune",
     "language_lora": "train.lora",
     "prompt_completion_rows": "train.trl",
+    # claims
+    "CLAIMS": "claims.catalogue",
+    "claims_table": "claims.table",
     # show
     "access_curves": "show.curves",
     "access_grid": "show.curves",
     "attention_explorer": "show.explorer",
     "before_after": "show.heatmaps",
+    "claim_forest": "show.forest",
+    "claims_overview": "show.forest",
     "commitment_curves": "show.curves",
     "comparison_intervals": "show.intervals",
     "describe_record": "show.description",

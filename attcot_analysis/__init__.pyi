@@ -1,5 +1,7 @@
 """What type checkers and editors see of the package; the same names as in `__init__.py`."""
 
+from attcot_analysis.claims.catalogue import CLAIMS as CLAIMS
+from attcot_analysis.claims.table import claims_table as claims_table
 from attcot_analysis.errors import AttCoTError as AttCoTError
 from attcot_analysis.errors import LayoutError as LayoutError
 from attcot_analysis.errors import MeasureError as MeasureError
@@ -22,6 +24,8 @@ from attcot_analysis.measure.causal_tables import causal_curve as causal_curve
 from attcot_analysis.measure.causal_tables import causal_items as causal_items
 from attcot_analysis.measure.check import ModelCheck as ModelCheck
 from attcot_analysis.measure.check import check_model as check_model
+from attcot_analysis.measure.claim import Claim as Claim
+from attcot_analysis.measure.claim import Term as Term
 from attcot_analysis.measure.commitment import commitment as commitment
 from attcot_analysis.measure.commitment_tables import commitment_curve as commitment_curve
 from attcot_analysis.measure.commitment_tables import commitment_items as commitment_items
@@ -111,6 +115,8 @@ from attcot_analysis.show.description import describe_record as describe_record
 from attcot_analysis.show.explorer import attention_explorer as attention_explorer
 from attcot_analysis.show.figures import read_figure_data as read_figure_data
 from attcot_analysis.show.figures import save_figure as save_figure
+from attcot_analysis.show.forest import claim_forest as claim_forest
+from attcot_analysis.show.forest import claims_overview as claims_overview
 from attcot_analysis.show.heatmaps import before_after as before_after
 from attcot_analysis.show.heatmaps import heatmap_row as heatmap_row
 from attcot_analysis.show.intervals import comparison_intervals as comparison_intervals
