@@ -72,20 +72,22 @@ def _looks(
 ) -> tuple[str, list[str]]:
     cover: FloatArray = record.grid.coverage(boxes)
     if boxes:
-        heading += f" An even look would put {cover.mean():.2f} on the evidence."
+        heading += (
+            f"\n(shares of attention; an even look would put {cover.mean():.2f} on the evidence)"
+        )
     lines = []
     for model in record.models:
         rows = model.maps[0].weights[:, :, tokens].mean(axis=(0, 1), dtype=np.float64)
         mean = rows.mean(axis=0)
         line = f"strongest {_place(record.grid, int(mean.argmax()))}; "
-        line += f"{mean.sum():.2f} of its attention on the picture"
+        line += f"{mean.sum():.2f} on the picture"
         if boxes and mean.sum() > 0:
             line += f", of that {mean @ cover / mean.sum():.2f} on the evidence"
             each = rows @ cover / np.maximum(rows.sum(axis=1), np.finfo(float).tiny)
             most = int(each.argmax())
             if len(tokens) > 1:
                 token = record.tokens[tokens[most]].strip()
-                line += f" (most at {_quoted(token)}: {each[most]:.2f})"
+                line += f" ({each[most]:.2f} at {_quoted(token)})"
         lines.append(line)
     return heading, lines
 
