@@ -22,7 +22,8 @@ from attcot_analysis.measure.provenance import build_manifest, model_record, pro
 from attcot_analysis.measure.run import RunFolder, next_free, one_line
 from attcot_analysis.models import PromptMemory, load_mllm, remembering
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.arms import train_arm
+from attcot_analysis.train.arms import Arm, train_arm
+from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_analysis.train.testbed_models import TESTBED_MODELS, testbed_model
 
 __all__ = ["Cell", "GridConfig", "grid_values", "read_grid", "run_grid"]
@@ -30,6 +31,7 @@ __all__ = ["Cell", "GridConfig", "grid_values", "read_grid", "run_grid"]
 COLUMNS = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
 """Columns of the table of values."""
 _CELL = "cell."
+_WORDS = ("title", "about")
 PARTS = "grid"
 """Name of the file that says what the arms, kinds and models of the table are."""
 
@@ -214,11 +216,16 @@ def _note_parts(run: RunFolder, config: GridConfig, folders: Mapping[str, Path])
         },
         "models": {name: model_record(path) for name, path in folders.items()},
     }
-    now = json.loads(json.dumps(now))
+    now = _plain(now)
     before = run.read_json(PARTS) if run.has(PARTS) else {part: {} for part in now}
+    defaults = {
+        "arms": asdict(Arm("name", "title", "about")),
+        "kinds": {"finetune": asdict(FinetuneConfig())},
+        "models": {},
+    }
     for part, entries in now.items():
         for name, entry in entries.items():
-            if before[part].get(name, entry) != entry:
+            if not _same(before[part].get(name, entry), entry, _plain(defaults[part])):
                 raise RunError(
                     f"{run.path} was begun with another {part.removesuffix('s')} {name} (see its "
                     f"{PARTS}.json); write to {next_free(run.path)} instead."
@@ -226,6 +233,25 @@ def _note_parts(run: RunFolder, config: GridConfig, folders: Mapping[str, Path])
     merged = {part: {**before[part], **entries} for part, entries in now.items()}
     if merged != before:
         run.write_json(PARTS, merged, overwrite=True)
+
+
+def _same(before: Any, now: Any, default: Any) -> bool:
+    """Whether two records mean the same; a setting that is new must have its default."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return bool(before == now)
+    default = default if isinstance(default, dict) else {}
+    return set(before) <= set(now) and all(
+        _same(before[key], now[key], default.get(key))
+        if key in before
+        else now[key] == default.get(key)
+        for key in now
+        if key not in _WORDS
+    )
+
+
+def _plain(record: Any) -> Any:
+    """The record as it is read from JSON."""
+    return json.loads(json.dumps(record))
 
 
 def _error_file(folder: Path, cell: Cell) -> Path:

@@ -292,6 +292,22 @@ def test_a_grid_may_grow_but_not_change(finished, copied, tmp_path):
         run_grid(folder, tiny(items=2), progress=False)
 
 
+def test_a_setting_that_did_not_exist_yet_must_have_its_default(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.path, folder)
+    run = RunFolder.open(folder)
+    noted = run.read_json("grid")
+    arm = noted["arms"]["att_cot"]
+    del arm["attcot"]["vis_form"], arm["about"], noted["kinds"]["arrows"]["finetune"]["warmup"]
+    run.write_json("grid", noted, overwrite=True)
+    run_grid(folder, tiny(), progress=False)
+    assert run.read_json("grid") == finished.read_json("grid")
+    del noted["arms"]["att_cot"]["attcot"]["lambda_vis"]
+    run.write_json("grid", noted, overwrite=True)
+    with pytest.raises(RunError, match="begun with another arm att_cot"):
+        run_grid(folder, tiny(), progress=False)
+
+
 def test_an_error_in_one_cell_is_told_and_the_others_are_kept(
     copied, monkeypatch, tmp_path, capsys
 ):
