@@ -42,18 +42,20 @@ def figure_png(figure: Figure, *, dpi: float = 96) -> bytes:
     return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, prefix: str, alt: str) -> str:
+def inline_svg(figure: Figure, prefix: str, alt: str, *, svg: str | None = None) -> str:
     """Return the figure as an ``<svg>`` element for an HTML page.
 
-    Text takes the page's text colour (``currentColor``), hollow markers its background
+    Text takes the page's text colour (``currentColor``), paper and hollow markers its background
     (``var(--paper)``) and arms their variables (see `page_colors`), so the figure suits light and
-    dark pages. Ids start with ``prefix``, so several figures can stand in one page. ``alt`` is its
-    text for those who do not see it.
+    dark pages.
+
+    Args:
+        figure: The figure.
+        prefix: What its ids start with, so that several figures can stand in one page.
+        alt: Its text for those who do not see it.
+        svg: From `figure_svg`, if it is at hand: drawing takes long.
     """
-    buffer = StringIO()
-    with figure_style():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
+    svg = figure_svg(figure) if svg is None else svg
     svg = svg[svg.index("<svg") :]
     svg = _GLOBAL_STYLE.sub("", _METADATA.sub("", svg))
     look = "stroke-linejoin:round;stroke-linecap:butt"
@@ -93,6 +95,7 @@ def save_figure(
     *,
     data: FigureData = None,
     about: Mapping[str, Any] | None = None,
+    svg: str | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Write ``stem.svg``, ``stem.png`` and ``stem.json``, the data that the figure shows.
@@ -103,6 +106,7 @@ def save_figure(
         data: The table or array that the figure was drawn from, or several by name;
             `read_figure_data` gives them back.
         about: Anything else worth keeping (caption, parameters, versions), JSON values.
+        svg: From `figure_svg`, if it is at hand.
         overwrite: Replace files that are already there.
 
     Returns:
@@ -114,7 +118,7 @@ def save_figure(
     stem = Path(stem)
     sidecar = {"about": dict(about or {}), "data": _plain(data)}
     contents = {
-        "svg": figure_svg(figure).encode(),
+        "svg": (figure_svg(figure) if svg is None else svg).encode(),
         "png": figure_png(figure, dpi=_PRINT_DPI),
         "json": json.dumps(sidecar, indent=1).encode(),
     }

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,70 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.measure.catalogue import Metric
-from attcot_analysis.show.figures import FigureData, inline_svg, save_figure, write_atomically
-from attcot_analysis.show.intervals import comparison_intervals, metric_intervals
+from attcot_analysis.show.figures import write_atomically
 from attcot_analysis.show.markup import Markup, el, trusted
-from attcot_analysis.show.questions import Answers, answer_questions
-from attcot_analysis.show.report_items import ReportItem, item_browser
-from attcot_analysis.show.report_tables import (
-    comparison_table,
-    metric_notes,
-    metric_table,
-    provenance_table,
+from attcot_analysis.show.questions import answer_questions
+from attcot_analysis.show.report_figures import Figures, ReportEmbed, ReportFigure
+from attcot_analysis.show.report_items import ReportItem
+from attcot_analysis.show.report_parts import (
+    answer_part,
+    comparison_part,
+    curve_part,
+    embed_part,
+    item_part,
+    method_part,
+    metric_part,
+    text_list,
 )
+from attcot_analysis.show.report_tables import metric_notes, provenance_table
 from attcot_analysis.show.report_texts import LIMITS, METHODS
-from attcot_analysis.show.style import arm_label, arm_style, order_arms, page_color, page_colors
+from attcot_analysis.show.style import arm_style, order_arms, page_color, page_colors
 from attcot_analysis.show.tables import counts
-from attcot_analysis.show.verdicts import FOCUS, focus_metrics
+from attcot_analysis.show.verdicts import FOCUS
 
-_COLUMN = 6.0  # inches; a wider figure would be too small in half the page
+__all__ = ["ReportEmbed", "ReportFigure", "write_report"]
+
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
-_NAME = re.compile(r"[^A-Za-z0-9_-]+")
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure with the words that belong to it.
-
-    Attributes:
-        figure: A matplotlib figure.
-        title: One line.
-        caption: What is drawn, from how many items and seeds, and how to read it.
-        alt: What a reader who cannot see it should know; the title if empty.
-        wide: Whether it takes the whole width (and scrolls on a small screen), as every figure
-            of more than six inches does.
-        name: What its files are called if figures are saved; made from the title if empty.
-        data: What it shows, kept beside the saved figure; see `save_figure`.
-    """
-
-    figure: Figure
-    title: str
-    caption: str
-    alt: str = ""
-    wide: bool = False
-    name: str = ""
-    data: FigureData = None
-
-
-@dataclass(frozen=True)
-class ReportEmbed:
-    """Something to play with inside the page, such as an explorer.
-
-    Attributes:
-        title: One line.
-        caption: What it shows and how to use it.
-        html: The element, made in this package.
-        scripts: Which scripts it runs, as sources of a Content-Security-Policy; may be empty.
-    """
-
-    title: str
-    caption: str
-    html: Markup
-    scripts: str = ""
 
 
 def write_report(
@@ -132,68 +94,40 @@ def write_report(
     path = Path(path)
     if path.exists() and not overwrite:
         raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
-    shown = _Figures()
+    shown = Figures()
     answers = answer_questions(comparisons, summary, metrics) if len(comparisons) else []
     if pair is None and answers:
         pair = answers[-1].a, answers[-1].b
     answers.sort(key=lambda found: (found.a, found.b) != pair)
     named = sorted({*summary["metric"], *comparisons.get("metric", ())})
     sections = [
-        _section("answer", "In short", _answer_part(lead, answers, notes)),
-        _section("curves", "Curves over the rationale", _curve_part(curves, shown)),
-        _section("metrics", "Metrics by arm", _metric_part(summary, metrics, focus, shown)),
+        _section("answer", "In short", answer_part(lead, answers, notes)),
+        _section("curves", "Curves over the rationale", curve_part(curves, shown)),
+        _section("metrics", "Metrics by arm", metric_part(summary, metrics, focus, shown)),
         _section(
             "comparisons",
             "Paired comparisons",
-            _comparison_part(comparisons, metrics, focus, pair, shown) if len(comparisons) else [],
+            comparison_part(comparisons, metrics, focus, pair, shown) if len(comparisons) else [],
         ),
         _section("heatmaps", "Where it looks", [shown.write(one) for one in heatmaps]),
-        _section("explore", "Look for yourself", _embed_part(explorers)),
-        _section("items", "Item by item", _item_part(examples, pair)),
-        _section("methods", "How it was measured", _method_part(methods)),
+        _section("explore", "Look for yourself", embed_part(explorers)),
+        _section("items", "Item by item", item_part(examples, pair)),
+        _section("methods", "How it was measured", method_part(methods)),
         _section(
             "meaning",
             "What each metric means, and what would falsify the reading",
             [metric_notes(named, metrics)],
         ),
-        _section("limits", "Limits", [_list("limits", limits)] if limits else []),
+        _section("limits", "Limits", [text_list("limits", limits)] if limits else []),
         _section("provenance", "Provenance", [provenance_table(manifest)] if manifest else []),
     ]
     present = [section for section in sections if section is not None]
-    page = _page(title, summary, present, {one.scripts for one in explorers})
+    page = _page(title, summary, present, {one.scripts for one in explorers if one.scripts})
     if figures is not None:
         shown.save(Path(figures), overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
     return path
-
-
-class _Figures:
-    """Numbers the figures and tables of one page, and remembers the figures."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-        self._shown: dict[str, ReportFigure] = {}
-
-    def next(self, kind: str) -> int:
-        self._last[kind] = self._last.get(kind, 0) + 1
-        return self._last[kind]
-
-    def write(self, item: ReportFigure) -> Markup:
-        number = self.next("Figure")
-        name = _NAME.sub("-", item.name or item.title.lower()).strip("-") or f"figure-{number}"
-        self._shown[name if name not in self._shown else f"{name}-{number}"] = item
-        drawing = trusted(inline_svg(item.figure, f"figure{number}", item.alt or item.title))
-        if item.wide or item.figure.get_figwidth() > _COLUMN:
-            drawing = _scrolling(drawing, item.title, "scroll wide")
-        return el("figure", drawing, _caption(f"Figure {number}. {item.title}", item.caption))
-
-    def save(self, folder: Path, overwrite: bool) -> None:
-        for name, item in self._shown.items():
-            about = {"title": item.title, "caption": item.caption}
-            save_figure(
-                item.figure, folder / name, data=item.data, about=about, overwrite=overwrite
-            )
 
 
 @dataclass(frozen=True)
@@ -251,137 +185,3 @@ def _page(
         el("script", trusted(script)),
     )
     return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
-
-
-def _answer_part(
-    lead: Sequence[str], found: Sequence[Answers], notes: Sequence[str]
-) -> list[Markup]:
-    parts = [el("p", found[0].headline, class_="headline")] if found else []
-    parts += [el("p", text, class_="lead") for text in lead]
-    words = {"yes": "Yes", "no": "The opposite", "undecided": "Undecided"}
-    for number, answers in enumerate(found):
-        rows = [
-            el(
-                "li",
-                el("span", words[answer.word], class_=f"word {answer.word}"),
-                el("span", answer.question.asked, class_="asked"),
-                el("span", answer.numbers, ".", class_="numbers"),
-            )
-            for answer in answers.answers
-        ]
-        heading = [answers.heading, " ", el("span", answers.n, class_="n")]
-        verdicts = el("ul", rows, class_="verdicts")
-        if number:
-            parts.append(
-                el(
-                    "details",
-                    el("summary", heading),
-                    el("p", answers.headline),
-                    verdicts,
-                    class_="more",
-                )
-            )
-        else:
-            parts += [el("h3", heading), verdicts]
-    if notes:
-        parts += [el("h3", "Before you quote this"), _list("notes", notes)]
-    return parts
-
-
-def _curve_part(curves: Sequence[ReportFigure], shown: _Figures) -> list[Markup]:
-    drawn = [shown.write(one) for one in curves]
-    return [el("div", drawn, class_="figures")] if drawn else []
-
-
-def _metric_part(
-    summary: pd.DataFrame,
-    metrics: Mapping[str, Metric],
-    focus: Sequence[str],
-    shown: _Figures,
-) -> list[Markup]:
-    chosen = summary[summary["metric"].isin(focus_metrics(summary["metric"], metrics, focus))]
-    figure = ReportFigure(
-        metric_intervals(chosen, metrics),
-        "The main metrics by arm",
-        "Dots are means over items and training seeds, lines their 95% intervals; "
-        "each panel has its own axis. The table below holds all metrics.",
-        alt="Dot-and-interval plot of numbers that are in the table below.",
-        wide=True,
-        name="metrics",
-        data=chosen,
-    )
-    drawn = shown.write(figure)
-    caption = (
-        el("b", f"Table {shown.next('Table')}. Metrics by arm."),
-        " Mean with 95% interval; n (test items and training seeds) is in the head, and in a cell "
-        "where it is another.",
-    )
-    return [drawn, metric_table(summary, metrics, caption)]
-
-
-def _comparison_part(
-    comparisons: pd.DataFrame,
-    metrics: Mapping[str, Metric],
-    focus: Sequence[str],
-    pair: tuple[str, str] | None,
-    shown: _Figures,
-) -> list[Markup]:
-    named = focus_metrics(comparisons["metric"], metrics, focus)
-    chosen = comparisons[comparisons["metric"].isin(named)]
-    figure = ReportFigure(
-        comparison_intervals(chosen, metrics),
-        "Paired differences of the main metrics",
-        "Second arm minus first, on the same items. A filled marker's 95% interval excludes "
-        "zero, a hollow one's does not. The table below holds all metrics.",
-        alt="Dot-and-interval plot of differences that are in the table below, with a zero line.",
-        wide=True,
-        name="comparisons",
-        data=chosen,
-    )
-    parts = [shown.write(figure)]
-    pairs = list(comparisons.groupby(["a", "b"], sort=False))
-    pairs.sort(key=lambda found: found[0] != pair)
-    for number, ((a, b), rows) in enumerate(pairs):
-        title = f"{arm_label(str(b))} \N{MINUS SIGN} {arm_label(str(a))}"
-        caption = (
-            el("b", f"Table {shown.next('Table')}. Paired differences, {title}."),
-            " Verdicts are computed from the intervals: undecided unless the interval excludes "
-            "zero.",
-        )
-        table = comparison_table(rows, metrics, caption)
-        parts.append(el("details", el("summary", title), table, class_="more") if number else table)
-    return parts
-
-
-def _item_part(examples: Sequence[ReportItem], pair: tuple[str, str] | None) -> list[Markup]:
-    return [item_browser(examples, pair)] if examples else []
-
-
-def _method_part(methods: Sequence[tuple[str, str]]) -> list[Markup]:
-    return (
-        [el("dl", [[el("dt", name), el("dd", text)] for name, text in methods])] if methods else []
-    )
-
-
-def _embed_part(explorers: Sequence[ReportEmbed]) -> list[Markup]:
-    """The first is open; the others cost nothing until they are opened."""
-    parts = []
-    for number, item in enumerate(explorers):
-        figure = el("figure", item.html, el("figcaption", item.caption))
-        parts.append(
-            el("details", el("summary", item.title), figure, class_="more", open=not number)
-        )
-    return parts
-
-
-def _caption(title: str, text: str) -> Markup:
-    stop = "" if title.endswith(("?", "!", ".")) else "."
-    return el("figcaption", el("b", f"{title}{stop}"), " ", text)
-
-
-def _scrolling(content: Markup, name: str, class_: str = "scroll") -> Markup:
-    return el("div", content, class_=class_, tabindex=0, role="region", aria_label=name)
-
-
-def _list(class_: str, texts: Sequence[str]) -> Markup:
-    return el("ul", [el("li", text) for text in texts], class_=class_)

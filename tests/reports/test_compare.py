@@ -1,0 +1,220 @@
+"""Two measured runs become a report; what it says is what the runs hold."""
+
+import html
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attcot_analysis.cli import main
+from attcot_analysis.errors import RunError, ShowError
+from attcot_analysis.measure import metrics
+from attcot_analysis.measure.records import Records
+from attcot_analysis.reports import compare, maps
+from attcot_analysis.reports.compare import compare_runs
+from attcot_analysis.reports.maps import kept_maps, on_one_canvas
+from attcot_analysis.show.figures import read_figure_data
+
+NAMES = ("cot_sft", "att_cot")
+
+
+@pytest.fixture(scope="module")
+def compared(pair, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared") / "ab"
+    return compare_runs(
+        pair.path("cot_sft"), pair.path("att_cot"), out, names=NAMES, examples=1, items=4
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What would be drawn, without drawing it, and with few resamples."""
+    asked = {}
+    monkeypatch.setattr(compare, "summarise", partial(metrics.summarise, n_boot=20))
+    few = partial(metrics.compare, n_boot=20, n_permutations=100)
+    monkeypatch.setattr(compare, "compare", few)
+    monkeypatch.setattr(compare, "write_run_report", lambda *_, **parts: asked.update(parts))
+    return asked
+
+
+def compared_anew(pair, out, **options):
+    options = {"names": NAMES, "examples": 1} | options
+    return compare_runs(pair.path("cot_sft"), pair.path("att_cot"), out, **options)
+
+
+def test_differences_are_the_items_paired_by_hand(pair, compared):
+    rows = compared.run.read_table("comparisons").set_index("metric")
+    answers = {name: pair.run(name).read_table("answers_cot").set_index("item") for name in NAMES}
+    by_item = [
+        float(answers["att_cot"].loc[problem.id, "correct"])
+        - float(answers["cot_sft"].loc[problem.id, "correct"])
+        for problem in pair.problems
+    ]
+    assert rows.loc["accuracy_cot", "value"] == pytest.approx(np.mean(by_item))
+    assert rows.loc["accuracy_cot", "test"] == "mcnemar"
+    mass = {
+        name: pair.run(name).read_table("access").groupby(["item", "step"])["mass"].mean()
+        for name in NAMES
+    }
+    means = {name: found.groupby("item").mean() for name, found in mass.items()}
+    expected = (means["att_cot"] - means["cot_sft"]).mean()
+    assert rows.loc["mass", "value"] == pytest.approx(expected, rel=1e-6)
+    assert set(rows["a"]) == {"cot_sft"} and set(rows["b"]) == {"att_cot"}
+
+
+def test_the_page_has_everything_and_shows_what_was_measured(pair, compared):
+    page = compared.report.read_text()
+    sections = "answer curves metrics comparisons heatmaps explore items methods limits provenance"
+    for name in sections.split():
+        assert f'<section id="{name}"' in page
+    assert html.escape(compared.answers.headline) in page
+    assert "Att-CoT compared with CoT-SFT" in page
+    assert page.count("<article") == 4 and "srcdoc=" in page
+    assert "://" not in page.replace("http://www.w3.org", "")
+    assert str(pair.folder) not in page
+    held = json.loads((compared.run.path / "results.json").read_text())
+    assert held["headline"] == compared.answers.headline
+    assert {row["metric"] for row in held["comparisons"]} > {"accuracy_cot", "mass", "p0_final"}
+
+
+def test_maps_are_those_that_the_runs_kept(pair, compared):
+    stems = sorted((compared.run.path / "figures").glob("maps_*.json"))
+    (stem,) = stems
+    item = stem.stem.removeprefix("maps_")
+    data = read_figure_data(stem)
+    for name, key in (("cot_sft", "before"), ("att_cot", "after")):
+        kept = Records(pair.run(name), "maps").arrays([item])[item]
+        np.testing.assert_allclose(data[key], kept, atol=1e-7)
+
+
+def test_curves_are_saved_with_intervals(compared):
+    for name in ("commitment_final", "access", "commitment_controls"):
+        curve = read_figure_data(compared.run.path / "figures" / name)
+        assert set(curve["model"]) == set(NAMES)
+        assert (curve["low"] <= curve["value"] + 1e-9).all()
+        assert (curve["value"] <= curve["high"] + 1e-9).all()
+
+
+def test_again_on_a_finished_folder_nothing_is_done(pair, compared, drawn):
+    before = {path: path.stat().st_mtime_ns for path in compared.run.path.rglob("*[a-z].*")}
+    again = compared_anew(pair, compared.run.path, items=4)
+    assert again.answers == compared.answers and again.notes == compared.notes
+    after = {path: path.stat().st_mtime_ns for path in compared.run.path.rglob("*[a-z].*")}
+    assert after == before and len(before) > 20
+    assert drawn == {}
+
+
+def test_another_comparison_does_not_go_into_the_folder(pair, compared):
+    with pytest.raises(RunError, match="cannot be resumed"):
+        compare_runs(pair.path("att_cot"), pair.path("cot_sft"), compared.run.path)
+    with pytest.raises(RunError, match="no run"):
+        compared_anew(pair, pair.folder / "problems")
+
+
+def test_what_was_stopped_is_finished(pair, compared, drawn, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(compare, "write_run_report", stop)
+        compared_anew(pair, tmp_path / "ab", models=False)
+    assert not (tmp_path / "ab" / "results.json").exists()
+    done = compared_anew(pair, tmp_path / "ab", models=False)
+    assert (tmp_path / "ab" / "results.json").exists()
+    pd.testing.assert_frame_equal(done.run.read_table("values"), compared.run.read_table("values"))
+
+
+def test_a_run_compared_with_itself_differs_in_nothing(pair, drawn, tmp_path):
+    found = compare_runs(
+        pair.path("att_cot"),
+        pair.copy("att_cot", tmp_path / "again"),
+        tmp_path / "out",
+        names=("one", "other"),
+        models=False,
+    )
+    assert {answer.word for answer in found.answers.answers} == {"undecided"}
+    assert found.run.read_table("comparisons")["value"].abs().max() == 0
+    assert "differs in nothing" in found.answers.headline
+    assert any("same weights" in note for note in found.notes)
+
+
+def without_maps(pair, tmp_path, name):
+    path = pair.copy(name, tmp_path / name)
+    (path / "tables" / "maps.parquet").unlink()
+    return path
+
+
+def test_without_kept_maps_they_are_read_from_the_checkpoints(pair, drawn, tmp_path):
+    runs = [without_maps(pair, tmp_path, name) for name in NAMES]
+    found = compare_runs(*runs, tmp_path / "out", names=NAMES, examples=1)
+    (read,) = drawn["maps"]
+    assert read.before.shape == read.after.shape == (len(read.labels), 6, 6)
+    assert "right rationale is teacher-forced" in read.whose
+    assert read.boxes == tuple(step.boxes for step in read.problem.steps)
+    assert len(drawn["explorers"]) == 1 and found.notes == ()
+
+
+def test_without_maps_and_checkpoints_a_sentence_says_so(pair, drawn, tmp_path):
+    runs = [without_maps(pair, tmp_path, name) for name in NAMES]
+    gone = tmp_path / "gone"
+    found = compare_runs(*runs, tmp_path / "out", names=NAMES, models=(gone, gone))
+    assert drawn["maps"] == [] and drawn["explorers"] == []
+    (note,) = found.notes
+    assert note.startswith("There are no maps: the checkpoint of cot_sft is not where it was")
+    kept = compared_anew(pair, tmp_path / "kept", models=(gone, gone))
+    (note,) = kept.notes
+    assert note.startswith("There is no explorer: ") and len(drawn["maps"]) == 1
+
+
+def test_maps_of_other_grids_share_a_canvas_and_keep_their_mass():
+    coarse, fine = np.ones((2, 3, 3)), np.ones((2, 6, 4)) / 3
+    one, other = on_one_canvas((96, 48), coarse, fine)
+    assert one.shape == other.shape == (2, 6, 4)
+    np.testing.assert_allclose(one.sum((1, 2)), coarse.sum((1, 2)))
+    np.testing.assert_allclose(other.sum((1, 2)), fine.sum((1, 2)))
+    assert on_one_canvas((96, 48), fine, fine)[0] is fine
+
+
+def test_rationales_of_other_lengths_show_the_steps_that_both_have(pair):
+    kept = (np.ones((3, 2, 2)), np.ones((2, 2, 2)))
+    texts = (["1. look", "2. read", "3. say"], ["1. look", "2. guess"])
+    found = kept_maps(pair.problems[0], NAMES, kept, texts)
+    assert found.labels == ("1. look", "step 2") and found.before.shape == (2, 2, 2)
+    assert found.boxes == () and "its own rationale" in found.whose
+
+
+def test_models_that_cannot_share_an_explorer_get_a_sentence(pair, drawn, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ShowError("The models differ in depth.")
+
+    monkeypatch.setattr(maps, "explorer_embed", refuse)
+    found = compared_anew(pair, tmp_path / "out")
+    assert found.notes == ("There is no explorer of both models: The models differ in depth.",)
+
+
+def test_names_tell_the_two_apart(pair, drawn, tmp_path):
+    found = compare_runs(pair.path("cot_sft"), pair.path("att_cot"), tmp_path / "a", models=False)
+    assert found.answers.a == "qwen2_5_vl-tiny-cot_sft"
+    same = pair.copy("cot_sft", tmp_path / "elsewhere")
+    found = compare_runs(pair.path("cot_sft"), same, tmp_path / "b", models=False)
+    assert (found.answers.a, found.answers.b) == ("cot_sft", "elsewhere")
+    with pytest.raises(RunError, match="--names before after"):
+        compare_runs(pair.path("cot_sft"), pair.path("cot_sft"), tmp_path / "c", models=False)
+
+
+def test_the_command_prints_the_verdicts_and_where_the_report_is(
+    pair, drawn, tmp_path, capsys: pytest.CaptureFixture[str]
+):
+    runs = [str(pair.path(name)) for name in NAMES]
+    out = tmp_path / "out"
+    given = ["compare", *runs, "--out", str(out), "--names", *NAMES, "--no-models", "--quiet"]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Compared with CoT-SFT, Att-CoT ")
+    assert "Does it decide later?" in said and str(Path(out) / "report.html") in said
+    assert main(["compare", runs[0], str(tmp_path / "nowhere"), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("attcot: ") and error.count("\n") == 1
