@@ -1,7 +1,8 @@
 """Build the testbed's tiny MLLMs: checkpoints of real classes, a megabyte or two each.
 
-Two stages, both needed: the vision tower first learns to read pictures through a linear probe, then
-the whole model learns to describe them, to answer directly, and to answer after a rationale.
+The vision tower first learns to read pictures through a linear probe; then the whole model learns
+to describe them, to answer directly, and to answer after a rationale; where several kinds of
+problems share one model, a last stage puts more weight on answers.
 The result is an ordinary Hugging Face checkpoint with processor, tokenizer and chat template.
 """
 
@@ -29,7 +30,7 @@ from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages, load_mll
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.problems import ArrowsConfig, Box, Problem, render_response
 from attcot_analysis.problems.kinds import KINDS
-from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, DIRECT_CUE, THINK_OPEN
 from attcot_analysis.train.data import IGNORED
 from attcot_analysis.train.lessons import KindConfig, Labels, Lesson, lesson_of
 from attcot_analysis.train.tiny import TinySpec, tiny_model, tiny_processor
@@ -75,6 +76,9 @@ class BuildConfig:
         grounding: Weight, while only describing, of a loss that points half of the heads of one
             layer to the part of the picture that a line speaks of. Without it a tiny model takes
             hundreds of steps to find out that names stand for places.
+        answer_steps: Steps of the answer stage.
+        answer_weight: How much more a token of an answer weighs there than another one: an answer
+            is one token in forty, and comes last.
         batch_size: Items per step of the language stage.
         learning_rate: Muon's peak rate; AdamW runs at 0.3 of it.
         shares: Shares of questions answered directly, after the whole rationale, and after a
@@ -90,6 +94,8 @@ class BuildConfig:
     language_steps: int = 750
     describing: float = 0.3
     grounding: float = 1.0
+    answer_steps: int = 0
+    answer_weight: float = 10.0
     batch_size: int = 32
     learning_rate: float = 0.01
     shares: tuple[float, float, float] = (0.15, 0.65, 0.2)
@@ -117,6 +123,8 @@ def build_testbed_model(
     mllm = new_testbed_model(config)
     history = train_vision(mllm, config, progress=progress)
     history += train_language(mllm, config, progress=progress)
+    if config.answer_steps:
+        history += train_answers(mllm, config, progress=progress)
     working = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(working, ignore_errors=True)
     save_testbed_model(mllm, working)
@@ -191,25 +199,15 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
 
     Descriptions come first: they teach to find a part of the picture by its name.
     """
-    rng = np.random.default_rng([config.seed, 2])
     optimizers = _optimizers(mllm.model, config.learning_rate)
-    lessons = [lesson_of(kind) for kind in config.kinds]
-    laden = [_endless_problems(config, kind) for kind in config.kinds]
-    balanced = [_endless_problems(config, replace(kind, prior=None)) for kind in config.kinds]
+    teach = _Teacher(mllm, config, stage=2)
     done = 0
 
     def loss_of_batch() -> Tensor:
         nonlocal done
         early = done < config.describing * config.language_steps
-        describing = 1.0 if early else 0.25
         done += 1
-        rows = []
-        for at in range(config.batch_size):
-            kind = at % len(lessons)
-            if rng.random() < describing:
-                rows.append(_description(mllm, lessons[kind], rng))
-            else:
-                rows.append(_answer(mllm, laden[kind], balanced[kind], rng, config))
+        rows = teach.rows(1.0 if early else 0.25)
         if early and config.grounding:
             return _grounded_loss(mllm, rows, config)
         return mllm.model(**_batch(mllm, rows)).loss
@@ -219,6 +217,57 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
         history = _run("language", config.language_steps, optimizers, loss_of_batch, progress)
     mllm.model.eval()
     return history
+
+
+def train_answers(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
+    """Answer stage: as the language stage at its end, with more weight on answers."""
+    optimizers = _optimizers(mllm.model, config.learning_rate / 2)
+    teach = _Teacher(mllm, config, stage=4)
+
+    def loss_of_batch() -> Tensor:
+        return _answer_loss(mllm, teach.rows(0.1), config.answer_weight)
+
+    mllm.model.train()
+    history = _run("answers", config.answer_steps, optimizers, loss_of_batch, progress)
+    mllm.model.eval()
+    return history
+
+
+def _answer_loss(mllm: Mllm, rows: Sequence[Row], answer_weight: float) -> Tensor:
+    """Cross-entropy in which the tokens of answers weigh more."""
+    batch = _batch(mllm, rows)
+    ids, targets = batch["input_ids"], batch.pop("labels")[:, 1:]
+    logits = mllm.model(**batch).logits[:, :-1]
+    opening, closing = mllm.tokenizer.convert_tokens_to_ids([DIRECT_CUE, ANSWER_CLOSE])
+    # Prompts hold both tags as well, once each.
+    inside = (ids == opening).cumsum(1) > (ids == closing).cumsum(1)
+    weight = torch.where(inside[:, :-1], answer_weight, 1.0) * (targets != IGNORED)
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return (losses * weight).sum() / weight.sum()
+
+
+class _Teacher:
+    """Draws what a batch of the language and answer stages consists of."""
+
+    def __init__(self, mllm: Mllm, config: BuildConfig, *, stage: int) -> None:
+        self._mllm, self._config = mllm, config
+        self._rng = np.random.default_rng([config.seed, stage])
+        self._lessons = [lesson_of(kind) for kind in config.kinds]
+        self._laden = [_endless_problems(config, kind, stage) for kind in config.kinds]
+        clear = [replace(kind, prior=None) for kind in config.kinds]
+        self._balanced = [_endless_problems(config, kind, stage) for kind in clear]
+
+    def rows(self, describing: float) -> list[Row]:
+        """A batch; a share of it are descriptions, the rest questions."""
+        rows = []
+        for at in range(self._config.batch_size):
+            kind = at % len(self._lessons)
+            if self._rng.random() < describing:
+                rows.append(_description(self._mllm, self._lessons[kind], self._rng))
+            else:
+                problems = self._laden[kind], self._balanced[kind]
+                rows.append(_answer(self._mllm, *problems, self._rng, self._config))
+        return rows
 
 
 def _grounded_loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig) -> Tensor:
@@ -356,21 +405,22 @@ def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
         return_tensors="pt",
     )
     lengths = found["attention_mask"].sum(dim=1)
-    learned = mllm.tokenizer([row.response + end for row in rows])["input_ids"]
+    responses = [row.response + end for row in rows]
+    learned = mllm.tokenizer(responses, add_special_tokens=False)["input_ids"]
     places = torch.arange(found["input_ids"].shape[1])
     starts = lengths - torch.tensor([len(ids) for ids in learned])
     inside = (places >= starts[:, None]) & (places < lengths[:, None])
     return {**found, "labels": found["input_ids"].masked_fill(~inside, IGNORED)}
 
 
-def _endless_problems(config: BuildConfig, kind: KindConfig) -> Iterator[Problem]:
+def _endless_problems(config: BuildConfig, kind: KindConfig, stage: int) -> Iterator[Problem]:
     """Training problems in every clarity from crisp to all of the noise."""
     levels = np.random.default_rng([config.seed, 3]).uniform(0, 1, 64)
     generate = next(known.generate for known in KINDS.values() if known.config is type(kind))
     for block in itertools.count():
         for at, level in enumerate(levels):
             clarity = replace(kind, noise=float(level) * kind.noise)
-            seed = config.seed * 1_000_000 + block * len(levels) + at
+            seed = (config.seed * 10 + stage) * 100_000 + block * len(levels) + at
             yield from generate(16, clarity, seed=seed, split="pretrain")
 
 

@@ -34,6 +34,7 @@ TESTBED_MODELS: dict[str, BuildConfig] = {
         vision_steps=200,
         language_steps=900,
         describing=0.45,
+        answer_steps=300,
         learning_rate=0.02,
         spec=TinySpec(family=family, **sizes),
     )

@@ -49,7 +49,9 @@ def test_the_result_is_an_ordinary_checkpoint_and_the_same_each_time(tmp_path):
 @pytest.mark.parametrize("name", TESTBED_MODELS)
 def test_every_family_and_scale_is_built_of_its_own_classes(name, tmp_path):
     family, scale = name.split("-")
-    config = replace(TESTBED_MODELS[name], vision_steps=1, language_steps=1, batch_size=6)
+    config = replace(
+        TESTBED_MODELS[name], vision_steps=1, language_steps=1, answer_steps=1, batch_size=6
+    )
     folder = build_testbed_model(tmp_path / name, config, progress=False)
     mllm = load_mllm(folder)
     assert mllm.family.name == mllm.model.config.model_type == family
@@ -116,9 +118,32 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of(monkeypatch):
     assert loss == pytest.approx(expected, abs=2e-5)
 
 
+def test_tokens_of_answers_weigh_more_in_the_answer_stage():
+    config = replace(TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32))
+    mllm = testbed.new_testbed_model(config)
+    rows = testbed._Teacher(mllm, config, stage=4).rows(0.3)
+    batch = testbed._batch(mllm, rows)
+    logits = mllm.model(**{k: v for k, v in batch.items() if k != "labels"}).logits.log_softmax(-1)
+    total = weights = 0.0
+    answers = 0
+    for at, row in enumerate(rows):
+        text = row.response + mllm.tokenizer.eos_token
+        learned = mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
+        start = int(batch["attention_mask"][at].sum()) - len(learned)
+        inside = False
+        for t, one in enumerate(learned, start=start):
+            weight = 7.0 if inside else 1.0
+            answers += inside
+            total -= weight * float(logits[at, t - 1, one])
+            weights += weight
+            inside = mllm.tokenizer.decode([one]) == "<answer>"
+    assert answers == sum("<answer>" in row.response for row in rows) > 0
+    assert float(testbed._answer_loss(mllm, rows, 7.0)) == pytest.approx(total / weights, rel=1e-4)
+
+
 def test_a_model_is_shipped_or_cached_or_built_and_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTCOT_CACHE", str(tmp_path))
-    quick = replace(TESTBED_MODELS["llava-large"], vision_steps=1, language_steps=1, batch_size=3)
+    quick = replace(TESTBED_MODELS["llava-large"], vision_steps=1, language_steps=1, answer_steps=1)
     monkeypatch.setitem(TESTBED_MODELS, "llava-large", quick)
     built = testbed_models.testbed_model("llava-large", progress=False)
     assert built == tmp_path / "models" / "llava-large"
