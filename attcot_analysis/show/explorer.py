@@ -92,6 +92,7 @@ class Explorer(anywidget.AnyWidget):
         record: ExplorerRecord,
         *,
         budget: int | None = LIVE_BUDGET,
+        twin: bool = True,
         source: str | None = None,
         layer: LayerChoice | None = None,
         head: HeadChoice | None = None,
@@ -102,6 +103,7 @@ class Explorer(anywidget.AnyWidget):
         Args:
             record: What to explore.
             budget: Bytes of maps to send at first; ``None`` for all.
+            twin: Also leave in the notebook what works without a kernel, some 300 kB of HTML.
             source: As for `select`; also the following.
             layer: Layer to start with.
             head: Head to start with.
@@ -111,6 +113,7 @@ class Explorer(anywidget.AnyWidget):
             ShowError: If the record has no such source, layer, head or token.
         """
         self.record = record
+        self._twin = twin
         start = select(record, source=source, layer=layer, head=head, token=token)
         content = make_content(record, budget, start, live=True)
         super().__init__(
@@ -238,8 +241,11 @@ class Explorer(anywidget.AnyWidget):
         """The live widget, and for those who read without a kernel its still twin."""
         found: Any = super()._repr_mimebundle_(**kwargs) or {}
         data, metadata = found if isinstance(found, tuple) else (found, {})
-        html = explorer_fragment(self.record, self.selection, look=self._look())
-        return {**data, "text/plain": repr(self), "text/html": str(html)}, metadata
+        data = {**data, "text/plain": repr(self)}
+        if self._twin:
+            twin = explorer_fragment(self.record, self.selection, look=self._look())
+            data["text/html"] = str(twin)
+        return data, metadata
 
     def _look(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("opacity", "one_scale", "first", "second")}

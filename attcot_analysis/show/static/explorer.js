@@ -143,8 +143,8 @@ class Planes {
 
   /** All tokens, or all steps. */
   parts(whole) {
-    const { parts, tokens } = this.spec, start = whole ? tokens.length : 0;
-    return Array.from({ length: whole ? parts - start : start }, (_, at) => start + at);
+    const every = [...Array(this.spec.parts).keys()], end = this.spec.tokens.length;
+    return whole ? every.slice(end) : every.slice(0, end);
   }
 
   /** The largest weight of every token (or step) in any of some planes. */
