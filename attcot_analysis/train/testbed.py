@@ -241,7 +241,8 @@ def _answer_loss(mllm: Mllm, rows: Sequence[Row], answer_weight: float) -> Tenso
     opening, closing = mllm.tokenizer.convert_tokens_to_ids([DIRECT_CUE, ANSWER_CLOSE])
     # Prompts hold both tags as well, once each.
     inside = (ids == opening).cumsum(1) > (ids == closing).cumsum(1)
-    weight = torch.where(inside[:, :-1], answer_weight, 1.0) * (targets != IGNORED)
+    answer = inside[:, :-1] & (targets != closing)
+    weight = torch.where(answer, answer_weight, 1.0) * (targets != IGNORED)
     losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return (losses * weight).sum() / weight.sum()
 
