@@ -139,6 +139,7 @@ _MODULE_OF = {
     "visual_access": "measure.access",
     "visual_heads": "measure.heads",
     # train
+    "Arm": "train.arms",
     "AttCoTConfig": "train.objective",
     "AttCoTMixin": "train.trainer",
     "AttCoTSFTTrainer": "train.trl",
@@ -149,10 +150,19 @@ _MODULE_OF = {
     "finetune": "train.finetune",
     "language_lora": "train.lora",
     "prompt_completion_rows": "train.trl",
+    "read_arm": "train.arms",
+    "train_arm": "train.arms",
+    # grids
+    "grid_values": "grid",
+    "read_grid": "grid_config",
+    "run_grid": "grid",
     # claims
     "CLAIMS": "claims.catalogue",
     "claims_table": "claims.table",
     # show
+    "Explorer": "show.explorer",
+    "ExplorerModel": "show.explorer_data",
+    "ExplorerRecord": "show.explorer_data",
     "access_curves": "show.curves",
     "access_grid": "show.curves",
     "attention_explorer": "show.explorer",
@@ -162,6 +172,8 @@ _MODULE_OF = {
     "commitment_curves": "show.curves",
     "comparison_intervals": "show.intervals",
     "describe_record": "show.description",
+    "explorer_fragment": "show.explorer_html",
+    "explorer_page": "show.explorer_html",
     "heatmap_row": "show.heatmaps",
     "metric_intervals": "show.intervals",
     "problem_pictures": "show.pictures",
@@ -170,6 +182,9 @@ _MODULE_OF = {
     "separation_table": "show.separation",
     "training_curves": "show.training",
     "write_report": "show.report",
+    # measure, then show
+    "explore": "explore",
+    "explorer_record": "explore",
     # reports
     "Comparison": "reports.compare",
     "compare_runs": "reports.compare",

@@ -11,6 +11,11 @@ from attcot_analysis.errors import ProblemError as ProblemError
 from attcot_analysis.errors import RunError as RunError
 from attcot_analysis.errors import ShowError as ShowError
 from attcot_analysis.errors import TrainingError as TrainingError
+from attcot_analysis.explore import explore as explore
+from attcot_analysis.explore import explorer_record as explorer_record
+from attcot_analysis.grid import grid_values as grid_values
+from attcot_analysis.grid import run_grid as run_grid
+from attcot_analysis.grid_config import read_grid as read_grid
 from attcot_analysis.measure.access import access_tables as access_tables
 from attcot_analysis.measure.access import answer_access as answer_access
 from attcot_analysis.measure.access import visual_access as visual_access
@@ -112,7 +117,12 @@ from attcot_analysis.show.curves import access_curves as access_curves
 from attcot_analysis.show.curves import access_grid as access_grid
 from attcot_analysis.show.curves import commitment_curves as commitment_curves
 from attcot_analysis.show.description import describe_record as describe_record
+from attcot_analysis.show.explorer import Explorer as Explorer
 from attcot_analysis.show.explorer import attention_explorer as attention_explorer
+from attcot_analysis.show.explorer_data import ExplorerModel as ExplorerModel
+from attcot_analysis.show.explorer_data import ExplorerRecord as ExplorerRecord
+from attcot_analysis.show.explorer_html import explorer_fragment as explorer_fragment
+from attcot_analysis.show.explorer_html import explorer_page as explorer_page
 from attcot_analysis.show.figures import read_figure_data as read_figure_data
 from attcot_analysis.show.figures import save_figure as save_figure
 from attcot_analysis.show.forest import claim_forest as claim_forest
@@ -125,6 +135,9 @@ from attcot_analysis.show.pictures import problem_pictures as problem_pictures
 from attcot_analysis.show.report import write_report as write_report
 from attcot_analysis.show.separation import separation_table as separation_table
 from attcot_analysis.show.training import training_curves as training_curves
+from attcot_analysis.train.arms import Arm as Arm
+from attcot_analysis.train.arms import read_arm as read_arm
+from attcot_analysis.train.arms import train_arm as train_arm
 from attcot_analysis.train.finetune import FinetuneConfig as FinetuneConfig
 from attcot_analysis.train.finetune import finetune as finetune
 from attcot_analysis.train.lora import language_lora as language_lora
