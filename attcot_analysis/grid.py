@@ -128,23 +128,13 @@ def _attempt(
 def _work(
     folder: Path, config: GridConfig, folders: Mapping[str, Path], quiet: bool, cell: Cell
 ) -> None:
-    run, arm, kind = RunFolder.open(folder), config.arms[cell.arm], config.kinds[cell.kind]
+    run, arm = RunFolder.open(folder), config.arms[cell.arm]
     checkpoint = folders[cell.model]
     if arm.trained:
         checkpoint = folder / "models" / str(cell)
         if not checkpoint.exists():
-            checkpoint.parent.mkdir(exist_ok=True)
-            train_arm(
-                arm,
-                folders[cell.model],
-                kind.training_problems(cell.seed),
-                checkpoint,
-                kind.training(cell.seed),
-                save_every=config.save_every,
-                progress=not quiet,
-            )
+            _train(config, folders[cell.model], checkpoint, quiet, cell)
     tests = _tests(config, cell)
-    # Fine-tuning leaves the processor as it is, so all cells of a model can share the memory.
     with remembering(tests.memory):
         values = headline_values(
             load_mllm(checkpoint, dtype=torch.float32),
@@ -161,9 +151,24 @@ def _work(
         shutil.rmtree(checkpoint)
 
 
+def _train(config: GridConfig, base: Path, checkpoint: Path, quiet: bool, cell: Cell) -> None:
+    checkpoint.parent.mkdir(exist_ok=True)
+    training = _training(config, cell)
+    with remembering(training.memory):
+        train_arm(
+            config.arms[cell.arm],
+            base,
+            training.problems,
+            checkpoint,
+            config.kinds[cell.kind].training(cell.seed),
+            save_every=config.save_every,
+            progress=not quiet,
+        )
+
+
 @dataclass(frozen=True)
-class _Tests:
-    """The test problems of one kind, and what was made of them for the cells of one model."""
+class _Shared:
+    """What the cells of one model and kind share: fine-tuning leaves the processor as it is."""
 
     key: tuple[str, ...]
     problems: list[Problem]
@@ -171,17 +176,25 @@ class _Tests:
     memory: PromptMemory
 
 
-_LAST: list[_Tests] = []
+_LAST: dict[str, _Shared] = {}
 """Those of this process's last cell; cells that share them follow each other."""
 
 
-def _tests(config: GridConfig, cell: Cell) -> _Tests:
+def _tests(config: GridConfig, cell: Cell) -> _Shared:
     kind = config.kinds[cell.kind]
     key = (cell.model, repr(kind), str(config.items), str(config.test_seed))
-    if not _LAST or _LAST[0].key != key:
+    if "test" not in _LAST or _LAST["test"].key != key:
         problems = kind.test_problems(config.items, config.test_seed)
-        _LAST[:] = [_Tests(key, problems, headline_edits(problems), PromptMemory())]
-    return _LAST[0]
+        _LAST["test"] = _Shared(key, problems, headline_edits(problems), PromptMemory())
+    return _LAST["test"]
+
+
+def _training(config: GridConfig, cell: Cell) -> _Shared:
+    kind = config.kinds[cell.kind]
+    key = (cell.model, repr(kind), str(cell.seed))
+    if "train" not in _LAST or _LAST["train"].key != key:
+        _LAST["train"] = _Shared(key, kind.training_problems(cell.seed), [], PromptMemory())
+    return _LAST["train"]
 
 
 def _model_folder(path: str, progress: bool) -> Path:
