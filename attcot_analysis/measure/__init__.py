@@ -2,9 +2,9 @@
 
 Which module answers what:
 
-* *attention*: `attention` (what the model runs), `probe` and `mass` (read it exactly, without a
-  T x T matrix), `knockout` (change it), `flow` (follow it through all layers);
-* *commitment*: `candidates`, `block_masks`, `branches` (all forced answers in one pass),
+* *attention*: `attention` and `few_queries` (what the model runs), `probe` and `mass` (read it
+  exactly, without a T x T matrix), `knockout` (change it), `flow` (follow it through all layers);
+* *commitment*: `candidates`, `block_masks`, `readout`, `branches` (all forced answers in one pass),
   `commitment` and `commitment_tables`, `controls`, `lens` and `text_stack` (by layer), `mistakes`
   and `post_hoc` (Lanham et al.);
 * *visual access*: `access`, `access_read` and `access_blocks`, `trajectory`, `sinks`, `heads` and

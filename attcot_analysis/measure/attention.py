@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.few_queries import attend_few
 from attcot_analysis.models import ensure_torchvision
 
 # isort: split
@@ -139,6 +141,7 @@ def attcot_attention(
     attcot_probe: Reader | None = None,
     attcot_cols: Tensor | None = None,
     attcot_rows: Tensor | None = None,
+    attcot_base: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """SDPA attention as `transformers` does it, edited by interventions and shown to a reader.
@@ -154,6 +157,9 @@ def attcot_attention(
         attcot_probe: The reader; ``None`` for the one of `reading`, if any.
         attcot_cols: Passed to the reader.
         attcot_rows: Passed to the reader.
+        attcot_base: How many tokens attend causally among themselves. The mask is then of the
+            rows behind them only, branches as `attcot_analysis.measure.branches.pack` packs them
+            ``apart``, which the reader does not see.
         options: Passed on.
     """
     call = AttentionCall(module, query, key, value, attention_mask, scaling)
@@ -178,13 +184,21 @@ def attcot_attention(
     for edit in edits:
         if isinstance(edit, Intervention):
             call = edit.edit(call)
+    behind = None
+    if attcot_base is not None:
+        if edits:
+            raise MeasureError(
+                "Interventions do not reach branches that attend apart; pack without apart."
+            )
+        call, behind = _apart(call, attcot_base, dropout)
     output = attend(call)
     for edit in edits:
         if isinstance(edit, Revision):
             output = edit.revise(call, output, attend)
+    whole = output if behind is None else torch.cat([output, behind], dim=1)
     reader = _READER.get() if attcot_probe is None else attcot_probe
     if reader is None or not is_text(module) or not reader.reads(module):
-        return output, None
+        return whole, None
     if options.get("s_aux") is not None or options.get("position_bias") is not None:
         raise MeasureError(
             f"Layer {module.layer_idx} adds learned sinks or biases to its attention; "
@@ -195,7 +209,15 @@ def attcot_attention(
         reader.read_active(call)
     else:
         reader.read(call, attcot_cols, attcot_rows)
-    return output, None
+    return whole, None
+
+
+def _apart(call: AttentionCall, n: int, dropout: float) -> tuple[AttentionCall, Tensor]:
+    """The call of the first n tokens, causally among themselves, and the output of the others."""
+    own, others = call.query.split([n, call.query.shape[2] - n], dim=2)
+    output = attend_few(others, call.key, call.value, call.mask, dropout, call.scaling)
+    key, value = call.key[:, :, :n], call.value[:, :, :n]
+    return replace(call, query=own, key=key, value=value, mask=None), output
 
 
 AttentionInterface.register(NAME, attcot_attention)

@@ -6,7 +6,7 @@ packed behind it get rows of their own.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,54 +26,52 @@ TYPE_KEYS = ("mm_token_type_ids", "token_type_ids")
 
 
 @dataclass(frozen=True, eq=False)
-class BlockMask:
-    """What the tokens of a batch may attend in the layers of one kind.
+class BranchTokens:
+    """The tokens packed behind a batch: which prefix each continues and what it may see.
 
     Attributes:
-        kind: ``"full_attention"`` or ``"sliding_attention"``.
-        allowed: Boolean ``(B, T', T')``, query by key; written to by `add_branch`.
-        window: How many tokens a query sees, itself included; ``None`` for all before it.
+        starts: Where each sequence starts, long ``(B,)``.
+        ends: Where the prefix that a token continues ends, long ``(B, n)``; 0 for padding.
+        sees: Which of these tokens each may see at most, itself included, bool ``(B, n, n)``;
+            none for padding.
     """
 
-    kind: str
-    allowed: Tensor
-    window: int | None
+    starts: Tensor
+    ends: Tensor
+    sees: Tensor
 
-    def add_branch(self, item: int, prefix: range, branch: range, tree: Tensor) -> None:
-        """Let a branch see its prefix and itself, as if it stood right behind the prefix.
+    def rows(self, length: int, window: int | None) -> Tensor:
+        """What they may attend, bool ``(B, n, T + n)``, as if each stood behind its prefix.
 
         Args:
-            item: Which sequence of the batch.
-            prefix: Positions the branch continues.
-            branch: Positions it is packed at.
-            tree: Boolean ``(n, n)``: which of its tokens each of them may see at most.
+            length: T, length of the batch without them.
+            window: How many tokens a query sees, itself included; ``None`` for all before it.
         """
-        device = self.allowed.device
-        tree = tree.to(device)
+        keys = torch.arange(length, device=self.ends.device)
+        prefix = (keys >= self.starts[:, None, None]) & (keys < self.ends[..., None])
+        if window is None:
+            return torch.cat([prefix, self.sees], dim=-1)
         # Windows count tokens, so a branch token counts where it would stand without packing.
-        at = prefix.stop - 1 + tree.sum(-1)
-        keys = torch.arange(prefix.start, prefix.stop, device=device)
-        rows = self.allowed[item, branch.start : branch.stop]
-        rows[:, prefix.start : prefix.stop] = self._near(at, keys)
-        rows[:, branch.start : branch.stop] = tree & self._near(at, at)
-
-    def _near(self, queries: Tensor, keys: Tensor) -> Tensor:
-        distance = queries[:, None] - keys
-        if self.window is None:
-            return torch.ones_like(distance, dtype=torch.bool)
-        return distance < self.window
+        at = self.ends - 1 + self.sees.sum(-1)
+        prefix &= at[..., None] - keys < window
+        own = self.sees & (at[..., None] - at[:, None, :] < window)
+        return torch.cat([prefix, own], dim=-1)
 
 
-def block_masks(mllm: Mllm, batch: Mapping[str, Tensor], extra: int) -> list[BlockMask]:
-    """The model's own masks on a batch, with room for tokens behind it.
+def block_mask(
+    mllm: Mllm, batch: Mapping[str, Tensor], branches: BranchTokens
+) -> Tensor | dict[str, Tensor]:
+    """The model's own mask on a batch, with branches behind it, as the model takes it.
 
     Args:
         mllm: The model.
-        batch: From `collate`.
-        extra: Further positions, which see nothing and are seen by nothing yet.
+        batch: From `collate`, of length T.
+        branches: n tokens per item.
 
     Returns:
-        One mask per kind of attention layer.
+        ``(B, 1, T + n, T + n)``, or one such mask per kind of attention layer by its name.
+        Boolean, but additive where the model runs eager attention, which would add a boolean mask
+        to its scores without a word.
 
     Raises:
         MeasureError: If the model's attention cannot take block masks.
@@ -81,35 +79,48 @@ def block_masks(mllm: Mllm, batch: Mapping[str, Tensor], extra: int) -> list[Blo
     _check_attention(mllm)
     valid = batch["attention_mask"].bool()
     n_items, length = valid.shape
-    masks = []
+    whole = length + branches.ends.shape[1]
+    inputs = {}
     for kind, own in _own_masks(mllm, batch).items():
-        allowed = valid.new_zeros((n_items, length + extra, length + extra))
+        allowed = valid.new_zeros((n_items, whole, whole))
         if own is None:
             allowed[:, :length, :length] = valid[:, None, :]
             allowed[:, :length, :length].tril_()
         else:
             allowed[:, :length, :length] = own[:, 0]
-        masks.append(BlockMask(kind, allowed, _window(mllm, kind)))
-    return masks
-
-
-def mask_input(mllm: Mllm, masks: Sequence[BlockMask]) -> Tensor | dict[str, Tensor]:
-    """Masks as the model takes them: ``(B, 1, T', T')``, or one per kind of layer by its name.
-
-    Boolean, but additive where the model runs eager attention, which would add a boolean mask to
-    its scores without a word.
-    """
-    inputs = {}
-    for mask in masks:
-        allowed = mask.allowed
-        # A row that sees nothing gives NaN, which spreads to the gradient of every other row.
-        allowed.diagonal(dim1=-2, dim2=-1).logical_or_(~allowed.any(-1))
-        inputs[mask.kind] = allowed[:, None]
+        allowed[:, length:] = branches.rows(length, _window(mllm, kind))
+        _see_something(allowed, 0)
+        inputs[kind] = allowed[:, None]
         if mllm.text_config._attn_implementation == "eager":
             lowest = torch.finfo(mllm.dtype).min
             zeros = torch.zeros_like(allowed[:, None], dtype=mllm.dtype)
-            inputs[mask.kind] = zeros.masked_fill(~allowed[:, None], lowest)
+            inputs[kind] = zeros.masked_fill(~allowed[:, None], lowest)
     return next(iter(inputs.values())) if len(inputs) == 1 else inputs
+
+
+def rows_mask(branches: BranchTokens, length: int) -> Tensor:
+    """What the branches' tokens may attend in layers of full attention, ``(B, 1, n, T + n)``."""
+    allowed = branches.rows(length, None)
+    _see_something(allowed, length)
+    return allowed[:, None]
+
+
+def plainly_causal(mllm: Mllm, batch: Mapping[str, Tensor]) -> bool:
+    """Whether each token of a batch, padding aside, sees all tokens before it in every layer."""
+    if mllm.text_config._attn_implementation == "eager":
+        return False
+    _check_attention(mllm)
+    # Padding on the right hides nothing that a causal mask shows.
+    bare = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    own = _own_masks(mllm, bare)
+    windows = [_window(mllm, kind) for kind in own]
+    return all(mask is None for mask in own.values()) and windows == [None]
+
+
+def _see_something(allowed: Tensor, first: int) -> None:
+    """Let rows that see nothing see themselves; row 0 is that of key ``first``."""
+    # Nothing to see gives NaN, which spreads to the gradient of every other row.
+    allowed.diagonal(first, dim1=-2, dim2=-1).logical_or_(~allowed.any(-1))
 
 
 def _own_masks(mllm: Mllm, batch: Mapping[str, Tensor]) -> dict[str, Tensor | None]:

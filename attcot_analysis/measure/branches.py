@@ -9,18 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.block_masks import TYPE_KEYS, block_masks, mask_input
+from attcot_analysis.measure.block_masks import (
+    TYPE_KEYS,
+    BranchTokens,
+    block_mask,
+    plainly_causal,
+    rows_mask,
+)
 from attcot_analysis.measure.candidates import CandidateTokens, CandidateTree, candidate_tokens
+from attcot_analysis.measure.readout import JointReadout, Readout, join, readout
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 
 __all__ = [
     "CandidateTokens",
     "Packed",
-    "Readout",
     "candidate_tokens",
     "forced_answers",
     "pack",
@@ -30,69 +37,29 @@ _CLOSING = ("</think>", "<answer>")
 
 
 @dataclass(frozen=True)
-class Readout:
-    """Where one item's candidates are read.
-
-    Attributes:
-        name: The item, for error messages.
-        steps: The k asked for, ``(n_k,)``.
-        rows: Positions in the packed sequence whose logits are needed, long ``(n_k, n_rows)``.
-        edge_rows: Which of these rows each edge is read at, long ``(n_edges,)``.
-        edge_tokens: Which token each edge reads, long ``(n_edges,)``.
-        paths: Float ``(n_candidates, n_edges)``, one where an edge belongs to a candidate.
-    """
-
-    name: str
-    steps: tuple[int, ...]
-    rows: Tensor
-    edge_rows: Tensor
-    edge_tokens: Tensor
-    paths: Tensor
-
-    def to(self, device: torch.device) -> "Readout":
-        """The same with its tensors on another device."""
-        return Readout(
-            self.name,
-            self.steps,
-            self.rows.to(device),
-            self.edge_rows.to(device),
-            self.edge_tokens.to(device),
-            self.paths.to(device),
-        )
-
-    def log_probs(self, logits: Tensor) -> Tensor:
-        """Candidates' log-probabilities ``(n_k, n_candidates)`` in fp32, differentiable.
-
-        Args:
-            logits: At ``rows``, ``(n_k, n_rows, V)``.
-        """
-        read = logits.float()
-        total = torch.logsumexp(read, dim=-1)
-        edges = read[:, self.edge_rows, self.edge_tokens] - total[:, self.edge_rows]
-        return edges @ self.paths.T
-
-
-@dataclass(frozen=True)
 class Packed:
     """A batch with branches behind its sequences.
 
     Attributes:
         inputs: Model inputs, ready for ``model(**inputs)``: ``input_ids (B, T')``, a 4-D
             boolean ``attention_mask (B, 1, T', T')`` (a dictionary of one per kind of layer for
-            models that mix full and sliding attention; additive for eager attention),
+            models that mix full and sliding attention; additive for eager attention; of the
+            branches' rows only, with ``attcot_base``, where `pack` was asked for that),
             ``position_ids``, and the vision inputs. The first ``base_length`` tokens are the
             batch as `collate` makes it, so labels, probe rows and probe columns keep their
             positions.
         base_length: T, length of the sequences without branches.
         keep: Positions whose logits are read, long ``(n,)``, sorted. Passing them as
             ``logits_to_keep`` saves computing all other logits.
-        readouts: One per item.
+        readouts: One per item, on the CPU.
+        joint: All of them together, on the model's device.
     """
 
     inputs: dict[str, Any]
     base_length: int
     keep: Tensor
     readouts: tuple[Readout, ...]
+    joint: JointReadout
 
     def log_probs(self, logits: Tensor) -> list[Tensor]:
         """Read the candidates' log-probabilities, differentiably and in fp32.
@@ -116,10 +83,8 @@ class Packed:
                 f"Logits have shape {tuple(logits.shape)}; expected {len(self.readouts)} items "
                 f"of {length} positions, or of {len(self.keep)} with logits_to_keep=packed.keep."
             )
-        results = []
-        for at, readout in enumerate(self.readouts):
-            rows = torch.searchsorted(self.keep, readout.rows) if kept else readout.rows
-            results.append(readout.log_probs(logits[at, rows]))
+        rows = torch.searchsorted(self.keep, self.joint.rows) if kept else self.joint.rows
+        results = self.joint.log_probs(logits[self.joint.items, rows])
         self.check_finite(results)
         return results
 
@@ -143,6 +108,7 @@ def pack(
     names: Sequence[str] | None = None,
     padding_side: Literal["right", "left"] = "right",
     batch: Mapping[str, Tensor] | None = None,
+    apart: bool = False,
 ) -> Packed:
     """Pack one branch per item and step behind a batch of sequences.
 
@@ -155,6 +121,9 @@ def pack(
         names: Item names for error messages; by default their place in the batch.
         padding_side: Where shorter sequences are padded, ``"right"`` or ``"left"``.
         batch: The items as `collate` has batched them, if that is done already.
+        apart: Let the model attend the batch's own tokens as without branches, and the branches
+            apart from them, where its own mask is plainly causal: no mask of all tokens by all
+            is made or read. For the attcot attention with right padding.
 
     Raises:
         MeasureError: If an item has no rationale or not the steps asked for, or if the model's
@@ -175,7 +144,6 @@ def pack(
     base = batch["input_ids"]
     base_positions = positions(mllm, batch)
     n_items, length = base.shape
-    device = base.device
     plans = [
         [_branch(mllm, item, own, k) for k in ks]
         for item, own, ks in zip(items, candidates, asked, strict=True)
@@ -183,34 +151,48 @@ def pack(
     width = max(len(tree.tokens) for plan in plans for _, tree in plan)
     extra = width * max(len(plan) for plan in plans)
 
-    ids = base.new_full((n_items, extra), mllm.tokenizer.pad_token_id)
-    where = base_positions.new_zeros((*base_positions.shape[:-1], extra))
-    masks = block_masks(mllm, batch, extra)
+    ids = np.full((n_items, extra), mllm.tokenizer.pad_token_id)
+    ends = np.zeros((n_items, extra), dtype=np.int64)
+    sees = np.zeros((n_items, extra, extra), dtype=np.bool_)
+    starts = np.zeros(n_items, dtype=np.int64)
+    for at, (item, plan) in enumerate(zip(items, plans, strict=True)):
+        starts[at] = length - item.layout.n_tokens if padding_side == "left" else 0
+        for branch, (end, tree) in enumerate(plan):
+            own = slice(branch * width, branch * width + len(tree.tokens))
+            ids[at, own] = tree.tokens
+            ends[at, own] = starts[at] + end
+            sees[at, own, own] = tree.sees
+    branches = BranchTokens(
+        *(torch.from_numpy(each).to(base.device) for each in (starts, ends, sees))
+    )
     # The next text position is one past the largest so far on any axis (M-RoPE after an image).
     axes = base_positions if base_positions.ndim == 3 else base_positions[None]
     following = axes.amax(0).cummax(-1).values + 1
-    for at, (item, plan) in enumerate(zip(items, plans, strict=True)):
-        start = length - item.layout.n_tokens if padding_side == "left" else 0
-        for branch, (end, tree) in enumerate(plan):
-            low, high = branch * width, branch * width + len(tree.tokens)
-            ids[at, low:high] = torch.tensor(tree.tokens, device=device)
-            where[..., at, low:high] = following[at, start + end - 1] + tree.depths().to(device)
-            prefix, place = range(start, start + end), range(length + low, length + high)
-            for mask in masks:
-                mask.add_branch(at, prefix, place, tree.ancestors())
+    where = following.gather(1, (branches.ends - 1).clamp(min=0)) + branches.sees.sum(-1) - 1
+    where = torch.where(branches.ends > 0, where, 0).expand(*base_positions.shape[:-1], -1)
     readouts = tuple(
-        _readout(name, ks, [tree for _, tree in plan], length, width).to(device)
+        readout(name, ks, [tree for _, tree in plan], length, width)
         for name, ks, plan in zip(names, asked, plans, strict=True)
     )
     inputs: dict[str, Any] = dict(batch)
     for key in TYPE_KEYS:
         if key in batch:
             inputs[key] = torch.nn.functional.pad(batch[key], (0, extra))
-    inputs["input_ids"] = torch.cat([base, ids], dim=1)
-    inputs["attention_mask"] = mask_input(mllm, masks)
+    inputs["input_ids"] = torch.cat([base, torch.from_numpy(ids).to(base)], dim=1)
     inputs["position_ids"] = torch.cat([base_positions, where], dim=-1)
-    keep = torch.unique(torch.cat([readout.rows.flatten() for readout in readouts]))
-    return Packed(inputs, length, keep, readouts)
+    if apart and padding_side == "right" and plainly_causal(mllm, batch):
+        inputs["attention_mask"] = rows_mask(branches, length)
+        inputs["attcot_base"] = length
+    else:
+        inputs["attention_mask"] = block_mask(mllm, batch, branches)
+    keep = np.unique(np.concatenate([one.rows.flatten() for one in readouts]))
+    return Packed(
+        inputs,
+        length,
+        torch.from_numpy(keep).to(base.device),
+        readouts,
+        join(readouts, base.device),
+    )
 
 
 def forced_answers(
@@ -242,30 +224,13 @@ def _branch(
     """
     end = int(item.layout.step_ends[k])
     after = item.input_ids[end - 1 : end + 8].tolist()
-    last, text = mllm.tokenizer.decode(after[:1]), mllm.tokenizer.decode(after)
+    last = mllm.tokenizer.decode(after[:1])
+    text = mllm.tokenizer.decode(after) if "<" in last[1:] else ""
     tags = [at for at in (text.find(tag) for tag in _CLOSING) if 0 < at < len(last)]
     if k == 0 or not tags:
         return end, candidates.tree
     bridge = mllm.tokenizer(last[: min(tags)], add_special_tokens=False)["input_ids"]
     return end - 1, replace(candidates, shared=(*bridge, *candidates.shared)).tree
-
-
-def _readout(
-    name: str, ks: Sequence[int], trees: Sequence[CandidateTree], length: int, width: int
-) -> Readout:
-    first = trees[0]
-    paths = torch.zeros(len(first.paths), len(first.edges))
-    for candidate, path in enumerate(first.paths):
-        paths[candidate, list(path)] = 1.0
-    nodes = [sorted({node for node, _ in tree.edges}) for tree in trees]
-    return Readout(
-        name=name,
-        steps=tuple(ks),
-        rows=length + width * torch.arange(len(ks))[:, None] + torch.tensor(nodes),
-        edge_rows=torch.tensor([nodes[0].index(node) for node, _ in first.edges]),
-        edge_tokens=torch.tensor([token for _, token in first.edges]),
-        paths=paths,
-    )
 
 
 def _asked(

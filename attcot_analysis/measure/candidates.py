@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -90,17 +92,27 @@ class CandidateTree:
     edges: tuple[tuple[int, int], ...]
     paths: tuple[tuple[int, ...], ...]
 
-    def ancestors(self) -> Tensor:
+    @cached_property
+    def sees(self) -> npt.NDArray[np.bool_]:
         """Boolean ``(nodes, nodes)``: which nodes each node sees, itself included."""
-        sees = torch.eye(len(self.tokens), dtype=torch.bool)
+        sees = np.eye(len(self.tokens), dtype=np.bool_)
         for node, parent in enumerate(self.parents):
             if parent >= 0:
                 sees[node] |= sees[parent]
         return sees
 
-    def depths(self) -> Tensor:
-        """Long ``(nodes,)``: how many tokens of the branch come before each node."""
-        return self.ancestors().sum(-1) - 1
+    @cached_property
+    def read_nodes(self) -> list[int]:
+        """The nodes that an edge is read at, ascending."""
+        return sorted({node for node, _ in self.edges})
+
+    @cached_property
+    def path_matrix(self) -> Tensor:
+        """Float ``(n_candidates, n_edges)``, one where an edge belongs to a candidate."""
+        matrix = torch.zeros(len(self.paths), len(self.edges))
+        for candidate, path in enumerate(self.paths):
+            matrix[candidate, list(path)] = 1.0
+        return matrix
 
 
 def candidate_tokens(

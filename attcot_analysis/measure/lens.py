@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.branches import Readout, candidate_tokens, pack
+from attcot_analysis.measure.branches import candidate_tokens, pack
 from attcot_analysis.measure.controls import with_steps
+from attcot_analysis.measure.readout import Readout
 from attcot_analysis.measure.text_stack import TextStack, hidden_states, text_stack
 from attcot_analysis.models import Mllm, encode_problem, evaluating
 from attcot_analysis.problems import Problem
@@ -99,7 +100,8 @@ def lens_commitment(
             own = mllm.model(**packed.inputs, logits_to_keep=packed.keep[-1:], use_cache=False)
             stack.require_own(states[last][:, -1], own.logits[:, -1])
             read = []
-            for place, readout in enumerate(packed.readouts):
+            for place, one in enumerate(packed.readouts):
+                readout = one.to(packed.keep.device)
                 rows = torch.searchsorted(packed.keep, readout.rows)
                 every = [_read(stack, readout, states[layer][place, rows]) for layer in chosen]
                 read.append(torch.stack(every, dim=1))

@@ -112,21 +112,33 @@ class SinkFinder:
         dims: ``{layer: (B, D')}`` the dimensions looked at, -1 for none.
     """
 
-    def __init__(self, mllm: Mllm, rule: SinkRule, mask: Tensor) -> None:
-        """Look for sinks among the tokens of ``mask``, ``(B, T)``, nonzero where not padding."""
+    def __init__(
+        self, mllm: Mllm, rule: SinkRule, mask: Tensor, layers: Collection[int] | None = None
+    ) -> None:
+        """Look for sinks where some layers, or all, take them in.
+
+        Args:
+            mllm: The model.
+            rule: What makes a sink.
+            mask: Among which tokens, ``(B, T)``, nonzero where not padding; tokens behind T are
+                not looked at.
+            layers: Which layers; ``None`` for all.
+        """
         self.rule = rule
         self.threshold = rule.threshold_for(int(mllm.text_config.hidden_size))
         self.tokens: dict[int, Tensor] = {}
         self.strength: dict[int, Tensor] = {}
         self.dims: dict[int, Tensor] = {}
         self._real = mask.bool()
-        self._layers = text_stack(mllm).layers
+        stack = text_stack(mllm).layers
+        chosen = range(len(stack)) if layers is None else layers
+        self._layers = {index: stack[index] for index in chosen}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator["SinkFinder"]:
-        """Look at the input of every layer of the passes inside; the hooks go on leaving."""
+        """Look at the input of these layers in the passes inside; the hooks go on leaving."""
         with contextlib.ExitStack() as stack:
-            for index, layer in enumerate(self._layers):
+            for index, layer in self._layers.items():
                 handle = layer.register_forward_pre_hook(self._hook(index), with_kwargs=True)
                 stack.callback(handle.remove)
             yield self
@@ -134,6 +146,7 @@ class SinkFinder:
     def _hook(self, index: int) -> Any:
         def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
+            hidden = hidden[:, : self._real.shape[1]]
             strength, dims = sink_strength(hidden, self._real, self.rule, self.threshold)
             self.strength[index] = strength
             self.tokens[index] = strength >= self.threshold

@@ -9,8 +9,7 @@ from families import FAMILY_NAMES, shared_family, tiny_family
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.attention import attached
-from attcot_analysis.measure.block_masks import block_masks
+from attcot_analysis.measure.attention import attached, intervening
 from attcot_analysis.measure.branches import (
     CandidateTokens,
     candidate_tokens,
@@ -101,6 +100,12 @@ def packed_log_probs(mllm, items, candidates, *, keep=True, **options):
     return packed.log_probs(mllm.model(**packed.inputs, **more).logits)
 
 
+def log_probs_apart(mllm, items, candidates):
+    """The same where branches attend apart."""
+    with attached(mllm.model):
+        return packed_log_probs(mllm, items, candidates, apart=True)
+
+
 def test_the_tree_of_candidates_that_differ_at_once_is_the_cue(mllm):
     tokens = candidate_tokens(mllm, ("yes", "no", "red"))
     assert tokens.tree.tokens == tokens.shared
@@ -113,7 +118,7 @@ def test_the_tree_holds_shared_candidate_tokens_once():
     tree = tokens.tree
     assert tree.tokens == (7, 8, 1, 2)
     assert tree.parents == (-1, 0, 1, 2)
-    assert tree.depths().tolist() == [0, 1, 2, 3]
+    assert tree.sees.sum(-1).tolist() == [1, 2, 3, 4]
     assert set(tree.edges) == {(1, 1), (1, 6), (2, 2), (2, 5), (3, 3), (3, 4)}
     read = {c: [tree.edges[e] for e in path] for c, path in zip("abcd", tree.paths, strict=True)}
     assert read["b"] == [(1, 1), (2, 2), (3, 4)]
@@ -212,8 +217,8 @@ def test_a_later_step_does_not_change_an_earlier_forced_answer(mllm):
     assert not torch.allclose(long[2], long[3], atol=1e-3)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_equal_the_naive_loop_s(checkpointing):
+@pytest.mark.parametrize(("checkpointing", "apart"), [(False, False), (True, False), (False, True)])
+def test_gradients_equal_the_naive_loop_s(checkpointing, apart):
     mllm = tiny_mllm()
     items, candidates = mixed_batch(mllm)
 
@@ -228,21 +233,25 @@ def test_gradients_equal_the_naive_loop_s(checkpointing):
     if checkpointing:
         mllm.model.gradient_checkpointing_enable({"use_reentrant": False})
         mllm.model.train()
-    found = gradients(packed_log_probs(mllm, items, candidates))
+    read = log_probs_apart if apart else packed_log_probs
+    found = gradients(read(mllm, items, candidates))
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         scale = max(float(gradient.abs().max()), 1.0)
         torch.testing.assert_close(found[name], gradient, atol=1e-4 * scale, rtol=0, msg=name)
 
 
-def test_the_probe_reads_the_same_masses_and_answers_under_a_block_mask(mllm):
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_probe_reads_the_same_masses_and_answers_under_a_block_mask(mllm, apart):
     items, candidates = mixed_batch(mllm)
-    packed = pack(mllm, items, candidates)
+    dense = pack(mllm, items, candidates)
+    packed = pack(mllm, items, candidates, apart=apart)
+    assert ("attcot_base" in packed.inputs) == apart
     plain = collate(mllm, items)
     cols = (plain["input_ids"] == mllm.image_token_id).float()[..., None]
     rows = torch.tensor([list(item.layout.rows(item.layout.steps[0]))[:5] for item in items])
     with torch.no_grad():
-        expected = packed.log_probs(mllm.model(**packed.inputs).logits)
+        expected = packed.log_probs(mllm.model(**dense.inputs).logits)
         alone, together = Probe(), Probe()
         with attached(mllm.model):
             mllm.model(**plain, attcot_probe=alone, attcot_cols=cols, attcot_rows=rows)
@@ -297,6 +306,27 @@ def test_branches_do_not_see_each_other(mllm):
     for low, high in pairwise(range(0, branches.shape[1] + 1, width)):
         assert not branches[:, low:high, :low].any()
         assert not branches[:, low:high, high:].any()
+
+
+def test_branches_apart_need_a_causal_model_and_our_attention_without_interventions(mllm):
+    items, candidates = [one[:1] for one in mixed_batch(mllm)]
+    own = pack(mllm, items, candidates, apart=True)
+    n_own = own.inputs["input_ids"].shape[1] - own.base_length
+    assert own.inputs["attention_mask"].shape[2] == n_own
+    slides = tiny_mllm(
+        use_sliding_window=True, sliding_window=9, layer_types=["sliding_attention"] * 3
+    )
+    for other, side in ((slides, "right"), (mllm, "left")):
+        packed = pack(other, items, candidates, apart=True, padding_side=side)
+        assert "attcot_base" not in packed.inputs
+
+    class Nothing:
+        def edit(self, call):
+            return call
+
+    refused = pytest.raises(MeasureError, match="apart")
+    with refused, torch.no_grad(), attached(mllm.model), intervening(Nothing()):
+        mllm.model(**own.inputs)
 
 
 def test_ambiguous_candidates_are_refused(mllm, monkeypatch):
@@ -361,6 +391,8 @@ def assert_packed_equals_naive(mllm, items, candidates, sides=("right",)):
         for side in sides:
             found = packed_log_probs(mllm, items, candidates, padding_side=side)
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+        found = log_probs_apart(mllm, items, candidates)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -409,8 +441,9 @@ def test_packed_equals_naive_with_eager_attention():
 def test_an_image_block_sees_itself_in_both_directions_where_the_model_has_it_so():
     mllm = tiny_family("gemma3")
     item = example(mllm, 2)
-    masks = block_masks(mllm, collate(mllm, [item]), 0)
+    packed = pack(mllm, [item], [candidate_tokens(mllm, SINGLE)], apart=True)
+    masks = packed.inputs["attention_mask"]
     first, last = int(item.layout.image[0]), int(item.layout.image[-1])
-    assert {mask.kind for mask in masks} == {"full_attention", "sliding_attention"}
-    for mask in masks:
-        assert mask.allowed[0, first, last] and not mask.allowed[0, first, last + 1]
+    assert set(masks) == {"full_attention", "sliding_attention"}
+    for mask in masks.values():
+        assert mask[0, 0, first, last] and not mask[0, 0, first, last + 1]
