@@ -1,10 +1,10 @@
 """`AttCoTTerms`: both Att-CoT terms of a batch, from one forward pass of whatever trainer runs it.
 
 The forward pass needs a few things that trainers know nothing of: branches behind the sequences,
-their block mask and positions, and the probe. They are put in, and the final hidden states taken
+their mask and positions, and the probe. They are put in, and the branches' last hidden states taken
 out, by hooks on the model's backbone (the model without its output head), which every trainer
-calls, also where PEFT wraps the model or TRL replaces the head. Trainers themselves only see
-longer sequences whose added tokens have no labels.
+calls, also where PEFT wraps the model or TRL replaces the head. Trainer and head see the batch
+that the collator made, and nothing behind it.
 """
 
 import contextlib
@@ -18,16 +18,18 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measure.attention import NAME
 from attcot_analysis.measure.branches import Packed, pack
 from attcot_analysis.measure.probe import Probe
+from attcot_analysis.measure.sinks import SinkFinder, SinkRule
 from attcot_analysis.models import Mllm
+from attcot_analysis.train.commitment_term import commitment_loss, commitment_notes
 from attcot_analysis.train.data import IGNORED, Example, probe_rows
-from attcot_analysis.train.objective import (
-    AttCoTConfig,
-    commitment_loss,
-    visual_access_loss,
-    visual_mass,
-)
+from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
+from attcot_analysis.train.read_layers import readable_layers
+
+_UNSEEN = 32
+"""After so many items without a row that counts, the visual term is taken for misconfigured."""
 
 
 @dataclass(eq=False)
@@ -35,7 +37,7 @@ class Batch:
     """One batch on its way through the model.
 
     Attributes:
-        inputs: What the trainer gives to the model.
+        inputs: What the trainer gives to the model, as it came.
         examples: The items.
         steps: Per item the k whose forced answers are read.
         extra: What the backbone gets beside, or instead of, the trainer's inputs.
@@ -43,7 +45,9 @@ class Batch:
         probe: Collects masses, if they are wanted.
         groups: ``(B, R)`` the key group that each probed row belongs to.
         rows: ``(B, R)`` the probed rows, -1 for none.
-        hidden: The backbone's last hidden states at the branches' rows, once it has run.
+        sinks: Finds the tokens that do not count as image, if any do not.
+        hidden: The backbone's last hidden states at the rows of ``packed.joint``, ``(N, d)``,
+            once it has run.
     """
 
     inputs: dict[str, Any]
@@ -54,6 +58,7 @@ class Batch:
     probe: Probe | None = None
     groups: Tensor | None = None
     rows: Tensor | None = None
+    sinks: SinkFinder | None = None
     hidden: Tensor | None = None
 
 
@@ -64,28 +69,35 @@ class AttCoTTerms:
     Attributes:
         mllm: The model as `transformers` knows it, whatever wraps it while it trains.
         config: The objective.
+        layers: The layers whose attention L_vis reads: those of the objective that have full
+            attention, because most image tokens are out of a sliding window's sight.
 
     Raises:
-        TrainingError: If the objective names layers the model does not have.
+        TrainingError: If the objective names layers or heads the model does not have, or none
+            of its layers can be read.
     """
 
     mllm: Mllm
     config: AttCoTConfig
+    layers: tuple[int, ...] = field(init=False)
+    _unseen: list[int] = field(init=False, repr=False, default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
         """Check the objective against the model."""
-        for layer in self.config.layers(self.mllm.n_layers):
-            self.config.heads(layer, self.mllm.n_heads)
+        object.__setattr__(self, "layers", readable_layers(self.mllm, self.config))
 
     def prepare(self, inputs: Mapping[str, Any], examples: Sequence[Example]) -> Batch:
-        """Add branches to a collated batch and set up the probe.
+        """Plan branches behind a collated batch and set up the probe.
+
+        Call it, run the model and go backward inside `attcot_analysis.measure.attention.attached`.
 
         Args:
             inputs: Model inputs with ``labels``, right-padded.
             examples: Its items, in the same order.
 
         Raises:
-            TrainingError: If inputs and examples do not hold the same tokens.
+            TrainingError: If inputs and examples do not hold the same tokens, or L_vis finds no
+                rows to count in many items after one another.
         """
         self._check(inputs, examples)
         steps = [self.config.early_steps(len(e.encoded.layout.steps)) for e in examples]
@@ -105,14 +117,21 @@ class AttCoTTerms:
         ) -> tuple[Any, dict[str, Any]]:
             return args, {**kwargs, **batch.extra}
 
-        def after(_module: Any, _args: tuple[Any, ...], output: Any) -> None:
-            if batch.packed is not None and batch.hidden is None:
-                batch.hidden = output.last_hidden_state[:, batch.packed.keep]
+        def after(_module: Any, _args: tuple[Any, ...], output: Any) -> Any:
+            if batch.packed is None:
+                return output
+            states = output.last_hidden_state
+            if batch.hidden is None:
+                batch.hidden = states[batch.packed.joint.items, batch.packed.joint.rows]
+            output.last_hidden_state = states[:, : batch.packed.base_length]
+            return output
 
         backbone = self.mllm.model.base_model
         with contextlib.ExitStack() as hooks:
             hooks.callback(backbone.register_forward_pre_hook(before, with_kwargs=True).remove)
             hooks.callback(backbone.register_forward_hook(after).remove)
+            if batch.sinks is not None:
+                hooks.enter_context(batch.sinks.watching())
             yield
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,29 +148,43 @@ class AttCoTTerms:
         """
         notes: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch.inputs["input_ids"].device)
-        if batch.probe is not None:
-            total = total + self.config.lambda_vis * self._visual_access(batch, notes)
-        if batch.packed is not None:
-            total = total + self.config.lambda_commit * self._commitment(batch, notes)
-        for name in ("loss_vis", "loss_commit"):
-            if name in notes and not bool(torch.isfinite(notes[name])):
+        # Autocast would turn the terms' arithmetic back into bf16.
+        with torch.autocast(total.device.type, enabled=False):
+            if batch.probe is not None:
+                total = total + self.config.lambda_vis * self._visual_access(batch, notes)
+            if batch.packed is not None:
+                total = total + self.config.lambda_commit * self._commitment(batch, notes)
+        terms = [name for name in ("loss_vis", "loss_commit") if name in notes]
+        for name in terms:
+            if self._trains and not notes[name].requires_grad:
                 raise TrainingError(
-                    f"{name} is {float(notes[name])}; lower the learning rate or train in "
-                    "bf16 or fp32, and resume from the last checkpoint."
+                    f"{name} carries no gradient and would train nothing; train with gradients "
+                    "enabled, without reentrant gradient checkpointing, and without freezing all "
+                    "that it depends on."
                 )
+        if terms and not bool(torch.stack([notes[name] for name in terms]).isfinite().all()):
+            values = ", ".join(f"{name} is {float(notes[name])}" for name in terms)
+            raise TrainingError(
+                f"A term is not finite ({values}); lower the learning rate or train in bf16 or "
+                "fp32, and resume from the last checkpoint."
+            )
         return total, {name: value.detach() for name, value in notes.items()}
 
     def _check(self, inputs: Mapping[str, Any], examples: Sequence[Example]) -> None:
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        lengths = mask.sum(-1).tolist()
-        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-            own = example.encoded.input_ids.to(ids.device)
-            if length != len(own) or not torch.equal(ids[row, : len(own)], own):
-                raise TrainingError(
-                    f"Item {example.name}: the batch holds other tokens than its layout was made "
-                    f"for ({length} and {len(own)}); use max_length=None, no packing, no "
-                    "padding-free batches, and right padding."
-                )
+        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+        own = [example.encoded.input_ids for example in examples]
+        expected = torch.full((len(own), max(ids.shape[1], *map(len, own))), IGNORED)
+        for row, tokens in enumerate(own):
+            expected[row, : len(tokens)] = tokens
+        # One comparison for all, so that a device is waited for once.
+        if not torch.equal(ids.masked_fill(~mask, IGNORED), expected.to(ids)):
+            for example, tokens, row, real in zip(examples, own, ids, mask, strict=True):
+                if not torch.equal(row[real].cpu(), tokens) or not bool(real[: len(tokens)].all()):
+                    raise TrainingError(
+                        f"Item {example.name}: the batch holds other tokens than its layout was "
+                        f"made for ({int(real.sum())} and {len(tokens)}); use max_length=None, no "
+                        "packing, no padding-free batches, and right padding."
+                    )
         key = self.mllm.family.token_types
         if key is not None and key not in inputs:
             raise TrainingError(
@@ -167,47 +200,66 @@ class AttCoTTerms:
             steps=batch.steps,
             names=[example.name for example in batch.examples],
             batch={k: v for k, v in batch.inputs.items() if k != "labels"},
+            apart=self.mllm.text_config._attn_implementation == NAME,
         )
-        added = packed.inputs["input_ids"].shape[1] - packed.base_length
-        # The trainer counts tokens in the plain mask; the backbone gets the block mask.
-        mask = F.pad(batch.inputs["attention_mask"], (0, added))
-        labels = F.pad(batch.inputs["labels"], (0, added), value=IGNORED)
-        batch.extra["attention_mask"] = packed.inputs["attention_mask"]
-        batch.inputs = {**packed.inputs, "attention_mask": mask, "labels": labels}
+        batch.extra |= {k: v for k, v in packed.inputs.items() if v is not batch.inputs.get(k)}
         batch.packed = packed
 
     def _add_probe(self, batch: Batch) -> None:
-        length = batch.inputs["input_ids"].shape[1]
+        mask = batch.inputs["attention_mask"]
         rows, groups, cols = probe_rows(
             batch.examples,
             evidence=self.config.vis_region == "evidence",
             question=self.config.vis_rows == "question",
         )
-        device = batch.inputs["input_ids"].device
-        batch.probe = Probe(self.config.layers(self.mllm.n_layers))
-        batch.groups, batch.rows = groups.to(device), rows.to(device)
+        if not bool((rows >= 0).any()):
+            self._note_unseen(len(rows))
+            return
+        self._unseen[0] = 0
+        layer_cols = None
+        if self.config.vis_region == "sink_free":
+            batch.sinks = sinks = SinkFinder(self.mllm, SinkRule(), mask, self.layers)
+
+            def layer_cols(layer: int, cols: Tensor) -> Tensor:
+                return cols.masked_fill(sinks.tokens[layer][..., None], 0)
+
+        batch.probe = Probe(self.layers, layer_cols=layer_cols)
+        batch.groups, batch.rows = groups.to(mask.device), rows.to(mask.device)
         batch.extra |= {
             "attcot_probe": batch.probe,
             "attcot_rows": batch.rows,
-            "attcot_cols": F.pad(cols, (0, 0, 0, length - cols.shape[1])).to(device),
+            "attcot_cols": F.pad(cols, (0, 0, 0, mask.shape[1] - cols.shape[1])).to(mask.device),
         }
+
+    def _note_unseen(self, items: int) -> None:
+        """Some items may have no rows that count; that none has is a mistake."""
+        self._unseen[0] += items
+        if self._unseen[0] >= _UNSEEN:
+            what = "evidence boxes" if self.config.vis_region == "evidence" else "rationale steps"
+            raise TrainingError(
+                f"None of the last {self._unseen[0]} items has {what}, so that the visual term "
+                "trains nothing; give items that have them or set lambda_vis=0."
+            )
 
     def _visual_access(self, batch: Batch, notes: dict[str, Tensor]) -> Tensor:
         if batch.probe is None or batch.groups is None or batch.rows is None:
             raise TrainingError("The batch was prepared without a probe.")
         found = batch.probe.masses(differentiable=self._trains)
-        mass = visual_mass(
-            {
-                layer: one.gather(3, batch.groups[:, None, :, None].expand(*one.shape[:3], 1))[
-                    ..., 0
-                ]
-                for layer, one in found.items()
-            },
-            self.config,
-        )
+        missing = set(self.layers) - found.keys()
+        if missing:
+            raise TrainingError(
+                f"Layers {sorted(missing)} did not attend in the forward pass, so that L_vis "
+                "cannot read them; name other vis_layers."
+            )
+        groups = batch.groups[:, None, :, None]
+        masses = {
+            layer: one.gather(3, groups.expand(-1, one.shape[1], -1, -1))[..., 0]
+            for layer, one in found.items()
+        }
+        mass = visual_mass(masses, self.config)
         counted = batch.rows >= 0
         loss = visual_access_loss(mass, counted, self.config)
-        notes["visual_mass"] = mass.detach()[counted].mean()
+        notes["visual_mass"] = (mass.detach() * counted).sum() / counted.sum()
         notes["loss_vis"] = loss
         return loss
 
@@ -217,27 +269,11 @@ class AttCoTTerms:
                 f"{type(self.mllm.model).__name__} did not run its backbone, so there is nothing "
                 "to read forced answers from; use a model class of transformers."
             )
-        log_probs = batch.packed.log_probs(self._logits(batch.hidden))
-        loss = commitment_loss(
-            log_probs,
-            batch.steps,
-            [len(example.encoded.layout.steps) for example in batch.examples],
-            [example.answer for example in batch.examples],
-            self.config,
-        )
-        if self._trains and not loss.requires_grad:
-            raise TrainingError(
-                "The commitment term has no gradient; train with gradients enabled and without "
-                "reentrant gradient checkpointing."
-            )
-        scores = [one.detach().softmax(-1) for one in log_probs]
-        notes["early_confidence"] = torch.stack([one[0].max() for one in scores]).mean()
-        notes["commitment_position"] = torch.stack(
-            [
-                _position(one.argmax(-1) == example.answer, ks, len(example.encoded.layout.steps))
-                for one, ks, example in zip(scores, batch.steps, batch.examples, strict=True)
-            ]
-        ).mean()
+        log_probs = batch.packed.joint.log_probs(self._logits(batch.hidden))
+        n_steps = [len(example.encoded.layout.steps) for example in batch.examples]
+        answers = [example.answer for example in batch.examples]
+        loss = commitment_loss(log_probs, batch.steps, n_steps, answers, self.config)
+        notes |= commitment_notes(log_probs, batch.steps, n_steps, answers)
         notes["loss_commit"] = loss
         return loss
 
@@ -248,18 +284,11 @@ class AttCoTTerms:
     def _logits(self, hidden: Tensor) -> Tensor:
         """What the output head makes of hidden states; FSDP2 keeps its weight in parts."""
         head = self.mllm.model.get_output_embeddings()
+        hidden = hidden.to(head.weight.dtype)
         if isinstance(head.weight, DTensor):
             bias = None if head.bias is None else head.bias.full_tensor()
-            logits = F.linear(hidden, head.weight.full_tensor().to(hidden.dtype), bias)
+            logits = F.linear(hidden, head.weight.full_tensor(), bias)
         else:
             logits = head(hidden)
         cap = getattr(self.mllm.text_config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits.float() / cap) * cap
-
-
-def _position(right: Tensor, steps: Sequence[int], n_steps: int) -> Tensor:
-    """Where the forced answer settles on the right one, as a share of the steps."""
-    wrong = (~right).nonzero()
-    first = 0 if not len(wrong) else int(wrong[-1]) + 1
-    settled = n_steps if first == len(steps) else steps[first]
-    return torch.tensor(settled / n_steps)
+        return logits.float() if cap is None else torch.tanh(logits.float() / cap) * cap

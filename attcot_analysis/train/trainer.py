@@ -182,7 +182,7 @@ def _set_up(trainer: Any, attcot: AttCoTConfig) -> None:
 
 
 def _attention(mllm: Mllm, attcot: AttCoTConfig) -> contextlib.AbstractContextManager[None]:
-    return attached(mllm.model) if attcot.lambda_vis > 0 else contextlib.nullcontext()
+    return attached(mllm.model) if attcot.active else contextlib.nullcontext()
 
 
 def _loss_with_terms(
@@ -202,26 +202,35 @@ def _loss_with_terms(
         result = own(model, inputs, **options)
         _check_finite(trainer, result[0] if return_outputs else result)
         return result
-    batch = terms.prepare(inputs, examples)
     # Evaluation outside train() has no backward pass, so it can switch on its own.
     switched = terms.mllm.text_config._attn_implementation == NAME
-    attention = contextlib.nullcontext() if switched else _attention(terms.mllm, terms.config)
-    with attention, terms.running(batch):
-        result = own(model, batch.inputs, **options)
+    with contextlib.nullcontext() if switched else _attention(terms.mllm, terms.config):
+        batch = terms.prepare(inputs, examples)
+        with terms.running(batch):
+            result = own(model, batch.inputs, **options)
     loss = result[0] if return_outputs else result
     _check_finite(trainer, loss)
     auxiliary, seen = terms.loss(batch)
     notes.add(seen)
-    # Where the trainer hands over the token count it does not divide by the accumulation steps
-    # itself, so the auxiliary terms must.
-    divisor = 1
-    if num_items_in_batch is not None and trainer.model.training:
-        divisor = getattr(trainer, "current_gradient_accumulation_steps", 1)
     state = trainer.state
     ramp = terms.config.ramp((state.global_step + 1) / max(state.max_steps, 1))
+    divisor = _parts(trainer, num_items_in_batch)
     loss = loss + ramp * auxiliary.to(loss.device) / divisor
-    _check_finite(trainer, loss)
     return (loss, result[1]) if return_outputs else loss
+
+
+def _parts(trainer: Any, num_items_in_batch: Tensor | int | None) -> int:
+    """What to divide the terms by: the accumulation's parts, unless the trainer does it itself.
+
+    It does not where it takes the loss as one over the tokens of all parts.
+    """
+    if not trainer.model.training:
+        return 1
+    scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if scaled is None:
+        counted = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
+        scaled = counted or trainer.compute_loss_func is not None
+    return int(getattr(trainer, "current_gradient_accumulation_steps", 1)) if scaled else 1
 
 
 def _check_finite(trainer: Any, loss: Tensor) -> None:

@@ -6,12 +6,8 @@ import pytest
 import torch
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.train.objective import (
-    AttCoTConfig,
-    commitment_loss,
-    visual_access_loss,
-    visual_mass,
-)
+from attcot_analysis.train.commitment_term import commitment_loss, commitment_notes
+from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
 
 
 def test_hinge_is_the_mean_shortfall_over_counted_rows():
@@ -97,6 +93,38 @@ def test_margins_and_weights_can_be_chosen_apart_from_the_form():
     )
 
 
+def test_the_answer_form_does_not_push_at_the_margin_it_sets_itself():
+    """At k = 0 excess is 0 by definition; an optimizer must not see a slope there."""
+    config = AttCoTConfig.reconstruction()
+    scores = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]], requires_grad=True)
+    loss = commitment_loss([scores], [(0, 1)], [2], [0], config)
+    loss.backward()
+    assert loss.item() == 0 and not scores.grad.any()
+
+
+def test_items_of_other_sizes_do_not_change_an_item_s_commitment():
+    generator = torch.Generator().manual_seed(5)
+    config = AttCoTConfig(lambda_commit=1, commit_margin=0.0)
+    first = torch.randn(3, 4, generator=generator)
+    second = torch.randn(1, 2, generator=generator)
+    alone = [
+        commitment_loss([first], [(0, 1, 2)], [6], [1], config),
+        commitment_loss([second], [(0,)], [2], [0], config),
+    ]
+    together = commitment_loss([first, second], [(0, 1, 2), (0,)], [6, 2], [1, 0], config)
+    assert together.item() == pytest.approx(torch.stack(alone).mean().item())
+
+
+def test_what_is_logged_of_commitment():
+    sure, torn = [9.0, 0.0], [0.0, 9.0]
+    scores = [torch.tensor(one) for one in ([sure, torn, sure], [torn, torn], [sure, sure, sure])]
+    steps = [(0, 1, 2), (0, 1), (0, 2, 4)]
+    notes = commitment_notes(scores, steps, [4, 2, 5], [0, 0, 0])
+    # Settles at k = 2 of 4; never; at k = 0.
+    assert notes["commitment_position"].item() == pytest.approx((0.5 + 1 + 0) / 3)
+    assert notes["early_confidence"].item() == pytest.approx(torch.tensor(sure).softmax(0)[0])
+
+
 @pytest.mark.parametrize("form", ["confidence", "answer"])
 def test_commitment_gradient_is_that_of_finite_differences(form):
     config = AttCoTConfig(lambda_commit=1, commit_form=form, commit_margin=0.0, commit_until=1.0)
@@ -150,6 +178,9 @@ def test_early_steps_layers_and_ramp():
     [
         {"lambda_vis": -0.1},
         {"lambda_commit": -1},
+        {"lambda_commit": math.nan},
+        {"lambda_vis": math.inf},
+        {"commit_until": 0.0},
         {"vis_target": 1.2},
         {"vis_form": "square"},
         {"commit_form": "late"},

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments, set_seed
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
@@ -18,6 +17,10 @@ from attcot_analysis.train import (
     make_trainer,
 )
 from attcot_analysis.train.data import probe_rows
+
+# isort: split
+# After our models package, which makes torchvision importable.
+from transformers import Trainer, TrainingArguments, set_seed
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.0)
 
@@ -127,9 +130,17 @@ def test_the_terms_change_training_and_are_logged(random_checkpoint, training_pr
         AttCoTConfig(lambda_vis=1.0, warmup=0.0),
         AttCoTConfig(lambda_vis=1.0, warmup=0.0, vis_region="evidence", vis_form="log"),
         AttCoTConfig(lambda_commit=1.0, warmup=0.0),
-        AttCoTConfig(lambda_commit=1.0, warmup=0.0, commit_form="answer", commit_until=1.0),
+        # Random weights do not exceed the rising margins of this form.
+        AttCoTConfig(
+            lambda_commit=1.0,
+            warmup=0.0,
+            commit_form="answer",
+            commit_margins="constant",
+            commit_until=1.0,
+        ),
+        AttCoTConfig(lambda_vis=1.0, warmup=0.0, vis_region="sink_free"),
     ],
-    ids=["image", "evidence-log", "confidence", "answer"],
+    ids=["image", "evidence-log", "confidence", "answer", "sink-free"],
 )
 def test_each_term_reaches_the_weights(random_checkpoint, training_problems, tmp_path, attcot):
     problems = training_problems[:4]
