@@ -737,23 +737,31 @@ class View {
     this.small = make("canvas");
   }
 
+  /** Draw at once, after all changes of this turn; but no more than once per frame. */
   later() {
-    if (this.frame !== null) return;
+    if (this.frame !== null) {
+      this.again = true;
+      return;
+    }
     this.frame = requestAnimationFrame(() => {
       this.frame = null;
-      this.render();
+      if (this.again) this.render();
     });
+    queueMicrotask(() => this.render());
   }
 
   resized() {
     const width = Math.round(this.charts.clientWidth);
     if (!width || width === this.width) return;
     this.width = width;
+    // Asked once here: at every token it would cost a layout of the page.
+    this.scrolls = this.strips.scrollHeight > this.strips.clientHeight;
     this.drawn = null;
     this.later();
   }
 
   render() {
+    this.again = false;
     const source = this.source(), { layer, head } = this.choice(), token = this.get("token");
     const part = this.get("unit") === "step" ? this.spec.stepParts[token] : token;
     const found = this.pair().map((model) =>
@@ -767,7 +775,12 @@ class View {
     }
     this.shown = { source, layer, head, token, part, found, maps };
     this.scales();
-    for (const pane of this.panes) this.paint(pane, maps[pane.at] ?? null);
+    for (const pane of this.panes) {
+      if (pane.at >= 0) this.paint(pane, maps[pane.at] ?? null);
+    }
+    const still = [this.spec.boxOf[token], this.boxes, this.cell, Boolean(this.colour)].join();
+    if (still !== this.pictured) this.paint(this.panes[0], null);
+    this.pictured = still;
     this.paintHeads();
     this.sync();
     this.markToken();
@@ -1003,8 +1016,9 @@ class View {
       node.setAttribute("aria-selected", "true");
       node.tabIndex = 0;
       // Only the strip scrolls; scrollIntoView would move the notebook too.
-      const high = node.offsetTop - box.offsetTop;
-      if (high < box.scrollTop) box.scrollTop = high - 4;
+      const high = this.scrolls ? node.offsetTop - box.offsetTop : 0;
+      if (!this.scrolls) box.scrollTop = 0;
+      else if (high < box.scrollTop) box.scrollTop = high - 4;
       else if (high + node.offsetHeight > box.scrollTop + box.clientHeight) {
         box.scrollTop = high + node.offsetHeight - box.clientHeight + 4;
       }
@@ -1241,6 +1255,15 @@ class View {
       names.push(this.cellName(this.cell));
       rows.forEach((row, at) => row.cells.push(weight(this.atCell(maps[at], at), at === 2)));
     }
+    const key = [names, rows.map((row) => row.name)].join();
+    if (key === this.readoutKey) {
+      const cells = this.readout.querySelectorAll("tbody td");
+      names.forEach((_, line) =>
+        rows.forEach((row, at) => put(cells[line * rows.length + at], "textContent", row.cells[line])),
+      );
+      return;
+    }
+    this.readoutKey = key;
     // One column per model: three fit beside the curves and on a phone.
     this.readout.replaceChildren(
       make(
