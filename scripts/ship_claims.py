@@ -16,7 +16,7 @@ import pandas as pd
 from attcot_analysis.claims.catalogue import CLAIMS
 from attcot_analysis.claims.files import VALUES_FILE, read_values, write_claims
 from attcot_analysis.claims.table import claims_table
-from attcot_analysis.measure.claim import CHANCE
+from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.shipped import CLAIMS_RESULTS, data_folder
 

@@ -2,7 +2,8 @@
 
 from attcot_analysis.claims.builders import MARGINS, between
 from attcot_analysis.measure.catalogue import METRICS
-from attcot_analysis.measure.claim import CHANCE, Claim, Direction, Term
+from attcot_analysis.measure.claim import Claim, Direction, Term
+from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.show.style import arm_label
 
 PAPER = "Att-CoT"

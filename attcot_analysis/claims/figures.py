@@ -7,7 +7,7 @@ import pandas as pd
 
 from attcot_analysis.claims.catalogue import CLAIMS
 from attcot_analysis.measure.claim import Claim
-from attcot_analysis.show.figures import save_figure
+from attcot_analysis.show.figures import figure_png, save_figure
 from attcot_analysis.show.forest import claim_forest, claims_overview
 
 
@@ -32,3 +32,36 @@ def save_claim_figures(
             )
             rows = table[table["claim"] == claim.id]
             save_figure(figure, folder / claim.id, data=rows, overwrite=True)
+
+
+PICTURED = ("att_accuracy", "att_later")
+"""Claims whose forest plots stand on the page, as far as they were tested."""
+
+
+def save_page_pictures(
+    table: pd.DataFrame, folder: str | Path, claims: Sequence[Claim] = CLAIMS
+) -> dict[str, str]:
+    """Save the overview and the `PICTURED` forests as PNG beside a page.
+
+    Args:
+        table: From `claims_table`.
+        folder: Folder of the page; the pictures go to its ``images``.
+        claims: What was tested.
+
+    Returns:
+        Title → path seen from the page.
+    """
+    images = Path(folder) / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    overview = claims_overview(table, {claim.id: claim.title for claim in claims})
+    figures = {"Which claims hold, where": ("claims_overview", overview)}
+    present = set(table["claim"])
+    for claim in claims:
+        if claim.id in PICTURED and claim.id in present:
+            forest = claim_forest(
+                table, claim.id, title=claim.title, unit=claim.unit, margin=claim.margin
+            )
+            figures[claim.title] = (f"claims_{claim.id}", forest)
+    for name, figure in figures.values():
+        (images / f"{name}.png").write_bytes(figure_png(figure))
+    return {title: f"images/{name}.png" for title, (name, _) in figures.items()}

@@ -9,7 +9,8 @@ import pandas as pd
 from attcot_analysis.claims.catalogue import CLAIMS, PAPERS
 from attcot_analysis.claims.table import VERDICTS, headline_rows, untested
 from attcot_analysis.measure.catalogue import METRICS
-from attcot_analysis.measure.claim import CHANCE, Claim
+from attcot_analysis.measure.claim import Claim
+from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.show.forest import family_name
 from attcot_analysis.show.style import arm_label, format_counts, format_interval, format_number
 
@@ -32,7 +33,8 @@ A claim that something is *not* higher is supported where the interval stays bel
 **Cells.** Interval over seeds × items: the wider of two-way bootstrap and crossed t interval. The
 column "cells" counts supported and opposite cells by these intervals; after the slash, with the p
 values that belong to them corrected by Holm for the claim's number of cells, so that even one
-verdict that is due to chance alone is as rare as 5 %.
+verdict that is due to chance alone is as rare as 5 %. With few training seeds a cell must be very
+clear to survive that.
 
 **Mean over these cells.** Every cell weighs the same. The models of a kind answer the same items
 and a seed draws the same training problems for all of them, so the effect is averaged over models
@@ -41,8 +43,8 @@ neither items nor training problems, so their variances add. The interval speaks
 and items on these very models and kinds.
 
 **Beyond.** The same with models and kinds as draws from more of their like (crossed random
-effects). Six tiny models and three kinds are few, two scales of a family are more alike than two
-families, and nobody drew them at random: read it as a warning where it disagrees, not as a
+effects). A handful of tiny models and kinds are few, two scales of a family are more alike than
+two families, and nobody drew them at random: read it as a warning where it disagrees, not as a
 promise about others."""
 
 _NOT = """\
@@ -65,6 +67,7 @@ def claims_page(
     claims: Sequence[Claim] = CLAIMS,
     *,
     run: Row | None = None,
+    pictures: Mapping[str, str] | None = None,
     command: str = "attcot testbed claims --results data/results/claims --docs docs/claims.md",
 ) -> str:
     """The page as Markdown.
@@ -73,6 +76,7 @@ def claims_page(
         table: From `claims_table`.
         claims: What was tested.
         run: What is worth saying about the run, name → text.
+        pictures: Title → path of a picture, seen from the page.
         command: How the page was made.
     """
     rows = headline_rows(table)
@@ -83,6 +87,7 @@ def claims_page(
         *([_facts(run)] if run else []),
         "## In short",
         _short(table, claims, rows),
+        *(f"![{title}]({path})" for title, path in (pictures or {}).items()),
         "## Negative results",
         _negative(claims, rows),
         "## How to read this",

@@ -9,7 +9,6 @@ import pandas as pd
 from attcot_analysis.claims.catalogue import CLAIMS
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.claim import (
-    CHANCE,
     Claim,
     Term,
     Verdict,
@@ -17,6 +16,7 @@ from attcot_analysis.measure.claim import (
     p_values,
     verdict,
 )
+from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.pool import Cell, Estimate, Pool
 from attcot_analysis.measure.significance import holm
 from attcot_analysis.measure.statistics import FloatArray, Interval

@@ -22,7 +22,9 @@ def add(kinds: Any, common: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--grid", metavar="FILE", help="run this grid first (needs --out)")
     claims.add_argument("--out", type=Path, help="run folder of --grid")
-    claims.add_argument("--docs", type=Path, metavar="PATH", help="write the page there, too")
+    claims.add_argument(
+        "--docs", type=Path, metavar="PATH", help="write the page there, and its pictures"
+    )
     claims.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="draw an overview and one forest per claim"
     )
@@ -53,7 +55,11 @@ def _claims(given: argparse.Namespace, quiet: bool) -> None:
         write_claims(folder, table)
         print(f"\nTable: {folder / 'claims.parquet'}")
     if given.docs:
-        given.docs.write_text(claims_page(table, run=run_facts(folder)), encoding="utf-8")
+        from attcot_analysis.claims.figures import save_page_pictures
+
+        pictures = save_page_pictures(table, given.docs.parent)
+        page = claims_page(table, run=run_facts(folder), pictures=pictures)
+        given.docs.write_text(page, encoding="utf-8")
         print(f"Page: {given.docs}")
     if given.figures:
         from attcot_analysis.claims.figures import save_claim_figures

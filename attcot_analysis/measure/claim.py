@@ -7,14 +7,12 @@ import numpy as np
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.catalogue import METRICS
+from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.pool import Estimate
 from attcot_analysis.measure.statistics import Interval
 
 Direction = Literal["higher", "lower", "not higher", "not lower"]
 Verdict = Literal["supported", "not supported", "opposite", "undecided"]
-
-CHANCE = "chance"
-"""Pseudo-metric: one over an item's number of candidates."""
 
 
 @dataclass(frozen=True)

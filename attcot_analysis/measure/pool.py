@@ -18,6 +18,7 @@ from attcot_analysis.measure.statistics import FloatArray, Interval, times_drawn
 
 MIN_BEYOND = 3
 """So many models, or kinds, are needed to say something about others."""
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Cell:
 class Estimate:
     """A mean with what is needed for intervals and p values of any level.
 
-    Both come from the wider of two methods: a percentile bootstrap and a t interval.
+    Both come from the wider of two methods: a percentile bootstrap and a t interval. Where no
+    item and seed differs from another neither can say anything; then the interval goes as far as
+    the share of items that may differ, by up to 1 each, without one of them being seen.
 
     Attributes:
         value: The mean over the cells of the cells' means.
@@ -64,6 +67,8 @@ class Estimate:
         if np.isnan(self.error):
             return Interval(self.value, np.nan, np.nan, self.n_items, level)
         half = float(stats.t.ppf((1 + level) / 2, self.df)) * self.error
+        if self.error == 0:
+            half = 1 - float(((1 - level) / 2) ** (1 / self.n_items))
         low, high = self.value - half, self.value + half
         if self.draws.size:
             tail = (1 - level) / 2
@@ -83,7 +88,7 @@ class Estimate:
         if np.isnan(self.error):
             return float("nan")
         if self.error == 0:
-            p = 0.0 if distance > 0 else 1.0
+            p = (1 - min(max(distance, 0.0), 1.0)) ** self.n_items
         else:
             p = float(stats.t.sf(distance / self.error, self.df))
         size = self.draws.size
@@ -193,7 +198,8 @@ class Pool:
         )
         n_seeds = min(int((~np.isnan(self._matrices[at])).any(axis=1).sum()) for at in chosen)
         value = float(self._means[list(chosen)].mean())
-        return Estimate(value, float(error), df, draws, n_items, n_seeds, len(chosen))
+        error = 0.0 if error < _ROUNDING else float(error)
+        return Estimate(value, error, df, draws, n_items, n_seeds, len(chosen))
 
     def _aligned(self) -> list[FloatArray]:
         """Every cell as seeds × items of its whole kind, NaN where it has none."""

@@ -15,7 +15,7 @@ from attcot_analysis.claims.files import VALUES_FILE, read_claims, read_values
 from attcot_analysis.claims.page import claims_page, describe
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.measure.claim import CHANCE
+from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.show.figures import figure_svg
 from attcot_analysis.show.forest import claim_forest, claims_overview
@@ -142,6 +142,8 @@ def test_the_command_writes_table_page_and_json(folder, tmp_path, capsys):
     )
     assert by_id["avar_looks"]["verdict"] == "not measured"
     text = page.read_text()
+    shown = re.findall(r"!\[.+\]\((images/.+\.png)\)", text)
+    assert len(shown) == 2 and all((tmp_path / path).stat().st_size > 1000 for path in shown)
     assert "noise 9; trained on 7 problems" in text and "- Begun: 2026-06-01" in text
 
 

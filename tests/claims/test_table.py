@@ -7,7 +7,8 @@ from claims_values import KINDS, MODELS, grid_values
 
 from attcot_analysis.claims import CLAIMS, Claim, Term, claims_table, headline, untested
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.claim import CHANCE, negligible, p_values, verdict
+from attcot_analysis.measure.claim import negligible, p_values, verdict
+from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.metrics import compare, wider_intervals
 from attcot_analysis.measure.pool import Cell, Pool
 from attcot_analysis.measure.statistics import Interval

@@ -139,10 +139,15 @@ def test_missing_values_are_left_out_and_one_item_has_no_interval():
     assert np.isnan(single.p_at_most(0.0))
 
 
-def test_cells_with_the_same_value_everywhere():
-    estimate = Pool([Cell("m", "k", frame(np.full((3, 9), 0.5)))]).estimate()
-    assert (estimate.interval().low, estimate.interval().high) == (0.5, 0.5)
-    assert estimate.p_at_most(0.0) < 0.01 and estimate.p_at_least(0.5) == 1.0
+@pytest.mark.parametrize(("items", "half"), [(9, 0.336), (100, 0.036)])
+def test_items_that_never_differ_are_no_certainty(items, half):
+    """The exact bound of a share of which nothing was seen: 1 - 0.025 ** (1 / n)."""
+    estimate = Pool([Cell("m", "k", frame(np.full((3, items), 0.7 - 0.2)))]).estimate()
+    assert estimate.interval().low == pytest.approx(0.5 - half, abs=0.001)
+    assert estimate.interval().high == pytest.approx(0.5 + half, abs=0.001)
+    for bound in (0.5 - half - 0.01, 0.5 - half + 0.01):
+        assert (estimate.p_at_most(bound) < 0.025) == (estimate.interval().low > bound)
+    assert estimate.p_at_least(0.5) == pytest.approx(1.0)
 
 
 def test_what_is_no_pool_is_refused():
