@@ -1,7 +1,7 @@
 """Synthetic tables, problems and maps in the shapes that measurements return."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from attcot_analysis.measure.catalogue import METRICS, Metric
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.heatmaps import before_after
-from attcot_analysis.show.report import ReportFigure, write_report
+from attcot_analysis.show.report import ReportEmbed, ReportFigure, write_report
 from attcot_analysis.show.report_items import ItemArm, ItemStep, ReportItem
 
 ARMS = ("base", "cot_sft", "att_cot")
@@ -218,7 +218,13 @@ def make_item(problem: Problem, arms: Mapping[str, str | None], hostile: str = "
     return ReportItem(problem, done, f"It is the first.{hostile}")
 
 
-def make_report(path: Path, *, hostile: str = "", figures: Path | None = None) -> Path:
+def make_report(
+    path: Path,
+    *,
+    hostile: str = "",
+    figures: Path | None = None,
+    explorers: Sequence[ReportEmbed] = (),
+) -> Path:
     """Write a whole report from made-up parts; ``hostile`` is put into every text from outside."""
     metrics = make_metrics()
     summary, comparisons = make_summary(metrics), make_comparisons(metrics)
@@ -271,6 +277,7 @@ def make_report(path: Path, *, hostile: str = "", figures: Path | None = None) -
                 wide=True,
             )
         ],
+        explorers=explorers,
         examples=[
             make_item(problem, said, hostile),
             make_item(make_problem(number=1), {"base": None, "cot_sft": None, "att_cot": None}),

@@ -1,0 +1,215 @@
+"""The report in headless chromium: read, stepped through and printed; nothing leaves the page."""
+
+import pytest
+from browser.pages import SIZES, keep
+from playwright.sync_api import expect
+from show import samples
+
+from attcot_analysis.bench.explorer_records import planted_record
+from attcot_analysis.show.explorer_html import explorer_fragment, script_policy
+from attcot_analysis.show.report import ReportEmbed
+
+pytestmark = pytest.mark.browser
+
+PARTS = "answer curves metrics comparisons heatmaps explore items methods meaning limits provenance"
+both_sizes = pytest.mark.parametrize("size", list(SIZES))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    record = planted_record(models=2)
+    embeds = [
+        ReportEmbed(f"Item {number}", "Play.", explorer_fragment(record), script_policy())
+        for number in (1, 2)
+    ]
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return samples.make_report(path, explorers=embeds)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hostile") / "report.html"
+    return samples.make_report(path, hostile=samples.HOSTILE)
+
+
+def shown_items(page) -> list[str]:
+    return page.locator("article.item:visible").evaluate_all("all => all.map(one => one.id)")
+
+
+@both_sizes
+def test_every_section_and_figure_is_visible(visit, report, size):
+    page = visit(report, size)
+    for name in PARTS.split():
+        section = page.locator(f"section#{name}")
+        assert section.is_visible() and section.bounding_box()["height"] > 80
+    figures = page.locator("figure svg")
+    assert figures.count() == 6
+    for figure in figures.all():
+        box = figure.bounding_box()
+        assert box["width"] > 200 and box["height"] > 150
+        assert figure.locator("text").count() > 3, "labels are text"
+    maps = [one.bounding_box() for one in page.locator("#heatmaps image").all()]
+    assert sum(box["width"] > 40 and box["height"] > 40 for box in maps) == 9
+    for picture in page.locator("article.item:visible img").all():
+        assert picture.evaluate("i => i.complete && i.naturalWidth > 0")
+        assert picture.bounding_box()["width"] > 120 and picture.get_attribute("alt")
+    keep(page, f"report-{size}", full_page=True)
+
+
+@both_sizes
+def test_the_verdict_is_on_the_first_screen(visit, report, size):
+    page = visit(report, size)
+    headline = page.locator(".headline")
+    assert headline.inner_text().startswith("Compared with CoT-SFT, Att-CoT ")
+    box = headline.bounding_box()
+    assert box["y"] + box["height"] < SIZES[size][1]
+    words = page.locator(".verdicts").first.locator(".word").all_inner_texts()
+    assert len(words) == 7 and set(words) <= {"Yes", "The opposite", "Undecided"}
+
+
+@both_sizes
+def test_the_page_never_scrolls_sideways(visit, report, hostile, size):
+    for path in (report, hostile):
+        page = visit(path, size)
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+
+
+def test_items_are_stepped_through_by_keyboard(visit, report):
+    page = visit(report)
+    said = page.locator(".tools output")
+    assert shown_items(page) == ["item-0"] and said.inner_text() == "1 of 3"
+    page.get_by_role("button", name="Next").focus()
+    page.keyboard.press("Enter")
+    assert shown_items(page) == ["item-1"] and said.inner_text() == "2 of 3"
+    page.keyboard.press("ArrowRight")
+    assert shown_items(page) == ["item-2"]
+    assert page.get_by_role("button", name="Next").get_attribute("aria-disabled") == "true"
+    page.keyboard.press("ArrowRight")
+    assert shown_items(page) == ["item-2"]
+    page.get_by_role("button", name="Previous").focus()
+    page.keyboard.press(" ")
+    assert shown_items(page) == ["item-1"]
+    choice = page.get_by_role("combobox", name="Item")
+    choice.focus()
+    page.keyboard.press("Home")
+    assert shown_items(page) == ["item-0"] and said.inner_text() == "1 of 3"
+
+
+def test_items_are_filtered_by_who_is_right(visit, report):
+    page = visit(report)
+    kinds = page.get_by_role("combobox", name="Show")
+    choice = page.get_by_role("combobox", name="Item")
+    for label, items in (
+        ("Only Att-CoT is right (1)", ["item-0"]),
+        ("Both are right (1)", ["item-2"]),
+        ("Both are wrong (1)", ["item-1"]),
+    ):
+        kinds.select_option(label=label)
+        assert shown_items(page) == items and choice.locator("option").count() == 1
+    assert kinds.locator("option", has_text="Only CoT-SFT is right").is_disabled()
+    kinds.select_option(label="All 3 items")
+    assert shown_items(page) == ["item-1"], "the item stays"
+    assert choice.locator("option").count() == 3
+
+
+def test_a_link_opens_an_item_and_a_metrics_note(visit, report):
+    page = visit(f"{report.as_uri()}#item-2")
+    assert shown_items(page) == ["item-2"]
+    note = page.locator("#metric-accuracy-cot")
+    assert note.get_attribute("open") is None
+    page.locator("#metrics table a").first.click()
+    expect(note).to_have_attribute("open", "")
+    expect(note.get_by_text("What would falsify the reading")).to_be_in_viewport()
+
+
+def test_without_scripts_all_items_are_there(visit, report):
+    page = visit(report, java_script_enabled=False)
+    assert len(shown_items(page)) == 3
+    assert not page.locator(".tools").is_visible()
+
+
+def test_explorers_work_inside_the_page_and_load_when_opened(visit, report):
+    page = visit(report)
+    first, second = (
+        page.frame_locator("#explore iframe >> nth=0"),
+        page.locator("#explore details").nth(1),
+    )
+    expect(first.locator("canvas").first).to_be_visible()
+    before = first.locator("body").inner_text()
+    slider = first.get_by_role("slider", name="Layer")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(first.locator("body")).not_to_have_text(before)
+    assert not second.locator("iframe").is_visible()
+    second.locator("summary").click()
+    expect(second.locator("iframe")).to_be_visible()
+
+
+def test_hostile_text_is_shown_as_text(visit, hostile):
+    page = visit(hostile)
+    written = "<script>alert(1)</script>"
+    for part in ("h1", ".lead", ".notes", "#items h3", "#items .note", ".run h4", ".arms"):
+        found = page.locator(part).all_inner_texts()
+        assert any(written in text for text in found), part
+    assert written in page.locator(".run table").nth(1).inner_text()
+    assert written in page.locator("select[name=item] option").first.inner_text()
+    page.locator("#items summary").first.click()
+    assert any(written in text for text in page.locator("#items pre").all_inner_texts())
+    for part in ("#metrics svg", "#heatmaps svg"):
+        assert "<script>" in page.locator(part).first.text_content()
+    assert page.locator("script").count() == 1
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_no_other_script_runs_even_if_one_got_in(browser, report):
+    page = browser.new_page()
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(report.as_uri())
+    page.evaluate(
+        """() => {
+            document.body.append(Object.assign(
+                document.createElement("script"), {textContent: "window.reached = 1"}));
+            document.body.insertAdjacentHTML(
+                "beforeend", "<img src=x onerror='window.reached = 2'>");
+        }"""
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.reached") is None
+    assert any("Content Security Policy" in text for text in said)
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@both_sizes
+def test_axe_finds_no_serious_violation(visit, violations, report, size, scheme):
+    page = visit(report, size, color_scheme=scheme)
+    page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+    assert violations(page, "main, header, nav, footer") == []
+
+
+def test_dark_pages_have_light_text_and_light_arms(visit, report):
+    page = visit(report, color_scheme="dark")
+    colors = page.evaluate(
+        """() => [getComputedStyle(document.body).backgroundColor,
+                  getComputedStyle(document.querySelector("figure svg text")).fill,
+                  getComputedStyle(
+                      document.querySelectorAll(".arms .swatch")[2]).backgroundColor]"""
+    )
+    ground, ink, arm = ([int(n) for n in c.strip("rgb()").split(",")] for c in colors)
+    assert sum(ink) - sum(ground) > 400
+    assert arm != [1, 115, 178] and sum(arm) > 1 + 115 + 178
+    keep(page, "report-dark", full_page=True)
+
+
+def test_print_shows_what_is_folded_and_leaves_out_the_tools(visit, report):
+    page = visit(report)
+    page.emulate_media(media="print")
+    assert not page.locator(".tools").is_visible() and not page.locator("nav").is_visible()
+    assert page.locator(".meanings p").first.is_visible()
+    assert not page.locator("#explore iframe").first.is_visible()
+    still = page.locator("#explore img.attcot-still").first
+    assert still.is_visible() and still.bounding_box()["width"] > 200
+    pdf = page.pdf()
+    assert pdf.startswith(b"%PDF") and len(pdf) > 50_000
