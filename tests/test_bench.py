@@ -2,13 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from attcot_analysis import bench as benches
-from attcot_analysis.bench import access, access_cuda, commitment, peak, variants
+from attcot_analysis.bench import access, access_cuda, commitment, peak, training, variants
 from attcot_analysis.bench.clock import interleaved, ratio
 from attcot_analysis.bench.kernels import sdpa_kernels
 from attcot_analysis.bench.rows import Row, circumstances, format_rows, judged, read_rows
@@ -223,3 +224,38 @@ def test_rows_of_another_file_are_refused(tmp_path):
     path.write_text('[{"name": 1, "bars": 2}]')
     with pytest.raises(RunError, match="holds no bench rows"):
         read_rows(path)
+
+
+def test_training_reports_times_of_both_ways_and_equal_gradients():
+    rows = training.run(quick=True)
+    values = {row.name: row.value for row in rows}
+    assert all(row.bar is None and row.holds is None for row in rows)
+    for form in training.FORMS:
+        name = f"largest relative difference of gradients to the eager way, {form}"
+        assert values[name] <= 1e-4
+        for model in ("testbed model", "small"):
+            middle = values[f"time, both terms / CoT-SFT, {form}, {model}"]
+            low, high = (values[f"{end} end of it, {form}, {model}"] for end in ("low", "high"))
+            assert 0 < low <= middle <= high
+            assert values[f"time, eager way / CoT-SFT, {form}, {model}"] > 0
+    assert values["steps per item, small"] == training.QUICK.steps
+
+
+def test_a_step_of_the_training_bench_is_one_of_both_terms(small):
+    """Each term, and only with its weight, changes the gradient that is compared and timed."""
+    batch = training._wide_batch(small, training.QUICK)
+    small.model.train()
+
+    def gradient(**weights):
+        config = replace(training.FORMS["ours"], commit_margin=0.0, **weights)
+        training.Step(small, batch, config)()
+        return small.model.get_input_embeddings().weight.grad.clone()
+
+    try:
+        off = {"lambda_vis": 0.0, "lambda_commit": 0.0}
+        plain = gradient(**off)
+        for name in off:
+            assert not torch.allclose(gradient(**{**off, name: 1.0}), plain, rtol=1e-3)
+    finally:
+        small.model.eval()
+        small.model.zero_grad()
