@@ -75,6 +75,8 @@ class Explorer(anywidget.AnyWidget):
         second: Index of the model on the right.
     """
 
+    _esm = static_text("explorer.js")
+    _css = static_text("explorer.css")
     spec = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)
     source = traitlets.Unicode().tag(sync=True)
@@ -117,8 +119,6 @@ class Explorer(anywidget.AnyWidget):
         start = select(record, source=source, layer=layer, head=head, token=token)
         content = make_content(record, budget, start, live=True)
         super().__init__(
-            _esm=static_text("explorer.js"),
-            _css=static_text("explorer.css"),
             spec=content.spec,
             data=content.data,
             **traits_of(start),

@@ -23,7 +23,7 @@ FRAME_BUDGET = 260_000
 """Bytes of maps in a frame of `explorer_fragment`, before compression."""
 
 _EXPORT = "export default { render };"
-_PRINT = "@media print{.attcot-still{display:block!important}.attcot-frame{display:none}}"
+_PRINT = "@media print{.attcot-still{display:block!important}.attcot-frame{display:none!important}}"
 
 __all__ = [
     "FRAME_BUDGET",

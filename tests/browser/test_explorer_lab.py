@@ -26,7 +26,7 @@ large
 @pytest.fixture(scope="module")
 def notebook(lab, browser):
     """The notebook, run; two explorers in it. What is logged or asked elsewhere is kept."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": 1280, "height": 1500})
     page = context.new_page()
     page.set_default_timeout(60_000)
     trouble = watch(page)
@@ -267,6 +267,13 @@ def test_lab_does_not_act_on_the_explorers_keys(notebook, explorer):
     expect(tokens_of(explorer).nth(0)).to_be_focused()
 
 
+def test_it_looks_as_it_should(notebook, explorer):
+    expect(explorer.locator(".ax-panes")).to_have_css("display", "grid")
+    assert len({pane.bounding_box()["y"] for pane in explorer.locator("canvas.ax-map").all()}) == 1
+    explorer.scroll_into_view_if_needed()
+    keep(notebook, "explorer_lab")
+
+
 def test_axe_finds_nothing_serious(notebook, explorer, violations):
     assert violations(notebook, ".attcot-explorer") == []
 
@@ -321,5 +328,5 @@ def test_a_large_record_comes_reduced_and_in_full_on_demand(notebook, explorer):
     assert (
         large.locator(".ax-readout tbody tr").first.locator("td").all_inner_texts()[:2] == numbers
     )
-    keep(large, "explorer_large_lab")
-    keep(notebook, "lab")
+    notebook.mouse.move(0, 0)
+    keep(notebook, "explorer_large_lab")

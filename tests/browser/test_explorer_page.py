@@ -1,0 +1,260 @@
+"""The explorer without a kernel: offline page, nbconvert's page, stripped pages; access to it."""
+
+import pytest
+from browser.pages import SIZES, keep
+from playwright.sync_api import expect
+
+from attcot_analysis.bench.explorer_records import planted_record
+from attcot_analysis.show.explorer_html import explorer_fragment, explorer_page
+from attcot_analysis.show.explorer_select import select
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>-->\u2028&lt;b&gt;"
+)
+KNOBS = {"one": {"models": 1}, "two": {"models": 2}, "three": {"models": 3}}
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Explorers of one, two and three models, and one whose texts are hostile."""
+    folder = tmp_path_factory.mktemp("pages")
+    knobs = {**KNOBS, "hostile": {"models": 2, "text": HOSTILE}}
+    for name, given in knobs.items():
+        page = explorer_page(planted_record(**given))
+        (folder / f"{name}.html").write_text(page, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """A notebook with an explorer's stored output, as nbconvert writes it."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    from attcot_analysis.show.explorer import Explorer
+
+    data, _ = Explorer(planted_record(models=2))._repr_mimebundle_()
+    output = nbformat.v4.new_output("display_data", data=data)
+    cell = nbformat.v4.new_code_cell("explorer", execution_count=1, outputs=[output])
+    made = nbformat.v4.new_notebook(cells=[cell])
+    # Its own libraries would be loaded from elsewhere; nothing here needs them.
+    exporter = HTMLExporter(require_js_url="", mathjax_url="", jquery_url="", mermaid_js_url="")
+    html, _ = exporter.from_notebook_node(made)
+    path = tmp_path_factory.mktemp("notebook") / "notebook.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def pixels(page) -> list[str]:
+    return page.locator("canvas.ax-map").evaluate_all("all => all.map(one => one.toDataURL())")
+
+
+def ready(page):
+    page.wait_for_selector("#explorer[data-ready]")
+    # The picture is decoded a little later.
+    page.wait_for_function(
+        "() => { const c = document.querySelector('canvas.ax-map');"
+        "return c.getContext('2d').getImageData(40, 300, 1, 1).data[3] > 0; }"
+    )
+    return page
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", KNOBS)
+def test_the_page_works_offline(visit, pages, name, size):
+    page = ready(visit(pages / f"{name}.html", size, offline=True))
+    keep(page, f"explorer_{name}_{size}", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+    maps = page.locator("canvas.ax-map")
+    expect(maps).to_have_count(2 if name == "one" else 4)
+    assert all(box["width"] > 120 for box in (one.bounding_box() for one in maps.all()))
+    said = page.get_by_role("status")
+    for label, words in (("Layer", "layer 3"), ("Head", "head 3")):
+        before = pixels(page)
+        page.get_by_label(label, exact=True).press("End")
+        expect(said).to_contain_text(words)
+        assert pixels(page)[1] != before[1]
+    before = pixels(page)
+    page.get_by_role("listbox").get_by_role("option").nth(20).click()
+    expect(said).to_contain_text("Token 20")
+    assert pixels(page)[1] != before[1]
+
+
+def test_with_three_models_any_two_are_compared(visit, pages):
+    page = ready(visit(pages / "three.html"))
+    before = pixels(page)
+    page.get_by_label("right model").select_option("Base")
+    after = pixels(page)
+    assert after[1] == before[1] and after[2] != before[2] and after[3] != before[3]
+    expect(page.locator("figcaption", has_text="Base − CoT-SFT")).to_be_visible()
+    expect(page.locator(".ax-readout thead")).to_contain_text("Base")
+
+
+def test_the_same_map_on_both_sides_differs_nowhere(visit, pages):
+    page = ready(visit(pages / "three.html"))
+    page.get_by_label("right model").select_option("CoT-SFT")
+    expect(page.locator(".ax-bar").nth(1)).to_have_text("00difference")
+    expect(page.locator(".ax-readout tbody tr").first.locator("td").nth(2)).to_have_text("0.000")
+
+
+def test_hostile_text_stays_text(visit, pages, tmp_path):
+    page = ready(visit(pages / "hostile.html"))
+    assert page.title() != "owned"
+    assert page.locator("#explorer script, #explorer img").count() == 0
+    page.locator("summary").click()
+    shown = HOSTILE.replace("\u2028", " ")
+    for part in (".ax-question", ".ax-own", ".ax-forced", "[role=listbox]", "figcaption"):
+        text = page.locator(part).all_inner_texts()
+        assert any(shown[:30] in one for one in text), part
+    page.get_by_role("listbox").get_by_role("option").nth(28).click()
+    expect(page.get_by_role("status")).to_contain_text("</script><script>document.title")
+    # The same inside a frame's attribute.
+    path = tmp_path / "frame.html"
+    fragment = explorer_fragment(planted_record(models=2, text=HOSTILE))
+    path.write_text(f"<!doctype html><title>frame</title>{fragment}", encoding="utf-8")
+    framed = visit(path)
+    frame = framed.frame_locator("iframe")
+    expect(frame.locator(".ax-question")).to_contain_text("</script><script>document.title")
+    assert framed.title() == "frame"
+
+
+def test_the_policy_runs_no_other_script(browser, pages, tmp_path):
+    planted = tmp_path / "planted.html"
+    text = (pages / "one.html").read_text(encoding="utf-8")
+    extra = (
+        "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
+    )
+    assert text.count("<noscript>") == 1
+    planted.write_text(text.replace("<noscript>", f"{extra}<noscript>"), encoding="utf-8")
+    page = browser.new_context().new_page()
+    page.goto(planted.as_uri())
+    ready(page)
+    assert page.title() != "owned"
+    page.context.close()
+
+
+def test_nbconvert_page_has_working_sliders(visit, notebook):
+    page = visit(notebook, offline=True)
+    frame = page.frame_locator("iframe")
+    said = frame.get_by_role("status")
+    expect(said).to_contain_text("Step 1, mean over its 8 tokens")
+    maps = frame.locator("canvas.ax-map")
+    before = maps.nth(1).evaluate("one => one.toDataURL()")
+    frame.get_by_label("Layer", exact=True).press("End")
+    expect(said).to_contain_text("layer 3")
+    assert maps.nth(1).evaluate("one => one.toDataURL()") != before
+    # As high as it needs to be, in place of the still picture.
+    box = page.locator("iframe").bounding_box()
+    assert frame.locator("body").evaluate("one => one.scrollHeight") <= box["height"] + 1
+    expect(page.locator("img.attcot-still")).to_be_hidden()
+    keep(page, "explorer_nbconvert", full_page=True)
+
+
+def test_without_script_there_is_the_still_picture(visit, notebook):
+    page = visit(notebook, java_script_enabled=False, offline=True)
+    still = page.locator("img.attcot-still")
+    expect(still).to_be_visible()
+    assert still.bounding_box()["width"] > 400
+    assert page.locator("iframe").bounding_box()["height"] < 2
+    keep(page, "explorer_no_script")
+
+
+def test_in_print_there_is_the_still_picture(visit, notebook):
+    page = visit(notebook, offline=True)
+    expect(page.frame_locator("iframe").get_by_role("status")).to_contain_text("Step 1")
+    page.emulate_media(media="print")
+    expect(page.locator("img.attcot-still")).to_be_visible()
+    expect(page.locator("iframe")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", KNOBS)
+def test_axe_finds_nothing_serious(visit, pages, violations, name, scheme):
+    page = ready(visit(pages / f"{name}.html", color_scheme=scheme, bypass_csp=True))
+    assert violations(page) == []
+    page.get_by_role("listbox").get_by_role("option").nth(20).click()
+    page.get_by_label("Source", exact=True).select_option("rollout")
+    page.locator("summary").click()
+    assert violations(page) == []
+
+
+def test_axe_finds_a_planted_fault(visit, pages, violations):
+    page = ready(visit(pages / "one.html", bypass_csp=True))
+    page.locator("label[for$=-Layer]").evaluate("one => one.remove()")
+    assert any("label" in one for one in violations(page))
+
+
+def test_the_keyboard_reaches_everything_and_its_place_is_seen(visit, pages):
+    page = ready(visit(pages / "three.html"))
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        found = page.evaluate(
+            """() => {
+              const one = document.activeElement;
+              if (!one || one === document.body) return null;
+              const style = getComputedStyle(one);
+              const seen = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
+              const label = one.labels?.[0]?.textContent ?? one.getAttribute('aria-label')
+                ?? one.textContent;
+              return [label.trim(), seen];
+            }"""
+        )
+        if found is None:
+            break
+        reached.append(found)
+    names = [name for name, _ in reached]
+    assert [name for name, seen in reached if not seen] == []
+    wanted = ["What each writes by itself", "left model", "right model", "Source", "Layer", "Head"]
+    wanted += ["Overlay", "its whole step", "the same for all", "evidence box of the step"]
+    wanted += ["▶ Play", "through", "1", "Along the text", "If forced to answer, p of"]
+    assert [name for name in wanted if name not in names] == []
+    assert len(names) < 25, "the tokens are one stop, not one each"
+
+
+def test_reduced_motion_plays_step_by_step(visit, pages):
+    page = ready(visit(pages / "one.html", reduced_motion="reduce"))
+    said = page.get_by_role("status")
+    button = page.get_by_role("button", name="Step")
+    button.click()
+    expect(said).to_contain_text("Token 3")
+    page.wait_for_timeout(700)
+    expect(said).to_contain_text("Token 3")
+    button.click()
+    expect(said).to_contain_text("Token 4")
+
+
+def test_colours_are_told_apart_without_red_and_green(pages):
+    """Luminance alone orders the sequential map, and the diverging one away from its middle."""
+    import base64
+    import json
+    import re
+
+    import numpy as np
+
+    text = (pages / "two.html").read_text(encoding="utf-8")
+    state = json.loads(re.search(r'id="state">(.*?)</script>', text)[1])
+    weights = np.array([0.2126, 0.7152, 0.0722])
+
+    def luminance(name: str) -> np.ndarray:
+        table = np.frombuffer(base64.b64decode(state["spec"]["colours"][name]), np.uint8)
+        return (table.reshape(256, 3) / 255) ** 2.2 @ weights
+
+    steps = np.diff(luminance("sequential"))
+    assert (steps < 0.004).all() and luminance("sequential")[0] > 0.9
+    diverging = luminance("diverging")
+    assert diverging[120:136].min() > 0.8
+    assert diverging[0] < 0.3 and diverging[-1] < 0.3
+
+
+def test_a_selection_in_the_page_is_the_one_asked_for(visit, tmp_path):
+    record = planted_record(models=1)
+    path = tmp_path / "page.html"
+    chosen = select(record, source="rollout", token="answer")
+    path.write_text(explorer_page(record, chosen), encoding="utf-8")
+    page = ready(visit(path))
+    expect(page.get_by_role("status")).to_contain_text(
+        'Token 29 "blue" (answer), attention rollout'
+    )
