@@ -1,0 +1,110 @@
+"""Curves of a run: over steps where rationales are alike, over positions where they are not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attcot_analysis.problems import ArrowsConfig, generate_arrows
+from attcot_analysis.reports.curves import (
+    access_by_arm,
+    access_by_layer,
+    commitment_by_arm,
+    curve_axis,
+    run_curves,
+)
+
+PROBLEMS = generate_arrows(12, ArrowsConfig(), seed=5)
+
+
+def forced(lengths, controls=("rationale",)):
+    """A commitment table: p of the right answer is the share of the rationale written."""
+    rows = []
+    for problem, n_steps in zip(PROBLEMS, lengths, strict=True):
+        for control in controls:
+            for step in range(n_steps + 1):
+                share = step / n_steps if control == "rationale" else 0.0
+                for candidate in problem.candidates[:3]:
+                    best = candidate == problem.candidates[0]
+                    p = share if best else (1 - share) / 2
+                    rows.append((problem.id, control, step, n_steps, candidate, p, False))
+    columns = ["item", "control", "step", "n_steps", "candidate", "p", "leaked"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def looked(lengths, boxes=True, layers=(0, 1)):
+    """A table of visual access: mass falls from 0.5 by 0.1 per step, in every layer and head."""
+    rows = [
+        (problem.id, step, n_steps, layer, head, 0.5 - 0.1 * step, 0.2 if boxes else np.nan)
+        for problem, n_steps in zip(PROBLEMS, lengths, strict=True)
+        for step in range(1, n_steps + 1)
+        for layer in layers
+        for head in (0, 1)
+    ]
+    columns = ["item", "step", "n_steps", "layer", "head", "mass", "evidence_share"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def arm(lengths, **options):
+    controls = options.pop("controls", ("rationale",))
+    return {0: {"commitment": forced(lengths, controls), "access": looked(lengths, **options)}}
+
+
+ALIKE = [3] * 12
+MIXED = [2, 4] * 6
+
+
+def test_rationales_of_one_length_are_drawn_over_steps():
+    tables = {"base": arm(ALIKE), "att_cot": arm(ALIKE)}
+    assert curve_axis(tables) == "step"
+    curve = commitment_by_arm(tables, PROBLEMS, "final")
+    assert curve.groupby("model")["k"].apply(list).tolist() == [[0, 1, 2, 3]] * 2
+    assert curve["value"].round(6).tolist() == [0.0, 0.333333, 0.666667, 1.0] * 2
+    assert curve["n"].eq(12).all()
+
+
+def test_rationales_of_many_lengths_are_drawn_over_positions_with_every_item():
+    tables = {"base": arm(ALIKE), "att_cot": arm(MIXED)}
+    assert curve_axis(tables) == "position"
+    curve = commitment_by_arm(tables, PROBLEMS, "final", axis="position")
+    assert curve["n"].eq(12).all()
+    np.testing.assert_allclose(curve["value"], curve["position"], atol=1e-9)
+    assert curve["position"].nunique() == 11
+
+
+def test_controls_stand_beside_the_rationale():
+    tables = {"base": arm(ALIKE, controls=("rationale", "filler"))}
+    curve = commitment_by_arm(tables, PROBLEMS, "final", controls=("rationale", "filler"))
+    last = curve[curve["k"] == 3].set_index("control")["value"]
+    assert last["rationale"] == 1.0 and last["filler"] == 0.0
+
+
+def test_quantities_that_need_boxes_are_left_out_without_them():
+    tables = {"base": arm(ALIKE, boxes=False)}
+    assert set(access_by_arm(tables, ("mass", "evidence_share"))["quantity"]) == {"mass"}
+    with_boxes = access_by_arm({"base": arm(ALIKE)}, ("mass", "evidence_share"))
+    assert set(with_boxes["quantity"]) == {"mass", "evidence_share"}
+    mass = with_boxes[with_boxes["quantity"] == "mass"]
+    np.testing.assert_allclose(mass["value"], [0.4, 0.3, 0.2])
+
+
+def test_steps_that_few_items_have_are_left_out_of_the_grid():
+    tables = {"base": arm([2] * 9 + [5] * 3)}
+    assert sorted(set(access_by_layer(tables)["step"])) == [1, 2]
+    assert sorted(set(access_by_layer({"base": arm(MIXED)})["step"])) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("other", "panels"),
+    [(arm(ALIKE), 3), (arm(ALIKE, layers=(0, 1, 2)), 2)],
+    ids=["same depth: a difference", "another depth: none"],
+)
+def test_every_curve_has_its_data_and_n_in_the_caption(other, panels):
+    curves = run_curves({"base": arm(ALIKE), "att_cot": other}, PROBLEMS, "base")
+    by_name = {one.name: one for one in curves}
+    assert list(by_name) == ["commitment_final", "commitment_habitual", "access", "access_layers"]
+    for name in ("commitment_final", "commitment_habitual", "access"):
+        assert "items × 1 seed." in by_name[name].caption
+        assert {"value", "low", "high", "n"} <= set(by_name[name].data.columns)
+    drawn = [ax for ax in by_name["access_layers"].figure.axes if ax.images]
+    assert len(drawn) == panels
+    assert ("difference" in by_name["access_layers"].caption) == (panels == 3)
