@@ -30,6 +30,7 @@ ATT_COT = "att_cot"
 PAIRS = ((BASE, COT_SFT), (BASE, ATT_COT), (COT_SFT, ATT_COT))
 """Which arms are compared, reference first."""
 _MAX_NEW_TOKENS = 64
+_SAVE_EVERY = 50
 _EXAMPLES = 3
 
 
@@ -75,8 +76,9 @@ def reproduce(
 ) -> RunFolder:
     """Run the whole comparison and write tables, `results.json`, figures and `report.html`.
 
-    An unfinished run of the same configuration is continued; a finished one is never touched:
-    the next free folder (`runs/reproduce-2`, ...) is taken instead.
+    An unfinished run of the same configuration is continued, a training that was killed from its
+    last checkpoint on; a finished one is never touched: the next free folder
+    (`runs/reproduce-2`, ...) is taken instead.
 
     Args:
         folder: Where to write.
@@ -174,6 +176,7 @@ def _work(
             training_problems(config, job.seed),
             checkpoint,
             FinetuneConfig(**settings),
+            save_every=_SAVE_EVERY,
             progress=progress,
         )
     names = [f"{job.arm}-{job.seed}.{name}" for name in TABLES]

@@ -107,6 +107,7 @@ def plant(
         planted_problems(kind, config, seed=seed),
         folder,
         replace(config.finetune, seed=seed, attcot=objective),
+        save_every=50,
         progress=progress,
     )
 
