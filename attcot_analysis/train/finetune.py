@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     save_every: int | None = None,
+    report_to: Sequence[str] = (),
     progress: bool = False,
 ) -> Path:
     """Fine-tune `base` on `problems` and save model, processor and log into `folder`.
@@ -85,6 +87,8 @@ def finetune(
         folder: Where to save; must not exist.
         config: The run.
         save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
+        report_to: Where the log goes beside `LOG_FILE`, as `transformers` names it, such as
+            ``"tensorboard"``, whose files then lie in `folder`.
         progress: Show a progress bar.
 
     Returns:
@@ -111,8 +115,10 @@ def finetune(
         last = open_unfinished(working, _record(base, problems, config))
     else:
         shutil.rmtree(working, ignore_errors=True)
-    saving = {"save_strategy": "steps", "save_steps": save_every} if save_every else {}
-    trainer = make_trainer(mllm, problems, config, working, progress=progress, **saving)
+    options: dict[str, Any] = {"report_to": list(report_to)}
+    if save_every:
+        options |= {"save_strategy": "steps", "save_steps": save_every}
+    trainer = make_trainer(mllm, problems, config, working, progress=progress, **options)
     trainer.add_callback(KeepLast())
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     mllm.model.save_pretrained(working)
@@ -148,6 +154,8 @@ def make_trainer(
 ) -> AttCoTTrainer:
     """The trainer that `finetune` runs; `arguments` override its `TrainingArguments`.
 
+    It logs to tensorboard, where that is installed, under ``<folder>/runs``.
+
     Args:
         mllm: Model to train, in place.
         problems: Items with rationale steps.
@@ -169,7 +177,7 @@ def make_trainer(
         "bf16": False,
         "logging_steps": LOG_EVERY,
         "save_strategy": "no",
-        "report_to": [],
+        "report_to": ["tensorboard"] if find_spec("tensorboard") else [],
         "remove_unused_columns": False,
         "disable_tqdm": not progress,
         "dataloader_drop_last": True,

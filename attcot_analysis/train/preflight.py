@@ -26,7 +26,7 @@ def check_arguments(trainer: Any, config: AttCoTConfig) -> None:
             "remove_unused_columns=False in the training arguments",
         ),
         (
-            _reentrant(trainer),
+            _reentrant(args),
             "Reentrant gradient checkpointing loses the auxiliary gradient without a word; set "
             "gradient_checkpointing_kwargs={'use_reentrant': False}",
         ),
@@ -46,7 +46,7 @@ def check_arguments(trainer: Any, config: AttCoTConfig) -> None:
             "see their image tokens; use data parallelism (DDP, FSDP2, ZeRO-2) instead",
         ),
         (
-            _zero3(trainer) and _has_adapters(trainer) and args.gradient_checkpointing,
+            _zero3(trainer) and _has_adapters(trainer) and _checkpointing(args),
             "DeepSpeed ZeRO-3 with LoRA and gradient checkpointing falls back to reentrant "
             "checkpointing and loses the auxiliary gradient; use ZeRO-2 or FSDP2, or switch "
             "checkpointing off",
@@ -55,15 +55,27 @@ def check_arguments(trainer: Any, config: AttCoTConfig) -> None:
             getattr(args, "use_liger_kernel", False),
             "Liger's fused loss bypasses the output head; set use_liger_kernel=False",
         ),
+        (
+            getattr(args, "n_gpu", 1) > 1,
+            "Several devices in one process (DataParallel) split a batch where its examples do "
+            "not; start one process per device with accelerate launch, or show it one device only",
+        ),
     ):
         if wrong:
             raise TrainingError(f"{sentence}.")
 
 
-def _reentrant(trainer: Any) -> bool:
-    args = trainer.args
-    options = args.gradient_checkpointing_kwargs or {}
-    return bool(args.gradient_checkpointing and options.get("use_reentrant", False))
+def _checkpointing(args: Any) -> bool:
+    # transformers is renaming these settings; while it does, both names hold the same.
+    return any(getattr(args, f"{name}_checkpointing", None) for name in ("activation", "gradient"))
+
+
+def _reentrant(args: Any) -> bool:
+    options = [
+        getattr(args, f"{name}_checkpointing_kwargs", None) or {}
+        for name in ("activation", "gradient")
+    ]
+    return _checkpointing(args) and any(one.get("use_reentrant", False) for one in options)
 
 
 def _context_parallel(trainer: Any) -> bool:

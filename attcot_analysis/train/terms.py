@@ -154,21 +154,15 @@ class AttCoTTerms:
                 total = total + self.config.lambda_vis * self._visual_access(batch, notes)
             if batch.packed is not None:
                 total = total + self.config.lambda_commit * self._commitment(batch, notes)
+        notes = {name: value.detach() for name, value in notes.items()}
         terms = [name for name in ("loss_vis", "loss_commit") if name in notes]
-        for name in terms:
-            if self._trains and not notes[name].requires_grad:
-                raise TrainingError(
-                    f"{name} carries no gradient and would train nothing; train with gradients "
-                    "enabled, without reentrant gradient checkpointing, and without freezing all "
-                    "that it depends on."
-                )
         if terms and not bool(torch.stack([notes[name] for name in terms]).isfinite().all()):
             values = ", ".join(f"{name} is {float(notes[name])}" for name in terms)
             raise TrainingError(
                 f"A term is not finite ({values}); lower the learning rate or train in bf16 or "
                 "fp32, and resume from the last checkpoint."
             )
-        return total, {name: value.detach() for name, value in notes.items()}
+        return total, notes
 
     def _check(self, inputs: Mapping[str, Any], examples: Sequence[Example]) -> None:
         ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -268,6 +262,11 @@ class AttCoTTerms:
             raise TrainingError(
                 f"{type(self.mllm.model).__name__} did not run its backbone, so there is nothing "
                 "to read forced answers from; use a model class of transformers."
+            )
+        if self._trains and not batch.hidden.requires_grad:
+            raise TrainingError(
+                "The forced answers carry no gradient, so that loss_commit would train nothing; "
+                "train without reentrant gradient checkpointing, and not the output head alone."
             )
         log_probs = batch.packed.joint.log_probs(self._logits(batch.hidden))
         n_steps = [len(example.encoded.layout.steps) for example in batch.examples]

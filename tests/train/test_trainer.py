@@ -36,7 +36,9 @@ def _losses(trainer):
 def _run(checkpoint, problems, folder, config, **arguments):
     set_seed(config.seed)
     mllm = load_mllm(checkpoint, dtype=torch.float32)
-    trainer = make_trainer(mllm, problems, config, folder, logging_steps=1, **arguments)
+    trainer = make_trainer(
+        mllm, problems, config, folder, logging_steps=1, report_to=[], **arguments
+    )
     trainer.train()
     return trainer, mllm
 
@@ -49,7 +51,14 @@ def _gradients(checkpoint, problems, folder, attcot, *, accumulation=1, **argume
     )
     # With rate 0 nothing moves, so every split sees the same weights.
     trainer = make_trainer(
-        mllm, problems, config, folder, learning_rate=0.0, max_grad_norm=0.0, **arguments
+        mllm,
+        problems,
+        config,
+        folder,
+        learning_rate=0.0,
+        max_grad_norm=0.0,
+        report_to=[],
+        **arguments,
     )
     found = {}
 
@@ -122,6 +131,43 @@ def test_the_terms_change_training_and_are_logged(random_checkpoint, training_pr
     assert 0 <= logged["commitment_position"] <= 1
     assert 0 < logged["visual_mass"] < 1
     assert mllm.model.config.get_text_config()._attn_implementation == "sdpa"
+
+
+def test_bf16_trains_as_fp32_does(random_checkpoint, training_problems, tmp_path):
+    config = FinetuneConfig(steps=3, batch_size=4, attcot=BOTH)
+    full, _ = _run(random_checkpoint, training_problems, tmp_path, config)
+    half, mllm = _run(
+        random_checkpoint, training_problems, tmp_path, config, bf16=True, use_cpu=True
+    )
+    assert _losses(half) != _losses(full)
+    assert _losses(half) == pytest.approx(_losses(full), rel=0.02)
+    assert all(value.isfinite().all() for value in _weights(mllm.model).values())
+    for one, other in zip(half.state.log_history, full.state.log_history, strict=True):
+        for name in {"visual_mass", "loss_vis", "loss_commit"} & set(one):
+            assert one[name] == pytest.approx(other[name], abs=0.02)
+
+
+def test_the_terms_reach_tensorboard(random_checkpoint, training_problems, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    mllm = load_mllm(random_checkpoint, dtype=torch.float32)
+    config = FinetuneConfig(steps=2, batch_size=4, attcot=BOTH)
+    trainer = make_trainer(mllm, training_problems, config, tmp_path, logging_steps=1)
+    trainer.train()
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    written = EventAccumulator(str(events)).Reload()
+    for name in (
+        "loss_vis",
+        "loss_commit",
+        "visual_mass",
+        "early_confidence",
+        "commitment_position",
+    ):
+        logged = [entry[name] for entry in trainer.state.log_history if name in entry]
+        found = written.Scalars(f"train/{name}")
+        assert [scalar.step for scalar in found] == [1, 2]
+        assert [scalar.value for scalar in found] == pytest.approx(logged)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,31 @@ def test_a_batch_may_be_split_in_any_way(random_checkpoint, training_problems, t
             torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_lora_checkpointing_and_accumulation_go_together(
+    random_checkpoint, training_problems, tmp_path
+):
+    """One gradient, however items are split and layers recomputed; no factor of LoRA is zero."""
+    problems = training_problems[:8]
+    lora = {"peft": language_lora(4, init_lora_weights=False)}
+    whole = _gradients(
+        random_checkpoint, problems, tmp_path, BOTH, per_device_train_batch_size=8, **lora
+    )
+    parts = _gradients(
+        random_checkpoint,
+        problems,
+        tmp_path,
+        BOTH,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **lora,
+    )
+    assert whole.keys() == parts.keys() and all(gradient.any() for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_lora_trains_the_language_model_only_and_gets_the_terms(
     random_checkpoint, training_problems, tmp_path
 ):

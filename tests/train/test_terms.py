@@ -1,0 +1,212 @@
+"""The terms on a model: sink-free mass, bf16, and the assertions of every step."""
+
+import contextlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_mllm
+
+from attcot_analysis.errors import AttCoTError, TrainingError
+from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.attention import attached
+from attcot_analysis.measure.sinks import SinkRule
+from attcot_analysis.models import load_mllm
+from attcot_analysis.problems import render_response
+from attcot_analysis.train import AttCoTConfig, AttCoTTerms, RationaleDataset
+from attcot_analysis.train import terms as module
+from attcot_analysis.train.data import collate_examples
+
+BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, vis_target=0.9)
+SINK_FREE = AttCoTConfig(lambda_vis=1.0, vis_target=0.9, vis_layers=(1, 2), vis_region="sink_free")
+LAYER, DIM = 1, 5
+
+
+@pytest.fixture(scope="module")
+def mllm():
+    return tiny_mllm()
+
+
+def inputs_of(mllm, problems):
+    data = RationaleDataset(mllm, problems)
+    batch = collate_examples(mllm, [data[at] for at in range(len(data))])
+    return batch, batch.pop("attcot")
+
+
+def run(mllm, problems, config):
+    """One forward pass with the terms; the model is left in training mode."""
+    batch, examples = inputs_of(mllm, problems)
+    terms = AttCoTTerms(mllm, config)
+    mllm.model.train()
+    with attached(mllm.model):
+        prepared = terms.prepare(batch, examples)
+        with terms.running(prepared):
+            output = mllm.model(**prepared.inputs)
+        return terms, prepared, output
+
+
+@contextlib.contextmanager
+def massive(mllm, positions):
+    """Give tokens of every item a massive activation where layer 1 takes them in."""
+
+    def plant(_module, args, kwargs):
+        hidden = (args[0] if args else kwargs["hidden_states"]).clone()
+        hidden[:, positions, DIM] = 1000.0
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
+
+    layer = mllm.model.get_decoder().layers[LAYER]
+    hook = layer.register_forward_pre_hook(plant, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.fixture(scope="module")
+def planted(mllm, training_problems):
+    """Positions of two image tokens and of one of the text."""
+    _, examples = inputs_of(mllm, training_problems[:1])
+    image = examples[0].encoded.layout.image
+    return [0, int(image[3]), int(image[20])]
+
+
+@pytest.mark.parametrize("lambda_commit", [0.0, 1.0])
+def test_sink_free_mass_is_the_one_that_is_measured(
+    mllm, training_problems, planted, lambda_commit
+):
+    problems = training_problems[:2]
+    config = replace(SINK_FREE, lambda_commit=lambda_commit)
+    with massive(mllm, planted):
+        terms, batch, _ = run(mllm, problems, config)
+        with torch.no_grad():
+            notes = terms.loss(batch)[1]
+        mllm.model.eval()
+        table = visual_access(
+            mllm,
+            problems,
+            [render_response(problem.steps, problem.answer) for problem in problems],
+            layers=config.vis_layers,
+            sinks=SinkRule(),
+            batch_size=2,
+        )
+    found = [layer for layer, tokens in batch.sinks.tokens.items() if tokens.any()]
+    assert found == [1, 2] and batch.sinks.tokens[1][:, planted].all()
+    assert (table["sink_free_mass"] < table["mass"]).any()
+    expected = np.average(table["sink_free_mass"], weights=table["rows"])
+    assert float(notes["visual_mass"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_sinks_sink_free_is_the_whole_image(mllm, training_problems):
+    values = []
+    for region in ("image", "sink_free"):
+        config = AttCoTConfig(lambda_vis=1.0, vis_target=0.9, vis_region=region)
+        terms, batch, _ = run(mllm, training_problems[:2], config)
+        values.append(terms.loss(batch)[0])
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("form", ["hinge", "log"])
+def test_the_gradient_of_sink_free_access_is_that_of_finite_differences(
+    mllm, training_problems, planted, form
+):
+    config = replace(SINK_FREE, vis_form=form)
+    weight = mllm.model.get_decoder().layers[1].self_attn.q_proj.weight
+
+    def loss():
+        terms, batch, _ = run(mllm, training_problems[:2], config)
+        return terms.loss(batch)[0]
+
+    with massive(mllm, planted):
+        mllm.model.zero_grad()
+        loss().backward()
+        slope = float(weight.grad.norm())
+        direction = weight.grad / slope
+        values = []
+        for step in (0.2, -0.2):
+            with torch.no_grad():
+                weight += step * direction
+                values.append(float(loss()))
+                weight -= step * direction
+    assert slope > 1e-4
+    assert (values[0] - values[1]) / 0.4 == pytest.approx(slope, rel=0.02)
+    mllm.model.zero_grad()
+
+
+def test_sinks_have_no_gradient(mllm, training_problems, planted):
+    with massive(mllm, planted):
+        _, batch, _ = run(mllm, training_problems[:1], SINK_FREE)
+    assert not any(strength.requires_grad for strength in batch.sinks.strength.values())
+
+
+def test_autocast_does_not_touch_the_terms_arithmetic(mllm, training_problems):
+    terms, batch, _ = run(mllm, training_problems[:2], BOTH)
+    plain, notes = terms.loss(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast, _ = terms.loss(batch)
+    assert torch.equal(plain, cast)
+    assert all(value.dtype == torch.float32 for value in notes.values())
+
+
+@pytest.mark.parametrize("way", ["autocast", "weights"])
+def test_bf16_gives_the_terms_of_fp32(random_checkpoint, training_problems, way):
+    full = load_mllm(random_checkpoint, dtype=torch.float32)
+    terms, batch, _ = run(full, training_problems[:4], BOTH)
+    expected, expected_notes = terms.loss(batch)
+    expected.backward()
+    dtype = torch.bfloat16 if way == "weights" else torch.float32
+    half = load_mllm(random_checkpoint, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=way == "autocast"):
+        terms, batch, _ = run(half, training_problems[:4], BOTH)
+        found, notes = terms.loss(batch)
+    found.backward()
+    assert found.dtype == torch.float32
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=0.02)
+    for name in ("visual_mass", "loss_vis", "loss_commit"):
+        assert float(notes[name]) == pytest.approx(float(expected_notes[name]), abs=0.02)
+    name = "model.language_model.layers.0.self_attn.k_proj.weight"
+    one, other = (dict(m.model.named_parameters())[name].grad.float() for m in (full, half))
+    assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+
+
+def test_reentrant_checkpointing_behind_our_back_is_noticed_at_the_first_step(training_problems):
+    mllm = tiny_mllm()
+    mllm.model.gradient_checkpointing_enable({"use_reentrant": True})
+    mllm.model.enable_input_require_grads()
+    terms, batch, _ = run(mllm, training_problems[:2], BOTH)
+    with pytest.raises(AttCoTError, match="no gradient"):
+        terms.loss(batch)
+
+
+def test_forced_answers_without_a_gradient_are_noticed(training_problems):
+    mllm = tiny_mllm()
+    mllm.model.base_model.requires_grad_(False)
+    config = AttCoTConfig(lambda_commit=1.0)
+    terms, batch, _ = run(mllm, training_problems[:2], config)
+    with pytest.raises(TrainingError, match="forced answers carry no gradient"):
+        terms.loss(batch)
+
+
+@pytest.mark.parametrize(
+    ("broken", "name"), [("visual_mass", "loss_vis"), ("commitment_loss", "loss_commit")]
+)
+def test_a_term_that_is_not_finite_is_noticed(mllm, training_problems, monkeypatch, broken, name):
+    own = getattr(module, broken)
+    monkeypatch.setattr(module, broken, lambda *given: own(*given) * torch.nan)
+    terms, batch, _ = run(mllm, training_problems[:2], BOTH)
+    with pytest.raises(TrainingError, match=f"{name} is nan"):
+        terms.loss(batch)
+
+
+def test_evidence_that_no_item_has_is_noticed(mllm, training_problems):
+    config = AttCoTConfig(lambda_vis=1.0, vis_region="evidence")
+    batch, examples = inputs_of(mllm, training_problems[:8])
+    bare = [replace(one, evidence=(None,) * len(one.evidence)) for one in examples]
+    terms = AttCoTTerms(mllm, config)
+    for _ in range(3):
+        assert terms.prepare(batch, bare).probe is None
+    assert terms.prepare(batch, examples).probe is not None
+    for _ in range(3):
+        terms.prepare(batch, bare)
+    with pytest.raises(TrainingError, match="None of the last 32 items has evidence boxes"):
+        terms.prepare(batch, bare)
