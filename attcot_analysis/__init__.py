@@ -183,8 +183,8 @@ _MODULE_OF = {
     "training_curves": "show.training",
     "write_report": "show.report",
     # measure, then show
-    "explore": "explore",
-    "explorer_record": "explore",
+    "explore": "explorers",
+    "explorer_record": "explorers",
     # reports
     "Comparison": "reports.compare",
     "compare_runs": "reports.compare",

@@ -11,8 +11,8 @@ from attcot_analysis.errors import ProblemError as ProblemError
 from attcot_analysis.errors import RunError as RunError
 from attcot_analysis.errors import ShowError as ShowError
 from attcot_analysis.errors import TrainingError as TrainingError
-from attcot_analysis.explore import explore as explore
-from attcot_analysis.explore import explorer_record as explorer_record
+from attcot_analysis.explorers import explore as explore
+from attcot_analysis.explorers import explorer_record as explorer_record
 from attcot_analysis.grid import grid_values as grid_values
 from attcot_analysis.grid import run_grid as run_grid
 from attcot_analysis.grid_config import read_grid as read_grid

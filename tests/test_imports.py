@@ -28,7 +28,7 @@ LEVELS = {
     "claims": 5,
     "course": 5,
     "notebook": 5,
-    "explore": 5,
+    "explorers": 5,
     "reports": 6,
     "grid_config": 5,
     "grid": 6,

@@ -38,3 +38,9 @@ def test_unknown_name_is_an_attribute_error():
 
 def test_completion_lists_the_lazy_names():
     assert set(attcot_analysis.__all__) <= set(dir(attcot_analysis))
+
+
+def test_no_public_name_is_also_a_module():
+    """Importing the module would put it where the name is looked up."""
+    modules = {path.stem for path in Path(attcot_analysis.__file__).parent.iterdir()}
+    assert modules & set(NAMES) == set()

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.explore import explorer_record
+from attcot_analysis.explorers import explorer_record
 from attcot_analysis.measure.step_maps import response_maps
 from attcot_analysis.models import Mllm, TokenGrid
 from attcot_analysis.problems import Box, Problem, parse_response, render_response

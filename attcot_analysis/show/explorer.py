@@ -25,7 +25,7 @@ from attcot_analysis.show.explorer_choice import (
     PlaneKey,
     Selection,
 )
-from attcot_analysis.show.explorer_data import ExplorerRecord, labels_of
+from attcot_analysis.show.explorer_data import ExplorerRecord
 from attcot_analysis.show.explorer_figure import explorer_figure
 from attcot_analysis.show.explorer_html import (
     PAGE_BUDGET,
@@ -127,13 +127,7 @@ class Explorer(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         """Say what is explored, the same in every session."""
-        record = self.record
-        rows, cols = record.shape
-        return (
-            f"Explorer({labels_of(record.models)}: item {record.problem.id}, "
-            f"{len(record.tokens)} tokens, {record.n_layers} layers x {record.n_heads} heads, "
-            f"grid {rows}x{cols})"
-        )
+        return repr(self.record).replace("ExplorerRecord", "Explorer", 1)
 
     @property
     def selection(self) -> Selection:

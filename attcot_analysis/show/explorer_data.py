@@ -78,6 +78,8 @@ class ExplorerRecord:
         heads_note: How these were chosen.
         text: Whose words the tokens are.
         image: The picture shown, if not the problem's own.
+        layers: What the L layers are called in the model; default, 0 to L - 1. A choice of a layer
+            counts those that there are maps of.
 
     Raises:
         ShowError: If the parts do not fit together.
@@ -89,6 +91,7 @@ class ExplorerRecord:
     heads_note: str = ""
     text: str = ""
     image: Image.Image | None = None
+    layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""
@@ -96,6 +99,13 @@ class ExplorerRecord:
             raise ShowError("An explorer needs at least one model with at least one set of maps.")
         for model in self.models:
             self._check(model)
+        if not self.layers:
+            object.__setattr__(self, "layers", tuple(range(self.n_layers)))
+        if len(self.layers) != self.n_layers:
+            raise ShowError(
+                f"{len(self.layers)} layers are named, but there are maps of {self.n_layers}; "
+                "name each once."
+            )
         known = set(np.ndindex(self.n_layers, self.n_heads))
         wrong = [head for head in self.heads if tuple(head) not in known]
         if wrong:
@@ -141,6 +151,15 @@ class ExplorerRecord:
                 f"The sinks of {model.label!r} do not fit {self.n_layers} layers and {n_image} "
                 "image tokens; find them on the same sequence, and give its image_tokens."
             )
+
+    def __repr__(self) -> str:
+        """Say what is in it, the same in every session."""
+        rows, cols = self.shape
+        return (
+            f"ExplorerRecord({labels_of(self.models)}: item {self.problem.id}, "
+            f"{len(self.tokens)} tokens, {self.n_layers} layers x {self.n_heads} heads, "
+            f"grid {rows}x{cols})"
+        )
 
     @property
     def picture(self) -> Image.Image:

@@ -1,7 +1,7 @@
 """The still picture of an explorer: the maps of one selection, and the curves over the text."""
 
+from collections.abc import Sequence
 from io import BytesIO
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -49,35 +49,41 @@ def explorer_figure(
     chosen = tuple(range(len(record.models)))[:2] if models is None else models
     keys = [PlaneKey(selection.source, at, selection.layer, selection.head) for at in chosen]
     weights = [plane_weights(record, key) for key in keys]
-    cells = [plane_cells(record, one) for one in weights]
+    part = list(record.parts[record.part_of(selection)])
+    shown = [plane_cells(record, one[part].mean(axis=0, keepdims=True))[0] for one in weights]
     labels = [record.models[at].label for at in chosen]
     arms = [arm_of(label) for label in labels]
+    curves = [("mass", [one.sum(axis=1, dtype=np.float64) for one in weights])]
     forced = [commitment_arrays(record, record.models[at])[0] for at in chosen]
-    answer = stated_answer(record) or record.problem.answer
-    rows = 2 + any(p is not None for p in forced)
+    if any(p is not None for p in forced):
+        curves.append(_answer_lines(record, forced))
     with figure_style(), styled_arms(arms):
-        figure = new_figure(7.2, 2.65 + 1.25 * (rows - 1))
-        ratios = [2.2] + [1.0] * (rows - 1)
-        parts: Any = figure.subfigures(rows, 1, height_ratios=ratios)
-        shown = list(record.parts[record.part_of(selection)])
-        _maps(parts[0], record, selection, [one[shown].mean(axis=0) for one in cells], labels)
-        masses = [one.sum(axis=1, dtype=np.float64) for one in weights]
-        ax = parts[1].subplots()
-        _curve(ax, record, masses, arms, labels, selection.token)
-        ax.set_ylabel("mass")
-        if rows == 3:
-            after = steps_before(record.steps)
-            number = record.problem.candidates.index(answer)
-            nothing = np.full(len(after), np.nan)
-            lines = [
-                nothing if p is None else p[np.minimum(after, len(p) - 1), number] for p in forced
-            ]
-            ax = parts[2].subplots()
-            _curve(ax, record, lines, arms, labels, selection.token, steps=True)
-            ax.set_ylim(-0.03, 1.03)
-            ax.set_ylabel(f"p({answer})"[:18])
-            ax.set_xlabel("token of the text")
+        figure = new_figure(7.2, 2.9 + 1.2 * len(curves))
+        parts: Any = figure.subfigures(2, 1, height_ratios=[2.3, 1.1 * len(curves)])
+        upper, lower = parts
+        _maps(upper, record, selection, shown, labels)
+        axs = lower.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, (name, lines) in zip(axs, curves, strict=True):
+            _curve(ax, record, lines, arms, labels, selection.token, steps=name != "mass")
+            ax.set_ylabel(_cut(name, 18))
+        axs[0].set_ylim(0, 1.1 * max(float(np.nanmax(line)) for line in curves[0][1]) or 1)
+        _name_steps(axs[0], record)
+        axs[-1].set_xlabel("token of the text")
+        if len(labels) > 1:
+            axs[0].legend(loc="lower right", bbox_to_anchor=(1, 1.12), ncols=2, fontsize=7.5)
     return figure
+
+
+def _answer_lines(
+    record: ExplorerRecord, forced: Sequence[npt.NDArray[np.float64] | None]
+) -> tuple[str, list[npt.NDArray[np.float64]]]:
+    """Per model the probability of the answer that the text states, over the tokens."""
+    answer = stated_answer(record) or record.problem.answer
+    after = steps_before(record.steps)
+    number = record.problem.candidates.index(answer)
+    nothing = np.full(len(after), np.nan)
+    lines = [nothing if p is None else p[np.minimum(after, len(p) - 1), number] for p in forced]
+    return f"p({answer})", lines
 
 
 def explorer_png(record: ExplorerRecord, selection: Selection) -> bytes:
@@ -104,14 +110,15 @@ def _maps(
     maps: list[npt.NDArray[np.float32]],
     labels: list[str],
 ) -> None:
-    text = selection.text.strip() or "line end"
+    text = _cut(selection.text, 24) or "line end"
     place = f", step {selection.step}" if selection.step else ""
     what = f"token {selection.token} “{text}”{place}"
     if selection.unit == "step":
         what = f"step {selection.step}, mean over its tokens"
+    source = selection.source.replace("_", " ")
+    question = _cut(record.problem.question, 100)
     part.suptitle(
-        f"{record.problem.id}: {what}; "
-        f"{selection.source.replace('_', ' ')}, layer {selection.layer}, head {selection.head}",
+        f"{question}\n{what}; {source}, layer {selection.layer}, head {selection.head}",
         fontsize=9,
         x=0.01,
         ha="left",
@@ -123,22 +130,19 @@ def _maps(
         colorize(one, -top if signed else 0.0, top, DIVERGING if signed else SEQUENTIAL)
         for one in drawn
     ]
-    titles = [f"{label}: 0 to {top:.2g}" for label in labels]
+    names = [_cut(label, 22) for label in labels]
+    titles = [f"{name}: {-top if signed else 0:.2g} to {top:.2g}" for name in names]
     if len(drawn) == 2:
         change = drawn[1] - drawn[0]
         limit = float(np.abs(change).max())
         colours.append(colorize(change, -limit, limit, DIVERGING))
         titles.append(f"difference: ±{limit:.2g}")
-    axs = part.subplots(1, 1 + len(colours) if len(colours) == 1 else len(colours), squeeze=False)[
-        0
-    ]
-    ground, size = backdrop(record.picture, _SIDE), record.picture.size
-    pictures = [
-        blend(ground, one, _OPACITY, size, record.boxes[selection.token]) for one in colours
-    ]
-    if len(colours) == 1:
+    ground, boxes = backdrop(record.picture, _SIDE), record.boxes[selection.token]
+    pictures = [blend(ground, one, _OPACITY, record.picture.size, boxes) for one in colours]
+    if len(pictures) == 1:
         pictures.insert(0, record.picture)
         titles.insert(0, "picture")
+    axs = part.subplots(1, len(pictures), squeeze=False)[0]
     for ax, picture, title in zip(axs, pictures, titles, strict=True):
         ax.imshow(np.asarray(picture), interpolation="nearest")
         ax.set_title(title, fontsize=8.5)
@@ -156,27 +160,42 @@ def _curve(
     steps: bool = False,
 ) -> None:
     places = np.arange(len(record.tokens))
-    for number, run in groupby(places, key=lambda at: record.steps[at]):
-        tokens = list(run)
-        if number:
-            ax.axvspan(
-                tokens[0] - 0.5, tokens[-1] + 0.5, color=GRID, alpha=0.1 + 0.1 * (number % 2), lw=0
-            )
-            if not steps:
-                ax.annotate(
-                    f"step {number}",
-                    ((tokens[0] + tokens[-1]) / 2, 1),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(0, -9),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=7.5,
-                )
+    for step, (first, last) in _spans(record).items():
+        ax.axvspan(first - 0.5, last + 0.5, color=GRID, alpha=0.1 + 0.1 * (step % 2), lw=0)
     for line, arm, label in zip(lines, arms, labels, strict=True):
         look = arm_style(arm)
         kind = "steps-mid" if steps else "default"
-        ax.plot(places, line, color=look.color, ls=look.line, drawstyle=kind, label=label)
+        name = _cut(label, 32)
+        ax.plot(places, line, color=look.color, ls=look.line, drawstyle=kind, label=name)
     ax.axvline(token, color=INK, lw=1)
     ax.set_xlim(-0.5, len(places) - 0.5)
-    if len(lines) > 1 and not steps:
-        ax.legend(loc="lower left", ncols=2, fontsize=7.5)
+    if steps:
+        ax.set_ylim(-0.04, 1.04)
+
+
+def _cut(text: str, length: int) -> str:
+    """A text in one line, cut off with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def _spans(record: ExplorerRecord) -> dict[int, tuple[int, int]]:
+    """Per step its first and last token."""
+    return {
+        record.steps[tokens[0]]: (tokens[0], tokens[-1])
+        for tokens in record.parts[len(record.tokens) :]
+    }
+
+
+def _name_steps(ax: Axes, record: ExplorerRecord) -> None:
+    for step, (first, last) in _spans(record).items():
+        wide = (last - first + 1) / len(record.tokens) > 0.08
+        ax.annotate(
+            f"step {step}" if wide else f"{step}",
+            ((first + last) / 2, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+        )

@@ -90,6 +90,7 @@ class Content:
             "rows": record.shape[0],
             "cols": record.shape[1],
             "layers": record.n_layers,
+            "layerNames": list(record.layers),
             "heads": record.n_heads,
             "imageTokens": len(record.grid),
             "visual": [list(map(int, head)) for head in record.heads],

@@ -487,7 +487,8 @@ class View {
       const last = choices.length - 1, shown = at === 0 || at === last || (choice > 4 && choice % 7 === 0);
       if (!few && (!shown || (at !== last && at > 0.93 * last))) return;
       const place = choices.length > 1 ? at / (choices.length - 1) : 0;
-      const word = choice === VISUAL ? "vis" : (WORDS[choice] ?? choice);
+      const one = name === "layer" ? this.spec.layerNames[choice] : choice;
+      const word = choice === VISUAL ? "vis" : (WORDS[choice] ?? one);
       const tick = make("span", {}, String(word));
       tick.style.left = `calc(8px + ${place} * (100% - 16px))`;
       box.ticks.append(tick);
@@ -956,7 +957,7 @@ class View {
         if (Math.abs(values[at][one]) > Math.abs(values[at][best])) best = one;
       }
       const words = change ? "Largest change" : "Looks most";
-      const where = `layer ${Math.floor(best / heads)}, head ${best % heads}`;
+      const where = `${this.layerWords(Math.floor(best / heads))}, head ${best % heads}`;
       const text = `${words}: ${where} (${number(values[at][best], change)})`;
       grid.setAttribute("aria-label", `Visual mass by layer and head. ${text}`);
       grid.title = "Visual mass of every head: rows are layers, columns heads; click one to select it";
@@ -988,7 +989,7 @@ class View {
   layerWords(layer) {
     const count = this.spec.layers;
     if (layer === MEAN) return `mean of ${count} layers`;
-    return layer === MAX ? `maximum of ${count} layers` : `layer ${layer}`;
+    return layer === MAX ? `maximum of ${count} layers` : `layer ${this.spec.layerNames[layer]}`;
   }
 
   headWords(head) {

@@ -5,10 +5,12 @@ draws it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
+import pandas as pd
 
 from attcot_analysis.errors import MeasureError, ShowError
 from attcot_analysis.measure.answers import answer_problems
@@ -37,7 +39,7 @@ def explore(
     problem: Problem,
     response: str | Sequence[int] | None = None,
     *,
-    sources: Sequence[ExplorerSource] = _EVERY,
+    sources: Sequence[ExplorerSource] | None = None,
     heads: Sequence[Head] | None = None,
     image: ImageLike | None = None,
     max_new_tokens: int = 256,
@@ -51,8 +53,8 @@ def explore(
         response: The text to look at, or its token ids. ``None``: of one model its own greedy
             response; of several the problem's right rationale, teacher-forced to all, because
             maps only compare on one text (the first model's response if there is no rationale).
-        sources: What maps to offer; ``"attention"`` always is. Gradients cost one backward pass
-            per step, all else a forward pass or two.
+        sources: What maps to offer; ``"attention"`` always is. ``None``: all that are defined for
+            the models. Gradients cost one backward pass per step, all else a forward pass or two.
         heads: The visual heads, e.g. from `select_heads`. ``None``: those of the first model on
             this item by ``HeadRule()`` that look more than an even look would.
         image: Another picture to show instead of the item's own.
@@ -90,7 +92,7 @@ def explorer_record(
     problem: Problem,
     response: str | Sequence[int] | None = None,
     *,
-    sources: Sequence[ExplorerSource] = _EVERY,
+    sources: Sequence[ExplorerSource] | None = None,
     heads: Sequence[Head] | None = None,
     image: ImageLike | None = None,
     max_new_tokens: int = 256,
@@ -102,7 +104,7 @@ def explorer_record(
         LayoutError: If the response has no step, or the item not exactly one image.
         ShowError: If the models' texts or shapes do not fit together.
     """
-    unknown = [source for source in sources if source not in _EVERY]
+    unknown = [source for source in sources or () if source not in _EVERY]
     if unknown:
         raise MeasureError(
             f"Sources {unknown} are unknown to the explorer; choose from {', '.join(_EVERY)}."
@@ -117,28 +119,40 @@ def explorer_record(
         ]
         for label, mllm in named.items()
     }
+    label, first = next(iter(named.items()))
     text = "The response given."
     if response is None and len(named) > 1 and problem.steps:
         response = render_response(problem.steps, problem.answer)
         text = "The right rationale, teacher-forced: the same words for every model."
     elif response is None:
-        first = next(iter(named))
-        response = list(own[first]["ids"])
-        text = f"What {first} writes by itself."
-    found = tuple(
-        _measure(label, mllm, problem, response, sources, image, own[label])
-        for label, mllm in named.items()
-    )
+        response = list(own[label]["ids"])
+        text = f"What {label} writes by itself."
+    table = visual_heads(first, [problem], [response], rule=_RULE, n_boot=1)
+    layers = tuple(int(layer) for layer in sorted(table["layer"].unique()))
+    missing: list[str] = []
+    found = [
+        _measure(name, mllm, problem, response, sources, layers, image, own[name], missing)
+        for name, mllm in named.items()
+    ]
+    kept = set.intersection(*({maps.source for maps in model.maps} for model in found))
     note = "Visual heads as given."
     if heads is None:
-        heads, note = _visual_heads(*next(iter(named.items())), problem, response)
+        heads = _looking(table)
+        note = (
+            f"Visual heads: visual mass of at least {_RULE.min_mass:g}, more than an even look, "
+            f"at most half of it on sinks, on this item in {label}."
+        )
     return ExplorerRecord(
         problem=problem,
-        models=found,
-        heads=tuple(heads),
+        models=tuple(
+            replace(model, maps=tuple(maps for maps in model.maps if maps.source in kept))
+            for model in found
+        ),
+        heads=tuple((layers.index(layer), head) for layer, head in heads if layer in layers),
         heads_note=note,
-        text=text,
+        text=" ".join([text, *dict.fromkeys(missing)]),
         image=None if image is None else read_image(image),
+        layers=layers,
     )
 
 
@@ -147,16 +161,24 @@ def _measure(
     mllm: Mllm,
     problem: Problem,
     response: str | Sequence[int],
-    sources: Sequence[str],
+    sources: Sequence[str] | None,
+    layers: Sequence[int],
     image: ImageLike | None,
     own: Any,
+    missing: list[str],
 ) -> ExplorerModel:
+    """Everything of one model; what it has no maps of is said in ``missing``."""
+    wanted = _EVERY if sources is None else sources
     maps = [response_maps(mllm, problem, response, image=image)]
-    if "rollout" in sources:
-        maps.append(rollout_maps(mllm, problem, response, targets="tokens", image=image))
-    if "gradient_relevance" in sources:
-        by_step = gradient_maps(mllm, problem, response, targets="steps", image=image)
-        maps.append(by_token(by_step, maps[0]))
+    for source, read in _MAPS.items():
+        if source not in wanted:
+            continue
+        try:
+            maps.append(read(mllm, problem, response, image, maps[0]))
+        except MeasureError as error:
+            if sources is not None:
+                raise
+            missing.append(f"No {source.replace('_', ' ')}: {error}")
     encoded = encode_problem(mllm, problem, response=response, image=image)
     forced = commitment(
         mllm,
@@ -168,7 +190,7 @@ def _measure(
     return ExplorerModel(
         label=label,
         maps=tuple(maps),
-        sinks=find_sinks(mllm, encoded) if "sink_free" in sources else None,
+        sinks=find_sinks(mllm, encoded, layers=layers) if "sink_free" in wanted else None,
         image_tokens=encoded.layout.image,
         commitment=forced,
         response=str(own["text"]),
@@ -205,14 +227,32 @@ def by_token(steps: ResponseMaps, tokens: ResponseMaps) -> ResponseMaps:
     )
 
 
-def _visual_heads(
-    label: str, mllm: Mllm, problem: Problem, response: str | Sequence[int]
-) -> tuple[list[Head], str]:
-    table = visual_heads(mllm, [problem], [response], rule=_RULE, n_boot=1)
+def _rollout(
+    mllm: Mllm,
+    problem: Problem,
+    response: str | Sequence[int],
+    image: ImageLike | None,
+    attention: ResponseMaps,
+) -> ResponseMaps:
+    return rollout_maps(mllm, problem, response, targets="tokens", image=image)
+
+
+def _gradient(
+    mllm: Mllm,
+    problem: Problem,
+    response: str | Sequence[int],
+    image: ImageLike | None,
+    attention: ResponseMaps,
+) -> ResponseMaps:
+    steps = gradient_maps(mllm, problem, response, targets="steps", image=image)
+    return by_token(steps, attention)
+
+
+_MAPS = {"rollout": _rollout, "gradient_relevance": _gradient}
+
+
+def _looking(table: pd.DataFrame) -> list[Head]:
+    """The visual heads of a table that look more than an even look would."""
     chosen = table[table["visual"] & (table["ratio"] >= 1)]
     pairs = zip(chosen["layer"], chosen["head"], strict=True)
-    note = (
-        f"Visual heads: visual mass of at least {_RULE.min_mass:g} and more than an even look, "
-        f"at most half of it on sinks, on this item in {label}."
-    )
-    return [(int(layer), int(head)) for layer, head in pairs], note
+    return [(int(layer), int(head)) for layer, head in pairs]
