@@ -52,8 +52,8 @@ class Said(NamedTuple):
 
     image: Image.Image
     question: str
-    lines: list[str]
-    boxes: list[Box]
+    lines: Sequence[str]
+    boxes: Sequence[Box]
 
     @property
     def response(self) -> str:
