@@ -38,7 +38,6 @@ _PANEL_TITLES = {
     "other_item": "another item's rationale",
 }
 _MAX_BARS = 12
-_ROOM = 0.1  # of the axis, that a word needs under a line
 
 
 def commitment_curves(
@@ -225,17 +224,17 @@ def _line_panels(
                 ax.set_title(_PANEL_TITLES.get(str(group), str(group)), fontweight="normal")
             if reference is not None:
                 ax.axhline(reference[0], color=GRID, linewidth=1.0, zorder=1)
-                below = reference[0] > _ROOM
-                ax.annotate(
-                    f"{reference[1]} {format_number(reference[0], digits=2)}",
-                    (1.0, reference[0]),
-                    xycoords=("axes fraction", "data"),
-                    textcoords="offset points",
-                    xytext=(0, -2 if below else 2),
-                    ha="right",
-                    va="top" if below else "bottom",
-                    fontsize=8,
-                )
+                if ax is axs[-1]:  # beside the axis, where no line can hide it
+                    ax.annotate(
+                        f"{reference[1]}\n{format_number(reference[0], digits=2)}",
+                        (1.0, reference[0]),
+                        xycoords=("axes fraction", "data"),
+                        textcoords="offset points",
+                        xytext=(4, 0),
+                        ha="left",
+                        va="center",
+                        fontsize=8,
+                    )
         if share_y or len(groups) == 1:
             axs[0].set_ylabel(quantity)
         if title:

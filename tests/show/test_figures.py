@@ -46,7 +46,7 @@ def test_commitment_curves_draw_every_interval(commitment_table):
     assert_same_intervals(drawn, commitment_table)
     assert "192 items × 4 seeds" in texts(figure)
     assert "192 items × 1 seed" in texts(figure)
-    assert "chance 0.25" in texts(figure)
+    assert "chance\n0.25" in texts(figure)
 
 
 def test_many_positions_get_bands(commitment_table):
