@@ -152,6 +152,7 @@ _MODULE_OF = {
     "prompt_completion_rows": "train.trl",
     "read_arm": "train.arms",
     "train_arm": "train.arms",
+    "visual_target": "train.visual_target",
     # grids
     "grid_values": "grid",
     "read_grid": "grid_config",

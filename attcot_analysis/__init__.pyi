@@ -148,5 +148,6 @@ from attcot_analysis.train.trainer import attach as attach
 from attcot_analysis.train.trl import AttCoTSFTTrainer as AttCoTSFTTrainer
 from attcot_analysis.train.trl import CotCollator as CotCollator
 from attcot_analysis.train.trl import prompt_completion_rows as prompt_completion_rows
+from attcot_analysis.train.visual_target import visual_target as visual_target
 
 __version__: str

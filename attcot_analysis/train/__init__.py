@@ -6,6 +6,7 @@ from attcot_analysis.train.lora import language_lora
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.terms import AttCoTTerms
 from attcot_analysis.train.trainer import AttCoTMixin, AttCoTTrainer, attach
+from attcot_analysis.train.visual_target import visual_target
 
 __all__ = [
     "AttCoTConfig",
@@ -19,4 +20,5 @@ __all__ = [
     "finetune",
     "language_lora",
     "make_trainer",
+    "visual_target",
 ]

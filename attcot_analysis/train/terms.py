@@ -19,10 +19,11 @@ from torch.distributed.tensor import DTensor
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.attention import NAME
-from attcot_analysis.measure.branches import Packed, pack
+from attcot_analysis.measure.branches import pack
 from attcot_analysis.measure.probe import Probe
 from attcot_analysis.measure.sinks import SinkFinder, SinkRule
 from attcot_analysis.models import Mllm
+from attcot_analysis.train.batch import Batch
 from attcot_analysis.train.commitment_term import commitment_loss, commitment_notes
 from attcot_analysis.train.data import IGNORED, Example, probe_rows
 from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
@@ -30,36 +31,6 @@ from attcot_analysis.train.read_layers import readable_layers
 
 _UNSEEN = 32
 """After so many items without a row that counts, the visual term is taken for misconfigured."""
-
-
-@dataclass(eq=False)
-class Batch:
-    """One batch on its way through the model.
-
-    Attributes:
-        inputs: What the trainer gives to the model, as it came.
-        examples: The items.
-        steps: Per item the k whose forced answers are read.
-        extra: What the backbone gets beside, or instead of, the trainer's inputs.
-        packed: The branches, if there are any.
-        probe: Collects masses, if they are wanted.
-        groups: ``(B, R)`` the key group that each probed row belongs to.
-        rows: ``(B, R)`` the probed rows, -1 for none.
-        sinks: Finds the tokens that do not count as image, if any do not.
-        hidden: The backbone's last hidden states at the rows of ``packed.joint``, ``(N, d)``,
-            once it has run.
-    """
-
-    inputs: dict[str, Any]
-    examples: Sequence[Example]
-    steps: list[tuple[int, ...]]
-    extra: dict[str, Any] = field(default_factory=dict)
-    packed: Packed | None = None
-    probe: Probe | None = None
-    groups: Tensor | None = None
-    rows: Tensor | None = None
-    sinks: SinkFinder | None = None
-    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +135,35 @@ class AttCoTTerms:
             )
         return total, notes
 
+    def row_masses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What L_vis is computed from.
+
+        Args:
+            batch: One that has run, and in which some row counts.
+
+        Returns:
+            ``(B, R)`` fp32, the mass of each row on its region; and bool, the rows that count.
+
+        Raises:
+            TrainingError: If the batch has no probe, or a layer did not attend.
+            MeasureError: If masses have lost their gradient, or there are none.
+        """
+        if batch.probe is None or batch.groups is None or batch.rows is None:
+            raise TrainingError("The batch was prepared without a probe.")
+        found = batch.probe.masses(differentiable=self._trains)
+        missing = set(self.layers) - found.keys()
+        if missing:
+            raise TrainingError(
+                f"Layers {sorted(missing)} did not attend in the forward pass, so that L_vis "
+                "cannot read them; name other vis_layers."
+            )
+        groups = batch.groups[:, None, :, None]
+        masses = {
+            layer: one.gather(3, groups.expand(-1, one.shape[1], -1, -1))[..., 0]
+            for layer, one in found.items()
+        }
+        return visual_mass(masses, self.config), batch.rows >= 0
+
     def _check(self, inputs: Mapping[str, Any], examples: Sequence[Example]) -> None:
         ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
         own = [example.encoded.input_ids for example in examples]
@@ -236,22 +236,7 @@ class AttCoTTerms:
             )
 
     def _visual_access(self, batch: Batch, notes: dict[str, Tensor]) -> Tensor:
-        if batch.probe is None or batch.groups is None or batch.rows is None:
-            raise TrainingError("The batch was prepared without a probe.")
-        found = batch.probe.masses(differentiable=self._trains)
-        missing = set(self.layers) - found.keys()
-        if missing:
-            raise TrainingError(
-                f"Layers {sorted(missing)} did not attend in the forward pass, so that L_vis "
-                "cannot read them; name other vis_layers."
-            )
-        groups = batch.groups[:, None, :, None]
-        masses = {
-            layer: one.gather(3, groups.expand(-1, one.shape[1], -1, -1))[..., 0]
-            for layer, one in found.items()
-        }
-        mass = visual_mass(masses, self.config)
-        counted = batch.rows >= 0
+        mass, counted = self.row_masses(batch)
         loss = visual_access_loss(mass, counted, self.config)
         notes["visual_mass"] = (mass.detach() * counted).sum() / counted.sum()
         notes["loss_vis"] = loss

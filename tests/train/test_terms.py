@@ -11,12 +11,14 @@ from tiny import tiny_mllm
 from attcot_analysis.errors import AttCoTError, TrainingError
 from attcot_analysis.measure.access import visual_access
 from attcot_analysis.measure.attention import attached
+from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.sinks import SinkRule
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import render_response
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms, RationaleDataset
 from attcot_analysis.train import terms as module
 from attcot_analysis.train.data import collate_examples
+from attcot_analysis.train.visual_target import visual_target
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, vis_target=0.9)
 SINK_FREE = AttCoTConfig(lambda_vis=1.0, vis_target=0.9, vis_layers=(1, 2), vis_region="sink_free")
@@ -210,3 +212,35 @@ def test_evidence_that_no_item_has_is_noticed(mllm, training_problems):
         terms.prepare(batch, bare)
     with pytest.raises(TrainingError, match="None of the last 32 items has evidence boxes"):
         terms.prepare(batch, bare)
+
+
+@pytest.mark.parametrize("region", ["image", "evidence"])
+def test_the_target_is_a_quantile_of_what_right_items_have(mllm, training_problems, region):
+    problems = list(training_problems)
+    config = AttCoTConfig(vis_region=region, vis_layers=(1,))
+    responses = [render_response(problem.steps, problem.answer) for problem in problems]
+    access = visual_access(mllm, problems, responses, layers=[1])
+    column = "mass" if region == "image" else "evidence_mass"
+    answers = commitment(mllm, problems, responses, controls=["rationale"])
+    last = answers[answers["step"] == answers["n_steps"]]
+    given = last.loc[last.groupby("item")["p"].idxmax()].set_index("item")["candidate"]
+    right = [problem.id for problem in problems if given[problem.id] == problem.answer]
+    assert 0 < len(right) < len(problems)
+    means = [
+        np.average(own[column], weights=own["rows"])
+        for item, own in access.groupby("item")
+        if item in right
+    ]
+    for quantile in (0.0, 0.75):
+        found = visual_target(mllm, problems, config, quantile=quantile, batch_size=5)
+        assert found == pytest.approx(np.quantile(means, quantile), rel=1e-4)
+
+
+def test_a_target_needs_an_item_that_is_answered_right(mllm, training_problems):
+    problem = replace(training_problems[0], twin=None, control=None)
+    response = render_response(problem.steps, problem.answer)
+    table = commitment(mllm, [problem], [response], controls=["rationale"])
+    last = table[table["step"] == table["n_steps"]]
+    least = last.loc[last["p"].idxmin(), "candidate"]
+    with pytest.raises(TrainingError, match="none with rows that count is answered right"):
+        visual_target(mllm, [replace(problem, answer=least)])
