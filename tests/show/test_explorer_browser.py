@@ -16,16 +16,13 @@ CELL = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from show import samples
+from attcot_analysis.models import TokenGrid
 from attcot_analysis.show.explorer import attention_explorer
 
-class Grid:
-    shape = (6, 6)
-    def coverage(self, boxes):
-        return 0.5
-
 problem = samples.make_problem()
+grid = TokenGrid.regular((96, 96), 6, 6)
 explorer = attention_explorer(
-    problem.image, samples.make_maps(0), Grid(), ["1", ".", "<b>bold</b>", " c2", " red", "!"],
+    problem.image, samples.make_maps(0), grid, ["1", ".", "<b>bold</b>", " c2", " red", "!"],
     compare=(samples.make_maps(4), "Att-CoT"), label="CoT-SFT",
 )
 explorer
