@@ -133,7 +133,7 @@ class Step:
             mllm=mllm,
             attcot=attcot,
         )
-        self._attention = attached if attcot.lambda_vis > 0 else contextlib.nullcontext
+        self._attention = attached if attcot.active else contextlib.nullcontext
         self._tokens = (batch["labels"] >= 0).sum()
         # The trainer sets it when it starts to train.
         self._trainer.current_gradient_accumulation_steps = 1

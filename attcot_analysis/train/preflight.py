@@ -56,6 +56,11 @@ def check_arguments(trainer: Any, config: AttCoTConfig) -> None:
             "Liger's fused loss bypasses the output head; set use_liger_kernel=False",
         ),
         (
+            getattr(args, "torch_compile", False),
+            "A compiled model does not notice that hooks change, and would go on with those of its "
+            "first step; set torch_compile=False",
+        ),
+        (
             getattr(args, "n_gpu", 1) > 1,
             "Several devices in one process (DataParallel) split a batch where its examples do "
             "not; start one process per device with accelerate launch, or show it one device only",

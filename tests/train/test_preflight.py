@@ -61,6 +61,7 @@ REFUSED = {
     "context parallel": ({"cp_size": 2}, "splits sequences.*data parallelism"),
     "sequence parallel": ({"sp_size": 4}, "splits sequences.*data parallelism"),
     "liger": ({"use_liger_kernel": True}, "use_liger_kernel=False"),
+    "compiled": ({"torch_compile": True}, "first step.*torch_compile=False"),
     "one process, two devices": ({"n_gpu": 2}, "DataParallel.*one process per device"),
 }
 
