@@ -166,7 +166,6 @@ _MODULE_OF = {
     "ExplorerRecord": "show.explorer_data",
     "access_curves": "show.curves",
     "access_grid": "show.curves",
-    "attention_explorer": "show.explorer",
     "before_after": "show.heatmaps",
     "claim_forest": "show.forest",
     "claims_overview": "show.forest",

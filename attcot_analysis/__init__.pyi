@@ -118,7 +118,6 @@ from attcot_analysis.show.curves import access_grid as access_grid
 from attcot_analysis.show.curves import commitment_curves as commitment_curves
 from attcot_analysis.show.description import describe_record as describe_record
 from attcot_analysis.show.explorer import Explorer as Explorer
-from attcot_analysis.show.explorer import attention_explorer as attention_explorer
 from attcot_analysis.show.explorer_data import ExplorerModel as ExplorerModel
 from attcot_analysis.show.explorer_data import ExplorerRecord as ExplorerRecord
 from attcot_analysis.show.explorer_html import explorer_fragment as explorer_fragment

@@ -17,7 +17,8 @@ from attcot_analysis.measure.relevance import (
 from attcot_analysis.measure.step_maps import QUANTITIES, ResponseMaps, Source
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step
-from attcot_analysis.show.explorer import attention_explorer
+from attcot_analysis.show.explorer_data import ExplorerModel, ExplorerRecord
+from attcot_analysis.show.explorer_html import explorer_page
 from attcot_analysis.show.heatmaps import before_after, heatmap_row
 
 RESPONSE = (
@@ -65,10 +66,9 @@ def test_other_sources_are_drawn_by_the_same_functions(every, problem, source):
     shared = maps.shares()
     heatmap_row(problem.image, maps.step_maps(), labels, quantity=maps.quantity)
     before_after(problem.image, attention.step_maps(), shared.step_maps(), labels)
-    explorer = attention_explorer(
-        problem.image, maps.weights, maps.grid, maps.tokens, boxes=maps.boxes
-    )
-    assert explorer.selection.token == 0
+    record = ExplorerRecord(problem, (ExplorerModel("model", (maps,)),))
+    assert record.sources == (source,) and not record.layered(source)
+    assert maps.quantity in explorer_page(record)
 
 
 def test_shares_are_positive_and_sum_to_one(every):

@@ -1,16 +1,22 @@
-"""`AttentionMaps` of pictures that are cut into tiles: drawn as one map, read from the tokens."""
+"""Maps of pictures that are cut into tiles: drawn as one map, read from the tokens."""
 
 import numpy as np
 import pytest
 from families import shared_family
 from PIL import Image
 
-from attcot_analysis.errors import ShowError
-from attcot_analysis.measure.step_maps import response_maps
+from attcot_analysis.measure.step_maps import ResponseMaps, response_maps
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step, render_response
+from attcot_analysis.show.explorer_choice import PlaneKey
+from attcot_analysis.show.explorer_data import ExplorerModel, ExplorerRecord
+from attcot_analysis.show.explorer_planes import (
+    plane_cells,
+    plane_readings,
+    plane_weights,
+    with_steps,
+)
 from attcot_analysis.show.heatmaps import before_after
-from attcot_analysis.show.maps import AttentionMaps
 
 TILED = ("llava_next", "internvl", "smolvlm")
 
@@ -26,33 +32,21 @@ def overview_and_half():
 
 def test_views_are_painted_over_each_other_and_read_once(overview_and_half):
     weights = np.array([0.1, 0.2, 0.0, 0.0, 0.3, 0.05], dtype=np.float32)
-    maps = AttentionMaps(
-        image=Image.new("RGB", (80, 80)),
-        maps=(weights[None, None, None],),
-        labels=("model",),
-        grid=overview_and_half,
-        tokens=("red",),
-        boxes=(((0.0, 0.0, 40.0, 40.0),),),
+    image = Image.new("RGB", (80, 80))
+    box = (0.0, 0.0, 40.0, 40.0)
+    problem = Problem("tiled", image, "What color?", ("red", "blue"), "red")
+    maps = ResponseMaps(
+        weights[None, None, None], overview_and_half, ("red",), (0,), ((box,),), None
     )
-    (drawn,) = maps.maps_of(None, None, 0)
-    assert maps.shape == (2, 2)
+    record = ExplorerRecord(problem, (ExplorerModel("model", (maps,)),))
+    key = PlaneKey("attention", 0)
+    (drawn,) = plane_cells(record, plane_weights(record, key))
+    assert record.shape == (2, 2)
     assert np.allclose(drawn, [[0.4, 0.2], [0.05, 0.0]])
-    (reading,) = maps.read(0, 0, 0)
+    (reading,) = plane_readings(record, [key], 0)
     assert reading.mass == pytest.approx(0.65) and reading.peak == pytest.approx(0.4)
     assert reading.patch == (0, 0)
     assert reading.evidence == pytest.approx(0.4 / 0.65)
-    assert maps.tops(0, 0)[0] == pytest.approx(0.4)
-
-
-def test_maps_of_another_number_of_tokens_are_refused(overview_and_half):
-    with pytest.raises(ShowError, match="6 image tokens"):
-        AttentionMaps(
-            image=Image.new("RGB", (80, 80)),
-            maps=(np.ones((1, 1, 1, 4)),),
-            labels=("model",),
-            grid=overview_and_half,
-            tokens=("red",),
-        )
 
 
 @pytest.mark.parametrize("name", TILED)
@@ -71,10 +65,10 @@ def test_families_that_cut_pictures_into_tiles_are_drawn(name):
     assert found.grid.shape is None, "the picture was to be cut"
     steps = found.step_maps()
     assert np.allclose(steps.sum((1, 2)), found.step_weights().sum(-1), rtol=0.3)
-    maps = AttentionMaps(problem.image, (found.weights,), (name,), found.grid, found.tokens)
-    drawn = np.stack([maps.maps_of(None, None, token)[0] for token in range(len(found.tokens))])
-    assert np.allclose(drawn[np.asarray(found.steps) == 1].mean(0), steps[0], rtol=1e-4)
-    assert maps.tops(None, None)[0] == pytest.approx(drawn.max())
+    record = ExplorerRecord(problem, (ExplorerModel(name, (found,)),))
+    drawn = plane_cells(record, with_steps(record, plane_weights(record, PlaneKey("attention", 0))))
+    assert drawn.shape[1:] == record.shape
+    assert np.allclose(drawn[len(found.tokens)], steps[0], rtol=1e-4)
     figure = before_after(
         problem.image, list(steps), list(steps[::-1]), ["1. look", "2. red"], boxes=None
     )
