@@ -210,19 +210,21 @@ class AttCoTTerms:
             self._note_unseen(len(rows))
             return
         self._unseen[0] = 0
-        layer_cols = None
+        cols = F.pad(cols, (0, 0, 0, mask.shape[1] - cols.shape[1])).to(mask.device)
+        sinks = None
         if self.config.vis_region == "sink_free":
             batch.sinks = sinks = SinkFinder(self.mllm, SinkRule(), mask, self.layers)
 
-            def layer_cols(layer: int, cols: Tensor) -> Tensor:
-                return cols.masked_fill(sinks.tokens[layer][..., None], 0)
+        def layer_cols(layer: int, _given: Tensor) -> Tensor:
+            # Columns that travel as arguments are rounded by FSDP's mixed precision; these are not.
+            return cols if sinks is None else cols.masked_fill(sinks.tokens[layer][..., None], 0)
 
         batch.probe = Probe(self.layers, layer_cols=layer_cols)
         batch.groups, batch.rows = groups.to(mask.device), rows.to(mask.device)
         batch.extra |= {
             "attcot_probe": batch.probe,
             "attcot_rows": batch.rows,
-            "attcot_cols": F.pad(cols, (0, 0, 0, mask.shape[1] - cols.shape[1])).to(mask.device),
+            "attcot_cols": cols,
         }
 
     def _note_unseen(self, items: int) -> None:

@@ -1,6 +1,8 @@
 """The terms on a model: sink-free mass, bf16, and the assertions of every step."""
 
 import contextlib
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -169,6 +171,32 @@ def test_bf16_gives_the_terms_of_fp32(random_checkpoint, training_problems, way)
     name = "model.language_model.layers.0.self_attn.k_proj.weight"
     one, other = (dict(m.model.named_parameters())[name].grad.float() for m in (full, half))
     assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_leaves_nothing_behind(training_problems, checkpointing):
+    """No cycle keeps a step's graph alive until Python looks for cycles: memory would pile up."""
+    mllm = tiny_mllm()
+    if checkpointing:
+        mllm.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def hooks():
+        return [(*m._forward_hooks, *m._forward_pre_hooks) for m in mllm.model.modules()]
+
+    before = hooks()
+    gc.collect()
+    gc.disable()
+    try:
+        config = replace(BOTH, vis_region="sink_free")
+        terms, batch, output = run(mllm, training_problems[:2], config)
+        with attached(mllm.model):
+            (terms.loss(batch)[0] + output.logits.sum()).backward()
+        kept = [weakref.ref(one) for one in (batch, batch.probe, batch.sinks)]
+        del batch, output
+        assert [ref() for ref in kept] == [None] * 3
+    finally:
+        gc.enable()
+    assert hooks() == before
 
 
 def test_reentrant_checkpointing_behind_our_back_is_noticed_at_the_first_step(training_problems):
