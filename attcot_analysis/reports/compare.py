@@ -196,7 +196,9 @@ def _maps(
     """Maps and explorers of some items, and a sentence for what there is not."""
     pair = (a.name, b.name)
     shown = example_problems({arm.name: arm.tables for arm in (a, b)}, problems, pair, n)
-    loaded, reason = _load(a, b, models) if shown else ({}, "none were asked for")
+    if not shown:
+        return [], [], []
+    loaded, reason = _load(a, b, models)
     responses = b.responses()
     kept = [arm.maps([problem.id for problem in shown]) for arm in (a, b)]
     said = [arm.responses() for arm in (a, b)]

@@ -2,6 +2,7 @@
 
 import html
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measure import metrics
 from attcot_analysis.measure.records import Records
 from attcot_analysis.reports import compare, maps
+from attcot_analysis.reports.arms import read_arm
 from attcot_analysis.reports.compare import compare_runs
-from attcot_analysis.reports.maps import kept_maps, on_one_canvas
+from attcot_analysis.reports.maps import kept_maps, model_maps, on_one_canvas
+from attcot_analysis.reports.pairing import find_model
 from attcot_analysis.show.figures import read_figure_data
 
 NAMES = ("cot_sft", "att_cot")
@@ -132,9 +135,9 @@ def test_a_run_compared_with_itself_differs_in_nothing(pair, drawn, tmp_path):
         pair.path("att_cot"),
         pair.copy("att_cot", tmp_path / "again"),
         tmp_path / "out",
-        names=("one", "other"),
         models=False,
     )
+    assert (found.answers.a, found.answers.b) == ("att_cot", "again"), "the models' names are one"
     assert {answer.word for answer in found.answers.answers} == {"undecided"}
     assert found.run.read_table("comparisons")["value"].abs().max() == 0
     assert "differs in nothing" in found.answers.headline
@@ -195,12 +198,20 @@ def test_models_that_cannot_share_an_explorer_get_a_sentence(pair, drawn, tmp_pa
     assert found.notes == ("There is no explorer of both models: The models differ in depth.",)
 
 
+def test_items_without_a_rationale_borrow_the_second_arms_words(pair):
+    models = {name: find_model(read_arm(pair.path(name))) for name in NAMES}
+    said = read_arm(pair.path("att_cot")).responses()
+    bare = replace(pair.problems[0], steps=(), twin=None, control=None)
+    found = model_maps(models, bare, response=said[bare.id])
+    right = model_maps(models, pair.problems[0])
+    assert "rationale of Att-CoT is teacher-forced" in found.whose and found.boxes == ()
+    assert found.labels == tuple(f"step {k + 1}" for k in range(len(found.before)))
+    assert right.labels[0].startswith("1. ") and len(right.boxes) == len(right.labels)
+
+
 def test_names_tell_the_two_apart(pair, drawn, tmp_path):
     found = compare_runs(pair.path("cot_sft"), pair.path("att_cot"), tmp_path / "a", models=False)
     assert found.answers.a == "qwen2_5_vl-tiny-cot_sft"
-    same = pair.copy("cot_sft", tmp_path / "elsewhere")
-    found = compare_runs(pair.path("cot_sft"), same, tmp_path / "b", models=False)
-    assert (found.answers.a, found.answers.b) == ("cot_sft", "elsewhere")
     with pytest.raises(RunError, match="--names before after"):
         compare_runs(pair.path("cot_sft"), pair.path("cot_sft"), tmp_path / "c", models=False)
 
@@ -210,8 +221,9 @@ def test_the_command_prints_the_verdicts_and_where_the_report_is(
 ):
     runs = [str(pair.path(name)) for name in NAMES]
     out = tmp_path / "out"
-    given = ["compare", *runs, "--out", str(out), "--names", *NAMES, "--no-models", "--quiet"]
-    assert main(given) == 0
+    given = ["compare", *runs, "--out", str(out), "--names", *NAMES, "--quiet"]
+    assert main([*given, "--no-models", "--examples", "0"]) == 0
+    assert drawn["maps"] == drawn["explorers"] == drawn["notes"] == []
     said = capsys.readouterr().out
     assert said.startswith("Compared with CoT-SFT, Att-CoT ")
     assert "Does it decide later?" in said and str(Path(out) / "report.html") in said
