@@ -1,12 +1,17 @@
 """The explorer without a kernel: offline page, nbconvert's page, stripped pages; access to it."""
 
+import numpy as np
 import pytest
 from browser.pages import SIZES, keep
 from playwright.sync_api import expect
 
 from attcot_analysis.bench.explorer_records import planted_record
+from attcot_analysis.show.explorer_choice import PlaneKey
 from attcot_analysis.show.explorer_html import explorer_fragment, explorer_page
+from attcot_analysis.show.explorer_planes import plane_weights
 from attcot_analysis.show.explorer_select import select
+from attcot_analysis.show.overlay import colorize
+from attcot_analysis.show.style import DIVERGING
 
 pytestmark = pytest.mark.browser
 
@@ -56,7 +61,7 @@ def ready(page):
     # The picture is decoded a little later.
     page.wait_for_function(
         "() => { const c = document.querySelector('canvas.ax-map');"
-        "return c.getContext('2d').getImageData(40, 300, 1, 1).data[3] > 0; }"
+        "return c.getContext('2d').getImageData(40, 200, 1, 1).data[3] > 0; }"
     )
     return page
 
@@ -80,6 +85,33 @@ def test_the_page_works_offline(visit, pages, name, size):
     page.get_by_role("listbox").get_by_role("option").nth(20).click()
     expect(said).to_contain_text("Token 20")
     assert pixels(page)[1] != before[1]
+
+
+def test_colours_are_those_of_the_weights(visit, tmp_path):
+    """Every cell of every pane against the colours that Python gives to the full weights."""
+    record = planted_record(models=2, rows=5, cols=8)
+    chosen = select(record, token="answer", layer=2, head="visual")
+    path = tmp_path / "page.html"
+    look = {"opacity": 1.0, "one_scale": False}
+    path.write_text(explorer_page(record, chosen, look=look), encoding="utf-8")
+    page = ready(visit(path))
+    keys = [PlaneKey("attention", model, 2, "visual") for model in range(2)]
+    maps = [plane_weights(record, key)[chosen.token].reshape(5, 8) for key in keys]
+    top, change = max(one.max() for one in maps), maps[1] - maps[0]
+    limit = np.abs(change).max()
+    expected = [colorize(one, 0.0, top) for one in maps]
+    expected.append(colorize(change, -limit, limit, DIVERGING))
+    panes = page.locator("canvas.ax-map").all()[1:]
+    for pane, colours in zip(panes, expected, strict=True):
+        drawn = pane.evaluate(
+            """(one, [rows, cols]) => Array.from({length: rows * cols}, (_, at) => [...one
+              .getContext('2d').getImageData(
+                (at % cols + 0.5) * one.width / cols,
+                (Math.floor(at / cols) + 0.5) * one.height / rows, 1, 1).data].slice(0, 3))""",
+            [5, 8],
+        )
+        # Quantising moves a colour by a step or two of its map.
+        assert np.abs(np.reshape(drawn, (5, 8, 3)) - colours.astype(int)).max() <= 12
 
 
 def test_with_three_models_any_two_are_compared(visit, pages):

@@ -226,8 +226,10 @@ class View {
     return this.model.get(name);
   }
 
+  /** Change the selection: the picture first, then the kernel is told. */
   set(changes) {
     for (const [name, value] of Object.entries(changes)) this.model.set(name, value);
+    if (this.due) this.render();
     this.model.save_changes();
   }
 
@@ -748,7 +750,10 @@ class View {
       this.frame = null;
       if (this.again) this.render();
     });
-    queueMicrotask(() => this.render());
+    this.due = true;
+    queueMicrotask(() => {
+      if (this.due) this.render();
+    });
   }
 
   resized() {
@@ -762,7 +767,7 @@ class View {
   }
 
   render() {
-    this.again = false;
+    this.again = this.due = false;
     const source = this.source(), { layer, head } = this.choice(), token = this.get("token");
     const part = this.get("unit") === "step" ? this.spec.stepParts[token] : token;
     const found = this.pair().map((model) =>
