@@ -113,6 +113,7 @@ def test_visual_heads_only(notebook, explorer):
     explorer.get_by_label("Layer", exact=True).press("End")
     expect(status(explorer)).to_contain_text("layer 3, 2 visual of 4 heads")
     assert chosen(notebook) == "attention 3 visual 2 step"
+    expect(explorer.locator(".ax-note")).to_have_text("Every other head.")
 
 
 def test_the_overlay_fades_the_maps(notebook, explorer):

@@ -289,8 +289,7 @@ class View {
       this.scaleText,
     );
     this.root.append(make("div", { class: "ax-top" }, pictures, this.controls()));
-    this.note = make("p", { class: "ax-note" }, spec.note);
-    this.note.hidden = !spec.note;
+    this.note = make("p", { class: "ax-note" });
     this.live = make("p", { class: "ax-live", role: "status" });
     this.root.append(this.live, this.strip());
     this.charts = make("div", { class: "ax-charts" });
@@ -984,6 +983,10 @@ class View {
     };
     slide(this.layerBox, this.layers, this.get("layer"), this.layerWords(this.get("layer")));
     slide(this.headBox, this.heads, this.get("head"), this.headWords(this.get("head")));
+    const visual = source.layered && this.get("head") === VISUAL ? this.spec.visualNote : "";
+    const note = [visual, this.spec.note].filter(Boolean).join(" ");
+    put(this.note, "textContent", note);
+    put(this.note, "hidden", !note);
     put(this.opacityBox.input, "value", String(opacity));
     put(this.opacityBox.value, "textContent", `${opacity} %`);
     this.opacityBox.input.setAttribute("aria-valuetext", `${opacity} %`);
@@ -1048,7 +1051,7 @@ class View {
     this.curveBox = this.select(
       "Along the text",
       [
-        ["mass", "visual mass"],
+        ["mass", "visual mass (sum over the picture)"],
         ["share", "share on the step's evidence box"],
         ["spread", "spread: image tokens in use"],
       ],
