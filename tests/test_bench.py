@@ -210,7 +210,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
     error = capsys.readouterr().err
     assert error.startswith("attcot: ") and message in error
     assert len(error.strip().splitlines()) <= 2
-    assert set(benches.BENCHES) == {"access", "commitment"}
+    assert set(benches.BENCHES) == {"access", "commitment", "explorer", "training"}
 
 
 def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys):

@@ -69,7 +69,7 @@ def test_the_shipped_arms_are_what_they_are_called():
         ({**TEXTS, "recipe": "rl"}, "recipe is 'rl'; choose one of .*sft"),
         ({**TEXTS, "images": "none"}, "images is 'none'"),
         ({**TEXTS, "attcot": {"lambda": 1}}, "attcot has no field lambda"),
-        ({**TEXTS, "attcot": {"lambda_vis": -1}}, "a weight is at least 0"),
+        ({**TEXTS, "attcot": {"lambda_vis": -1}}, "a weight is a number from 0 on"),
         ({**TEXTS, "attcot": {"lambda_vis": "much"}}, "wrong type"),
         ({**TEXTS, "attcot": [1]}, "give names with values"),
         ({**TEXTS, "mode": "direct", "attcot": TERMS}, "has none of"),
