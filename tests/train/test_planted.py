@@ -31,7 +31,7 @@ from attcot_analysis.train.planted_checks import (
     wrong_rationales,
 )
 
-SMALL = PlantConfig(items=24, finetune=FinetuneConfig(steps=12, batch_size=4), look_away=30.0)
+SMALL = PlantConfig(items=24, finetune=FinetuneConfig(steps=20, batch_size=4), look_away=30.0)
 IN_THE_MIDDLE = (cell_box(MIDDLE),)
 
 
