@@ -29,6 +29,8 @@ from attcot_analysis.train.data import IGNORED, Example, probe_rows
 from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
 from attcot_analysis.train.read_layers import readable_layers
 
+NOTES = ("visual_mass", "loss_vis", "early_confidence", "commitment_position", "loss_commit")
+"""What is logged of a batch, by name; see `AttCoTTerms.loss`."""
 _UNSEEN = 32
 """After so many items without a row that counts, the visual term is taken for misconfigured."""
 

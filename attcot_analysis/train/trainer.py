@@ -15,10 +15,12 @@ from attcot_analysis.train.checkpoints import load_weights
 from attcot_analysis.train.data import Example
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.preflight import check_arguments
-from attcot_analysis.train.terms import AttCoTTerms
+from attcot_analysis.train.terms import NOTES, AttCoTTerms
 
 KEY = "attcot"
 """Under this key a batch carries its `Example` objects from the collator to the loss."""
+_EVAL = "eval_"
+_NONE = torch.zeros(())
 
 
 class AttCoTMixin:
@@ -44,7 +46,7 @@ class AttCoTMixin:
         self.mllm = mllm
         self.attcot = attcot or AttCoTConfig()
         self._terms = AttCoTTerms(mllm, self.attcot)
-        self._notes = Notes()
+        self._notes = Notes(self.attcot)
         super().__init__(*args, **kwargs)
         _set_up(self, self.attcot)
 
@@ -84,7 +86,7 @@ class AttCoTMixin:
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the auxiliary terms' means since the last log beside the trainer's own values."""
-        means = self._notes.means(self.accelerator)  # type: ignore[attr-defined]
+        means = self._notes.means(self.accelerator, logs)  # type: ignore[attr-defined]
         super().log({**logs, **means}, *args, **kwargs)  # type: ignore[misc]
 
 
@@ -117,7 +119,7 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
             "to the trainer (wrap_mllm(model, processor)), before PEFT or FSDP wrap it."
         )
     _set_up(trainer, attcot)
-    terms, notes = AttCoTTerms(mllm, attcot), Notes()
+    terms, notes = AttCoTTerms(mllm, attcot), Notes(attcot)
     own_loss, own_train, own_log = trainer.compute_loss, trainer.train, trainer.log
     own_load = trainer._load_from_checkpoint
 
@@ -136,7 +138,7 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
             return own_train(*args, **kwargs)
 
     def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        own_log({**logs, **notes.means(trainer.accelerator)}, *args, **kwargs)
+        own_log({**logs, **notes.means(trainer.accelerator, logs)}, *args, **kwargs)
 
     def load(checkpoint: str, model: Any = None) -> None:
         if not load_weights(trainer, checkpoint):
@@ -148,26 +150,39 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
 
 
 class Notes:
-    """Values to log, averaged over the steps since the last log."""
+    """Values to log, averaged over the batches since the last log; those of evaluation apart."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, attcot: AttCoTConfig) -> None:
+        """Start empty; an objective without weights notes nothing."""
+        self._active = attcot.active
         self._seen: dict[str, list[Tensor]] = {}
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Take one step's values."""
+    def add(self, values: dict[str, Tensor], *, training: bool) -> None:
+        """Take one batch's values."""
         for name, value in values.items():
-            self._seen.setdefault(name, []).append(value)
+            self._seen.setdefault(name if training else f"{_EVAL}{name}", []).append(value)
 
-    def means(self, accelerator: Any) -> dict[str, float]:
-        """The means since the last call, over all processes; call it in each of them."""
-        names = sorted(self._seen)
-        if not names:
+    def means(self, accelerator: Any, logs: dict[str, float]) -> dict[str, float]:
+        """The means that belong to a log entry, over all processes; call it in each of them.
+
+        Args:
+            accelerator: The trainer's.
+            logs: The entry they are to stand beside, of training or of evaluation.
+        """
+        if not self._active:
             return {}
-        values = torch.stack([torch.stack(self._seen[name]).float().mean() for name in names])
-        values = accelerator.reduce(values.to(accelerator.device), reduction="mean")
-        self._seen.clear()
-        return dict(zip(names, values.tolist(), strict=True))
+        prefix = _EVAL if any(name.startswith(_EVAL) for name in logs) else ""
+        # Always the same names: a process may have seen no item that a term counts.
+        seen = [self._seen.pop(f"{prefix}{name}", []) for name in NOTES]
+        sums = torch.stack([torch.stack(own).float().sum().cpu() if own else _NONE for own in seen])
+        counts = torch.tensor([float(len(own)) for own in seen])
+        both = torch.stack([sums.to(accelerator.device), counts.to(accelerator.device)])
+        total, number = accelerator.reduce(both, reduction="sum").tolist()
+        return {
+            f"{prefix}{name}": value / n
+            for name, value, n in zip(NOTES, total, number, strict=True)
+            if n
+        }
 
 
 def _set_up(trainer: Any, attcot: AttCoTConfig) -> None:
@@ -211,7 +226,7 @@ def _loss_with_terms(
     loss = result[0] if return_outputs else result
     _check_finite(trainer, loss)
     auxiliary, seen = terms.loss(batch)
-    notes.add(seen)
+    notes.add(seen, training=trainer.model.training)
     state = trainer.state
     ramp = terms.config.ramp((state.global_step + 1) / max(state.max_steps, 1))
     divisor = _parts(trainer, num_items_in_batch)

@@ -20,6 +20,8 @@ from attcot_analysis.problems import render_response
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms, RationaleDataset
 from attcot_analysis.train import terms as module
 from attcot_analysis.train.data import collate_examples
+from attcot_analysis.train.terms import NOTES
+from attcot_analysis.train.trainer import Notes
 from attcot_analysis.train.visual_target import visual_target
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, vis_target=0.9)
@@ -149,6 +151,7 @@ def test_autocast_does_not_touch_the_terms_arithmetic(mllm, training_problems):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast, _ = terms.loss(batch)
     assert torch.equal(plain, cast)
+    assert set(notes) == set(NOTES)
     assert all(value.dtype == torch.float32 for value in notes.values())
 
 
@@ -226,6 +229,29 @@ def test_a_term_that_is_not_finite_is_noticed(mllm, training_problems, monkeypat
     terms, batch, _ = run(mllm, training_problems[:2], BOTH)
     with pytest.raises(TrainingError, match=f"{name} is nan"):
         terms.loss(batch)
+
+
+def test_a_process_that_saw_nothing_to_count_logs_with_the_others():
+    """All processes must reduce the same values, or they would wait for each other for ever."""
+
+    class Two:
+        """This process and one that saw ``loss_vis`` = 3 once."""
+
+        device = torch.device("cpu")
+
+        def reduce(self, values, reduction):
+            assert reduction == "sum" and values.shape == (2, len(NOTES))
+            other = torch.zeros_like(values)
+            other[:, NOTES.index("loss_vis")] = torch.tensor([3.0, 1.0])
+            return values + other
+
+    notes = Notes(BOTH)
+    assert notes.means(Two(), {"loss": 1.0}) == {"loss_vis": 3.0}
+    notes.add({"loss_vis": torch.tensor(1.0)}, training=True)
+    notes.add({"loss_vis": torch.tensor(5.0)}, training=False)
+    assert notes.means(Two(), {"loss": 1.0}) == {"loss_vis": 2.0}
+    assert notes.means(Two(), {"eval_loss": 1.0}) == {"eval_loss_vis": 4.0}
+    assert Notes(AttCoTConfig()).means(None, {"loss": 1.0}) == {}
 
 
 def test_evidence_that_no_item_has_is_noticed(mllm, training_problems):

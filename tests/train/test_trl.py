@@ -231,6 +231,8 @@ def test_evaluation_needs_no_training(random_checkpoint, training_problems, tmp_
     trainer, mllm = _trainer(random_checkpoint, training_problems, tmp_path, BOTH)
     found = trainer.evaluate(_dataset(mllm, training_problems[:4]))
     assert found["eval_loss"] > 0
+    (logged,) = trainer.state.log_history
+    assert 0 < logged["eval_visual_mass"] < 1 and "visual_mass" not in logged
     assert mllm.text_config._attn_implementation == "sdpa"
 
 
