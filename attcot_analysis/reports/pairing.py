@@ -14,6 +14,8 @@ from attcot_analysis.problems.folder import LINES, load_problems
 from attcot_analysis.reports.arms import MeasuredArm
 from attcot_analysis.shipped import data_folder
 
+FEW = 30
+"""With fewer items a bootstrap interval is known to be too narrow."""
 _TELLING = ("torch", "transformers", "attcot-analysis")
 
 
@@ -61,6 +63,16 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
         )
     notes += _version_notes(a, b) + _model_notes(a, b)
     return notes
+
+
+def size_notes(n: int) -> list[str]:
+    """Warn of few items."""
+    if n >= FEW:
+        return []
+    return [
+        f"Only {n} items: bootstrap intervals over so few are too narrow, so that more looks "
+        "decided than is."
+    ]
 
 
 def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:

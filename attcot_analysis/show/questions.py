@@ -12,6 +12,7 @@ from attcot_analysis.show.tables import counts, need_columns
 from attcot_analysis.show.verdicts import verdict_of
 
 Word = Literal["yes", "no", "undecided"]
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,8 @@ def _answer(
     p_value = float(row.get("p_holm", float("nan")))
     if p_value == p_value:
         parts.append("p (Holm) < 0.001" if p_value < 0.001 else f"p (Holm) {p_value:.3f}")
+        if word != "undecided" and p_value > _ALPHA:
+            parts.append("not decided once corrected for the number of metrics")
     return Answer(question, word, f"{title}: {', '.join(parts)}")
 
 

@@ -34,8 +34,9 @@ def compared(pair, tmp_path_factory):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What would be drawn, without drawing it, and with few resamples."""
+    """What would be drawn, without drawing it, with few resamples and no word on few items."""
     asked = {}
+    monkeypatch.setattr(compare, "size_notes", lambda _: [])
     monkeypatch.setattr(compare, "summarise", partial(metrics.summarise, n_boot=20))
     few = partial(metrics.compare, n_boot=20, n_permutations=100)
     monkeypatch.setattr(compare, "compare", few)
@@ -75,6 +76,8 @@ def test_the_page_has_everything_and_shows_what_was_measured(pair, compared):
         assert f'<section id="{name}"' in page
     assert html.escape(compared.answers.headline) in page
     assert "Att-CoT compared with CoT-SFT" in page
+    (note,) = compared.notes
+    assert note.startswith("Only 6 items") and html.escape(note) in page
     assert page.count("<article") == 4 and "srcdoc=" in page
     assert "://" not in page.replace("http://www.w3.org", "")
     assert str(pair.folder) not in page

@@ -17,6 +17,7 @@ from attcot_analysis.reports.pairing import (
     find_problems,
     metric_notes,
     pairing_notes,
+    size_notes,
 )
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
@@ -154,6 +155,12 @@ def test_items_that_are_gone_are_asked_for(pair, first, tmp_path):
         find_problems(gone, gone.named("other"))
     found, _ = find_problems(gone, gone.named("other"), pair.folder / "problems")
     assert len(found) == 6
+
+
+def test_few_items_are_warned_of():
+    (note,) = size_notes(29)
+    assert note.startswith("Only 29 items")
+    assert size_notes(30) == []
 
 
 def test_metrics_that_only_one_has_are_named(pair, first):

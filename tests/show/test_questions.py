@@ -70,6 +70,14 @@ def test_a_sentence_has_both_values_the_difference_its_interval_and_p():
     )
 
 
+def test_a_verdict_that_correction_takes_back_says_so():
+    comparisons, summary = tables(accuracy_cot=(0.1, 0.4), mass=(-0.1, 0.4))
+    (found,) = answer_questions(comparisons.assign(p_holm=0.2), summary, METRICS)
+    decided, undecided = found.answers
+    assert decided.word == "yes" and "p (Holm) 0.200, not decided once" in decided.numbers
+    assert "not decided once" not in undecided.numbers
+
+
 def test_what_was_not_measured_is_not_asked_and_every_question_has_its_metric():
     assert asked(flip_blank=(0.1, 0.2)).answers == ()
     assert {question.metric for question in QUESTIONS} <= set(METRICS)
