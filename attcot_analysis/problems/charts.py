@@ -231,7 +231,8 @@ def _steps(chart: Chart, named: Sequence[str], config: ChartsConfig) -> tuple[St
     elif config.task == "compare":
         last = "Take the highest."
     else:
-        last = f"Take {names[1]} from {names[0]}."
+        taken = [chart[colour] for colour in named] if config.states_evidence else names
+        last = f"Take {taken[1]} from {taken[0]}."
     return (*steps, Step(last, boxes))
 
 

@@ -5,7 +5,7 @@ scene holds objects that share a colour or a shape with those that count. The ra
 through the scene row by row, whatever it finds there, so its length says nothing about the answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -69,7 +69,8 @@ class CountingConfig:
         prior: Share of items whose answer is the named person's habitual one; ``None`` means
             balanced.
         states_evidence: Whether steps say the counts they find, or only name the row.
-        enumerates: Whether stated evidence is the colour in each cell instead of the counts.
+        enumerates: Whether stated evidence is the colour in each cell and the counts so far,
+            instead of the row's own counts.
 
     Raises:
         ProblemError: If a knob is out of range.
@@ -201,7 +202,13 @@ def _random_scene(
     while True:
         asked = _random_question(rng, config, wanted)
         chosen = [cells[at] for at in sorted(rng.permutation(len(cells))[: config.n_things])]
-        scene = {cell: _random_thing(rng, asked) for cell in chosen}
+        counting: set[int] | None = None
+        if asked.task == "count":
+            counting = {int(at) for at in rng.permutation(len(chosen))[: int(wanted)]}
+        scene = {
+            cell: _random_thing(rng, asked, None if counting is None else at in counting)
+            for at, cell in enumerate(chosen)
+        }
         if solve_scene(scene, asked) != wanted:
             continue
         twins, controls = [], []
@@ -236,12 +243,21 @@ def _random_question(rng: np.random.Generator, config: CountingConfig, wanted: s
     return _Asked(task, pair, None)
 
 
-def _random_thing(rng: np.random.Generator, asked: _Asked) -> Thing:
-    """An object that shares colour or shape with what is asked about more often than by chance."""
+def _random_thing(rng: np.random.Generator, asked: _Asked, counts: bool | None) -> Thing:
+    """An object that shares colour or shape with what is asked about more often than by chance.
+
+    Args:
+        rng: Where chance comes from.
+        asked: What is asked about.
+        counts: Whether it is one of those that count; ``None`` leaves that to chance.
+    """
     colours = [*COLOURS, *asked.colours * 3]
     shapes = [*SHAPES, *([asked.shape] * 3 if asked.shape else [])]
     off = rng.integers(-_OFF, _OFF + 1, 2)
-    return Thing(pick(rng, colours), pick(rng, shapes), (int(off[0]), int(off[1])))
+    while True:
+        thing = Thing(pick(rng, colours), pick(rng, shapes), (int(off[0]), int(off[1])))
+        if counts is None or asked.counts(thing) == counts:
+            return thing
 
 
 def _question(asked: _Asked) -> str:
@@ -256,20 +272,23 @@ def _steps(scene: Scene, asked: _Asked, config: CountingConfig) -> tuple[Step, .
         text = f"Look at row {row + 1}."
         if config.states_evidence and config.enumerates:
             cells = [scene.get((column, row)) for column in range(config.size)]
-            words = [thing.colour if thing else NOTHING for thing in cells]
-            text = f"Row {row + 1}: {', '.join(words)}."
+            words = ", ".join(thing.colour if thing else NOTHING for thing in cells)
+            text = f"Row {row + 1}: {words}; {_found(scene, asked, range(row + 1))} so far."
         elif config.states_evidence:
-            found = [
-                sum(t.colour == c and asked.counts(t) for at, t in scene.items() if at[1] == row)
-                for c in asked.colours
-            ]
-            words = [f"{n} {c}" for n, c in zip(found, asked.colours, strict=True)]
-            said = str(found[0]) if asked.task == "count" else " and ".join(words)
-            text = f"Row {row + 1} has {said}."
+            text = f"Row {row + 1} has {_found(scene, asked, (row,))}."
         steps.append(Step(text, (_box(0, row, config.size),)))
     whole = tuple(_box(0, row, config.size) for row in range(config.size))
     last = "Add them up." if asked.task == "count" else "Compare the sums."
     return (*steps, Step(last, whole))
+
+
+def _found(scene: Scene, asked: _Asked, rows: Collection[int]) -> str:
+    """How many of the things asked about stand in some rows, in words."""
+    things = [thing for (_, row), thing in scene.items() if row in rows and asked.counts(thing)]
+    numbers = [sum(thing.colour == colour for thing in things) for colour in asked.colours]
+    if asked.task == "count":
+        return str(numbers[0])
+    return " and ".join(f"{n} {c}" for n, c in zip(numbers, asked.colours, strict=True))
 
 
 def _box(column: int, row: int, width: int) -> Box:

@@ -120,6 +120,7 @@ def test_stated_evidence_is_what_the_picture_shows():
     for problem in generate_charts(30, ChartsConfig(states_evidence=True), seed=4):
         values = [int(step.text.rstrip(".").split()[-1]) for step in problem.steps[:2]]
         assert str(values[0] - values[1]) == problem.answer
+        assert problem.steps[2].text == f"Take {values[1]} from {values[0]}."
         for step, value in zip(problem.steps, values, strict=False):
             (x0, y0, _, y1) = step.boxes[0]
             column = np.asarray(problem.image)[y0:y1, x0 + UNIT // 2]
@@ -144,8 +145,10 @@ def test_columns_can_be_named_by_place_and_rows_enumerated():
     config = CountingConfig(any_shape=True, states_evidence=True, enumerates=True)
     for problem in generate_counting(30, config, seed=4):
         asked = re.search(r"How many (\w+) shapes", problem.question)[1]
-        said = ", ".join(step.text.rstrip(".").split(": ")[1] for step in problem.steps[:3])
-        assert said.split(", ").count(asked) == int(problem.answer)
+        rows = [re.fullmatch(r"Row \d: (.*); (\d) so far\.", s.text) for s in problem.steps[:3]]
+        said = ", ".join(row[1] for row in rows)
+        assert said.split(", ").count(asked) == int(problem.answer) == int(rows[-1][2])
+        assert int(rows[0][2]) == rows[0][1].split(", ").count(asked)
         assert said.split(", ").count("empty") == 9 - config.n_things
 
 
