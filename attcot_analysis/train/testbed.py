@@ -1,8 +1,7 @@
 """Build the testbed's tiny MLLMs: checkpoints of real classes, a megabyte or two each.
 
 The vision tower first learns to read pictures through a linear probe; then the whole model learns
-to describe them, to answer directly, and to answer after a rationale; where several kinds of
-problems share one model, a last stage puts more weight on answers.
+to describe them, to answer directly, and to answer after a rationale.
 The result is an ordinary Hugging Face checkpoint with processor, tokenizer and chat template.
 """
 
@@ -50,13 +49,13 @@ class Row(NamedTuple):
         image: The picture.
         prompt: Question in chat form.
         response: What to learn.
-        boxes: Per line of the response the pixels it speaks of; empty where that is not taught.
+        boxes: Per line of the response the pixels it speaks of, where that is taught.
     """
 
     image: Image.Image
     prompt: str
     response: str
-    boxes: Sequence[Box] = ()
+    boxes: Sequence[Box | None] = ()
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,12 @@ class BuildConfig:
         language_steps: Steps of the language stage.
         describing: The share of them at the beginning that teaches to describe only; later a
             quarter of every batch does.
-        grounding: Weight, while only describing, of a loss that points half of the heads of one
-            layer to the part of the picture that a line speaks of. Without it a tiny model takes
-            hundreds of steps to find out that names stand for places.
-        answer_steps: Steps of the answer stage.
-        answer_weight: How much more a token of an answer weighs there than another one: an answer
-            is one token in forty, and comes last.
+        grounding: Weight of a loss that points half of the heads of one layer to the part of the
+            picture that a line speaks of. Without it a tiny model takes hundreds of steps to find
+            out that names stand for places.
+        grounded: The share of the language steps, at the beginning, with that loss.
+        answer_weight: How much more a token of an answer weighs than another one: an answer is
+            one token in forty, and comes last.
         batch_size: Items per step of the language stage.
         learning_rate: Muon's peak rate; AdamW runs at 0.3 of it.
         shares: Shares of questions answered directly, after the whole rationale, and after a
@@ -94,8 +93,8 @@ class BuildConfig:
     language_steps: int = 750
     describing: float = 0.3
     grounding: float = 1.0
-    answer_steps: int = 0
-    answer_weight: float = 10.0
+    grounded: float = 0.3
+    answer_weight: float = 1.0
     batch_size: int = 32
     learning_rate: float = 0.01
     shares: tuple[float, float, float] = (0.15, 0.65, 0.2)
@@ -123,8 +122,6 @@ def build_testbed_model(
     mllm = new_testbed_model(config)
     history = train_vision(mllm, config, progress=progress)
     history += train_language(mllm, config, progress=progress)
-    if config.answer_steps:
-        history += train_answers(mllm, config, progress=progress)
     working = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(working, ignore_errors=True)
     save_testbed_model(mllm, working)
@@ -200,17 +197,15 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
     Descriptions come first: they teach to find a part of the picture by its name.
     """
     optimizers = _optimizers(mllm.model, config.learning_rate)
-    teach = _Teacher(mllm, config, stage=2)
+    teach = _Teacher(mllm, config)
     done = 0
 
     def loss_of_batch() -> Tensor:
         nonlocal done
-        early = done < config.describing * config.language_steps
+        share = done / config.language_steps
         done += 1
-        rows = teach.rows(1.0 if early else 0.25)
-        if early and config.grounding:
-            return _grounded_loss(mllm, rows, config)
-        return mllm.model(**_batch(mllm, rows)).loss
+        rows = teach.rows(1.0 if share < config.describing else 0.25)
+        return _loss(mllm, rows, config, grounded=share < config.grounded)
 
     mllm.model.train()
     with attached(mllm.model):
@@ -219,44 +214,39 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
     return history
 
 
-def train_answers(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
-    """Answer stage: as the language stage at its end, with more weight on answers."""
-    optimizers = _optimizers(mllm.model, config.learning_rate / 2)
-    teach = _Teacher(mllm, config, stage=4)
-
-    def loss_of_batch() -> Tensor:
-        return _answer_loss(mllm, teach.rows(0.1), config.answer_weight)
-
-    mllm.model.train()
-    history = _run("answers", config.answer_steps, optimizers, loss_of_batch, progress)
-    mllm.model.eval()
-    return history
-
-
-def _answer_loss(mllm: Mllm, rows: Sequence[Row], answer_weight: float) -> Tensor:
-    """Cross-entropy in which the tokens of answers weigh more."""
+def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: bool) -> Tensor:
+    """Cross-entropy in which the tokens of answers weigh more, and the grounding."""
     batch = _batch(mllm, rows)
-    ids, targets = batch["input_ids"], batch.pop("labels")[:, 1:]
-    logits = mllm.model(**batch).logits[:, :-1]
+    targets = batch.pop("labels")
+    taught = _Grounding(mllm, rows, batch["input_ids"], targets, config) if grounded else None
+    extra = taught.inputs if taught else {}
+    logits = mllm.model(**batch, **extra).logits[:, :-1]
+    losses = F.cross_entropy(logits.transpose(1, 2), targets[:, 1:], reduction="none")
+    weight = _token_weights(mllm, batch["input_ids"], targets, config.answer_weight)
+    loss = (losses * weight).sum() / weight.sum()
+    return loss + config.grounding * taught.loss() if taught else loss
+
+
+def _token_weights(mllm: Mllm, ids: Tensor, targets: Tensor, answer_weight: float) -> Tensor:
+    """Weights of the predictions of ``targets[:, 1:]``."""
     opening, closing = mllm.tokenizer.convert_tokens_to_ids([DIRECT_CUE, ANSWER_CLOSE])
     # Prompts hold both tags as well, once each.
     inside = (ids == opening).cumsum(1) > (ids == closing).cumsum(1)
-    answer = inside[:, :-1] & (targets != closing)
-    weight = torch.where(answer, answer_weight, 1.0) * (targets != IGNORED)
-    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    return (losses * weight).sum() / weight.sum()
+    following = targets[:, 1:]
+    answer = inside[:, :-1] & (following != closing)
+    return torch.where(answer, answer_weight, 1.0) * (following != IGNORED)
 
 
 class _Teacher:
-    """Draws what a batch of the language and answer stages consists of."""
+    """Draws what a batch of the language stage consists of."""
 
-    def __init__(self, mllm: Mllm, config: BuildConfig, *, stage: int) -> None:
+    def __init__(self, mllm: Mllm, config: BuildConfig) -> None:
         self._mllm, self._config = mllm, config
-        self._rng = np.random.default_rng([config.seed, stage])
+        self._rng = np.random.default_rng([config.seed, 2])
         self._lessons = [lesson_of(kind) for kind in config.kinds]
-        self._laden = [_endless_problems(config, kind, stage) for kind in config.kinds]
+        self._laden = [_endless_problems(config, kind) for kind in config.kinds]
         clear = [replace(kind, prior=None) for kind in config.kinds]
-        self._balanced = [_endless_problems(config, kind, stage) for kind in clear]
+        self._balanced = [_endless_problems(config, kind) for kind in clear]
 
     def rows(self, describing: float) -> list[Row]:
         """A batch; a share of it are descriptions, the rest questions."""
@@ -271,32 +261,48 @@ class _Teacher:
         return rows
 
 
-def _grounded_loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig) -> Tensor:
-    """The loss of descriptions, and -log of the attention from each line to its own part."""
-    batch = _batch(mllm, rows)
-    ids, labels = batch["input_ids"], batch["labels"]
-    image = (ids == mllm.model.config.image_token_id).nonzero()[:, 1].view(len(rows), -1)
-    breaks = torch.tensor([at for word, at in mllm.tokenizer.get_vocab().items() if "Ċ" in word])
-    probed = (labels != IGNORED).roll(-1, dims=1)
-    # The line that each response token belongs to: as many as there are line ends before it.
-    ends = torch.isin(ids, breaks) & (labels != IGNORED)
-    lines = (ends.cumsum(1) - ends.long()).roll(-1, dims=1)
-    most = max(len(row.boxes) for row in rows)
-    grid = TokenGrid.regular(rows[0].image.size, *[round(image.shape[1] ** 0.5)] * 2)
-    cols = torch.zeros(*ids.shape, most)
-    for at, row in enumerate(rows):
-        for line, box in enumerate(row.boxes):
-            cols[at, image[at], line] = torch.as_tensor(grid.coverage([box]), dtype=cols.dtype)
-    places = [one.nonzero()[:, 0] for one in probed & (lines < most)]
-    padded = nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
-    layer = config.spec.text_layers // 3
-    probe = Probe((layer,))
-    extra = {"attcot_probe": probe, "attcot_rows": padded, "attcot_cols": cols}
-    loss: Tensor = mllm.model(**batch, **extra).loss
-    mass = probe.masses(differentiable=True)[layer][:, : config.spec.heads // 2]
-    own = lines.gather(1, padded.clamp(min=0))[:, None, :, None].expand(*mass.shape[:3], 1)
-    found = mass.gather(3, own)[..., 0].transpose(1, 2)[padded >= 0]
-    return loss - config.grounding * (found + 1e-4).log().mean()
+class _Grounding:
+    """-log of the attention from each line of the responses to the part it speaks of."""
+
+    def __init__(
+        self, mllm: Mllm, rows: Sequence[Row], ids: Tensor, labels: Tensor, config: BuildConfig
+    ) -> None:
+        image = (ids == mllm.model.config.image_token_id).nonzero()[:, 1].view(len(rows), -1)
+        vocabulary = mllm.tokenizer.get_vocab()
+        breaks = torch.tensor([at for word, at in vocabulary.items() if "Ċ" in word])
+        # The line that each response token belongs to: as many as there are line ends before it.
+        ends = torch.isin(ids, breaks) & (labels != IGNORED)
+        lines = (ends.cumsum(1) - ends.long()).roll(-1, dims=1)
+        most = max(len(row.boxes) for row in rows) + 1
+        grid = TokenGrid.regular(rows[0].image.size, *[round(image.shape[1] ** 0.5)] * 2)
+        cols = torch.zeros(*ids.shape, most)
+        spoken = torch.zeros(len(rows), most, dtype=torch.bool)
+        for at, row in enumerate(rows):
+            for line, box in enumerate(row.boxes):
+                if box is not None:
+                    found = torch.as_tensor(grid.coverage([box]), dtype=cols.dtype)
+                    cols[at, image[at], line] = found
+                    spoken[at, line] = True
+        lines = lines.clamp(max=most - 1)
+        probed = (labels != IGNORED).roll(-1, dims=1) & spoken.gather(1, lines)
+        places = [one.nonzero()[:, 0] for one in probed]
+        self._rows = nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
+        self._lines = lines.gather(1, self._rows.clamp(min=0))
+        self._layer = config.spec.text_layers // 3
+        self._heads = config.spec.heads // 2
+        self._probe = Probe((self._layer,))
+        self.inputs: dict[str, Any] = {
+            "attcot_probe": self._probe,
+            "attcot_rows": self._rows,
+            "attcot_cols": cols,
+        }
+
+    def loss(self) -> Tensor:
+        """After the forward pass with `inputs`."""
+        mass = self._probe.masses(differentiable=True)[self._layer][:, : self._heads]
+        own = self._lines[:, None, :, None].expand(*mass.shape[:3], 1)
+        found = mass.gather(3, own)[..., 0].transpose(1, 2)[self._rows >= 0]
+        return -(found + 1e-4).log().mean()
 
 
 def _run(
@@ -375,11 +381,17 @@ def _answer(
     problem = next(balanced if kind == 1 else laden)
     mode: Mode = "direct" if kind == 0 else "cot"
     response = render_response(problem.steps if mode == "cot" else (), problem.answer)
+    boxes: list[Box | None] = []
+    if kind == 1:
+        boxes = [None, *(one.boxes[0] if len(one.boxes) == 1 else None for one in problem.steps)]
+        # What the last step names but does not say, the answer reads from the picture.
+        boxes += [None, boxes[-1]]
     if kind == 2:
         written = problem.steps[: int(rng.integers(len(problem.steps)))]
         lines = "".join(f"{k}. {step.text}\n" for k, step in enumerate(written, start=1))
         response = f"{THINK_OPEN}{lines}{ANSWER_CUE}{problem.answer}{ANSWER_CLOSE}"
-    return Row(problem.image, _prompt(mllm, build_messages(problem.question, mode)), response)
+    prompt = _prompt(mllm, build_messages(problem.question, mode))
+    return Row(problem.image, prompt, response, boxes)
 
 
 def _description(mllm: Mllm, lesson: Lesson, rng: np.random.Generator) -> Row:
@@ -414,14 +426,14 @@ def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
     return {**found, "labels": found["input_ids"].masked_fill(~inside, IGNORED)}
 
 
-def _endless_problems(config: BuildConfig, kind: KindConfig, stage: int) -> Iterator[Problem]:
+def _endless_problems(config: BuildConfig, kind: KindConfig) -> Iterator[Problem]:
     """Training problems in every clarity from crisp to all of the noise."""
     levels = np.random.default_rng([config.seed, 3]).uniform(0, 1, 64)
     generate = next(known.generate for known in KINDS.values() if known.config is type(kind))
     for block in itertools.count():
         for at, level in enumerate(levels):
             clarity = replace(kind, noise=float(level) * kind.noise)
-            seed = (config.seed * 10 + stage) * 100_000 + block * len(levels) + at
+            seed = (config.seed * 10 + 2) * 100_000 + block * len(levels) + at
             yield from generate(16, clarity, seed=seed, split="pretrain")
 
 

@@ -23,7 +23,7 @@ KNOWN_KINDS = (
 """What all of them are trained on, each kind with its largest noise."""
 
 _SCALES = {
-    "small": {"hidden": 96, "text_layers": 3},
+    "small": {"hidden": 96, "text_layers": 4},
     "large": {"hidden": 128, "text_layers": 4},
 }
 MAIN_MODEL = "qwen2_5_vl-tiny"
@@ -32,9 +32,10 @@ TESTBED_MODELS: dict[str, BuildConfig] = {
     f"{family}-{scale}": BuildConfig(
         kinds=KNOWN_KINDS,
         vision_steps=200,
-        language_steps=900,
-        describing=0.45,
-        answer_steps=300,
+        language_steps=1000,
+        describing=0.34,
+        grounded=0.6,
+        answer_weight=5.0,
         learning_rate=0.02,
         spec=TinySpec(family=family, **sizes),
     )

@@ -1,6 +1,6 @@
 """Two SGD steps with both terms, run by `test_distributed.py` in one or several processes.
 
-Usage: ``distributed_steps.py ddp|fsdp2 CHECKPOINT OUTPUT ITEMS_PER_PROCESS``.  ``ddp`` is TRL's
+Usage: ``distributed_steps.py CHECKPOINT OUTPUT_FOLDER ITEMS_PER_PROCESS``.  ``ddp`` is TRL's
 trainer; ``fsdp2`` shards the model by hand, since accelerate keeps FSDP for accelerators.
 """
 
@@ -65,7 +65,8 @@ def run_fsdp2(mllm, rows, size):
 
     world = 1
     if dist.is_torchelastic_launched():
-        dist.init_process_group("gloo")
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
         world = dist.get_world_size()
         mesh = init_device_mesh("cpu", (world,))
         for layer in mllm.model.get_decoder().layers:
@@ -101,18 +102,20 @@ def run_fsdp2(mllm, rows, size):
     }
 
 
-def main(kind, checkpoint, output, size):
-    """Train and save the weights."""
-    set_seed(0)
-    mllm = load_mllm(checkpoint, dtype=torch.float32)
-    problems = generate_arrows(8, ArrowsConfig(prior=0.95), seed=1, split="train")
-    rows = prompt_completion_rows(mllm, problems)
-    if kind == "ddp":
-        weights = run_ddp(mllm, rows, f"{output}.run", int(size))
-    else:
-        weights = run_fsdp2(mllm, rows, int(size))
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        save_file({name: value.contiguous().clone() for name, value in weights.items()}, output)
+def main(checkpoint, output, size):
+    """Train the checkpoint in both ways and save the weights."""
+    for kind in ("ddp", "fsdp2"):
+        set_seed(0)
+        mllm = load_mllm(checkpoint, dtype=torch.float32)
+        problems = generate_arrows(8, ArrowsConfig(prior=0.95), seed=1, split="train")
+        rows = prompt_completion_rows(mllm, problems)
+        if kind == "ddp":
+            weights = run_ddp(mllm, rows, f"{output}/run", int(size))
+        else:
+            weights = run_fsdp2(mllm, rows, int(size))
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            whole = {name: value.contiguous().clone() for name, value in weights.items()}
+            save_file(whole, f"{output}/{kind}.safetensors")
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

@@ -15,7 +15,7 @@ from attcot_analysis.models import load_mllm
 SCRIPT = Path(__file__).parent / "distributed_steps.py"
 
 
-def _steps(kind, checkpoint, output, *, processes, items):
+def _steps(checkpoint, output, *, processes, items):
     command = [sys.executable]
     if processes > 1:
         with socket.socket() as free:
@@ -23,9 +23,8 @@ def _steps(kind, checkpoint, output, *, processes, items):
             port = free.getsockname()[1]
         command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
         command += ["--master_addr=127.0.0.1", f"--master_port={port}"]
-    arguments = [str(SCRIPT), kind, str(checkpoint), str(output), str(items)]
     done = subprocess.run(
-        [*command, *arguments],
+        [*command, str(SCRIPT), str(checkpoint), str(output), str(items)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -33,13 +32,20 @@ def _steps(kind, checkpoint, output, *, processes, items):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(output)
+    return output
 
 
+@pytest.fixture(scope="module")
+def one_and_two(random_checkpoint, tmp_path_factory):
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    _steps(random_checkpoint, one, processes=1, items=4)
+    return one, _steps(random_checkpoint, two, processes=2, items=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_processes_train_what_one_does(kind, random_checkpoint, tmp_path):
-    one = _steps(kind, random_checkpoint, tmp_path / "one.safetensors", processes=1, items=4)
-    two = _steps(kind, random_checkpoint, tmp_path / "two.safetensors", processes=2, items=2)
+def test_two_processes_train_what_one_does(kind, random_checkpoint, one_and_two):
+    one, two = (load_file(folder / f"{kind}.safetensors") for folder in one_and_two)
     assert one.keys() == two.keys()
     before = load_mllm(random_checkpoint).model.state_dict()
     name = "model.language_model.layers.0.self_attn.q_proj.weight"

@@ -49,14 +49,13 @@ def test_the_result_is_an_ordinary_checkpoint_and_the_same_each_time(tmp_path):
 @pytest.mark.parametrize("name", TESTBED_MODELS)
 def test_every_family_and_scale_is_built_of_its_own_classes(name, tmp_path):
     family, scale = name.split("-")
-    config = replace(
-        TESTBED_MODELS[name], vision_steps=1, language_steps=1, answer_steps=1, batch_size=6
-    )
+    config = replace(TESTBED_MODELS[name], vision_steps=1, language_steps=1, batch_size=6)
     folder = build_testbed_model(tmp_path / name, config, progress=False)
     mllm = load_mllm(folder)
     assert mllm.family.name == mllm.model.config.model_type == family
     assert (folder / "model.safetensors").stat().st_size <= 4_000_000
-    assert mllm.n_layers == {"small": 3, "large": 4}[scale]
+    width = mllm.model.config.get_text_config().hidden_size
+    assert (mllm.n_layers, width) == (4, {"small": 96, "large": 128}[scale])
     for kind, config in zip(KINDS, KNOWN_KINDS, strict=True):
         problem = KINDS[kind].generate(1, config, seed=0)[0]
         assert all(len(mllm.tokenizer.tokenize(c)) == 1 for c in problem.candidates)
@@ -86,14 +85,18 @@ def test_lessons_say_what_the_picture_shows(kind):
     assert said.response.splitlines() == said.lines
 
 
-def test_grounding_points_to_the_part_that_a_line_speaks_of(monkeypatch):
+def test_grounding_points_to_the_part_that_a_line_speaks_of():
     config = replace(TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32))
     mllm = testbed.new_testbed_model(config)
     rng = np.random.default_rng(0)
     rows = [testbed._description(mllm, lesson_of(kind), rng) for kind in config.kinds]
-    plain = float(mllm.model(**testbed._batch(mllm, rows)).loss)
-    with attached(mllm.model):
-        loss = float(testbed._grounded_loss(mllm, rows, config))
+    rows += testbed._Teacher(mllm, config).rows(0.0)
+    whole = [row for row in rows if row.boxes and "<think>" in row.response]
+    # Arrows: the answer is read from the last cell, so it is spoken of there.
+    assert {bool(row.boxes[-1]) for row in whole} == {True, False}
+    with torch.no_grad(), attached(mllm.model):
+        plain = float(testbed._loss(mllm, rows, config, grounded=False))
+        loss = float(testbed._loss(mllm, rows, config, grounded=True))
     layer, heads = 1, slice(0, 2)
     batch = testbed._batch(mllm, rows)
     mllm.model.set_attn_implementation("eager")
@@ -106,22 +109,25 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of(monkeypatch):
         for t in range(len(ids)):
             if batch["labels"][at, t] == IGNORED:
                 continue
-            x0, y0, x1, y1 = row.boxes[line]
-            keys = [
-                image[6 * y + x]
-                for y in range(y0 // 16, y1 // 16)
-                for x in range(x0 // 16, x1 // 16)
-            ]
-            logs.append((seen[at, heads, t - 1][:, keys].sum(-1) + 1e-4).log())
+            if line < len(row.boxes) and row.boxes[line]:
+                x0, y0, x1, y1 = row.boxes[line]
+                keys = [
+                    image[6 * y + x]
+                    for y in range(y0 // 16, y1 // 16)
+                    for x in range(x0 // 16, x1 // 16)
+                ]
+                logs.append((seen[at, heads, t - 1][:, keys].sum(-1) + 1e-4).log())
             line += "\n" in mllm.tokenizer.decode([ids[t]])
     expected = plain - config.grounding * float(torch.stack(logs).mean())
     assert loss == pytest.approx(expected, abs=2e-5)
 
 
-def test_tokens_of_answers_weigh_more_in_the_answer_stage():
-    config = replace(TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32))
+def test_tokens_of_answers_weigh_more():
+    config = replace(
+        TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32), answer_weight=7.0
+    )
     mllm = testbed.new_testbed_model(config)
-    rows = testbed._Teacher(mllm, config, stage=4).rows(0.3)
+    rows = testbed._Teacher(mllm, config).rows(0.3)
     batch = testbed._batch(mllm, rows)
     logits = mllm.model(**{k: v for k, v in batch.items() if k != "labels"}).logits.log_softmax(-1)
     total = weights = 0.0
@@ -138,12 +144,13 @@ def test_tokens_of_answers_weigh_more_in_the_answer_stage():
             weights += weight
             inside = mllm.tokenizer.decode([one]) == "<answer>"
     assert answers == sum("<answer>" in row.response for row in rows) > 0
-    assert float(testbed._answer_loss(mllm, rows, 7.0)) == pytest.approx(total / weights, rel=1e-4)
+    loss = testbed._loss(mllm, rows, config, grounded=False)
+    assert float(loss) == pytest.approx(total / weights, rel=1e-4)
 
 
 def test_a_model_is_shipped_or_cached_or_built_and_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTCOT_CACHE", str(tmp_path))
-    quick = replace(TESTBED_MODELS["llava-large"], vision_steps=1, language_steps=1, answer_steps=1)
+    quick = replace(TESTBED_MODELS["llava-large"], vision_steps=1, language_steps=1)
     monkeypatch.setitem(TESTBED_MODELS, "llava-large", quick)
     built = testbed_models.testbed_model("llava-large", progress=False)
     assert built == tmp_path / "models" / "llava-large"
