@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 
 import pandas as pd
 import pytest
 
+from attcot_analysis import reproduce as module
+from attcot_analysis.measure import metrics
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.problems.folder import load_problems
 from attcot_analysis.reproduce import ReproduceConfig, reproduce
@@ -20,6 +23,17 @@ SMALL = ReproduceConfig(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> RunFolder:
     return reproduce(tmp_path_factory.mktemp("runs") / "small", SMALL, progress=False)
+
+
+@pytest.fixture
+def without_report(monkeypatch):
+    """A second run, whose tables are what is looked at."""
+    monkeypatch.setattr(module, "write_run_report", lambda *_, **__: None)
+    monkeypatch.setattr(module, "model_maps", lambda *_: None)
+    monkeypatch.setattr(module, "embeds", lambda *_: ([], []))
+    few = partial(metrics.compare, n_boot=20, n_permutations=100)
+    monkeypatch.setattr(module, "compare", few)
+    monkeypatch.setattr(module, "summarise", partial(metrics.summarise, n_boot=20))
 
 
 def test_results_hold_every_metric_of_every_arm_with_its_interval(finished):
@@ -70,7 +84,7 @@ def test_the_report_shows_curves_and_maps_in_a_browser_and_asks_for_nothing(fini
     page.close()
 
 
-def test_a_finished_run_is_left_alone_and_the_next_one_gets_its_own_folder(finished):
+def test_a_finished_run_is_left_alone_and_the_next_one_has_its_own_folder(finished, without_report):
     before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*.parquet")}
     second = reproduce(finished.path, SMALL, progress=False)
     assert second.path.name == "small-2"
@@ -79,7 +93,7 @@ def test_a_finished_run_is_left_alone_and_the_next_one_gets_its_own_folder(finis
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(finished, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_stopped(finished, without_report, tmp_path):
     folder = tmp_path / "broken"
     shutil.copytree(finished.path, folder)
     (folder / "results.json").unlink()
