@@ -13,7 +13,7 @@ from PIL import Image
 from attcot_analysis.show.explorer_choice import PlaneKey, Selection
 from attcot_analysis.show.explorer_data import ExplorerRecord
 from attcot_analysis.show.explorer_planes import is_signed, plane_cells, plane_weights
-from attcot_analysis.show.explorer_spec import arm_of, commitment_arrays, stated_answer
+from attcot_analysis.show.explorer_spec import arm_of, commitment_arrays
 from attcot_analysis.show.figures import figure_png
 from attcot_analysis.show.overlay import backdrop, blend, colorize, png_bytes
 from attcot_analysis.show.style import (
@@ -77,13 +77,14 @@ def explorer_figure(
 def _answer_lines(
     record: ExplorerRecord, forced: Sequence[npt.NDArray[np.float64] | None]
 ) -> tuple[str, list[npt.NDArray[np.float64]]]:
-    """Per model the probability of the answer that the text states, over the tokens."""
-    answer = stated_answer(record) or record.problem.answer
+    """Per model the probability of the answer that it ends with, over the tokens."""
     after = steps_before(record.steps)
-    number = record.problem.candidates.index(answer)
     nothing = np.full(len(after), np.nan)
-    lines = [nothing if p is None else p[np.minimum(after, len(p) - 1), number] for p in forced]
-    return f"p({answer})", lines
+    lines = [
+        nothing if p is None else p[np.minimum(after, len(p) - 1), int(p[-1].argmax())]
+        for p in forced
+    ]
+    return "p(final answer)", lines
 
 
 def explorer_png(record: ExplorerRecord, selection: Selection) -> bytes:

@@ -73,7 +73,6 @@ class Content:
             "question": problem.question,
             "right": problem.answer,
             "habitual": problem.habitual,
-            "forced": stated_answer(record),
             "candidates": list(problem.candidates),
             "text": record.text,
             "picture": picture_url(record.picture),

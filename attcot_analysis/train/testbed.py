@@ -49,13 +49,16 @@ class Row(NamedTuple):
         image: The picture.
         prompt: Question in chat form.
         response: What to learn.
-        boxes: Per line of the response the pixels it speaks of, where that is taught.
+        sources: Per line of the response where it comes from, where that is taught: pixels, or a
+            word of the prompt.
+        problem: What is asked, if it is a problem.
     """
 
     image: Image.Image
     prompt: str
     response: str
-    boxes: Sequence[Box | None] = ()
+    sources: Sequence[Box | str | None] = ()
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,13 @@ class BuildConfig:
         describing: The share of them at the beginning that teaches to describe only; later a
             quarter of every batch does.
         grounding: Weight of a loss that points half of the heads of one layer to the part of the
-            picture that a line speaks of. Without it a tiny model takes hundreds of steps to find
-            out that names stand for places.
+            picture that a line speaks of, and the other half, for answers without a whole
+            rationale, to the person whose habit they may follow. Without it a tiny model takes
+            hundreds of steps to find out that words stand for places, and people for answers.
         grounded: The share of the language steps, at the beginning, with that loss.
+        blind: Weight of a loss that asks every problem without its picture as well, where the
+            habitual answer is the one to give. With several kinds there are too many habits to be
+            picked up on the way.
         answer_weight: How much more a token of an answer weighs than another one: an answer is
             one token in forty, and comes last.
         batch_size: Items per step of the language stage.
@@ -94,6 +101,7 @@ class BuildConfig:
     describing: float = 0.3
     grounding: float = 1.0
     grounded: float = 0.3
+    blind: float = 0.0
     answer_weight: float = 1.0
     batch_size: int = 32
     learning_rate: float = 0.01
@@ -205,13 +213,38 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
         share = done / config.language_steps
         done += 1
         rows = teach.rows(1.0 if share < config.describing else 0.25)
-        return _loss(mllm, rows, config, grounded=share < config.grounded)
+        loss = _loss(mllm, rows, config, grounded=share < config.grounded)
+        problems = [row.problem for row in rows if row.problem]
+        if problems and config.blind:
+            loss = loss + config.blind * _blind_loss(mllm, problems)
+        return loss
 
     mllm.model.train()
     with attached(mllm.model):
         history = _run("language", config.language_steps, optimizers, loss_of_batch, progress)
     mllm.model.eval()
     return history
+
+
+def _blind_loss(mllm: Mllm, problems: Sequence[Problem]) -> Tensor:
+    """Cross-entropy of the habitual answers to problems whose pictures are left out."""
+    texts = []
+    for at, problem in enumerate(problems):
+        mode: Mode = "direct" if at % 2 else "cot"
+        cue = DIRECT_CUE if mode == "direct" else THINK_OPEN + ANSWER_CUE
+        prompt = _prompt(mllm, build_messages(problem.question, mode, n_images=0))
+        texts.append(f"{prompt}{cue}{problem.habitual}{ANSWER_CLOSE}")
+    inputs = mllm.tokenizer(
+        texts,
+        padding=True,
+        padding_side="right",
+        add_special_tokens=False,
+        return_tensors="pt",
+    )
+    ids = inputs["input_ids"]
+    logits = mllm.model(input_ids=ids, attention_mask=inputs["attention_mask"]).logits[:, :-1]
+    answer = _inside_answers(mllm, ids)[:, 1:]
+    return F.cross_entropy(logits[answer], ids[:, 1:][answer])
 
 
 def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: bool) -> Tensor:
@@ -229,12 +262,14 @@ def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: boo
 
 def _token_weights(mllm: Mllm, ids: Tensor, targets: Tensor, answer_weight: float) -> Tensor:
     """Weights of the predictions of ``targets[:, 1:]``."""
+    answer = _inside_answers(mllm, ids)[:, 1:]
+    return torch.where(answer, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
+
+
+def _inside_answers(mllm: Mllm, ids: Tensor) -> Tensor:
+    """Which tokens stand between the tags of an answer, or of the prompt's example of one."""
     opening, closing = mllm.tokenizer.convert_tokens_to_ids([DIRECT_CUE, ANSWER_CLOSE])
-    # Prompts hold both tags as well, once each.
-    inside = (ids == opening).cumsum(1) > (ids == closing).cumsum(1)
-    following = targets[:, 1:]
-    answer = inside[:, :-1] & (following != closing)
-    return torch.where(answer, answer_weight, 1.0) * (following != IGNORED)
+    return ((ids == opening).cumsum(1) > (ids == closing).cumsum(1)) & (ids != opening)
 
 
 class _Teacher:
@@ -257,12 +292,12 @@ class _Teacher:
                 rows.append(_description(self._mllm, self._lessons[kind], self._rng))
             else:
                 problems = self._laden[kind], self._balanced[kind]
-                rows.append(_answer(self._mllm, *problems, self._rng, self._config))
+                rows.append(_answer(self._mllm, *problems, self._rng, self._config.shares))
         return rows
 
 
 class _Grounding:
-    """-log of the attention from each line of the responses to the part it speaks of."""
+    """-log of the attention from each line of the responses to where it comes from."""
 
     def __init__(
         self, mllm: Mllm, rows: Sequence[Row], ids: Tensor, labels: Tensor, config: BuildConfig
@@ -273,21 +308,26 @@ class _Grounding:
         # The line that each response token belongs to: as many as there are line ends before it.
         ends = torch.isin(ids, breaks) & (labels != IGNORED)
         lines = (ends.cumsum(1) - ends.long()).roll(-1, dims=1)
-        most = max(len(row.boxes) for row in rows) + 1
+        most = max(len(row.sources) for row in rows) + 1
         grid = TokenGrid.regular(rows[0].image.size, *[round(image.shape[1] ** 0.5)] * 2)
         cols = torch.zeros(*ids.shape, most)
-        spoken = torch.zeros(len(rows), most, dtype=torch.bool)
+        known, worded = torch.zeros(2, len(rows), most, dtype=torch.bool)
         for at, row in enumerate(rows):
-            for line, box in enumerate(row.boxes):
-                if box is not None:
-                    found = torch.as_tensor(grid.coverage([box]), dtype=cols.dtype)
+            for line, source in enumerate(row.sources):
+                if isinstance(source, str):
+                    words = mllm.tokenizer(source, add_special_tokens=False)["input_ids"]
+                    cols[at, torch.isin(ids[at], torch.tensor(words)), line] = 1.0
+                    worded[at, line] = True
+                elif source is not None:
+                    found = torch.as_tensor(grid.coverage([source]), dtype=cols.dtype)
                     cols[at, image[at], line] = found
-                    spoken[at, line] = True
+                known[at, line] = source is not None
         lines = lines.clamp(max=most - 1)
-        probed = (labels != IGNORED).roll(-1, dims=1) & spoken.gather(1, lines)
+        probed = (labels != IGNORED).roll(-1, dims=1) & known.gather(1, lines)
         places = [one.nonzero()[:, 0] for one in probed]
         self._rows = nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
         self._lines = lines.gather(1, self._rows.clamp(min=0))
+        self._worded = worded.gather(1, self._lines)
         self._layer = config.spec.text_layers // 3
         self._heads = config.spec.heads // 2
         self._probe = Probe((self._layer,))
@@ -299,10 +339,12 @@ class _Grounding:
 
     def loss(self) -> Tensor:
         """After the forward pass with `inputs`."""
-        mass = self._probe.masses(differentiable=True)[self._layer][:, : self._heads]
+        mass = self._probe.masses(differentiable=True)[self._layer]
         own = self._lines[:, None, :, None].expand(*mass.shape[:3], 1)
-        found = mass.gather(3, own)[..., 0].transpose(1, 2)[self._rows >= 0]
-        return -(found + 1e-4).log().mean()
+        found = mass.gather(3, own)[..., 0].transpose(1, 2)
+        parts, words = found[..., : self._heads], found[..., self._heads :]
+        chosen = torch.where(self._worded[..., None], words, parts)[self._rows >= 0]
+        return -(chosen + 1e-12).log().mean()
 
 
 def _run(
@@ -374,24 +416,26 @@ def _answer(
     laden: Iterator[Problem],
     balanced: Iterator[Problem],
     rng: np.random.Generator,
-    config: BuildConfig,
+    shares: tuple[float, float, float],
 ) -> Row:
     """A direct answer, or a rationale and an answer; some rationales stop before they end."""
-    kind = rng.choice(3, p=config.shares)
+    kind = rng.choice(3, p=shares)
     problem = next(balanced if kind == 1 else laden)
     mode: Mode = "direct" if kind == 0 else "cot"
     response = render_response(problem.steps if mode == "cot" else (), problem.answer)
-    boxes: list[Box | None] = []
+    # Every question begins with a person's name.
+    sources: list[Box | str | None] = [problem.question.split()[0]]
     if kind == 1:
-        boxes = [None, *(one.boxes[0] if len(one.boxes) == 1 else None for one in problem.steps)]
+        sources = [None, *(one.boxes[0] if len(one.boxes) == 1 else None for one in problem.steps)]
         # What the last step names but does not say, the answer reads from the picture.
-        boxes += [None, boxes[-1]]
+        sources += [None, sources[-1]]
     if kind == 2:
         written = problem.steps[: int(rng.integers(len(problem.steps)))]
         lines = "".join(f"{k}. {step.text}\n" for k, step in enumerate(written, start=1))
         response = f"{THINK_OPEN}{lines}{ANSWER_CUE}{problem.answer}{ANSWER_CLOSE}"
+        sources = [*[None] * (len(written) + 2), *sources]
     prompt = _prompt(mllm, build_messages(problem.question, mode))
-    return Row(problem.image, prompt, response, boxes)
+    return Row(problem.image, prompt, response, sources, problem)
 
 
 def _description(mllm: Mllm, lesson: Lesson, rng: np.random.Generator) -> Row:

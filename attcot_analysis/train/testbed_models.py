@@ -36,6 +36,7 @@ TESTBED_MODELS: dict[str, BuildConfig] = {
         describing=0.34,
         grounded=0.6,
         answer_weight=5.0,
+        blind=0.5,
         learning_rate=0.02,
         spec=TinySpec(family=family, **sizes),
     )

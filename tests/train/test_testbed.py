@@ -9,10 +9,11 @@ import torch
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.attention import attached
-from attcot_analysis.models import encode_problem, load_mllm
+from attcot_analysis.models import encode, encode_problem, load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
 from attcot_analysis.problems.board import COLOURS
-from attcot_analysis.problems.kinds import KINDS
+from attcot_analysis.problems.draws import NAMES
+from attcot_analysis.problems.kinds import KINDS, generate_problems
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train import testbed, testbed_models
 from attcot_analysis.train.data import IGNORED
@@ -91,16 +92,16 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
     rng = np.random.default_rng(0)
     rows = [testbed._description(mllm, lesson_of(kind), rng) for kind in config.kinds]
     rows += testbed._Teacher(mllm, config).rows(0.0)
-    whole = [row for row in rows if row.boxes and "<think>" in row.response]
-    # Arrows: the answer is read from the last cell, so it is spoken of there.
-    assert {bool(row.boxes[-1]) for row in whole} == {True, False}
-    with torch.no_grad(), attached(mllm.model):
-        plain = float(testbed._loss(mllm, rows, config, grounded=False))
-        loss = float(testbed._loss(mllm, rows, config, grounded=True))
-    layer, heads = 1, slice(0, 2)
+    # The answer to arrows is read from the last cell, a habit from the name, the rest is said.
+    answers = [row.sources[-1] for row in rows if row.problem]
+    assert {type(source) for source in answers} == {tuple, str, type(None)}
+    with attached(mllm.model):
+        plain = testbed._loss(mllm, rows, config, grounded=False).item()
+        loss = testbed._loss(mllm, rows, config, grounded=True).item()
+    names = {mllm.tokenizer.convert_tokens_to_ids(name): name for name in NAMES}
     batch = testbed._batch(mllm, rows)
     mllm.model.set_attn_implementation("eager")
-    seen = mllm.model(**batch, output_attentions=True).attentions[layer]
+    seen = mllm.model(**batch, output_attentions=True).attentions[1]
     logs = []
     for at, row in enumerate(rows):
         ids = batch["input_ids"][at].tolist()
@@ -109,14 +110,18 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
         for t in range(len(ids)):
             if batch["labels"][at, t] == IGNORED:
                 continue
-            if line < len(row.boxes) and row.boxes[line]:
-                x0, y0, x1, y1 = row.boxes[line]
+            source = row.sources[line] if line < len(row.sources) else None
+            if isinstance(source, str):
+                (key,) = [at for at, one in enumerate(ids) if names.get(one) == source]
+                logs.append(seen[at, 2:, t - 1, key].log())
+            elif source:
+                x0, y0, x1, y1 = source
                 keys = [
                     image[6 * y + x]
                     for y in range(y0 // 16, y1 // 16)
                     for x in range(x0 // 16, x1 // 16)
                 ]
-                logs.append((seen[at, heads, t - 1][:, keys].sum(-1) + 1e-4).log())
+                logs.append(seen[at, :2, t - 1][:, keys].sum(-1).log())
             line += "\n" in mllm.tokenizer.decode([ids[t]])
     expected = plain - config.grounding * float(torch.stack(logs).mean())
     assert loss == pytest.approx(expected, abs=2e-5)
@@ -137,7 +142,8 @@ def test_tokens_of_answers_weigh_more():
         learned = mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
         start = int(batch["attention_mask"][at].sum()) - len(learned)
         inside = False
-        for t, one in enumerate(learned, start=start):
+        for t in range(start, start + len(learned)):
+            one = batch["input_ids"][at, t]
             weight = 7.0 if inside else 1.0
             answers += inside
             total -= weight * float(logits[at, t - 1, one])
@@ -146,6 +152,21 @@ def test_tokens_of_answers_weigh_more():
     assert answers == sum("<answer>" in row.response for row in rows) > 0
     loss = testbed._loss(mllm, rows, config, grounded=False)
     assert float(loss) == pytest.approx(total / weights, rel=1e-4)
+
+
+def test_without_a_picture_the_habit_is_asked_for():
+    config = TESTBED_MODELS["internvl-small"]
+    mllm = testbed.new_testbed_model(config)
+    problems = [generate_problems(kind, 1, seed=0)[0] for kind in KINDS]
+    losses = []
+    for at, problem in enumerate(problems):
+        mode = "direct" if at % 2 else "cot"
+        begun = "<answer>" if at % 2 else "<think>\n</think>\n<answer>"
+        asked = encode(mllm, None, problem.question, mode=mode, response=begun)
+        scores = mllm.model(input_ids=asked.input_ids[None]).logits[0, -1].log_softmax(-1)
+        losses.append(-scores[mllm.tokenizer.convert_tokens_to_ids(problem.habitual)])
+    found = testbed._blind_loss(mllm, problems)
+    assert float(found) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
 
 
 def test_a_model_is_shipped_or_cached_or_built_and_named(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@
 
 const MEAN = -1, MAX = -2, VISUAL = -3;
 const WORDS = { [MEAN]: "mean", [MAX]: "max", [VISUAL]: "visual" };
+const FINAL = -1; // instead of a candidate: the one that each model ends with
 const STATS = ["mass", "share", "spread", "peak", "cell", "scale"];
 const SIDE = 448; // pixels of a pane's longer side
 const FRAME = { tokens: 450, steps: 1200, layers: 800, heads: 800 }; // ms per picture while playing
@@ -203,7 +204,7 @@ class View {
     this.id = `ax${Math.random().toString(36).slice(2, 10)}`;
     this.cell = null; // the image token under the pointer or the cell cursor
     this.curve = "mass";
-    this.candidate = Math.max(0, this.spec.candidates.indexOf(this.spec.models[0].answer ?? this.spec.forced ?? this.spec.right));
+    this.candidate = FINAL;
     this.boxes = true;
     this.axis = "tokens";
     this.timer = null;
@@ -1066,7 +1067,7 @@ class View {
     if (spec.models.some((model) => model.p)) {
       this.candidateBox = this.select(
         "If forced to answer, p of",
-        spec.candidates.map((name, at) => [at, this.candidateWords(name)]),
+        [[FINAL, "the answer that each model ends with"], ...spec.candidates.map((name, at) => [at, this.candidateWords(name)])],
         (value) => {
           this.candidate = +value;
           this.drawn = null;
@@ -1079,11 +1080,24 @@ class View {
     }
   }
 
+  /** Index of the candidate whose curve is drawn for a model. */
+  candidateOf(model) {
+    if (this.candidate !== FINAL) return this.candidate;
+    const last = model.p?.at(-1) ?? [];
+    return last.indexOf(Math.max(...last));
+  }
+
   candidateWords(name) {
     const words = [];
     if (name === this.spec.right) words.push("right");
     if (name === this.spec.habitual) words.push("habitual");
     return words.length ? `${name} (${words.join(", ")})` : name;
+  }
+
+  /** Behind a model's name in the legend, the answer that its lower curve is about. */
+  finalWords(model) {
+    const at = this.candidateOf(model);
+    return this.candidate === FINAL && at >= 0 ? ` (ends with ${this.spec.candidates[at]})` : "";
   }
 
   legend() {
@@ -1121,9 +1135,9 @@ class View {
       this.drawn = key;
       const models = pair.map((model) => this.spec.models[model]);
       this.legendBox.replaceChildren(
-        ...models.map((one) => make("span", {}, sample(one), one.label)),
+        ...models.map((one) => make("span", {}, sample(one), one.label, this.finalWords(one))),
       );
-      this.legendBox.hidden = models.length < 2;
+      this.legendBox.hidden = models.length < 2 && !models.some((one) => one.p);
       const values = found.map(({ plane }) => this.planes.column(plane, this.curve));
       const high = Math.max(1e-9, ...values.flatMap((line) => [...line].filter(Number.isFinite)));
       const unit = this.curve === "mass" && source.quantity.startsWith("attention mass");
@@ -1131,7 +1145,7 @@ class View {
       this.plot(this.access, models, values, top, false);
       if (this.commitment) {
         const lines = models.map((one) =>
-          Float64Array.from(this.after, (k) => one.p?.[Math.min(k, one.p.length - 1)][this.candidate] ?? NaN),
+          Float64Array.from(this.after, (k) => one.p?.[Math.min(k, one.p.length - 1)][this.candidateOf(one)] ?? NaN),
         );
         this.plot(this.commitment, models, lines, 1, true);
       }
@@ -1143,7 +1157,7 @@ class View {
     this.access.picture.setAttribute("aria-label", `Curve of ${names[this.curve]} over the text; here: ${values.join(", ")}`);
     if (this.commitment) {
       const now = this.commitment.lines.map((line, at) => `${this.spec.models[pair[at]].label} ${number(line[token])}`);
-      const name = this.spec.candidates[this.candidate];
+      const name = this.spec.candidates[this.candidate] ?? "the answer it ends with";
       this.commitment.picture.setAttribute(
         "aria-label",
         `Commitment: probability of ${name} if forced to answer; here: ${now.join(", ")}`,
@@ -1315,7 +1329,7 @@ class View {
     const rows = shown.map(({ name, index }) => {
       const told = models.some((one) => one.leaked?.[Math.min(k, one.leaked.length - 1)][index]);
       const label = make("th", { scope: "row" }, this.candidateWords(name), told ? make("small", {}, " named in the text") : null);
-      if (index === this.candidate) label.classList.add("ax-chosen");
+      if (models.some((one) => index === this.candidateOf(one))) label.classList.add("ax-chosen");
       const cells = models.map((one) => {
         const p = at(one, index), bar = make("span", { class: "ax-p" });
         bar.style.setProperty("--p", Number.isFinite(p) ? p.toFixed(3) : "0");
