@@ -273,22 +273,25 @@ def _steps(scene: Scene, asked: _Asked, config: CountingConfig) -> tuple[Step, .
         if config.states_evidence and config.enumerates:
             cells = [scene.get((column, row)) for column in range(config.size)]
             words = ", ".join(thing.colour if thing else NOTHING for thing in cells)
-            text = f"Row {row + 1}: {words}; {_found(scene, asked, range(row + 1))} so far."
+            numbers = _numbers(scene, asked, range(row + 1))
+            found = ", ".join(
+                f"{c} so far {n}" for n, c in zip(numbers, asked.colours, strict=True)
+            )
+            text = f"Row {row + 1}: {words}; {found}."
         elif config.states_evidence:
-            text = f"Row {row + 1} has {_found(scene, asked, (row,))}."
+            numbers = _numbers(scene, asked, (row,))
+            words = " and ".join(f"{n} {c}" for n, c in zip(numbers, asked.colours, strict=True))
+            text = f"Row {row + 1} has {numbers[0] if asked.task == 'count' else words}."
         steps.append(Step(text, (_box(0, row, config.size),)))
     whole = tuple(_box(0, row, config.size) for row in range(config.size))
     last = "Add them up." if asked.task == "count" else "Compare the sums."
     return (*steps, Step(last, whole))
 
 
-def _found(scene: Scene, asked: _Asked, rows: Collection[int]) -> str:
-    """How many of the things asked about stand in some rows, in words."""
+def _numbers(scene: Scene, asked: _Asked, rows: Collection[int]) -> list[int]:
+    """How many of the things asked about stand in some rows, per colour."""
     things = [thing for (_, row), thing in scene.items() if row in rows and asked.counts(thing)]
-    numbers = [sum(thing.colour == colour for thing in things) for colour in asked.colours]
-    if asked.task == "count":
-        return str(numbers[0])
-    return " and ".join(f"{n} {c}" for n, c in zip(numbers, asked.colours, strict=True))
+    return [sum(thing.colour == colour for thing in things) for colour in asked.colours]
 
 
 def _box(column: int, row: int, width: int) -> Box:

@@ -36,6 +36,8 @@ from attcot_analysis.train.tiny import TinySpec, tiny_model, tiny_processor
 
 BUILD_FILE = "testbed_build.json"
 _TEXT_PARTS = ("model.language_model.", "lm_head.")
+_LINE_END = ".Ċ"
+"""Stop and line end as the tokenizer writes them."""
 _PICTURES = 64
 """Pictures per step of the vision stage."""
 History = list[dict[str, str | float]]
@@ -83,8 +85,8 @@ class BuildConfig:
         blind: Weight of a loss that asks every problem without its picture as well, where the
             habitual answer is the one to give. With several kinds there are too many habits to be
             picked up on the way.
-        answer_weight: How much more a token of an answer weighs than another one: an answer is
-            one token in forty, and comes last.
+        answer_weight: How much more a token of an answer weighs than another one, and the last
+            word of a line, which is what the line finds: the rest is form, and most of the tokens.
         batch_size: Items per step of the language stage.
         learning_rate: Muon's peak rate; AdamW runs at 0.3 of it.
         shares: Shares of questions answered directly, after the whole rationale, and after a
@@ -248,7 +250,7 @@ def _blind_loss(mllm: Mllm, problems: Sequence[Problem]) -> Tensor:
 
 
 def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: bool) -> Tensor:
-    """Cross-entropy in which the tokens of answers weigh more, and the grounding."""
+    """Cross-entropy in which what is found weighs more than form, and the grounding."""
     batch = _batch(mllm, rows)
     targets = batch.pop("labels")
     taught = _Grounding(mllm, rows, batch["input_ids"], targets, config) if grounded else None
@@ -263,7 +265,8 @@ def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: boo
 def _token_weights(mllm: Mllm, ids: Tensor, targets: Tensor, answer_weight: float) -> Tensor:
     """Weights of the predictions of ``targets[:, 1:]``."""
     answer = _inside_answers(mllm, ids)[:, 1:]
-    return torch.where(answer, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
+    found = (ids == mllm.tokenizer.convert_tokens_to_ids(_LINE_END)).roll(-1, dims=1)[:, 1:]
+    return torch.where(answer | found, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
 
 
 def _inside_answers(mllm: Mllm, ids: Tensor) -> Tensor:

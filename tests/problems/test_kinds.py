@@ -145,7 +145,8 @@ def test_columns_can_be_named_by_place_and_rows_enumerated():
     config = CountingConfig(any_shape=True, states_evidence=True, enumerates=True)
     for problem in generate_counting(30, config, seed=4):
         asked = re.search(r"How many (\w+) shapes", problem.question)[1]
-        rows = [re.fullmatch(r"Row \d: (.*); (\d) so far\.", s.text) for s in problem.steps[:3]]
+        form = rf"Row \d: (.*); {asked} so far (\d)\."
+        rows = [re.fullmatch(form, step.text) for step in problem.steps[:3]]
         said = ", ".join(row[1] for row in rows)
         assert said.split(", ").count(asked) == int(problem.answer) == int(rows[-1][2])
         assert int(rows[0][2]) == rows[0][1].split(", ").count(asked)

@@ -127,7 +127,7 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
     assert loss == pytest.approx(expected, abs=2e-5)
 
 
-def test_tokens_of_answers_weigh_more():
+def test_answers_and_what_a_line_finds_weigh_more():
     config = replace(
         TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32), answer_weight=7.0
     )
@@ -144,7 +144,8 @@ def test_tokens_of_answers_weigh_more():
         inside = False
         for t in range(start, start + len(learned)):
             one = batch["input_ids"][at, t]
-            weight = 7.0 if inside else 1.0
+            follows = mllm.tokenizer.decode(batch["input_ids"][at, t + 1 : t + 2])
+            weight = 7.0 if inside or follows == ".\n" else 1.0
             answers += inside
             total -= weight * float(logits[at, t - 1, one])
             weights += weight
