@@ -16,6 +16,8 @@ from attcot_analysis.shipped import config_file
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
+from attcot_analysis.train.sayo import train_sayo
+from attcot_analysis.train.sayo_config import OPTIONS as SAYO_OPTIONS
 
 UNTRAINED = "none"
 """The recipe of an arm that is measured as it is."""
@@ -127,7 +129,21 @@ def _sft(
     return finetune(base, problems, folder, config, **options)
 
 
-RECIPES: dict[str, Recipe] = {"sft": Recipe(_sft)}
+def _sayo(
+    arm: Arm,
+    base: str | Path,
+    problems: Sequence[Problem],
+    folder: str | Path,
+    config: FinetuneConfig,
+    **options: Any,
+) -> Path:
+    return train_sayo(arm.name, arm.options, base, problems, folder, config, **options)
+
+
+RECIPES: dict[str, Recipe] = {
+    "sft": Recipe(_sft),
+    "sayo": Recipe(_sayo, SAYO_OPTIONS),
+}
 """Every way to train; further recipes add themselves here."""
 
 
