@@ -18,6 +18,8 @@ from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.sayo import train_sayo
 from attcot_analysis.train.sayo_config import OPTIONS as SAYO_OPTIONS
+from attcot_analysis.train.vista_config import OPTIONS as VISTA_OPTIONS
+from attcot_analysis.train.vista_config import vista_config
 
 UNTRAINED = "none"
 """The recipe of an arm that is measured as it is."""
@@ -140,9 +142,24 @@ def _sayo(
     return train_sayo(arm.name, arm.options, base, problems, folder, config, **options)
 
 
+def _vista(
+    arm: Arm,
+    base: str | Path,
+    problems: Sequence[Problem],
+    folder: str | Path,
+    config: FinetuneConfig,
+    **options: Any,
+) -> Path:
+    # Only those who train with it need TRL.
+    from attcot_analysis.train.vista import run_vista
+
+    return run_vista(base, problems, folder, vista_config(arm.options), config, **options)
+
+
 RECIPES: dict[str, Recipe] = {
     "sft": Recipe(_sft),
     "sayo": Recipe(_sayo, SAYO_OPTIONS),
+    "vista": Recipe(_vista, VISTA_OPTIONS),
 }
 """Every way to train; further recipes add themselves here."""
 
