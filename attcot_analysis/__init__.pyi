@@ -142,6 +142,8 @@ from attcot_analysis.train.finetune import finetune as finetune
 from attcot_analysis.train.grpo_rows import grpo_rows as grpo_rows
 from attcot_analysis.train.lora import language_lora as language_lora
 from attcot_analysis.train.objective import AttCoTConfig as AttCoTConfig
+from attcot_analysis.train.pseudo_positives import image_dependence as image_dependence
+from attcot_analysis.train.pseudo_positives import pseudo_positives as pseudo_positives
 from attcot_analysis.train.region_config import RegionRewardConfig as RegionRewardConfig
 from attcot_analysis.train.region_reward import region_attention as region_attention
 from attcot_analysis.train.rewards import AccuracyReward as AccuracyReward
@@ -155,6 +157,12 @@ from attcot_analysis.train.trainer import attach as attach
 from attcot_analysis.train.trl import AttCoTSFTTrainer as AttCoTSFTTrainer
 from attcot_analysis.train.trl import CotCollator as CotCollator
 from attcot_analysis.train.trl import prompt_completion_rows as prompt_completion_rows
+from attcot_analysis.train.vista import run_vista as run_vista
+from attcot_analysis.train.vista import vista_folder as vista_folder
+from attcot_analysis.train.vista_config import VistaConfig as VistaConfig
+from attcot_analysis.train.vista_drawing import read_vista_round as read_vista_round
+from attcot_analysis.train.vista_sets import VistaRound as VistaRound
+from attcot_analysis.train.vista_training import train_vista_round as train_vista_round
 from attcot_analysis.train.visual_target import visual_target as visual_target
 
 __version__: str

@@ -27,11 +27,9 @@ from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_analysis.train.vista_config import VistaConfig
-from attcot_analysis.train.vista_drawing import draw_round, read_round
+from attcot_analysis.train.vista_drawing import draw_round
 from attcot_analysis.train.vista_sets import VistaRound, preference_pairs
-from attcot_analysis.train.vista_training import train_on_round
-
-__all__ = ["VistaConfig", "VistaRound", "read_round", "run_vista", "sets_folder", "train_on_round"]
+from attcot_analysis.train.vista_training import train_vista_round
 
 
 def run_vista(
@@ -54,7 +52,7 @@ def run_vista(
         problems: Questions with answers; rationales, if there are any, only tell right ones from
             guesses in the yields, and give evidence boxes to Att-CoT terms.
         folder: Where to save the last round's model; must not exist. The sets go to
-            `sets_folder`.
+            `vista_folder`.
         config: VISTA's settings.
         training: Of every round; with steps for each.
         save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
@@ -75,7 +73,7 @@ def run_vista(
     folder = Path(folder)
     _check(problems, folder, training)
     run = RunFolder.create(
-        sets_folder(folder), _manifest(base, problems, config, training), resume=True
+        vista_folder(folder), _manifest(base, problems, config, training), resume=True
     )
     with run.locked():
         done = max((t for t in range(1, config.rounds) if _model(run, t).exists()), default=0)
@@ -84,7 +82,7 @@ def run_vista(
             drawn = draw_round(writer, problems, run, number, config, training.seed, progress)
             _write_sets(run, number, drawn, config, training.seed)
             target = folder if number == config.rounds else _model(run, number)
-            train_on_round(
+            train_vista_round(
                 base,
                 problems,
                 drawn,
@@ -99,7 +97,7 @@ def run_vista(
     return folder
 
 
-def sets_folder(folder: str | Path) -> Path:
+def vista_folder(folder: str | Path) -> Path:
     """Where `run_vista` keeps what the rounds of a checkpoint's training have drawn."""
     folder = Path(folder)
     return folder.with_name(f"{folder.name}.vista")

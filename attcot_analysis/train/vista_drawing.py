@@ -20,14 +20,14 @@ from attcot_analysis.train.vista_sets import VistaRound, distinct, is_positive
 _PARTS = ("responses", "critical")
 
 
-def read_round(folder: str | Path, number: int) -> VistaRound:
+def read_vista_round(folder: str | Path, number: int) -> VistaRound:
     """Read what a round has drawn, to inspect it or to filter it in another way.
 
     Only the first round's responses do not depend on the filter: later ones are written by models
     that were trained on what it kept.
 
     Args:
-        folder: From `attcot_analysis.train.vista.sets_folder`.
+        folder: From `attcot_analysis.train.vista.vista_folder`.
         number: Of the round, from 1.
 
     Raises:
@@ -79,7 +79,7 @@ def draw_round(
         for name in names:
             for part in (run.path / "tables").glob(f"{name}.[0-9]*.parquet"):
                 part.unlink()
-    return read_round(run.path, number)
+    return read_vista_round(run.path, number)
 
 
 def _write_block(

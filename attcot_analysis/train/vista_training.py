@@ -39,7 +39,7 @@ PARTS = {"sft": ("chosen",), "dpo": ("chosen", "rejected")}
 """Per objective the columns of its rows that name responses."""
 
 
-def train_on_round(
+def train_vista_round(
     base: str | Path,
     problems: Sequence[Problem],
     drawn: VistaRound,
@@ -153,7 +153,7 @@ def make_vista_trainer(
     progress: bool = False,
     **arguments: Any,
 ) -> VistaSFTTrainer | VistaDPOTrainer:
-    """The trainer that `train_on_round` runs.
+    """The trainer that `train_vista_round` runs.
 
     Args:
         mllm: Model to train, in place.

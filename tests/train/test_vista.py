@@ -12,11 +12,12 @@ from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.models import Generation, collate, encode_problem, load_mllm
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, vista, vista_drawing, vista_sampling
 from attcot_analysis.train.arms import arm_of, read_arm, train_arm
-from attcot_analysis.train.vista import VistaConfig, read_round, run_vista, sets_folder
-from attcot_analysis.train.vista_config import vista_config
+from attcot_analysis.train.vista import run_vista, vista_folder
+from attcot_analysis.train.vista_config import VistaConfig, vista_config
+from attcot_analysis.train.vista_drawing import read_vista_round
 from attcot_analysis.train.vista_training import (
     make_vista_trainer,
-    train_on_round,
+    train_vista_round,
     training_rows,
 )
 
@@ -93,7 +94,7 @@ def test_a_run_goes_on_where_it_was_stopped(
     whole = run("whole")
     # Per block of two questions: samples, then continuations of wrong ones; two rounds.
     assert scribe.calls == 8
-    sets = RunFolder.open(sets_folder(whole))
+    sets = RunFolder.open(vista_folder(whole))
     assert not any((sets.path / "models").iterdir())
     assert {f"round{t}.{part}" for t in (1, 2) for part in ("responses", "critical")} <= set(
         sets.tables
@@ -109,7 +110,7 @@ def test_a_run_goes_on_where_it_was_stopped(
         run("stopped")
     scribe.calls, scribe.fails_at = 0, None
     with monkeypatch.context() as patch:
-        patch.setattr(vista, "train_on_round", _only_once())
+        patch.setattr(vista, "train_vista_round", _only_once())
         with pytest.raises(KeyboardInterrupt):
             run("stopped")
     assert scribe.calls == 6
@@ -117,7 +118,7 @@ def test_a_run_goes_on_where_it_was_stopped(
     assert scribe.calls == 6
     assert same(weights(whole), weights(stopped))
     for name in sets.tables:
-        other = RunFolder.open(sets_folder(stopped)).read_table(name)
+        other = RunFolder.open(vista_folder(stopped)).read_table(name)
         assert sets.read_table(name).equals(other)
     with pytest.raises(TrainingError, match="exists already"):
         run("whole")
@@ -136,7 +137,7 @@ def _only_once():
         calls.append(args)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return train_on_round(*args, **options)
+        return train_vista_round(*args, **options)
 
     return train
 
@@ -162,18 +163,18 @@ def test_a_stored_round_is_filtered_again_without_sampling(
     drawn, random_checkpoint, problems, scribe, tmp_path
 ):
     scribe.fails_at = scribe.calls + 1
-    stored = read_round(tmp_path / "drawn", 1)
+    stored = read_vista_round(tmp_path / "drawn", 1)
     assert stored.responses.equals(drawn.responses)
     strict, loose = (stored.positives(replace(CONFIG, tau=tau)) for tau in (0.5, -9.0))
     assert 0 < strict["kept"].sum() < loose["kept"].sum() == len(loose)
     folders = [tmp_path / name for name in ("strict", "loose")]
     for folder, tau in zip(folders, (0.5, -9.0), strict=True):
         config = replace(CONFIG, tau=tau)
-        train_on_round(random_checkpoint, problems, stored, folder, config, TRAINING)
+        train_vista_round(random_checkpoint, problems, stored, folder, config, TRAINING)
     assert not same(*map(weights, folders))
     nothing = replace(CONFIG, tau=9.0)
     with pytest.raises(TrainingError, match="nothing to train on"):
-        train_on_round(random_checkpoint, problems, stored, tmp_path / "no", nothing, TRAINING)
+        train_vista_round(random_checkpoint, problems, stored, tmp_path / "no", nothing, TRAINING)
 
 
 def token_log_p(mllm, problem, ids):
@@ -243,7 +244,9 @@ def test_dpo_is_the_formula(drawn, random_checkpoint, problems, tmp_path):
 def test_a_round_of_dpo_prefers_what_was_right(drawn, random_checkpoint, problems, tmp_path):
     config = replace(CONFIG, objective="dpo")
     training = FinetuneConfig(steps=10, batch_size=4, warmup=0.0)
-    folder = train_on_round(random_checkpoint, problems, drawn, tmp_path / "dpo", config, training)
+    folder = train_vista_round(
+        random_checkpoint, problems, drawn, tmp_path / "dpo", config, training
+    )
     before, after = (load_mllm(one, dtype=torch.float32) for one in (random_checkpoint, folder))
     rows = training_rows(drawn, config, training)
     ids = {(row.item, row.number): row.ids for row in drawn.responses.itertuples()}
