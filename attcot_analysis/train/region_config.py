@@ -21,8 +21,8 @@ class RegionRewardConfig:
         region: ``"problem"``: every token is held against all boxes of the problem (SAYO has one
             region per question). ``"step"``: the tokens of the k-th generated step are held
             against the boxes of the problem's k-th step, and no others count (ours).
-        sink_free: Leave attention sinks out, in boxes and image, as `find_sinks` finds them
-            (ours: the last layer is full of them).
+        sink_free: Leave attention sinks out, in boxes and image, as `find_sinks` finds them among
+            the prompt's tokens (ours: the last layer is full of them).
         mass_weight: How much of the mean visual mass, in [0, 1], is added to the reward (ours:
             the ratio alone is indifferent to a model that stops looking at the image at all).
         only_correct: Completions with a wrong answer get no reward (EASE, arXiv 2605.30912,

@@ -6,9 +6,9 @@ layer, the 30 % of tokens with the highest entropy). It equals ``(rho^2 - 1) / (
 where the boxes get their share and no more, towards 1 where they get all, towards -1 where they get
 nothing. The paper's focus score is half of one more than that, in [0, 1].
 
-The masses are the probe's, from one teacher-forced pass over whole sequences; boxes become image
-tokens by each family's own grid. What differs from the published code, and what is our
-reconstruction, is in ``docs/sayo.md``.
+The masses are the probe's, from one teacher-forced pass over the responses, behind one over their
+prompts; boxes become image tokens by each family's own grid. What differs from the published code,
+and what is our reconstruction, is in ``docs/sayo.md``.
 """
 
 import contextlib
@@ -25,10 +25,11 @@ from torch.nn.utils.rnn import pad_sequence
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.probe import LayerCols, Probe, run_probe
 from attcot_analysis.measure.sinks import SinkFinder, SinkRule
-from attcot_analysis.models import Encoded, Mllm, collate
+from attcot_analysis.models import Encoded, Mllm
 from attcot_analysis.train.entropy import most_uncertain, row_entropies
 from attcot_analysis.train.region_config import RegionRewardConfig
 from attcot_analysis.train.region_rows import Boxes, Missing, Plan, plan_rows
+from attcot_analysis.train.shared_prompts import run_prompts, shared_prompts
 
 EPSILON = 1e-8
 """Added to both means, as in the published code."""
@@ -89,8 +90,9 @@ def region_attention(
 ) -> list[RegionAttention]:
     """Read how generated responses looked at their evidence, from one pass per batch.
 
-    Every item goes through the model, also one without a reward, so that several processes with
-    equally many items make equally many passes.
+    Items that share prompt and image tensors, as those encoded inside `remembering` do, share the
+    pass over them as well. Every item goes through the model, also one without a reward, so that
+    several processes with equally many items make equally many passes.
 
     Args:
         mllm: The model.
@@ -123,31 +125,31 @@ def _read(
     config: RegionRewardConfig,
     temperature: float,
 ) -> list[RegionAttention]:
-    batch = collate(mllm, items)
-    size, length = batch["input_ids"].shape
-    width = max(plan.cols.shape[1] for plan in plans)
-    cols = torch.zeros(size, length, width)
-    for at, (item, plan) in enumerate(zip(items, plans, strict=True)):
-        cols[at, torch.as_tensor(item.layout.image), : plan.cols.shape[1]] = plan.cols
-    cols = cols.to(mllm.device)
-    rows = pad_sequence([plan.rows for plan in plans], batch_first=True, padding_value=-1)
+    shared = shared_prompts(mllm, items)
+    cols = shared.columns(items, [plan.cols for plan in plans])
+    starts = [item.prompt_length - 1 for item in items]
+    places = [plan.rows - start for plan, start in zip(plans, starts, strict=True)]
+    rows = pad_sequence(places, batch_first=True, padding_value=-1)
     if not rows.shape[1]:
-        rows = torch.full((size, 1), -1)
+        rows = torch.full((len(items), 1), -1)
+    wanted = [int(own.max()) + 1 if len(own) else 0 for own in places]
     layer_cols: LayerCols | None = None
     amounts = dict.fromkeys(layers, cols.sum(1))
     with contextlib.ExitStack() as stack:
-        kept = stack.enter_context(_last_states(mllm, rows))
         if config.sink_free:
-            finder = SinkFinder(mllm, SinkRule(), batch["attention_mask"], layers)
+            mask = shared.inputs["attention_mask"]
+            finder = SinkFinder(mllm, SinkRule(), mask, layers)
             stack.enter_context(finder.watching())
 
             def layer_cols(layer: int, given: Tensor) -> Tensor:
-                own = given.masked_fill(finder.tokens[layer][..., None], 0)
+                own = given.masked_fill(finder.tokens[layer][shared.which][..., None], 0)
                 amounts[layer] = own.sum(1)
                 return own
 
+        batch, forward = run_prompts(mllm, shared, items, wanted)
+    with _last_states(mllm, rows) as kept:
         probe = Probe(layers, layer_cols=layer_cols)
-        masses = run_probe(mllm, batch, probe, rows, cols)
+        masses = run_probe(mllm, batch, probe, rows, cols, forward)
     entropies = row_entropies(mllm, kept[0], temperature).double().cpu()
     found, first = [], 0
     for at, plan in enumerate(plans):

@@ -12,7 +12,7 @@ from tiny import noise_image
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.sinks import find_sinks
-from attcot_analysis.models import collate, encode, evaluating
+from attcot_analysis.models import PromptMemory, collate, encode, evaluating, remembering
 from attcot_analysis.problems import render_response
 from attcot_analysis.train.entropy import most_uncertain
 from attcot_analysis.train.region_config import RegionRewardConfig
@@ -24,6 +24,7 @@ from attcot_analysis.train.region_reward import (
     squash,
 )
 from attcot_analysis.train.region_rows import Plan, plan_rows
+from attcot_analysis.train.shared_prompts import shared_prompts
 
 ALL = RegionRewardConfig(entropy_top=1.0)
 RESPONSE = render_response(["The star is in cell a1.", "Cell b1 holds a red circle."], "red")
@@ -216,13 +217,18 @@ def test_settings_without_sense_are_refused(random_mllm):
 
 
 @contextlib.contextmanager
-def massive(model, places):
-    """Give tokens ``(item, position)`` a massive activation where layer 1 takes them in."""
+def massive(model, places, prompts=None):
+    """Give tokens ``(item, position)`` a massive activation where layer 1 takes them in.
+
+    With the lengths of the items' `prompts`, in the pass over all their tokens but the last.
+    """
 
     def plant(_module, args, kwargs):
         hidden = (args[0] if args else kwargs["hidden_states"]).clone()
-        for at, position in places:
-            hidden[at, position, 5] = 1000.0
+        if prompts is None or hidden.shape[1] == max(prompts) - 1:
+            for at, position in places:
+                padded = 0 if prompts is None else max(prompts) - prompts[at]
+                hidden[at, padded + position, 5] = 1000.0
         return (
             ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
         )
@@ -286,6 +292,7 @@ def eager_reward(mllm, encoded, boxes, config, temperature, sinks):
         ("qwen2_5_vl", RegionRewardConfig(sink_free=True), 1.0),
         ("internvl", RegionRewardConfig(layers="middle"), 1.3),
         ("gemma3", RegionRewardConfig(), 1.0),
+        ("llava_next", RegionRewardConfig(), 1.0),
     ],
 )
 def test_the_reward_is_that_of_eager_attention(name, config, temperature):
@@ -303,7 +310,10 @@ def test_the_reward_is_that_of_eager_attention(name, config, temperature):
     ]
     sinks = [encoded.layout.image[:2].tolist() for encoded in items]
     sinks[2] = []
-    with massive(mllm.model, [(at, place) for at in range(3) for place in sinks[at]]):
+    planted = [(at, place) for at in range(3) for place in sinks[at]]
+    lengths = [encoded.prompt_length for encoded in items]
+    assert min(lengths) - 1 > max(len(encoded.response_ids) for encoded in items)
+    with massive(mllm.model, planted, lengths):
         found = region_attention(mllm, items, boxes, config, temperature=temperature, batch_size=3)
     for at, one in enumerate(found):
         reward, mass, rows = eager_reward(
@@ -314,16 +324,42 @@ def test_the_reward_is_that_of_eager_attention(name, config, temperature):
         assert one.visual_mass == pytest.approx(mass, abs=2e-5)
         assert abs(reward) > 1e-3
     if config.sink_free:
-        with massive(mllm.model, [(at, place) for at in range(3) for place in sinks[at]]):
+        with massive(mllm.model, planted, lengths):
             sunk = region_attention(mllm, items, boxes, batch_size=3)
         assert sunk[0].reward != pytest.approx(found[0].reward, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_responses_that_share_a_prompt_are_read_as_if_each_were_alone(name):
+    """Two of one prompt, one of another with another length, and one that says nothing."""
+    mllm = shared_family(name)
+    mine, other = noise_image(96, 64), noise_image(50, 90, seed=1)
+    texts = (RESPONSE, render_response(["So.", "Then."], "blue"), RESPONSE, "")
+    pictures, question = (mine, mine, other, mine), "What color is the shape?"
+    boxes = [[[(10.0, 10.0, 45.0, 50.0)], [(0.0, 0.0, 30.0, 64.0)]]] * 4
+    with remembering(PromptMemory()):
+        items = [
+            encode(mllm, picture, question, response=text, end=True)
+            for picture, text in zip(pictures, texts, strict=True)
+        ]
+    assert shared_prompts(mllm, items).which.tolist() == [0, 0, 1, 0]
+    for config in (RegionRewardConfig(), RegionRewardConfig(region="step")):
+        together = region_attention(mllm, items, boxes, config, batch_size=4)
+        for one, own, found in zip(items, boxes, together, strict=True):
+            (expected,) = region_attention(mllm, [one], [own], config)
+            assert found.missing == expected.missing
+            np.testing.assert_allclose(found.entropy, expected.entropy, atol=1e-4)
+            if found.missing is None:
+                assert found.reward == pytest.approx(expected.reward, abs=1e-4)
+        assert [one.missing is None for one in together] == [True, True, True, False]
 
 
 def test_boxes_that_are_all_sink_have_no_reward(random_mllm):
     encoded = item(random_mllm, (96, 64))
     token = encoded.layout.grids[0].boxes[0].tolist()
     config = RegionRewardConfig(sink_free=True)
-    with massive(random_mllm.model, [(0, int(encoded.layout.image[0]))]):
+    places = [(0, int(encoded.layout.image[0]))]
+    with massive(random_mllm.model, places, [encoded.prompt_length]):
         (found,) = region_attention(random_mllm, [encoded], [[[tuple(token)]]], config)
     assert isinstance(found, RegionAttention)
     assert found.missing == "sinks" and found.reward is None
