@@ -139,14 +139,30 @@ from attcot_analysis.train.arms import read_arm as read_arm
 from attcot_analysis.train.arms import train_arm as train_arm
 from attcot_analysis.train.finetune import FinetuneConfig as FinetuneConfig
 from attcot_analysis.train.finetune import finetune as finetune
+from attcot_analysis.train.grpo_rows import grpo_rows as grpo_rows
 from attcot_analysis.train.lora import language_lora as language_lora
 from attcot_analysis.train.objective import AttCoTConfig as AttCoTConfig
+from attcot_analysis.train.pseudo_positives import image_dependence as image_dependence
+from attcot_analysis.train.pseudo_positives import pseudo_positives as pseudo_positives
+from attcot_analysis.train.region_config import RegionRewardConfig as RegionRewardConfig
+from attcot_analysis.train.region_reward import region_attention as region_attention
+from attcot_analysis.train.rewards import AccuracyReward as AccuracyReward
+from attcot_analysis.train.rewards import FormatReward as FormatReward
+from attcot_analysis.train.rewards import RegionReward as RegionReward
+from attcot_analysis.train.sayo import finetune_sayo as finetune_sayo
+from attcot_analysis.train.sayo_config import SayoConfig as SayoConfig
 from attcot_analysis.train.trainer import AttCoTMixin as AttCoTMixin
 from attcot_analysis.train.trainer import AttCoTTrainer as AttCoTTrainer
 from attcot_analysis.train.trainer import attach as attach
 from attcot_analysis.train.trl import AttCoTSFTTrainer as AttCoTSFTTrainer
 from attcot_analysis.train.trl import CotCollator as CotCollator
 from attcot_analysis.train.trl import prompt_completion_rows as prompt_completion_rows
+from attcot_analysis.train.vista import run_vista as run_vista
+from attcot_analysis.train.vista import vista_folder as vista_folder
+from attcot_analysis.train.vista_config import VistaConfig as VistaConfig
+from attcot_analysis.train.vista_drawing import read_vista_round as read_vista_round
+from attcot_analysis.train.vista_sets import VistaRound as VistaRound
+from attcot_analysis.train.vista_training import train_vista_round as train_vista_round
 from attcot_analysis.train.visual_target import visual_target as visual_target
 
 __version__: str

@@ -16,6 +16,10 @@ from attcot_analysis.shipped import config_file
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
+from attcot_analysis.train.sayo import train_sayo
+from attcot_analysis.train.sayo_config import OPTIONS as SAYO_OPTIONS
+from attcot_analysis.train.vista_config import OPTIONS as VISTA_OPTIONS
+from attcot_analysis.train.vista_config import vista_config
 
 UNTRAINED = "none"
 """The recipe of an arm that is measured as it is."""
@@ -127,7 +131,36 @@ def _sft(
     return finetune(base, problems, folder, config, **options)
 
 
-RECIPES: dict[str, Recipe] = {"sft": Recipe(_sft)}
+def _sayo(
+    arm: Arm,
+    base: str | Path,
+    problems: Sequence[Problem],
+    folder: str | Path,
+    config: FinetuneConfig,
+    **options: Any,
+) -> Path:
+    return train_sayo(arm.name, arm.options, base, problems, folder, config, **options)
+
+
+def _vista(
+    arm: Arm,
+    base: str | Path,
+    problems: Sequence[Problem],
+    folder: str | Path,
+    config: FinetuneConfig,
+    **options: Any,
+) -> Path:
+    # Only those who train with it need TRL.
+    from attcot_analysis.train.vista import run_vista
+
+    return run_vista(base, problems, folder, vista_config(arm.options), config, **options)
+
+
+RECIPES: dict[str, Recipe] = {
+    "sft": Recipe(_sft),
+    "sayo": Recipe(_sayo, SAYO_OPTIONS),
+    "vista": Recipe(_vista, VISTA_OPTIONS),
+}
 """Every way to train; further recipes add themselves here."""
 
 

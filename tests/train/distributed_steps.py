@@ -1,10 +1,12 @@
 """Two SGD steps with both terms, run by `test_distributed.py` in one or several processes.
 
 Usage: ``distributed_steps.py CHECKPOINT OUTPUT_FOLDER ITEMS_PER_PROCESS``.  ``ddp`` is TRL's
-trainer; ``fsdp2`` shards the model by hand, since accelerate keeps FSDP for accelerators.
+trainer; ``fsdp2`` shards the model by hand, since accelerate keeps FSDP for accelerators.  Several
+processes also make two steps of GRPO with SAYO's rewards.
 """
 
 import sys
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,8 @@ from attcot_analysis.measure.attention import attached
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms
+from attcot_analysis.train.sayo import finetune_sayo
+from attcot_analysis.train.sayo_config import SayoConfig
 from attcot_analysis.train.trl import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
 
 # isort: split
@@ -102,6 +106,20 @@ def run_fsdp2(mllm, rows, size):
     }
 
 
+def run_sayo(checkpoint, output):
+    """Two steps of GRPO; every other problem has no boxes, so that not all can be rewarded."""
+    problems = generate_arrows(8, ArrowsConfig(prior=0.95), seed=1, split="train")
+    problems = [replace(one, steps=one.steps[: at % 2]) for at, one in enumerate(problems)]
+    config = SayoConfig(
+        steps=2, questions=2, num_generations=2, max_completion=6, learning_rate=1e-3
+    )
+    folder = finetune_sayo(checkpoint, problems, f"{output}/sayo", config, save_every=1)
+    own = load_mllm(folder).model.state_dict()["lm_head.weight"].contiguous()
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own)
+    assert all(torch.equal(own, other) for other in found)
+
+
 def main(checkpoint, output, size):
     """Train the checkpoint in both ways and save the weights."""
     for kind in ("ddp", "fsdp2"):
@@ -116,6 +134,8 @@ def main(checkpoint, output, size):
         if not dist.is_initialized() or dist.get_rank() == 0:
             whole = {name: value.contiguous().clone() for name, value in weights.items()}
             save_file(whole, f"{output}/{kind}.safetensors")
+        if kind == "ddp" and dist.is_initialized():
+            run_sayo(checkpoint, output)
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """Two processes train what one does, with both terms: DDP through TRL, and FSDP2."""
 
+import json
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
@@ -52,6 +54,16 @@ def test_two_processes_train_what_one_does(kind, random_checkpoint, one_and_two)
     assert (one[name] - before[name]).abs().max() > 1e-4
     for key, value in one.items():
         assert (two[key] - value).abs().max() <= 1e-5, key
+
+
+@pytest.mark.slow
+def test_two_processes_reward_what_they_sample(random_checkpoint, one_and_two):
+    folder = one_and_two[1] / "sayo"
+    before, after = (load_file(f / "model.safetensors") for f in (random_checkpoint, folder))
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    history = json.loads((folder / "training_log.json").read_text())["history"]
+    assert len(history) == 2 and not (one_and_two[1] / ".sayo.unfinished").exists()
+    assert all(0 < entry["region/none"] == entry["region/none/no_box"] < 1 for entry in history)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2"])

@@ -1,0 +1,270 @@
+"""Rewards for TRL's `GRPOTrainer`: attention on evidence boxes, the right answer, the form.
+
+Rows of the dataset need TRL's ``prompt`` (conversational) and ``images`` (or ``image``), and beside
+them ``boxes``, per rationale step a list of pixel boxes, for the region reward; ``candidates`` and
+``answer``, and ``question`` where it gives letters to candidates, for the accuracy reward::
+
+    region = RegionReward(mllm)
+    trainer = GRPOTrainer(
+        model=mllm.model,
+        processing_class=mllm.processor,
+        reward_funcs=[region, AccuracyReward(mllm), FormatReward(mllm)],
+        args=GRPOConfig(multi_objective_aggregation="normalize_then_sum", ...),
+        train_dataset=Dataset.from_list(grpo_rows(problems)),
+    )
+    region.bind(trainer)
+
+A reward that cannot be computed is ``None``. TRL's default, a weighted sum, counts that as 0 beside
+other rewards; `RegionReward.bind` refuses it.
+"""
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+from PIL import Image
+
+from attcot_analysis.errors import TrainingError
+from attcot_analysis.measure.answers import match_answer, stated_answer
+from attcot_analysis.measure.controls import response_text
+from attcot_analysis.models import (
+    Encoded,
+    Mllm,
+    PromptMemory,
+    encode_prompt,
+    remembering,
+)
+from attcot_analysis.problems import parse_response
+from attcot_analysis.train.grpo_rows import picture_key, pictures_of, rows_of
+from attcot_analysis.train.region_config import RegionRewardConfig
+from attcot_analysis.train.region_reward import RegionAttention, region_attention
+from attcot_analysis.train.region_rows import Missing
+
+LogMetric = Callable[[str, float], None]
+_WRONG = "wrong"
+_TAG = r"</?(?:think|answer)>"
+_FORM = re.compile(
+    rf"\s*<think>(?:(?!{_TAG}).)*</think>\s*<answer>(?:(?!{_TAG}).)*\S(?:(?!{_TAG}).)*</answer>\s*",
+    re.DOTALL,
+)
+
+
+class AccuracyReward:
+    """1 for a completion that states the right answer, 0 for one that does not.
+
+    What counts as stating it is what `answer_problems` counts. ``None`` for rows without answer.
+    """
+
+    __name__ = "accuracy"
+
+    def __init__(self, mllm: Mllm) -> None:
+        """Read completions with the model's tokenizer."""
+        self.mllm = mllm
+
+    def __call__(
+        self, completion_ids: Sequence[Sequence[int]], **columns: Any
+    ) -> list[float | None]:
+        """One reward per completion.
+
+        Raises:
+            TrainingError: If the dataset lacks ``answer`` or ``candidates``.
+        """
+        rows = rows_of(columns, ("answer", "candidates"), self.__name__)
+        found: list[float | None] = []
+        for ids, row in zip(completion_ids, rows, strict=True):
+            right = None if row["answer"] is None else is_right(self.mllm, ids, row)
+            found.append(None if right is None else float(right))
+        return found
+
+
+class FormatReward:
+    """1 for a finished completion of one rationale and one answer in their tags, 0 for any other.
+
+    SAYO's code asks for exactly one answer in tags and scales it by length, around its limit of
+    110 tokens; we ask for the rationale's tags as well, as our prompts do, and for no length.
+    """
+
+    __name__ = "format"
+
+    def __init__(self, mllm: Mllm) -> None:
+        """Read completions with the model's tokenizer."""
+        self.mllm = mllm
+
+    def __call__(
+        self, completion_ids: Sequence[Sequence[int]], **columns: Any
+    ) -> list[float | None]:
+        """One reward per completion."""
+        stop = set(self.mllm.stop_ids)
+        return [
+            float(
+                any(token in stop for token in ids)
+                and _FORM.fullmatch(response_text(self.mllm, ids)) is not None
+            )
+            for ids in completion_ids
+        ]
+
+
+class RegionReward:
+    """``tanh(log rho)`` of each completion, plus `RegionRewardConfig.mass_weight` times its mass.
+
+    ``None`` where it cannot be computed (`attcot_analysis.train.region_reward.Missing`), or where
+    only right answers get one and this is none; both are counted and logged.
+
+    Attributes:
+        mllm: The model that is trained, as `transformers` knows it, not the PEFT wrapper.
+        config: What to look at.
+        counts: How often which reason left a completion without reward, in this process.
+        seen: What was read of the last batch.
+    """
+
+    __name__ = "region"
+
+    def __init__(self, mllm: Mllm, config: RegionRewardConfig | None = None) -> None:
+        """Check what is to be read against the model.
+
+        Raises:
+            TrainingError: If a layer cannot be read.
+        """
+        self.mllm = mllm
+        self.config = config or RegionRewardConfig()
+        self.config.chosen_layers(mllm)
+        self.counts: Counter[str] = Counter()
+        self.seen: list[RegionAttention] = []
+        self._trainer: Any = None
+
+    def bind(self, trainer: Any) -> "RegionReward":
+        """Read the model as this trainer samples from it: its temperature, autocast, template.
+
+        Args:
+            trainer: A `GRPOTrainer` that trains the model.
+
+        Raises:
+            TrainingError: If it trains another model, or its settings would make a missing reward
+                count as 0 or misplace image tokens.
+        """
+        if not any(module is self.mllm.model for module in trainer.model.modules()):
+            raise TrainingError(
+                "The trainer does not train the model whose attention is to be rewarded; wrap the "
+                "model object that was handed to the trainer (wrap_mllm(model, processor))."
+            )
+        weighted = int((trainer.reward_weights != 0).sum())
+        if weighted > 1 and trainer.multi_objective_aggregation == "sum_then_normalize":
+            raise TrainingError(
+                "A reward that cannot be computed would count as 0 in the sum of several rewards; "
+                "set multi_objective_aggregation='normalize_then_sum' in the GRPOConfig."
+            )
+        side = self.mllm.tokenizer.padding_side
+        if self.mllm.family.token_types is not None and side != "left":
+            raise TrainingError(
+                f"The tokenizer pads on the {side}, where GRPOTrainer pads prompts on the left and "
+                "then takes token types as the processor padded them; set "
+                "processor.tokenizer.padding_side = 'left'."
+            )
+        self._trainer = trainer
+        return self
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """One reward per completion, from one teacher-forced pass per training batch.
+
+        Raises:
+            TrainingError: If a trainer calls it that it is not bound to, or the dataset lacks
+                ``boxes`` (or what the accuracy gate needs).
+            LayoutError: If a prompt and its images do not fit.
+        """
+        trainer = self._trainer
+        if trainer is None and "trainer_state" in columns:
+            raise TrainingError("The region reward is bound to no trainer; call bind(trainer).")
+        gate = ("answer", "candidates") if self.config.only_correct else ()
+        rows = rows_of(columns, ("boxes", *gate), self.__name__)
+        items = self._encoded(prompts, completion_ids)
+        size = 16 if trainer is None else trainer.args.per_device_train_batch_size
+        temperature = 1.0 if trainer is None else trainer.temperature
+        with contextlib.nullcontext() if trainer is None else trainer.accelerator.autocast():
+            self.seen = region_attention(
+                self.mllm,
+                items,
+                [row["boxes"] or () for row in rows],
+                self.config,
+                temperature=temperature,
+                batch_size=size,
+            )
+        found: list[float | None] = []
+        reasons: list[str | None] = []
+        for one, ids, row in zip(self.seen, completion_ids, rows, strict=True):
+            reason: str | None = one.missing
+            if reason is None and gate and not is_right(self.mllm, ids, row):
+                reason = _WRONG
+            reward = one.reward
+            if reason is not None or reward is None:
+                found.append(None)
+            else:
+                found.append(reward + self.config.mass_weight * one.visual_mass)
+            reasons.append(reason)
+        self._note(reasons, log_metric)
+        return found
+
+    def _encoded(
+        self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]
+    ) -> list[Encoded]:
+        """Prompts with completions; each prompt is processed once, however often it comes."""
+        options: dict[str, Any] = {}
+        if self._trainer is not None:
+            options = {
+                "chat_template": self._trainer.chat_template,
+                **self._trainer.chat_template_kwargs,
+            }
+        known: dict[Any, Image.Image] = {}
+        items = []
+        with remembering(PromptMemory()):
+            for prompt, ids in zip(prompts, completion_ids, strict=True):
+                if isinstance(prompt, str):
+                    raise TrainingError(
+                        "The region reward needs conversational prompts, a list of messages, as "
+                        "GRPOTrainer does for pictures."
+                    )
+                text = self.mllm.processor.apply_chat_template(
+                    prompt, tokenize=False, add_generation_prompt=True, **options
+                )
+                pictures = [known.setdefault(picture_key(one), one) for one in pictures_of(prompt)]
+                items.append(encode_prompt(self.mllm, text, pictures, response=list(ids)))
+        return items
+
+    def _note(self, reasons: Sequence[str | None], log_metric: LogMetric | None) -> None:
+        own = Counter(reason for reason in reasons if reason is not None)
+        self.counts.update(own)
+        if log_metric is None or not reasons:
+            return
+        log_metric("region/none", own.total() / len(reasons))
+        for name in (*get_args(Missing), _WRONG):
+            log_metric(f"region/none/{name}", own[name] / len(reasons))
+        there = [one for one in self.seen if one.missing is None]
+        if there:
+            log_metric("region/ratio", float(np.mean([one.ratio for one in there])))
+            log_metric("region/visual_mass", float(np.mean([one.visual_mass for one in there])))
+            log_metric("region/box_mass", float(np.mean([one.box_mass for one in there])))
+
+
+def is_right(mllm: Mllm, completion_ids: Sequence[int], row: Mapping[str, Any]) -> bool:
+    """Whether a completion states the right answer.
+
+    Args:
+        mllm: The model that wrote it.
+        completion_ids: Its tokens, end token included if it has one.
+        row: With ``answer``, ``candidates`` and maybe ``question``.
+    """
+    parsed = parse_response(response_text(mllm, completion_ids))
+    finished = any(token in mllm.stop_ids for token in completion_ids)
+    stated = stated_answer(parsed, finished=finished)
+    if stated is None:
+        return False
+    question = str(row.get("question") or "")
+    return match_answer(stated, tuple(row["candidates"]), question=question) == row["answer"]
