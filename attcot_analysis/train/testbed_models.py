@@ -17,7 +17,7 @@ from attcot_analysis.train.tiny import TinySpec
 
 KNOWN_KINDS = (
     ArrowsConfig(hops=2, noise=240.0, prior=0.6),
-    ChartsConfig(task="combine", states_evidence=True, names_places=True, noise=120.0, prior=0.6),
+    ChartsConfig(task="combine", states_evidence=True, names_places=True, noise=240.0, prior=0.6),
     CountingConfig(any_shape=True, states_evidence=True, enumerates=True, noise=120.0, prior=0.6),
 )
 """What all of them are trained on, each kind with its largest noise."""
