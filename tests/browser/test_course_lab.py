@@ -43,10 +43,11 @@ def page(browser):
     page.set_default_timeout(60_000)
     trouble = watch(page)
     yield page
+    found = list(trouble)
     # A kernel that lives on would fill the next page with its widgets.
     page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
     context.close()
-    assert trouble == []
+    assert found == []
 
 
 def visit(page, lab, course, name):
