@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attcot_analysis import bench as benches
-from attcot_analysis.bench import access, access_cuda, commitment, peak, training, variants
+from attcot_analysis.bench import access, access_cuda, commitment, peak, sayo, training, variants
 from attcot_analysis.bench.clock import interleaved, ratio
 from attcot_analysis.bench.kernels import sdpa_kernels
 from attcot_analysis.bench.rows import Row, circumstances, format_rows, judged, read_rows
@@ -210,7 +210,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
     error = capsys.readouterr().err
     assert error.startswith("attcot: ") and message in error
     assert len(error.strip().splitlines()) <= 2
-    assert set(benches.BENCHES) == {"access", "commitment", "explorer", "training"}
+    assert set(benches.BENCHES) == {"access", "commitment", "explorer", "sayo", "training"}
 
 
 def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys):
@@ -239,6 +239,19 @@ def test_training_reports_times_of_both_ways_and_equal_gradients():
             assert 0 < low <= middle <= high
             assert values[f"time, eager way / CoT-SFT, {form}, {model}"] > 0
     assert values["steps per item, small"] == training.QUICK.steps
+
+
+def test_the_region_rewards_share_is_that_of_its_calls_in_the_step():
+    rows = sayo.run(quick=True)
+    values = {row.name: row.value for row in rows}
+    assert all(row.bar is None and row.holds is None for row in rows)
+    for form in sayo.FORMS:
+        for model in ("testbed model", "64 wide, 2 layers"):
+            what = f"{form}, {model}"
+            share = values[f"share of a GRPO step, region reward, {what}"]
+            spent = values[f"time, region reward, {what}"] / values[f"time, GRPO step, {what}"]
+            assert 0 < share < 1 and share == pytest.approx(spent)
+            assert values[f"completions per step, {what}"] == 2
 
 
 def test_a_step_of_the_training_bench_is_one_of_both_terms(small):

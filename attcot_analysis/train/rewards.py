@@ -42,6 +42,7 @@ from attcot_analysis.train.grpo_rows import picture_key, pictures_of, rows_of
 from attcot_analysis.train.region_config import RegionRewardConfig
 from attcot_analysis.train.region_reward import RegionAttention, region_attention
 from attcot_analysis.train.region_rows import Missing
+from attcot_analysis.train.shared_prompts import continued
 
 LogMetric = Callable[[str, float], None]
 _WRONG = "wrong"
@@ -223,6 +224,7 @@ class RegionReward:
                 **self._trainer.chat_template_kwargs,
             }
         known: dict[Any, Image.Image] = {}
+        bare: dict[tuple[str | int, ...], Encoded] = {}
         items = []
         with remembering(PromptMemory()):
             for prompt, ids in zip(prompts, completion_ids, strict=True):
@@ -235,7 +237,13 @@ class RegionReward:
                     prompt, tokenize=False, add_generation_prompt=True, **options
                 )
                 pictures = [known.setdefault(picture_key(one), one) for one in pictures_of(prompt)]
-                items.append(encode_prompt(self.mllm, text, pictures, response=list(ids)))
+                if self.config.region == "step":
+                    items.append(encode_prompt(self.mllm, text, pictures, response=list(ids)))
+                    continue
+                key = (text, *map(id, pictures))
+                if key not in bare:
+                    bare[key] = encode_prompt(self.mllm, text, pictures)
+                items.append(continued(bare[key], ids))
         return items
 
     def _note(self, reasons: Sequence[str | None], log_metric: LogMetric | None) -> None:

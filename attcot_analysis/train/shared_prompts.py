@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from attcot_analysis.measure.attention import attached
-from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
+from attcot_analysis.models import Encoded, Mllm, Span, collate, evaluating, positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,24 @@ class SharedPrompts:
             places = torch.as_tensor(item.layout.image) + length + 1 - item.prompt_length
             found[at, places, : value.shape[1]] = value
         return found.to(self.inputs["input_ids"].device)
+
+
+def continued(prompt: Encoded, response: Sequence[int]) -> Encoded:
+    """A prompt with a response, which is not looked into: its steps and answer are not found."""
+    ids = torch.tensor(list(response), dtype=torch.long)
+    length = len(prompt.input_ids)
+    layout = replace(
+        prompt.layout,
+        n_tokens=length + len(ids),
+        response=Span(length, length + len(ids)),
+    )
+    types = prompt.token_types
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, ids]),
+        token_types=None if types is None else torch.cat([types, torch.zeros_like(ids)]),
+        layout=layout,
+    )
 
 
 def shared_prompts(mllm: Mllm, items: Sequence[Encoded]) -> SharedPrompts:

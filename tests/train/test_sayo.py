@@ -115,8 +115,9 @@ def as_trl(problems, completion_ids):
     return {"prompts": prompts, "completion_ids": completion_ids, **columns}
 
 
+@pytest.mark.parametrize("region", ["problem", "step"])
 def test_rewards_are_those_of_the_problems_and_what_is_missing_is_counted(
-    random_mllm, training_problems
+    random_mllm, training_problems, region
 ):
     problems = [training_problems[0], training_problems[1], training_problems[0]]
     problems.append(replace(problems[1], steps=()))
@@ -124,7 +125,7 @@ def test_rewards_are_those_of_the_problems_and_what_is_missing_is_counted(
     ids = [ids_of(random_mllm, text) for text in (*texts, texts[1])]
     ids[2:2] = [[random_mllm.tokenizer.eos_token_id]]
     logged = {}
-    config = RegionRewardConfig(mass_weight=0.25)
+    config = RegionRewardConfig(mass_weight=0.25, region=region)
     reward = RegionReward(random_mllm, config)
     found = reward(**as_trl(problems, ids), log_metric=logged.__setitem__)
     items = [
