@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from attcot_analysis.measure.probe import Probe
 from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages, load_mllm, wrap_mllm
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.problems import ArrowsConfig, Box, Problem, render_response
+from attcot_analysis.problems.board import COLOURS
 from attcot_analysis.problems.kinds import KINDS
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, DIRECT_CUE, THINK_OPEN
 from attcot_analysis.train.data import IGNORED
@@ -44,6 +45,18 @@ History = list[dict[str, str | float]]
 """What a stage logs: stage, step and loss."""
 
 
+class Source(NamedTuple):
+    """Where a line of a response comes from, as far as that is taught.
+
+    Attributes:
+        box: Pixels.
+        word: A word of the prompt.
+    """
+
+    box: Box | None = None
+    word: str | None = None
+
+
 class Row(NamedTuple):
     """A picture, the prompt about it and the response to learn.
 
@@ -51,15 +64,14 @@ class Row(NamedTuple):
         image: The picture.
         prompt: Question in chat form.
         response: What to learn.
-        sources: Per line of the response where it comes from, where that is taught: pixels, or a
-            word of the prompt.
+        sources: Per line of the response where it comes from; lines after the last have none.
         problem: What is asked, if it is a problem.
     """
 
     image: Image.Image
     prompt: str
     response: str
-    sources: Sequence[Box | str | None] = ()
+    sources: Sequence[Source] = ()
     problem: Problem | None = None
 
 
@@ -78,9 +90,10 @@ class BuildConfig:
         describing: The share of them at the beginning that teaches to describe only; later a
             quarter of every batch does.
         grounding: Weight of a loss that points half of the heads of one layer to the part of the
-            picture that a line speaks of, and the other half, for answers without a whole
-            rationale, to the person whose habit they may follow. Without it a tiny model takes
-            hundreds of steps to find out that words stand for places, and people for answers.
+            picture that a line speaks of, and the other half to the word of the question that it
+            depends on: the colour that is counted, or, in answers without a whole rationale, the
+            person whose habit they may follow. Without it a tiny model takes hundreds of steps to
+            find out that words stand for places, and people for answers.
         grounded: The share of the language steps, at the beginning, with that loss.
         blind: Weight of a loss that asks every problem without its picture as well, where the
             habitual answer is the one to give. With several kinds there are too many habits to be
@@ -91,6 +104,7 @@ class BuildConfig:
         learning_rate: Muon's peak rate; AdamW runs at 0.3 of it.
         shares: Shares of questions answered directly, after the whole rationale, and after a
             rationale that stops early; the last keep forced answers in distribution.
+        dtype: How weights are saved. Rounding them can cost what the sharpest heads know.
         spec: Family and sizes of the model.
     """
 
@@ -108,6 +122,7 @@ class BuildConfig:
     batch_size: int = 32
     learning_rate: float = 0.01
     shares: tuple[float, float, float] = (0.15, 0.65, 0.2)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     spec: TinySpec = field(default_factory=TinySpec)
 
 
@@ -134,7 +149,7 @@ def build_testbed_model(
     history += train_language(mllm, config, progress=progress)
     working = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(working, ignore_errors=True)
-    save_testbed_model(mllm, working)
+    save_testbed_model(mllm, working, getattr(torch, config.dtype))
     record = {"config": asdict(config), "history": history}
     (working / BUILD_FILE).write_text(json.dumps(record, indent=1))
     os.replace(working, folder)
@@ -148,9 +163,9 @@ def new_testbed_model(config: BuildConfig) -> Mllm:
     return wrap_mllm(model, processor, name="testbed")
 
 
-def save_testbed_model(mllm: Mllm, folder: Path) -> None:
-    """Save weights in bfloat16 (half the size) beside the processor, and check they load."""
-    mllm.model.to(torch.bfloat16).save_pretrained(folder)
+def save_testbed_model(mllm: Mllm, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Save weights beside the processor, and check they load."""
+    mllm.model.to(dtype).save_pretrained(folder)
     mllm.processor.save_pretrained(folder)
     mllm.model.to(torch.float32)
     load_mllm(folder)
@@ -313,24 +328,29 @@ class _Grounding:
         lines = (ends.cumsum(1) - ends.long()).roll(-1, dims=1)
         most = max(len(row.sources) for row in rows) + 1
         grid = TokenGrid.regular(rows[0].image.size, *[round(image.shape[1] ** 0.5)] * 2)
-        cols = torch.zeros(*ids.shape, most)
-        known, worded = torch.zeros(2, len(rows), most, dtype=torch.bool)
+        # Two columns per line: its pixels, and its word in the prompt.
+        cols = torch.zeros(*ids.shape, 2 * most)
+        known = torch.zeros(len(rows), most, 2, dtype=torch.bool)
         for at, row in enumerate(rows):
-            for line, source in enumerate(row.sources):
-                if isinstance(source, str):
-                    words = mllm.tokenizer(source, add_special_tokens=False)["input_ids"]
-                    cols[at, torch.isin(ids[at], torch.tensor(words)), line] = 1.0
-                    worded[at, line] = True
-                elif source is not None:
-                    found = torch.as_tensor(grid.coverage([source]), dtype=cols.dtype)
+            for line, (box, word) in enumerate(row.sources):
+                if box is not None:
+                    found = torch.as_tensor(grid.coverage([box]), dtype=cols.dtype)
                     cols[at, image[at], line] = found
-                known[at, line] = source is not None
+                if word is not None:
+                    forms = [word, f" {word}", f"Ġ{word}"]
+                    spelt = torch.tensor([vocabulary[form] for form in forms if form in vocabulary])
+                    named = torch.isin(ids[at], spelt) & (labels[at] == IGNORED)
+                    cols[at, named, most + line] = 1.0
+                known[at, line] = torch.tensor([box is not None, word is not None])
         lines = lines.clamp(max=most - 1)
-        probed = (labels != IGNORED).roll(-1, dims=1) & known.gather(1, lines)
+        anything = known.any(-1).gather(1, lines)
+        probed = (labels != IGNORED).roll(-1, dims=1) & anything
         places = [one.nonzero()[:, 0] for one in probed]
         self._rows = nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
         self._lines = lines.gather(1, self._rows.clamp(min=0))
-        self._worded = worded.gather(1, self._lines)
+        self._known = known.gather(1, self._lines[..., None].expand(-1, -1, 2))
+        self._known &= (self._rows >= 0)[..., None]
+        self._most = most
         self._layer = config.spec.text_layers // 3
         self._heads = config.spec.heads // 2
         self._probe = Probe((self._layer,))
@@ -343,11 +363,12 @@ class _Grounding:
     def loss(self) -> Tensor:
         """After the forward pass with `inputs`."""
         mass = self._probe.masses(differentiable=True)[self._layer]
-        own = self._lines[:, None, :, None].expand(*mass.shape[:3], 1)
-        found = mass.gather(3, own)[..., 0].transpose(1, 2)
-        parts, words = found[..., : self._heads], found[..., self._heads :]
-        chosen = torch.where(self._worded[..., None], words, parts)[self._rows >= 0]
-        return -(chosen + 1e-12).log().mean()
+        chosen = []
+        for at, heads in enumerate((slice(self._heads), slice(self._heads, None))):
+            half = mass[:, heads]
+            own = (self._lines + at * self._most)[:, None, :, None].expand(*half.shape[:3], 1)
+            chosen.append(half.gather(3, own)[..., 0].transpose(1, 2)[self._known[..., at]])
+        return -(torch.cat(chosen) + 1e-12).log().mean()
 
 
 def _run(
@@ -427,25 +448,34 @@ def _answer(
     mode: Mode = "direct" if kind == 0 else "cot"
     response = render_response(problem.steps if mode == "cot" else (), problem.answer)
     # Every question begins with a person's name.
-    sources: list[Box | str | None] = [problem.question.split()[0]]
+    habit = Source(word=problem.question.split()[0])
+    sources = [habit]
+    steps = [_source(problem, one.boxes) for one in problem.steps]
     if kind == 1:
-        sources = [None, *(one.boxes[0] if len(one.boxes) == 1 else None for one in problem.steps)]
         # What the last step names but does not say, the answer reads from the picture.
-        sources += [None, sources[-1]]
+        sources = [Source(), *steps, Source(), steps[-1]]
     if kind == 2:
         written = problem.steps[: int(rng.integers(len(problem.steps)))]
         lines = "".join(f"{k}. {step.text}\n" for k, step in enumerate(written, start=1))
         response = f"{THINK_OPEN}{lines}{ANSWER_CUE}{problem.answer}{ANSWER_CLOSE}"
-        sources = [*[None] * (len(written) + 2), *sources]
+        sources = [Source(), *steps[: len(written)], Source(), habit]
     prompt = _prompt(mllm, build_messages(problem.question, mode))
     return Row(problem.image, prompt, response, sources, problem)
+
+
+def _source(problem: Problem, boxes: Sequence[Box]) -> Source:
+    """What a step with one box is read from; steps with several put together what is said."""
+    if len(boxes) != 1:
+        return Source()
+    asked = [word for word in problem.question.split() if word in COLOURS]
+    return Source(boxes[0], asked[0] if len(asked) == 1 else None)
 
 
 def _description(mllm: Mllm, lesson: Lesson, rng: np.random.Generator) -> Row:
     said = lesson.saying(rng)
     content = [{"type": "image"}, {"type": "text", "text": said.question}]
     prompt = _prompt(mllm, [{"role": "user", "content": content}])
-    return Row(said.image, prompt, said.response, said.boxes)
+    return Row(said.image, prompt, said.response, [Source(box) for box in said.boxes])
 
 
 def _prompt(mllm: Mllm, messages: list[dict[str, Any]]) -> str:

@@ -12,7 +12,6 @@ from attcot_analysis.measure.attention import attached
 from attcot_analysis.models import encode, encode_problem, load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
 from attcot_analysis.problems.board import COLOURS
-from attcot_analysis.problems.draws import NAMES
 from attcot_analysis.problems.kinds import KINDS, generate_problems
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train import testbed, testbed_models
@@ -54,7 +53,8 @@ def test_every_family_and_scale_is_built_of_its_own_classes(name, tmp_path):
     folder = build_testbed_model(tmp_path / name, config, progress=False)
     mllm = load_mllm(folder)
     assert mllm.family.name == mllm.model.config.model_type == family
-    assert (folder / "model.safetensors").stat().st_size <= 4_000_000
+    if scale == "small":
+        assert (folder / "model.safetensors").stat().st_size <= 4_000_000
     width = mllm.model.config.get_text_config().hidden_size
     assert (mllm.n_layers, width) == (4, {"small": 96, "large": 128}[scale])
     for kind, config in zip(KINDS, KNOWN_KINDS, strict=True):
@@ -93,12 +93,13 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
     rows = [testbed._description(mllm, lesson_of(kind), rng) for kind in config.kinds]
     rows += testbed._Teacher(mllm, config).rows(0.0)
     # The answer to arrows is read from the last cell, a habit from the name, the rest is said.
-    answers = [row.sources[-1] for row in rows if row.problem]
-    assert {type(source) for source in answers} == {tuple, str, type(None)}
+    answers = [tuple(map(bool, row.sources[-1])) for row in rows if row.problem]
+    assert set(answers) == {(True, False), (False, True), (False, False)}
+    assert any(all(source) for row in rows for source in row.sources)
     with attached(mllm.model):
         plain = testbed._loss(mllm, rows, config, grounded=False).item()
         loss = testbed._loss(mllm, rows, config, grounded=True).item()
-    names = {mllm.tokenizer.convert_tokens_to_ids(name): name for name in NAMES}
+    words = [mllm.tokenizer.decode([at]).strip() for at in range(len(mllm.tokenizer))]
     batch = testbed._batch(mllm, rows)
     mllm.model.set_attn_implementation("eager")
     seen = mllm.model(**batch, output_attentions=True).attentions[1]
@@ -110,12 +111,13 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
         for t in range(len(ids)):
             if batch["labels"][at, t] == IGNORED:
                 continue
-            source = row.sources[line] if line < len(row.sources) else None
-            if isinstance(source, str):
-                (key,) = [at for at, one in enumerate(ids) if names.get(one) == source]
+            box, word = row.sources[line] if line < len(row.sources) else (None, None)
+            if word:
+                prompt = batch["labels"][at] == IGNORED
+                (key,) = [k for k, one in enumerate(ids) if words[one] == word and prompt[k]]
                 logs.append(seen[at, 2:, t - 1, key].log())
-            elif source:
-                x0, y0, x1, y1 = source
+            if box:
+                x0, y0, x1, y1 = box
                 keys = [
                     image[6 * y + x]
                     for y in range(y0 // 16, y1 // 16)
@@ -123,7 +125,7 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
                 ]
                 logs.append(seen[at, :2, t - 1][:, keys].sum(-1).log())
             line += "\n" in mllm.tokenizer.decode([ids[t]])
-    expected = plain - config.grounding * float(torch.stack(logs).mean())
+    expected = plain - config.grounding * torch.stack(logs).mean().item()
     assert loss == pytest.approx(expected, abs=2e-5)
 
 
