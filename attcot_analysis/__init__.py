@@ -114,6 +114,7 @@ _MODULE_OF = {
     "early_answering": "measure.post_hoc",
     "edited_images": "measure.edits",
     "find_sinks": "measure.sinks",
+    "focus_items": "measure.focus",
     "gradient_maps": "measure.rollout",
     "intervening": "measure.attention",
     "item_values": "measure.metrics",

@@ -43,6 +43,7 @@ from attcot_analysis.measure.divergence import divergence_steps as divergence_st
 from attcot_analysis.measure.divergence import token_divergence as token_divergence
 from attcot_analysis.measure.edits import EditOptions as EditOptions
 from attcot_analysis.measure.edits import edited_images as edited_images
+from attcot_analysis.measure.focus import focus_items as focus_items
 from attcot_analysis.measure.head_comparison import compare_heads as compare_heads
 from attcot_analysis.measure.heads import HeadRule as HeadRule
 from attcot_analysis.measure.heads import at_heads as at_heads

@@ -22,7 +22,7 @@ from attcot_analysis.measure.provenance import build_manifest, model_record, pro
 from attcot_analysis.measure.run import RunFolder, next_free, one_line
 from attcot_analysis.models import PromptMemory, load_mllm, remembering
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.arms import Arm, train_arm
+from attcot_analysis.train.arms import Arm, train_arm, training_values
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_analysis.train.testbed_models import TESTBED_MODELS, testbed_model
 
@@ -97,7 +97,8 @@ def grid_values(run: RunFolder) -> pd.DataFrame:
         ``model``, ``family``, ``scale``, ``kind``, ``arm``, ``seed``, ``item``, ``metric`` (a name
         in `METRICS`, or ``"chance"``), ``value``: one row per cell, item and metric. An arm that
         is not trained has seed 0, one that never saw a rationale only the metrics of direct
-        answers.
+        answers. Items are the test items, and training questions for what the training itself
+        tells (`training_values`), each in its own seed only.
 
     Raises:
         RunError: If no cell is finished.
@@ -144,6 +145,9 @@ def _work(
             batch_size=config.batch_size,
             max_new_tokens=config.max_new_tokens,
         )
+    if arm.trained:
+        told = _told(config, folders[cell.model], checkpoint, cell)
+        values = pd.concat([values, told], ignore_index=True) if len(told) else values
     family, _, scale = cell.model.rpartition("-")
     names = {**asdict(cell), "family": family, "scale": scale}
     run.write_table(_CELL + str(cell), values.assign(**names)[list(COLUMNS)])
@@ -164,6 +168,13 @@ def _train(config: GridConfig, base: Path, checkpoint: Path, quiet: bool, cell: 
             save_every=config.save_every,
             progress=not quiet,
         )
+
+
+def _told(config: GridConfig, base: Path, checkpoint: Path, cell: Cell) -> pd.DataFrame:
+    """What the cell's training tells beside its model."""
+    training = _training(config, cell)
+    with remembering(training.memory):
+        return training_values(config.arms[cell.arm], base, training.problems, checkpoint)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from attcot_analysis.measure.suite import measure_all, suite_values
 from attcot_analysis.models import PromptMemory, load_mllm, remembering
 from attcot_analysis.problems.kinds import generate_problems
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
-from attcot_analysis.train.arms import RECIPES, Recipe, arm_of
+from attcot_analysis.train.arms import RECIPES, Recipe, arm_names, arm_of
 
 NAMES = {
     "about": "A test.",
@@ -133,6 +133,19 @@ def test_the_shipped_grids_can_be_read():
     assert asked >= {"att_cot_paper", "avar", "random_layers", "shuffled_images"}
 
 
+def test_the_siblings_are_compared_on_the_grid_of_the_claims():
+    grid, claims = read_grid("siblings"), read_grid("claims")
+    assert set(grid.arms) == {"base", "cot_sft", "att_cot", "att_cot_sayo"} | {
+        name for name in arm_names() if name.startswith(("sayo", "vista"))
+    }
+    for name in ("kinds", "models", "items", "test_seed", "batch_size", "max_new_tokens"):
+        assert getattr(grid, name) == getattr(claims, name), name
+    assert len(grid.cells()) == 6 * 3 * (1 + 2 * (len(grid.arms) - 1))
+    for seed in (0, 1):
+        shared = {cell for cell in grid.cells() if cell.arm in ("base", "cot_sft", "att_cot")}
+        assert {cell for cell in shared if cell.seed == seed} <= set(claims.cells())
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -165,7 +178,7 @@ def test_what_does_not_hold_together_is_refused(changes, sentence, tmp_path):
 
 
 def test_a_grid_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(TrainingError, match="choose one of claims, small"):
+    with pytest.raises(TrainingError, match="choose one of claims, siblings, small"):
         read_grid("nonsense")
     with pytest.raises(TrainingError, match=r"nonsense\.yaml cannot be read"):
         read_grid(tmp_path / "nonsense.yaml")
@@ -201,7 +214,8 @@ def test_a_cell_holds_what_the_full_suite_measures(finished):
     tables = measure_all(mllm, problems, **length)
     expected = suite_values(tables, problems, model="base", seed=0)
     values = finished.read_table("values")
-    found = values[(values["arm"] == "base") & (values["metric"] != "chance")]
+    more = ("chance", "focus", "unfocused_first_step", "refocused")
+    found = values[(values["arm"] == "base") & ~values["metric"].isin(more)]
     columns = ["item", "metric", "value"]
     pd.testing.assert_frame_equal(
         found[columns].reset_index(drop=True), expected[columns], check_exact=False, atol=1e-6
@@ -331,6 +345,24 @@ def test_an_error_in_one_cell_is_told_and_the_others_are_kept(
     run_grid(run.path, config, progress=False)
     assert set(run.read_table("values")["arm"]) == {"fragile", "direct_sft"}
     assert list((run.path / "errors").iterdir()) == []
+
+
+def test_what_a_training_tells_stands_beside_what_its_model_does(copied, monkeypatch, tmp_path):
+    asked = []
+
+    def tell(arm, base, problems, folder):
+        asked.append((arm.name, Path(base), folder.exists(), len(problems)))
+        ids = [problem.id for problem in problems]
+        return pd.DataFrame({"item": ids, "metric": "unsolved", "value": 1.0})
+
+    monkeypatch.setitem(RECIPES, "sft", replace(RECIPES["sft"], values=tell))
+    run = run_grid(tmp_path / "run", tiny(arms=["base", "direct_sft"]), progress=False)
+    assert asked == [("direct_sft", shipped(TESTBED_MODEL), True, 4)]
+    values = run.read_table("values")
+    unsolved = values[values["metric"] == "unsolved"]
+    assert (unsolved["arm"] == "direct_sft").all() and len(unsolved) == 4
+    assert unsolved["item"].str.startswith("arrows-train-1-").all()
+    assert tuple(values.columns) == COLUMNS and not values["model"].isna().any()
 
 
 def test_the_command_gathers_and_says_where(finished, tmp_path, capsys):

@@ -17,6 +17,7 @@ MARGINS: Mapping[str, tuple[float, str]] = MappingProxyType(
         "share of attention per rationale": (0.02, "from first to last step, the same twentieth"),
         "share of visual mass": (0.02, "a seventh of the boxes' usual share of about 0.14"),
         "nats": (0.2, "odds changed by a fifth"),
+        "focus score": (0.1, "evidence gets a tenth more attention, from an even spread on"),
     }
 )
 """Unit → smallest effect of interest, and why; fixed before the first grid was run."""
@@ -28,7 +29,12 @@ EFFECTS: dict[tuple[str, Direction], str] = {
     ("mass_last_step", "higher"): "more visual mass at the last step",
     ("mass_last_step", "not higher"): "no more visual mass at the last step",
     ("mass_slope", "higher"): "visual mass declines less",
+    ("mass_last_step", "not lower"): "no less visual mass at the last step",
     ("evidence_share", "higher"): "more of its mass on the evidence",
+    ("share", "higher"): "more of its attention to the prompt on the picture",
+    ("focus", "higher"): "more focus on the evidence",
+    ("unfocused_first_step", "lower"): "fewer first steps off their evidence",
+    ("refocused", "higher"): "comes back to missed evidence more often",
     ("follow_twin", "higher"): "follows the twin more",
     ("follow_twin", "lower"): "follows the twin less",
     ("follow_twin", "not higher"): "does not follow the twin more",
@@ -39,6 +45,7 @@ EFFECTS: dict[tuple[str, Direction], str] = {
     ("prior_agreement", "higher"): "agrees more with the text alone",
     ("accuracy_cot", "higher"): "better CoT accuracy",
     ("accuracy_cot", "not higher"): "no better CoT accuracy",
+    ("accuracy_cot", "not lower"): "no worse CoT accuracy",
 }
 """Metric and claimed direction → what is claimed, in a few words."""
 CAVEATS = {
@@ -46,6 +53,11 @@ CAVEATS = {
     "commitment_position": "Later is trained for where L_commit has a weight, and no gain by "
     "itself.",
     "mass_last_step": "Mass is trained for where L_vis has a weight, and is no evidence used.",
+    "share": "VISTA keeps what has more of it, in the middle layer: it is no evidence used.",
+    "focus": "SAYO rewards it, in the last layer: where in the picture, not how much, and no "
+    "evidence used.",
+    "unfocused_first_step": "Evidence can have been read before the first step.",
+    "refocused": "Arms differ in the items whose first step misses; only those of both count.",
     "net_dependence": "It grows with confidence: hold it against following the twin.",
     "follow_twin": "It cannot exceed what a model's accuracy allows.",
     "habitual_cot": "Fewer habitual answers need not be right ones.",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from attcot_analysis.claims import sayo, vista
 from attcot_analysis.claims.catalogue import CLAIMS
 from attcot_analysis.measure.claim import Claim
 from attcot_analysis.show.figures import figure_png, save_figure
@@ -34,14 +35,16 @@ def save_claim_figures(
             save_figure(figure, folder / claim.id, data=rows, overwrite=True)
 
 
-PICTURED = ("att_accuracy", "att_later")
+PICTURED = ("att_accuracy", "att_later", "sayo_adds_focus", "prefix_rationale", "vas_independent")
 """Claims whose forest plots stand on the page, as far as they were tested."""
+_FEW = 2
+"""No more claims than that need no overview."""
 
 
 def save_page_pictures(
     table: pd.DataFrame, folder: str | Path, claims: Sequence[Claim] = CLAIMS
 ) -> dict[str, str]:
-    """Save the overview and the `PICTURED` forests as PNG beside a page.
+    """Save the overviews and the `PICTURED` forests as PNG beside a page.
 
     Args:
         table: From `claims_table`.
@@ -53,9 +56,11 @@ def save_page_pictures(
     """
     images = Path(folder) / "images"
     images.mkdir(parents=True, exist_ok=True)
-    overview = claims_overview(table, {claim.id: claim.title for claim in claims})
-    figures = {"Which claims hold, where": ("claims_overview", overview)}
     present = set(table["claim"])
+    figures = {}
+    for title, name, own in _overviews(claims):
+        if len(present & set(own)) > _FEW:
+            figures[title] = (name, claims_overview(table, own, title=title))
     for claim in claims:
         if claim.id in PICTURED and claim.id in present:
             forest = claim_forest(
@@ -65,3 +70,16 @@ def save_page_pictures(
     for name, figure in figures.values():
         (images / f"{name}.png").write_bytes(figure_png(figure))
     return {title: f"images/{name}.png" for title, (name, _) in figures.items()}
+
+
+def _overviews(claims: Sequence[Claim]) -> list[tuple[str, str, dict[str, str]]]:
+    """Title, file and claims of each overview: one of all would be too tall to read."""
+    alone = (sayo.PAPER, vista.PAPER)
+    rest = {claim.id: claim.title for claim in claims if claim.paper not in alone}
+    found = [("Which claims hold, where", "claims_overview", rest)]
+    for paper in alone:
+        own = {claim.id: claim.title for claim in claims if claim.paper == paper}
+        found.append(
+            (f"{paper}: which claims hold, where", f"claims_overview_{paper.lower()}", own)
+        )
+    return found

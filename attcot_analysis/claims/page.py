@@ -28,7 +28,8 @@ base, which is not trained, is held against every seed of the other arms.
   effect of interest. There is no effect that would matter.
 - **undecided**: it includes zero and is too wide to say that. More seeds or items would decide.
 
-A claim that something is *not* higher is supported where the interval stays below the margin.
+A claim that something is *not* higher is supported where the interval stays below the margin. Two
+arms do alike where *no better* and *no worse* are both supported.
 
 **Cells.** Interval over seeds × items: the wider of two-way bootstrap and crossed t interval. The
 column "cells" counts supported and opposite cells by these intervals; after the slash, with the p
@@ -50,13 +51,14 @@ promise about others."""
 _NOT = """\
 - These are tiny models, trained from nothing on generated pictures. What holds here need not hold
   at 7 B parameters on photographs; what fails here shows that a claim is not true of every MLLM.
-- The paper's formulas, models and numbers are not public to us: a claim is tested in our reading
-  of one sentence, with our reconstruction of the objective. *Att-CoT, paper's form* is the form
-  nearest to the abstract, *Att-CoT* the one that we would use.
+- The papers' models and numbers are not public to us, nor all of their formulas: a claim is tested
+  in our reading of one sentence, with our reconstruction of the method. *Att-CoT, paper's form* is
+  the form nearest to the abstract, *Att-CoT* the one that we would use.
 - The training data are prior-laden on purpose and the test items balanced, so a model that
   follows habits is punished. On data without such a prior there may be nothing to cure.
 - Commitment and visual mass are what the objective trains. That they move shows that training
   works; whether it helps shows in accuracy and in following the twin.
+- Where training questions are the items (what VISTA samples), every training seed has its own.
 - Verdicts are not corrected for the number of claims: of forty claims without any effect, one is
   expected to be called supported.
 - "Not measured" is not "not supported"."""
@@ -98,9 +100,9 @@ def claims_page(
         if any(claim.id in rows for claim in own):
             parts += [f"## Claims: {paper}", f"Source: {source}."]
             parts += _topics(own, table, rows)
-    missing = untested(table, claims)
+    missing = _missing(table, claims)
     if missing:
-        listed = "\n".join(f"- {claim.title} ({', '.join(claim.arms)})" for claim in missing)
+        listed = "\n".join(f"- {said}" for said in missing)
         parts += ["## Not measured", "The arms or metrics of these are not in the results.", listed]
     parts += ["## What it does not say", _NOT]
     return "\n\n".join(parts) + "\n"
@@ -119,9 +121,20 @@ def describe(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> str:
         row = rows[claim.id]
         lines += [f"{claim.title}: {_said(row)}", f"    {_effect(row, claim)}; {_n(row)}"]
         lines += [f"    cells: {_cells(row)}; beyond: {_beyond(row)}"]
-    for claim in untested(table, claims):
-        lines.append(f"Not measured: {claim.title}")
+    lines += [f"Not measured: {said}" for said in _missing(table, claims)]
     return "\n".join(lines).strip()
+
+
+def _missing(table: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
+    """What was not measured: claim by claim, or whole topics."""
+    missing = untested(table, claims)
+    begun = {claim.topic for claim in claims if claim not in missing}
+    said = [f"{one.title} ({', '.join(one.arms)})" for one in missing if one.topic in begun]
+    for topic in dict.fromkeys(claim.topic for claim in missing if claim.topic not in begun):
+        own = [claim for claim in missing if claim.topic == topic]
+        arms = dict.fromkeys(arm for claim in own for arm in claim.arms)
+        said.append(f"{own[0].paper}: {topic}, {len(own)} claims ({', '.join(arms)})")
+    return said
 
 
 def _setting(table: pd.DataFrame) -> str:

@@ -271,4 +271,5 @@ def _effects(
         total += term.weight * np.array([runs[seed] if only is None else only for seed in seeds])
     if np.isnan(total).all():
         return None
-    return pd.DataFrame(total, index=seeds, columns=kind.items)
+    # Test items and training questions share a column each; a claim is about one of the two.
+    return pd.DataFrame(total, index=seeds, columns=kind.items).dropna(axis=1, how="all")

@@ -7,8 +7,8 @@ Which module answers what:
 * *commitment*: `candidates`, `block_masks`, `readout`, `branches` (all forced answers in one pass),
   `commitment` and `commitment_tables`, `controls`, `lens` and `text_stack` (by layer), `mistakes`
   and `post_hoc` (Lanham et al.);
-* *visual access*: `access`, `access_read` and `access_blocks`, `trajectory`, `sinks`, `heads` and
-  `head_probe`; causally `causal_access`, `causal_plan`, `causal_tables`, `forced`;
+* *visual access*: `access`, `access_read` and `access_blocks`, `trajectory`, `focus`, `sinks`,
+  `heads` and `head_probe`; causally `causal_access`, `causal_plan`, `causal_tables`, `forced`;
 * *dependence*: `edits`, `occlusion`, `dependence`, `dependence_tables`, `divergence`;
 * *relevance*: `step_maps` (the record all share), `rollout`, `attributions`, `targets`,
   `relevance`;

@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from attcot_analysis.errors import MeasureError
 
-Axis = Literal["accuracy", "commitment", "access", "dependence", "prior"]
+Axis = Literal["accuracy", "commitment", "access", "dependence", "prior", "samples"]
 Better = Literal["higher", "lower"]
 
 _PAPER = "reconstruction of arXiv 2606.01558, whose formulas are not public"
+_VISTA = "reconstruction; yields of VISTA's sampling, arXiv 2605.11931"
+_VISTA_TRUTH = "ours; a test of the filter of VISTA, arXiv 2605.11931, against the twin"
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,39 @@ _ALL = (
         "reconstruction; region ratio as in SAYO, arXiv 2602.08241",
     ),
     Metric(
+        "focus",
+        "focus on the step's evidence",
+        "access",
+        "focus score",
+        "higher",
+        "(r² - 1) / (r² + 1), where r is a step's attention on its evidence boxes over its visual "
+        "mass, divided by the boxes' share of the picture; averaged over steps. 0 where attention "
+        "is spread evenly, 0.6 at twice that, -0.6 at half.",
+        "Where in the picture, not how much: it can rise while mass falls. No grounding where the "
+        "text already says what stands in the box.",
+        "score of SAYO, arXiv 2602.08241, on every step's own boxes and all layers",
+    ),
+    _share(
+        "unfocused_first_step",
+        "first step off its evidence",
+        "access",
+        "lower",
+        "Focus of the first step that has evidence is below 0: its boxes get less attention than "
+        "as much of the rest.",
+        "Harmless where the evidence was read by earlier rows, or answers are right all the same.",
+        "reconstruction of SAYO's early misalignment, arXiv 2602.08241",
+    ),
+    _share(
+        "refocused",
+        "comes back to the evidence",
+        "access",
+        "higher",
+        "Of items whose first step is off its evidence: the last step that has evidence is not.",
+        "No correction where as many of the other items' last steps are on theirs. The items it is "
+        "defined on differ between arms.",
+        "reconstruction of SAYO's correction, arXiv 2602.08241",
+    ),
+    Metric(
         "delta_log_p_knockout",
         "log p lost without the image's edges",
         "access",
@@ -483,6 +518,112 @@ _ALL = (
         "No reliance where it is no higher than evenly spread errors would give. The items it is "
         "defined on differ between arms.",
         f"reconstruction; cf. {_PAPER.removeprefix('reconstruction of ')}",
+    ),
+    _share(
+        "unsolved",
+        "no right sample",
+        "samples",
+        "lower",
+        "None of the K responses sampled to a training question gives its right answer and comes "
+        "to its end.",
+        "With few candidates right answers come by chance, so it understates what is hard.",
+        _VISTA,
+    ),
+    Metric(
+        "easy_excess",
+        "excess of right samples on easy questions",
+        "samples",
+        "excess share of samples",
+        None,
+        "The right samples of a training question over the mean question's, minus 1; 0 unless the "
+        "question is easy. Easy is what half of the first half of its samples get right, counted "
+        "are those of the second half. The mean is the easy questions' share of the right samples "
+        "minus their share of the questions.",
+        "Zero where all questions are equally hard. Some excess is inevitable where they are not; "
+        "equal responses count once in training, which evens it out again.",
+        _VISTA,
+    ),
+    _share(
+        "gain_mended_answer",
+        "gained an answer by mended prefixes",
+        "samples",
+        "higher",
+        "Of training questions without a right sample: one of the continuations of mended prefixes "
+        "gives the right answer.",
+        "No merit of the prefix where as many plain samples gain as much (gain_plain_answer); "
+        "guesses count.",
+        _VISTA,
+    ),
+    _share(
+        "gain_plain_answer",
+        "gained an answer by plain samples",
+        "samples",
+        None,
+        "Of the same questions: one of as many further plain samples gives the right answer.",
+        "Guesses count; plain samples are longer, so that equal numbers are not equal tokens.",
+        _VISTA,
+    ),
+    _share(
+        "gain_mended_rationale",
+        "gained a rationale by mended prefixes",
+        "samples",
+        "higher",
+        "Of training questions without a sample that has the problem's own rationale and the right "
+        "answer: one of the continuations of mended prefixes has both.",
+        "As for gain_mended_answer (gain_plain_rationale); and other rationales may be right as "
+        "well.",
+        _VISTA,
+    ),
+    _share(
+        "gain_plain_rationale",
+        "gained a rationale by plain samples",
+        "samples",
+        None,
+        "Of the same questions: one of as many further plain samples has both.",
+        "As for gain_plain_answer; and other rationales may be right as well.",
+        _VISTA,
+    ),
+    Metric(
+        "independent_kept",
+        "image-independent among the kept",
+        "samples",
+        "share of responses",
+        "lower",
+        "Of a training question's right responses that a filter keeps: the share that is more than "
+        "half as probable on the twin's picture as on the control's.",
+        "A response that states no evidence is as probable on the twin whatever it was made from.",
+        _VISTA_TRUTH,
+    ),
+    Metric(
+        "independent_dropped",
+        "image-independent among the dropped",
+        "samples",
+        "share of responses",
+        None,
+        "The same of those that it drops.",
+        "As for independent_kept, and a filter that drops at random drops as many.",
+        _VISTA_TRUTH,
+    ),
+    Metric(
+        "response_dependence_kept",
+        "log p of the kept lost on the twin",
+        "samples",
+        "nats",
+        "higher",
+        "Log-probability of a training question's kept right responses on the control's picture "
+        "minus on the twin's, whole responses, their mean.",
+        "As for independent_kept; long responses that repeat the evidence lose more.",
+        _VISTA_TRUTH,
+    ),
+    Metric(
+        "response_dependence_dropped",
+        "log p of the dropped lost on the twin",
+        "samples",
+        "nats",
+        None,
+        "The same of the dropped ones.",
+        "As for response_dependence_kept.",
+        _VISTA_TRUTH,
     ),
 )
 

@@ -11,6 +11,7 @@ from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.commitment_tables import commitment_items
 from attcot_analysis.measure.dependence import dependence
 from attcot_analysis.measure.edits import EditedImage, EditKind, edited_images
+from attcot_analysis.measure.focus import focus_items
 from attcot_analysis.measure.values import item_values
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
@@ -41,8 +42,8 @@ def headline_values(
 ) -> pd.DataFrame:
     """Values per item of the metrics that `measure_all` has by default, without its tables.
 
-    Commitment (its rationale curve only), access and dependence on the model's own rationales;
-    items without one have no values there.
+    Commitment (its rationale curve only), access, focus and dependence on the model's own
+    rationales; items without one have no values there.
 
     Args:
         mllm: The model.
@@ -103,5 +104,6 @@ def _of_rationales(
     return {
         "commitment": commitment_items(forced, problems),
         "access": access,
+        "focus": focus_items(access, problems),
         "dependence": edits,
     }

@@ -22,6 +22,7 @@ _COMMITMENT = {
     "corruptive": "corruptive",
 }
 _ACCESS = ("mass", "mass_last_step", "mass_slope", "share", "density", "evidence_share")
+_FOCUS = ("focus", "unfocused_first_step", "refocused")
 _DEPENDENCE = {
     ("twin", "regenerated", "followed"): "follow_twin",
     ("control", "regenerated", "flipped"): "flip_control",
@@ -56,6 +57,7 @@ def item_values(
     access: pd.DataFrame | None = None,
     dependence: pd.DataFrame | None = None,
     causal: pd.DataFrame | None = None,
+    focus: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Turn one run's tables into one long table of metric values per item.
 
@@ -70,6 +72,7 @@ def item_values(
         dependence: From `dependence`.
         causal: From `causal_access` or `causal_items`; read are the fixed rationales, cut in all
             layers from step 0 on.
+        focus: From `focus_items`.
 
     Returns:
         ``model``, ``seed``, ``item``, ``metric`` (a name in `METRICS`), ``value`` (float; shares
@@ -102,6 +105,9 @@ def item_values(
         items = access if "mass_slope" in access.columns else access_trajectory(access)
         found = _by_item(items, "access", _ACCESS)
         columns |= {name: _floats(found[name]) for name in _ACCESS}
+    if focus is not None:
+        found = _by_item(focus, "focus", _FOCUS)
+        columns |= {name: _floats(found[name]) for name in _FOCUS}
     if dependence is not None:
         columns |= _dependence(dependence)
     if causal is not None:

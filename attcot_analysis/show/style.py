@@ -117,6 +117,18 @@ _KNOWN = {
 }
 ARMS: tuple[str, ...] = tuple(_KNOWN)
 """Known arms in the order in which they are drawn and listed."""
+_LABELS = {
+    "sayo_attention": "SAYO, attention alone",
+    "sayo_accuracy": "GRPO, accuracy alone",
+    "att_cot_sayo": "Att-CoT, then SAYO",
+    "vista_sft": "VISTA-SFT",
+    "vista_sft_plain": "VISTA-SFT, no resampling",
+    "vista_sft_no_vas": "VISTA-SFT, no VAS",
+    "vista_dpo": "VISTA-DPO",
+    "vista_dpo_plain": "VISTA-DPO, no resampling",
+    "vista_dpo_no_vas": "VISTA-DPO, no VAS",
+}
+"""What a reader sees for arms of the project that have no colour of their own."""
 _SPARE_COLORS = (
     "#8f5bb5",
     "#4f7a28",
@@ -145,7 +157,7 @@ def arm_style(name: str) -> ArmStyle:
     key = zlib.crc32(name.encode())
     color = _SPARE_COLORS[key % len(_SPARE_COLORS)]
     marker = _SPARE_MARKERS[key // len(_SPARE_COLORS) % len(_SPARE_MARKERS)]
-    return ArmStyle(name, name, color, marker, (0, (4, 1, 1, 1)))
+    return ArmStyle(name, _LABELS.get(name, name), color, marker, (0, (4, 1, 1, 1)))
 
 
 def arm_label(name: str) -> str:

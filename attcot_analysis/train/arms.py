@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 import yaml
 from transformers import AutoConfig
 
@@ -103,6 +104,9 @@ class Arm:
 
 
 Train = Callable[..., Path]
+Values = Callable[[Arm, str | Path, Sequence[Problem], Path], pd.DataFrame]
+TOLD = ("item", "metric", "value")
+"""Columns of what a training tells."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,13 @@ class Recipe:
             where `config` is a `FinetuneConfig` whose seed, mode and objective are the arm's; goes
             on with what an interrupted call has left.
         options: The names in ``Arm.options`` that it reads.
+        values: ``(arm, base, problems, folder) -> table`` of `TOLD`: what a finished training tells
+            about its problems, as metrics of the catalogue; ``None`` for nothing.
     """
 
     train: Train
     options: tuple[str, ...] = ()
+    values: Values | None = None
 
 
 def _sft(
@@ -156,10 +163,18 @@ def _vista(
     return run_vista(base, problems, folder, vista_config(arm.options), config, **options)
 
 
+def _vista_values(
+    arm: Arm, base: str | Path, problems: Sequence[Problem], folder: Path
+) -> pd.DataFrame:
+    from attcot_analysis.train.vista_values import vista_values
+
+    return vista_values(base, problems, folder, vista_config(arm.options))
+
+
 RECIPES: dict[str, Recipe] = {
     "sft": Recipe(_sft),
     "sayo": Recipe(_sayo, SAYO_OPTIONS),
-    "vista": Recipe(_vista, VISTA_OPTIONS),
+    "vista": Recipe(_vista, VISTA_OPTIONS, _vista_values),
 }
 """Every way to train; further recipes add themselves here."""
 
@@ -241,8 +256,7 @@ def train_arm(
     """
     if not arm.trained:
         raise TrainingError(f"Arm {arm.name} is not trained; measure its base instead.")
-    if arm.images == "shuffled":
-        problems = with_pictures_of_others(problems)
+    problems = _shown(arm, problems)
     objective = arm.attcot
     if arm.layers == "random":
         n_layers = AutoConfig.from_pretrained(base).get_text_config().num_hidden_layers
@@ -257,6 +271,32 @@ def train_arm(
         save_every=save_every,
         progress=progress,
     )
+
+
+def training_values(
+    arm: Arm, base: str | Path, problems: Sequence[Problem], folder: str | Path
+) -> pd.DataFrame:
+    """What a finished training tells about its problems, beside the model: see `Recipe`.
+
+    Args:
+        arm: The arm.
+        base: What it was trained from.
+        problems: What it was trained on.
+        folder: Where `train_arm` has saved it.
+
+    Returns:
+        ``item``, ``metric`` (a name in `METRICS`), ``value``; no rows for recipes that tell
+        nothing.
+    """
+    told = RECIPES[arm.recipe].values if arm.trained else None
+    if told is None:
+        return pd.DataFrame(columns=list(TOLD))
+    return told(arm, base, _shown(arm, problems), Path(folder))
+
+
+def _shown(arm: Arm, problems: Sequence[Problem]) -> Sequence[Problem]:
+    """The problems under the pictures that the arm is trained on."""
+    return with_pictures_of_others(problems) if arm.images == "shuffled" else problems
 
 
 def random_layers(objective: AttCoTConfig, n_layers: int, *, seed: int) -> tuple[int, ...]:

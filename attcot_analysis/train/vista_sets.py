@@ -3,7 +3,7 @@
 Nothing here asks a model, so a stored round can be filtered again with other settings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,36 +134,72 @@ def yields(responses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     Raises:
         TrainingError: If there are no responses.
     """
+    rows = [
+        {"success": name, **row}
+        for name, table in _successes(responses)
+        for row in _yields(table, level)
+    ]
+    return pd.DataFrame(rows, columns=list(YIELDS))
+
+
+def gains(responses: pd.DataFrame) -> pd.DataFrame:
+    """What `yields` is the mean of: question by question, whether a draw has a success.
+
+    Args:
+        responses: Of one round.
+
+    Returns:
+        ``success`` and ``draw`` as in `yields`, differences left out; ``item``, for the draw
+        ``"sampled"`` every question, for others the hard ones; ``value``, 1 or 0.
+
+    Raises:
+        TrainingError: If there are no responses.
+    """
+    parts = []
+    for name, table in _successes(responses):
+        solved, gained = _gained(table)
+        for draw, found in {"sampled": solved.astype(float), **gained}.items():
+            columns = {"success": name, "draw": draw, "item": found.index, "value": found.array}
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _successes(responses: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Per kind of success the responses that can have it, with whether they do."""
     if not len(responses):
         raise TrainingError("There are no responses to count; draw some first.")
     right = is_positive(responses)
     kinds = {"answer": right, "rationale": right & responses["sound"].fillna(False).astype(bool)}
-    rows: list[dict[str, object]] = []
     for name, success in kinds.items():
         table = responses.assign(
             success=success, tokens=responses["ids"].map(len) - responses["kept"]
         )
-        if name == "rationale":
-            table = table[responses["sound"].notna()]
-        rows += [{"success": name, **row} for row in _yields(table, level)]
-    return pd.DataFrame(rows, columns=list(YIELDS))
+        yield name, table[responses["sound"].notna()] if name == "rationale" else table
+
+
+def _gained(table: pd.DataFrame) -> tuple[pd.Series, dict[Origin, pd.Series]]:
+    """Which questions the first samples solve, and what each further draw gains of the others."""
+    first = table[table["origin"] == "sampled"]
+    solved = first.groupby("item", sort=False)["success"].any()
+    hard = solved.index[~solved.to_numpy(bool)]
+    gained: dict[Origin, pd.Series] = {}
+    origins: tuple[Origin, ...] = ("continued", "plain")
+    for origin in origins:
+        if (table["origin"] == origin).any():
+            own = table[(table["origin"] == origin) & table["item"].isin(hard)]
+            any_of = own.groupby("item", sort=False)["success"].any()
+            gained[origin] = any_of.reindex(hard, fill_value=False).astype(float)
+    return solved, gained
 
 
 def _yields(table: pd.DataFrame, level: float) -> list[dict[str, object]]:
+    solved, gained = _gained(table)
     first = table[table["origin"] == "sampled"]
-    solved = first.groupby("item", sort=False)["success"].any()
     rows = [_yield("sampled", solved.to_numpy(float), first, level)]
-    hard = solved.index[~solved.to_numpy(bool)]
-    gained: dict[str, pd.Series] = {}
-    origins: tuple[Origin, ...] = ("continued", "plain")
-    for origin in origins:
-        if not (table["origin"] == origin).any():
-            continue
-        own = table[(table["origin"] == origin) & table["item"].isin(hard)]
-        any_of = own.groupby("item", sort=False)["success"].any()
-        gained[origin] = any_of.reindex(hard, fill_value=False).astype(float)
-        rows.append(_yield(origin, gained[origin].to_numpy(), own, level))
-    if len(gained) == len(origins):
+    for origin, found in gained.items():
+        own = table[(table["origin"] == origin) & table["item"].isin(found.index)]
+        rows.append(_yield(origin, found.to_numpy(), own, level))
+    if len(gained) > 1:
         both = gained["continued"] - gained["plain"]
         rows.append(_yield("continued - plain", both.to_numpy(), table.iloc[:0], level))
     return rows

@@ -61,7 +61,7 @@ def test_only_what_was_measured_is_tested(table):
 def test_the_page_has_every_number_with_its_n_and_every_claim(table):
     page = claims_page(table)
     for claim in CLAIMS:
-        assert claim.title in page
+        assert claim.title in page or f"{claim.paper}: {claim.topic}, " in page
     for row in headline(table).to_dict("records"):
         assert f"{row['effect']:+.3f}".replace("-", "\N{MINUS SIGN}") in page
     lines = [
@@ -90,7 +90,12 @@ def test_the_terminal_says_verdict_interval_n_and_cells(table):
     title = {claim.id: claim.title for claim in CLAIMS}
     assert f"{title['att_accuracy']}: supported" in said
     assert "36 items × 2 seeds" in said and "18/18 of 18 supported, 0/0 opposite" in said
-    assert said.count("Not measured") == len(CLAIMS) - len(TESTED)
+    begun = {claim.topic for claim in CLAIMS if claim.id in TESTED}
+    missing = [claim for claim in CLAIMS if claim.id not in TESTED]
+    alone = [claim for claim in missing if claim.topic in begun]
+    topics = {claim.topic for claim in missing} - begun
+    assert len(topics) > 10 and said.count("Not measured") == len(alone) + len(topics)
+    assert "Not measured: VISTA: Data imbalance, 2 claims (vista_sft)" in said
 
 
 def test_the_forest_shows_every_cell_its_pools_and_n(table):

@@ -58,7 +58,8 @@ def test_the_catalogue_holds_every_metric_once_with_its_falsifier():
     titles = [metric.title for metric in METRICS.values()]
     assert len(set(titles)) == len(titles)
     axes = [metric.axis for metric in METRICS.values()]
-    assert list(dict.fromkeys(axes)) == ["accuracy", "commitment", "access", "dependence", "prior"]
+    known = ["accuracy", "commitment", "access", "dependence", "prior", "samples"]
+    assert list(dict.fromkeys(axes)) == known
     assert sorted(axes, key=list(dict.fromkeys(axes)).index) == axes
     for metric in METRICS.values():
         assert metric.definition.endswith(".")
@@ -173,6 +174,10 @@ CAUSAL = pd.DataFrame(
     columns=["item", *GROUP, "k", "delta_log_p"],
 ).reindex(columns=CAUSAL_COLUMNS)
 CAUSAL["n_steps"] = 2
+FOCUS = pd.DataFrame(
+    [("i0", -0.2, 1.0, 1.0), ("i1", 0.3, 0.0, np.nan)],
+    columns=["item", "focus", "unfocused_first_step", "refocused"],
+)
 
 
 def access_table():
@@ -206,9 +211,12 @@ def test_values_by_hand():
         access=access_table(),
         dependence=DEPENDENCE,
         causal=CAUSAL,
+        focus=FOCUS,
     )
     assert list(table.columns) == ["model", "seed", "item", "metric", "value"]
-    assert set(table["metric"]) == set(METRICS)
+    # What is said of samples is not measured on a model: see `training_values`.
+    measured = {name for name, metric in METRICS.items() if metric.axis != "samples"}
+    assert set(table["metric"]) == measured
     assert table["value"].dtype == float
     assert not table.duplicated(["item", "metric"]).any()
     nan = pytest.approx(np.nan, nan_ok=True)
@@ -234,6 +242,8 @@ def test_values_by_hand():
         "mass_last_step": {"i0": pytest.approx(0.3), "i1": pytest.approx(0.2)},
         "mass_slope": {"i0": pytest.approx(-0.4), "i1": pytest.approx(0)},
         "evidence_share": {"i0": 0.5, "i1": nan},
+        "focus": {"i0": -0.2, "i1": 0.3},
+        "refocused": {"i0": 1, "i1": nan},
         "follow_twin": {"i0": 1, "i1": 0},
         "flip_control": {"i0": 0},
         "flip_blank": {"i0": 1},
@@ -491,6 +501,10 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
     assert {name for name, metric in METRICS.items() if not metric.bounded} == {
         "mass_slope",
         "density",
+        "focus",
+        "easy_excess",
+        "response_dependence_kept",
+        "response_dependence_dropped",
         "delta_log_p_twin",
         "delta_log_p_control",
         "delta_log_p_blank",

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import matplotlib
 import pytest
 
@@ -28,6 +30,13 @@ def test_an_unknown_arm_always_looks_the_same_and_like_no_known_one():
     assert first == again
     assert first.label == "my lora"
     assert first.color not in {arm_style(name).color for name in ARMS}
+
+
+def test_the_projects_own_arms_have_names_for_readers():
+    names = {path.stem for path in (Path(__file__).parents[2] / "configs/arms").glob("*.yaml")}
+    assert len(names) > 15
+    labels = [arm_style(name).label for name in names]
+    assert len(set(labels)) == len(labels) and not names & set(labels)
 
 
 def test_arms_of_one_figure_never_share_a_colour():
