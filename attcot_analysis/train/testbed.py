@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +37,6 @@ from attcot_analysis.train.tiny import TinySpec, tiny_model, tiny_processor
 
 BUILD_FILE = "testbed_build.json"
 _TEXT_PARTS = ("model.language_model.", "lm_head.")
-_LINE_END = ".Ċ"
-"""Stop and line end as the tokenizer writes them."""
 _PICTURES = 64
 """Pictures per step of the vision stage."""
 History = list[dict[str, str | float]]
@@ -98,13 +96,12 @@ class BuildConfig:
         blind: Weight of a loss that asks every problem without its picture as well, where the
             habitual answer is the one to give. With several kinds there are too many habits to be
             picked up on the way.
-        answer_weight: How much more a token of an answer weighs than another one, and the last
-            word of a line, which is what the line finds: the rest is form, and most of the tokens.
+        answer_weight: How much more a token of an answer weighs than another one: an answer is
+            one token in forty, and comes last.
         batch_size: Items per step of the language stage.
         learning_rate: Muon's peak rate; AdamW runs at 0.3 of it.
         shares: Shares of questions answered directly, after the whole rationale, and after a
             rationale that stops early; the last keep forced answers in distribution.
-        dtype: How weights are saved. Rounding them can cost what the sharpest heads know.
         spec: Family and sizes of the model.
     """
 
@@ -122,7 +119,6 @@ class BuildConfig:
     batch_size: int = 32
     learning_rate: float = 0.01
     shares: tuple[float, float, float] = (0.15, 0.65, 0.2)
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     spec: TinySpec = field(default_factory=TinySpec)
 
 
@@ -149,7 +145,7 @@ def build_testbed_model(
     history += train_language(mllm, config, progress=progress)
     working = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(working, ignore_errors=True)
-    save_testbed_model(mllm, working, getattr(torch, config.dtype))
+    save_testbed_model(mllm, working)
     record = {"config": asdict(config), "history": history}
     (working / BUILD_FILE).write_text(json.dumps(record, indent=1))
     os.replace(working, folder)
@@ -163,9 +159,9 @@ def new_testbed_model(config: BuildConfig) -> Mllm:
     return wrap_mllm(model, processor, name="testbed")
 
 
-def save_testbed_model(mllm: Mllm, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Save weights beside the processor, and check they load."""
-    mllm.model.to(dtype).save_pretrained(folder)
+def save_testbed_model(mllm: Mllm, folder: Path) -> None:
+    """Save weights in bfloat16 (half the size) beside the processor, and check they load."""
+    mllm.model.to(torch.bfloat16).save_pretrained(folder)
     mllm.processor.save_pretrained(folder)
     mllm.model.to(torch.float32)
     load_mllm(folder)
@@ -265,7 +261,7 @@ def _blind_loss(mllm: Mllm, problems: Sequence[Problem]) -> Tensor:
 
 
 def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: bool) -> Tensor:
-    """Cross-entropy in which what is found weighs more than form, and the grounding."""
+    """Cross-entropy in which the tokens of answers weigh more, and the grounding."""
     batch = _batch(mllm, rows)
     targets = batch.pop("labels")
     taught = _Grounding(mllm, rows, batch["input_ids"], targets, config) if grounded else None
@@ -280,8 +276,7 @@ def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: boo
 def _token_weights(mllm: Mllm, ids: Tensor, targets: Tensor, answer_weight: float) -> Tensor:
     """Weights of the predictions of ``targets[:, 1:]``."""
     answer = _inside_answers(mllm, ids)[:, 1:]
-    found = (ids == mllm.tokenizer.convert_tokens_to_ids(_LINE_END)).roll(-1, dims=1)[:, 1:]
-    return torch.where(answer | found, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
+    return torch.where(answer, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
 
 
 def _inside_answers(mllm: Mllm, ids: Tensor) -> Tensor:

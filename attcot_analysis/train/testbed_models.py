@@ -38,7 +38,6 @@ TESTBED_MODELS: dict[str, BuildConfig] = {
         answer_weight=5.0,
         blind=0.5,
         learning_rate=0.02,
-        dtype="float32",
         spec=TinySpec(family=family, **sizes),
     )
     for family in ("qwen2_5_vl", "internvl", "llava")
