@@ -180,7 +180,11 @@ def reduce_masses(
     counted = torch.zeros(len(plan.rows), dtype=torch.bool)
     if plan.missing is None:
         counted[most_uncertain(entropy, config.entropy_top)] = True
-    base = {"rows": plan.rows.numpy(), "entropy": entropy.numpy(), "counted": counted.numpy()}
+    base: dict[str, Any] = {
+        "rows": plan.rows.numpy(),
+        "entropy": entropy.numpy(),
+        "counted": counted.numpy(),
+    }
     if plan.missing is not None:
         return RegionAttention(**base, missing=plan.missing)
     groups = plan.groups[counted]
@@ -203,10 +207,14 @@ def reduce_masses(
             kept.append(value.mean())
     if not sums[0]:
         return RegionAttention(**base, missing="sinks")
-    return RegionAttention(**base, **dict(zip(_VALUES, map(_mean, sums), strict=True)))
-
-
-_VALUES = ("box_density", "image_density", "visual_mass", "box_mass")
+    box_density, image_density, visual_mass, box_mass = map(_mean, sums)
+    return RegionAttention(
+        **base,
+        box_density=box_density,
+        image_density=image_density,
+        visual_mass=visual_mass,
+        box_mass=box_mass,
+    )
 
 
 def _mean(values: Sequence[Tensor]) -> float:

@@ -57,7 +57,9 @@ def plan_rows(mllm: Mllm, item: Encoded, boxes: Boxes, config: RegionRewardConfi
     if not every:
         return without("no_box")
     regions = [every] if config.region == "problem" else boxes
-    covered = [evidence_weights(item, [tuple(box) for box in region]) for region in regions]
+    covered = [
+        evidence_weights(item, [(x0, y0, x1, y1) for x0, y0, x1, y1 in one]) for one in regions
+    ]
     if not any(bool(weights.any()) for weights in covered):
         return without("unseen")
     stop = set(mllm.stop_ids)

@@ -135,7 +135,9 @@ def sayo_config(options: Mapping[str, Any], *, steps: int, seed: int) -> SayoCon
     known = [one.name for one in fields(RegionRewardConfig)]
     if not isinstance(reward, Mapping) or not set(reward) <= set(known):
         raise TrainingError(f"The option reward is {reward!r}; it has {', '.join(known)}.")
-    own = {key: tuple(one) if isinstance(one, list) else one for key, one in reward.items()}
+    own: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else one for key, one in reward.items()
+    }
     try:
         config = SayoConfig(**{"steps": steps, **given}, seed=seed)
         return replace(config, reward=RegionRewardConfig(**own))

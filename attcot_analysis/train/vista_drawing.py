@@ -1,6 +1,7 @@
 """Drawing a round: samples, critical tokens, continuations and attention, kept block by block."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,9 @@ def draw_round(
 
         starts = range(0, len(problems), config.block)
         for block, start in enumerate(tqdm(starts, desc=f"round {number}", disable=not progress)):
-            own = problems[start : start + config.block]
+            own = list(problems[start : start + config.block])
             draws = _seeds([seed, number, block])
-            _write_block(run, names, block, lambda own=own, d=draws: _draw(model(), own, config, d))
+            _write_block(run, names, block, partial(_draw, model, own, config, draws))
         for name in names:
             parts = [f"{name}.{block:05d}" for block in range(len(starts))]
             table = pd.concat([run.read_table(part) for part in parts], ignore_index=True)
@@ -93,9 +94,13 @@ def _write_block(
 
 
 def _draw(
-    mllm: Mllm, problems: Sequence[Problem], config: VistaConfig, seeds: Sequence[int]
+    model: Callable[[], Mllm],
+    problems: Sequence[Problem],
+    config: VistaConfig,
+    seeds: Sequence[int],
 ) -> VistaRound:
     """Everything that a block of questions is to be drawn, with its attention."""
+    mllm = model()
     by_id = {problem.id: problem for problem in problems}
     starts = [Start(problem) for problem in problems for _ in range(config.samples)]
     tables = [sample_responses(mllm, starts, origin="sampled", config=config, seed=seeds[0])]
@@ -141,10 +146,10 @@ def _mended(
         zip(zip(sampled["item"], sampled["number"], strict=True), sampled["ids"], strict=True)
     )
     starts = []
-    for row in cut.itertuples():
-        number = int(row.number)
-        prefix = mended_prefix(ids[row.item, number], int(row.position), int(row.replacement))
-        starts += [Start(by_id[row.item], prefix, number)] * n
+    for row in cut.to_dict("records"):
+        item, number = str(row["item"]), int(row["number"])
+        place, token = int(row["position"]), int(row["replacement"])
+        starts += [Start(by_id[item], mended_prefix(ids[item, number], place, token), number)] * n
     return starts
 
 

@@ -25,7 +25,7 @@ class LengthNormalisedSFTTrainer(SFTTrainer):
     """
 
     # The parts of an accumulated batch have equally many items, so their means are averaged.
-    loss_is_scaled_for_ga = False
+    loss_is_scaled_for_ga: Any = False
 
     def compute_loss(
         self,

@@ -222,7 +222,10 @@ def make_vista_trainer(
     if config.objective == "sft":
         trainer = VistaSFTTrainer(args=SFTConfig(**settings), attcot=training.attcot, **shared)
     else:
-        weighted = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.nll]}
+        weighted: dict[str, Any] = {
+            "loss_type": ["sigmoid", "sft"],
+            "loss_weights": [1.0, config.nll],
+        }
         trainer = VistaDPOTrainer(
             args=DPOConfig(beta=config.beta, **weighted, **settings),
             ref_model=load_mllm(base, dtype=torch.float32).model,
