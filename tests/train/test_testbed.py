@@ -184,7 +184,8 @@ def test_a_model_is_shipped_or_cached_or_built_and_named(tmp_path, monkeypatch):
         testbed_models.testbed_model("llava-huge")
 
 
-def test_the_vision_stage_learns(tmp_path):
+def test_the_vision_stage_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(testbed, "_PICTURES", 24)
     config = BuildConfig(
         kinds=(ArrowsConfig(noise=0.0),), vision_steps=50, language_steps=1, batch_size=2
     )
