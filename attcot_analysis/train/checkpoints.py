@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,38 @@ from transformers import (
     TrainingArguments,
 )
 
+from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.files import write_whole
+from attcot_analysis.measure.provenance import problems_hash, weights_hash
+from attcot_analysis.problems import Problem
 
 RUN_FILE = "unfinished.json"
 """Says what an unfinished run was started with."""
 COMPLETE = "complete"
 """File that a checkpoint gets last; one without it may lack anything."""
+
+
+def new_folder(folder: str | Path) -> Path:
+    """The folder of a run's result, which must not be there yet.
+
+    Raises:
+        TrainingError: If it is.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
+    return folder
+
+
+def run_record(
+    base: str | Path, problems: Sequence[Problem], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run must share with an unfinished one to go on with it; see `open_unfinished`."""
+    return {
+        "base": weights_hash(base) if Path(base).is_dir() else str(base),
+        "problems": problems_hash(problems),
+        "config": json.loads(json.dumps(config)),
+    }
 
 
 class KeepLast(TrainerCallback):

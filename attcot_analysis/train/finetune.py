@@ -13,10 +13,15 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.provenance import problems_hash, weights_hash
 from attcot_analysis.models import Mllm, Mode, load_mllm
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.checkpoints import KeepLast, clear, open_unfinished
+from attcot_analysis.train.checkpoints import (
+    KeepLast,
+    clear,
+    new_folder,
+    open_unfinished,
+    run_record,
+)
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTTrainer
@@ -99,9 +104,7 @@ def finetune(
             fit, or the loss is not finite.
     """
     config = config or FinetuneConfig()
-    folder = Path(folder)
-    if folder.exists():
-        raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
+    folder = new_folder(folder)
     if save_every is not None and (save_every < 1 or save_every % LOG_EVERY):
         raise TrainingError(
             f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
@@ -112,7 +115,7 @@ def finetune(
     working = folder.with_name(f".{folder.name}.unfinished")
     last = None
     if save_every is not None:
-        last = open_unfinished(working, _record(base, problems, config))
+        last = open_unfinished(working, run_record(base, problems, asdict(config)))
     else:
         shutil.rmtree(working, ignore_errors=True)
     options: dict[str, Any] = {"report_to": list(report_to)}
@@ -129,18 +132,6 @@ def finetune(
     clear(working)
     os.replace(working, folder)
     return folder
-
-
-def _record(
-    base: str | Path, problems: Sequence[Problem], config: FinetuneConfig
-) -> dict[str, Any]:
-    """What a run must share with an unfinished one to go on with it."""
-    local = Path(base).is_dir()
-    return {
-        "base": weights_hash(base) if local else str(base),
-        "problems": problems_hash(problems),
-        "config": json.loads(json.dumps(asdict(config))),
-    }
 
 
 def make_trainer(

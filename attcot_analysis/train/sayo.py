@@ -16,10 +16,15 @@ import torch
 from transformers import set_seed
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.provenance import problems_hash, weights_hash
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.checkpoints import KeepLast, clear, open_unfinished
+from attcot_analysis.train.checkpoints import (
+    KeepLast,
+    clear,
+    new_folder,
+    open_unfinished,
+    run_record,
+)
 from attcot_analysis.train.finetune import LOG_FILE, FinetuneConfig, finetune
 from attcot_analysis.train.sayo_config import SFT_FIRST, SayoConfig, sayo_config
 
@@ -65,7 +70,7 @@ def finetune_sayo(
     from attcot_analysis.train.sayo_trainer import make_sayo_trainer
 
     config = config or SayoConfig()
-    folder = _new(folder)
+    folder = new_folder(folder)
     if save_every is not None and save_every < 1:
         raise TrainingError(f"save_every is {save_every}; give a number of steps from 1.")
     set_seed(config.seed)
@@ -79,7 +84,7 @@ def finetune_sayo(
     last = None
     with trainer.accelerator.main_process_first():
         if save_every is not None:
-            last = open_unfinished(working, _record(base, problems, asdict(config)))
+            last = open_unfinished(working, run_record(base, problems, asdict(config)))
         elif trainer.is_world_process_zero():
             shutil.rmtree(working, ignore_errors=True)
     trainer.add_callback(KeepLast())
@@ -146,30 +151,12 @@ def train_sayo(
     own = sayo_config(options, steps=config.steps, seed=config.seed)
     if not first:
         return finetune_sayo(base, problems, folder, own, save_every=save_every, progress=progress)
-    folder = _new(folder)
+    folder = new_folder(folder)
     stages = folder.with_name(f".{folder.name}.stages")
-    open_unfinished(stages, _record(base, problems, asdict(config)))
+    open_unfinished(stages, run_record(base, problems, asdict(config)))
     tuned = stages / "sft"
     if not tuned.exists():
         finetune(base, problems, tuned, config, save_every=save_every, progress=progress)
     finetune_sayo(tuned, problems, folder, own, save_every=save_every, progress=progress)
     shutil.rmtree(stages)
     return folder
-
-
-def _new(folder: str | Path) -> Path:
-    if Path(folder).exists():
-        raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
-    return Path(folder)
-
-
-def _record(
-    base: str | Path, problems: Sequence[Problem], config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a run must share with an unfinished one to go on with it."""
-    local = Path(base).is_dir()
-    return {
-        "base": weights_hash(base) if local else str(base),
-        "problems": problems_hash(problems),
-        "config": json.loads(json.dumps(config)),
-    }

@@ -15,11 +15,16 @@ import torch
 from transformers import PrinterCallback, set_seed
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.provenance import problems_hash, weights_hash
 from attcot_analysis.models import Encoded, Mllm, PromptMemory, collate, load_mllm
 from attcot_analysis.models.memory import current_memory, remembering
 from attcot_analysis.problems import Problem, parse_response
-from attcot_analysis.train.checkpoints import KeepLast, clear, open_unfinished
+from attcot_analysis.train.checkpoints import (
+    KeepLast,
+    clear,
+    new_folder,
+    open_unfinished,
+    run_record,
+)
 from attcot_analysis.train.data import collate_examples
 from attcot_analysis.train.finetune import LOG_EVERY, LOG_FILE, FinetuneConfig
 from attcot_analysis.train.vista_config import VistaConfig
@@ -71,9 +76,7 @@ def train_vista_round(
         TrainingError: If the folder exists, nothing is left to train on, DPO is to be combined
             with Att-CoT terms, or the loss is not finite.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
+    folder = new_folder(folder)
     if save_every is not None and (save_every < 1 or save_every % LOG_EVERY):
         raise TrainingError(
             f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
@@ -269,9 +272,5 @@ def _record(
         for item, *numbers in rows.itertuples(index=False)
     ]
     settings = {"vista": asdict(config), "training": asdict(training)}
-    return {
-        "base": weights_hash(base) if Path(base).is_dir() else str(base),
-        "problems": problems_hash(problems),
-        "rows": hashlib.sha256(json.dumps(used).encode()).hexdigest(),
-        "config": json.loads(json.dumps(settings)),
-    }
+    rows_hash = hashlib.sha256(json.dumps(used).encode()).hexdigest()
+    return {**run_record(base, problems, settings), "rows": rows_hash}
