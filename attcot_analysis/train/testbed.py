@@ -226,7 +226,8 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
         share = done / config.language_steps
         done += 1
         rows = teach.rows(1.0 if share < config.describing else 0.25)
-        loss = _loss(mllm, rows, config, grounded=share < config.grounded)
+        grounded = config.grounding > 0 and share < config.grounded
+        loss = _loss(mllm, rows, config, grounded=grounded)
         problems = [row.problem for row in rows if row.problem]
         if problems and config.blind:
             loss = loss + config.blind * _blind_loss(mllm, problems)
