@@ -136,9 +136,15 @@ from attcot_analysis.show.heatmaps import heatmap_row as heatmap_row
 from attcot_analysis.show.intervals import comparison_intervals as comparison_intervals
 from attcot_analysis.show.intervals import metric_intervals as metric_intervals
 from attcot_analysis.show.pictures import problem_pictures as problem_pictures
+from attcot_analysis.show.pictures import region_picture as region_picture
+from attcot_analysis.show.region import entropy_strip as entropy_strip
+from attcot_analysis.show.region import reward_curve as reward_curve
 from attcot_analysis.show.report import write_report as write_report
 from attcot_analysis.show.separation import separation_table as separation_table
 from attcot_analysis.show.training import training_curves as training_curves
+from attcot_analysis.show.vista import mended_rationale as mended_rationale
+from attcot_analysis.show.vista import score_distribution as score_distribution
+from attcot_analysis.show.vista import yield_intervals as yield_intervals
 from attcot_analysis.train.arms import Arm as Arm
 from attcot_analysis.train.arms import read_arm as read_arm
 from attcot_analysis.train.arms import train_arm as train_arm

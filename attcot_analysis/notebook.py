@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from attcot_analysis.shipped import data_folder
 
 
 def set_up(seed: int, *, threads: int | None = 1) -> None:
-    """Make a notebook's numbers repeatable and its outputs free of loading bars.
+    """Make a notebook's numbers repeatable and its outputs free of bars and of libraries' notes.
 
     Args:
         seed: For torch's global generator.
@@ -28,6 +29,8 @@ def set_up(seed: int, *, threads: int | None = 1) -> None:
         torch.set_num_threads(threads)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    # That a library will rename its arguments is for us to know, and says where it is installed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
 
 
 def banner(model: str | Path, problems: str | Path, n_items: int, seed: int) -> str:

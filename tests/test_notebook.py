@@ -1,6 +1,7 @@
 """What notebooks start and end with: repeatable, and without a path of the machine."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def test_set_up_makes_numbers_repeat():
         assert torch.equal(first, torch.rand(4))
     finally:
         torch.set_num_threads(threads)
+
+
+def test_set_up_keeps_notes_of_transformers_out_and_ours_in():
+    def said(module):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            set_up(0, threads=None)
+            warnings.warn_explicit("renamed", FutureWarning, "file.py", 1, module=module)
+        return [str(one.message) for one in caught]
+
+    assert said("transformers.training_args") == []
+    assert said("attcot_analysis.train.data") == ["renamed"]
 
 
 def test_provenance_is_json_with_hashes_and_settings(random_mllm):

@@ -25,6 +25,8 @@ from attcot_analysis.show.tables import (
 )
 
 _ARROWS = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}"}
+_LEGEND = 85
+"""Letters of the legend that fit into one line."""
 _NOTE = (
     "\N{UPWARDS ARROW} higher is better, \N{DOWNWARDS ARROW} lower is better; lines: 95% interval"
 )
@@ -65,7 +67,9 @@ def metric_intervals(summary: pd.DataFrame, metrics: Mapping[str, Metric]) -> Fi
                 color=style.color,
                 label=style.label + (f" ({n})" if n else ""),
             )
-        figure.legend(loc="outside upper left", ncols=len(arms) if len(arms) <= 3 else 2)
+        labels = [str(label) for label in axs[0].get_legend_handles_labels()[1]]
+        in_line = len(arms) <= 3 and sum(map(len, labels)) <= _LEGEND
+        figure.legend(loc="outside upper left", ncols=len(arms) if in_line else 2)
         figure.supxlabel(_NOTE, x=0.01, ha="left", fontsize=8.5)
     return figure
 

@@ -18,12 +18,13 @@ QUANTITIES: Mapping[str, str] = {
 """Columns that are drawn, where they are there, and what a reader sees of them."""
 
 
-def training_curves(log: pd.DataFrame) -> Figure:
+def training_curves(log: pd.DataFrame, quantities: Mapping[str, str] = QUANTITIES) -> Figure:
     """Draw what was logged while training, one line per arm and one panel per quantity.
 
     Args:
-        log: Columns model, step, and any of `QUANTITIES`; an arm for which a quantity was not
+        log: Columns model, step, and any of the quantities; an arm for which a quantity was not
             logged has no line there.
+        quantities: Columns that are drawn, where they are there, and what a reader sees of them.
 
     Returns:
         The figure. Its lines have no intervals: every point is one run's mean over a few batches.
@@ -32,9 +33,9 @@ def training_curves(log: pd.DataFrame) -> Figure:
         ShowError: If a column is missing, or nothing was logged.
     """
     need_columns(log, ("model", "step"), "the training curves")
-    drawn = [name for name in QUANTITIES if name in log.columns and log[name].notna().any()]
+    drawn = [name for name in quantities if name in log.columns and log[name].notna().any()]
     if not drawn:
-        raise ShowError(f"The training log holds none of {list(QUANTITIES)}; give what was logged.")
+        raise ShowError(f"The training log holds none of {list(quantities)}; give what was logged.")
     arms = order_arms(log["model"])
     with figure_style():
         figure = new_figure(1.4 + 2.6 * len(drawn), 2.9)
@@ -51,7 +52,7 @@ def training_curves(log: pd.DataFrame) -> Figure:
                     marker=style.marker,
                     label=style.label if name == drawn[0] else "_nolegend_",
                 )
-            ax.set_title(QUANTITIES[name], fontweight="normal")
+            ax.set_title(quantities[name], fontweight="normal")
             ax.set_xlabel("training step")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside lower left", ncols=len(arms))

@@ -29,6 +29,14 @@ def test_one_panel_per_quantity_and_no_line_where_nothing_was_logged():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["CoT-SFT", "Att-CoT"]
 
 
+def test_other_quantities_can_be_drawn():
+    log = LOG.rename(columns={"visual_mass": "rewards/region/mean"})
+    figure = training_curves(log, {"rewards/region/mean": "region reward"})
+    assert [ax.get_title("left") for ax in figure.axes] == ["region reward"]
+    with pytest.raises(ShowError, match="holds none of"):
+        training_curves(LOG, {"rewards/region/mean": "region reward"})
+
+
 def test_bad_logs_are_refused():
     with pytest.raises(ShowError, match="holds none of"):
         training_curves(LOG[["model", "step"]])
