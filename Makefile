@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test coverage robustness lint notebooks lab docs wheel clean
+.PHONY: help setup reproduce test coverage robustness lint notebooks lab docs wheel try clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -69,6 +69,10 @@ docs: $(STAMP)  ## The documentation as a site that opens from build/site/index.
 
 wheel: $(STAMP)  ## A wheel with data, configurations and notebooks, in dist/.
 	$(BIN)/pip wheel -q --no-deps -w dist .
+
+try: $(STAMP)  ## The wheel in an empty environment: a new user's afternoon with photos of their own.
+	rm -rf build/try
+	$(BIN)/python scripts/try_wheel.py build/try
 
 clean:  ## Remove caches and build products; keeps .venv and runs/.
 	rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -170,6 +170,7 @@ _MODULE_OF = {
     "grpo_rows": "train.grpo_rows",
     "image_dependence": "train.pseudo_positives",
     "language_lora": "train.lora",
+    "learn_both_orders": "train.prompt_orders",
     "prompt_completion_rows": "train.trl",
     "pseudo_positives": "train.pseudo_positives",
     "read_arm": "train.arms",

@@ -153,6 +153,7 @@ from attcot_analysis.train.finetune import finetune as finetune
 from attcot_analysis.train.grpo_rows import grpo_rows as grpo_rows
 from attcot_analysis.train.lora import language_lora as language_lora
 from attcot_analysis.train.objective import AttCoTConfig as AttCoTConfig
+from attcot_analysis.train.prompt_orders import learn_both_orders as learn_both_orders
 from attcot_analysis.train.pseudo_positives import image_dependence as image_dependence
 from attcot_analysis.train.pseudo_positives import pseudo_positives as pseudo_positives
 from attcot_analysis.train.region_config import RegionRewardConfig as RegionRewardConfig

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from attcot_analysis import bench as benches
-from attcot_analysis.bench import access, access_cuda, commitment, peak, sayo, training, variants
+from attcot_analysis.bench import (
+    access,
+    access_cuda,
+    commitment,
+    peak,
+    sayo,
+    training,
+    variants,
+    vista,
+)
 from attcot_analysis.bench.clock import interleaved, ratio
 from attcot_analysis.bench.kernels import sdpa_kernels
 from attcot_analysis.bench.rows import Row, circumstances, format_rows, judged, read_rows
@@ -189,6 +198,18 @@ def test_commitment_reports_speed_and_equality():
     assert all(abs(n - commitment.QUICK.step_tokens - 4) <= 4 for n in tokens)
 
 
+def test_vista_reports_every_case_and_what_it_drew():
+    values = {row.name: row.value for row in vista.run(quick=True)}
+    for case in vista.CASES:
+        assert 0 <= values[f"hard questions, {case}"] <= vista.QUICK.questions
+        low, high = (
+            values[f"{end}, {case}"] for end in ("low end of the difference", "high end of it")
+        )
+        assert low <= values[f"difference, {case}"] <= high
+        mended, plain = (values[f"tokens sampled, {way}, {case}"] for way in ("mended", "plain"))
+        assert mended < plain
+
+
 def test_a_missed_bar_has_an_exit_code_of_its_own(monkeypatch, tmp_path, capsys):
     def run(value):
         return lambda **_: [judged("time", value, "x", at_most=1.5), *circumstances("cpu", False)]
@@ -210,7 +231,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
     error = capsys.readouterr().err
     assert error.startswith("attcot: ") and message in error
     assert len(error.strip().splitlines()) <= 2
-    assert set(benches.BENCHES) == {"access", "commitment", "explorer", "sayo", "training"}
+    assert set(benches.BENCHES) == {"access", "commitment", "explorer", "sayo", "training", "vista"}
 
 
 def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys):

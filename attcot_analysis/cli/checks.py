@@ -11,7 +11,9 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     bench = commands.add_parser(
         "bench", parents=[common], help="time and memory of the fast paths against plain ones"
     )
-    bench.add_argument("name", metavar="NAME", help="access, commitment, explorer or training")
+    bench.add_argument(
+        "name", metavar="NAME", help="access, commitment, explorer, sayo, training or vista"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     bench.add_argument("--device", default="cpu", help="as torch names it, such as cuda")
     bench.add_argument("--quick", action="store_true", help="small shapes, no bar judged")

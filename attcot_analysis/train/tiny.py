@@ -281,6 +281,10 @@ def _internvl_model(tokenizer: Any, spec: TinySpec) -> PreTrainedModel:
 
 
 def _llava_processor(core: Tokenizer, spec: TinySpec) -> Any:
+    # Digits stand alone, as in Llama's and in Qwen's tokenizers.
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), core.pre_tokenizer]
+    )
     core.add_special_tokens(["<s>", "</s>", "<unk>", "<pad>", "<image>"])
     core.add_tokens(list(_TAGS))
     core.post_processor = post_processors.TemplateProcessing(
