@@ -25,7 +25,7 @@ Everything here is yours to change; nothing outside this folder is touched.
     attcot run demo.yaml          # check, measure, fine-tune with and without Att-CoT, compare
     jupyter lab notebooks/00_start_here.ipynb
 
-- `data/` has three tiny models, two folders of problems, and result files;
+- `data/` has tiny models of three families, two folders of problems, and result files;
 - `notebooks/` is the course (install `attcot-analysis[notebooks]`); it reads what came with
   the package, or the folder that `ATTCOT_DATA` names;
 - `configs/` has arms, grids and presets of known models to copy from;

@@ -49,6 +49,17 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Torch on one thread, so that sums are added in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def random_mllm():
     """A tiny Qwen2.5-VL with random weights, built in code; leave it as you found it."""

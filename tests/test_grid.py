@@ -62,14 +62,6 @@ def copied(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
 def finished(one_thread, tmp_path_factory) -> RunFolder:
     return run_grid(tmp_path_factory.mktemp("grid") / "run", tiny(), progress=False)
 

@@ -40,14 +40,6 @@ def train(folder: Path, base: Path, killed_at: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(one_thread, random_checkpoint, tmp_path_factory) -> Path:
     return finetune(
         random_checkpoint, problems(), tmp_path_factory.mktemp("whole") / "tuned", CONFIG

@@ -33,14 +33,7 @@ TINY = SayoConfig(
     beta=0.01,
     reward=RegionRewardConfig(entropy_top=0.5, mass_weight=0.5),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

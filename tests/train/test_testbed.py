@@ -224,15 +224,24 @@ def test_the_shipped_model_speaks_the_testbed_s_words_in_whole_tokens():
     )
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl-small"])
-def test_the_shipped_small_models_answer_every_kind(name):
+# The small InternVL and LLaVA read bars, but do not carry what they have read into the sum.
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("qwen2_5_vl-small", ("arrows", "charts", "counting")),
+        ("internvl-small", ("arrows", "counting")),
+        ("llava-small", ("arrows", "counting")),
+    ],
+)
+def test_the_shipped_small_models_answer_clear_problems(name, kinds):
     mllm = load_mllm(shipped(f"models/{name}"), dtype=torch.float32)
     for (kind, known), config in zip(KINDS.items(), KNOWN_KINDS, strict=True):
-        clear = replace(config, noise=0.0, prior=None)
-        problems = known.generate(16, clear, seed=77, split="test")
-        found = answer_problems(mllm, problems, max_new_tokens=80)
-        # Chance is between 0.17 and 0.25.
-        assert found["correct"].mean() >= 0.6, kind
+        if kind in kinds:
+            clear = replace(config, noise=0.0, prior=None)
+            problems = known.generate(16, clear, seed=77, split="test")
+            found = answer_problems(mllm, problems, max_new_tokens=80)
+            # Chance is between 0.17 and 0.25.
+            assert found["correct"].mean() >= 0.6, kind
 
 
 def test_the_shipped_model_was_trained():
