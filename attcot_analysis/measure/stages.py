@@ -1,5 +1,6 @@
 """Stages: what `measure_all` does to one batch of items, each giving the rows of one table."""
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -123,6 +124,7 @@ class ResponseStages:
         of: Model, items and settings.
         responses: Token ids of the response to every item.
         n_steps: Rationale steps of each.
+        controls: Those of the settings that these responses allow.
         others: Per item the rationale that the control ``other_item`` puts in; empty without one.
         edits: The edits that some item allows.
     """
@@ -130,27 +132,32 @@ class ResponseStages:
     of: Stages
     responses: Sequence[Sequence[int]]
     n_steps: Sequence[int] = field(init=False)
+    controls: Sequence[str] = field(init=False)
     others: Sequence[str] = field(init=False)
     edits: Sequence[EditKind] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find every item's partner and which edits there are.
-
-        Raises:
-            MeasureError: If no response has a rationale, or an item has no partner.
-        """
-        problems = self.of.problems
+        """Find every item's partner and which edits there are; say what cannot be measured."""
+        problems, controls = self.of.problems, list(self.of.controls)
         parsed = [parse_response(response_text(self.of.mllm, ids)) for ids in self.responses]
         used = [at for at, response in enumerate(parsed) if response.steps]
         if not used:
-            raise MeasureError("No response has a rationale step, so there is nothing to measure.")
+            warnings.warn(
+                f"None of the {len(problems)} responses has a rationale step, so only answers are "
+                "measured; look at the text in answers_cot: rationales are read inside <think>, "
+                "and a small max_new_tokens cuts them off.",
+                stacklevel=2,
+            )
         others = [""] * len(problems)
-        if "other_item" in self.of.controls:
+        if "other_item" in controls and len({problems[at].answer for at in used}) < 2:
+            controls.remove("other_item")
+        if "other_item" in controls:
             texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
             for at, text in zip(used, texts, strict=True):
                 others[at] = text
         possible = [kind for kind in self.of.edits if _allowed(problems, kind)]
         object.__setattr__(self, "n_steps", [len(response.steps) for response in parsed])
+        object.__setattr__(self, "controls", controls)
         object.__setattr__(self, "others", others)
         object.__setattr__(self, "edits", possible)
 
@@ -160,8 +167,7 @@ class ResponseStages:
         if not kept:
             return Part(pd.DataFrame(columns=list(COMMITMENT)))
         others = [self.others[place] for place in kept]
-        controls = self.of.controls
-        return self._rows(at, commitment, forced=True, controls=controls, others=others)
+        return self._rows(at, commitment, forced=True, controls=self.controls, others=others)
 
     def access(self, at: Places) -> Part:
         """Rows of `visual_access`, of the items that have a rationale."""

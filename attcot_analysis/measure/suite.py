@@ -60,8 +60,8 @@ def measure_all(
 
     Commitment, access and dependence are measured on the model's own greedy CoT responses;
     responses without a rationale step have no rows there and count as answered in the answer
-    tables only. Open questions have no rows where answers are forced; what the items lack is left
-    out, never guessed (see `data_coverage`).
+    tables only; where none has one, a warning says so. Open questions have no rows where answers
+    are forced; what the items lack is left out, never guessed (see `data_coverage`).
 
     Batches are fixed: items 0 to ``batch_size`` − 1, and so on, or, with ``similar``, items of
     like length together (`by_length`). With a run folder each is on the disk as soon as it is
@@ -99,7 +99,7 @@ def measure_all(
         item's array in ``Records(run, "maps").arrays()`` (see `ResponseMaps.step_maps`).
 
     Raises:
-        MeasureError: If no response has a rationale, or the arguments do not fit together.
+        MeasureError: If the arguments do not fit together.
         RunError: If what the run folder holds is damaged or of other items, or another process
             has failed.
     """
@@ -320,7 +320,7 @@ def suite_values(
         direct=tables["answers_direct"],
         text_only=None if foreign else tables["answers_text_only"],
         commitment=commitment_items(forced, problems) if len(forced) else None,
-        access=tables["access"],
+        access=tables["access"] if len(tables["access"]) else None,
         dependence=tables["dependence"],
         causal=causal if causal is not None and len(causal) else None,
     )

@@ -25,7 +25,12 @@ def run_curves(tables: Tables, problems: Sequence[Problem], reference: str) -> l
         tables: What was measured.
         problems: The items.
         reference: The arm from which the others' visual access is subtracted.
+
+    Returns:
+        None at all if some arm has not written a single rationale step.
     """
+    if not all(len(kinds["access"]) for seeds in tables.values() for kinds in seeds.values()):
+        return []
     axis = curve_axis(tables)
     forced = all(len(kinds["commitment"]) for seeds in tables.values() for kinds in seeds.values())
     curves = _commitment_curves(tables, problems, axis) if forced else []

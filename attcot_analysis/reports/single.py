@@ -71,7 +71,7 @@ def report_run(
             examples=report_items(tables, shared, (arm.name, arm.name), items),
             manifest=RunFolder.open(arm.path).manifest,
             lead=[_lead(arm, shared)],
-            notes=[*_cut_off(arm), *size_notes(len(shared))],
+            notes=[*_bare(arm), *_cut_off(arm), *size_notes(len(shared))],
             limits=LIMITS,
             figures=path.parent / "figures",
             overwrite=overwrite,
@@ -115,6 +115,15 @@ def _lead(arm: MeasuredArm, problems: list[Problem]) -> str:
         "say what it does, not whether that is good: hold it against another one, or against "
         "itself before training, with attcot compare."
     )
+
+
+def _bare(arm: MeasuredArm) -> list[str]:
+    if all(len(kinds["access"]) for kinds in arm.tables.values()):
+        return []
+    return [
+        "No response has a rationale step between think tags, so there are no curves, and nothing "
+        "is said about commitment or visual access; look at the responses below."
+    ]
 
 
 def _cut_off(arm: MeasuredArm) -> list[str]:

@@ -36,7 +36,7 @@ from attcot_analysis.measure.lens import lens_commitment
 from attcot_analysis.measure.records import Records
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.shards import Shards
-from attcot_analysis.measure.stages import Extra
+from attcot_analysis.measure.stages import Extra, ResponseStages, Stages
 from attcot_analysis.measure.suite import TABLES, measure_all, suite_values
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
@@ -398,3 +398,35 @@ def test_own_problems_without_edits_are_measured(tmp_path):
     assert len(run.read_table("dependence")) == 0
     assert "follow_twin" not in set(run.read_table("summary")["metric"])
     assert "mass" in set(run.read_table("summary")["metric"])
+
+
+def test_answers_are_measured_where_no_response_has_a_rationale(tmp_path, capsys):
+    save_problems(load_problems(shipped(TESTBED_PROBLEMS), limit=4), tmp_path / "own")
+    run, arguments = tmp_path / "run", ["--quiet", "--dtype", "float32", "--maps"]
+    # Cut off before its first step.
+    arguments += ["--max-new-tokens", "1", "--out", str(run)]
+    with pytest.warns(UserWarning, match="None of the 4 responses has a rationale step"):
+        assert (
+            main(["measure", str(shipped(TESTBED_MODEL)), str(tmp_path / "own"), *arguments]) == 0
+        )
+    metrics = set(RunFolder.open(run).read_table("summary")["metric"])
+    assert {"accuracy_cot", "accuracy_direct"} <= metrics
+    assert not {"mass", "commitment_position"} & metrics
+    assert len(RunFolder.open(run).read_table("commitment")) == 0
+    assert main(["report", str(run), "--quiet"]) == 0
+    both = ["compare", str(run), str(run), "--names", "a", "b", "--quiet", "--no-models"]
+    assert main([*both, "--out", str(tmp_path / "both")]) == 0
+
+
+def test_one_rationale_alone_has_no_other_items_to_be_held_against(random_mllm):
+    shown = load_problems(shipped(TESTBED_PROBLEMS), limit=8)
+    problems = [shown[0], next(one for one in shown if one.answer != shown[0].answer)]
+    own = "<think>\n1. Cell b1 holds a red circle.\n</think>\n<answer>red</answer>"
+    ids = [
+        random_mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in (own, "<answer>blue</answer>")
+    ]
+    rest = ResponseStages(Stages(random_mllm, problems), ids)
+    found = rest.commitment([0, 1]).rows
+    assert set(found["item"]) == {problems[0].id}
+    assert set(found["control"]) == {"rationale", "filler"}
