@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -42,7 +43,7 @@ def run_jobs(
         threads = max(1, (os.cpu_count() or 1) // workers)
         # A forked process would inherit torch's thread pools in an undefined state.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_quiet, initargs=(threads,)) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads,)) as pool:
             running = {pool.submit(work, job): job for job in jobs}
             try:
                 for done in as_completed(running):
@@ -54,9 +55,18 @@ def run_jobs(
                 raise
 
 
-def _quiet(threads: int) -> None:
+def _begin(threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def _end_with_parent() -> None:
+    # Workers of a main process that was killed would write into what another one resumes.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
