@@ -19,7 +19,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="what is wrong with a dataset, and what can be measured on it",
         description="Read every record, print one sentence for each that is wrong, then what can "
-        "be measured on the others. Exit code 1 if anything is wrong.",
+        "be measured on the others. Exit code 3 if anything is wrong.",
     )
     _add_source(check)
     check.set_defaults(run=_check)

@@ -274,8 +274,11 @@ def make_trainer(
     if half and mllm.device.type == "cpu":
         settings["use_cpu"] = True
     if config.gradient_checkpointing:
-        settings["gradient_checkpointing"] = True
-        settings["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+        # transformers is renaming these settings, and warns of the old name where it has the new.
+        known = {one.name for one in fields(TrainingArguments)}
+        name = next(n for n in ("activation", "gradient") if f"{n}_checkpointing" in known)
+        settings[f"{name}_checkpointing"] = True
+        settings[f"{name}_checkpointing_kwargs"] = {"use_reentrant": False}
     model = mllm.model
     if config.lora is not None:
         model = add_adapters(mllm, config.lora, config.lora_alpha)

@@ -201,6 +201,15 @@ def test_bfloat16_without_adapters_keeps_the_weights_in_float32(random_checkpoin
     assert not (folder / "adapter").exists()
 
 
+def test_checkpointing_is_the_kind_that_keeps_the_terms_gradient(tmp_path):
+    config = FinetuneConfig(steps=1, batch_size=2, attcot=BOTH, gradient_checkpointing=True)
+    args = make_trainer(tiny_mllm(), problems(), config, tmp_path, report_to=[]).args
+    names = [n for n in ("activation", "gradient") if hasattr(args, f"{n}_checkpointing")]
+    assert any(getattr(args, f"{name}_checkpointing") for name in names)
+    options = [getattr(args, f"{name}_checkpointing_kwargs") for name in names]
+    assert {"use_reentrant": False} in options
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
