@@ -274,7 +274,7 @@ def fits(count: float, size: float, room: tuple[str, float] | None) -> Iterator[
     name, most = room
     needs = {
         "to measure": (size * HEADROOM, "a smaller model"),
-        "to finetune": (count * TRAINING_BYTES, "LoRA in your own trainer (docs/training.md)"),
+        "to finetune": (count * TRAINING_BYTES, "--lora 16 --dtype bfloat16 (docs/training.md)"),
     }
     for what, (need, instead) in needs.items():
         detail = f"about {need / GIB:.1f} GiB needed, {name} has {most / GIB:.1f}"

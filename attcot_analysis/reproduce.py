@@ -1,7 +1,7 @@
 """The main job: fine-tune the testbed model with and without Att-CoT, measure, and report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from attcot_analysis.reports.maps import embeds, model_maps
 from attcot_analysis.reports.page import write_run_report
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, finetune
+from attcot_analysis.train.finetune import recorded
 
 BASE = "base"
 COT_SFT = "cot_sft"
@@ -100,7 +101,7 @@ def reproduce(
         Path(folder),
         build_manifest(
             seed=config.seeds[0],
-            config=asdict(config),
+            config=recorded(config),
             models={BASE: base},
             data={"test": problems},
         ),

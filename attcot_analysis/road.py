@@ -9,7 +9,7 @@ Layout of the folder::
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from attcot_analysis.reports.compare import compare_runs
 from attcot_analysis.reports.single import report_run
 from attcot_analysis.run_file import RunFile, Tuning
 from attcot_analysis.train.arms import train_arm
+from attcot_analysis.train.finetune import recorded
 
 BASE = "base"
 CHECK = "check"
@@ -69,7 +70,7 @@ def follow_road(config: RunFile, *, progress: bool = False, say: Say = print) ->
 
 def _manifest(config: RunFile, problems: list[Problem], training: list[Problem]) -> dict[str, Any]:
     # Where things lie is no setting; what they hold is.
-    settings = asdict(config)
+    settings = recorded(config)
     for name in ("out", "problems", "compare", "check"):
         del settings[name]
     if config.tuning is not None:

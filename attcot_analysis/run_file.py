@@ -89,7 +89,10 @@ class RunFile:
         lines.append(f"measure   {settings or 'as attcot measure does by default'}")
         if self.tuning is not None:
             arms, seeds = ", ".join(self.tuning.arms), ", ".join(map(str, self.tuning.seeds))
-            lines.append(f"finetune  {arms}; seeds {seeds}; {self.tuning.config.steps} steps each")
+            rank = self.tuning.config.lora
+            how = "" if rank is None else f"; LoRA of rank {rank}"
+            steps = self.tuning.config.steps
+            lines.append(f"finetune  {arms}; seeds {seeds}; {steps} steps each{how}")
         lines.append(f"compare   {'yes' if self.compare and self.tuning else 'no'}")
         return "\n".join(lines)
 

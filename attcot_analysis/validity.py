@@ -7,7 +7,7 @@ from what it writes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from attcot_analysis.measure.values import item_values
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem, generate_arrows
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_analysis.train.finetune import recorded
 from attcot_analysis.train.planted import MIDDLE, PLANTED, PlantConfig, plant
 from attcot_analysis.train.planted_checks import property_checks
 from attcot_analysis.validity_table import separations
@@ -90,7 +91,10 @@ def validity(
     base = shipped(TESTBED_MODEL) if base is None else Path(base)
     problems = config.problems()
     manifest = build_manifest(
-        seed=config.seeds[0], config=asdict(config), models={"base": base}, data={"test": problems}
+        seed=config.seeds[0],
+        config=recorded(config),
+        models={"base": base},
+        data={"test": problems},
     )
     run = RunFolder.create(folder, manifest, resume=True)
     jobs = [_Job(kind, seed) for seed in config.seeds for kind in PLANTED]

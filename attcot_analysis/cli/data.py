@@ -19,7 +19,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="what is wrong with a dataset, and what can be measured on it",
         description="Read every record, print one sentence for each that is wrong, then what can "
-        "be measured on the others. Exit code 1 if anything is wrong.",
+        "be measured on the others. Exit code 3 if anything is wrong.",
     )
     _add_source(check)
     check.set_defaults(run=_check)
@@ -34,6 +34,23 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("--overwrite", action="store_true", help="replace a problem folder")
     convert.set_defaults(run=_convert)
+
+    responses = what.add_parser(
+        "responses",
+        parents=[common],
+        help="the output of vllm run-batch as responses for attcot measure --generations",
+        description="Turn the output file of vllm run-batch (or of another OpenAI-compatible "
+        "batch) into the JSON lines of attcot measure --generations, and say what is missing in "
+        "it. Exit code 1 if anything is, unless --skip-faulty.",
+    )
+    responses.add_argument("path", type=Path, metavar="FILE", help="output of the batch")
+    responses.add_argument("--out", type=Path, required=True, help="new file (.jsonl)")
+    responses.add_argument("--problems", type=Path, help="folder of the items that were asked")
+    responses.add_argument("--items", type=int, default=None, help="only the first so many")
+    responses.add_argument(
+        "--skip-faulty", action="store_true", help="write what there is where some have failed"
+    )
+    responses.set_defaults(run=_responses)
 
     task = what.add_parser(
         "lmms-eval",
@@ -91,6 +108,28 @@ def _convert(given: argparse.Namespace, quiet: bool) -> None:
     _print_faults(found.faults)
     print(found.coverage)
     print(f"Problems: {given.out}")
+
+
+def _responses(given: argparse.Namespace, quiet: bool) -> None:
+    from attcot_analysis.errors import MeasureError
+    from attcot_analysis.measure.batch_files import read_batch, write_generations
+    from attcot_analysis.problems.folder import load_problems
+
+    asked: list[str] = []
+    if given.problems is not None:
+        problems = load_problems(given.problems, limit=given.items, keep_pictures=False)
+        asked = [problem.id for problem in problems]
+    found = read_batch(given.path, asked)
+    for fault in found.faults[:_SHOWN]:
+        print(fault)
+    wrong = len(found.faults) + len(found.missing)
+    if not found.lines or (wrong and not given.skip_faulty):
+        raise MeasureError(
+            f"{given.path} is not complete: {found}, {len(found.faults)} lines cannot be used; ask "
+            "for these again, or pass --skip-faulty."
+        )
+    print(found)
+    print(f"Responses: {write_generations(given.out, found)}")
 
 
 def _task(given: argparse.Namespace, quiet: bool) -> None:

@@ -70,11 +70,24 @@ def _add_generate(commands: options.Commands, common: argparse.ArgumentParser) -
         help="let a model answer a folder of problems; again goes on",
         description="Let a model answer a folder of problems and keep its responses with their "
         "tokens. Run again after an interruption it goes on where it was; under accelerate launch "
-        "the processes share the items.",
+        "the processes share the items. With --requests nothing is loaded: the prompts are "
+        "written as the input of vllm run-batch, for a MODEL that goes by this name there.",
     )
     generate.add_argument("model", metavar="MODEL", help=options.MODEL)
     generate.add_argument("problems", type=Path, help="problem folder (problems.jsonl, images/)")
-    generate.add_argument("--out", type=Path, required=True, help="run folder")
+    to = generate.add_mutually_exclusive_group(required=True)
+    to.add_argument("--out", type=Path, help="run folder")
+    to.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FILE",
+        help="write requests for vllm run-batch to this new file (.jsonl) instead",
+    )
+    generate.add_argument(
+        "--link-pictures",
+        action="store_true",
+        help="requests name the pictures' files: start vLLM with --allowed-local-media-path",
+    )
     generate.add_argument("--items", type=int, default=None, help="only the first so many problems")
     generate.add_argument(
         "--mode", choices=("cot", "direct"), default="cot", help="with rationale?"
@@ -134,12 +147,18 @@ def _reproduce(given: argparse.Namespace, quiet: bool) -> None:
 
 
 def _generate(given: argparse.Namespace, quiet: bool) -> None:
+    from attcot_analysis.errors import MeasureError
     from attcot_analysis.measure.responses import generate_run, response_file
     from attcot_analysis.measure.shards import Shards
     from attcot_analysis.models import load_mllm
     from attcot_analysis.problems.folder import load_problems
 
     chosen = options.chosen_model(given, given.model)
+    if given.requests is not None:
+        _write_requests(given, chosen.name)
+        return
+    if given.link_pictures:
+        raise MeasureError("--link-pictures is for requests; give --requests FILE, too.")
     with Shards.here() as shards, shards.together():
         problems = load_problems(given.problems, limit=given.items)
         mllm = load_mllm(
@@ -167,6 +186,35 @@ def _generate(given: argparse.Namespace, quiet: bool) -> None:
             right, ended = answers["correct"].mean(), answers["finished"].mean()
             print(f"{len(answers)} responses, {right:.1%} right, {ended:.1%} came to their end")
             print(f"Responses: {response_file(run)}")
+
+
+def _write_requests(given: argparse.Namespace, model: str) -> None:
+    from attcot_analysis.errors import MeasureError
+    from attcot_analysis.measure.batch_files import write_requests
+    from attcot_analysis.problems.folder import load_problems
+
+    own = ("batch_size", "dtype", "device", "revision")
+    useless = [name for name in own if getattr(given, name) is not None]
+    if useless or given.samples != 1:
+        name = (useless or ["samples"])[0].replace("_", "-")
+        raise MeasureError(f"Requests ask for one response each, of a server; leave --{name} out.")
+    problems = load_problems(given.problems, limit=given.items, keep_pictures=False)
+    path = write_requests(
+        given.requests,
+        problems,
+        model=model,
+        mode=given.mode,
+        text_only=given.text_only,
+        max_new_tokens=given.max_new_tokens,
+        temperature=given.temperature,
+        seed=given.seed,
+        folder=given.problems if given.link_pictures else None,
+    )
+    place = given.problems.resolve()
+    allowed = f" --allowed-local-media-path {place}" if given.link_pictures else ""
+    print(f"Requests: {path} ({len(problems)})")
+    print(f"Run them: vllm run-batch -i {path} -o FILE --model {model}{allowed}")
+    print("Then: attcot measure ... --generations FILE")
 
 
 def _measure(given: argparse.Namespace, quiet: bool) -> None:

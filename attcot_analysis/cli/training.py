@@ -12,9 +12,10 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         "finetune",
         parents=[common],
         help="fine-tune a model as an arm says: cot_sft, att_cot, ...; again goes on",
-        description="Fine-tune all weights of a model in float32 as an arm says; the folder "
-        "appears when it is done. Run again after an interruption it goes on from its last "
-        "checkpoint. For LoRA and several GPUs use your own trainer, see docs/training.md.",
+        description="Fine-tune a model as an arm says: all its weights, or adapters (--lora) that "
+        "are merged into it at the end. The folder appears when it is done. Run again after an "
+        "interruption it goes on from its last checkpoint. For several GPUs use your own trainer, "
+        "see docs/training.md.",
     )
     train.add_argument("model", metavar="MODEL", help=options.MODEL)
     train.add_argument("problems", type=Path, help="problem folder, with rationale steps")
@@ -23,8 +24,35 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     train.add_argument("--items", type=int, default=None, help="only the first so many problems")
     train.add_argument("--steps", type=int, default=150, help="optimizer steps")
     train.add_argument("--batch-size", type=int, default=16, help="items per step")
-    train.add_argument("--accumulation", type=int, default=1, help="parts a batch is split into")
-    train.add_argument("--learning-rate", type=float, default=1e-3, help="of large models: 1e-5")
+    train.add_argument(
+        "--accumulation",
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="parts a batch is split into, one after the other in memory",
+    )
+    train.add_argument(
+        "--learning-rate", type=float, default=1e-3, help="of large models: 1e-5, with LoRA 1e-4"
+    )
+    train.add_argument(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="train adapters of this rank on the language model, such as 16, and no other weights",
+    )
+    train.add_argument(
+        "--lora-alpha", type=float, metavar="A", help="their scale over the rank; default 2 RANK"
+    )
+    train.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="to compute in; trained weights are float32 in either",
+    )
+    train.add_argument(
+        "--gradient-checkpointing", action="store_true", help="less memory, more time, same result"
+    )
     train.add_argument("--seed", type=int, default=0, help="of the order of the data")
     train.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     train.set_defaults(run=_finetune)
@@ -44,6 +72,10 @@ def _finetune(given: argparse.Namespace, quiet: bool) -> None:
         accumulation=given.accumulation,
         learning_rate=given.learning_rate,
         seed=given.seed,
+        lora=given.lora,
+        lora_alpha=given.lora_alpha,
+        dtype=given.dtype,
+        gradient_checkpointing=given.gradient_checkpointing,
     )
     folder = train_arm(
         arm,

@@ -8,18 +8,18 @@ A file has one JSON object per line, in either form::
 
 ``ids`` are the response's tokens; with ``text`` as well they are checked to be this model's.
 ``text`` alone is tokenised, and must come back from its tokens letter for letter. The second form
-is a line of the output file of the OpenAI batch interface, which vLLM's ``run_batch`` writes as
-well.
+is a line of the output file of the OpenAI batch interface, which vLLM's ``run-batch`` writes as
+well, there with the tokens (see `attcot_analysis.measure.batch_files`).
 """
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.batch_files import lines_of, read_bytes, read_line
 from attcot_analysis.models import Generation, Mllm
 from attcot_analysis.problems import Problem
 
@@ -76,13 +76,10 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
         MeasureError: One sentence per line that cannot be used, the first few of them.
     """
     file = Path(path)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise MeasureError(f"Generations {file} cannot be read ({error.strerror}).") from error
+    content = read_bytes(file)
     found: dict[str, Generation] = {}
     faults: list[str] = []
-    for where, line in _lines(file, content):
+    for where, line in lines_of(file, content):
         try:
             item, made = _generation(mllm, line, where)
             if item in found:
@@ -99,21 +96,8 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
     return Generations(found, foreign, hashlib.sha256(content).hexdigest())
 
 
-def _lines(file: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            yield f"{file}, line {number}", line
-
-
 def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise MeasureError(f"{where} is not valid JSON: {error}.") from error
-    if isinstance(record, dict) and "custom_id" in record:
-        record = _batch_record(record, where)
-    if not isinstance(record, dict):
-        raise MeasureError(f"{where} holds no JSON object; write one per response.")
+    record = read_line(line, where)
     unknown = [key for key in record if key not in _FIELDS]
     if unknown:
         raise MeasureError(
@@ -135,26 +119,12 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
             "leave it out."
         )
     decoded = _decoded(mllm, kept)
-    if ids is not None and text is not None and decoded != _without_end(mllm, text):
+    if ids is not None and text is not None and not _same_text(mllm, kept, text):
         raise MeasureError(
             f"{where}: its ids say {decoded[:40]!r} and its text {text[:40]!r}; they are not of "
             f"{mllm.name}'s tokenizer, so give the text alone."
         )
     return item, Generation(kept, decoded, record.get("finish_reason") != "length")
-
-
-def _batch_record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A line of a batch output file as one of ours."""
-    try:
-        choice = record["response"]["body"]["choices"][0]
-        text, reason = choice["message"]["content"], choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        reason = record.get("error")
-        raise MeasureError(
-            f"{where} holds no response (error: {reason!r:.80}); ask for it again or leave the "
-            "line out."
-        ) from None
-    return {"id": record["custom_id"], "text": text or "", "finish_reason": reason}
 
 
 def _checked(mllm: Mllm, ids: object, where: str) -> list[int]:
@@ -183,6 +153,18 @@ def _from_text(mllm: Mllm, text: str, where: str) -> list[int]:
             "give token ids."
         )
     return ids
+
+
+def _same_text(mllm: Mllm, kept: Sequence[int], text: str) -> bool:
+    """Whether a server may have written these tokens so: with or without special tokens.
+
+    It holds back the bytes of a letter that was cut at the length limit.
+    """
+    plain = mllm.tokenizer.decode(
+        list(kept), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    said = [_decoded(mllm, kept), str(plain)]
+    return _without_end(mllm, text) in {*said, *(one.rstrip("\ufffd") for one in said)}
 
 
 def _without_end(mllm: Mllm, text: str) -> str:

@@ -120,11 +120,14 @@ class Recipe:
         options: The names in ``Arm.options`` that it reads.
         values: ``(arm, base, problems, folder) -> table`` of `TOLD`: what a finished training tells
             about its problems, as metrics of the catalogue; ``None`` for nothing.
+        slim: Whether it knows LoRA, bfloat16 and gradient checkpointing, the config's ``lora``,
+            ``lora_alpha``, ``dtype`` and ``gradient_checkpointing``.
     """
 
     train: Train
     options: tuple[str, ...] = ()
     values: Values | None = None
+    slim: bool = False
 
 
 def _sft(
@@ -172,7 +175,7 @@ def _vista_values(
 
 
 RECIPES: dict[str, Recipe] = {
-    "sft": Recipe(_sft),
+    "sft": Recipe(_sft, slim=True),
     "sayo": Recipe(_sayo, SAYO_OPTIONS),
     "vista": Recipe(_vista, VISTA_OPTIONS, _vista_values),
 }
@@ -261,6 +264,8 @@ def train_arm(
     """
     if not arm.trained:
         raise TrainingError(f"Arm {arm.name} is not trained; measure its base instead.")
+    if not RECIPES[arm.recipe].slim:
+        config.check_plain(f"Arm {arm.name}: recipe {arm.recipe}")
     problems = _shown(arm, problems)
     objective = arm.attcot
     if arm.layers == "random":

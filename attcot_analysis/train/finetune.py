@@ -1,13 +1,14 @@
 """Fine-tune a checkpoint on problems with their rationales: CoT-SFT, or Att-CoT on top of it."""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -24,12 +25,15 @@ from attcot_analysis.train.checkpoints import (
     run_record,
 )
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
+from attcot_analysis.train.lora import add_adapters, merge_adapters
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTTrainer
 
 LOG_FILE = "training_log.json"
 LOG_EVERY = 10
 """Steps between two entries of the log."""
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,16 @@ class FinetuneConfig:
         seed: Order of the data and any dropout.
         mode: ``"cot"`` learns rationale and answer, ``"direct"`` the answer only.
         attcot: The objective; all weights 0 is plain SFT.
+        lora: Rank of the adapters on the language model that are trained in place of its weights
+            (see `language_lora`); ``None`` trains all weights.
+        lora_alpha: What their product is scaled with, over the rank; default twice the rank.
+        dtype: What is computed in. Trained weights, all or the adapters', are float32 all the
+            same; those that adapters leave as they are are kept in it.
+        gradient_checkpointing: Whether layers are computed again going backward in place of
+            keeping what they have computed: less memory, the same gradient.
+
+    Raises:
+        TrainingError: If a size is below 1, or settings do not fit together.
     """
 
     steps: int = 150
@@ -55,6 +69,10 @@ class FinetuneConfig:
     seed: int = 0
     mode: Mode = "cot"
     attcot: AttCoTConfig = field(default_factory=AttCoTConfig)
+    lora: int | None = None
+    lora_alpha: float | None = None
+    dtype: Dtype = "float32"
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -68,6 +86,74 @@ class FinetuneConfig:
                 f"A batch of {self.batch_size} does not split into {self.accumulation} equal "
                 "parts; choose an accumulation that divides it."
             )
+        self._check_lora()
+        if self.dtype not in get_args(Dtype):
+            raise TrainingError(
+                f"dtype is {self.dtype!r}; train in {' or '.join(get_args(Dtype))} (float16 needs "
+                "its loss scaled, which the terms are not)."
+            )
+        if not isinstance(self.gradient_checkpointing, bool):
+            raise TrainingError(
+                f"gradient_checkpointing is {self.gradient_checkpointing!r}; give true or false."
+            )
+
+    def _check_lora(self) -> None:
+        rank, alpha = self.lora, self.lora_alpha
+        if rank is not None and (type(rank) is not int or rank < 1):
+            raise TrainingError(
+                f"lora is {rank!r}; give the adapters' rank, a whole number from 1 (16, say), or "
+                "leave it out to train all weights."
+            )
+        if alpha is not None and rank is None:
+            raise TrainingError("lora_alpha scales adapters, and there are none; give lora, too.")
+        if alpha is not None and (type(alpha) not in (int, float) or not 0 < alpha < math.inf):
+            raise TrainingError(f"lora_alpha is {alpha!r}; give a number above 0.")
+
+    def check_plain(self, who: str) -> None:
+        """See that all weights are to be trained in float32, which is all that some recipes know.
+
+        Args:
+            who: Who knows no more, as the sentence begins.
+
+        Raises:
+            TrainingError: If something else is asked for.
+        """
+        asked = [name for name, plain in _LATER.items() if getattr(self, name) != plain]
+        if asked:
+            raise TrainingError(
+                f"{who} takes no {' and no '.join(asked)}: these are for CoT-SFT and Att-CoT; "
+                "leave them out (an arm of SAYO has its own option lora)."
+            )
+
+    @property
+    def loaded_in(self) -> torch.dtype:
+        """Type that the base is loaded in."""
+        frozen = self.lora is not None and self.dtype == "bfloat16"
+        return torch.bfloat16 if frozen else torch.float32
+
+
+_LATER = {
+    one.name: one.default
+    for one in fields(FinetuneConfig)
+    if one.name in ("lora", "lora_alpha", "dtype", "gradient_checkpointing")
+}
+"""Settings that runs of before do not know, with what those were made with."""
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """A configuration as it is written down to tell runs apart, `FinetuneConfig` itself or inside.
+
+    It is what `asdict` gives, but settings that came later are there only where they are set, so
+    that a run which was begun before them can be gone on with.
+    """
+
+    def settings(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if made.keys() >= _LATER.keys():
+            made = {k: v for k, v in made.items() if k not in _LATER or v != _LATER[k]}
+        return made
+
+    return asdict(config, dict_factory=settings)
 
 
 def finetune(
@@ -81,6 +167,9 @@ def finetune(
     progress: bool = False,
 ) -> Path:
     """Fine-tune `base` on `problems` and save model, processor and log into `folder`.
+
+    With adapters, `folder` holds the model they are merged into, and they lie by themselves in its
+    ``adapter``, as `peft` reads them.
 
     The folder appears only when the run has finished, so one that exists is complete. With
     `save_every` a run that was killed goes on from its last complete checkpoint when it is called
@@ -101,8 +190,8 @@ def finetune(
         `folder`, a checkpoint that `load_mllm` reads.
 
     Raises:
-        TrainingError: If the folder exists, problems have no rationale, `save_every` does not
-            fit, the loss is not finite, or the disk is full.
+        TrainingError: If the folder exists, problems have no rationale, `save_every` or the
+            device does not fit, the loss is not finite, or the disk is full.
         RunError: If another run is training into the folder.
     """
     config = config or FinetuneConfig()
@@ -112,13 +201,14 @@ def finetune(
             f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
             "log entries, so that no entry spans an interruption."
         )
+    _check_device(config)
     with alone(folder):
         set_seed(config.seed)
-        mllm = load_mllm(base, dtype=torch.float32)
+        mllm = load_mllm(base, dtype=config.loaded_in)
         working = folder.with_name(f".{folder.name}.unfinished")
         last = None
         if save_every is not None:
-            last = open_unfinished(working, run_record(base, problems, asdict(config)))
+            last = open_unfinished(working, run_record(base, problems, recorded(config)))
         else:
             shutil.rmtree(working, ignore_errors=True)
         options: dict[str, Any] = {"report_to": list(report_to)}
@@ -127,6 +217,8 @@ def finetune(
         trainer = make_trainer(mllm, problems, config, working, progress=progress, **options)
         trainer.add_callback(KeepLast())
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if config.lora is not None:
+            merge_adapters(trainer.model, working)
         mllm.model.save_pretrained(working)
         mllm.processor.save_pretrained(working)
         history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
@@ -148,16 +240,18 @@ def make_trainer(
 ) -> AttCoTTrainer:
     """The trainer that `finetune` runs; `arguments` override its `TrainingArguments`.
 
-    It logs to tensorboard, where that is installed, under ``<folder>/runs``.
+    It logs to tensorboard, where that is installed, under ``<folder>/runs``. With adapters its
+    ``model`` is the wrapper of `peft`, and `mllm.model` the model inside, which holds them.
 
     Args:
-        mllm: Model to train, in place.
+        mllm: Model to train, in place, loaded in ``config.loaded_in``.
         problems: Items with rationale steps.
         config: The run.
         folder: Where checkpoints would go.
         progress: Show a progress bar.
         arguments: Any field of `transformers.TrainingArguments`.
     """
+    half = config.dtype == "bfloat16"
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": config.steps,
@@ -168,7 +262,7 @@ def make_trainer(
         "lr_scheduler_type": "linear",
         "seed": config.seed,
         "data_seed": config.seed,
-        "bf16": False,
+        "bf16": half,
         "logging_steps": LOG_EVERY,
         "save_strategy": "no",
         "report_to": ["tensorboard"] if find_spec("tensorboard") else [],
@@ -177,8 +271,19 @@ def make_trainer(
         "dataloader_drop_last": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    if half and mllm.device.type == "cpu":
+        settings["use_cpu"] = True
+    if config.gradient_checkpointing:
+        # transformers is renaming these settings, and warns of the old name where it has the new.
+        known = {one.name for one in fields(TrainingArguments)}
+        name = next(n for n in ("activation", "gradient") if f"{n}_checkpointing" in known)
+        settings[f"{name}_checkpointing"] = True
+        settings[f"{name}_checkpointing_kwargs"] = {"use_reentrant": False}
+    model = mllm.model
+    if config.lora is not None:
+        model = add_adapters(mllm, config.lora, config.lora_alpha)
     trainer = AttCoTTrainer(
-        model=mllm.model,
+        model=model,
         args=TrainingArguments(**{**settings, **arguments}),
         train_dataset=RationaleDataset(mllm, problems, mode=config.mode),
         data_collator=RationaleCollator(mllm),
@@ -188,3 +293,12 @@ def make_trainer(
     # It prints every log entry; they are all in the training log.
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _check_device(config: FinetuneConfig) -> None:
+    able = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    if config.dtype == "bfloat16" and not able:
+        raise TrainingError(
+            f"{torch.cuda.get_device_name(0)} cannot compute in bfloat16; train in float32, or on "
+            "a newer device (Ampere and later)."
+        )

@@ -26,7 +26,7 @@ from attcot_analysis.train.checkpoints import (
     open_unfinished,
     run_record,
 )
-from attcot_analysis.train.finetune import LOG_FILE, FinetuneConfig, finetune
+from attcot_analysis.train.finetune import LOG_FILE, FinetuneConfig, finetune, recorded
 from attcot_analysis.train.sayo_config import SFT_FIRST, SayoConfig, sayo_config
 
 _TIMES = ("step_time", "train_runtime")
@@ -155,7 +155,7 @@ def train_sayo(
         return finetune_sayo(base, problems, folder, own, save_every=save_every, progress=progress)
     folder = new_folder(folder)
     stages = folder.with_name(f".{folder.name}.stages")
-    open_unfinished(stages, run_record(base, problems, asdict(config)))
+    open_unfinished(stages, run_record(base, problems, recorded(config)))
     tuned = stages / "sft"
     if not tuned.exists():
         finetune(base, problems, tuned, config, save_every=save_every, progress=progress)

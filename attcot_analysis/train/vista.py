@@ -25,7 +25,7 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.provenance import build_manifest
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.finetune import FinetuneConfig
+from attcot_analysis.train.finetune import FinetuneConfig, recorded
 from attcot_analysis.train.vista_config import VistaConfig
 from attcot_analysis.train.vista_drawing import draw_round
 from attcot_analysis.train.vista_sets import VistaRound, preference_pairs
@@ -136,7 +136,7 @@ def _manifest(
     base: str | Path, problems: Sequence[Problem], config: VistaConfig, training: FinetuneConfig
 ) -> dict[str, Any]:
     local = Path(base).is_dir()
-    settings = {"vista": asdict(config), "training": asdict(training)}
+    settings = {"vista": asdict(config), "training": recorded(training)}
     return build_manifest(
         seed=training.seed,
         config=settings if local else {**settings, "base": str(base)},
@@ -154,6 +154,7 @@ def _check(problems: Sequence[Problem], folder: Path, training: FinetuneConfig) 
     if len(set(ids)) < len(ids):
         twice = next(one for one in ids if ids.count(one) > 1)
         raise TrainingError(f"Problem {twice} is there twice; give every problem an id of its own.")
+    training.check_plain("VISTA")
     if training.mode != "cot":
         raise TrainingError(
             "VISTA is about rationales, which mode 'direct' has none of; use mode 'cot'."

@@ -27,7 +27,7 @@ from attcot_analysis.train.checkpoints import (
     run_record,
 )
 from attcot_analysis.train.data import collate_examples
-from attcot_analysis.train.finetune import LOG_EVERY, LOG_FILE, FinetuneConfig
+from attcot_analysis.train.finetune import LOG_EVERY, LOG_FILE, FinetuneConfig, recorded
 from attcot_analysis.train.vista_config import VistaConfig
 from attcot_analysis.train.vista_sets import VistaRound, preference_pairs
 from attcot_analysis.train.vista_trainers import (
@@ -78,6 +78,7 @@ def train_vista_round(
             with Att-CoT terms, or the loss is not finite.
     """
     folder = new_folder(folder)
+    training.check_plain("VISTA")
     if save_every is not None and (save_every < 1 or save_every % LOG_EVERY):
         raise TrainingError(
             f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
@@ -273,6 +274,6 @@ def _record(
         [item, *([int(token) for token in ids[item, number]] for number in numbers)]
         for item, *numbers in rows.itertuples(index=False)
     ]
-    settings = {"vista": asdict(config), "training": asdict(training)}
+    settings = {"vista": asdict(config), "training": recorded(training)}
     rows_hash = hashlib.sha256(json.dumps(used).encode()).hexdigest()
     return {**run_record(base, problems, settings), "rows": rows_hash}
