@@ -99,8 +99,8 @@ def _rows(
     drawn = draw_round(model, asked, folder, 1, config, 0, progress)
     yields = drawn.yields()
     found = yields[yields["success"] == "rationale"].set_index("draw")
-    mended, plain = found.reindex(["continued", "plain"]).itertuples()
-    gain = found.reindex(["continued - plain"]).iloc[0]
+    draws = ["continued", "plain", "continued - plain"]
+    mended, plain, gain = found.reindex(draws).to_dict("records")
     critical = drawn.critical["position"]
     return [
         Row(f"wrong responses, {case}", float(len(critical)), "count"),
@@ -109,8 +109,8 @@ def _rows(
         ),
         Row(f"its place, median, {case}", float(critical.dropna().median()), "tokens"),
         Row(f"hard questions, {case}", float(gain["n"]), "count"),
-        Row(f"gained by mended prefixes, {case}", float(mended.value), "share"),
-        Row(f"gained by as many plain samples, {case}", float(plain.value), "share"),
+        Row(f"gained by mended prefixes, {case}", float(mended["value"]), "share"),
+        Row(f"gained by as many plain samples, {case}", float(plain["value"]), "share"),
         judged(
             f"low end of the difference, {case}",
             float(gain["low"]),
@@ -120,6 +120,6 @@ def _rows(
         ),
         Row(f"difference, {case}", float(gain["value"]), "share"),
         Row(f"high end of it, {case}", float(gain["high"]), "share"),
-        Row(f"tokens sampled, mended, {case}", float(mended.tokens), "tokens"),
-        Row(f"tokens sampled, plain, {case}", float(plain.tokens), "tokens"),
+        Row(f"tokens sampled, mended, {case}", float(mended["tokens"]), "tokens"),
+        Row(f"tokens sampled, plain, {case}", float(plain["tokens"]), "tokens"),
     ]
