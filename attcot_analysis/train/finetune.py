@@ -162,6 +162,7 @@ def finetune(
     folder: str | Path,
     config: FinetuneConfig | None = None,
     *,
+    dataset: type[RationaleDataset] = RationaleDataset,
     save_every: int | None = None,
     report_to: Sequence[str] = (),
     progress: bool = False,
@@ -181,6 +182,7 @@ def finetune(
         problems: Items with rationale steps.
         folder: Where to save; must not exist.
         config: The run.
+        dataset: Makes the examples of the problems.
         save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
         report_to: Where the log goes beside `LOG_FILE`, as `transformers` names it, such as
             ``"tensorboard"``, whose files then lie in `folder`.
@@ -208,13 +210,17 @@ def finetune(
         working = folder.with_name(f".{folder.name}.unfinished")
         last = None
         if save_every is not None:
-            last = open_unfinished(working, run_record(base, problems, recorded(config)))
+            other = {} if dataset is RationaleDataset else {"dataset": dataset.__name__}
+            record = run_record(base, problems, recorded(config) | other)
+            last = open_unfinished(working, record)
         else:
             shutil.rmtree(working, ignore_errors=True)
         options: dict[str, Any] = {"report_to": list(report_to)}
         if save_every:
             options |= {"save_strategy": "steps", "save_steps": save_every}
-        trainer = make_trainer(mllm, problems, config, working, progress=progress, **options)
+        trainer = make_trainer(
+            mllm, problems, config, working, dataset=dataset, progress=progress, **options
+        )
         trainer.add_callback(KeepLast())
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         if config.lora is not None:
@@ -235,6 +241,7 @@ def make_trainer(
     config: FinetuneConfig,
     folder: str | Path,
     *,
+    dataset: type[RationaleDataset] = RationaleDataset,
     progress: bool = False,
     **arguments: Any,
 ) -> AttCoTTrainer:
@@ -248,6 +255,7 @@ def make_trainer(
         problems: Items with rationale steps.
         config: The run.
         folder: Where checkpoints would go.
+        dataset: Makes the examples of the problems.
         progress: Show a progress bar.
         arguments: Any field of `transformers.TrainingArguments`.
     """
@@ -285,7 +293,7 @@ def make_trainer(
     trainer = AttCoTTrainer(
         model=model,
         args=TrainingArguments(**{**settings, **arguments}),
-        train_dataset=RationaleDataset(mllm, problems, mode=config.mode),
+        train_dataset=dataset(mllm, problems, mode=config.mode),
         data_collator=RationaleCollator(mllm),
         mllm=mllm,
         attcot=config.attcot,

@@ -7,27 +7,30 @@ model that has never read such a prompt has no opinion there, and what is found 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Mllm, encode_prompt, load_mllm
+from attcot_analysis.models import Mllm, Mode, encode_prompt
 from attcot_analysis.problems import Problem, render_response
 from attcot_analysis.train.data import Example, RationaleDataset
-from attcot_analysis.train.finetune import FinetuneConfig, make_trainer
+from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.prefix_resampling import reordered_prompt
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import set_seed
 
 
 class BothOrders(RationaleDataset):
-    """Every problem twice: as usual, and behind a prompt with the picture last."""
+    """Every problem twice: as usual, and behind a prompt with the picture last.
 
-    def __init__(self, mllm: Mllm, problems: Sequence[Problem]) -> None:
+    Raises:
+        TrainingError: As `RationaleDataset`, or if answers are to be direct.
+    """
+
+    def __init__(self, mllm: Mllm, problems: Sequence[Problem], *, mode: Mode = "cot") -> None:
         """The first half of the examples is as usual, the second reordered."""
-        super().__init__(mllm, [*problems, *problems])
+        if mode != "cot":
+            raise TrainingError(
+                "Both orders of the prompt are learned on rationales; leave out mode='direct'."
+            )
+        super().__init__(mllm, [*problems, *problems], mode=mode)
         self._usual = len(problems)
 
     def _encode(self, index: int) -> Example:
@@ -50,38 +53,21 @@ def learn_both_orders(
     problems: Sequence[Problem],
     folder: str | Path,
     config: FinetuneConfig | None = None,
-    *,
-    progress: bool = False,
+    **options: Any,
 ) -> Path:
-    """Fine-tune `base` on rationales behind both orders of the prompt.
+    """Fine-tune `base` on rationales behind both orders of the prompt; see `finetune`.
 
     Args:
         base: Local folder or hub id.
         problems: Items with rationale steps; each is learned in both orders.
         folder: Where to save; must not exist.
-        config: The run: plain CoT-SFT, without the Att-CoT terms.
-        progress: Show a progress bar.
+        config: The run.
+        options: As `finetune` takes them, ``save_every`` and ``progress`` among them.
 
     Returns:
         `folder`, a checkpoint that `load_mllm` reads.
 
     Raises:
-        TrainingError: If the folder exists, the prompt cannot be reordered, or the objective is
-            active or answers are direct.
+        TrainingError: As `finetune`, or if the prompt cannot be reordered.
     """
-    config, folder = config or FinetuneConfig(), Path(folder)
-    if config.attcot.active or config.mode != "cot":
-        raise TrainingError(
-            "Both orders of the prompt are learned by cross-entropy on rationales; leave out "
-            "attcot and mode='direct'."
-        )
-    if folder.exists():
-        raise TrainingError(f"{folder} exists; name a new folder.")
-    set_seed(config.seed)
-    mllm = load_mllm(base, dtype=torch.float32)
-    trainer = make_trainer(mllm, problems, config, folder, progress=progress, report_to=[])
-    trainer.train_dataset = BothOrders(mllm, problems)
-    trainer.train()
-    mllm.model.save_pretrained(folder)
-    mllm.processor.save_pretrained(folder)
-    return folder
+    return finetune(base, problems, folder, config, dataset=BothOrders, **options)
