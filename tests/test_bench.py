@@ -13,6 +13,7 @@ from attcot_analysis.bench import (
     access,
     access_cuda,
     commitment,
+    grpo,
     peak,
     sayo,
     training,
@@ -210,6 +211,15 @@ def test_vista_reports_every_case_and_what_it_drew():
         assert mended < plain
 
 
+def test_grpo_reports_every_run_before_and_after():
+    values = {row.name: row.value for row in grpo.run(quick=True)}
+    for arm, kind in grpo.RUNS:
+        for which in ("trained on", "not seen"):
+            name = f"right answers, questions {which}, rewarded for {arm}, {kind}"
+            low, high = (values[f"{end} end, {name}"] for end in ("low", "high"))
+            assert low <= values[f"change of {name}"] <= high
+
+
 def test_a_missed_bar_has_an_exit_code_of_its_own(monkeypatch, tmp_path, capsys):
     def run(value):
         return lambda **_: [judged("time", value, "x", at_most=1.5), *circumstances("cpu", False)]
@@ -231,7 +241,8 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
     error = capsys.readouterr().err
     assert error.startswith("attcot: ") and message in error
     assert len(error.strip().splitlines()) <= 2
-    assert set(benches.BENCHES) == {"access", "commitment", "explorer", "sayo", "training", "vista"}
+    known = {"access", "commitment", "explorer", "grpo", "sayo", "training", "vista"}
+    assert set(benches.BENCHES) == known
 
 
 def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys):

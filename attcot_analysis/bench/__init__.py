@@ -18,6 +18,7 @@ BENCHES: Mapping[str, str] = {
     "training": "a training step with both Att-CoT terms against one of CoT-SFT and the eager way",
     "sayo": "the region reward's share of a GRPO step",
     "vista": "hard questions that gain a right rationale by prefix resampling and by plain samples",
+    "grpo": "what GRPO raises with the region reward, with right answers and with both",
     "explorer": "key press to painted map in a real browser, and the size of what is sent",
 }
 """What each bench measures, by name; the name is its module's, too."""

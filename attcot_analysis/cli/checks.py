@@ -12,7 +12,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         "bench", parents=[common], help="time and memory of the fast paths against plain ones"
     )
     bench.add_argument(
-        "name", metavar="NAME", help="access, commitment, explorer, sayo, training or vista"
+        "name", metavar="NAME", help="access, commitment, explorer, grpo, sayo, training or vista"
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     bench.add_argument("--device", default="cpu", help="as torch names it, such as cuda")
