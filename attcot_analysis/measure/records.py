@@ -251,8 +251,9 @@ class Records:
         try:
             return dict(safetensors.numpy.load(_checked_bytes(path)))
         except (OSError, ValueError, SafetensorError) as error:
+            shown = path if name.isprintable() else self._arrays / repr(name)
             raise RunError(
-                f"{path} is damaged ({one_line(error)}); delete it and {of} to have both computed "
+                f"{shown} is damaged ({one_line(error)}); delete it and {of} to have both computed "
                 "again."
             ) from error
 

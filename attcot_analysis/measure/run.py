@@ -315,7 +315,8 @@ def _difference(where: str, old: Any, new: Any) -> tuple[str, str, str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             if old.get(key) != new.get(key):
-                return _difference(f"{where}.{key}", old.get(key), new.get(key))
+                name = key if key.isprintable() else repr(key)
+                return _difference(f"{where}.{name}", old.get(key), new.get(key))
     return where, _short(old), _short(new)
 
 

@@ -157,6 +157,10 @@ def test_resume_only_with_the_same_settings(run):
         RunFolder.create(run.path, other, resume=True)
     with pytest.raises(RunError, match="seed is 0, now it is 1"):
         RunFolder.create(run.path, {**MANIFEST, "seed": 1}, resume=True)
+    strange = {**MANIFEST, "config": {**MANIFEST["config"], "a\u2028b\nc": 1}}
+    with pytest.raises(RunError, match="cannot be resumed") as caught:
+        RunFolder.create(run.path, strange, resume=True)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_resume_notes_other_versions(run):

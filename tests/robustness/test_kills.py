@@ -46,6 +46,9 @@ def counted(folder: Path, work, kill_at: int = 0) -> None:
 
 
 def train(folder: Path, base: Path) -> None:
+    # There where the kill came behind the last change: then the run is done.
+    if folder.exists():
+        return
     problems = generate_arrows(6, ArrowsConfig(prior=0.95), seed=1, split="train")
     finetune(base, problems, folder, CONFIG, save_every=10)
 

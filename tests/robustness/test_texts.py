@@ -11,7 +11,7 @@ from faults import HOSTILE, sentence
 from show.samples import make_item, make_metrics, make_summary
 
 from attcot_analysis.bench.explorer_records import planted_record
-from attcot_analysis.errors import MeasureError, ProblemError
+from attcot_analysis.errors import ProblemError
 from attcot_analysis.measure.access import visual_access
 from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.run import RunFolder
@@ -42,8 +42,11 @@ def test_a_response_without_steps_is_left_out_and_none_at_all_is_said(random_mll
 
     bare = [tokens(text) for text in ("<answer>red</answer>", "", "<think>\n</think>\n<answer>")]
     stages = Stages(random_mllm, problems, controls=("rationale",))
-    with fault("rationale without steps"), pytest.raises(MeasureError, match="No response has"):
-        ResponseStages(stages, bare)
+    with fault("rationale without steps"):
+        with pytest.warns(UserWarning, match="None of the 3 responses has a rationale step"):
+            found = ResponseStages(stages, bare)
+        for part in (found.commitment, found.access, found.maps):
+            assert len(part(range(3)).rows) == 0
     whole = tokens(render_response(problems[0].steps, problems[0].answer))
     with fault("rationale without steps"):
         found = ResponseStages(stages, [whole, *bare[1:]])
