@@ -57,7 +57,7 @@ class Scale:
     judge: bool
 
 
-FULL = Scale(questions=4, generations=8, tokens=128, layers=8, steps=(11, 3), judge=True)
+FULL = Scale(questions=4, generations=8, tokens=64, layers=4, steps=(11, 3), judge=True)
 QUICK = Scale(questions=1, generations=2, tokens=4, layers=2, steps=(2, 2), judge=False)
 
 
