@@ -38,7 +38,6 @@ RUNS = (
     ("right answers", "habit-laden"),
 )
 _TITLES = {"region": "region reward", "right": "right answers", "mass": "visual mass"}
-_OWN = {"region": ("region",), "right answers": ("right",), "both": ("region", "right")}
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,14 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     test = generate_arrows(scale.asked, noisy, seed=1, split="test")
     rows = []
     base = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
+    lessons = {
+        kind: generate_arrows(scale.lessons, replace(noisy, prior=prior), seed=1, split="train")
+        for kind, prior in KINDS.items()
+    }
+    learned = {kind: own[: scale.asked] for kind, own in lessons.items()}
     before = _read(base, test, scale)
+    knew = {kind: _read(base, own, scale) for kind, own in learned.items()}
     for arm, kind in RUNS:
-        laden = replace(noisy, prior=KINDS[kind])
-        lessons = generate_arrows(scale.lessons, laden, seed=1, split="train")
         config = replace(
             ARMS[arm],
             steps=scale.steps,
@@ -90,19 +93,17 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
             learning_rate=1e-4,
             max_completion=scale.tokens,
         )
-        learned = lessons[: scale.asked]
         with tempfile.TemporaryDirectory() as scratch:
-            folder = finetune_sayo(
-                shipped(TESTBED_MODEL), lessons, Path(scratch) / "model", config, progress=progress
-            )
-            trained = load_mllm(folder, dtype=torch.float32)
+            model = Path(scratch) / "model"
+            finetune_sayo(shipped(TESTBED_MODEL), lessons[kind], model, config, progress=progress)
+            trained = load_mllm(model, dtype=torch.float32)
+        weights = {"region": config.attention, "right": config.accuracy}
+        rewarded = [name for name, weight in weights.items() if weight]
         name = f"rewarded for {arm}, {kind}"
-        changes = {
-            "trained on": (_read(base, learned, scale), _read(trained, learned, scale), _OWN[arm]),
-            "not seen": (before, _read(trained, test, scale), ()),
-        }
-        for which, (first, then, own) in changes.items():
-            rows += _changes(f"questions {which}, {name}", first, then, own, scale)
+        after = _read(trained, learned[kind], scale)
+        rows += _changes(f"questions trained on, {name}", knew[kind], after, rewarded, scale)
+        after = _read(trained, test, scale)
+        rows += _changes(f"questions not seen, {name}", before, after, (), scale)
     found = [
         Row(f"{title} of the base, questions not seen", bootstrap_mean(before[one]).value, "mean")
         for one, title in _TITLES.items()

@@ -68,9 +68,7 @@ def write_requests(
             range.
         RunError: If it cannot be written.
     """
-    target = Path(path)
-    if target.exists():
-        raise MeasureError(f"{target} exists already; remove it or choose another file.")
+    target = _new_file(path)
     if not problems:
         raise MeasureError("There are no problems to ask about; give at least one.")
     if max_new_tokens < 1 or temperature < 0:
@@ -98,6 +96,13 @@ def write_requests(
                 file.write(json.dumps({**line, "body": body | settings}, ensure_ascii=False) + "\n")
 
     write_whole(target, write)
+    return target
+
+
+def _new_file(path: str | Path) -> Path:
+    target = Path(path)
+    if target.exists():
+        raise MeasureError(f"{target} exists already; remove it or choose another file.")
     return target
 
 
@@ -243,9 +248,7 @@ def write_generations(path: str | Path, found: BatchOutput) -> Path:
         MeasureError: If the file is there already.
         RunError: If it cannot be written.
     """
-    target = Path(path)
-    if target.exists():
-        raise MeasureError(f"{target} exists already; remove it or choose another file.")
+    target = _new_file(path)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found.lines)
     write_whole(target, lambda part: part.write_text(text, encoding="utf-8"))
     return target

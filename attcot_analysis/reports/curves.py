@@ -29,12 +29,17 @@ def run_curves(tables: Tables, problems: Sequence[Problem], reference: str) -> l
     Returns:
         None at all if some arm has not written a single rationale step.
     """
-    if not all(len(kinds["access"]) for seeds in tables.values() for kinds in seeds.values()):
+    if not everywhere(tables, "access"):
         return []
     axis = curve_axis(tables)
-    forced = all(len(kinds["commitment"]) for seeds in tables.values() for kinds in seeds.values())
+    forced = everywhere(tables, "commitment")
     curves = _commitment_curves(tables, problems, axis) if forced else []
     return curves + _access_curves(tables, problems, axis, reference)
+
+
+def everywhere(tables: Tables, name: str) -> bool:
+    """Whether a table has rows in every arm and seed."""
+    return all(len(kinds[name]) for seeds in tables.values() for kinds in seeds.values())
 
 
 def _commitment_curves(

@@ -9,7 +9,7 @@ from attcot_analysis.measure.metrics import METRICS, summarise, wider_intervals
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.reports.arms import MeasuredArm, Runs, read_arm
-from attcot_analysis.reports.curves import run_curves
+from attcot_analysis.reports.curves import everywhere, run_curves
 from attcot_analysis.reports.items import report_items
 from attcot_analysis.reports.pairing import find_problems, size_notes
 from attcot_analysis.show.heatmaps import heatmap_row
@@ -118,7 +118,7 @@ def _lead(arm: MeasuredArm, problems: list[Problem]) -> str:
 
 
 def _bare(arm: MeasuredArm) -> list[str]:
-    if all(len(kinds["access"]) for kinds in arm.tables.values()):
+    if everywhere({arm.name: arm.tables}, "access"):
         return []
     return [
         "No response has a rationale step between think tags, so there are no curves, and nothing "

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -81,6 +82,16 @@ def planted(data: object, draw: random.Random, value: object) -> object:
     return value
 
 
+@contextmanager
+def restored(path):
+    """What a file holds is put back at the end, whatever was written to it."""
+    whole = path.read_bytes()
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -105,10 +116,8 @@ def test_problem_lines_of_any_bytes(problems, fuzz, fault):
             path.write_bytes(harmed(whole, random.Random(seed)))
             survives(lambda: load_problems(problems))
 
-    try:
+    with restored(path):
         check()
-    finally:
-        path.write_bytes(whole)
     assert len(load_problems(problems)) == 2
 
 
@@ -125,10 +134,8 @@ def test_problem_records_of_any_values(problems, fuzz, fault):
             path.write_text(json.dumps(changed), encoding="utf-8")
             survives(lambda: load_problems(problems))
 
-    try:
+    with restored(path):
         check()
-    finally:
-        path.write_bytes(whole)
 
 
 def test_pictures_of_any_bytes(problems, fuzz, fault):
@@ -142,10 +149,8 @@ def test_pictures_of_any_bytes(problems, fuzz, fault):
             path.write_bytes(harmed(whole, random.Random(seed)))
             survives(lambda: load_problems(problems))
 
-    try:
+    with restored(path):
         check()
-    finally:
-        path.write_bytes(whole)
 
 
 # --- run folders --------------------------------------------------------------------------------

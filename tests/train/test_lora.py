@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,11 @@ import torch
 from processes import Child
 from safetensors.torch import load_file
 from tiny import tiny_mllm
+from tuning import problems, train
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import collate, load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.run_file import run_file_of
 from attcot_analysis.train import (
     AttCoTConfig,
@@ -44,30 +43,8 @@ CONFIG = FinetuneConfig(
     dtype="bfloat16",
     gradient_checkpointing=True,
 )
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def problems():
-    return generate_arrows(6, ArrowsConfig(prior=0.95), seed=1, split="train")
-
-
-def train(folder: Path, base: Path, killed_at: str = "") -> None:
-    """Fine-tune; the process is killed when it is about to write a file that ends so."""
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open" and killed_at and str(arguments[0]).endswith(killed_at):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-    finetune(base, problems(), folder, CONFIG, save_every=10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +103,9 @@ def test_a_killed_run_ends_as_one_that_was_not(random_checkpoint, tmp_path):
     whole = finetune(random_checkpoint, problems(), tmp_path / "whole", CONFIG)
     folder = tmp_path / "tuned"
     killed_at = os.path.join("checkpoint-12", "trainer_state.json")
-    child = Child(partial(train, base=random_checkpoint, killed_at=killed_at), folder)
+    child = Child(
+        partial(train, base=random_checkpoint, config=CONFIG, killed_at=killed_at), folder
+    )
     assert child.wait() == -signal.SIGKILL, child.error
     assert (tmp_path / ".tuned.unfinished" / "checkpoint-10" / "complete").is_file()
     finetune(random_checkpoint, problems(), folder, CONFIG, save_every=10)

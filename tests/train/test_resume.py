@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,31 +11,16 @@ import torch
 from processes import Child
 from safetensors.torch import load_file
 from transformers import Trainer
+from tuning import problems, train
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, finetune, make_trainer
 from attcot_analysis.train.checkpoints import last_complete, open_unfinished
 
 # The weights warm up over the first half, so that a run resumed without its place would show.
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.5)
 CONFIG = FinetuneConfig(steps=20, batch_size=2, attcot=BOTH)
-
-
-def problems():
-    return generate_arrows(6, ArrowsConfig(prior=0.95), seed=1, split="train")
-
-
-def train(folder: Path, base: Path, killed_at: str = "") -> None:
-    """Fine-tune; the process is killed when it is about to write a file that ends so."""
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open" and killed_at and str(arguments[0]).endswith(killed_at):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-    finetune(base, problems(), folder, CONFIG, save_every=10)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +49,9 @@ def test_a_killed_run_ends_with_the_weights_and_the_log_of_one_that_was_not(
     uninterrupted, random_checkpoint, tmp_path, killed_at, left
 ):
     folder = tmp_path / "tuned"
-    child = Child(partial(train, base=random_checkpoint, killed_at=killed_at), folder)
+    child = Child(
+        partial(train, base=random_checkpoint, config=CONFIG, killed_at=killed_at), folder
+    )
     assert child.wait() == -signal.SIGKILL, child.error
     assert not folder.exists()
     assert last_complete(tmp_path / ".tuned.unfinished").name == left
