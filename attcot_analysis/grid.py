@@ -17,7 +17,7 @@ from attcot_analysis.errors import RunError
 from attcot_analysis.grid_config import Cell, GridConfig, read_grid
 from attcot_analysis.jobs import run_jobs
 from attcot_analysis.measure.edits import EditedImage
-from attcot_analysis.measure.headline import headline_edits, headline_values
+from attcot_analysis.measure.headline import MEASURES, headline_edits, headline_values
 from attcot_analysis.measure.provenance import build_manifest, model_record, problems_hash
 from attcot_analysis.measure.run import RunFolder, next_free, one_line
 from attcot_analysis.models import PromptMemory, load_mllm, remembering
@@ -141,6 +141,7 @@ def _work(
             load_mllm(checkpoint, dtype=torch.float32),
             tests.problems,
             mode=arm.mode,
+            measures=config.measures,
             edited=tests.edited,
             batch_size=config.batch_size,
             max_new_tokens=config.max_new_tokens,
@@ -193,10 +194,11 @@ _LAST: dict[str, _Shared] = {}
 
 def _tests(config: GridConfig, cell: Cell) -> _Shared:
     kind = config.kinds[cell.kind]
-    key = (cell.model, repr(kind), str(config.items), str(config.test_seed))
+    key = (cell.model, repr((kind, config.items, config.test_seed, config.measures)))
     if "test" not in _LAST or _LAST["test"].key != key:
         problems = kind.test_problems(config.items, config.test_seed)
-        _LAST["test"] = _Shared(key, problems, headline_edits(problems), PromptMemory())
+        edited = headline_edits(problems) if "dependence" in config.measures else []
+        _LAST["test"] = _Shared(key, problems, edited, PromptMemory())
     return _LAST["test"]
 
 
@@ -224,6 +226,9 @@ def _manifest(config: GridConfig) -> dict[str, Any]:
         name: getattr(config, name)
         for name in ("items", "test_seed", "batch_size", "max_new_tokens")
     }
+    # Left out as long as it is the default, so that grids begun before there was a choice go on.
+    if config.measures != MEASURES:
+        common["measures"] = list(config.measures)
     return build_manifest(seed=config.test_seed, config=common)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import AttCoTError, TrainingError
+from attcot_analysis.measure.headline import MEASURES, Measure, check_measures
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.kinds import generate_problems
 from attcot_analysis.shipped import config_file
@@ -96,6 +97,8 @@ class GridConfig:
         test_seed: Draws the test items.
         batch_size: Items per forward pass or generation in the measurements.
         max_new_tokens: Length limit of a response.
+        measures: What is measured beside the answers, some of `MEASURES`; fewer leave time for
+            more items and seeds.
         save_every: Training steps between checkpoints that an interrupted cell goes on from.
         keep_models: Keep every fine-tuned checkpoint instead of its values alone.
     """
@@ -109,6 +112,7 @@ class GridConfig:
     test_seed: int = 1000
     batch_size: int = 100
     max_new_tokens: int = 96
+    measures: tuple[Measure, ...] = MEASURES
     save_every: int = 50
     keep_models: bool = field(default=False, compare=False)
 
@@ -179,6 +183,8 @@ def _grid_of(settings: Mapping[str, Any], where: str) -> GridConfig:
     for name in ("items", "batch_size", "max_new_tokens", "save_every"):
         if name in given and (not isinstance(given[name], int) or given[name] < 1):
             raise TrainingError(f"{where}: {name} is {given[name]!r}; give a number above 0.")
+    if "measures" in given:
+        given["measures"] = _measures(given["measures"], where)
     blocks = [_block(one, where) for one in [settings, *settings.get("blocks", ())]]
     defaults = {**dict.fromkeys(_BLOCK, ()), "seeds": (0,), **blocks[0]}
     combined = [Block(**{**defaults, **one}) for one in blocks[1:] or blocks[:1]]
@@ -220,6 +226,14 @@ def _grid_of(settings: Mapping[str, Any], where: str) -> GridConfig:
     if not config.cells():
         raise TrainingError(f"{where} has no cell; name models, kinds, arms and seeds.")
     return config
+
+
+def _measures(given: Any, where: str) -> tuple[str, ...]:
+    """The measures that a grid names, in one order whatever the file's."""
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise TrainingError(f"{where}: measures is {given!r}; give a list of them.")
+    check_measures(given)
+    return tuple(one for one in MEASURES if one in given)
 
 
 def _block(given: Any, where: str) -> dict[str, tuple[Any, ...]]:

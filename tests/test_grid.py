@@ -15,10 +15,10 @@ import torch
 from processes import Child
 
 from attcot_analysis.cli import main
-from attcot_analysis.errors import RunError, TrainingError
+from attcot_analysis.errors import MeasureError, RunError, TrainingError
 from attcot_analysis.grid import COLUMNS, grid_values, read_grid, run_grid
 from attcot_analysis.grid_config import Cell, GridConfig, grid_of
-from attcot_analysis.measure.headline import headline_values
+from attcot_analysis.measure.headline import MEASURES, headline_values
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.suite import measure_all, suite_values
 from attcot_analysis.models import PromptMemory, load_mllm, remembering
@@ -138,6 +138,21 @@ def test_the_siblings_are_compared_on_the_grid_of_the_claims():
         assert {cell for cell in shared if cell.seed == seed} <= set(claims.cells())
 
 
+def test_commitment_is_confirmed_on_problems_and_seeds_that_the_claims_have_not():
+    grid, claims = read_grid("commitment"), read_grid("claims")
+    for name in ("kinds", "models", "batch_size", "max_new_tokens"):
+        assert getattr(grid, name) == getattr(claims, name), name
+    trained = [cell for cell in grid.cells() if grid.arms[cell.arm].trained]
+    assert len(trained) == 6 * 3 * 2 * 8
+    assert not {cell.seed for cell in trained} & {cell.seed for cell in claims.cells()}
+    for kind in grid.kinds.values():
+        own, others = (
+            {problem.image.tobytes() for problem in kind.test_problems(8, config.test_seed)}
+            for config in (grid, claims)
+        )
+        assert not own & others
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -150,6 +165,8 @@ def test_the_siblings_are_compared_on_the_grid_of_the_claims():
         ({"seeds": [], "arms": ["cot_sft"]}, "has no cell"),
         ({"items": 0}, "give a number above 0"),
         ({"itmes": 3}, "has no field itmes"),
+        ({"measures": "access"}, "measures is 'access'; give a list"),
+        ({"measures": ["acess"]}, "no measure 'acess'; choose from direct, text_only"),
         ({"finetune": {"step": 3}}, "finetune has no field step"),
         ({"finetune": {"seed": 3}}, "finetune has no field seed"),
         ({"blocks": [{"kind": ["arrows"]}]}, "a block has no field kind"),
@@ -170,7 +187,7 @@ def test_what_does_not_hold_together_is_refused(changes, sentence, tmp_path):
 
 
 def test_a_grid_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(TrainingError, match="choose one of claims, siblings, small"):
+    with pytest.raises(TrainingError, match="choose one of claims, commitment, siblings, small"):
         read_grid("nonsense")
     with pytest.raises(TrainingError, match=r"nonsense\.yaml cannot be read"):
         read_grid(tmp_path / "nonsense.yaml")
@@ -255,6 +272,23 @@ def test_a_model_that_writes_no_rationale_has_values_all_the_same(random_mllm):
     assert direct == {"accuracy_direct", "unparsed_direct", "habitual_direct", "chance"}
 
 
+def test_fewer_measures_give_the_same_values_of_fewer_metrics(one_thread):
+    problems = generate_problems("arrows", 2, noise=240.0, hops=1)
+    mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
+    every = headline_values(mllm, problems, max_new_tokens=32)
+    found = set()
+    for measure in MEASURES:
+        few = headline_values(mllm, problems, measures=[measure], max_new_tokens=32)
+        of_every = every[every["metric"].isin(few["metric"])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(few, of_every)
+        found |= set(few["metric"])
+    assert found == set(every["metric"])
+    answers = headline_values(mllm, problems, measures=[], max_new_tokens=32)
+    assert set(answers["metric"]) == {"accuracy_cot", "unparsed_cot", "habitual_cot", "chance"}
+    with pytest.raises(MeasureError, match="no measure 'acces'"):
+        headline_values(mllm, problems, measures=["acces"])
+
+
 # --- going on -----------------------------------------------------------------------------------
 
 
@@ -298,6 +332,8 @@ def test_a_grid_may_grow_but_not_change(finished, copied, tmp_path):
         run_grid(folder, replace(tiny(), arms={**tiny().arms, "att_cot": other}), progress=False)
     with pytest.raises(RunError, match=r"config\.items"):
         run_grid(folder, tiny(items=2), progress=False)
+    with pytest.raises(RunError, match=r"config\.measures"):
+        run_grid(folder, tiny(measures=["access"]), progress=False)
 
 
 def test_a_setting_that_did_not_exist_yet_must_have_its_default(finished, tmp_path):
