@@ -35,7 +35,7 @@ test coverage notebooks reproduce: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 test coverage notebooks reproduce: export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 test: lint  ## Lint, unit tests, notebooks compared with their stored outputs.
-	$(BIN)/pytest tests -n 2 --dist loadscope --durations 10
+	$(BIN)/pytest tests -n 2 --dist loadscope --no-loadscope-reorder --durations 30
 	$(BIN)/pytest notebooks -n 2 --dist loadscope --nbval --nbval-current-env \
 	    --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg
 

@@ -1,14 +1,15 @@
 """Put a finished grid's values and claims table into data/, where notebook and docs read them.
 
 Usage: python scripts/ship_claims.py runs/claims
+       python scripts/ship_claims.py runs/commitment commitment
 
-Values are rounded to four digits and sorted so that they pack well; the table is made from these
-very values, so that it can be recomputed from what ships.
+The second word is the folder in data/results. Values are rounded to four digits and sorted so
+that they pack well; the table is made from these very values, so that it can be recomputed from
+what ships.
 """
 
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,19 +19,20 @@ from attcot_analysis.claims.files import VALUES_FILE, read_values, write_claims
 from attcot_analysis.claims.table import claims_table
 from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.shipped import CLAIMS_RESULTS, data_folder
+from attcot_analysis.shipped import data_folder
 
 BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")
 """Metrics that no claim is about, and that help to read one."""
+RESULTS = "results"
 DIGITS = 4
 MAX_BYTES = 2_000_000
 
 
-def main(folder: str) -> None:
+def main(folder: str, name: str = "claims") -> None:
     """Copy what claims need."""
     run = RunFolder.open(folder)
     values = reduced(run.read_table("values"))
-    results = data_folder() / CLAIMS_RESULTS
+    results = data_folder() / RESULTS / name
     path = results / VALUES_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     values.to_parquet(path, index=False, compression="zstd", compression_level=19)
@@ -58,4 +60,4 @@ def reduced(values: pd.DataFrame) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main(*(str(Path(argument)) for argument in sys.argv[1:2]))
+    main(*sys.argv[1:])

@@ -42,6 +42,7 @@ _ATT_EFFECTS: tuple[tuple[str, str, str, Direction], ...] = (
     ("less_early", _LATER, "p0_final", "lower"),
     ("less_habit_early", _LATER, "p0_habitual", "lower"),
     ("later", _LATER, "commitment_position", "higher"),
+    ("less_area", _LATER, "commitment_area", "lower"),
     ("looks", _KEEPS, "mass_last_step", "higher"),
     ("sustains", _KEEPS, "mass_slope", "higher"),
     ("twin", _FOLLOWS, "follow_twin", "higher"),

@@ -26,6 +26,7 @@ EFFECTS: dict[tuple[str, Direction], str] = {
     ("p0_final", "lower"): "lower p(final answer) before the first step",
     ("p0_habitual", "lower"): "lower p(habitual answer) before the first step",
     ("commitment_position", "higher"): "commits later",
+    ("commitment_area", "lower"): "less certain of its final answer along the rationale",
     ("mass_last_step", "higher"): "more visual mass at the last step",
     ("mass_last_step", "not higher"): "no more visual mass at the last step",
     ("mass_slope", "higher"): "visual mass declines less",
@@ -50,6 +51,7 @@ EFFECTS: dict[tuple[str, Direction], str] = {
 """Metric and claimed direction → what is claimed, in a few words."""
 CAVEATS = {
     "p0_final": "It falls as well when a model is less sure throughout: see its accuracy.",
+    "commitment_area": "It falls as well when a model is less sure throughout: see its accuracy.",
     "commitment_position": "Later is trained for where L_commit has a weight, and no gain by "
     "itself.",
     "mass_last_step": "Mass is trained for where L_vis has a weight, and is no evidence used.",

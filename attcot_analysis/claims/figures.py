@@ -42,19 +42,20 @@ _FEW = 2
 
 
 def save_page_pictures(
-    table: pd.DataFrame, folder: str | Path, claims: Sequence[Claim] = CLAIMS
+    table: pd.DataFrame, page: str | Path, claims: Sequence[Claim] = CLAIMS
 ) -> dict[str, str]:
     """Save the overviews and the `PICTURED` forests as PNG beside a page.
 
     Args:
         table: From `claims_table`.
-        folder: Folder of the page; the pictures go to its ``images``.
+        page: The page; its pictures go to ``images`` beside it and begin with its name.
         claims: What was tested.
 
     Returns:
         Title → path seen from the page.
     """
-    images = Path(folder) / "images"
+    page = Path(page)
+    images = page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     present = set(table["claim"])
     figures = {}
@@ -66,20 +67,18 @@ def save_page_pictures(
             forest = claim_forest(
                 table, claim.id, title=claim.title, unit=claim.unit, margin=claim.margin
             )
-            figures[claim.title] = (f"claims_{claim.id}", forest)
+            figures[claim.title] = (claim.id, forest)
     for name, figure in figures.values():
-        (images / f"{name}.png").write_bytes(figure_png(figure))
-    return {title: f"images/{name}.png" for title, (name, _) in figures.items()}
+        (images / f"{page.stem}_{name}.png").write_bytes(figure_png(figure))
+    return {title: f"images/{page.stem}_{name}.png" for title, (name, _) in figures.items()}
 
 
 def _overviews(claims: Sequence[Claim]) -> list[tuple[str, str, dict[str, str]]]:
     """Title, file and claims of each overview: one of all would be too tall to read."""
     alone = (sayo.PAPER, vista.PAPER)
     rest = {claim.id: claim.title for claim in claims if claim.paper not in alone}
-    found = [("Which claims hold, where", "claims_overview", rest)]
+    found = [("Which claims hold, where", "overview", rest)]
     for paper in alone:
         own = {claim.id: claim.title for claim in claims if claim.paper == paper}
-        found.append(
-            (f"{paper}: which claims hold, where", f"claims_overview_{paper.lower()}", own)
-        )
+        found.append((f"{paper}: which claims hold, where", f"overview_{paper.lower()}", own))
     return found

@@ -86,6 +86,11 @@ def run_facts(folder: str | Path) -> dict[str, str]:
         )
     if parts.get("arms"):
         facts["Arms"] = ", ".join(f"`{name}`" for name in parts["arms"])
+    config = manifest.get("config", {})
+    if config.get("measures"):
+        facts["Measured"] = f"CoT answers, {', '.join(config['measures'])}"
+    if config.get("test_seed") is not None:
+        facts["Test problems"] = f"drawn with seed {config['test_seed']}"
     if manifest.get("created"):
         facts["Begun"] = str(manifest["created"])[:10]
     return facts

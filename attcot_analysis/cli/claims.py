@@ -57,8 +57,14 @@ def _claims(given: argparse.Namespace, quiet: bool) -> None:
     if given.docs:
         from attcot_analysis.claims.figures import save_page_pictures
 
-        pictures = save_page_pictures(table, given.docs.parent)
-        page = claims_page(table, run=run_facts(folder), pictures=pictures)
+        pictures = save_page_pictures(table, given.docs)
+        source = f"--results {Path(folder).as_posix()} " if own else ""
+        page = claims_page(
+            table,
+            run=run_facts(folder),
+            pictures=pictures,
+            command=f"attcot testbed claims {source}--docs {given.docs.as_posix()}",
+        )
         given.docs.write_text(page, encoding="utf-8")
         print(f"Page: {given.docs}")
     if given.figures:
