@@ -151,6 +151,12 @@ class ResponseStages:
         others = [""] * len(problems)
         if "other_item" in controls and len({problems[at].answer for at in used}) < 2:
             controls.remove("other_item")
+            if used:
+                warnings.warn(
+                    f"The responses with a rationale ({len(used)} of {len(problems)}) are all to items "
+                    "of one answer, so the control other_item is left out: it needs two answers.",
+                    stacklevel=2,
+                )
         if "other_item" in controls:
             texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
             for at, text in zip(used, texts, strict=True):

@@ -426,7 +426,8 @@ def test_one_rationale_alone_has_no_other_items_to_be_held_against(random_mllm):
         random_mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
         for text in (own, "<answer>blue</answer>")
     ]
-    rest = ResponseStages(Stages(random_mllm, problems), ids)
+    with pytest.warns(UserWarning, match=r"\(1 of 2\) are all .* other_item is left out"):
+        rest = ResponseStages(Stages(random_mllm, problems), ids)
     found = rest.commitment([0, 1]).rows
     assert set(found["item"]) == {problems[0].id}
     assert set(found["control"]) == {"rationale", "filler"}
