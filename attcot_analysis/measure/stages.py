@@ -153,8 +153,8 @@ class ResponseStages:
             controls.remove("other_item")
             if used:
                 warnings.warn(
-                    f"The responses with a rationale ({len(used)} of {len(problems)}) are all to items "
-                    "of one answer, so the control other_item is left out: it needs two answers.",
+                    f"The responses with a rationale ({len(used)} of {len(problems)}) are all to "
+                    "items of one answer, so the control other_item is left out: it needs two.",
                     stacklevel=2,
                 )
         if "other_item" in controls:
