@@ -187,7 +187,9 @@ _MODULE_OF = {
     "run_grid": "grid",
     # claims
     "CLAIMS": "claims.catalogue",
+    "claim_against_claim": "claims.against",
     "claims_table": "claims.table",
+    "line_through_cells": "claims.against",
     # show
     "Explorer": "show.explorer",
     "ExplorerModel": "show.explorer_data",
@@ -195,6 +197,7 @@ _MODULE_OF = {
     "access_curves": "show.curves",
     "access_grid": "show.curves",
     "before_after": "show.heatmaps",
+    "cells_figure": "show.cells",
     "claim_forest": "show.forest",
     "claims_overview": "show.forest",
     "commitment_curves": "show.curves",

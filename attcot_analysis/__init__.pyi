@@ -1,5 +1,7 @@
 """What type checkers and editors see of the package; the same names as in `__init__.py`."""
 
+from attcot_analysis.claims.against import claim_against_claim as claim_against_claim
+from attcot_analysis.claims.against import line_through_cells as line_through_cells
 from attcot_analysis.claims.catalogue import CLAIMS as CLAIMS
 from attcot_analysis.claims.table import claims_table as claims_table
 from attcot_analysis.errors import AttCoTError as AttCoTError
@@ -118,6 +120,7 @@ from attcot_analysis.reports.compare import compare_runs as compare_runs
 from attcot_analysis.reports.single import report_run as report_run
 from attcot_analysis.road import follow_road as follow_road
 from attcot_analysis.run_file import read_run_file as read_run_file
+from attcot_analysis.show.cells import cells_figure as cells_figure
 from attcot_analysis.show.curves import access_curves as access_curves
 from attcot_analysis.show.curves import access_grid as access_grid
 from attcot_analysis.show.curves import commitment_curves as commitment_curves

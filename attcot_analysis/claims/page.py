@@ -11,7 +11,7 @@ from attcot_analysis.claims.table import VERDICTS, headline_rows, untested
 from attcot_analysis.measure.catalogue import METRICS
 from attcot_analysis.measure.claim import Claim
 from attcot_analysis.measure.headline import CHANCE
-from attcot_analysis.show.forest import family_name
+from attcot_analysis.show.cell_style import family_name
 from attcot_analysis.show.style import arm_label, format_counts, format_interval, format_number
 
 Row = Mapping[str, Any]

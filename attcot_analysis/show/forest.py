@@ -1,6 +1,6 @@
 """Forest plots of claims: cells as rows, pooled effects as diamonds, the margin as a band."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
 from matplotlib.ticker import MaxNLocator
 
+from attcot_analysis.show.cell_style import CellStyle, family_name, legend_above
 from attcot_analysis.show.style import (
     GRID,
     INK,
@@ -21,11 +22,8 @@ from attcot_analysis.show.style import (
 )
 from attcot_analysis.show.tables import error_lengths, need_columns
 
-_COLORS = ("#0173b2", "#d55e00", "#029e73", "#cc78bc", "#8c6d5a", "#b59f00")
-_MARKERS = ("o", "s", "D", "^", "v", "P")
 _COLUMNS = ("claim", "level", "family", "scale", "kind", "effect", "low", "high", "verdict")
 _SIZES = ("n_items", "n_seeds", "n_cells")
-_NAMES = {"qwen2_5_vl": "Qwen2.5-VL", "internvl": "InternVL", "llava": "LLaVA"}
 _VERDICT_COLORS = {
     "supported": "#0173b2",
     "opposite": "#d55e00",
@@ -63,8 +61,7 @@ def claim_forest(
     rows = table[table["claim"] == claim] if "claim" in table.columns else table
     need_columns(rows, (*_COLUMNS, *_SIZES), f"claim {claim}")
     cells = rows[rows["level"] == "cell"]
-    families = list(dict.fromkeys(cells["family"]))
-    scales = list(dict.fromkeys(cells["scale"]))
+    look = CellStyle.of(cells)
     plan: list[tuple[str, pd.Series]] = []
     for kind in dict.fromkeys(cells["kind"]):
         for _, row in cells[cells["kind"] == kind].iterrows():
@@ -81,9 +78,7 @@ def claim_forest(
             ax.axvspan(-margin, margin, color=GRID, alpha=0.22, linewidth=0, zorder=0)
         for y, (_, row) in enumerate(plan):
             if row["level"] == "cell":
-                color = _COLORS[families.index(row["family"]) % len(_COLORS)]
-                marker = _MARKERS[scales.index(row["scale"]) % len(_MARKERS)]
-                _dot(ax, row, y, color, marker)
+                _dot(ax, row, y, look.color(row["family"]), look.marker(row["scale"]))
             else:
                 _diamond(ax, row, y)
         ax.set_yticks(range(len(plan)), [label for label, _ in plan])
@@ -100,7 +95,7 @@ def claim_forest(
         numbers.tick_params(axis="y", length=0)
         numbers.spines[:].set_visible(False)
         numbers.grid(False)
-        _legend(figure, _handles(families, scales), title or claim)
+        legend_above(figure, look.handles(), title or claim)
         figure.supxlabel(_caption(cells, top, margin), x=0.01, ha="left", fontsize=8.5)
     return figure
 
@@ -157,29 +152,11 @@ def claims_overview(
             Line2D([], [], marker="s", linestyle="", markersize=8, color=color, label=label)
             for label, color in _VERDICT_COLORS.items()
         ]
-        _legend(figure, handles, title)
+        legend_above(figure, handles, title)
         n = format_counts(cells["n_items"], cells["n_seeds"])
         note = f"Cells: {n} each; verdicts from 95% intervals, not corrected for their number"
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5)
     return figure
-
-
-def family_name(family: str) -> str:
-    """What a reader sees for a model family."""
-    return _NAMES.get(family, family)
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D], title: str) -> None:
-    """Above all panels, under the figure's title."""
-    figure.legend(
-        handles=list(handles),
-        loc="outside upper left",
-        ncols=len(handles),
-        title=title or None,
-        title_fontproperties={"weight": "bold", "size": 10.5},
-        alignment="left",
-        handlelength=1.6,
-    )
 
 
 def _dot(ax: Axes, row: pd.Series, y: float, color: str, marker: str) -> None:
@@ -226,17 +203,6 @@ def _as_values(row: pd.Series) -> pd.DataFrame:
 def _numbers(row: pd.Series) -> str:
     effect = format_number(float(row["effect"]), signed=True)
     return f"{effect} {format_interval(float(row['low']), float(row['high']), signed=True)}"
-
-
-def _handles(families: Sequence[str], scales: Sequence[str]) -> list[Line2D]:
-    found = [
-        Line2D([], [], color=_COLORS[at % len(_COLORS)], linewidth=3, label=family_name(name))
-        for at, name in enumerate(families)
-    ]
-    return found + [
-        Line2D([], [], color=INK, marker=_MARKERS[at % len(_MARKERS)], linestyle="", label=name)
-        for at, name in enumerate(scales)
-    ]
 
 
 def _caption(cells: pd.DataFrame, top: pd.Series, margin: float | None) -> str:
