@@ -9,8 +9,9 @@ from attcot_analysis.errors import AttCoTError, TrainingError
 from attcot_analysis.measure.headline import MEASURES, Measure, check_measures
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.kinds import generate_problems
+from attcot_analysis.settings import check_fields, read_yaml
 from attcot_analysis.shipped import config_file
-from attcot_analysis.train.arms import Arm, read_arm, read_yaml, shown
+from attcot_analysis.train.arms import Arm, read_arm
 from attcot_analysis.train.finetune import FinetuneConfig
 
 _SPECIAL = ("blocks", "kinds", "arms", "models")
@@ -175,7 +176,7 @@ def grid_of(settings: Mapping[str, Any], *, where: str = "The grid") -> GridConf
 
 def _grid_of(settings: Mapping[str, Any], where: str) -> GridConfig:
     own = [one.name for one in fields(GridConfig)]
-    _check_names(where, settings, {*own, *_BLOCK, *_OWN})
+    check_fields(where, settings, {*own, *_BLOCK, *_OWN})
     given = {key: settings[key] for key in own if key in settings and key not in _SPECIAL}
     needed = {"about", "models", "kinds"} - set(settings)
     if needed:
@@ -241,7 +242,7 @@ def _block(given: Any, where: str) -> dict[str, tuple[Any, ...]]:
     if not isinstance(given, Mapping):
         raise TrainingError(f"{where}: a block is {given!r}; give names with values.")
     if "about" not in given:
-        _check_names(f"{where}: a block", given, set(_BLOCK))
+        check_fields(f"{where}: a block", given, set(_BLOCK))
     found = {}
     for name in _BLOCK:
         if name in given:
@@ -262,7 +263,7 @@ def _setup(name: str, knobs: Mapping[str, Any], grid: Mapping[str, Any], where: 
     chosen = {**grid, **knobs}
     training = {**grid.get("finetune", {}), **knobs.get("finetune", {})}
     known = {one.name for one in fields(FinetuneConfig)} - set(_PER_ARM)
-    _check_names(f"{where}: finetune", training, known)
+    check_fields(f"{where}: finetune", training, known)
     setup = KindSetup(
         name=name,
         knobs={key: value for key, value in knobs.items() if key not in _OWN},
@@ -273,11 +274,3 @@ def _setup(name: str, knobs: Mapping[str, Any], grid: Mapping[str, Any], where: 
     # Made once here so that a wrong knob is an error before anything is trained.
     setup.test_problems(1, 0)
     return setup
-
-
-def _check_names(where: str, given: Mapping[str, Any], known: set[str]) -> None:
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        raise TrainingError(
-            f"{where} has no field {shown(unknown)}; it has {', '.join(sorted(known))}."
-        )

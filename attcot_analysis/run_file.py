@@ -9,8 +9,9 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.edits import EditKind
 from attcot_analysis.measure.stages import Extra
 from attcot_analysis.presets import find_preset
+from attcot_analysis.settings import check_fields, read_yaml
 from attcot_analysis.shipped import config_file
-from attcot_analysis.train.arms import Arm, read_arm, read_yaml
+from attcot_analysis.train.arms import Arm, read_arm
 from attcot_analysis.train.finetune import FinetuneConfig
 
 _MEASURE = (
@@ -136,7 +137,7 @@ def run_file_of(settings: Mapping[str, Any], *, where: str = "The run file") -> 
         ModelError: If the presets cannot be read.
     """
     own = {one.name for one in fields(RunFile)} - {"tuning", "n_layers"}
-    _known(where, settings, own | {"finetune"})
+    check_fields(where, settings, own | {"finetune"})
     for name in ("about", "model", "problems", "out"):
         if not isinstance(settings.get(name), str) or not settings[name].strip():
             raise TrainingError(f"{where} says nothing about {name}; write it, as text.")
@@ -161,7 +162,7 @@ def run_file_of(settings: Mapping[str, Any], *, where: str = "The run file") -> 
 
 def _measure(given: Any, where: str) -> dict[str, Any]:
     where = f"{where}: measure"
-    _known(where, given, set(_MEASURE))
+    check_fields(where, given, set(_MEASURE))
     for name in ("items", "batch_size", "max_new_tokens"):
         if name in given and (type(given[name]) is not int or given[name] < 1):
             raise TrainingError(f"{where}: {name} is {given[name]!r}; give a number above 0.")
@@ -180,7 +181,7 @@ def _tuning(given: Any, where: str) -> Tuning:
     where = f"{where}: finetune"
     training = {one.name for one in fields(FinetuneConfig)} - set(_PER_ARM)
     own = {one.name for one in fields(Tuning)} - {"config"}
-    _known(where, given, own | training)
+    check_fields(where, given, own | training)
     if not isinstance(given.get("problems"), str):
         raise TrainingError(f"{where} names no folder of training problems; give problems.")
     names, seeds = given.get("arms"), given.get("seeds", [0])
@@ -202,13 +203,3 @@ def _tuning(given: Any, where: str) -> Tuning:
         raise TrainingError(f"{where}: a value has a wrong type: {error}.") from error
     rest = {key: given[key] for key in ("items", "save_every") if key in given}
     return Tuning(Path(given["problems"]), arms, tuple(dict.fromkeys(seeds)), config=config, **rest)
-
-
-def _known(where: str, given: Any, known: set[str]) -> None:
-    if not isinstance(given, Mapping):
-        raise TrainingError(f"{where} is {given!r}; give names with values.")
-    unknown = sorted(set(map(str, given)) - known)
-    if unknown:
-        raise TrainingError(
-            f"{where} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}."
-        )

@@ -27,6 +27,7 @@ LEVELS = {
     "train": 4,
     "show": 4,
     "jobs": 1,
+    "settings": 1,
     "bench": 5,
     "claims": 5,
     "course": 5,

@@ -1,18 +1,18 @@
 """Arms: what one column of a comparison is trained with, read from a file."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import yaml
 from transformers import AutoConfig
 
 from attcot_analysis.errors import AttCoTError, TrainingError
 from attcot_analysis.models import Mode
 from attcot_analysis.problems import Problem
+from attcot_analysis.settings import check_fields, check_mapping, read_yaml, shown
 from attcot_analysis.shipped import config_file
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
@@ -215,16 +215,14 @@ def arm_of(name: str, settings: Mapping[str, Any]) -> Arm:
         TrainingError: If a field is unknown or missing, or the arm does not hold together.
     """
     given = dict(settings)
-    _known(f"Arm {name}", given, [one.name for one in fields(Arm) if one.name != "name"])
+    check_fields(f"Arm {name}", given, [one.name for one in fields(Arm) if one.name != "name"])
     missing = {"title", "about"} - set(given)
     if missing:
         raise TrainingError(f"Arm {name} has no {' and no '.join(sorted(missing))}; write it.")
     objective = given.pop("attcot", None) or {}
     options = given.pop("options", None) or {}
-    for part, value in (("attcot", objective), ("options", options)):
-        if not isinstance(value, Mapping):
-            raise TrainingError(f"Arm {name}: {part} is {value!r}; give names with values.")
-    _known(f"Arm {name}: attcot", objective, [one.name for one in fields(AttCoTConfig)])
+    check_fields(f"Arm {name}: attcot", objective, [one.name for one in fields(AttCoTConfig)])
+    check_mapping(f"Arm {name}: options", options)
     objective = {key: _tuples(value) for key, value in objective.items()}
     for text in ("title", "about"):
         if not isinstance(given[text], str):
@@ -323,36 +321,6 @@ def random_layers(objective: AttCoTConfig, n_layers: int, *, seed: int) -> tuple
     drawn = list(random.permutation(others)[: len(own)])
     drawn += list(random.permutation(own)[: len(own) - len(drawn)])
     return tuple(sorted(int(layer) for layer in drawn))
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The names and values in a YAML file.
-
-    Raises:
-        TrainingError: If it is missing, no YAML, or holds something else.
-    """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{path} is no YAML ({reason}); correct it.") from error
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise TrainingError(f"{path} must hold names with values, as `title: CoT-SFT`.")
-    return found
-
-
-def _known(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        raise TrainingError(f"{where} has no field {shown(unknown)}; it has {', '.join(known)}.")
-
-
-def shown(names: Iterable[object]) -> str:
-    """Names from a file, as they may stand in a sentence."""
-    plain = [one if isinstance(one, str) and one.isprintable() else repr(one) for one in names]
-    return ", ".join(sorted(plain))
 
 
 def _tuples(value: Any) -> Any:
