@@ -12,6 +12,7 @@ TESTBED_PROBLEMS = "problems/arrows"
 REFERENCE_RESULTS = "results/reproduce"
 VALIDITY_RESULTS = "results/validity"
 CLAIMS_RESULTS = "results/claims"
+COMMITMENT_RESULTS = "results/commitment"
 
 
 def data_folder() -> Path:
