@@ -163,7 +163,11 @@ def _vista(
     # Only those who train with it need TRL.
     from attcot_analysis.train.vista import run_vista
 
-    return run_vista(base, problems, folder, vista_config(arm.options), config, **options)
+    # Arms beside each other, as in a grid, draw their first round once.
+    siblings = sorted(Path(folder).parent.glob("*.vista"))
+    return run_vista(
+        base, problems, folder, vista_config(arm.options), config, siblings=siblings, **options
+    )
 
 
 def _vista_values(

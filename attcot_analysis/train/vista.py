@@ -16,7 +16,7 @@ drawn stays beside the trained checkpoint, ``<folder>.vista``::
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from attcot_analysis.train.finetune import FinetuneConfig, recorded
 from attcot_analysis.train.vista_config import VistaConfig
 from attcot_analysis.train.vista_drawing import draw_round
 from attcot_analysis.train.vista_sets import VistaRound, preference_pairs
+from attcot_analysis.train.vista_siblings import take_over_first_round
 from attcot_analysis.train.vista_training import train_vista_round
 
 
@@ -40,6 +41,7 @@ def run_vista(
     training: FinetuneConfig | None = None,
     *,
     save_every: int | None = None,
+    siblings: Iterable[str | Path] = (),
     progress: bool = False,
 ) -> Path:
     """Let a model improve itself on problems of which only the answers are used.
@@ -56,6 +58,8 @@ def run_vista(
         config: VISTA's settings.
         training: Of every round; with steps for each.
         save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
+        siblings: Folders of sets (`vista_folder`) of other runs, whose first round is taken over
+            if it was drawn by the same base with the same settings; see `take_over_first_round`.
         progress: Show a progress bar.
 
     Returns:
@@ -76,6 +80,7 @@ def run_vista(
         vista_folder(folder), _manifest(base, problems, config, training), resume=True
     )
     with run.locked():
+        take_over_first_round(run, siblings, config)
         done = max((t for t in range(1, config.rounds) if _model(run, t).exists()), default=0)
         for number in range(done + 1, config.rounds + 1):
             writer = base if number == 1 else _model(run, number - 1)

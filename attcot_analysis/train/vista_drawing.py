@@ -17,8 +17,7 @@ from attcot_analysis.train.vision_score import SHARES, attention_shares
 from attcot_analysis.train.vista_config import VistaConfig
 from attcot_analysis.train.vista_sampling import Start, sample_responses, typed
 from attcot_analysis.train.vista_sets import VistaRound, distinct, is_positive
-
-_PARTS = ("responses", "critical")
+from attcot_analysis.train.vista_siblings import PARTS
 
 
 def read_vista_round(folder: str | Path, number: int) -> VistaRound:
@@ -35,7 +34,7 @@ def read_vista_round(folder: str | Path, number: int) -> VistaRound:
         RunError: If the folder or the round is missing or damaged.
     """
     run = RunFolder.open(folder)
-    responses, critical = (run.read_table(f"round{number}.{part}") for part in _PARTS)
+    responses, critical = (run.read_table(f"round{number}.{part}") for part in PARTS)
     return VistaRound(typed(responses), critical)
 
 
@@ -59,7 +58,7 @@ def draw_round(
         seed: Of the training run.
         progress: Show a progress bar.
     """
-    names = [f"round{number}.{part}" for part in _PARTS]
+    names = [f"round{number}.{part}" for part in PARTS]
     if not all(run.has(name) for name in names):
         loaded: list[Mllm] = []
 
@@ -158,17 +157,19 @@ def _with_shares(
 ) -> pd.DataFrame:
     """The responses with the attention of the positives, each computed on its own tokens."""
     chosen = is_positive(responses)
-    right = responses[chosen]
-    items = [
-        encode_problem(mllm, by_id[item], response=ids)
-        for item, ids in zip(right["item"], right["ids"], strict=True)
-    ]
-    found = attention_shares(mllm, items, layer=config.layer, batch_size=config.batch_size)
-    for name in SHARES:
-        column = np.full(len(responses), np.nan)
-        column[chosen.to_numpy()] = found[name]
-        responses[name] = column
-    return responses
+    columns = {name: np.full(len(responses), np.nan) for name in SHARES}
+    # Origin by origin, so that batches, and the last digits, do not depend on what else is drawn.
+    for origin in dict.fromkeys(responses["origin"]):
+        places = np.flatnonzero(chosen & (responses["origin"] == origin))
+        right = responses.iloc[places]
+        items = [
+            encode_problem(mllm, by_id[item], response=ids)
+            for item, ids in zip(right["item"], right["ids"], strict=True)
+        ]
+        found = attention_shares(mllm, items, layer=config.layer, batch_size=config.batch_size)
+        for name, column in columns.items():
+            column[places] = found[name]
+    return responses.assign(**columns)
 
 
 def _seeds(path: Sequence[int]) -> list[int]:

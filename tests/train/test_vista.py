@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -140,6 +141,45 @@ def _only_once():
         return train_vista_round(*args, **options)
 
     return train
+
+
+def test_a_first_round_drawn_alike_is_taken_over(scribe, random_checkpoint, problems, tmp_path):
+    def run(name, siblings=(), **changes):
+        scribe.calls = 0
+        config = replace(CONFIG, rounds=1, **changes)
+        folder = run_vista(
+            random_checkpoint, problems, tmp_path / name, config, TRAINING, siblings=siblings
+        )
+        return RunFolder.open(vista_folder(folder)), scribe.calls
+
+    everything, calls = run("everything", control=True)
+    assert calls == 6
+    damaged = tmp_path / "damaged.vista"
+    shutil.copytree(everything.path, damaged)
+    (damaged / "tables" / "round1.critical.parquet").write_bytes(b"no table")
+    for name, changes in {
+        "plain": {"extra": "plain"},
+        "no_vas": {"vas": False},
+        "dpo": {"objective": "dpo"},
+    }.items():
+        alone, calls = run(f"{name}-alone", **changes)
+        assert calls == 4 and "first_round_from" not in alone.manifest
+        taken, calls = run(name, [tmp_path / "absent.vista", damaged, everything.path], **changes)
+        assert calls == 0 and taken.manifest["first_round_from"] == "everything.vista"
+        assert alone.tables == taken.tables
+        for table in alone.tables:
+            pd.testing.assert_frame_equal(taken.read_table(table), alone.read_table(table))
+        assert same(weights(tmp_path / f"{name}-alone"), weights(tmp_path / name))
+    for name, changes in {
+        "warm": {"temperature": 0.5},
+        "none": {"extra": "none"},
+        "more": {"samples": 5},
+    }.items():
+        other, calls = run(name, [everything.path], **changes)
+        assert calls > 0 and "first_round_from" not in other.manifest
+    # What a run lacks is drawn by itself.
+    _, calls = run("control", [tmp_path / "plain.vista"], control=True)
+    assert calls == 6
 
 
 def test_what_was_drawn_fits_together(drawn, problems, scribe):
@@ -286,6 +326,6 @@ def test_an_arm_of_the_recipe_is_run_with_its_options(monkeypatch, problems, tmp
     train_arm(arm_of("few", settings), "base", problems, tmp_path, TRAINING, save_every=10)
     ((_, _, _, config, training), options) = calls[0]
     assert config == VistaConfig(rounds=1) and training.mode == "cot"
-    assert options["save_every"] == 10
+    assert options["save_every"] == 10 and options["siblings"] == []
     with pytest.raises(TrainingError, match="'direct' has none of"):
         vista._check(problems, tmp_path / "new", replace(TRAINING, mode="direct"))
