@@ -42,7 +42,14 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "sayo.md",
             "vista.md",
         ),
-        "What is measured": ("metrics.md", "validity.md", "claims.md", "papers.md", "testbed.md"),
+        "What is measured": (
+            "metrics.md",
+            "validity.md",
+            "claims.md",
+            "claims_commitment.md",
+            "papers.md",
+            "testbed.md",
+        ),
         "Look up": ("errors.md", "data.md", "benchmarks.md", "contributing.md", "changelog.md"),
     }
 )

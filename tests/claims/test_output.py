@@ -17,8 +17,10 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_analysis.show.forest import claim_forest, claims_overview
+from attcot_analysis.show.style import format_interval, format_number
 
 MEANS = {
     ("base", "accuracy_cot"): 0.8,
@@ -163,6 +165,24 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     (tmp_path / VALUES_FILE).write_text("no parquet")
     with pytest.raises(RunError, match="damaged"):
         read_values(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("results", "page"), [("claims", "claims.md"), ("commitment", "claims_commitment.md")]
+)
+def test_what_ships_fits_together(results, page):
+    folder = shipped(f"results/{results}")
+    later = [claim for claim in CLAIMS if claim.id == "att_later"]
+    own = claims_table(read_values(folder), later, n_boot=100)
+    stored = read_claims(folder)
+    stored = stored[stored["claim"] == "att_later"].reset_index(drop=True)
+    columns = ["family", "scale", "kind", "effect", "n_items", "n_seeds"]
+    pd.testing.assert_frame_equal(own[columns], stored[columns])
+    assert own["n_cells"].iloc[0] == 18
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    top = stored.iloc[0]
+    ends = format_interval(top["low"], top["high"], signed=True)
+    assert f"{later[0].title} | {format_number(top['effect'], signed=True)} {ends} |" in text
 
 
 def test_shipping_keeps_the_verdicts(folder, tmp_path, monkeypatch, capsys):
