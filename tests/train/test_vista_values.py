@@ -13,9 +13,9 @@ from attcot_analysis.train.arms import arm_of, read_arm, training_values
 from attcot_analysis.train.pseudo_positives import INDEPENDENT
 from attcot_analysis.train.vista import vista_folder
 from attcot_analysis.train.vista_config import VistaConfig
-from attcot_analysis.train.vista_drawing import _PARTS
 from attcot_analysis.train.vista_sampling import typed
 from attcot_analysis.train.vista_sets import gains, yields
+from attcot_analysis.train.vista_siblings import PARTS
 from attcot_analysis.train.vista_values import easy_excess, vista_values
 
 CONFIG = VistaConfig(control=True, batch_size=4)
@@ -95,7 +95,7 @@ def finished(training_problems, tmp_path):
     run = RunFolder.create(vista_folder(tmp_path / "model"), {"seed": 0, "config": {}})
     plan = [[*sampled(1, 1, 1), NO], MORE[1], [*sampled(1, 0), NO], [*sampled(1, 1, 1, 1), NO]]
     tables = (drawn(problems, plan), pd.DataFrame({"item": [], "number": []}))
-    for part, table in zip(_PARTS, tables, strict=True):
+    for part, table in zip(PARTS, tables, strict=True):
         run.write_table(f"round1.{part}", table)
     return tmp_path / "model", problems, tables[0]
 
