@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -43,10 +42,11 @@ def take_over_first_round(
 
     Returns:
         The folder that was taken from, also noted in the run's manifest as ``first_round_from``;
-        ``None`` if nothing was, or the round was there already.
+        ``None`` if nothing was, or the round was begun already.
     """
     names = [f"round1.{part}" for part in PARTS]
-    if any(run.has(name) for name in names):
+    # A round that was begun has blocks of its own, which draw_round goes on with.
+    if any(table.startswith("round1.") for table in run.tables):
         return None
     for folder in map(Path, siblings):
         if folder.resolve() == run.path.resolve():
@@ -67,24 +67,23 @@ def _drawn_alike(
     run: RunFolder, other: RunFolder, config: VistaConfig, names: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     own, theirs = run.manifest, other.manifest
-    if not all(other.has(name) for name in names) or _base(own) != _base(theirs):
+    settings = theirs.get("config", {})
+    if "vista" not in settings or not all(other.has(name) for name in names):
+        return None
+    # A base that is no local folder is among the settings.
+    if own["config"].get("base") != settings.get("base"):
         return None
     if any(own.get(key) != theirs.get(key) for key in _SAME):
         return None
-    drawn_by = vista_config(theirs["config"]["vista"])
+    drawn_by = vista_config(settings["vista"])
     if any(getattr(config, name) != getattr(drawn_by, name) for name in _DRAWING):
         return None
+    if not set(config.drawn) <= set(drawn_by.drawn):
+        return None
     # Without extra samples no critical token is looked for.
-    if not set(config.drawn) <= set(drawn_by.drawn) or (config.extra, drawn_by.extra).count(
-        "none"
-    ) not in (0, 2):
+    if (config.extra == "none") != (drawn_by.extra == "none"):
         return None
     responses, critical = (other.read_table(name) for name in names)
     kept = responses[responses["origin"].isin(config.drawn)].reset_index(drop=True)
     kept["number"] = kept.groupby("item", sort=False).cumcount()
     return kept, critical
-
-
-def _base(manifest: dict[str, Any]) -> object:
-    """A base that is no local folder is among the settings."""
-    return manifest.get("config", {}).get("base")

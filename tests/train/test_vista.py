@@ -157,6 +157,8 @@ def test_a_first_round_drawn_alike_is_taken_over(scribe, random_checkpoint, prob
     damaged = tmp_path / "damaged.vista"
     shutil.copytree(everything.path, damaged)
     (damaged / "tables" / "round1.critical.parquet").write_bytes(b"no table")
+    foreign = RunFolder.create(tmp_path / "foreign.vista", {"seed": 0, "config": {}}).path
+    shutil.copytree(everything.path / "tables", foreign / "tables", dirs_exist_ok=True)
     for name, changes in {
         "plain": {"extra": "plain"},
         "no_vas": {"vas": False},
@@ -164,7 +166,9 @@ def test_a_first_round_drawn_alike_is_taken_over(scribe, random_checkpoint, prob
     }.items():
         alone, calls = run(f"{name}-alone", **changes)
         assert calls == 4 and "first_round_from" not in alone.manifest
-        taken, calls = run(name, [tmp_path / "absent.vista", damaged, everything.path], **changes)
+        taken, calls = run(
+            name, [tmp_path / "absent.vista", damaged, foreign, everything.path], **changes
+        )
         assert calls == 0 and taken.manifest["first_round_from"] == "everything.vista"
         assert alone.tables == taken.tables
         for table in alone.tables:
