@@ -16,7 +16,7 @@ from attcot_analysis.train.finetune import FinetuneConfig
 
 _SPECIAL = ("blocks", "kinds", "arms", "models")
 _BLOCK = ("models", "kinds", "arms", "seeds")
-_OWN = ("train_items", "train_prior", "finetune")
+_OWN = ("train_items", "train_prior", "test_prior", "finetune")
 _PER_ARM = ("seed", "mode", "attcot")
 
 
@@ -59,9 +59,10 @@ class KindSetup:
         name: One of `attcot_analysis.problems.kinds.KINDS`.
         knobs: The kind's knobs but the prior, the same in training and test.
         train_items: Training problems per seed.
-        train_prior: Share of training problems whose answer is the habitual one; test problems
-            are balanced.
+        train_prior: Share of training problems whose answer is the habitual one.
         finetune: The training run; seed, mode and objective are set per arm.
+        test_prior: The same of test problems; ``None`` means balanced, the habitual answer is then
+            right as often as any other.
     """
 
     name: str
@@ -69,6 +70,7 @@ class KindSetup:
     train_items: int
     train_prior: float
     finetune: FinetuneConfig
+    test_prior: float | None = None
 
     def training_problems(self, seed: int) -> list[Problem]:
         """The prior-laden problems that the arms of one seed are trained on."""
@@ -80,8 +82,9 @@ class KindSetup:
         return replace(self.finetune, seed=seed)
 
     def test_problems(self, items: int, seed: int) -> list[Problem]:
-        """The balanced problems that all arms are measured on."""
-        return generate_problems(self.name, items, seed=seed, split="test", **self.knobs)
+        """The problems that all arms are measured on."""
+        knobs = {**self.knobs, "prior": self.test_prior}
+        return generate_problems(self.name, items, seed=seed, split="test", **knobs)
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,11 @@ def read_grid(path: str | Path) -> GridConfig:
     Args:
         path: A YAML file, or the name of one in ``configs/grids``. It holds ``about``, ``models``
             (testbed models or checkpoint folders), ``kinds`` (each with its knobs and, if they are
-            its own, ``train_items``, ``train_prior`` and ``finetune``), ``arms`` (see `read_arm`),
-            ``seeds``, ``train_items``, ``train_prior``, ``finetune`` (fields of
-            `FinetuneConfig`), ``blocks`` (each naming some of models, kinds, arms and seeds; what
-            it leaves out is the grid's; default one block of everything) and any other field
-            of `GridConfig`.
+            its own, ``train_items``, ``train_prior``, ``test_prior`` and ``finetune``), ``arms``
+            (see `read_arm`), ``seeds``, ``train_items``, ``train_prior``, ``test_prior``,
+            ``finetune`` (fields of `FinetuneConfig`), ``blocks`` (each naming some of models,
+            kinds, arms and seeds; what it leaves out is the grid's; default one block of
+            everything) and any other field of `GridConfig`.
 
     Raises:
         TrainingError: If the file is missing, or the grid does not hold together.
@@ -257,8 +260,8 @@ def _block(given: Any, where: str) -> dict[str, tuple[Any, ...]]:
 def _setup(name: str, knobs: Mapping[str, Any], grid: Mapping[str, Any], where: str) -> KindSetup:
     if "prior" in knobs:
         raise TrainingError(
-            f"{where}: {name} sets its prior, but test problems are balanced; set train_prior for "
-            "the training problems instead."
+            f"{where}: {name} sets its prior, which training and test problems have each their "
+            "own; set train_prior and test_prior instead."
         )
     chosen = {**grid, **knobs}
     training = {**grid.get("finetune", {}), **knobs.get("finetune", {})}
@@ -270,6 +273,7 @@ def _setup(name: str, knobs: Mapping[str, Any], grid: Mapping[str, Any], where: 
         train_items=chosen.get("train_items", 384),
         train_prior=chosen.get("train_prior", 0.95),
         finetune=FinetuneConfig(**training),
+        test_prior=chosen.get("test_prior"),
     )
     # Made once here so that a wrong knob is an error before anything is trained.
     setup.test_problems(1, 0)

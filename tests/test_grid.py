@@ -153,12 +153,31 @@ def test_commitment_is_confirmed_on_problems_and_seeds_that_the_claims_have_not(
         assert not own & others
 
 
+def test_the_test_problems_may_have_a_prior_of_their_own():
+    kinds = {"arrows": {}, "charts": {"test_prior": 0.0}}
+    grid = grid_of({**NAMES, "kinds": kinds, "test_prior": 1.0})
+    arrows, charts = (grid.kinds[kind].test_problems(30, 0) for kind in ("arrows", "charts"))
+    assert all(problem.answer == problem.habitual for problem in arrows)
+    assert not any(problem.answer == problem.habitual for problem in charts)
+
+
+def test_early_decisions_are_looked_for_where_the_habit_holds_as_in_training():
+    grid, claims = read_grid("in_distribution"), read_grid("claims")
+    known = {cell.seed for name in ("claims", "commitment") for cell in read_grid(name).cells()}
+    trained = [cell for cell in grid.cells() if grid.arms[cell.arm].trained]
+    assert len(trained) == 6 * 3 * 2 * 4 and not known & {cell.seed for cell in trained}
+    for name, kind in grid.kinds.items():
+        assert kind.test_prior == kind.train_prior
+        assert replace(kind, test_prior=None) == claims.kinds[name]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"kinds": ["arrows"]}, "give every kind with its knobs"),
         ({"kinds": {"arrows": {"hops": 99}}}, "99 hops do not fit"),
-        ({"kinds": {"arrows": {"prior": 0.5}}}, "set train_prior"),
+        ({"kinds": {"arrows": {"prior": 0.5}}}, "set train_prior and test_prior"),
+        ({"test_prior": 95}, "Prior is 95; it is a share"),
         ({"arms": "base"}, "give a list"),
         ({"arms": ["nonsense"]}, "There is no arm nonsense"),
         ({"seeds": ["0"]}, "give a list"),
@@ -187,7 +206,7 @@ def test_what_does_not_hold_together_is_refused(changes, sentence, tmp_path):
 
 
 def test_a_grid_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(TrainingError, match="choose one of claims, commitment, siblings, small"):
+    with pytest.raises(TrainingError, match="choose one of claims, commitment, in_distr"):
         read_grid("nonsense")
     with pytest.raises(TrainingError, match=r"nonsense\.yaml cannot be read"):
         read_grid(tmp_path / "nonsense.yaml")

@@ -82,7 +82,7 @@ def run_facts(folder: str | Path) -> dict[str, str]:
             f"{knobs or 'as they come'}; trained on {kind.get('train_items')} problems whose "
             f"answer is the habitual one in {kind.get('train_prior', 0):.0%}, "
             f"{training.get('steps')} steps of {training.get('batch_size')} at "
-            f"{training.get('learning_rate')}; tested on balanced ones"
+            f"{training.get('learning_rate')}; tested on {_tested_on(kind.get('test_prior'))}"
         )
     if parts.get("arms"):
         facts["Arms"] = ", ".join(f"`{name}`" for name in parts["arms"])
@@ -94,6 +94,14 @@ def run_facts(folder: str | Path) -> dict[str, str]:
     if manifest.get("created"):
         facts["Begun"] = str(manifest["created"])[:10]
     return facts
+
+
+def _tested_on(prior: float | None) -> str:
+    return (
+        "balanced ones"
+        if prior is None
+        else f"ones whose answer is the habitual one in {prior:.0%}"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

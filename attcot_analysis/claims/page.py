@@ -54,8 +54,9 @@ _NOT = """\
 - The papers' models and numbers are not public to us, nor all of their formulas: a claim is tested
   in our reading of one sentence, with our reconstruction of the method. *Att-CoT, paper's form* is
   the form nearest to the abstract, *Att-CoT* the one that we would use.
-- The training data are prior-laden on purpose and the test items balanced, so a model that
-  follows habits is punished. On data without such a prior there may be nothing to cure.
+- The training data are prior-laden on purpose. Where test items are balanced, a model that
+  follows habits is punished; where they have the same prior, it is rewarded for them. On data
+  without such a prior there may be nothing to cure.
 - Commitment and visual mass are what the objective trains. That they move shows that training
   works; whether it helps shows in accuracy and in following the twin.
 - Where training questions are the items (what VISTA samples), every training seed has its own.
