@@ -28,7 +28,7 @@ _VERDICT_COLORS = {
     "supported": "#0173b2",
     "opposite": "#d55e00",
     "not supported": "#52606d",
-    "undecided": "#9aa5b1",
+    "undecided": "#dce0e5",
 }
 _VERDICT_MARKS = {"supported": "+", "opposite": "\N{MINUS SIGN}", "not supported": "0"}
 
@@ -190,8 +190,7 @@ def _tile(ax: Axes, x: float, y: float, verdict: str) -> None:
         (x - half, y + half),
     ]
     color = _VERDICT_COLORS[verdict]
-    alpha = 0.35 if verdict == "undecided" else 1.0
-    ax.add_patch(Polygon(corners, closed=True, facecolor=color, alpha=alpha, linewidth=0))
+    ax.add_patch(Polygon(corners, closed=True, facecolor=color, linewidth=0))
     mark = _VERDICT_MARKS.get(verdict, "")
     ax.text(x, y, mark, ha="center", va="center", color=PAPER, fontsize=8.5, fontweight="bold")
 
