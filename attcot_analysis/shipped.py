@@ -13,6 +13,7 @@ REFERENCE_RESULTS = "results/reproduce"
 VALIDITY_RESULTS = "results/validity"
 CLAIMS_RESULTS = "results/claims"
 COMMITMENT_RESULTS = "results/commitment"
+IN_DISTRIBUTION_RESULTS = "results/in_distribution"
 
 
 def data_folder() -> Path:

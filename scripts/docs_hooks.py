@@ -47,6 +47,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "validity.md",
             "claims.md",
             "claims_commitment.md",
+            "claims_in_distribution.md",
             "papers.md",
             "testbed.md",
         ),

@@ -72,6 +72,7 @@ def claims_page(
     run: Row | None = None,
     pictures: Mapping[str, str] | None = None,
     command: str = "attcot testbed claims --results data/results/claims --docs docs/claims.md",
+    subtitle: str = "",
 ) -> str:
     """The page as Markdown.
 
@@ -81,10 +82,11 @@ def claims_page(
         run: What is worth saying about the run, name → text.
         pictures: Title → path of a picture, seen from the page.
         command: How the page was made.
+        subtitle: What tells it from other pages of claims.
     """
     rows = headline_rows(table)
     parts = [
-        "# The claims, put to the test",
+        "# The claims, put to the test" + (f": {subtitle}" if subtitle else ""),
         f"<!-- Made from the results by `{command}`; edit the generator, not this page. -->",
         _wrapped(_setting(table)),
         *([_facts(run)] if run else []),

@@ -64,6 +64,7 @@ def _claims(given: argparse.Namespace, quiet: bool) -> None:
             run=run_facts(folder),
             pictures=pictures,
             command=f"attcot testbed claims {source}--docs {given.docs.as_posix()}",
+            subtitle=given.docs.stem.removeprefix("claims").replace("_", " ").strip(),
         )
         given.docs.write_text(page, encoding="utf-8")
         print(f"Page: {given.docs}")

@@ -131,7 +131,9 @@ _ALL = (
         "any step is written.",
         "High values are no premature commitment where direct answers are right as often "
         "(accuracy_direct, p0_answer): the item is then just easy. Low values are no deliberation "
-        "if the filler rationale raises p as much as the real one.",
+        "if the filler rationale raises p as much as the real one, and chance is no proof of an "
+        "open mind on balanced items: a model that is certain of the habit and corrects itself "
+        "ends elsewhere. p0_habitual tells, and so do items on which the habit is right.",
         f"{_PAPER}; early answering: Lanham et al., arXiv 2307.13702",
     ),
     Metric(

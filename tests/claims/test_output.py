@@ -51,8 +51,14 @@ def table(values) -> pd.DataFrame:
 def folder(values, tmp_path) -> Path:
     run = RunFolder.create(tmp_path / "grid", {"created": "2026-06-01", "config": {}})
     run.write_table("values", values)
-    kind = {"knobs": {"noise": 9}, "train_items": 7, "train_prior": 0.95, "finetune": {"steps": 3}}
-    run.write_json("grid", {"kinds": {"arrows": kind}, "arms": {"base": {}, "cot_sft": {}}})
+    kind = {
+        "knobs": {"noise": 9},
+        "train_items": 7,
+        "train_prior": 0.95,
+        "finetune": {"steps": 3, "learning_rate": 0.001},
+    }
+    kinds = {"arrows": kind, "charts": {**kind, "test_prior": 0.9}}
+    run.write_json("grid", {"kinds": kinds, "arms": {"base": {}, "cot_sft": {}}})
     return run.path
 
 
@@ -136,7 +142,7 @@ def test_figures_are_saved_with_their_numbers(table, tmp_path):
 
 
 def test_the_command_writes_table_page_and_json(folder, tmp_path, capsys):
-    page = tmp_path / "claims.md"
+    page = tmp_path / "claims_other_items.md"
     assert main(["testbed", "claims", "--results", str(folder), "--docs", str(page)]) == 0
     said = capsys.readouterr().out
     assert "supported" in said and "claims.parquet" in said
@@ -149,9 +155,12 @@ def test_the_command_writes_table_page_and_json(folder, tmp_path, capsys):
     )
     assert by_id["avar_looks"]["verdict"] == "not measured"
     text = page.read_text()
+    assert text.startswith("# The claims, put to the test: other items\n")
     shown = re.findall(r"!\[.+\]\((images/.+\.png)\)", text)
     assert len(shown) == 2 and all((tmp_path / path).stat().st_size > 1000 for path in shown)
     assert "noise 9; trained on 7 problems" in text and "- Begun: 2026-06-01" in text
+    assert "0.001; tested on balanced ones" in text
+    assert "0.001; tested on ones whose answer is the habitual one in 90%" in text
 
 
 def test_what_is_missing_is_named(tmp_path, capsys):
@@ -168,7 +177,12 @@ def test_what_is_missing_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("results", "page"), [("claims", "claims.md"), ("commitment", "claims_commitment.md")]
+    ("results", "page"),
+    [
+        ("claims", "claims.md"),
+        ("commitment", "claims_commitment.md"),
+        ("in_distribution", "claims_in_distribution.md"),
+    ],
 )
 def test_what_ships_fits_together(results, page):
     folder = shipped(f"results/{results}")
