@@ -285,8 +285,9 @@ def _join(tensors: Sequence[Tensor]) -> Tensor:
 def _placeholders(mllm: Mllm) -> set[str]:
     """What stands for an image in a prompt, before and after the processor expands it."""
     found = {mllm.tokenizer.convert_ids_to_tokens(mllm.image_token_id)}
-    written = getattr(mllm.processor, "image_token", None)
-    return found if written is None else found | {str(written)}
+    # Gemma 3 writes the second one, and older transformers give the expanded one as image_token.
+    written = (getattr(mllm.processor, name, None) for name in ("image_token", "boi_token"))
+    return found | {str(one) for one in written if one is not None}
 
 
 def _process(

@@ -319,8 +319,12 @@ def test_a_saved_checkpoint_comes_back_through_the_auto_classes(name, tmp_path):
     )
     assert torch.equal(one.input_ids, other.input_ids)
     assert np.array_equal(one.layout.grids[0].boxes, other.layout.grids[0].boxes)
+    # Not always the same: before torchvision 0.27 Lanczos has a processor of its own on loading.
+    if type(after.processor.image_processor) is type(before.processor.image_processor):
+        for key, pixels in one.vision.items():
+            assert torch.equal(pixels, other.vision[key]), key
     first = before.model(**collate(before, [one])).logits
-    assert torch.allclose(first, after.model(**collate(after, [other])).logits, atol=1e-5)
+    assert torch.allclose(first, after.model(**collate(after, [one])).logits, atol=1e-5)
 
 
 PUBLISHED = {
@@ -452,7 +456,13 @@ def refusal(match, name, spoil=lambda processor: None, **changes):
 def test_processors_that_do_something_else_are_refused():
     def pan_and_scan(processor):
         options = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 16}
-        processor.images_kwargs = {**processor.images_kwargs, **options}
+        merged = processor._merge_kwargs
+
+        def merge(*args, **kwargs):
+            found = merged(*args, **kwargs)
+            return {**found, "images_kwargs": {**found["images_kwargs"], **options}}
+
+        processor._merge_kwargs = merge
 
     def short(processor):
         processor.image_seq_length = 9
