@@ -18,8 +18,15 @@ FEW = "N_ITEMS = 3"
 SCROLL = """word => {
   const {content} = window.jupyterapp.shell.currentWidget;
   const at = content.widgets.findIndex(cell => cell.model.sharedModel.source.includes(word));
+  if (at < 0) throw new Error(`no cell holds ${word}`);
   content.activeCellIndex = at;
   return content.scrollToItem(at, 'start');
+}"""
+# The notebook's element is there before its file has been read.
+LOADED = """() => {
+  const panel = window.jupyterapp?.shell.currentWidget;
+  const cells = panel?.content?.model?.cells.length;
+  return panel?.context?.isReady && cells > 1 && panel.content.widgets.length === cells;
 }"""
 OPEN = "() => window.jupyterapp.shell.currentWidget?.context?.path"
 
@@ -53,6 +60,7 @@ def page(browser):
 def visit(page, lab, course, name):
     page.goto(f"{lab.url}/doc/tree/{course}/{name}?reset")
     page.wait_for_selector(".jp-Notebook")
+    page.wait_for_function(LOADED)
 
 
 def test_before_it_runs_the_stored_picture_is_shown(lab, course, page):
