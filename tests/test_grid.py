@@ -206,7 +206,8 @@ def test_what_does_not_hold_together_is_refused(changes, sentence, tmp_path):
 
 
 def test_a_grid_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(TrainingError, match="choose one of claims, commitment, in_distr"):
+    known = "claims, commitment, in_distribution, siblings, small"
+    with pytest.raises(TrainingError, match=f"choose one of {known}"):
         read_grid("nonsense")
     with pytest.raises(TrainingError, match=r"nonsense\.yaml cannot be read"):
         read_grid(tmp_path / "nonsense.yaml")

@@ -319,12 +319,11 @@ def test_a_saved_checkpoint_comes_back_through_the_auto_classes(name, tmp_path):
     )
     assert torch.equal(one.input_ids, other.input_ids)
     assert np.array_equal(one.layout.grids[0].boxes, other.layout.grids[0].boxes)
-    # Not always the same: before torchvision 0.27 Lanczos has a processor of its own on loading.
-    if type(after.processor.image_processor) is type(before.processor.image_processor):
-        for key, pixels in one.vision.items():
-            assert torch.equal(pixels, other.vision[key]), key
+    # Before torchvision 0.27 Lanczos gets another image processor on loading, and other pixels.
+    same = type(after.processor.image_processor) is type(before.processor.image_processor)
     first = before.model(**collate(before, [one])).logits
-    assert torch.allclose(first, after.model(**collate(after, [one])).logits, atol=1e-5)
+    again = after.model(**collate(after, [other if same else one])).logits
+    assert torch.allclose(first, again, atol=1e-5)
 
 
 PUBLISHED = {
