@@ -22,10 +22,9 @@ from attcot_analysis.models import Mode
 from attcot_analysis.models.inputs import build_messages
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import IMAGES
+from attcot_analysis.problems.pictures import is_plain
 
 URL = "/v1/chat/completions"
-_PLAIN = ("RGB", "L")
-"""Picture modes that every reader takes for the same colours."""
 _TOKEN = re.compile(r"token_id:(\d+)")
 
 
@@ -125,7 +124,7 @@ def _picture(problem: Problem, folder: str | Path | None) -> str:
     if folder is not None:
         file = (Path(folder) / IMAGES / f"{problem.id}.png").resolve()
         with Image.open(file) as image:
-            if image.mode in _PLAIN:
+            if is_plain(image):
                 return file.as_uri()
     held = io.BytesIO()
     problem.image.save(held, format="PNG")

@@ -1,6 +1,5 @@
 """Model inputs: prompts in chat form, token ids with their layout, and batches of them."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attcot_analysis.errors import LayoutError, ProblemError
+from attcot_analysis.errors import LayoutError
 from attcot_analysis.models.families import ProcessedPrompt
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.models.layout import TokenLayout, find_layout
@@ -19,6 +18,7 @@ from attcot_analysis.models.load import Mllm
 from attcot_analysis.models.memory import current_memory
 from attcot_analysis.models.out_of_memory import out_of_memory
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.pictures import open_picture, upright_rgb
 
 Mode = Literal["cot", "direct"]
 ImageLike = Image.Image | str | Path
@@ -71,38 +71,16 @@ def build_messages(question: str, mode: Mode = "cot", *, n_images: int = 1) -> l
 
 
 def read_image(image: ImageLike) -> Image.Image:
-    """An image as RGB, from memory or from a file.
+    """A picture as RGB, upright and on white, from memory or from a file, as datasets are read.
 
     Raises:
-        ProblemError: If the file is missing or no readable image.
+        ProblemError: If the file is missing, no readable picture or of no known range.
     """
     if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else _rgb(image, "The image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(image) as opened:
-                return _rgb(opened, f"Image {image}")
-    except ProblemError:
-        raise
-    except FileNotFoundError as error:
-        raise ProblemError(f"Image {image} does not exist; check the path.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ProblemError(
-            f"Image {image} has more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller, or "
-            "raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
-        ) from error
-    # The many formats fail on damaged files in many ways.
-    except Exception as error:
-        raise ProblemError(f"Image {image} cannot be read; it is damaged or no image.") from error
-
-
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode[0] in "IF":
-        raise ProblemError(
-            f"{name} has mode {image.mode}, more than 8 bits a pixel; convert it to 8-bit RGB."
-        )
-    return image.convert("RGB")
+        return upright_rgb(image)
+    return open_picture(
+        image, f"Image {image}", damaged="cannot be read; it is damaged or no image"
+    )
 
 
 def encode(

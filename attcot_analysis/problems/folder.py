@@ -8,14 +8,12 @@ Layout::
     images/<id>.control.png     the control edit's, likewise
 
 A line has the fields of `Problem` without the pictures; `twin` and `control` hold `answer`,
-`steps` and `boxes`. Pictures are read as stored: an orientation tag does not turn them, because
-boxes are given in stored pixels.
+`steps` and `boxes`. Boxes are pixels of the picture as it is shown, upright.
 """
 
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +21,7 @@ from typing import NoReturn
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
+from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.problem import Problem
 from attcot_analysis.problems.record import problem_from_record, problem_record
 from attcot_analysis.problems.stored import stored
@@ -31,7 +30,6 @@ LINES = "problems.jsonl"
 IMAGES = "images"
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
-_MODES = ("RGB", "RGBA", "L", "LA", "P", "1")
 
 
 def save_problems(
@@ -207,25 +205,13 @@ def _read_later(path: Path) -> Image.Image:
 
 def _read_image(path: Path, where: str, *, blank: bool = False) -> Image.Image:
     """A picture, or a blank one of the size that its header tells."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as image:
-                mode = image.mode
-                if mode in _MODES:
-                    return Image.new("RGB", image.size) if blank else image.convert("RGB")
-    except FileNotFoundError:
-        raise ProblemError(f"{where}: image {path} does not exist.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ProblemError(
-            f"{where}: image {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; make it "
-            "smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
-        ) from error
-    # What Pillow raises for a damaged file depends on where the damage is.
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ProblemError(f"{where}: image {path} is damaged or not a PNG ({reason}).") from error
-    raise ProblemError(f"{where}: image {path} has mode {mode}; convert it to 8-bit RGB.")
+    return open_picture(
+        path,
+        f"{where}: image {path}",
+        damaged="is damaged or not a PNG",
+        formats=["PNG"],
+        blank=blank,
+    )
 
 
 def _no_constant(name: str) -> NoReturn:

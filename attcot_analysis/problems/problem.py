@@ -7,6 +7,7 @@ from typing import Literal
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.pictures import upright_rgb
 
 Box = tuple[float, float, float, float]
 """A pixel rectangle ``(x0, y0, x1, y1)``, half open, in the coordinates of the original image."""
@@ -53,6 +54,11 @@ class Edit:
     steps: tuple[Step, ...]
     boxes: tuple[Box, ...]
 
+    def __post_init__(self) -> None:
+        """Turn the picture upright, as files are read."""
+        if self.image.mode == "RGB":
+            object.__setattr__(self, "image", upright_rgb(self.image))
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -60,7 +66,7 @@ class Problem:
 
     Attributes:
         id: Unique within a set.
-        image: RGB picture.
+        image: RGB picture; an orientation tag turns it, so that boxes are of it as it is shown.
         question: Natural-language question, without any instruction on how to answer.
         candidates: The closed set of possible answers, at least two, all different; empty for an
             open question, whose answers can be generated but not forced.
@@ -96,8 +102,10 @@ class Problem:
         """Check the parts against each other."""
         if self.image.mode != "RGB":
             raise ProblemError(
-                f"Problem {self.id}: image mode is {self.image.mode}; convert it to RGB first."
+                f"Problem {self.id}: image mode is {self.image.mode}; convert it to RGB first, as "
+                "attcot_analysis.models.read_image does."
             )
+        object.__setattr__(self, "image", upright_rgb(self.image))
         if not self.question.strip():
             raise ProblemError(f"Problem {self.id}: the question is empty; give it a question.")
         if len(set(self.candidates)) != len(self.candidates) or len(self.candidates) == 1:

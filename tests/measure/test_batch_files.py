@@ -127,9 +127,12 @@ def test_a_linked_picture_that_is_not_plain_is_held_instead(problems, tmp_path):
     folder = save_problems(problems, tmp_path / "arrows")
     file = folder / "images" / f"{problems[0].id}.png"
     problems[0].image.convert("RGBA").save(file)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    problems[1].image.save(folder / "images" / f"{problems[1].id}.png", exif=exif)
     path = write_requests(tmp_path / "a.jsonl", problems, model="m", folder=folder)
     parts = [one["body"]["messages"][0]["content"][0]["image_url"]["url"] for one in lines(path)]
-    assert [url.partition(":")[0] for url in parts] == ["data", "file", "file"]
+    assert [url.partition(":")[0] for url in parts] == ["data", "data", "file"]
 
 
 def test_tokens_are_found_wherever_a_server_puts_them(random_mllm, tmp_path):

@@ -99,7 +99,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, fault):
                 assert "pixels" in sentence(caught.value) or "damaged" in str(caught.value)
 
 
-def test_a_turned_picture_is_read_as_it_is_stored(tmp_path, fault):
+def test_a_turned_picture_is_read_upright(tmp_path, fault):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = saved(tmp_path / "set")
@@ -107,9 +107,10 @@ def test_a_turned_picture_is_read_as_it_is_stored(tmp_path, fault):
     gradient().save(tmp_path / "turned.jpg", quality=95, exif=exif)
     with fault("EXIF rotation"):
         (found,) = load_problems(tmp_path / "set")
-        assert found.image.tobytes() == gradient().tobytes()
+        upright = gradient().transpose(Image.Transpose.ROTATE_270)
+        assert found.image.tobytes() == upright.tobytes()
     with fault("EXIF rotation"):
-        assert read_image(tmp_path / "turned.jpg").size == (40, 24)
+        assert read_image(tmp_path / "turned.jpg").size == (24, 40)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "RGBA", "LA", "P", "1", "L", "YCbCr"])
@@ -122,8 +123,8 @@ def test_other_modes_become_rgb(mode, tmp_path, fault):
         assert read_image(image).tobytes() == image.convert("RGB").tobytes()
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_more_than_eight_bits_are_refused_rather_than_cut(mode, tmp_path, fault):
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_values_of_no_known_range_are_refused_rather_than_cut(mode, tmp_path, fault):
     image = Image.fromarray(np.full((4, 4), 300, np.uint16)).convert("I").convert(mode)
     image.save(tmp_path / "x.tiff")
     with fault("CMYK, alpha and other modes"):

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +11,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.pictures import open_picture, upright_rgb
 from attcot_analysis.problems.problem import Problem
-
-_SIXTEEN_BIT = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 @dataclass(frozen=True)
@@ -194,55 +192,32 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
 
 
 def picture(value: object, where: str, *folders: Path) -> Image.Image:
-    """A picture as RGB, upright as its orientation tag says, on white where it is transparent.
+    """A picture as `upright_rgb` gives it.
 
     Args:
-        value: A file's name, a picture, or what a parquet file holds of one
+        value: A file's name, its bytes, a picture, or what a parquet file holds of one
             (``{"bytes": ..., "path": ...}``).
         where: For messages.
         folders: Where to look for the file, in this order.
 
     Raises:
-        ProblemError: If it is missing, damaged, too large or of more than 8 bits.
+        ProblemError: If it is missing, damaged, too large or of no known range.
     """
-    name = "its picture"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(value, Mapping) and value.get("bytes") is not None:
-                return _rgb(Image.open(io.BytesIO(value["bytes"])), where, name)
-            if isinstance(value, Mapping):
-                value = value.get("path")
-            if isinstance(value, Image.Image):
-                return _rgb(value, where, name)
-            if not isinstance(value, str) or not value:
-                raise ProblemError(f"{where} has no picture ({value!r:.60}).")
-            name = f"picture {value}"
-            found = next((f / value for f in folders if (f / value).is_file()), None)
-            if found is None:
-                looked = ", ".join(map(str, dict.fromkeys(folders)))
-                raise ProblemError(f"{where}: {name} does not exist in {looked}.")
-            with Image.open(found) as image:
-                return _rgb(image, where, name)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ProblemError(
-            f"{where}: {name} has more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller."
-        ) from error
-    except ProblemError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
-        raise ProblemError(f"{where}: {name} is damaged or no picture ({error}).") from error
-
-
-def _rgb(image: Image.Image, where: str, name: str) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
-        raise ProblemError(f"{where}: {name} has mode {image.mode}; convert it to 8-bit RGB.")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        over = upright.convert("RGBA")
-        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, over).convert("RGB")
-    return upright.convert("RGB")
+    if isinstance(value, Mapping):
+        held = value.get("bytes")
+        value = value.get("path") if held is None else held
+    if isinstance(value, Image.Image):
+        return upright_rgb(value, f"{where}: its picture")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return open_picture(io.BytesIO(value), f"{where}: its picture")
+    if not isinstance(value, str | Path) or not str(value):
+        raise ProblemError(f"{where} has no picture ({value!r:.60}).")
+    name = f"picture {value}"
+    found = next((f / value for f in folders or (Path(),) if (f / value).is_file()), None)
+    if found is None:
+        looked = ", ".join(map(str, dict.fromkeys(folders))) or "this folder"
+        raise ProblemError(f"{where}: {name} does not exist in {looked}.")
+    return open_picture(found, f"{where}: {name}")
 
 
 def file_id(*parts: object) -> str:

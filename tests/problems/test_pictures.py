@@ -1,0 +1,150 @@
+"""The same picture gives the same pixels, whichever way it comes in."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.models.inputs import read_image
+from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
+from attcot_analysis.problems.adapters import read_data
+from attcot_analysis.problems.adapters.source import picture as adapter_picture
+
+
+def gradient():
+    rows, cols = np.mgrid[:24, :40]
+    pixels = np.stack([cols * 6, rows * 10, np.full_like(rows, 90)], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def half_clear(mode):
+    """Left half opaque, right half transparent black."""
+    image = gradient().convert("RGBA")
+    image.paste((0, 0, 0, 0), (20, 0, 40, 24))
+    return image.convert(mode)
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {"exif": exif}
+
+
+SIXTEEN = (np.arange(24 * 40).reshape(24, 40) * 68).astype(np.uint16)
+PALETTE = gradient().quantize(16)
+
+CASES = {
+    "turned": (gradient(), turned(), np.rot90(np.asarray(gradient()), -1)),
+    "alpha": (half_clear("RGBA"), {}, None),
+    "grey alpha": (half_clear("LA"), {}, None),
+    "palette": (PALETTE, {}, np.asarray(PALETTE.convert("RGB"))),
+    "clear palette": (PALETTE, {"transparency": 3}, None),
+    "bits": (gradient().convert("1"), {}, np.asarray(gradient().convert("1").convert("RGB"))),
+    "16 bits": (Image.fromarray(SIXTEEN), {}, np.repeat(SIXTEEN[..., None] >> 8, 3, axis=2)),
+    "clear colour": (Image.new("RGB", (40, 24), (1, 2, 3)), {"transparency": (1, 2, 3)},
+                     np.full((24, 40, 3), 255)),
+}  # fmt: skip
+
+
+def ways(tmp_path, image, options):
+    """The picture as a file by five readers, as bytes in a table, and in memory."""
+    file = tmp_path / "images" / "a.png"
+    file.parent.mkdir()
+    image.save(file, "PNG", **options)
+    data = file.read_bytes()
+    opened = Image.open(io.BytesIO(data))
+    line = {"id": "a", "question": "What?", "candidates": [], "answer": "x", "steps": []}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line) + "\n")
+    own = {"image": "images/a.png", "question": "What?", "answer": "x"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(own) + "\n")
+    row = {"question": "What?", **{f"answer{n}": "xyz"[n - 1] for n in (1, 2, 3)}}
+    row |= {f"image{n}": data for n in (1, 2, 3)}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")
+    (kept,) = load_problems(tmp_path)
+    (light,) = load_problems(tmp_path, keep_pictures=False)
+    assert light.size == kept.size == light.image.size
+    (from_lines,) = read_data(tmp_path / "own.jsonl")
+    from_table, *_ = read_data(tmp_path / "train.parquet", "vilp")
+    save_problems([from_lines], tmp_path / "again")
+    return {
+        "path": read_image(file),
+        "memory": read_image(opened),
+        "twice": read_image(read_image(opened)),
+        "folder": kept.image,
+        "folder, later": light.image,
+        "own data": from_lines.image,
+        "saved again": load_problems(tmp_path / "again")[0].image,
+        "bytes in a table": from_table.image,
+        "dict": adapter_picture({"bytes": data, "path": None}, "here"),
+        "path in a dict": adapter_picture({"bytes": None, "path": str(file)}, "here"),
+        "in memory, by an adapter": adapter_picture(opened, "here"),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_picture_is_the_same_whichever_way_it_comes(tmp_path, case):
+    image, options, expected = CASES[case]
+    found = {way: np.asarray(one) for way, one in ways(tmp_path, image, options).items()}
+    first = found["path"] if expected is None else expected
+    for way, pixels in found.items():
+        np.testing.assert_array_equal(pixels, first, err_msg=way)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_white(mode):
+    pixels = np.asarray(read_image(half_clear(mode)))
+    assert (pixels[:, 20:] == 255).all()
+    shown = gradient().convert(mode.removesuffix("A")).convert("RGB")
+    np.testing.assert_array_equal(pixels[:, :20], np.asarray(shown)[:, :20])
+
+
+def test_sixteen_bits_become_eight_over_their_whole_range(tmp_path):
+    values = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    Image.fromarray(values).save(tmp_path / "x.tiff")
+    for given in (Image.fromarray(values), tmp_path / "x.png", tmp_path / "x.tiff"):
+        assert np.asarray(read_image(given))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_values_of_no_known_range_are_refused(tmp_path, mode):
+    image = Image.new(mode, (4, 4), 300)
+    image.save(tmp_path / "x.tiff")
+    for given in (image, tmp_path / "x.tiff"):
+        with pytest.raises(ProblemError, match=f"mode {mode}, .*convert it to 8-bit RGB"):
+            read_image(given)
+
+
+def test_boxes_are_of_the_upright_picture_in_memory_too(tmp_path):
+    buffer = io.BytesIO()
+    gradient().save(buffer, "JPEG", quality=95, **turned())
+    photo = Image.open(buffer)
+    low = ((0.0, 30.0, 10.0, 38.0),)  # Below the lower edge of the picture as it is stored.
+    twin = Edit("twin", Image.open(buffer), "b", (), low)
+    problem = Problem("a", photo, "What?", ("a", "b"), "a", evidence=low, twin=twin)
+    assert problem.size == problem.image.size == problem.twin.image.size == (24, 40)
+    save_problems([problem], tmp_path / "set")
+    (back,) = load_problems(tmp_path / "set")
+    assert back.image.tobytes() == problem.image.tobytes() == read_image(photo).tobytes()
+
+
+def test_a_tag_behind_the_pixels_counts_as_well(tmp_path):
+    buffer = io.BytesIO()
+    gradient().save(buffer, "PNG", **turned())
+    png = buffer.getvalue()
+    at = png.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(png[at : at + 4], "big")
+    chunk, rest = png[at : at + length], png[:at] + png[at + length :]
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(rest[:-12] + chunk + rest[-12:])
+    line = {"id": "a", "question": "What?", "candidates": [], "answer": "x", "steps": []}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(line) + "\n")
+    (kept,) = load_problems(tmp_path)
+    (light,) = load_problems(tmp_path, keep_pictures=False)
+    assert light.size == light.image.size == kept.size == (24, 40)
