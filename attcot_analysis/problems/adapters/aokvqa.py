@@ -19,6 +19,7 @@ from attcot_analysis.problems.adapters.source import (
     each,
     file_id,
     json_list,
+    of_split,
     picture,
     rows,
 )
@@ -32,12 +33,14 @@ SPLIT = "validation"
 def read(place: Place) -> Iterator[Made]:
     """Entries of the file, or rows of the dataset."""
     path = place.path
-    if path is None or path.suffix != ".json":
-        return each(rows(place, SPLIT), partial(_problems, folders=[]))
-    beside = [path.parent] if place.images is None else [place.images]
+    files = sorted(path.glob("aokvqa_*.json")) if path is not None and path.is_dir() else []
+    files = [path] if path is not None and path.suffix == ".json" else files
+    if path is None or not files:
+        return each(rows(place, SPLIT), partial(_problems, folders=place.folders))
+    beside = place.folders
     parts = ("", "train2017", "val2017", "test2017")
     folders = [folder / part for folder in beside for part in parts]
-    return each(json_list(path), partial(_problems, folders=folders))
+    return each(of_split(place, files, "val", json_list), partial(_problems, folders=folders))
 
 
 def _problems(record: Record, folders: list[Path]) -> list[Problem]:

@@ -34,6 +34,7 @@ from attcot_analysis.problems.adapters.source import (
     picture,
     rows,
 )
+from attcot_analysis.problems.adapters.splits import choose
 from attcot_analysis.problems.adapters.texts import yes_or_no
 from attcot_analysis.problems.problem import Box, Problem
 
@@ -48,32 +49,34 @@ _SOURCES = ("human", "augmented")
 def read(place: Place) -> Iterator[Made]:
     """Entries of the published files, or rows of the dataset."""
     path = place.path
-    tables = path is not None and path.is_dir() and next(path.rglob("*.parquet"), None)
-    if path is None or path.suffix == ".parquet" or tables:
-        yield from each(rows(place, SPLIT), partial(_problems, folder=None, kind=""))
+    if path is not None and path.is_dir():
+        files = sorted(file for kind in _SOURCES for file in path.rglob(f"*_{kind}.json"))
+        tables = not files and next(path.rglob("*.parquet"), None)
+    else:
+        files = [] if path is None else [path]
+        tables = path is None or path.suffix != ".json"
+    if tables:
+        make = partial(_problems, folder=None, kind="", folders=place.folders)
+        yield from each(rows(place, SPLIT), make)
         return
-    if path.is_dir() and place.split:
-        path = path / place.split
-    files = [path] if path.is_file() else sorted(path.glob("*_*.json"))
     if not files:
-        raise ProblemError(
-            f"{path} holds no *_human.json or *_augmented.json; give the folder of one split, or "
-            "choose it with --split."
-        )
-    for file in files:
+        raise ProblemError(f"{path} holds no *_human.json, *_augmented.json or parquet file.")
+    for file in choose(files, Path(place.source), place.split, SPLIT):
         kind = next((name for name in _SOURCES if file.stem.endswith(name)), file.stem)
         folder = place.images or file.parent
         yield from each(json_list(file), partial(_problems, folder=folder, kind=kind))
 
 
-def _problems(record: Record, folder: Path | None, kind: str) -> list[Problem]:
+def _problems(
+    record: Record, folder: Path | None, kind: str, folders: Sequence[Path] = ()
+) -> list[Problem]:
     label = record.field("label", (str, int, float, list))
     answer = str(label[0] if isinstance(label, list) and label else label).strip()
     question, candidates = record.field("query"), yes_or_no(answer)
-    number = record.where.rpartition(" ")[2]
+    number = record.number or record.where.rpartition(" ")[2]
     boxes: tuple[Box, ...] = ()
     if folder is None:
-        image = picture(record.value.get("image"), record.where)
+        image = picture(record.value.get("image"), record.where, *folders)
         kind = ("human", "augmented")[bool(record.value.get("human_or_machine"))]
         name = file_id("chartqa", number)
     else:

@@ -47,7 +47,14 @@ _RADIUS = {"large": 0.7, "small": 0.35}
 def read(place: Place) -> Iterator[Made]:
     """Questions of the published folder."""
     folder = place.folder("CLEVR", "unpack CLEVR_v1.0.zip of its home page and give CLEVR_v1.0")
-    split = place.split or SPLIT
+    held = sorted((folder / "questions").glob("CLEVR_*_questions.json"))
+    there = [one.name.removeprefix("CLEVR_").removesuffix("_questions.json") for one in held]
+    split = place.split or (there[0] if len(there) == 1 else SPLIT)
+    if split not in there:
+        raise ProblemError(
+            f"{folder} has no questions/CLEVR_{split}_questions.json; it has "
+            f"{', '.join(there) or 'none'}: choose one with --split."
+        )
     scenes: dict[object, Record] = {}
     for record in json_list(folder / "scenes" / f"CLEVR_{split}_scenes.json", "scenes"):
         if isinstance(record, Record):

@@ -5,7 +5,9 @@ Rows of the hub dataset ``LightChen2333/M3CoT``: ``id``, ``category``, ``image_i
 ``topic``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.adapters.source import (
@@ -26,10 +28,10 @@ SPLIT = "test"
 
 def read(place: Place) -> Iterator[Made]:
     """Rows of the dataset."""
-    return each(rows(place, SPLIT), _problems)
+    return each(rows(place, SPLIT), partial(_problems, folders=place.folders))
 
 
-def _problems(record: Record) -> list[Problem]:
+def _problems(record: Record, folders: Sequence[Path]) -> list[Problem]:
     choices = tuple(str(choice) for choice in record.field("choices", list))
     letter = record.field("answer").strip().strip("().").upper()
     at = ord(letter) - 65 if len(letter) == 1 else -1
@@ -42,7 +44,7 @@ def _problems(record: Record) -> list[Problem]:
     return [
         Problem(
             id=file_id("m3cot", record.field("id")),
-            image=picture(record.value.get("image"), record.where),
+            image=picture(record.value.get("image"), record.where, *folders),
             question=with_options(question, choices),
             candidates=choices,
             answer=choices[at],

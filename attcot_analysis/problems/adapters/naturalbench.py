@@ -8,7 +8,9 @@ photograph. There is no control edit, and the twin is another photograph, not a 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.adapters.source import (
@@ -31,11 +33,11 @@ _OPTIONS = re.compile(r"\s*Options?:\s*A[:.)]\s*(.+?)\s*;\s*B[:.)]\s*(.+?)\s*;?\
 
 def read(place: Place) -> Iterator[Made]:
     """Rows of the dataset."""
-    return each(rows(place, SPLIT), _problems)
+    return each(rows(place, SPLIT), partial(_problems, folders=place.folders))
 
 
-def _problems(record: Record) -> list[Problem]:
-    images = [picture(record.value.get(f"Image_{at}"), record.where) for at in (0, 1)]
+def _problems(record: Record, folders: Sequence[Path]) -> list[Problem]:
+    images = [picture(record.value.get(f"Image_{at}"), record.where, *folders) for at in (0, 1)]
     kind = record.value.get("Question_Type", record.value.get("Question Type"))
     found = []
     for asked in (0, 1):

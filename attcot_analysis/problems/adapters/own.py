@@ -23,6 +23,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.adapters.source import Made, Place, Record, each, json_lines, picture
+from attcot_analysis.problems.adapters.splits import choose
 from attcot_analysis.problems.adapters.texts import rationale_steps
 from attcot_analysis.problems.problem import Problem
 from attcot_analysis.problems.record import problem_from_record
@@ -52,11 +53,15 @@ def read(place: Place) -> Iterator[Made]:
     path = place.folder("one's own data", "give a .jsonl file, or the folder that holds one")
     if path.is_dir():
         found = sorted(path.glob("*.jsonl"))
+        if place.split is not None and found:
+            found = choose(found, path, place.split)
         if len(found) != 1:
             raise ProblemError(
                 f"{path} holds {len(found)} .jsonl files; name the one that is meant."
             )
         path = found[0]
+    elif place.split is not None:
+        choose([path], path, place.split)
     folders = [path.parent] if place.images is None else [place.images, path.parent]
     return each(json_lines(path), partial(_problems, folders=folders))
 

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.adapters.splits import choose, says_split
 from attcot_analysis.problems.pictures import open_picture, upright_rgb
 from attcot_analysis.problems.problem import Problem
 
@@ -31,6 +32,13 @@ class Place:
     source: str
     images: Path | None = None
     split: str | None = None
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where pictures that a record names are looked for."""
+        path = Path(self.source)
+        own = path if path.is_dir() else path.parent
+        return [own] if self.images is None else [self.images, own]
 
     @property
     def path(self) -> Path | None:
@@ -55,10 +63,12 @@ class Record(NamedTuple):
     Attributes:
         where: Where it stands, for messages.
         value: Its fields.
+        number: Its place among all rows of the split, from 1.
     """
 
     where: str
     value: Mapping[str, Any]
+    number: int = 0
 
     def field(self, name: str, kind: type | tuple[type, ...] = str) -> Any:
         """A field of a wanted type.
@@ -135,35 +145,68 @@ def json_list(path: Path, key: str | None = None) -> Iterator[Record | ProblemEr
 def rows(place: Place, split: str) -> Iterator[Record | ProblemError]:
     """Rows of a dataset that is published as tables.
 
-    Local are a parquet file, or a folder of them (all of it, or those whose names begin with the
-    split's where some do). What does not exist is loaded from the hub.
+    Local are a file (parquet, JSON lines, or JSON with a list), or a folder of them, of which
+    those of the split are read. What does not exist is loaded from the hub.
 
     Raises:
-        ProblemError: If there is nothing to read.
+        ProblemError: If there is nothing to read, or not the split that is asked for.
     """
-    split = place.split or split
     if place.path is None:
-        yield from hub_rows(place.source, split)
+        yield from hub_rows(place.source, place.split or split)
         return
     files = [place.path]
     if place.path.is_dir():
-        every = sorted(place.path.rglob("*.parquet"))
-        files = [path for path in every if path.name.startswith(split)] or every
-    if not files or files[0].suffix != ".parquet":
+        found = ([*place.path.rglob(f"*{kind}")] for kind in _TABLES)
+        files = sorted(next((some for some in found if some), []))
+    if not files or files[0].suffix not in _TABLES:
         raise ProblemError(f"{place.source} holds no parquet file; give one, or the hub's id.")
-    for path in files:
-        try:
-            yield from _parquet(path)
-        except (pa.ArrowException, OSError) as error:
-            raise ProblemError(f"{path} is damaged or no parquet file ({error}).") from error
+    yield from of_split(place, files, split, lambda file: _TABLES[file.suffix](file))
+
+
+def of_split(
+    place: Place,
+    files: Sequence[Path],
+    default: str,
+    read: Callable[[Path], Iterator[Record | ProblemError]],
+) -> Iterator[Record | ProblemError]:
+    """Records of the files of a split; where files do not tell theirs, of the records' own field.
+
+    Raises:
+        ProblemError: If there is no such split.
+    """
+    by_record = place.split is not None and not says_split(files, Path(place.source), place.split)
+    chosen = files if by_record else choose(files, Path(place.source), place.split, default)
+    others: set[str] = set()
+    number = 0
+    for record in (record for file in chosen for record in read(file)):
+        if isinstance(record, Record):
+            own = str(record.value.get("split") or "")
+            if by_record and own.casefold() != str(place.split).casefold():
+                others.add(own)
+                continue
+            number += 1
+            yield record._replace(number=number)
+        else:
+            yield record
+    if by_record and not number:
+        named = ", ".join(sorted(others - {""}))
+        rest = f"it has {named}" if named else "it does not say of what split its records are"
+        raise ProblemError(f"{place.source} has no split {place.split!r}; {rest}.")
 
 
 def _parquet(path: Path) -> Iterator[Record]:
     number = 0
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-        for row in batch.to_pylist():
-            number += 1
-            yield Record(f"{path}, row {number}", row)
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield Record(f"{path}, row {number}", row)
+    except (pa.ArrowException, OSError) as error:
+        raise ProblemError(f"{path} is damaged or no parquet file ({error}).") from error
+
+
+_TABLES = {".parquet": _parquet, ".jsonl": json_lines, ".json": json_list}
+"""What reads a table, in the order in which they are looked for."""
 
 
 def hub_rows(source: str, split: str) -> Iterator[Record]:
@@ -188,7 +231,7 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
             f"({reason})."
         ) from error
     for number, row in enumerate(loaded, start=1):
-        yield Record(f"{source}, {split}, row {number}", row)
+        yield Record(f"{source}, {split}, row {number}", row, number)
 
 
 def picture(value: object, where: str, *folders: Path) -> Image.Image:

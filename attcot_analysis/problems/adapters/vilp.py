@@ -7,7 +7,9 @@ habitual answer, the twin of each picture the next one with another answer. Ther
 edit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from attcot_analysis.problems.adapters.source import (
     Made,
@@ -26,14 +28,13 @@ SPLIT = "train"
 
 def read(place: Place) -> Iterator[Made]:
     """Rows of the dataset."""
-    return each(rows(place, SPLIT), _problems)
+    return each(rows(place, SPLIT), partial(_problems, folders=place.folders))
 
 
-def _problems(record: Record) -> list[Problem]:
-    images = [picture(record.value.get(f"image{at}"), record.where) for at in (1, 2, 3)]
+def _problems(record: Record, folders: Sequence[Path]) -> list[Problem]:
+    images = [picture(record.value.get(f"image{n}"), record.where, *folders) for n in (1, 2, 3)]
     answers = [record.field(f"answer{at}").strip() for at in (1, 2, 3)]
     candidates = tuple(dict.fromkeys(answers))
-    number = record.where.rpartition(" ")[2]
     found = []
     for at in range(3):
         others = [(at + step) % 3 for step in (1, 2)]
@@ -41,7 +42,7 @@ def _problems(record: Record) -> list[Problem]:
         twin = None if other is None else Edit("twin", images[other], answers[other], (), ())
         found.append(
             Problem(
-                id=file_id("vilp", number, at + 1),
+                id=file_id("vilp", record.number, at + 1),
                 image=images[at],
                 question=record.field("question"),
                 candidates=candidates,

@@ -34,6 +34,7 @@ from attcot_analysis.problems.adapters.source import (
     file_id,
     json_lines,
     json_list,
+    of_split,
     picture,
 )
 from attcot_analysis.problems.adapters.texts import rationale_steps, yes_or_no
@@ -54,7 +55,8 @@ def read(place: Place) -> Iterator[Made]:
         raise ProblemError(
             f"{path} is a folder; give one of its .jsonl files, or viscot_363k.json."
         )
-    records = json_lines(path) if path.suffix == ".jsonl" else json_list(path)
+    read_file = json_lines if path.suffix == ".jsonl" else json_list
+    records = of_split(place, [path], "", read_file)
     roots = [place.images] if place.images is not None else [path.parent, path.parent.parent]
     return each(records, partial(_problems, roots=roots))
 

@@ -26,6 +26,7 @@ from attcot_analysis.problems.adapters.source import (
     json_lines,
     picture,
 )
+from attcot_analysis.problems.adapters.splits import choose
 from attcot_analysis.problems.adapters.texts import with_options
 from attcot_analysis.problems.problem import Problem
 
@@ -39,6 +40,7 @@ def read(place: Place) -> Iterator[Made]:
         "hf download craigwu/vstar_bench --repo-type dataset --local-dir FOLDER",
     )
     path = folder / "test_questions.jsonl" if folder.is_dir() else folder
+    choose([path], path, place.split, "test")
     return each(json_lines(path), partial(_problems, root=place.images or path.parent))
 
 
