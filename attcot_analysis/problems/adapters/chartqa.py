@@ -51,7 +51,7 @@ def read(place: Place) -> Iterator[Made]:
     path = place.path
     if path is not None and path.is_dir():
         files = sorted(file for kind in _SOURCES for file in path.rglob(f"*_{kind}.json"))
-        tables = not files and next(path.rglob("*.parquet"), None)
+        tables = not files and any(path.rglob("*.parquet"))
     else:
         files = [] if path is None else [path]
         tables = path is None or path.suffix != ".json"
