@@ -36,7 +36,7 @@ from attcot_analysis.measure.causal_tables import COLUMNS, causal_curve, causal_
 from attcot_analysis.measure.controls import response_text
 from attcot_analysis.measure.forced import ForcedAnswers
 from attcot_analysis.measure.knockout import Knockout, MeanValue
-from attcot_analysis.models import Encoded, Generation, Mllm, Span, encode_problem
+from attcot_analysis.models import Encoded, Mllm, Span, encode_problem
 from attcot_analysis.models import generate as respond
 from attcot_analysis.problems import Problem
 
@@ -204,7 +204,7 @@ class _Batch:
                 )
             for item, prompt, new in zip(items, prompts, written, strict=True):
                 ids = (*prompt.response_ids, *new.ids)
-                whole = Generation(ids, response_text(self.mllm, ids), new.finished)
+                whole = replace(new, ids=ids, text=response_text(self.mllm, ids))
                 answer = answer_row(item.problem, whole, mode="cot")["answer"]
                 row = _row(item, cut, item.ks[cut.slot], "regenerated", "both")
                 yield row | _answers(item, item.answer, answer)

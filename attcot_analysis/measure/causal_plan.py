@@ -8,9 +8,9 @@ import numpy as np
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.answers import read_answer, stated_answer
 from attcot_analysis.measure.candidates import CandidateTokens, candidate_tokens
-from attcot_analysis.measure.controls import response_text
+from attcot_analysis.measure.controls import parsed_responses
 from attcot_analysis.models import Mllm
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 
 Kind = Literal["knockout", "mean_value", "removal", "none"]
 Rows = Literal["rationale", "answer", "both"]
@@ -148,8 +148,9 @@ def plan_items(
             numbers nor shares, candidates cannot be told apart, or nothing is left to measure.
     """
     items = []
-    for problem, response in zip(problems, responses, strict=True):
-        parsed = parse_response(response_text(mllm, response))
+    for problem, response, parsed in zip(
+        problems, responses, parsed_responses(mllm, responses), strict=True
+    ):
         if not parsed.steps:
             if empty == "error":
                 raise MeasureError(

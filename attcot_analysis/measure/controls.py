@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Encoded, Mllm
+from attcot_analysis.models import Encoded, Mllm, opens_rationale
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 
 FILLER = " ..."
@@ -97,6 +97,12 @@ def response_text(mllm: Mllm, response: Sequence[int] | str) -> str:
     return str(mllm.tokenizer.decode(ids))
 
 
+def parsed_responses(mllm: Mllm, responses: Sequence[Sequence[int] | str]) -> list[ParsedResponse]:
+    """Parse responses to prompts of a model, which may open the rationale themselves."""
+    opened = opens_rationale(mllm)
+    return [parse_response(response_text(mllm, one), opened=opened) for one in responses]
+
+
 def with_steps(
     mllm: Mllm,
     problems: Sequence[Problem],
@@ -125,7 +131,7 @@ def with_steps(
             f"Got {len(problems)} problems, {len(responses)} responses and "
             f"{'no' if images is None else len(images)} images; give one of each per problem."
         )
-    parsed = [parse_response(response_text(mllm, response)) for response in responses]
+    parsed = parsed_responses(mllm, responses)
     used = {at: response for at, response in enumerate(parsed) if response.steps}
     if empty == "error" and len(used) < len(problems):
         name = problems[next(at for at in range(len(problems)) if at not in used)].id

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.answers import answer_problems, read_answer, stated_answer
 from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens, forced_answers
-from attcot_analysis.measure.controls import response_text
+from attcot_analysis.measure.controls import parsed_responses
 from attcot_analysis.measure.dependence_tables import net_dependence, prior_reliance
 from attcot_analysis.measure.edits import (
     EditedImage,
@@ -22,7 +22,7 @@ from attcot_analysis.measure.edits import (
     left_out,
 )
 from attcot_analysis.models import Encoded, Mllm, encode_problem
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 
 __all__ = ["COLUMNS", "dependence", "net_dependence", "prior_reliance"]
 
@@ -120,8 +120,7 @@ def dependence(
     the strongest of its kind.
     """
     _check(problems, base_responses, edits, rationales)
-    texts = [response_text(mllm, response) for response in base_responses]
-    parsed = [parse_response(text) for text in texts]
+    parsed = parsed_responses(mllm, base_responses)
     steps = [len(one.steps) for one in parsed]
     if empty == "error" and 0 in steps:
         raise MeasureError(

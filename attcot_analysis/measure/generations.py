@@ -20,7 +20,7 @@ from typing import Any
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.batch_files import lines_of, read_bytes, read_line
-from attcot_analysis.models import Generation, Mllm
+from attcot_analysis.models import Generation, Mllm, opens_rationale
 from attcot_analysis.problems import Problem
 
 _FIELDS = ("id", "ids", "text", "finish_reason", "model")
@@ -124,7 +124,8 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
             f"{where}: its ids say {decoded[:40]!r} and its text {text[:40]!r}; they are not of "
             f"{mllm.name}'s tokenizer, so give the text alone."
         )
-    return item, Generation(kept, decoded, record.get("finish_reason") != "length")
+    finished = record.get("finish_reason") != "length"
+    return item, Generation(kept, decoded, finished, opens_rationale(mllm))
 
 
 def _checked(mllm: Mllm, ids: object, where: str) -> list[int]:

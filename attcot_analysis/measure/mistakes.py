@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import pandas as pd
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.answers import answer_row, read_answer, stated_answer
 from attcot_analysis.measure.controls import with_steps
-from attcot_analysis.models import Generation, Mllm, encode_problem, generate
+from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.problems import ParsedResponse, Problem
 
 COLUMNS = (
@@ -112,7 +113,7 @@ def adding_mistakes(
             every = (*ids, *new.ids)
             whole_text = mllm.tokenizer.decode(every)
             answered = answer_row(
-                problems[at], Generation(every, whole_text, new.finished), mode="cot"
+                problems[at], replace(new, ids=every, text=whole_text), mode="cot"
             )
             first, second = before[at], answered["answer"]
             rows.append(

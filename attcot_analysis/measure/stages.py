@@ -15,7 +15,7 @@ from attcot_analysis.measure.batches import Places
 from attcot_analysis.measure.causal_access import causal_access
 from attcot_analysis.measure.commitment import COLUMNS as COMMITMENT
 from attcot_analysis.measure.commitment import CONTROLS, commitment
-from attcot_analysis.measure.controls import other_items, other_rationales, response_text
+from attcot_analysis.measure.controls import other_items, other_rationales, parsed_responses
 from attcot_analysis.measure.dependence import COLUMNS as DEPENDENCE
 from attcot_analysis.measure.dependence import dependence
 from attcot_analysis.measure.divergence import token_divergence
@@ -25,7 +25,7 @@ from attcot_analysis.measure.lens import lens_commitment
 from attcot_analysis.measure.records import Part
 from attcot_analysis.measure.step_maps import response_maps
 from attcot_analysis.models import Mllm, Mode
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 
 EDITS: tuple[EditKind, ...] = ("twin", "control", "blank")
 """The edits of dependence that are made where an item allows them."""
@@ -139,7 +139,7 @@ class ResponseStages:
     def __post_init__(self) -> None:
         """Find every item's partner and which edits there are; say what cannot be measured."""
         problems, controls = self.of.problems, list(self.of.controls)
-        parsed = [parse_response(response_text(self.of.mllm, ids)) for ids in self.responses]
+        parsed = parsed_responses(self.of.mllm, self.responses)
         used = [at for at, response in enumerate(parsed) if response.steps]
         if not used:
             warnings.warn(

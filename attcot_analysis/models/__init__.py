@@ -16,6 +16,7 @@ from attcot_analysis.models.inputs import (  # noqa: E402
     encode,
     encode_problem,
     encode_prompt,
+    opens_rationale,
     positions,
     read_image,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "generate",
     "image_features",
     "load_mllm",
+    "opens_rationale",
     "paintable_tokens",
     "painted_tokens",
     "positions",

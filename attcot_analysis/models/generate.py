@@ -21,11 +21,14 @@ class Generation:
         ids: Its token ids, without end and padding tokens.
         text: The same as text, tags included.
         finished: Whether the model ended it; else it was cut at the length limit.
+        opened: Whether its prompt ended in an open ``<think>``, so that the rationale starts with
+            the response; what reads the text passes it on to `parse_response`.
     """
 
     ids: tuple[int, ...]
     text: str
     finished: bool
+    opened: bool = False
 
 
 @torch.no_grad()

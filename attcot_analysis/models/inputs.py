@@ -70,6 +70,14 @@ def build_messages(question: str, mode: Mode = "cot", *, n_images: int = 1) -> l
     return [{"role": "user", "content": [*images, text]}]
 
 
+def opens_rationale(mllm: Mllm) -> bool:
+    """Whether prompts end in an open ``<think>``, as the chat templates of thinking models do."""
+    prompt = mllm.processor.apply_chat_template(
+        build_messages("?", n_images=0), tokenize=False, add_generation_prompt=True
+    )
+    return str(prompt).rstrip().endswith("<think>")
+
+
 def read_image(image: ImageLike) -> Image.Image:
     """A picture as RGB, upright and on white, from memory or from a file, as datasets are read.
 

@@ -9,12 +9,12 @@ import pandas as pd
 from PIL import Image
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.controls import response_text
+from attcot_analysis.measure.controls import parsed_responses
 from attcot_analysis.measure.dependence import dependence
 from attcot_analysis.measure.separation import auroc
 from attcot_analysis.measure.statistics import Interval, bootstrap_mean
 from attcot_analysis.models import Mllm, encode_problem
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 from attcot_analysis.train.prefix_resampling import response_logits
 
 INDEPENDENT = float(np.log(2))
@@ -164,8 +164,8 @@ def _log_p(
 def _unfollowed(
     mllm: Mllm, problems: Sequence[Problem], responses: Sequence[Sequence[int]], batch_size: int
 ) -> pd.Series:
-    texts = [response_text(mllm, response) for response in responses]
-    there = [at for at, text in enumerate(texts) if parse_response(text).steps]
+    parsed = parsed_responses(mllm, responses)
+    there = [at for at, response in enumerate(parsed) if response.steps]
     followed = pd.Series(pd.NA, index=range(len(problems)), dtype="boolean")
     if there:
         table = dependence(

@@ -29,15 +29,15 @@ from PIL import Image
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.answers import match_answer, open_answer, stated_answer
-from attcot_analysis.measure.controls import response_text
+from attcot_analysis.measure.controls import parsed_responses, response_text
 from attcot_analysis.models import (
     Encoded,
     Mllm,
     PromptMemory,
     encode_prompt,
+    opens_rationale,
     remembering,
 )
-from attcot_analysis.problems import parse_response
 from attcot_analysis.train.grpo_rows import picture_key, pictures_of, rows_of
 from attcot_analysis.train.region_config import RegionRewardConfig
 from attcot_analysis.train.region_reward import RegionAttention, region_attention
@@ -99,12 +99,14 @@ class FormatReward:
     ) -> list[float | None]:
         """One reward per completion."""
         stop = set(self.mllm.stop_ids)
+        start = "<think>" if opens_rationale(self.mllm) else ""
+        texts = [response_text(self.mllm, ids) for ids in completion_ids]
         return [
             float(
                 any(token in stop for token in ids)
-                and _FORM.fullmatch(response_text(self.mllm, ids)) is not None
+                and _FORM.fullmatch(start + text.removeprefix(start)) is not None
             )
-            for ids in completion_ids
+            for text, ids in zip(texts, completion_ids, strict=True)
         ]
 
 
@@ -269,7 +271,7 @@ def is_right(mllm: Mllm, completion_ids: Sequence[int], row: Mapping[str, Any]) 
         completion_ids: Its tokens, end token included if it has one.
         row: With ``answer``, ``candidates`` and maybe ``question``.
     """
-    parsed = parse_response(response_text(mllm, completion_ids))
+    (parsed,) = parsed_responses(mllm, [completion_ids])
     finished = any(token in mllm.stop_ids for token in completion_ids)
     stated = stated_answer(parsed, finished=finished)
     if stated is None:

@@ -1,7 +1,7 @@
 """Responses that a model samples to questions, or to prefixes of responses, as a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -100,20 +100,20 @@ def typed(responses: pd.DataFrame) -> pd.DataFrame:
 def _row(mllm: Mllm, start: Start, made: Generation, origin: Origin) -> dict[str, object]:
     ids = (*start.prefix, *made.ids)
     text = mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    whole = Generation(ids=ids, text=text, finished=made.finished)
+    whole = replace(made, ids=ids, text=text)
     read = answer_row(start.problem, whole, mode="cot")
     return {
         "item": start.problem.id,
         "origin": origin,
         "parent": start.parent,
         "kept": len(start.prefix),
-        "sound": _sound(start.problem, text),
+        "sound": _sound(start.problem, whole),
         **{name: read[name] for name in ("ids", "text", "answer", "correct", "finished")},
     }
 
 
-def _sound(problem: Problem, text: str) -> bool | None:
+def _sound(problem: Problem, made: Generation) -> bool | None:
     if not problem.steps:
         return None
     own = tuple(f"{number}. {step.text}" for number, step in enumerate(problem.steps, start=1))
-    return parse_response(text).step_texts == own
+    return parse_response(made.text, opened=made.opened).step_texts == own
