@@ -75,16 +75,77 @@ def own(folder):
     )
 
 
-def _thing(x, y, color, size="large", shape="cube", material="metal"):
+CLEVR_CAMERA = np.array([7.5, -6.6, 5.4])
+CLEVR_COLOURS = {"red": (200, 20, 20), "blue": (20, 20, 200), "green": (20, 160, 20)}
+
+
+def _clevr_axes():
+    ahead = -CLEVR_CAMERA / np.linalg.norm(CLEVR_CAMERA)
+    right = np.cross(ahead, (0, 0, 1))
+    right /= np.linalg.norm(right)
+    return right, np.cross(right, ahead), ahead
+
+
+def thing(x, y, color, size="large", shape="cube", rotation=0.0):
+    """An object of a CLEVR scene that stands at ``(x, y)``, with its place in the picture."""
+    place = np.array([x, y, {"large": 0.7, "small": 0.35}[size]])
+    right, up, ahead = ((place - CLEVR_CAMERA) @ axis for axis in _clevr_axes())
     return {
         "color": color,
         "size": size,
         "shape": shape,
-        "material": material,
-        "3d_coords": [0.0, 0.0, 0.7],
-        "pixel_coords": [x, y, 11.0],
-        "rotation": 0.0,
+        "material": "metal",
+        "3d_coords": place.tolist(),
+        "pixel_coords": [
+            round(240 + 525 * right / ahead),
+            round(160 - 525 * up / ahead),
+            float(ahead),
+        ],
+        "rotation": rotation,
     }
+
+
+def clevr_picture(objects):
+    """Ray by ray what CLEVR's camera sees: the picture, and which object each pixel shows."""
+    right, up, ahead = _clevr_axes()
+    across = (np.arange(480) + 0.5 - 240) / 525
+    down = (160 - np.arange(320) - 0.5) / 525
+    rays = ahead + across[None, :, None] * right + down[:, None, None] * up
+    nearest, shown = np.full((320, 480), np.inf), np.full((320, 480), -1)
+    for at, one in enumerate(objects):
+        far = _hit(one, rays)
+        shown = np.where(far < nearest, at, shown)
+        nearest = np.minimum(nearest, far)
+    pixels = np.random.default_rng(7).integers(110, 146, (320, 480, 1)).repeat(3, axis=2)
+    for at, one in enumerate(objects):
+        pixels[shown == at] = CLEVR_COLOURS[one["color"]]
+    return Image.fromarray(pixels.astype(np.uint8)), shown
+
+
+def _hit(one, rays):
+    """How far along each ray an object is first met; infinite where it is not."""
+    radius, turn = {"large": 0.7, "small": 0.35}[one["size"]], one["rotation"]
+    start = CLEVR_CAMERA - one["3d_coords"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if one["shape"] == "cube":
+            axes = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0],
+                             [0, 0, 1]])  # fmt: skip
+            low, high = _slabs(axes @ start, rays @ axes.T, 0.94 * radius)
+        else:
+            flat = [0, 1, 2] if one["shape"] == "sphere" else [0, 1]
+            a = (rays[..., flat] ** 2).sum(-1)
+            b = (rays[..., flat] * start[flat]).sum(-1)
+            root = np.sqrt(b**2 - a * ((start[flat] ** 2).sum() - radius**2))
+            low, high = (-b - root) / a, (-b + root) / a
+            if one["shape"] == "cylinder":
+                caps = _slabs(start[2:], rays[..., 2:], radius)
+                low, high = np.maximum(low, caps[0]), np.minimum(high, caps[1])
+        return np.where(low < high, low, np.inf)
+
+
+def _slabs(start, rays, half):
+    ends = np.stack([(-half - start) / rays, (half - start) / rays])
+    return ends.min(0).max(-1), ends.max(0).min(-1)
 
 
 def _node(function, inputs, *values):
@@ -93,9 +154,9 @@ def _node(function, inputs, *values):
 
 def clevr(folder):
     objects = [
-        _thing(100, 100, "red"),
-        _thing(300, 100, "red", shape="sphere"),
-        _thing(300, 240, "blue", size="small"),
+        thing(-2.5, -1.5, "red", rotation=200.0),
+        thing(0.5, 2.5, "red", shape="sphere"),
+        thing(1.5, 0.5, "blue", size="small"),
     ]
     relations = {
         "left": [[], [0], [0]],
@@ -139,7 +200,8 @@ def clevr(folder):
         path = folder / name / f"CLEVR_val_{name}.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"info": {"split": "val"}, key: held}))
-    save(folder / "images" / "val" / "CLEVR_val_000007.png", size=(480, 320))
+    (folder / "images" / "val").mkdir(parents=True)
+    clevr_picture(objects)[0].save(folder / "images" / "val" / "CLEVR_val_000007.png")
     return folder
 
 

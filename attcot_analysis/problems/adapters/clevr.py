@@ -4,26 +4,26 @@ The published folder ``CLEVR_v1.0`` (arXiv 1612.06890): ``questions/CLEVR_<split
 ``scenes/CLEVR_<split>_scenes.json``, ``images/<split>/``. The test split has neither scenes nor
 answers.
 
-Scene graphs give an object's centre and depth in the picture, not its box. The box here is the
-object's bounding sphere seen through the dataset's camera, ±f·r/depth pixels: r is 0.7 for large
-and 0.35 for small objects, f is 525 pixels at a width of 480 (a lens of 35 mm before a sensor of
-32 mm, Blender's default). Evidence are the objects that the question's program singles out or
-counts.
+Scene graphs give an object's centre and depth in the picture, not its box; `clevr_camera` finds
+what the dataset's camera shows of its shape. Evidence are the objects that the question's program
+singles out or counts.
 
-A twin hides evidence objects under the picture's mean colour; its answer is the program's on the
-scene without them. Only objects that overlap no other are hidden, one if that changes the answer,
-else all that are counted. Control edits hide as much where no object is. Questions whose answer
-cannot be recomputed (the colour of a hidden object, say) have no twin.
+A twin hides evidence objects, all that is drawn of them, under the picture's mean colour (their
+shadows stay); its answer is the program's on the scene without them. One is hidden if that changes
+the answer, else all that are counted, and none whose box meets that of an object that stays.
+Control edits hide as much where no object is. Questions whose answer cannot be recomputed (the
+colour of a hidden object, say) have no twin.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from math import ceil, floor
 from pathlib import Path
 from typing import Any, Literal
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.adapters.clevr_camera import object_boxes
 from attcot_analysis.problems.adapters.clevr_program import Run, candidates, run
 from attcot_analysis.problems.adapters.source import (
     Made,
@@ -34,14 +34,13 @@ from attcot_analysis.problems.adapters.source import (
     json_list,
     picture,
 )
-from attcot_analysis.problems.occlusion import Rectangle, control_rectangles, occluded, whole_pixels
+from attcot_analysis.problems.occlusion import Rectangle, control_rectangles, occluded
 from attcot_analysis.problems.problem import Box, Edit, Problem
 
 SPLIT = "val"
 
-_FOCAL = 525 / 480
-"""Focal length over the picture's width."""
-_RADIUS = {"large": 0.7, "small": 0.35}
+_MARGIN = 2 / 480
+"""What an edit covers around an object, over the picture's width: its edges are soft."""
 
 
 def read(place: Place) -> Iterator[Made]:
@@ -76,7 +75,7 @@ def _problems(
         whole = run(program, objects, relations)
         names = candidates(program)
         image = picture(record.field("image_filename"), record.where, *images)
-        boxes = [object_box(one, image.size) for one in objects]
+        boxes = object_boxes(objects, image.size)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ProblemError(
             f"{record.where}: its program or scene is not as CLEVR has them ({error!r})."
@@ -95,26 +94,24 @@ def _problems(
         evidence=tuple(boxes[at] for at in whole.evidence),
         metadata={"dataset": "clevr", "family": int(record.value.get("question_family_index", -1))},
     )
-    hidden = _hidden(program, objects, relations, boxes, whole)
-    return [problem if hidden is None else _with_edits(problem, boxes, *hidden)]
+    covers = _covers(boxes, image.size)
+    hidden = _hidden(program, objects, relations, boxes, covers, whole)
+    return [problem if hidden is None else _with_edits(problem, covers, *hidden)]
 
 
-def object_box(thing: Mapping[str, Any], size: tuple[int, int]) -> Box:
-    """The box of an object's bounding sphere, cut at the picture's edges.
-
-    Args:
-        thing: An object of a scene graph: ``pixel_coords`` (x, y, depth) and ``size``.
-        size: Of the picture; its coordinates are those of a picture 480 pixels wide.
-    """
+def _covers(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[Rectangle, ...]:
+    """What must be filled for nothing of each object to be seen."""
     width, height = size
-    x, y, depth = (float(number) for number in thing["pixel_coords"])
-    scale = width / 480
-    half = _FOCAL * width * _RADIUS[thing["size"]] / depth
-    x0, x1 = max(x * scale - half, 0.0), min(x * scale + half, float(width))
-    y0, y1 = max(y * scale - half, 0.0), min(y * scale + half, float(height))
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"an object lies outside of the picture, at {x:g}, {y:g}")
-    return x0, y0, x1, y1
+    more = _MARGIN * width
+    return tuple(
+        (
+            floor(max(x0 - more, 0)),
+            floor(max(y0 - more, 0)),
+            ceil(min(x1 + more, width)),
+            ceil(min(y1 + more, height)),
+        )
+        for x0, y0, x1, y1 in boxes
+    )
 
 
 def _hidden(
@@ -122,32 +119,31 @@ def _hidden(
     objects: Sequence[Mapping[str, Any]],
     relations: Mapping[str, Sequence[Sequence[int]]],
     boxes: Sequence[Box],
+    covers: Sequence[Rectangle],
     whole: Run,
 ) -> tuple[tuple[int, ...], str] | None:
-    """The fewest evidence objects whose absence gives another answer, and that answer."""
-    overlapping = {
-        at
-        for a, b in combinations(range(len(boxes)), 2)
-        if _overlap(boxes[a], boxes[b])
-        for at in (a, b)
-    }
+    """The fewest evidence objects whose absence gives another answer, and that answer.
+
+    What covers them touches nothing that stays.
+    """
     tries: list[tuple[int, ...]] = [(at,) for at in (*whole.counted, *whole.evidence)]
     if len(whole.counted) > 1:
         tries.append(whole.counted)
-    for objects_gone in tries:
-        if overlapping.isdisjoint(objects_gone):
-            left = run(program, objects, relations, frozenset(objects_gone)).answer
+    for gone in tries:
+        stay = [box for at, box in enumerate(boxes) if at not in gone]
+        if not any(_overlap(covers[at], box) for at in gone for box in stay):
+            left = run(program, objects, relations, frozenset(gone)).answer
             if left is not None and left != whole.answer:
-                return objects_gone, left
+                return gone, left
     return None
 
 
 def _with_edits(
-    problem: Problem, boxes: Sequence[Box], gone: tuple[int, ...], answer: str
+    problem: Problem, covers: Sequence[Rectangle], gone: tuple[int, ...], answer: str
 ) -> Problem:
-    hidden = whole_pixels(boxes[at] for at in gone)
+    hidden = tuple(dict.fromkeys(covers[at] for at in gone))
     twin = _edit(problem, "twin", answer, hidden)
-    beside = control_rectangles(problem, hidden, avoid=whole_pixels(boxes))
+    beside = control_rectangles(problem, hidden, avoid=covers)
     control = None if beside is None else _edit(problem, "control", problem.answer, beside)
     return replace(problem, twin=twin, control=control)
 
