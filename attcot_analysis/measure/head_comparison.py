@@ -48,8 +48,9 @@ def compare_heads(
         ``dz`` (mean over standard deviation of the items' differences), ``n`` (items).
 
     Raises:
-        MeasureError: If a column is missing, heads differ, no item is shared, or there are too few
-            sign patterns for the correction ever to find a head.
+        MeasureError: If a column is missing, a table holds several training seeds, heads differ,
+            no item is shared, or there are too few sign patterns for the correction ever to find a
+            head.
     """
     if correction not in get_args(Correction):
         raise MeasureError(
@@ -102,6 +103,11 @@ def _items(table: pd.DataFrame, name: str, quantity: str) -> pd.DataFrame:
         raise MeasureError(
             f"The table {name} lacks {', '.join(sorted(missing))}; give one made by "
             "visual_access() or answer_access()."
+        )
+    if "seed" in table.columns and table["seed"].nunique() > 1:
+        raise MeasureError(
+            f"The table {name} holds {table['seed'].nunique()} training seeds, whose differences "
+            "a test over items would take for the models'; compare one run with one."
         )
     means = table.groupby(["item", "layer", "head"], sort=False)[quantity].mean()
     return means.unstack(["layer", "head"]).sort_index(axis=1)

@@ -13,6 +13,7 @@ from attcot_analysis.measure.significance import (
     holm,
     mcnemar,
     permutation_test,
+    seeds_items_test,
 )
 from attcot_analysis.measure.statistics import (
     FloatArray,
@@ -85,11 +86,11 @@ def compare(
         One row per metric: ``metric``, ``a``, ``b``, ``value`` (mean of b − a), ``low``,
         ``high``, ``low_t``, ``high_t``, ``n_items``, ``n_seeds`` (as `summarise`, on the
         differences); ``seed_min``, ``seed_max`` (smallest and largest difference of one seed);
-        ``p_value`` and ``test``: ``"mcnemar"`` (exact) for binary metrics with one seed, else
-        ``"sign-flip"``, a permutation test on the items' differences averaged over seeds (it
-        speaks about other items and the same seeds, as an interval over one seed does);
-        ``p_holm``: p corrected for the number of metrics in the table; ``effect_size``: mean
-        over standard deviation of the items' differences.
+        ``p_value`` and ``test``: with several seeds `seeds_items_test`, which like the intervals
+        speaks about new seeds and items; with one run of each model ``"mcnemar"`` (exact) for
+        binary metrics, else ``"sign-flip"`` (`permutation_test`), which speak about other items
+        and these two runs only; ``p_holm``: p corrected for the number of metrics in the table;
+        ``effect_size``: mean over standard deviation of the items' differences.
 
     Raises:
         MeasureError: If a model is not there, or the two share no metric, item or seed.
@@ -110,7 +111,7 @@ def compare(
         known = differences[~np.isnan(differences).all(axis=1)]
         by_seed = [float(np.nanmean(row)) for row in known] or [np.nan]
         items = _item_means(known)
-        test = _test(name, one, other, items, n_permutations, seed)
+        test = _test(name, one, other, known, n_permutations, seed)
         rows.append(
             {"metric": name, "a": a, "b": b}
             | _estimate(differences, n_boot=n_boot, seed=seed, level=level)
@@ -211,11 +212,12 @@ def _test(
     name: str,
     one: FloatArray,
     other: FloatArray,
-    items: FloatArray,
+    known: FloatArray,
     n_permutations: int,
     seed: int,
 ) -> PairedTest:
-    binary = name in METRICS and METRICS[name].binary
-    if binary and len(one) == len(other) == 1:
+    if len(known) > 1:
+        return seeds_items_test(known)
+    if name in METRICS and METRICS[name].binary and len(one) == len(other) == 1:
         return mcnemar(one[0], other[0])
-    return permutation_test(items, n_permutations=n_permutations, seed=seed)
+    return permutation_test(_item_means(known), n_permutations=n_permutations, seed=seed)

@@ -24,6 +24,7 @@ from attcot_analysis.reports.pairing import (
     find_problems,
     metric_notes,
     pairing_notes,
+    seed_notes,
     size_notes,
 )
 from attcot_analysis.show.questions import Answers, answer_questions
@@ -110,7 +111,8 @@ def compare_runs(
     first, second = (arm.on([problem.id for problem in shared]) for arm in (first, second))
     values = pd.concat([first.values(shared), second.values(shared)], ignore_index=True)
     pair = (first.name, second.name)
-    notes += more + size_notes(len(shared)) + metric_notes(*pair, values)
+    notes += more + size_notes(len(shared)) + seed_notes(first, second)
+    notes += metric_notes(*pair, values)
     notes += data_coverage(shared).gaps
     settings = {"examples": examples, "items": items, "models": models is not False}
     manifest = _manifest(first, second, shared, values, settings, seed)

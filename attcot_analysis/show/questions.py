@@ -8,7 +8,7 @@ import pandas as pd
 
 from attcot_analysis.measure.catalogue import Better, Metric
 from attcot_analysis.show.style import arm_label, capital, format_interval, format_number
-from attcot_analysis.show.tables import counts, need_columns
+from attcot_analysis.show.tables import counts, need_columns, p_of
 from attcot_analysis.show.verdicts import verdict_of
 
 Word = Literal["yes", "no", "undecided"]
@@ -216,7 +216,7 @@ def _answer(
         float(row["low"]), float(row["high"]), signed=True
     )
     parts = [*sides, difference]
-    p_value = float(row.get("p_holm", float("nan")))
+    p_value = p_of(row, "p_holm")
     if p_value == p_value:
         parts.append("p (Holm) < 0.001" if p_value < 0.001 else f"p (Holm) {p_value:.3f}")
         if word != "undecided" and p_value > _ALPHA:

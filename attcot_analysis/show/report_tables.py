@@ -17,7 +17,7 @@ from attcot_analysis.show.style import (
     order_arms,
     page_color,
 )
-from attcot_analysis.show.tables import counts, need_columns, order_metrics
+from attcot_analysis.show.tables import counts, need_columns, order_metrics, p_of
 from attcot_analysis.show.verdicts import row_verdict
 
 _TEST_HEADS = {"p_value": "p (test)", "p_holm": "p (Holm)"}
@@ -135,8 +135,10 @@ def _comparison(
         el("td", counts(row), class_="n"),
     ]
     for column in tested:
-        test = f" ({record['test']})" if column == "p_value" and record.get("test") else ""
-        cells.append(el("td", f"{_p_value(float(record[column]))}{test}", class_="n"))
+        value = p_of(record, column)
+        named = column == "p_value" and math.isfinite(value) and record.get("test")
+        test = f" ({record['test']})" if named else ""
+        cells.append(el("td", f"{_p_value(value)}{test}", class_="n"))
     return el("tr", _metric_head(name, metrics), cells)
 
 

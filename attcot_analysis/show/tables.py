@@ -1,12 +1,14 @@
 """Check and read the tidy tables that figures are drawn from."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.measure.catalogue import Metric
+from attcot_analysis.measure.significance import ITEMS_ONLY
 from attcot_analysis.show.style import format_counts
 
 
@@ -46,6 +48,16 @@ def counts(table: pd.DataFrame) -> str:
     return format_counts(
         items.astype(float), None if seeds is None else seeds.astype(float).to_numpy()
     )
+
+
+def p_of(row: Mapping[str, Any], column: str) -> float:
+    """A row's p value; NaN if it has none, or one of items only though there are several seeds.
+
+    Tables that earlier versions have written hold such.
+    """
+    if row.get("test") == ITEMS_ONLY and float(row.get("n_seeds", 1)) > 1:
+        return float("nan")
+    return float(row.get(column, float("nan")))
 
 
 def error_lengths(table: pd.DataFrame) -> np.ndarray:

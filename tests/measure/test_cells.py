@@ -159,3 +159,5 @@ def test_comparisons_that_make_no_sense_are_refused():
         compare_heads(table, table.assign(mass=table["mass"] ** 2), correction="holm")
     with pytest.raises(MeasureError, match="Correction 'none' is unknown"):
         compare_heads(table, table, correction="none")
+    with pytest.raises(MeasureError, match=r"before holds 2 training seeds.*one run with one"):
+        compare_heads(pd.concat([table.assign(seed=0), table.assign(seed=1)]), table)

@@ -360,8 +360,10 @@ def test_comparison_by_hand():
     assert row["value"] == pytest.approx(0.25)
     assert (row["seed_min"], row["seed_max"]) == (0.25, 0.25)
     assert (row["n_items"], row["n_seeds"]) == (4, 2)
-    assert row["test"] == "sign-flip"
-    assert row["p_value"] == row["p_holm"] == pytest.approx(6 / 8)  # of 1, .5, -.5
+    assert row["test"] == "t, seeds × items"
+    # Both seeds have the same mean, so that only items vary.
+    by_item = stats.ttest_1samp([1, 0.5, 0, -0.5], 0)
+    assert row["p_value"] == row["p_holm"] == pytest.approx(by_item.pvalue)
     assert row["effect_size"] == pytest.approx(0.25 / np.std([1, 0.5, 0, -0.5], ddof=1))
 
 
@@ -421,6 +423,22 @@ def test_holm_counts_the_metrics():
     assert (table["p_holm"] >= table["p_value"]).all()
     best = table["p_value"].idxmin()
     assert table.loc[best, "p_holm"] == pytest.approx(3 * table.loc[best, "p_value"])
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_p_of_several_seeds_knows_that_seeds_differ(seeds, binary):
+    """Two arms that are alike, but for their seeds' luck, are told apart in 5 % of the cases."""
+    rng, n, frames = np.random.default_rng(9), 80, []
+    for at in range(200):
+        lucky = 0.12 * rng.normal(size=(2, seeds, 1))
+        both = lucky + 0.1 * rng.normal(size=(1, 1, n)) + 0.1 * rng.normal(size=(2, seeds, n))
+        if binary:
+            both = rng.random((2, seeds, n)) < 0.5 + lucky
+        frames += [long("a", both[0], f"m{at}"), long("b", both[1], f"m{at}")]
+    table = compare(pd.concat(frames), "a", "b", n_boot=1, n_permutations=199)
+    assert set(table["test"]) == {"t, seeds × items"} and set(table["n_seeds"]) == {seeds}
+    assert (table["p_value"] < 0.05).mean() <= 0.07
 
 
 def test_planted_effects_are_found_and_absent_ones_are_not():

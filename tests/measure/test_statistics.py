@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from attcot_analysis.measure.significance import (
     holm,
     mcnemar,
     permutation_test,
+    seeds_items_test,
 )
 from attcot_analysis.measure.statistics import (
     Interval,
@@ -282,6 +285,84 @@ def test_permutation_finds_what_is_there_and_only_that():
                for i in range(400)]  # fmt: skip
     assert np.mean([test.p_value < 0.05 for test in with_effect]) > 0.9
     assert 0.02 < np.mean(np.array(without) < 0.05) < 0.08
+
+
+def drawn(rng, seeds, items, sd_seed, sd_item, sd_rest):
+    """Differences of two arms that are alike in the mean over all seeds and items."""
+    return (
+        sd_seed * rng.normal(size=(seeds, 1))
+        + sd_item * rng.normal(size=(1, items))
+        + sd_rest * rng.normal(size=(seeds, items))
+    )
+
+
+SPREADS = {
+    "commitment_position": (0.042, 0.241, 0.357),
+    "accuracy_cot": (0.015, 0.090, 0.373),
+    "focus": (0.013, 0.030, 0.056),
+    "mass_last_step": (0.009, 0.010, 0.010),
+}
+"""Metric → standard deviations of seeds, items and the rest in data/results/commitment: medians
+over cells, Att-CoT - CoT-SFT."""
+
+
+@pytest.mark.parametrize("metric", SPREADS)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_test_of_seeds_and_items_has_its_size(seeds, metric):
+    rng = np.random.default_rng(0)
+    found = [seeds_items_test(drawn(rng, seeds, 240, *SPREADS[metric])).p_value for _ in range(500)]
+    assert np.mean(np.array(found) < 0.05) <= 0.07
+
+
+def test_items_alone_are_no_test_of_seeds():
+    """What a report printed as p of several seeds before: five to sixteen times too often small."""
+    rng = np.random.default_rng(0)
+    found = [drawn(rng, 3, 240, *SPREADS["mass_last_step"]).mean(0) for _ in range(100)]
+    found = [permutation_test(one, n_permutations=999).p_value for one in found]
+    assert np.mean(np.array(found) < 0.05) > 0.5
+
+
+def test_the_test_of_seeds_and_items_finds_what_is_there():
+    rng = np.random.default_rng(1)
+    shift = {"mass_last_step": 0.08, "commitment_position": 0.2}
+    for metric, effect in shift.items():
+        differences = effect + drawn(rng, 5, 240, *SPREADS[metric])
+        assert seeds_items_test(differences).p_value < 0.01
+        assert seeds_items_test(-differences) == replace(
+            seeds_items_test(differences), effect=-differences.mean()
+        )
+
+
+def test_the_test_of_seeds_and_items_at_its_ends_is_the_t_test_of_what_varies():
+    means = np.random.default_rng(2).normal(0.5, 1, 6)
+    of_seeds = seeds_items_test(np.repeat(means[:, None], 40, axis=1))
+    assert of_seeds.p_value == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+    of_items = seeds_items_test(np.repeat(means[None, :], 3, axis=0))
+    assert of_items.p_value == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+    assert (of_seeds.n, of_items.n) == (40, 6)
+
+
+def test_the_test_of_seeds_and_items_where_there_is_nothing_to_tell():
+    assert np.isnan(seeds_items_test(np.ones((3, 8))).p_value)
+    assert seeds_items_test(np.zeros((3, 8))).p_value == 1.0
+    assert np.isnan(seeds_items_test(np.ones((1, 8))).p_value)
+    assert np.isnan(seeds_items_test(np.full((2, 3), np.nan)).p_value)
+    some = np.random.default_rng(3).normal(size=(3, 9))
+    more = np.hstack([some, [[np.nan], [1.0], [2.0]]])
+    assert seeds_items_test(more) == seeds_items_test(some)
+    assert seeds_items_test(some * 1e-3 + 1e9).p_value == 1e-15
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.84), (3, 0.89), (5, 0.91)])
+def test_the_wider_interval_covers_as_the_report_says(seeds, least):
+    rng = np.random.default_rng(4)
+    covered = 0
+    for at in range(200):
+        values = drawn(rng, seeds, 80, 0.13, 0.3, 0.3)
+        both = bootstrap_seeds_items(values, n_boot=300, seed=at), crossed_t_interval(values)
+        covered += min(one.low for one in both) <= 0 <= max(one.high for one in both)
+    assert covered / 200 >= least
+    assert seeds > 2 or covered / 200 < 0.93
 
 
 def test_holm_by_hand():

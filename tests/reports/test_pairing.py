@@ -17,6 +17,7 @@ from attcot_analysis.reports.pairing import (
     find_problems,
     metric_notes,
     pairing_notes,
+    seed_notes,
     size_notes,
 )
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
@@ -161,6 +162,16 @@ def test_few_items_are_warned_of():
     (note,) = size_notes(29)
     assert note.startswith("Only 29 items")
     assert size_notes(30) == []
+
+
+def test_few_seeds_are_warned_of(first):
+    def seeds(n):
+        return replace(first, tables=dict.fromkeys(range(n), first.tables[0]))
+
+    for a, b, said in ((2, 2, "2 .*87 of 100"), (1, 3, "3 .*92 of 100"), (3, 5, "3 .*92 of 100")):
+        (note,) = seed_notes(seeds(a), seeds(b))
+        assert re.match(f"Only {said}", note)
+    assert seed_notes(seeds(1), seeds(1)) == seed_notes(seeds(4), seeds(1)) == []
 
 
 def test_metrics_that_only_one_has_are_named(pair, first):

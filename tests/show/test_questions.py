@@ -6,6 +6,7 @@ import pytest
 from attcot_analysis.errors import ShowError
 from attcot_analysis.measure.catalogue import METRICS
 from attcot_analysis.show.questions import QUESTIONS, answer_questions
+from attcot_analysis.show.report_tables import comparison_table
 
 
 def tables(**intervals):
@@ -76,6 +77,17 @@ def test_a_verdict_that_correction_takes_back_says_so():
     decided, undecided = found.answers
     assert decided.word == "yes" and "p (Holm) 0.200, not decided once" in decided.numbers
     assert "not decided once" not in undecided.numbers
+
+
+def test_a_p_that_knows_no_seeds_is_not_said_of_several():
+    """Tables of earlier versions hold such."""
+    comparisons, summary = tables(accuracy_cot=(0.1, 0.4))
+    for seeds, test, there in ((3, "sign-flip", False), (1, "sign-flip", True), (3, "t", True)):
+        table = comparisons.assign(n_seeds=seeds, test=test, p_value=0.0001)
+        (found,) = answer_questions(table, summary, METRICS)
+        assert ("p (Holm)" in found.answers[0].numbers) == there
+        page = str(comparison_table(table, METRICS, ["c"]))
+        assert page.count("&lt;0.001") == 2 * there and (test in page) == there
 
 
 def test_what_was_not_measured_is_not_asked_and_every_question_has_its_metric():
