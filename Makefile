@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test coverage oldest robustness lint notebooks lab docs wheel try clean
+.PHONY: help setup reproduce test portable coverage oldest robustness lint notebooks lab docs wheel try clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,18 +26,32 @@ reproduce: $(STAMP)  ## Testbed, measurements, CoT-SFT and Att-CoT, report: a ne
 
 # One thread per process, so that results do not depend on the core count and two workers do not
 # fight; no bars and no network, so that nothing but results is printed.
-test coverage notebooks: export OMP_NUM_THREADS := 1
-test coverage notebooks: export TOKENIZERS_PARALLELISM := false
-test coverage notebooks: export TQDM_DISABLE := 1
-test coverage notebooks: export HF_HUB_OFFLINE := 1
+test coverage notebooks portable: export OMP_NUM_THREADS := 1
+test coverage notebooks portable: export TOKENIZERS_PARALLELISM := false
+test coverage notebooks portable: export TQDM_DISABLE := 1
+test coverage notebooks portable: export HF_HUB_OFFLINE := 1
 # glibc gives big blocks back at once and faults them in again; keeping them takes a third less time.
-test coverage notebooks reproduce: export MALLOC_MMAP_THRESHOLD_ := 1073741824
-test coverage notebooks reproduce: export MALLOC_TRIM_THRESHOLD_ := 4294967296
+test coverage notebooks portable reproduce: export MALLOC_MMAP_THRESHOLD_ := 1073741824
+test coverage notebooks portable reproduce: export MALLOC_TRIM_THRESHOLD_ := 4294967296
+
+COMPARE_NOTEBOOKS := $(BIN)/pytest notebooks -n 2 --dist loadscope --nbval --nbval-current-env \
+    --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg
+GOLDEN := $(BIN)/pytest tests -m golden -n 2 --dist loadscope
 
 test: lint  ## Lint, unit tests, notebooks compared with their stored outputs.
 	$(BIN)/pytest tests -n 2 --dist loadscope --no-loadscope-reorder --durations 30
-	$(BIN)/pytest notebooks -n 2 --dist loadscope --nbval --nbval-current-env \
-	    --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg
+	$(COMPARE_NOTEBOOKS)
+
+# Kernels of other processors, as far as this one can run them: of torch, of oneDNN and of MKL, which
+# multiply matrices in another order each, on one thread and on two.
+OLD := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2
+
+portable: $(STAMP)  ## Notebooks and stored numbers once more, with two unlike instruction sets.
+	$(OLD) $(COMPARE_NOTEBOOKS)
+	$(OLD) $(GOLDEN)
+	$(AVX2) $(COMPARE_NOTEBOOKS)
+	$(AVX2) $(GOLDEN)
 
 # Apart, since counting lines takes a quarter longer.
 coverage: $(STAMP)  ## Unit tests again, and which lines they reach (at least 85 %).

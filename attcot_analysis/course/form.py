@@ -16,6 +16,9 @@ MAX_BYTES = 1_000_000
 MAX_CODE_CELLS = 25
 MAX_CELL_LINES = 20
 MIN_COMPARED_CELLS = 3
+MAX_UNCOMPARED_CELLS = 8
+REASON = "# Not compared: "
+"""How the first line of a cell that prints but is not compared begins; why, follows."""
 SECTIONS = (
     "Parameters",
     "How to read this",
@@ -178,17 +181,34 @@ def _count_faults(notebook: Any) -> list[str]:
 
 
 def _comparison_faults(notebook: Any) -> list[str]:
+    faults = []
     compared = sum(is_compared(cell) for cell in _code_cells(notebook))
     if compared < MIN_COMPARED_CELLS:
-        return [
+        faults.append(
             f"only {compared} cells have an output that is compared; at least "
             f"{MIN_COMPARED_CELLS} must print the numbers behind their figures"
-        ]
-    return []
+        )
+    excused = 0
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and is_marked(cell, _IGNORED):
+            shown = "provenance(" in cell.source or "explore(" in cell.source
+            excused += not shown
+            if not shown and not cell.source.startswith(REASON):
+                faults.append(f"cell {index} is not compared and does not begin with '{REASON}why'")
+    if excused > MAX_UNCOMPARED_CELLS:
+        faults.append(
+            f"{excused} cells are not compared; at most {MAX_UNCOMPARED_CELLS} are allowed"
+        )
+    return faults
 
 
 def _figure_faults(notebook: Any) -> list[str]:
     """Figures and widgets whose own cell and neighbours print no number."""
+
+    def prints(cell: Any) -> bool:
+        excused = cell.source.startswith(REASON) and any(map(str.strip, _streams(cell)))
+        return is_compared(cell) or excused
+
     cells = _code_cells(notebook)
     indices = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     faults = []
@@ -199,7 +219,7 @@ def _figure_faults(notebook: Any) -> list[str]:
             for kind in ("image/png", "image/jpeg", WIDGET_VIEW)
         )
         near = cells[max(0, at - 1) : at + 2]
-        if drawn and not any(is_compared(other) for other in near):
+        if drawn and not any(map(prints, near)):
             faults.append(f"cell {index} draws, and no cell next to it prints the numbers")
     return faults
 

@@ -176,6 +176,7 @@ def test_what_is_missing_is_named(tmp_path, capsys):
         read_values(tmp_path)
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize(
     ("results", "page"),
     [

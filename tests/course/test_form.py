@@ -9,7 +9,13 @@ import pytest
 from course_files import FIRST, LAST, good_notebook, printing
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from attcot_analysis.course.form import MAX_BYTES, MAX_CODE_CELLS, form_faults, is_compared
+from attcot_analysis.course.form import (
+    MAX_BYTES,
+    MAX_CODE_CELLS,
+    MAX_UNCOMPARED_CELLS,
+    form_faults,
+    is_compared,
+)
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PRESENT = sorted(FOLDER.glob("*.ipynb"))
@@ -60,6 +66,10 @@ def far_figure(notebook: Any) -> None:
     notebook.cells[-1:-1] = silent
 
 
+def excused(text: str = "0.1") -> nbformat.NotebookNode:
+    return printing(text, 4, "# Not compared: sampled.\ntable", tags=["nbval-ignore-output"])
+
+
 def sources(**changed: str) -> Callable[[Any], None]:
     """Replace the source of the first or last markdown cell."""
 
@@ -84,6 +94,14 @@ PLANTED: dict[str, tuple[Callable[[Any], object], str]] = {
     "ignored by comment": (
         lambda n: n.cells[4].update(source="# NBVAL_IGNORE_OUTPUT\nprint(x)"),
         "only 2 cells",
+    ),
+    "not compared without a reason": (
+        lambda n: n.cells[4].metadata.update(tags=["nbval-ignore-output"]),
+        "cell 4 is not compared and does not begin with '# Not compared: why'",
+    ),
+    "too many not compared": (
+        lambda n: n.cells.extend(excused() for _ in range(MAX_UNCOMPARED_CELLS + 1)),
+        "9 cells are not compared; at most 8",
     ),
     "figure far from numbers": (far_figure, "draws, and no cell next to it prints"),
     "skipped": (lambda n: n.cells[4].metadata.update(tags=["nbval-skip"]), "skipped by nbval"),
@@ -132,6 +150,21 @@ def test_a_planted_fault_is_found(fault, tmp_path):
     change, expected = PLANTED[fault]
     faults = faults_after(change, tmp_path)
     assert any(expected in found for found in faults), faults
+
+
+@pytest.mark.parametrize(("text", "faults"), [("0.1", 0), ("\n", 1)])
+def test_a_figure_of_what_is_not_compared_needs_its_numbers_too(text, faults, tmp_path):
+    def change(notebook):
+        far_figure(notebook)
+        (at,) = (
+            at for at, c in enumerate(notebook.cells) if figure_output() in c.get("outputs", [])
+        )
+        cell = excused(text)
+        cell.outputs.append(figure_output())
+        cell.execution_count = notebook.cells[at].execution_count
+        notebook.cells[at] = cell
+
+    assert len(faults_after(change, tmp_path)) == faults
 
 
 def test_a_widget_view_is_no_comparison():

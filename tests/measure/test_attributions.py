@@ -245,6 +245,7 @@ def of_the_trained_model():
     ]
 
 
+@pytest.mark.golden
 def test_occlusion_finds_the_cell_that_must_be_read(of_the_trained_model):
     """Planted truth: an arrow is read from its cell, the answer from the last; chance is 1 in 9."""
     hits = []
@@ -255,6 +256,7 @@ def test_occlusion_finds_the_cell_that_must_be_read(of_the_trained_model):
     assert len(hits) == 24 and np.mean(hits) >= 0.75
 
 
+@pytest.mark.golden
 def test_occlusion_is_silent_where_nothing_must_be_read(of_the_trained_model):
     """The last step names the cell that the step before has led to."""
     copied = [np.abs(maps.step_weights()[-1]).sum() for _, maps in of_the_trained_model]

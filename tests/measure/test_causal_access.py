@@ -248,6 +248,7 @@ def read_off(seeing):
     return items, answer_problems(seeing, items, max_new_tokens=64)
 
 
+@pytest.mark.golden
 def test_an_answer_read_off_the_picture_needs_the_edges(seeing, read_off):
     items, answers = read_off
     before = answers["correct"].mean()
@@ -276,6 +277,7 @@ def test_an_answer_read_off_the_picture_needs_the_edges(seeing, read_off):
     assert text["delta_log_p"].mean() < 0.3
 
 
+@pytest.mark.golden
 @torch.no_grad()
 def test_regenerated_responses_equal_a_loop_without_cache(seeing, read_off, monkeypatch):
     """Token for token; prompts of different length, cut from step 1 on."""

@@ -66,6 +66,7 @@ def test_a_saved_checkpoint_of_another_family_passes_from_the_command_line(tmp_p
     assert "family internvl" in capsys.readouterr().out
 
 
+@pytest.mark.golden
 def test_the_shipped_model_passes_from_the_command_line(capsys):
     assert main(["check-model", str(shipped(TESTBED_MODEL))]) == 0
     *lines, verdict = capsys.readouterr().out.splitlines()

@@ -320,6 +320,7 @@ def test_net_dependence_by_hand():
         net_dependence(table.drop(columns="flipped"))
 
 
+@pytest.mark.golden
 def test_a_trained_model_depends_on_the_evidence_more_than_on_the_rest(testbed):
     table = dependence(*testbed, edits=("occlude", "occlude_control"), rationales=("fixed",))
     net = net_dependence(table, "occlude")

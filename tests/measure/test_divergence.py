@@ -113,6 +113,7 @@ def test_bad_input_is_one_sentence(random_mllm):
         )
 
 
+@pytest.mark.golden
 def test_hiding_one_step_s_evidence_diverges_at_that_step(testbed):
     """Planted by the picture: a step that names an arrow can only be read from its own cell."""
     for hidden in (1, 2):
@@ -123,6 +124,7 @@ def test_hiding_one_step_s_evidence_diverges_at_that_step(testbed):
         assert kl[hidden] > 5 * kl.drop(hidden).max()
 
 
+@pytest.mark.golden
 def test_the_end_s_colour_is_not_in_the_rationale_so_the_twin_hardly_diverges(testbed):
     twin = divergence_steps(token_divergence(*testbed, edit="twin"))["value"].mean()
     swapped = divergence_steps(token_divergence(*testbed, edit="swap"))["value"].mean()

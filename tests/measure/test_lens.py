@@ -158,6 +158,7 @@ def test_bad_input_is_one_sentence(random_mllm):
     assert table["item"].unique().tolist() == ["a"]
 
 
+@pytest.mark.golden
 def test_the_trained_model_s_answer_is_settled_late_in_the_stack_and_after_the_last_step(testbed):
     table = lens_items(lens_commitment(*testbed))
     ends = table[table["step"] == table["n_steps"]]

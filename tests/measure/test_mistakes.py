@@ -145,6 +145,7 @@ def test_items_without_a_mistake_are_named(random_mllm, monkeypatch):
         adding_mistakes(random_mllm, ITEMS, RESPONSES, mistakes=[[None, None]])
 
 
+@pytest.mark.golden
 def test_the_trained_model_goes_where_the_mistake_leads(testbed):
     mllm, problems, responses = testbed
     table = adding_mistakes(mllm, problems[:8], responses[:8], max_new_tokens=40)

@@ -113,6 +113,7 @@ def test_an_unknown_kind_is_refused(kind):
     assert kind not in PLANTED
 
 
+@pytest.mark.golden
 def test_checks_tell_a_rationale_written_unseen_from_one_that_looked():
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     problems = generate_arrows(4, ArrowsConfig(), seed=1000)

@@ -212,6 +212,7 @@ def test_the_vision_stage_learns(tmp_path, monkeypatch):
     assert vision[-1] < 0.5 * vision[0]
 
 
+@pytest.mark.golden
 def test_the_shipped_model_speaks_the_testbed_s_words_in_whole_tokens():
     mllm = load_mllm(shipped(TESTBED_MODEL))
     problem = generate_arrows(1, ArrowsConfig(), seed=0)[0]
@@ -225,6 +226,7 @@ def test_the_shipped_model_speaks_the_testbed_s_words_in_whole_tokens():
 
 
 # The small InternVL and LLaVA read bars, but do not carry what they have read into the sum.
+@pytest.mark.golden
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
@@ -244,6 +246,7 @@ def test_the_shipped_small_models_answer_clear_problems(name, kinds):
             assert found["correct"].mean() >= 0.6, kind
 
 
+@pytest.mark.golden
 def test_the_shipped_model_was_trained():
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     problem = generate_arrows(1, ArrowsConfig(), seed=0)[0]

@@ -164,6 +164,17 @@ def test_scores_are_within_a_question():
         vision_scores([0.1], ["a", "b"])
 
 
+def test_pairs_of_different_questions_have_equal_scores():
+    """Or their ranks, and any AUROC, would hang on the last bit of the shares."""
+    shares = np.random.default_rng(0).uniform(0.4, 0.6, 200)
+    questions = np.repeat(np.arange(100), 2)
+    assert set(vision_scores(shares, questions.tolist())) == {-1.0, 1.0}
+    moved = shares * (1 + 1e-7 * np.random.default_rng(1).standard_normal(200))
+    np.testing.assert_array_equal(
+        vision_scores(moved, questions.tolist()), vision_scores(shares, questions.tolist())
+    )
+
+
 def responses(*rows):
     """Responses as (item, origin, ids, correct, finished, share, sound)."""
     names = ["item", "origin", "ids", "correct", "finished", "share", "sound"]
