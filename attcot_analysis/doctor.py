@@ -18,7 +18,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from safetensors import SafetensorError, safe_open
 
-from attcot_analysis.errors import AttCoTError, ModelError
+from attcot_analysis.errors import AttCoTError, ModelError, passing
 from attcot_analysis.presets import DTYPE_BYTES, find_preset
 from attcot_analysis.shipped import config_file, data_folder, notebook_folder
 
@@ -257,7 +257,9 @@ def weights(folder: Path) -> tuple[float, float]:
                     math.prod(file.get_slice(name).get_shape()) for name in list(file.keys())
                 )
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path} is damaged ({error}); get it again.") from error
+            raise passing(error, path, ModelError) or ModelError(
+                f"{path} is damaged ({error}); get it again."
+            ) from error
     return count, size
 
 

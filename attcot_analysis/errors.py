@@ -39,6 +39,14 @@ class RunError(AttCoTError):
     """A run folder is missing, damaged, or would be overwritten."""
 
 
+class InUseError(RunError):
+    """Another process is writing to the folder."""
+
+
+class NoMemoryError(AttCoTError, MemoryError):
+    """Something that is whole, as far as is known, did not fit into memory."""
+
+
 class ShowError(AttCoTError):
     """A figure, an explorer or a report was asked for something that its data do not hold."""
 
@@ -88,3 +96,68 @@ def writing(path: str | Path, kind: type[AttCoTError] = RunError) -> Iterator[No
         if sentence is None:
             raise
         raise kind(sentence) from error
+
+
+_PASSING = {
+    errno.EACCES: "allow yourself to read it",
+    errno.EPERM: "allow yourself to read it",
+    errno.EMFILE: "close other programs or raise the limit on open files",
+    errno.ENFILE: "close other programs or raise the limit on open files",
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "see that the disk is mounted",
+    errno.ENOTCONN: "see that the disk is mounted",
+    errno.ETIMEDOUT: "see that the disk is mounted",
+    errno.EAGAIN: "wait a little",
+    errno.EBUSY: "wait a little",
+    errno.EINTR: "wait a little",
+}
+"""What can keep a whole file from being read, and what helps."""
+_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "memory allocation",
+    "alloc_failed",
+    "bad_alloc",
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, in main memory or on a GPU."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return not isinstance(error, AttCoTError) and any(
+        saying in str(error).lower() for saying in _MEMORY
+    )
+
+
+def passing(
+    error: BaseException, path: str | Path, kind: type[AttCoTError] = RunError
+) -> AttCoTError | None:
+    """The error for a read that failed for a reason that says nothing against the file.
+
+    Args:
+        error: What was raised.
+        path: What was being read.
+        kind: Of the error that is returned, unless memory is what is lacking.
+
+    Returns:
+        ``None`` if the error is of another kind, such as a damaged file's.
+    """
+    if isinstance(error, AttCoTError):
+        return error
+    if lacks_memory(error):
+        return NoMemoryError(
+            f"There is not enough memory for {path}; free some, or give the process more, and run "
+            "the same command again."
+        )
+    code = error.errno if isinstance(error, OSError) else None
+    if code not in _PASSING:
+        return None
+    return kind(
+        f"{path} cannot be read now ({os.strerror(code)}); {_PASSING[code]} and run the same "
+        "command again."
+    )

@@ -63,8 +63,7 @@ def run_grid(
             and written.
     """
     folders = {name: _model_folder(path, progress) for name, path in config.models.items()}
-    run = RunFolder.create(folder, _manifest(config), resume=True)
-    with run.locked():
+    with RunFolder.begun(folder, _manifest(config), resume=True) as run:
         _note_parts(run, config, folders)
         cells = config.cells()
         open_cells = [cell for cell in cells if not run.has(_CELL + str(cell))]

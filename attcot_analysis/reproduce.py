@@ -1,6 +1,7 @@
 """The main job: fine-tune the testbed model with and without Att-CoT, measure, and report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from attcot_analysis.errors import RunError
+from attcot_analysis.errors import InUseError, RunError
 from attcot_analysis.jobs import run_jobs
 from attcot_analysis.measure.metrics import compare, summarise, wider_intervals
 from attcot_analysis.measure.provenance import build_manifest
@@ -97,16 +98,13 @@ def reproduce(
     base = shipped(TESTBED_MODEL) if base is None else Path(base)
     if problems is None:
         problems = load_problems(shipped(TESTBED_PROBLEMS), limit=config.items)
-    run = _open(
-        Path(folder),
-        build_manifest(
-            seed=config.seeds[0],
-            config=recorded(config),
-            models={BASE: base},
-            data={"test": problems},
-        ),
+    manifest = build_manifest(
+        seed=config.seeds[0],
+        config=recorded(config),
+        models={BASE: base},
+        data={"test": problems},
     )
-    with run.locked():
+    with _open(Path(folder), manifest) as run:
         jobs = [_Job(BASE, 0, None)]
         for seed in config.seeds:
             jobs += [_Job(arm, seed, objective) for arm, objective in config.arms().items()]
@@ -132,14 +130,19 @@ def training_problems(config: ReproduceConfig, seed: int) -> list[Problem]:
     return generate_arrows(config.train_items, arrows, seed=seed, split="train")
 
 
-def _open(folder: Path, manifest: dict[str, Any]) -> RunFolder:
+@contextmanager
+def _open(folder: Path, manifest: dict[str, Any]) -> Iterator[RunFolder]:
     """The folder itself if it is new or an unfinished run of the same kind, else a new one."""
-    if folder.exists() and not (folder / "results.json").exists():
-        try:
-            return RunFolder.create(folder, manifest, resume=True)
-        except RunError as error:
-            print(f"{error} Starting a new folder.", flush=True)
-    return RunFolder.create(next_free(folder), manifest)
+    with ExitStack() as held:
+        run = None
+        if folder.exists() and not (folder / "results.json").exists():
+            try:
+                run = held.enter_context(RunFolder.begun(folder, manifest, resume=True))
+            except InUseError:
+                raise
+            except RunError as error:
+                print(f"{error} Starting a new folder.", flush=True)
+        yield run or held.enter_context(RunFolder.begun(next_free(folder), manifest))
 
 
 @dataclass(frozen=True)

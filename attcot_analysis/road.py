@@ -55,8 +55,7 @@ def follow_road(config: RunFile, *, progress: bool = False, say: Say = print) ->
     problems = load_problems(config.problems, limit=config.measure.get("items"))
     tuning = config.tuning
     training = load_problems(tuning.problems, limit=tuning.items) if tuning else []
-    run = RunFolder.create(config.out, _manifest(config, problems, training), resume=True)
-    with run.locked():
+    with RunFolder.begun(config.out, _manifest(config, problems, training), resume=True) as run:
         if training and {one.id for one in training} & {one.id for one in problems}:
             say("note: some items are both trained on and measured on; gains on them prove little")
         if config.check:

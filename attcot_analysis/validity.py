@@ -96,18 +96,18 @@ def validity(
         models={"base": base},
         data={"test": problems},
     )
-    run = RunFolder.create(folder, manifest, resume=True)
-    jobs = [_Job(kind, seed) for seed in config.seeds for kind in PLANTED]
-    run_jobs(
-        partial(_work, run.path, config, base, progress and workers == 1),
-        jobs,
-        workers=workers,
-        progress=progress,
-    )
-    for name in ("values", "checks"):
-        parts = [run.read_table(f"{job.kind}-{job.seed}.{name}") for job in jobs]
-        run.write_table(name, pd.concat(parts, ignore_index=True), overwrite=True)
-    run.write_table("separation", separations(run.read_table("values")), overwrite=True)
+    with RunFolder.begun(folder, manifest, resume=True) as run:
+        jobs = [_Job(kind, seed) for seed in config.seeds for kind in PLANTED]
+        run_jobs(
+            partial(_work, run.path, config, base, progress and workers == 1),
+            jobs,
+            workers=workers,
+            progress=progress,
+        )
+        for name in ("values", "checks"):
+            parts = [run.read_table(f"{job.kind}-{job.seed}.{name}") for job in jobs]
+            run.write_table(name, pd.concat(parts, ignore_index=True), overwrite=True)
+        run.write_table("separation", separations(run.read_table("values")), overwrite=True)
     return run
 
 

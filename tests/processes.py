@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, RunError
 from attcot_analysis.measure import suite
 from attcot_analysis.measure.records import Part
 from attcot_analysis.measure.run import RunFolder
@@ -118,6 +118,20 @@ def fake_measure(folder: Path, fail_on: int | None = None, die_on: int | None = 
         suite.measure_all(
             None, problems, run=run, prefix="base-0.", batch_size=3, maps=True, shards=shards
         )
+
+
+def begin_together(folder: Path, seed: int, rounds: int, barrier, pipe) -> None:  # type: ignore[no-untyped-def]
+    """Begin new folders at the same moments as others; tell whose manifest each lock was over."""
+    found = []
+    for number in range(rounds):
+        barrier.wait(60)
+        try:
+            run = RunFolder.create(folder / str(number), {"seed": seed}, resume=True)
+            with run.locked():
+                found.append(run.manifest["seed"])
+        except RunError:
+            found.append(None)
+    pipe.send(found)
 
 
 def fake_failing(folder: Path) -> None:

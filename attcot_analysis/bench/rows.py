@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.errors import MeasureError, RunError, passing
 
 
 @dataclass(frozen=True)
@@ -133,4 +133,6 @@ def read_rows(path: Path) -> list[Row]:
     try:
         return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, TypeError, ValueError) as error:
-        raise RunError(f"{path} holds no bench rows; write it with `attcot bench`.") from error
+        raise passing(error, path) or RunError(
+            f"{path} holds no bench rows; write it with `attcot bench`."
+        ) from error

@@ -9,7 +9,7 @@ import pandas as pd
 
 from attcot_analysis.claims.catalogue import CLAIMS
 from attcot_analysis.claims.table import headline_rows
-from attcot_analysis.errors import RunError
+from attcot_analysis.errors import RunError, passing
 
 VALUES_FILE = "tables/values.parquet"
 TABLE_FILE = "claims.parquet"
@@ -30,7 +30,9 @@ def read_values(folder: str | Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
+        raise passing(error, path) or RunError(
+            f"{path} is damaged ({str(error).splitlines()[0]})."
+        ) from error
 
 
 def read_claims(folder: str | Path) -> pd.DataFrame:

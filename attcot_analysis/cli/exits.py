@@ -29,7 +29,7 @@ MEANINGS = {
 def exit_of(error: BaseException) -> tuple[Exit, str] | None:
     """The exit code of an error and the sentence to print; ``None`` for one nobody foresaw."""
     if isinstance(error, AttCoTError):
-        return Exit.ERROR, str(error)
+        return Exit.NO_ROOM if isinstance(error, MemoryError) else Exit.ERROR, str(error)
     if isinstance(error, OSError):
         sentence = refused_write(error)
         return None if sentence is None else (Exit.ERROR, sentence)

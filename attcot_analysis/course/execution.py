@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from attcot_analysis.course.form import COMPARED_TYPES, WIDGET_VIEW, is_bare, is_marked
-from attcot_analysis.errors import NotebookError
+from attcot_analysis.errors import NotebookError, passing
 
 CELL_TIMEOUT = 600
 ENVIRONMENT = {
@@ -44,7 +44,7 @@ def read(path: Path) -> Any:
     try:
         return nbformat.read(path, as_version=4)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise NotebookError(
+        raise passing(error, path.name, NotebookError) or NotebookError(
             f"{path.name} cannot be read as a notebook ({type(error).__name__}: {error}); "
             "restore it from the repository."
         ) from error

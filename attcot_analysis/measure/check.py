@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from attcot_analysis.errors import AttCoTError, ModelError
+from attcot_analysis.errors import AttCoTError, ModelError, lacks_memory
 from attcot_analysis.measure.checks_attention import (
     batched_is_single,
     generation_is_teacher_forcing,
@@ -156,9 +156,13 @@ def _checked(name: str, check: Callable[[Mllm], str], mllm: Mllm) -> Check:
     try:
         return Check(name, True, check(mllm))
     except AttCoTError as error:
+        if lacks_memory(error):
+            raise
         return Check(name, False, str(error))
     # Whatever a strange checkpoint makes a library raise is a verdict on it, too.
     except Exception as error:
+        if lacks_memory(error):
+            raise
         lines: list[Any] = str(error).strip().splitlines() or ["no message"]
         return Check(name, False, f"{type(error).__name__}: {lines[0]}")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from attcot_analysis.errors import RunError, writing
+from attcot_analysis.errors import InUseError, writing
 
 LOCK = ".lock"
 """Name of the lock file in a run folder; it stays there, what counts is who holds it."""
@@ -60,7 +60,8 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
             afterwards.
 
     Raises:
-        RunError: If another process holds it, or the lock file cannot be written.
+        InUseError: If another process holds it.
+        RunError: If the lock file cannot be written.
     """
     path = folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
     with writing(path):
@@ -79,13 +80,13 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
             else:
                 file.seek(0)
                 holder = file.read(20).strip()
-                raise RunError(
+                raise InUseError(
                     f"{folder} is being written to by another process"
                     f"{f' (number {holder})' if holder else ''}; wait for it or end it, or "
                     "choose another folder."
                 ) from None
         if beside and not _same_file(file, path):
-            raise RunError(
+            raise InUseError(
                 f"Another process has just finished with {folder}; run the same command again."
             )
         with writing(path):

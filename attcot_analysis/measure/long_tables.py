@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attcot_analysis.errors import RunError
+from attcot_analysis.errors import RunError, passing
 from attcot_analysis.measure.files import write_whole
 from attcot_analysis.measure.run import UNREADABLE, RunFolder, damaged, frame_of, one_line
 
@@ -91,7 +91,7 @@ def write_pieces(path: Path, pieces: Iterable[pd.DataFrame], schema: pa.Schema) 
     except RunError:
         raise
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
-        raise RunError(
+        raise passing(error, path) or RunError(
             f"Table {path.stem} cannot be written as parquet: {one_line(error)}."
         ) from error
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from attcot_analysis.errors import RunError
+from attcot_analysis.errors import RunError, lacks_memory, passing
 from attcot_analysis.measure.files import remove_unfinished, write_whole
 from attcot_analysis.measure.long_tables import META, common_schema, stretches, write_pieces
 from attcot_analysis.measure.run import RunFolder, frame_of, one_line
@@ -110,6 +110,8 @@ class Records:
             pq.write_table(table, buffer)
             _write(self._parts, number, ".parquet", buffer.getvalue().to_pybytes())
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            if lacks_memory(error):
+                raise (passing(error, self._parts) or error) from error
             refused = error.__cause__ if isinstance(error, RunError) else None
             reason = refused if isinstance(refused, OSError) else error
             raise RunError(
@@ -199,7 +201,9 @@ class Records:
         except FileNotFoundError:
             raise RunError(f"{self._run.path} has no arrays of {self._name}.") from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{self._arrays / _INDEX} is damaged ({one_line(error)}).") from error
+            raise passing(error, self._arrays / _INDEX) or RunError(
+                f"{self._arrays / _INDEX} is damaged ({one_line(error)})."
+            ) from error
         if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
             raise RunError(f"{self._arrays / _INDEX} is damaged (it names no file per item).")
         wanted = list(index) if items is None else list(items)
@@ -252,7 +256,7 @@ class Records:
             return dict(safetensors.numpy.load(_checked_bytes(path)))
         except (OSError, ValueError, SafetensorError) as error:
             shown = path if name.isprintable() else self._arrays / repr(name)
-            raise RunError(
+            raise passing(error, shown) or RunError(
                 f"{shown} is damaged ({one_line(error)}); delete it and {of} to have both computed "
                 "again."
             ) from error
@@ -286,7 +290,7 @@ def _read(path: Path) -> tuple[dict[str, Any], pd.DataFrame, pa.Schema]:
         meta = json.loads(table.schema.metadata[META])
         return meta, frame_of(table), table.schema
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
+        raise passing(error, path) or RunError(
             f"{path} is damaged ({one_line(error)}); delete it to have its items computed again."
         ) from error
 

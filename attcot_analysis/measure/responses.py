@@ -13,7 +13,7 @@ from attcot_analysis.measure.answers import answer_problems
 from attcot_analysis.measure.files import write_whole
 from attcot_analysis.measure.provenance import build_manifest, processor_record
 from attcot_analysis.measure.records import Part, Records
-from attcot_analysis.measure.run import MANIFEST, RunFolder
+from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.shards import Shards
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
@@ -94,13 +94,8 @@ def generate_run(
                 seed=seed, config=config, models={"model": mllm}, data={"test": problems}
             )
             manifest["models"]["model"]["processor"] = processor_record(mllm)
-            found = RunFolder(folder)
-            begun = found.has(MANIFEST)
-            if begun:
-                held.enter_context(found.locked())
-            run = RunFolder.create(folder, manifest | {"processes": shards.count}, resume=True)
-            if not begun:
-                held.enter_context(run.locked())
+            noted = manifest | {"processes": shards.count}
+            held.enter_context(RunFolder.begun(folder, noted, resume=True))
             return str(manifest["models"]["model"]["name"])
 
         name = shards.from_main(open_folder)

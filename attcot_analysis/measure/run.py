@@ -14,8 +14,8 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attcot_analysis.errors import RunError, writing
+from attcot_analysis.errors import AttCoTError, RunError, passing, writing
 from attcot_analysis.measure.files import LOCK, locked, write_whole
 
 MANIFEST = "manifest"
@@ -43,7 +43,7 @@ UNREADABLE = (
     ArithmeticError,
     MemoryError,
 )
-"""What readers of a damaged table may raise."""
+"""What readers of a damaged table may raise; see `damaged`."""
 
 
 class RunFolder:
@@ -65,7 +65,19 @@ class RunFolder:
     def create(
         cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
     ) -> "RunFolder":
-        """Make a new run folder, or go on with one that was interrupted.
+        """Make a new run folder, or go on with one that was interrupted; see `begun`."""
+        with cls.begun(path, manifest, resume=resume) as run:
+            return run
+
+    @classmethod
+    @contextmanager
+    def begun(
+        cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
+    ) -> Iterator["RunFolder"]:
+        """Make a new run folder, or go on with one, and keep other runs out of it while inside.
+
+        The folder is locked before it is decided whose it is, so that of several that begin at
+        the same moment one does, and the others are refused or find its manifest.
 
         Args:
             path: New or empty folder; with `resume` also one of an earlier run.
@@ -74,30 +86,19 @@ class RunFolder:
                 data; other package versions or another number of processes are noted in it.
 
         Raises:
+            InUseError: If another process is writing to the folder.
             RunError: If the folder holds something and is not to be, or cannot be, resumed.
         """
         run = cls(path)
         new = _plain({"created": _now(), **manifest}, "manifest")
-        with writing(run.path):
-            if run.path.exists() and not run.path.is_dir():
-                raise RunError(f"{run.path} is a file; choose another path for the run.")
-        if not _occupied(run.path):
-            with writing(run.path):
-                run.path.mkdir(parents=True, exist_ok=True)
-            run.write_json(MANIFEST, new)
-            return run
-        if not run.has(MANIFEST):
-            raise RunError(
-                f"{run.path} holds files but no manifest.json, so it is no run; "
-                "choose another path."
-            )
-        if not resume:
-            raise RunError(
-                f"{run.path} holds a run already; pass resume=True to go on with it, or write to "
-                f"{next_free(run.path)}."
-            )
-        run._go_on(new)
-        return run
+        run._check_free(resume)
+        with run.locked():
+            run._check_free(resume)
+            if run.has(MANIFEST):
+                run._go_on(new)
+            else:
+                run.write_json(MANIFEST, new)
+            yield run
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -158,7 +159,7 @@ class RunFolder:
         try:
             content = pa.Table.from_pandas(table, preserve_index=False)
         except (pa.ArrowException, ValueError, TypeError) as error:
-            raise RunError(
+            raise passing(error, path) or RunError(
                 f"Table {name} cannot be written as parquet: {one_line(error)}."
             ) from error
         write_whole(path, lambda part: pq.write_table(content, part))
@@ -210,7 +211,26 @@ class RunFolder:
         except FileNotFoundError:
             raise RunError(f"{self.path} has no {path.name}.") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} is damaged ({one_line(error)}).") from error
+            raise passing(error, path) or RunError(
+                f"{path} is damaged ({one_line(error)})."
+            ) from error
+
+    def _check_free(self, resume: bool) -> None:
+        """See that the folder is new, empty or, with `resume`, a run's."""
+        with writing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise RunError(f"{self.path} is a file; choose another path for the run.")
+            occupied = _occupied(self.path)
+        if occupied and not self.has(MANIFEST):
+            raise RunError(
+                f"{self.path} holds files but no manifest.json, so it is no run; "
+                "choose another path."
+            )
+        if occupied and not resume:
+            raise RunError(
+                f"{self.path} holds a run already; pass resume=True to go on with it, or write to "
+                f"{next_free(self.path)}."
+            )
 
     def _go_on(self, new: Mapping[str, Any]) -> None:
         old = self.manifest
@@ -264,9 +284,11 @@ def frame_of(content: pa.Table) -> pd.DataFrame:
     return table
 
 
-def damaged(path: Path, error: Exception) -> RunError:
-    """The error for a table on the disk that cannot be read."""
-    return RunError(f"{path} is damaged ({one_line(error)}); delete it to have it computed again.")
+def damaged(path: Path, error: Exception) -> AttCoTError:
+    """The error for a table on the disk that cannot be read; a full memory is no damage."""
+    return passing(error, path) or RunError(
+        f"{path} is damaged ({one_line(error)}); delete it to have it computed again."
+    )
 
 
 def one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from attcot_analysis.measure.generations import Generations
 from attcot_analysis.measure.long_tables import read_blocks
 from attcot_analysis.measure.metrics import summarise
 from attcot_analysis.measure.provenance import build_manifest, processor_record
-from attcot_analysis.measure.run import MANIFEST, RunFolder
+from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.shards import Shards
 from attcot_analysis.measure.stages import EDITS, Extra, ResponseStages, Stages
 from attcot_analysis.measure.trajectory import access_trajectory
@@ -233,13 +233,8 @@ def measure_run(
                 seed=seed, config=config, models={"model": mllm}, data={"test": problems}
             )
             manifest["models"]["model"]["processor"] = processor_record(mllm)
-            found = RunFolder(folder)
-            begun = found.has(MANIFEST)
-            if begun:
-                held.enter_context(found.locked())
-            run = RunFolder.create(folder, manifest | {"processes": shards.count}, resume=True)
-            if not begun:
-                held.enter_context(run.locked())
+            noted = manifest | {"processes": shards.count}
+            held.enter_context(RunFolder.begun(folder, noted, resume=True))
             return manifest["models"]["model"]["name"]
 
         name = shards.from_main(open_folder)

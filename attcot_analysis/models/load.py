@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from attcot_analysis.errors import ModelError
+from attcot_analysis.errors import ModelError, passing
 from attcot_analysis.models.families import Family, family_of
 
 
@@ -205,4 +205,6 @@ def _load(auto: Any, part: str, name: str, **options: Any) -> Any:
     # Damaged files fail in the readers of many libraries, each with errors of its own.
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"The {part} of {name} cannot be loaded: {reason}") from error
+        raise passing(error, f"the {part} of {name}", ModelError) or ModelError(
+            f"The {part} of {name} cannot be loaded: {reason}"
+        ) from error

@@ -7,26 +7,15 @@ from collections.abc import Iterator
 
 import torch
 
-from attcot_analysis.errors import ModelError
+from attcot_analysis.errors import ModelError, lacks_memory
 
-_SAYINGS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "alloc_failed",
-    "bad_alloc",
-)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, so that less at once may do."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(saying in text for saying in _SAYINGS)
+    return isinstance(error, RuntimeError | MemoryError) and lacks_memory(error)
 
 
 def parse_memory(text: str) -> int:

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from attcot_analysis.errors import ProblemError
+from attcot_analysis.errors import ProblemError, passing
 
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 """Chunks of a PNG that may tell its orientation behind the pixels."""
@@ -95,7 +95,9 @@ def open_picture(
     # The many formats fail on damaged files in many ways.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ProblemError(f"{name} {damaged} ({reason}).") from error
+        raise passing(error, name, ProblemError) or ProblemError(
+            f"{name} {damaged} ({reason})."
+        ) from error
 
 
 def _shown_size(image: Image.Image, file: str | Path | BinaryIO) -> tuple[int, int]:

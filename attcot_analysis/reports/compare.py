@@ -116,8 +116,7 @@ def compare_runs(
     notes += data_coverage(shared).gaps
     settings = {"examples": examples, "items": items, "models": models is not False}
     manifest = _manifest(first, second, shared, values, settings, seed)
-    run = RunFolder.create(out, manifest, resume=True)
-    with run.locked(), styled_arms(pair):
+    with RunFolder.begun(out, manifest, resume=True) as run, styled_arms(pair):
         if run.has(RESULTS):
             held = run.read_json(RESULTS)
             summary, comparisons = (run.read_table(name) for name in ("summary", "comparisons"))

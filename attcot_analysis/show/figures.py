@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from attcot_analysis.errors import RunError, writing
+from attcot_analysis.errors import RunError, passing, writing
 from attcot_analysis.show.style import INK, PAPER, figure_style, page_color, page_colors
 
 FigureData = pd.DataFrame | np.ndarray | Mapping[str, pd.DataFrame | np.ndarray] | None
@@ -153,7 +153,9 @@ def read_figure_data(stem: str | Path) -> FigureData:
     except FileNotFoundError:
         raise RunError(f"{path} is missing; save the figure with save_figure.") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"{path} is damaged; draw the figure again.") from error
+        raise passing(error, path) or RunError(
+            f"{path} is damaged; draw the figure again."
+        ) from error
 
 
 def _plain(data: Any) -> Any:

@@ -205,6 +205,8 @@ def finetune(
         )
     _check_device(config)
     with alone(folder):
+        # Another run may have finished it since.
+        new_folder(folder)
         set_seed(config.seed)
         mllm = load_mllm(base, dtype=config.loaded_in)
         working = folder.with_name(f".{folder.name}.unfinished")

@@ -75,6 +75,8 @@ def finetune_sayo(
     if save_every is not None and save_every < 1:
         raise TrainingError(f"save_every is {save_every}; give a number of steps from 1.")
     with alone(folder):
+        # Another run may have finished it since.
+        new_folder(folder)
         set_seed(config.seed)
         mllm = load_mllm(base, dtype=torch.float32)
         working = folder.with_name(f".{folder.name}.unfinished")

@@ -76,10 +76,8 @@ def run_vista(
     config, training = config or VistaConfig(), training or FinetuneConfig()
     folder = Path(folder)
     _check(problems, folder, training)
-    run = RunFolder.create(
-        vista_folder(folder), _manifest(base, problems, config, training), resume=True
-    )
-    with run.locked():
+    manifest = _manifest(base, problems, config, training)
+    with RunFolder.begun(vista_folder(folder), manifest, resume=True) as run:
         take_over_first_round(run, siblings, config)
         done = max((t for t in range(1, config.rounds) if _model(run, t).exists()), default=0)
         for number in range(done + 1, config.rounds + 1):

@@ -86,6 +86,8 @@ def train_vista_round(
         )
     rows = training_rows(drawn, config, training)
     with alone(folder):
+        # Another run may have finished it since.
+        new_folder(folder)
         working = folder.with_name(f".{folder.name}.unfinished")
         last = None
         if save_every is not None:

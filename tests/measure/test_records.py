@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+from processes import CONTEXT, begin_together
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measure import run as run_module
 from attcot_analysis.measure.records import Part, Records, joined
 from attcot_analysis.measure.run import RunFolder
 
@@ -183,6 +185,47 @@ def test_one_run_at_a_time(run):
     (run.path / ".lock").write_text("99999999\n")
     with run.locked():
         assert (run.path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_of_two_that_begin_a_folder_one_does(tmp_path, monkeypatch):
+    """The other one comes between the look at the folder and what follows it."""
+    looked, others = run_module._occupied, [{"seed": 2}]
+
+    def look(path):
+        found = looked(path)
+        if others:
+            RunFolder.create(path, others.pop(), resume=True)
+        return found
+
+    monkeypatch.setattr(run_module, "_occupied", look)
+    with pytest.raises(RunError, match="its seed is 2, now it is 1"):
+        RunFolder.create(tmp_path / "run", {"seed": 1}, resume=True)
+    assert RunFolder.open(tmp_path / "run").manifest["seed"] == 2
+    others.append({"seed": 2})
+    with pytest.raises(RunError, match="holds a run already"):
+        RunFolder.create(tmp_path / "again", {"seed": 2})
+
+
+def test_no_lock_is_held_over_the_manifest_of_another(tmp_path):
+    barrier, pipes, children = CONTEXT.Barrier(2), [], []
+    for seed in (1, 2):
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        arguments = (tmp_path, seed, 100, barrier, theirs)
+        children.append(CONTEXT.Process(target=begin_together, args=arguments))
+        children[-1].start()
+        pipes.append(ours)
+    found = [pipe.recv() for pipe in pipes]
+    for child in children:
+        child.join(60)
+    assert {*found[0]} <= {1, None} and {*found[1]} <= {2, None}
+    assert any(found[0] + found[1])
+
+
+def test_what_is_no_run_gets_no_lock_file(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="is no run"):
+        RunFolder.create(tmp_path, {"seed": 0}, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_folder_without_locks_is_used_with_a_warning(run, monkeypatch):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from attcot_analysis.errors import ProblemError
+from attcot_analysis.errors import ProblemError, passing
 from attcot_analysis.problems.adapters.splits import choose, says_split
 from attcot_analysis.problems.pictures import open_picture, upright_rgb
 from attcot_analysis.problems.problem import Problem
@@ -123,7 +123,9 @@ def json_file(path: Path) -> Any:
     except FileNotFoundError:
         raise ProblemError(f"{path} does not exist; is the dataset there as published?") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ProblemError(f"{path} cannot be read as JSON ({error}).") from error
+        raise passing(error, path, ProblemError) or ProblemError(
+            f"{path} cannot be read as JSON ({error})."
+        ) from error
 
 
 def json_list(path: Path, key: str | None = None) -> Iterator[Record | ProblemError]:
@@ -202,7 +204,9 @@ def _parquet(path: Path) -> Iterator[Record]:
                 number += 1
                 yield Record(f"{path}, row {number}", row)
     except (pa.ArrowException, OSError) as error:
-        raise ProblemError(f"{path} is damaged or no parquet file ({error}).") from error
+        raise passing(error, path, ProblemError) or ProblemError(
+            f"{path} is damaged or no parquet file ({error})."
+        ) from error
 
 
 _TABLES = {".parquet": _parquet, ".jsonl": json_lines, ".json": json_list}
