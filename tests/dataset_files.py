@@ -284,7 +284,7 @@ def viscot(folder):
     said = [
         "<image>\nWhat is blue? Please provide the bounding box coordinate of the region that can "
         "help you answer the question better.",
-        "[0.062, 0.083, 0.312, 0.416]",
+        "[0.062, 0.188, 0.312, 0.438]",
         "<image>",
         "The car.",
     ]

@@ -74,6 +74,12 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=Path, help="folder of the pictures, if not beside PATH")
     parser.add_argument("--split", default=None, help="of the dataset; default the format's own")
+    parser.add_argument(
+        "--boxes",
+        choices=("pixels", "unit", "thousand", "xywh"),
+        help="form of one's own boxes: x0 y0 x1 y1 in pixels (default), 0 to 1 or 0 to 1000, or "
+        "x y width height in pixels",
+    )
     parser.add_argument("--items", type=int, default=None, help="only the first so many")
 
 
@@ -85,6 +91,7 @@ def _check(given: argparse.Namespace, quiet: bool) -> bool:
         given.format,
         images=given.images,
         split=given.split,
+        boxes=given.boxes,
         limit=given.items,
     )
     _print_faults(found.faults)
@@ -101,6 +108,7 @@ def _convert(given: argparse.Namespace, quiet: bool) -> None:
         given.format,
         images=given.images,
         split=given.split,
+        boxes=given.boxes,
         limit=given.items,
         skip_faulty=given.skip_faulty,
         overwrite=given.overwrite,

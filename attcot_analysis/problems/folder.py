@@ -14,6 +14,7 @@ A line has the fields of `Problem` without the pictures; `twin` and `control` ho
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ from typing import NoReturn
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
+from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.problem import Problem
 from attcot_analysis.problems.record import problem_from_record, problem_record
@@ -142,6 +144,12 @@ def load_problems(
             problems.append(_problem(root, line, where, seen, keep_pictures))
     if not problems:
         raise ProblemError(f"{path} holds no problems; it needs one JSON object per line.")
+    seen_boxes = BoxForms()
+    for problem in problems:
+        for box in problem.evidence_boxes:
+            seen_boxes.add(box, problem.size)
+    if seen_boxes.doubt is not None:
+        warnings.warn(f"{path}: {seen_boxes.doubt}", stacklevel=2)
     return problems
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.box_forms import fits, other_forms
 from attcot_analysis.problems.pictures import upright_rgb
 
 Box = tuple[float, float, float, float]
@@ -181,9 +182,10 @@ class Problem:
 
 def _check_boxes(problem_id: str, image: Image.Image, boxes: Sequence[Box]) -> None:
     width, height = image.size
-    for x0, y0, x1, y1 in boxes:
-        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+    for box in boxes:
+        if not fits(box, image.size):
             raise ProblemError(
-                f"Problem {problem_id}: box {(x0, y0, x1, y1)} does not lie in its "
-                f"{width}x{height} image; boxes are (x0, y0, x1, y1) pixels, half open."
+                f"Problem {problem_id}: box {tuple(box)} does not lie in its {width}x{height} "
+                "image; boxes are (x0, y0, x1, y1) pixels, half open"
+                f"{other_forms(box, image.size)}."
             )

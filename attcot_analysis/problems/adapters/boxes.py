@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.box_forms import BoxForms, fits, other_forms, to_pixels
 from attcot_analysis.problems.problem import Box
+
+_BEYOND = 0.01
+"""Of a side: how far published boxes reach beyond their picture by rounding."""
 
 
 def corner_boxes(
@@ -12,8 +16,9 @@ def corner_boxes(
     image_size: tuple[int, int],
     where: str,
     *,
-    size: bool = False,
+    form: str = "pixels",
     of: tuple[float, float] | None = None,
+    seen: BoxForms | None = None,
 ) -> tuple[Box, ...]:
     """Boxes as ``(x0, y0, x1, y1)``, each once.
 
@@ -21,14 +26,16 @@ def corner_boxes(
         given: Four numbers each.
         image_size: Width and height of the picture as it is read.
         where: For messages.
-        size: Whether the last two numbers are width and height instead of a corner.
+        form: Of the numbers, a name in `FORMS`.
         of: Width and height of the picture that the numbers are of, where it was resized.
+        seen: Where to count boxes that should be in pixels.
 
     Raises:
-        ProblemError: If one is no box, or lies outside of the picture.
+        ProblemError: If one is no box, or no box of this form in the picture.
     """
     width, height = image_size
-    across, down = (1.0, 1.0) if of is None else (width / of[0], height / of[1])
+    source = (float(width), float(height)) if of is None else of
+    beyond = max(2.0, _BEYOND * max(source))
     found = []
     for box in given:
         numbers = list(box) if isinstance(box, list | tuple) else []
@@ -36,15 +43,17 @@ def corner_boxes(
             isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
         ):
             raise ProblemError(f"{where}: box {box!r:.60} is not four numbers.")
-        x0, y0, x1, y1 = map(float, numbers)
-        if size:
-            x1, y1 = x0 + x1, y0 + y1
-        x0, x1 = (min(max(x * across, 0.0), float(width)) for x in sorted((x0, x1)))
-        y0, y1 = (min(max(y * down, 0.0), float(height)) for y in sorted((y0, y1)))
-        if not (x0 < x1 and y0 < y1):
+        if seen is not None and form == "pixels":
+            seen.add(numbers, source, beyond)
+        if not fits(numbers, source, form, beyond=beyond):
             raise ProblemError(
-                f"{where}: box {box!r:.60} covers nothing of its {width}x{height} picture; is it "
-                "the picture that the boxes were drawn on?"
+                f"{where}: box {box!r:.60} covers nothing of its {width}x{height} picture, or "
+                f"reaches beyond it{other_forms(numbers, source) or '; is it the right picture?'}."
             )
-        found.append((x0, y0, x1, y1))
+        x0, y0, x1, y1 = to_pixels(numbers, source, form)
+        across, down = width / source[0], height / source[1]
+        x0, x1 = (min(max(x * across, 0.0), float(width)) for x in (x0, x1))
+        y0, y1 = (min(max(y * down, 0.0), float(height)) for y in (y0, y1))
+        if x0 < x1 and y0 < y1:
+            found.append((x0, y0, x1, y1))
     return tuple(dict.fromkeys(found))

@@ -25,6 +25,7 @@ from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.adapters.source import Made, Place, Record, each, json_lines, picture
 from attcot_analysis.problems.adapters.splits import choose
 from attcot_analysis.problems.adapters.texts import rationale_steps
+from attcot_analysis.problems.box_forms import to_pixels
 from attcot_analysis.problems.problem import Problem
 from attcot_analysis.problems.record import problem_from_record
 
@@ -45,6 +46,7 @@ FIELDS = (
 )
 """Fields of a line."""
 
+_EDITS = ("twin", "control")
 _EDIT_FIELDS = ("image", "answer", "rationale", "steps", "boxes")
 
 
@@ -63,10 +65,10 @@ def read(place: Place) -> Iterator[Made]:
     elif place.split is not None:
         choose([path], path, place.split)
     folders = [path.parent] if place.images is None else [place.images, path.parent]
-    return each(json_lines(path), partial(_problems, folders=folders))
+    return each(json_lines(path), partial(_problems, folders=folders, place=place))
 
 
-def _problems(record: Record, folders: list[Path]) -> list[Problem]:
+def _problems(record: Record, folders: list[Path], place: Place) -> list[Problem]:
     where = record.where
     _known(record.value, FIELDS, where)
     for name in ("image", "question", "answer"):
@@ -78,7 +80,7 @@ def _problems(record: Record, folders: list[Path]) -> list[Problem]:
     if "boxes" in fields:
         fields["evidence"] = fields.pop("boxes")
     fields["steps"] = _steps(fields, where)
-    for kind in ("twin", "control"):
+    for kind in _EDITS:
         if fields.get(kind) is None:
             fields.pop(kind, None)
             continue
@@ -99,7 +101,34 @@ def _problems(record: Record, folders: list[Path]) -> list[Problem]:
     def show(kind: str | None) -> Image.Image:
         return picture(images[kind], where if kind is None else f"{where}, {kind}", *folders)
 
-    return [problem_from_record(fields, show, where)]
+    whole = show(None)
+    _in_pixels(fields, whole.size, place)
+    return [problem_from_record(fields, lambda kind: show(kind) if kind else whole, where)]
+
+
+def _in_pixels(fields: Any, size: tuple[int, int], place: Place) -> None:
+    """Turn boxes that are said to be of another form into pixels, and count the others."""
+    if not isinstance(fields, dict):
+        return
+    for name in ("evidence", "boxes"):
+        held = fields.get(name)
+        for box in filter(_is_box, held if isinstance(held, list) else []):
+            if place.boxes is None:
+                place.seen.add(box, size)
+            else:
+                box[:] = to_pixels(box, size, place.boxes)
+    steps = fields.get("steps")
+    for inner in (*(steps if isinstance(steps, list) else ()), *map(fields.get, _EDITS)):
+        _in_pixels(inner, size, place)
+
+
+def _is_box(value: object) -> bool:
+    """Whether it is four numbers of any size that a picture has; others are refused later."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(n, int | float) and abs(n) < 1e9 for n in value)
+    )
 
 
 def _steps(fields: dict[str, Any], where: str) -> object:

@@ -1,7 +1,7 @@
 """The adapters by name, and what is done with all of them alike: read, check, convert."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from attcot_analysis.problems.adapters import (
     vstar,
 )
 from attcot_analysis.problems.adapters.source import Made, Place
+from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.problems.problem import Problem
@@ -51,6 +52,9 @@ ADAPTERS = {
 }
 """Formats by name."""
 
+_OWN_BOXES = ("jsonl", "visual-cot")
+"""Formats of which people write files of their own."""
+
 
 @dataclass(frozen=True)
 class DataCheck:
@@ -76,6 +80,7 @@ def read_data(
     *,
     images: str | Path | None = None,
     split: str | None = None,
+    boxes: str | None = None,
     faults: list[str] | None = None,
 ) -> Iterator[Problem]:
     """Read a dataset as it is published, problem by problem.
@@ -85,6 +90,8 @@ def read_data(
         format: A name in `ADAPTERS`.
         images: Folder of the pictures, where they do not lie beside the records.
         split: Of the dataset; default the format's own.
+        boxes: Form of one's own boxes, a name in `FORMS`; default pixels, refused where they show
+            another form.
         faults: Where to put a sentence for every record that cannot be read; default is to stop
             at the first.
 
@@ -92,11 +99,30 @@ def read_data(
         ProblemError: If the format is unknown or nothing can be read from the source, and, without
             ``faults``, at the first record that is wrong.
     """
+    return _read(_place(source, format, images, split, boxes), format, faults)
+
+
+def _place(
+    source: str | Path,
+    format: str,
+    images: str | Path | None,
+    split: str | None,
+    boxes: str | None,
+) -> Place:
     if format not in ADAPTERS:
         raise ProblemError(
             f"There is no data format {format!r}; choose from {', '.join(ADAPTERS)}."
         )
-    place = Place(str(source), None if images is None else Path(images), split)
+    if boxes is not None and boxes not in FORMS:
+        raise ProblemError(f"There is no form of boxes {boxes!r}; choose from {', '.join(FORMS)}.")
+    if boxes is not None and format not in _OWN_BOXES:
+        raise ProblemError(
+            f"The boxes of {format} are of the form that it is published in; leave --boxes out."
+        )
+    return Place(str(source), None if images is None else Path(images), split, boxes)
+
+
+def _read(place: Place, format: str, faults: list[str] | None) -> Iterator[Problem]:
     seen: set[str] = set()
     for made in ADAPTERS[format].read(place):
         try:
@@ -119,15 +145,17 @@ def check_data(
     *,
     images: str | Path | None = None,
     split: str | None = None,
+    boxes: str | None = None,
     limit: int | None = None,
 ) -> DataCheck:
     """Read a dataset and say what is wrong with it and what can be measured on it.
 
     Args:
-        source: See `read_data`, as the next three.
+        source: See `read_data`, as the next four.
         format: See there.
         images: See there.
         split: See there.
+        boxes: See there.
         limit: Read only the first so many problems.
 
     Raises:
@@ -135,10 +163,16 @@ def check_data(
     """
     faults: list[str] = []
     count = CoverageCount()
-    found = read_data(source, format, images=images, split=split, faults=faults)
-    for problem in islice(found, limit):
+    place = _place(source, format, images, split, boxes)
+    for problem in islice(_read(place, format, faults), limit):
         count.add(problem)
-    return DataCheck(count.coverage, tuple(faults))
+    return _checked(count, place, faults)
+
+
+def _checked(count: CoverageCount, place: Place, faults: list[str]) -> DataCheck:
+    said = (place.seen.fault, place.seen.doubt)
+    warnings = (*count.coverage.warnings, *(one for one in said if one is not None))
+    return DataCheck(replace(count.coverage, warnings=warnings), tuple(faults))
 
 
 def convert_data(
@@ -148,6 +182,7 @@ def convert_data(
     *,
     images: str | Path | None = None,
     split: str | None = None,
+    boxes: str | None = None,
     limit: int | None = None,
     skip_faulty: bool = False,
     overwrite: bool = False,
@@ -157,26 +192,29 @@ def convert_data(
     Args:
         source: See `read_data`.
         folder: Where to; see `save_problems`.
-        format: See `read_data`, as the next two.
+        format: See `read_data`, as the next three.
         images: See there.
         split: See there.
+        boxes: See there.
         limit: Only the first so many problems.
         skip_faulty: Leave out records that are wrong, instead of refusing the dataset.
         overwrite: Replace a problem folder that is already there.
 
     Raises:
-        ProblemError: As `read_data` and `save_problems`.
+        ProblemError: As `read_data` and `save_problems`, and if the boxes show another form than
+            pixels, of which some would pass.
     """
     faults: list[str] = []
     count = CoverageCount()
-    found = read_data(
-        source, format, images=images, split=split, faults=faults if skip_faulty else None
-    )
+    place = _place(source, format, images, split, boxes)
+    found = _read(place, format, faults if skip_faulty else None)
 
     def counted() -> Iterator[Problem]:
         for problem in islice(found, limit):
             count.add(problem)
             yield problem
+        if place.seen.fault is not None:
+            raise ProblemError(f"{source}: {place.seen.fault}")
 
     save_problems(counted(), folder, overwrite=overwrite)
-    return DataCheck(count.coverage, tuple(faults))
+    return _checked(count, place, faults)

@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError, passing
 from attcot_analysis.problems.adapters.splits import choose, says_split
+from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.pictures import open_picture, upright_rgb
 from attcot_analysis.problems.problem import Problem
 
@@ -27,11 +28,16 @@ class Place:
         source: A file or folder, or a hub id.
         images: Folder of the pictures, where they do not lie beside the records.
         split: Of the dataset; ``None`` for the format's own default.
+        boxes: Form of one's own boxes, a name in `FORMS`; ``None`` for pixels, unless they show
+            another form.
+        seen: Counts the boxes, to tell their form.
     """
 
     source: str
     images: Path | None = None
     split: str | None = None
+    boxes: str | None = None
+    seen: BoxForms = field(default_factory=BoxForms, compare=False)
 
     @property
     def folders(self) -> list[Path]:

@@ -42,6 +42,7 @@ from attcot_analysis.problems.problem import Problem
 
 _ASKS_FOR_BOX = "Please provide the bounding box"
 _MARK = "###"
+_ROUNDING = 0.01
 
 
 def read(place: Place) -> Iterator[Made]:
@@ -58,17 +59,26 @@ def read(place: Place) -> Iterator[Made]:
     read_file = json_lines if path.suffix == ".jsonl" else json_list
     records = of_split(place, [path], "", read_file)
     roots = [place.images] if place.images is not None else [path.parent, path.parent.parent]
-    return each(records, partial(_problems, roots=roots))
+    return each(records, partial(_problems, roots=roots, place=place))
 
 
-def _problems(record: Record, roots: list[Path]) -> list[Problem]:
+def _problems(record: Record, roots: list[Path], place: Place) -> list[Problem]:
     found = _conversation(record) if "conversations" in record.value else _metadata(record)
     name, given = found["image"], str(record.value.get("dataset", ""))
     inside = ("", given, f"cot/{given}", "images", f"{given}/images", f"cot_image_data/{given}")
     image = picture(name, record.where, *(root / part for root in roots for part in inside))
+    if found["boxes"] and found["shares"]:
+        _check_shares(found["boxes"][0], found["shares"], image.size, record.where)
     answer = str(found["answer"]).strip()
     candidates = yes_or_no(answer)
-    boxes = corner_boxes(found["boxes"], image.size, record.where, of=found["of"])
+    boxes = corner_boxes(
+        found["boxes"],
+        image.size,
+        record.where,
+        form=place.boxes or "pixels",
+        of=found["of"],
+        seen=place.seen,
+    )
     number = record.where.rpartition(" ")[2]
     return [
         Problem(
@@ -93,6 +103,7 @@ def _metadata(record: Record) -> dict[str, Any]:
         "boxes": record.field("bboxs", list),
         "of": (float(width), float(height)) if width and height else None,
         "thought": record.value.get("thought") or "",
+        "shares": None,
     }
 
 
@@ -104,6 +115,7 @@ def _conversation(record: Record) -> dict[str, Any]:
         question = said[0].replace("<image>", "").partition(_ASKS_FOR_BOX)[0].strip()
         boxes = [json.loads(box)] if box else []
         answer = said[-1]
+        shares = json.loads(said[1]) if box and said[1].lstrip().startswith("[") else None
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ProblemError(
             f"{record.where} is no conversation as viscot_363k.json has them ({error})."
@@ -115,4 +127,25 @@ def _conversation(record: Record) -> dict[str, Any]:
         "boxes": boxes,
         "of": None,
         "thought": "",
+        "shares": shares,
     }
+
+
+def _check_shares(box: Any, shares: Any, size: tuple[int, int], where: str) -> None:
+    """Refuse a picture of another size than that on which a conversation's box was drawn.
+
+    The conversation repeats the box as shares of the picture padded to a square.
+    """
+    side = max(size)
+    try:
+        for pads in ([(side - own) / 2 for own in size], (0.0, 0.0)):
+            sides = size if pads == (0.0, 0.0) else (side, side)
+            expected = [(box[at] + pads[at % 2]) / sides[at % 2] for at in range(4)]
+            if max(abs(a - b) for a, b in zip(expected, shares, strict=True)) <= _ROUNDING:
+                return
+    except (TypeError, ValueError, IndexError):
+        return
+    raise ProblemError(
+        f"{where}: box {box} is {shares} in its conversation, which it is not in a picture of "
+        f"{size[0]}x{size[1]}; give the picture that the box was drawn on."
+    )

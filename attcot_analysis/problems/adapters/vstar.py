@@ -61,7 +61,7 @@ def _problems(record: Record, root: Path) -> list[Problem]:
             question=with_options(question, choices),
             candidates=choices,
             answer=options[label],
-            evidence=corner_boxes(held.field("bbox", list), image.size, held.where, size=True),
+            evidence=corner_boxes(held.field("bbox", list), image.size, held.where, form="xywh"),
             metadata={
                 "dataset": "vstar",
                 "category": str(record.value.get("category", "")),

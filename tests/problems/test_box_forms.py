@@ -1,0 +1,170 @@
+"""Boxes that are no pixel boxes are refused, or converted where their form is said."""
+
+import json
+import random
+
+import pytest
+from dataset_files import lines, made, save, viscot
+from PIL import Image
+
+from attcot_analysis.cli import main
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
+from attcot_analysis.problems.adapters import check_data, convert_data, read_data
+from attcot_analysis.problems.box_forms import BoxForms
+
+SIZE = (640, 480)
+PIXELS = (320.0, 240.0, 480.0, 432.0)
+WRITTEN = {
+    "unit": [0.5, 0.5, 0.75, 0.9],
+    "thousand": [500, 500, 750, 900],
+    "xywh": [320, 240, 160, 192],
+    "pixels": [320, 240, 480, 432],
+}
+
+
+def one(box, **changes):
+    return Problem("a", Image.new("RGB", SIZE), "What?", (), "x", evidence=(tuple(box),), **changes)
+
+
+@pytest.mark.parametrize("form", ["unit", "thousand", "xywh"])
+def test_a_problem_refuses_what_is_no_pixel_box_and_says_what_it_may_be(form):
+    assert one(WRITTEN["pixels"]).evidence == (PIXELS,)
+    with pytest.raises(ProblemError, match=rf"Problem a: box .*does not lie.*\({form}\)"):
+        one(WRITTEN[form])
+    with pytest.raises(ProblemError, match=rf"\({form}\)"):
+        image = Image.new("RGB", SIZE)
+        twin = Edit("twin", image, "y", (), (tuple(WRITTEN[form]),))
+        Problem("a", image, "What?", ("x", "y"), "x", twin=twin)
+
+
+def test_nothing_lies_in_the_first_pixel_of_a_photograph():
+    for box in ((0, 0, 1, 1), (0.1, 0.2, 0.3, 0.4)):
+        with pytest.raises(ProblemError, match="shares of the picture from 0 to 1"):
+            one(box)
+    small = Image.new("RGB", (8, 8))
+    assert Problem("a", small, "What?", (), "x", evidence=((0, 0, 1, 1),)).evidence
+
+
+def own(folder, form, n=16, size=SIZE, seed=0):
+    """Lines of one's own, their boxes in some form, and the same in pixels."""
+    drawn = random.Random(seed)
+    held, pixels = [], []
+    folder.mkdir()
+    for at in range(n):
+        Image.new("RGB", size).save(folder / f"{at}.png")
+        width, height = size
+        w, h = drawn.randrange(width // 8, width // 3), drawn.randrange(height // 8, height // 3)
+        x, y = drawn.randrange(width - w), drawn.randrange(height - h)
+        if at < 2:
+            x, y = ((width - w, height - h), (1, 1))[at]
+        pixels.append((x, y, x + w, y + h))
+        ends = (width, height) * 2
+        box = {
+            "pixels": list(pixels[-1]),
+            "unit": [end / side for end, side in zip(pixels[-1], ends, strict=True)],
+            "thousand": [1000 * end / side for end, side in zip(pixels[-1], ends, strict=True)],
+            "xywh": [x, y, w, h],
+        }[form]
+        line = {"image": f"{at}.png", "question": "What?", "answer": "x", "boxes": [box]}
+        held.append(line | {"steps": [{"text": "Look.", "boxes": [list(box)]}]})
+    return lines(folder / "own.jsonl", held), pixels
+
+
+@pytest.mark.parametrize("form", ["unit", "thousand", "xywh"])
+def test_boxes_of_a_said_form_become_pixels(tmp_path, form):
+    path, pixels = own(tmp_path / "set", form)
+    out = tmp_path / "out"
+    command = ["data", "convert", str(path), "--out", str(out), "--boxes", form]
+    assert main(command) == 0
+    for problem, box in zip(load_problems(out), pixels, strict=True):
+        assert problem.evidence[0] == pytest.approx(box)
+        assert problem.steps[0].boxes[0] == pytest.approx(box)
+
+
+@pytest.mark.parametrize("form", ["thousand", "xywh"])
+def test_those_that_would_pass_are_not_kept_when_others_show_the_form(tmp_path, form, capsys):
+    path, _ = own(tmp_path / "set", form)
+    assert main(["data", "check", str(path)]) == 3
+    said = capsys.readouterr().out
+    assert "boxes are no pixels (x0, y0, x1, y1) of their pictures and all may be" in said
+    assert f"--boxes {form}" in said or f"or {form}" in said
+    with pytest.raises(ProblemError, match=r"say what they are with --boxes"):
+        convert_data(path, tmp_path / "out", skip_faulty=True)
+    assert not (tmp_path / "out").exists()
+    # Whoever says that they are pixels gets those that can be.
+    found = convert_data(path, tmp_path / "out", skip_faulty=True, boxes="pixels")
+    assert found.faults and 0 < found.coverage.n == 16 - len(found.faults)
+
+
+def test_one_slip_among_many_pixel_boxes_is_only_that(tmp_path):
+    path, _ = own(tmp_path / "set", "pixels", n=60, size=(64, 48))
+    held = [json.loads(line) for line in path.read_text().splitlines()]
+    held[7]["boxes"] = [[3, 3, 900, 9]]
+    lines(path, held)
+    found = convert_data(path, tmp_path / "out", skip_faulty=True)
+    assert len(found.faults) == 1 and found.coverage.n == 59
+    assert not any("boxes" in one for one in found.coverage.warnings)
+
+
+def test_boxes_within_1000_of_large_pictures_are_doubted():
+    def seen(end, size, n):
+        forms = BoxForms()
+        for _ in range(n):
+            forms.add((10, 10, end, end), size)
+        return forms
+
+    assert "pictures have up to 3000 pixels" in seen(900, (3000, 2000), 5).doubt
+    assert seen(1200, (3000, 2000), 5).doubt is None
+    assert seen(900, (1000, 800), 500).doubt is None and seen(900, (1300, 900), 5).doubt is None
+
+
+def test_a_doubt_is_said_when_a_folder_is_loaded(tmp_path):
+    path, _ = own(tmp_path / "set", "thousand", size=(2400, 2400))
+    assert any("reaches beyond 1000" in one for one in check_data(path).coverage.warnings)
+    convert_data(path, tmp_path / "out")
+    with pytest.warns(UserWarning, match="No box reaches beyond 1000"):
+        load_problems(tmp_path / "out")
+    problems = list(read_data(path, boxes="thousand"))
+    assert problems[0].evidence[0][2:] == (2400, 2400)
+    save_problems(problems, tmp_path / "right")
+    load_problems(tmp_path / "right")
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([0.1, 0.1, 0.4, 0.5], "shares of the picture"),
+        ([500, 300, 80, 90], r"pixels \(x, y, width, height\)"),
+        ([300, 300, 700, 900], "thousandths of the picture"),
+        ([0, 0, 128, 5000], "is it the right picture"),
+    ],
+)
+def test_published_boxes_are_not_cut_into_shape(tmp_path, box, message):
+    path = made(tmp_path, "visual-cot")
+    held = [json.loads(line) for line in path.read_text().splitlines()]
+    size = {"width": 640, "height": 480}
+    lines(path, [one | size | {"bboxs": [box]} for one in held])
+    found = check_data(path, "visual-cot")
+    assert len(found.faults) == 2 and "line 1: box" in found.faults[0]
+    with pytest.raises(ProblemError, match=message):
+        list(read_data(path, "visual-cot"))
+    lines(path, [one | size | {"bboxs": [[600, 400, 641.5, 481]]} for one in held])
+    (rounded,) = {p.evidence for p in read_data(path, "visual-cot")}
+    assert rounded == ((60.0, 40.0, 64.0, 48.0),)
+
+
+def test_a_conversation_s_box_on_a_picture_of_another_size_is_refused(tmp_path):
+    path = viscot(tmp_path)
+    assert check_data(path, "visual-cot").holds
+    save(tmp_path / "cot" / "v7w" / "v7w_276.jpg", 1, (128, 96))
+    with pytest.raises(ProblemError, match=r"entry 1: box .* not in a picture of 128x96"):
+        list(read_data(path, "visual-cot"))
+
+
+def test_forms_that_make_no_sense_are_refused(tmp_path):
+    path = made(tmp_path, "vstar")
+    with pytest.raises(ProblemError, match="no form of boxes 'yolo'; choose from pixels"):
+        check_data(path, boxes="yolo")
+    with pytest.raises(ProblemError, match="leave --boxes out"):
+        check_data(path, "vstar", boxes="unit")
