@@ -42,10 +42,12 @@ test: lint  ## Lint, unit tests, notebooks compared with their stored outputs.
 	$(BIN)/pytest tests -n 2 --dist loadscope --no-loadscope-reorder --durations 30
 	$(COMPARE_NOTEBOOKS)
 
-# Kernels of other processors, as far as this one can run them: of torch, of oneDNN and of MKL, which
-# multiply matrices in another order each, on one thread and on two.
-OLD := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1
-AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=2
+# Kernels of other processors, as far as this one can run them: torch's own, oneDNN's, MKL's and
+# OpenBLAS's, each of which adds in another order; on one thread and on two.
+OLD := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+    OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=1
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+    OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=2
 
 portable: $(STAMP)  ## Notebooks and stored numbers once more, with two unlike instruction sets.
 	$(OLD) $(COMPARE_NOTEBOOKS)

@@ -173,7 +173,8 @@ def test_bf16_gives_the_terms_of_fp32(random_checkpoint, training_problems, way)
         assert float(notes[name]) == pytest.approx(float(expected_notes[name]), abs=0.02)
     name = "model.language_model.layers.0.self_attn.k_proj.weight"
     one, other = (dict(m.model.named_parameters())[name].grad.float() for m in (full, half))
-    assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+    # Processors without instructions for bf16 also add in it: 0.988 there, 0.993 elsewhere.
+    assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.97
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
