@@ -105,3 +105,23 @@ def test_constraints_pin_every_direct_requirement_within_its_bounds(project, pin
         if pins[name] not in specifier
     }
     assert outside == {}
+
+
+def test_ci_compares_on_two_instruction_sets_as_well():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+    job = workflow["jobs"]["tests"]
+    assert job["strategy"]["matrix"]["target"] == ["test", "portable"]
+    assert job["steps"][-1]["run"] == ".ci/run ${{ matrix.target }}"
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    settings = [
+        dict(re.findall(r"(\w+)=(\w+)", re.search(rf"^{name} := (.*)$", makefile, re.M).group(1)))
+        for name in ("OLD", "AVX2")
+    ]
+    old, new = settings
+    assert set(old) == set(new) >= {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS"}
+    assert all(old[name] != new[name] for name in old)
+    recipe = re.search(r"^portable: .*\n((?:\t.*\n)+)", makefile, re.M).group(1).split()
+    assert recipe == [
+        *("$(OLD)", "$(COMPARE_NOTEBOOKS)", "$(OLD)", "$(GOLDEN)"),
+        *("$(AVX2)", "$(COMPARE_NOTEBOOKS)", "$(AVX2)", "$(GOLDEN)"),
+    ]
