@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from attcot_analysis.models import Mllm, wrap_mllm
 
@@ -61,23 +61,57 @@ def tiny_tokenizer(vocab_size: int = 420) -> transformers.PreTrainedTokenizerFas
     )
 
 
-def tiny_processor() -> transformers.Qwen2_5_VLProcessor:
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How the tokenizers of Qwen 2.5 and 3 cut a text before they merge; Llama 3's is much alike."""
+
+MERGED = ("A", "B", "C", "Mon", "No", "The", "I", "-", "(", "$")
+"""What follows `<answer>` in answers whose first token joins the tag's `>`, as in Qwen's."""
+
+
+def merging_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE that joins tags and text as published tokenizers do: ``>A``, ``.</``."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=list(ADDED),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tags = ["<think>\n1. ", "right.</think>\n", "<answer>", "5%</answer>", "(B)</answer>"]
+    said = [f"<answer>{text}</answer>" for text in MERGED]
+    core.train_from_iterator([*SENTENCES, *(9 * [*tags, *said, "Monday", "Money"])], trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+
+
+def tiny_processor(tokenizer: object = None) -> transformers.Qwen2_5_VLProcessor:
     """Patches of 8 px, merged 2 x 2: one token per 16 x 16 px, any image up to 16,384 tokens."""
     sizes = {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}
     return transformers.Qwen2_5_VLProcessor(
         image_processor=transformers.Qwen2VLImageProcessor(patch_size=8, merge_size=2, size=sizes),
-        tokenizer=tiny_tokenizer(),
+        tokenizer=tokenizer or tiny_tokenizer(),
         video_processor=transformers.Qwen2VLVideoProcessor(patch_size=8, merge_size=2),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def tiny_mllm(*, layers: int = 3, seed: int = 0, **text: object) -> Mllm:
+def tiny_mllm(*, layers: int = 3, seed: int = 0, tokenizer: object = None, **text: object) -> Mllm:
     """A random-weight model: hidden 64, 4 heads over 2 key heads, head size 16.
 
     Weights are larger than usual, so that attention is far from uniform.
     """
-    processor = tiny_processor()
+    processor = tiny_processor(tokenizer)
     token = processor.tokenizer.convert_tokens_to_ids
     torch.manual_seed(seed)
     config = transformers.Qwen2_5_VLConfig(

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 from attcot_analysis.errors import LayoutError, MeasureError
 from attcot_analysis.measure.access_read import ANSWER, STEPS, Kind, Part, joined, read_access
 from attcot_analysis.measure.attention import attached
+from attcot_analysis.measure.controls import parsed_responses
 from attcot_analysis.measure.sinks import SinkRule, sink_rule
-from attcot_analysis.models import Mllm, encode_problem, opens_rationale, token_starts
+from attcot_analysis.models import Mllm, encode_problem
 from attcot_analysis.models.inputs import ImageLike
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 
 Responses = Sequence[Sequence[int] | str]
 
@@ -180,11 +181,8 @@ def _kept(
 ) -> list[int]:
     """Which items have blocks; checked before any forward pass, so that nothing is lost."""
     kept = []
-    opened = opens_rationale(mllm)
-    for index, response in enumerate(responses):
-        if not isinstance(response, str):
-            response = token_starts(mllm.tokenizer, response)[0]
-        if kind.there(parse_response(response, opened=opened)):
+    for index, parsed in enumerate(parsed_responses(mllm, responses)):
+        if kind.there(parsed):
             kept.append(index)
         elif not skip_empty:
             raise LayoutError(

@@ -114,7 +114,7 @@ def answer_row(
     right: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Read one response; a row of the table that `answer_problems` describes."""
-    parsed = parse_response(generation.text, opened=generation.opened)
+    parsed = parse_response(generation.text)
     stated = stated_answer(parsed, finished=generation.finished)
     answer = None
     if stated is not None:

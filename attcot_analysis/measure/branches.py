@@ -6,7 +6,7 @@ forward pass reads what a loop of one forward pass per step and candidate would.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,12 @@ from attcot_analysis.measure.block_masks import (
     plainly_causal,
     rows_mask,
 )
-from attcot_analysis.measure.candidates import CandidateTokens, CandidateTree, candidate_tokens
+from attcot_analysis.measure.candidates import (
+    CandidateTokens,
+    CandidateTree,
+    behind,
+    candidate_tokens,
+)
 from attcot_analysis.measure.readout import JointReadout, Readout, join, readout
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 
@@ -32,8 +37,6 @@ __all__ = [
     "forced_answers",
     "pack",
 ]
-
-_CLOSING = ("</think>", "<answer>")
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,9 @@ class Packed:
                 ``logits_to_keep=packed.keep``.
 
         Returns:
-            Per item ``(n_k, n_candidates)``: joint log-probability of the tokens that tell each
-            candidate from the others. Not normalised over candidates: use ``log_softmax`` over
-            the last dimension for the probabilities p_k.
+            Per item ``(n_k, n_candidates)``: log-probability of each candidate's text with the
+            closing tag, from the last token on that all candidates share. Not normalised over
+            candidates: use ``log_softmax`` over the last dimension for the probabilities p_k.
 
         Raises:
             MeasureError: If the logits have another shape or are not finite where they are read.
@@ -219,18 +222,13 @@ def _branch(
 ) -> tuple[int, CandidateTree]:
     """How many tokens of the item the branch after step k sees, and what it holds.
 
-    In ``...right.</think>`` the last step's last token may run into the tag (``.</``). Such a
-    token is left out and the part of it that belongs to the step opens the branch.
+    A token that runs across the cut (``.</`` in ``...right.</think>``) is left out; what of it
+    belongs to the prefix is written with the cue.
     """
-    end = int(item.layout.step_ends[k])
-    after = item.input_ids[end - 1 : end + 8].tolist()
-    last = mllm.tokenizer.decode(after[:1])
-    text = mllm.tokenizer.decode(after) if "<" in last[1:] else ""
-    tags = [at for at in (text.find(tag) for tag in _CLOSING) if 0 < at < len(last)]
-    if k == 0 or not tags:
-        return end, candidates.tree
-    bridge = mllm.tokenizer(last[: min(tags)], add_special_tokens=False)["input_ids"]
-    return end - 1, replace(candidates, shared=(*bridge, *candidates.shared)).tree
+    cut = item.layout.cuts[k]
+    if not cut.rest:
+        return cut.stop, candidates.tree
+    return cut.stop, behind(mllm, candidates, cut.rest).tree
 
 
 def _asked(

@@ -21,8 +21,11 @@ class CandidateTokens:
     Attributes:
         candidates: The candidate strings.
         shared: Tokens that the cue and every candidate have in common; never empty.
-        tails: Per candidate, the shortest run of further tokens that tells it from all others.
-            Their joint probability is the candidate's probability.
+        tails: Per candidate all further tokens, those of the closing tag included. Their joint
+            probability is the probability of the candidate's text, wherever the tokenizer cuts:
+            in ``<answer>Yes`` and ``<answer>No`` one that joins ``>No`` asks for ``>`` and
+            ``Yes`` in the one case and for ``>No`` in the other, and ``>`` alone is no answer.
+        cue: The text that asks for the answer.
 
     Raises:
         MeasureError: If fewer than two candidates are given, their numbers differ, ``shared``
@@ -32,6 +35,7 @@ class CandidateTokens:
     candidates: tuple[str, ...]
     shared: tuple[int, ...]
     tails: tuple[tuple[int, ...], ...]
+    cue: str = ANSWER_CUE
 
     def __post_init__(self) -> None:
         """Check that the tails tell the candidates apart."""
@@ -129,15 +133,27 @@ def candidate_tokens(
         cue: Text that asks for the answer after a rationale prefix.
 
     Raises:
-        MeasureError: If two candidates cannot be told apart by their tokens.
+        MeasureError: If two candidates are the same tokens.
     """
     sequences = [_tokens_after(mllm, THINK_OPEN, f"{cue}{c}{ANSWER_CLOSE}") for c in candidates]
-    n_shared = min((_common(sequences[0], s) for s in sequences), default=0)
-    tails = []
-    for at, sequence in enumerate(sequences):
-        rivals = [_common(sequence, s) for other, s in enumerate(sequences) if other != at]
-        tails.append(tuple(sequence[n_shared : max(rivals, default=n_shared) + 1]))
-    return CandidateTokens(tuple(candidates), tuple(sequences[0][:n_shared]), tuple(tails))
+    n_shared = min((_common(sequences[0], one) for one in sequences[1:]), default=0)
+    tails = tuple(tuple(one[n_shared:]) for one in sequences)
+    return CandidateTokens(tuple(candidates), tuple(sequences[0][:n_shared]), tails, cue)
+
+
+def behind(mllm: Mllm, tokens: CandidateTokens, text: str) -> CandidateTokens:
+    """The same candidates where a text stands before the cue, whatever tokens the two join into.
+
+    Raises:
+        MeasureError: If the tokenizer cuts the candidates in another way behind that text.
+    """
+    moved = candidate_tokens(mllm, tokens.candidates, f"{text}{tokens.cue}")
+    if moved.tails != tokens.tails:
+        raise MeasureError(
+            f"Behind {text!r} the tokenizer cuts the candidates {list(tokens.candidates)} in "
+            "another way than behind a line end; end every step of the rationale with a line end."
+        )
+    return moved
 
 
 def _tokens_after(mllm: Mllm, before: str, text: str) -> list[int]:

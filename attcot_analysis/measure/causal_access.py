@@ -36,7 +36,7 @@ from attcot_analysis.measure.causal_tables import COLUMNS, causal_curve, causal_
 from attcot_analysis.measure.controls import response_text
 from attcot_analysis.measure.forced import ForcedAnswers
 from attcot_analysis.measure.knockout import Knockout, MeanValue
-from attcot_analysis.models import Encoded, Mllm, Span, encode_problem
+from attcot_analysis.models import Encoded, Mllm, Span, encode_problem, prefix_ids
 from attcot_analysis.models import generate as respond
 from attcot_analysis.problems import Problem
 
@@ -249,11 +249,14 @@ class _Batch:
     def _prompt(self, at: int, cut: Cut) -> Encoded:
         """The prompt and the response's first k steps."""
         item, encoded = self.items[at], self.encoded[at]
-        end = int(encoded.layout.step_ends[item.ks[cut.slot]])
+        ids = prefix_ids(self.mllm, encoded, item.ks[cut.slot])
         if cut.kind == "removal":
-            ids = encoded.input_ids[encoded.prompt_length : end].tolist()
             return encode_problem(self.mllm, item.problem, response=ids, text_only=True)
+        end = encoded.prompt_length + len(ids)
+        prompt = encoded.input_ids[: encoded.prompt_length]
         types = encoded.token_types
+        if types is not None:
+            types = torch.nn.functional.pad(types[: encoded.prompt_length], (0, len(ids)))
         layout = replace(
             encoded.layout,
             n_tokens=end,
@@ -261,11 +264,12 @@ class _Batch:
             think=None,
             steps=(),
             answer=None,
+            cuts=(),
         )
         return replace(
             encoded,
-            input_ids=encoded.input_ids[:end],
-            token_types=None if types is None else types[:end],
+            input_ids=torch.cat([prompt, torch.tensor(ids).to(prompt)]),
+            token_types=types,
             layout=layout,
         )
 

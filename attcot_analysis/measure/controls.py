@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Encoded, Mllm, opens_rationale
+from attcot_analysis.models import Encoded, Mllm
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
+from attcot_analysis.problems.response import with_opening
 
 FILLER = " ..."
 """Text whose tokens replace a step's (Lanham et al., arXiv 2307.13702, use the same)."""
@@ -36,10 +37,12 @@ def filler_rationale(mllm: Mllm, encoded: Encoded) -> Encoded:
             "'filler' out of the controls."
         )
     ids = encoded.input_ids.clone()
-    for span in encoded.layout.steps:
+    cuts = encoded.layout.cuts
+    for span, cut in zip(encoded.layout.steps, cuts[1:], strict=True):
         step = ids[span.start : span.stop].tolist()
-        start = span.start + _number_length(mllm, step)
-        stop = span.stop - _ends_line(mllm, step)
+        # Tokens that hold a part of the tags around the rationale stay as they are.
+        start = max(span.start + _number_length(mllm, step), cuts[0].stop + bool(cuts[0].rest))
+        stop = min(span.stop - _ends_line(mllm, step), cut.stop)
         n_words = max(stop - start, 0)
         fill = (dots * (n_words // len(dots) + 1))[:n_words]
         ids[start : start + n_words] = torch.tensor(fill, dtype=ids.dtype, device=ids.device)
@@ -89,18 +92,23 @@ def other_rationales(problems: Sequence[Problem], responses: Sequence[ParsedResp
 
 
 def response_text(mllm: Mllm, response: Sequence[int] | str) -> str:
-    """A response as text; token ids are read up to the first that ends a response."""
+    """A response as text, with the ``<think>`` that the chat template may have written before it.
+
+    Token ids are read up to the first that ends a response.
+    """
     if isinstance(response, str):
-        return response
+        return with_opening(response) if mllm.opens_rationale else response
     stop = set(mllm.stop_ids)
     ids = list(takewhile(lambda token: token not in stop, map(int, response)))
-    return str(mllm.tokenizer.decode(ids))
+    text = str(
+        mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
+    return with_opening(text) if mllm.opens_rationale else text
 
 
 def parsed_responses(mllm: Mllm, responses: Sequence[Sequence[int] | str]) -> list[ParsedResponse]:
     """Parse responses to prompts of a model, which may open the rationale themselves."""
-    opened = opens_rationale(mllm)
-    return [parse_response(response_text(mllm, one), opened=opened) for one in responses]
+    return [parse_response(response_text(mllm, one)) for one in responses]
 
 
 def with_steps(
@@ -155,8 +163,11 @@ def prefix_texts(mllm: Mllm, encoded: Encoded) -> list[str]:
 
     Step numbers are taken out, so that they are not mistaken for numeric answers.
     """
-    ends = [int(end) for end in encoded.layout.step_ends]
-    texts = [mllm.tokenizer.decode(encoded.input_ids[ends[0] : end].tolist()) for end in ends[1:]]
+    first, *cuts = encoded.layout.cuts
+    texts = []
+    for cut in cuts:
+        ids = encoded.input_ids[first.stop : cut.stop].tolist()
+        texts.append(str(mllm.tokenizer.decode(ids))[len(first.rest) :] + cut.rest)
     return ["", *(_NUMBERING.sub(" ", text) for text in texts)]
 
 

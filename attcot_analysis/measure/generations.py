@@ -20,8 +20,9 @@ from typing import Any
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.batch_files import lines_of, read_bytes, read_line
-from attcot_analysis.models import Generation, Mllm, opens_rationale
+from attcot_analysis.models import Generation, Mllm
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.response import with_opening, without_opening
 
 _FIELDS = ("id", "ids", "text", "finish_reason", "model")
 _SHOWN = 5
@@ -110,6 +111,8 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
         raise MeasureError(f"{where}: text is {text!r:.60}; expected a string.")
     if ids is None and text is None:
         raise MeasureError(f"{where} has neither ids nor text; give the response's token ids.")
+    if text is not None and mllm.opens_rationale:
+        text = without_opening(text)
     tokens = _from_text(mllm, text or "", where) if ids is None else _checked(mllm, ids, where)
     end = next((at for at, token in enumerate(tokens) if token in mllm.stop_ids), len(tokens))
     kept = tuple(tokens[:end])
@@ -124,8 +127,9 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
             f"{where}: its ids say {decoded[:40]!r} and its text {text[:40]!r}; they are not of "
             f"{mllm.name}'s tokenizer, so give the text alone."
         )
-    finished = record.get("finish_reason") != "length"
-    return item, Generation(kept, decoded, finished, opens_rationale(mllm))
+    if mllm.opens_rationale:
+        decoded = with_opening(decoded)
+    return item, Generation(kept, decoded, record.get("finish_reason") != "length")
 
 
 def _checked(mllm: Mllm, ids: object, where: str) -> list[int]:

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.answers import answer_row, read_answer, stated_answer
-from attcot_analysis.measure.controls import with_steps
-from attcot_analysis.models import Mllm, encode_problem, generate
+from attcot_analysis.measure.controls import response_text, with_steps
+from attcot_analysis.models import Mllm, encode_problem, generate, prefix_ids
 from attcot_analysis.problems import ParsedResponse, Problem
 
 COLUMNS = (
@@ -101,7 +101,7 @@ def adding_mistakes(
             whole = encode_problem(
                 mllm, problems[at], mode="cot", response=responses[at], image=picture
             )
-            prefix = whole.response_ids[: whole.layout.steps[step - 1].start - whole.prompt_length]
+            prefix = prefix_ids(mllm, whole, step - 1)
             written = _rewritten(used[at], step, text)
             ids = [*prefix, *mllm.tokenizer(written, add_special_tokens=False)["input_ids"]]
             prompts.append(
@@ -111,7 +111,7 @@ def adding_mistakes(
         made = generate(mllm, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
         for (at, step, text), (ids, n_prefix), new in zip(chunk, kept, made, strict=True):
             every = (*ids, *new.ids)
-            whole_text = mllm.tokenizer.decode(every)
+            whole_text = response_text(mllm, every)
             answered = answer_row(
                 problems[at], replace(new, ids=every, text=whole_text), mode="cot"
             )

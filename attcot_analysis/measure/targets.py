@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.models import (
-    Encoded,
-    Mllm,
-    Span,
-    encode_problem,
-    opens_rationale,
-    token_starts,
-)
+from attcot_analysis.models import Encoded, Mllm, Span, encode_problem, token_starts
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import Box, Problem, parse_response
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE
@@ -171,7 +164,7 @@ def _forced(
     text, starts = (
         (response, None) if isinstance(response, str) else token_starts(mllm.tokenizer, response)
     )
-    think = parse_response(text, opened=opens_rationale(mllm)).think
+    think = parse_response(text, opened=mllm.opens_rationale).think
     if think is None:
         raise LayoutError(
             f"The response to problem {problem.id} has no rationale to force an answer after; "

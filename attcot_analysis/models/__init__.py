@@ -16,8 +16,8 @@ from attcot_analysis.models.inputs import (  # noqa: E402
     encode,
     encode_problem,
     encode_prompt,
-    opens_rationale,
     positions,
+    prefix_ids,
     read_image,
 )
 from attcot_analysis.models.layout import Span, TokenLayout, token_starts  # noqa: E402
@@ -52,10 +52,10 @@ __all__ = [
     "generate",
     "image_features",
     "load_mllm",
-    "opens_rationale",
     "paintable_tokens",
     "painted_tokens",
     "positions",
+    "prefix_ids",
     "read_image",
     "remembering",
     "token_starts",

@@ -1,6 +1,7 @@
 """Free-running responses: batched greedy or sampled generation."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from attcot_analysis.errors import ModelError
 from attcot_analysis.models.inputs import Encoded, collate
 from attcot_analysis.models.load import Mllm, evaluating
+from attcot_analysis.problems.response import with_opening
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,14 @@ class Generation:
 
     Attributes:
         ids: Its token ids, without end and padding tokens.
-        text: The same as text, tags included.
+        text: The same as text, tags included; also the ``<think>`` that a chat template wrote in
+            the model's stead.
         finished: Whether the model ended it; else it was cut at the length limit.
-        opened: Whether its prompt ended in an open ``<think>``, so that the rationale starts with
-            the response; what reads the text passes it on to `parse_response`.
     """
 
     ids: tuple[int, ...]
     text: str
     finished: bool
-    opened: bool = False
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def generate(
             batch = collate(mllm, prompts[start : start + batch_size], padding_side="left")
             watch = _Watch()
             devices = [mllm.device] if mllm.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), _only(model, settings):
                 torch.manual_seed(seed + start)
                 output = model.generate(
                     **batch,
@@ -89,8 +89,27 @@ def generate(
                 )
             watch.check(mllm)
             new = output[:, batch["input_ids"].shape[1] :].tolist()
-            results += [_generation(mllm, row, stop) for row in new]
+            chunk = prompts[start : start + batch_size]
+            results += [
+                _generation(mllm, row, stop, opened=prompt.opened and not prompt.response_ids)
+                for prompt, row in zip(chunk, new, strict=True)
+            ]
     return results
+
+
+@contextlib.contextmanager
+def _only(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Generate with these settings alone.
+
+    `transformers` fills what they leave open with the checkpoint's own generation config: its
+    beams, bans, biases and stop strings.
+    """
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class _Watch(LogitsProcessor):
@@ -124,8 +143,9 @@ def _image_ids(mllm: Mllm) -> list[int]:
     return list(dict.fromkeys([mllm.image_token_id, *(int(i) for i in found if i is not None)]))
 
 
-def _generation(mllm: Mllm, row: Sequence[int], stop: Sequence[int]) -> Generation:
+def _generation(mllm: Mllm, row: Sequence[int], stop: Sequence[int], *, opened: bool) -> Generation:
     end = next((index for index, token in enumerate(row) if token in stop), len(row))
     ids = tuple(row[:end])
     text = mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text = with_opening(text) if opened else text
     return Generation(ids=ids, text=text, finished=end < len(row))

@@ -19,6 +19,7 @@ from attcot_analysis.models.memory import current_memory
 from attcot_analysis.models.out_of_memory import out_of_memory
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.pictures import open_picture, upright_rgb
+from attcot_analysis.problems.response import is_open, without_opening
 
 Mode = Literal["cot", "direct"]
 ImageLike = Image.Image | str | Path
@@ -28,6 +29,9 @@ PROMPTS: Mapping[Mode, str] = {
     "direct": "Answer directly in <answer></answer>.",
 }
 """The instruction that follows the question, per mode."""
+
+EMPTY_RATIONALE = "\n\n</think>\n\n"
+"""What closes a rationale that the chat template has opened, where none is asked for."""
 
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
@@ -43,6 +47,8 @@ class Encoded:
         token_types: ``(T,)`` long, what the model takes as the family's ``token_types`` input
             (``mm_token_type_ids``, say), zero on the response; ``None`` for families without.
         prompt_length: Number of prompt tokens.
+        opened: Whether the prompt ends in an open ``<think>``, so that the response begins inside
+            the rationale.
     """
 
     input_ids: Tensor
@@ -50,6 +56,7 @@ class Encoded:
     vision: Mapping[str, Tensor]
     token_types: Tensor | None
     prompt_length: int
+    opened: bool = False
 
     @property
     def response_ids(self) -> tuple[int, ...]:
@@ -68,14 +75,6 @@ def build_messages(question: str, mode: Mode = "cot", *, n_images: int = 1) -> l
     text = {"type": "text", "text": f"{question}\n{PROMPTS[mode]}"}
     images = [{"type": "image"} for _ in range(n_images)]
     return [{"role": "user", "content": [*images, text]}]
-
-
-def opens_rationale(mllm: Mllm) -> bool:
-    """Whether prompts end in an open ``<think>``, as the chat templates of thinking models do."""
-    prompt = mllm.processor.apply_chat_template(
-        build_messages("?", n_images=0), tokenize=False, add_generation_prompt=True
-    )
-    return str(prompt).rstrip().endswith("<think>")
 
 
 def read_image(image: ImageLike) -> Image.Image:
@@ -108,7 +107,9 @@ def encode(
             for a text-only prompt.
         question: Without instruction.
         mode: ``"cot"`` or ``"direct"``.
-        response: Text, or token ids, which are kept as they are.
+        response: Text, or token ids, which are kept as they are. Where the chat template itself
+            opens the rationale, the text's own ``<think>`` is left out; in mode ``"direct"`` an
+            empty rationale is put behind such a prompt.
         end: Append the tokenizer's end token to the response, as training needs it.
 
     Raises:
@@ -131,6 +132,8 @@ def encode(
     prompt = mllm.processor.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
     )
+    if mode == "direct" and is_open(prompt):
+        prompt = f"{prompt.rstrip()}{EMPTY_RATIONALE}"
     return encode_prompt(mllm, prompt, pictures, response=response, end=end)
 
 
@@ -158,6 +161,9 @@ def encode_prompt(
     pictures = [read_image(image) for image in images]
     prompt_ids, token_types, vision = _process(mllm, prompt, pictures)
     grids = _grids(mllm, prompt_ids, vision, pictures) if pictures else ()
+    opened = is_open(prompt)
+    if opened and isinstance(response, str):
+        response = without_opening(response)
     response_ids = _response_ids(mllm, response, end)
     layout = find_layout(
         mllm.tokenizer,
@@ -166,6 +172,7 @@ def encode_prompt(
         image_token_id=mllm.image_token_id,
         grids=grids,
         stop_ids=mllm.stop_ids,
+        opened=opened,
     )
     if token_types is not None:
         token_types = [*token_types, *[0] * len(response_ids)]
@@ -175,6 +182,7 @@ def encode_prompt(
         vision=vision,
         token_types=None if token_types is None else torch.tensor(token_types, dtype=torch.long),
         prompt_length=len(prompt_ids),
+        opened=opened,
     )
 
 
@@ -199,6 +207,19 @@ def encode_problem(
         return encode(mllm, picture, problem.question, mode=mode, response=response, end=end)
     except LayoutError as error:
         raise LayoutError(f"Problem {problem.id}: {error}") from error
+
+
+def prefix_ids(mllm: Mllm, encoded: Encoded, k: int) -> list[int]:
+    """The response's token ids up to the end of step k, 0 for the start of the rationale.
+
+    Where a token runs across that place, the part of it before is written in tokens of its own.
+
+    Raises:
+        LayoutError: If the response has no rationale.
+    """
+    ids = encoded.input_ids[encoded.prompt_length : encoded.layout.step_ends[k]].tolist()
+    rest = encoded.layout.cuts[k].rest
+    return [*ids, *(mllm.tokenizer(rest, add_special_tokens=False)["input_ids"] if rest else [])]
 
 
 def collate(

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,19 @@ class Span(NamedTuple):
         return self.stop - self.start
 
 
+class Cut(NamedTuple):
+    """Where a rationale is cut.
+
+    Attributes:
+        stop: How many tokens of the sequence lie wholly before the cut.
+        rest: Text between the last of them and the cut: the part before the cut of a token that
+            runs across it (``.`` of ``.</``); mostly empty.
+    """
+
+    stop: int
+    rest: str
+
+
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
     """Where everything lies in one item's sequence (prompt, then response, no padding).
@@ -35,9 +49,13 @@ class TokenLayout:
             system prompt); empty for a text-only prompt.
         question: Positions of the prompt's other tokens, ``newlines`` among them.
         response: The response.
-        think: The rationale between the tags; ``None`` if the response has none.
-        steps: The rationale's steps, number and line end included.
-        answer: The answer between the tags; ``None`` if the response states none.
+        think: The tokens that overlap the rationale; ``None`` if the response has none.
+        steps: The rationale's steps, number and line end included. They tile the rationale from
+            the first one on: a token that two of them share belongs to the later one.
+        answer: The tokens that overlap the stated answer, white space around it left out; ``None``
+            if the response states none. Tokenizers join tags and answers (``>A``, ``)</``), so
+            the first and last of these tokens may hold a part of a tag.
+        cuts: For k = 0..K, where the rationale is cut to force an answer after step k; see `Cut`.
         newlines: Positions of image placeholders that stand for no pixels. LLaVA-NeXT and
             LLaVA-OneVision put the same learned vector behind every row of image tokens. It shows
             nothing of the image, so it is a separator like the tags around an image: in no visual
@@ -57,6 +75,7 @@ class TokenLayout:
     steps: tuple[Span, ...]
     answer: Span | None
     newlines: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    cuts: tuple["Cut", ...] = ()
 
     def __post_init__(self) -> None:
         """Check image tokens against the grids."""
@@ -75,8 +94,8 @@ class TokenLayout:
     def step_ends(self) -> tuple[int, ...]:
         r"""For k = 0..K, how many tokens precede the forced answer after step k.
 
-        The cue follows token ``step_ends[k] - 1``. k = 0 is right after ``<think>\n``, k >= 1
-        right after step k. Length K + 1.
+        k = 0 is right after ``<think>\n``, k >= 1 right after step k. Length K + 1. Where a token
+        runs across the cut, `cuts` says what of it precedes the forced answer, too.
 
         Raises:
             LayoutError: If the response has no rationale.
@@ -86,7 +105,7 @@ class TokenLayout:
                 "The response has no rationale; write it inside <think>...</think> "
                 "(render_response does)."
             )
-        return (self.think.start, *(step.stop for step in self.steps))
+        return tuple(cut.stop for cut in self.cuts)
 
     def require_steps(self) -> tuple[Span, ...]:
         """The steps, for measurements that need at least one.
@@ -139,11 +158,13 @@ def find_layout(
     image_token_id: int,
     grids: tuple[TokenGrid, ...],
     stop_ids: Collection[int] = (),
+    opened: bool = False,
 ) -> TokenLayout:
     """Find the layout of a prompt and a response from their token ids.
 
-    A token belongs to the span in which its first character lies. Tokens from the first of
-    ``stop_ids`` in the response on belong to no step and no answer.
+    A span is the tokens that overlap its text. Tokens from the first of ``stop_ids`` in the
+    response on belong to no step and no answer. ``opened`` says that the prompt ends inside the
+    rationale, as with chat templates that write ``<think>`` themselves.
 
     Raises:
         LayoutError: If image tokens and grids disagree, or the response holds image tokens.
@@ -166,12 +187,12 @@ def find_layout(
     first = image[0] if len(image) else 0
     end = next((i for i, token in enumerate(response_ids) if token in stop_ids), len(response_ids))
     written, starts = token_starts(tokenizer, response_ids[:end])
-    parsed = parse_response(written)
-
-    def span(characters: tuple[int, int]) -> Span:
-        start, stop = np.searchsorted(starts, characters)
-        return Span(len(prompt) + int(start), len(prompt) + int(stop))
-
+    text_spans = _TextSpans(written, starts, first=len(prompt))
+    parsed = parse_response(written, opened=opened)
+    think = None if parsed.think is None else text_spans.overlapping(*parsed.think)
+    answer = None
+    if parsed.answer_range is not None:
+        answer = text_spans.overlapping(*_stripped(written, *parsed.answer_range))
     return TokenLayout(
         n_tokens=len(prompt) + len(response_ids),
         image=image,
@@ -179,11 +200,69 @@ def find_layout(
         system=text[text < first],
         question=text[text >= first],
         response=Span(len(prompt), len(prompt) + len(response_ids)),
-        think=None if parsed.think is None else span(parsed.think),
-        steps=tuple(span(step) for step in parsed.steps),
-        answer=None if parsed.answer_range is None else span(parsed.answer_range),
+        think=think,
+        steps=text_spans.tiling(parsed.steps),
+        answer=answer,
         newlines=np.setdiff1d(placeholders, image),
+        cuts=() if parsed.think is None else text_spans.cuts(parsed.think[0], parsed.steps),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _TextSpans:
+    """Tokens by the characters of their text.
+
+    Attributes:
+        text: The response.
+        starts: Per token its first character.
+        first: Position of the response's first token in the sequence.
+    """
+
+    text: str
+    starts: IntArray
+    first: int
+
+    @cached_property
+    def _ends(self) -> IntArray:
+        """Per token where it ends; tokens that share a character all end behind it."""
+        later = np.searchsorted(self.starts, self.starts, side="right")
+        return np.append(self.starts, len(self.text))[later]
+
+    def overlapping(self, start: int, stop: int) -> Span:
+        """The tokens that overlap the characters ``start`` to ``stop - 1``."""
+        begin = int(np.searchsorted(self._ends, start, side="right"))
+        end = int(np.searchsorted(self.starts, stop)) if stop > start else begin
+        return Span(self.first + begin, self.first + max(begin, end))
+
+    def tiling(self, parts: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+        """Adjacent parts of the text; each begins with the first token of its first word."""
+        if not parts:
+            return ()
+        begins = [
+            self.overlapping(*_stripped(self.text, start, stop)).start for start, stop in parts
+        ]
+        end = self.overlapping(*parts[-1]).stop
+        return tuple(
+            Span(begin, max(begin, stop))
+            for begin, stop in zip(begins, [*begins[1:], end], strict=True)
+        )
+
+    def cuts(self, start: int, steps: Sequence[tuple[int, int]]) -> tuple[Cut, ...]:
+        """Cuts at the rationale's start and behind each step."""
+        cuts = []
+        for place in (start, *(stop for _, stop in steps)):
+            whole = int(np.searchsorted(self._ends, place, side="right"))
+            begin = int(self.starts[whole]) if whole < len(self.starts) else place
+            cuts.append(Cut(self.first + whole, self.text[begin:place]))
+        return tuple(cuts)
+
+
+def _stripped(text: str, start: int, stop: int) -> tuple[int, int]:
+    """The range without the white space at its ends; as it is if there is nothing else."""
+    part = text[start:stop]
+    if not part.strip():
+        return start, stop
+    return start + len(part) - len(part.lstrip()), stop - len(part) + len(part.rstrip())
 
 
 def _check_number(found: int, expected: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from attcot_analysis.errors import ModelError, passing
 from attcot_analysis.models.families import Family, family_of
+from attcot_analysis.problems.response import is_open
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,18 @@ class Mllm:
         config = self.model.config
         found = getattr(config, "image_token_id", None)
         return int(config.image_token_index if found is None else found)
+
+    @cached_property
+    def opens_rationale(self) -> bool:
+        """Whether the chat template itself writes the ``<think>`` that a response begins behind.
+
+        So do the templates of thinking checkpoints: their prompts end in an open ``<think>``.
+        """
+        message = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        prompt = self.processor.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True
+        )
+        return is_open(prompt)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -72,6 +72,24 @@ def render_response(steps: Sequence[Step | str], answer: str) -> str:
     return f"{THINK_OPEN}{lines}</think>\n{final}"
 
 
+def is_open(prompt: str) -> bool:
+    """Whether a rendered prompt ends in an open ``<think>``, as those of thinking checkpoints do.
+
+    What a model writes behind it begins inside the rationale and holds no opening tag.
+    """
+    return re.search(r"<think>\s*\Z", prompt) is not None
+
+
+def with_opening(text: str) -> str:
+    """A response with the opening tag that its prompt has written, unless it repeats it."""
+    return text if text.lstrip().startswith("<think>") else f"{THINK_OPEN}{text}"
+
+
+def without_opening(text: str) -> str:
+    """A response as it stands behind a prompt that has opened the rationale."""
+    return re.sub(r"\A\s*<think>\n?", "", text)
+
+
 def parse_response(text: str, *, opened: bool = False) -> ParsedResponse:
     """Find rationale, steps and answer in a response, however a model wrote it.
 

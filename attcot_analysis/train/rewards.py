@@ -30,14 +30,7 @@ from PIL import Image
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.answers import match_answer, open_answer, stated_answer
 from attcot_analysis.measure.controls import parsed_responses, response_text
-from attcot_analysis.models import (
-    Encoded,
-    Mllm,
-    PromptMemory,
-    encode_prompt,
-    opens_rationale,
-    remembering,
-)
+from attcot_analysis.models import Encoded, Mllm, PromptMemory, encode_prompt, remembering
 from attcot_analysis.train.grpo_rows import picture_key, pictures_of, rows_of
 from attcot_analysis.train.region_config import RegionRewardConfig
 from attcot_analysis.train.region_reward import RegionAttention, region_attention
@@ -99,13 +92,9 @@ class FormatReward:
     ) -> list[float | None]:
         """One reward per completion."""
         stop = set(self.mllm.stop_ids)
-        start = "<think>" if opens_rationale(self.mllm) else ""
         texts = [response_text(self.mllm, ids) for ids in completion_ids]
         return [
-            float(
-                any(token in stop for token in ids)
-                and _FORM.fullmatch(start + text.removeprefix(start)) is not None
-            )
+            float(any(token in stop for token in ids) and _FORM.fullmatch(text) is not None)
             for text, ids in zip(texts, completion_ids, strict=True)
         ]
 

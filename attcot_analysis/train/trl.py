@@ -22,6 +22,7 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens
 from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
 from attcot_analysis.problems import Problem, render_response
+from attcot_analysis.problems.response import is_open, without_opening
 from attcot_analysis.train.data import Example, collate_examples, evidence_weights
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTMixin
@@ -125,12 +126,14 @@ def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict
         prompt = mllm.processor.apply_chat_template(
             build_messages(problem.question), tokenize=False, add_generation_prompt=True
         )
-        end = mllm.tokenizer.eos_token
+        response = render_response(problem.steps, problem.answer)
+        if is_open(prompt):
+            response = without_opening(response)
         rows.append(
             {
                 "id": problem.id,
                 "prompt": prompt,
-                "completion": render_response(problem.steps, problem.answer) + end,
+                "completion": response + mllm.tokenizer.eos_token,
                 "images": [problem.image],
                 "candidates": list(problem.candidates),
                 "answer": problem.answer,

@@ -116,4 +116,4 @@ def _sound(problem: Problem, made: Generation) -> bool | None:
     if not problem.steps:
         return None
     own = tuple(f"{number}. {step.text}" for number, step in enumerate(problem.steps, start=1))
-    return parse_response(made.text, opened=made.opened).step_texts == own
+    return parse_response(made.text).step_texts == own

@@ -53,19 +53,13 @@ def mixed_batch(mllm):
     return items, [candidate_tokens(mllm, c) for c in (SINGLE, MULTI, ("yes", "no"))]
 
 
-def distinguishing(mllm, candidates):
-    """Shared tokens and, by brute force, each candidate's shortest telling tail."""
-    texts = [f"{ANSWER_CUE}{candidate}</answer>" for candidate in candidates]
+def spelt(mllm, candidates, before=""):
+    """Tokens that all full strings share, and the rest of each, closing tag included."""
+    texts = [f"{before}{ANSWER_CUE}{candidate}</answer>" for candidate in candidates]
     ids = [mllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     same = [len(set(column)) == 1 for column in zip(*ids, strict=False)]
     shared = ids[0][: same.index(False)]
-    tails = []
-    for own in ids:
-        length = len(shared) + 1
-        while sum(other[:length] == own[:length] for other in ids) > 1:
-            length += 1
-        tails.append(own[len(shared) : length])
-    return shared, tails
+    return shared, [own[len(shared) :] for own in ids]
 
 
 def plain_inputs(mllm, encoded, length, more):
@@ -81,13 +75,14 @@ def plain_inputs(mllm, encoded, length, more):
 
 def naive_log_probs(mllm, encoded, candidates, steps=None):
     """Oracle: one forward pass per step and candidate."""
-    shared, tails = distinguishing(mllm, candidates)
-    ends = encoded.layout.step_ends
+    cuts = encoded.layout.cuts
     rows = []
-    for k in range(len(ends)) if steps is None else steps:
+    for k in range(len(cuts)) if steps is None else steps:
+        shared, tails = spelt(mllm, candidates, cuts[k].rest)
         row = []
         for tail in tails:
-            logits = mllm.model(**plain_inputs(mllm, encoded, ends[k], [*shared, *tail])).logits[0]
+            inputs = plain_inputs(mllm, encoded, cuts[k].stop, [*shared, *tail])
+            logits = mllm.model(**inputs).logits[0]
             read = logits[-len(tail) - 1 : -1].log_softmax(-1)
             row.append(read[torch.arange(len(tail)), tail].sum())
         rows.append(torch.stack(row))
@@ -106,11 +101,13 @@ def log_probs_apart(mllm, items, candidates):
         return packed_log_probs(mllm, items, candidates, apart=True)
 
 
-def test_the_tree_of_candidates_that_differ_at_once_is_the_cue(mllm):
-    tokens = candidate_tokens(mllm, ("yes", "no", "red"))
-    assert tokens.tree.tokens == tokens.shared
+def test_the_tree_of_candidates_that_differ_at_once_holds_each_of_them(mllm):
+    tokens = candidate_tokens(mllm, ("red", "up"))
     assert mllm.tokenizer.decode(tokens.shared) == ANSWER_CUE
-    assert all(len(tail) == 1 for tail in tokens.tails)
+    close = mllm.tokenizer.convert_tokens_to_ids("</answer>")
+    first = [tail[0] for tail in tokens.tails]
+    assert [list(tail) for tail in tokens.tails] == [[token, close] for token in first]
+    assert tokens.tree.tokens == (*tokens.shared, *first)
 
 
 def test_the_tree_holds_shared_candidate_tokens_once():
@@ -125,9 +122,9 @@ def test_the_tree_holds_shared_candidate_tokens_once():
 
 
 @pytest.mark.parametrize("candidates", [SINGLE, MULTI])
-def test_tails_are_the_shortest_that_tell_candidates_apart(mllm, candidates):
+def test_tails_are_all_that_candidates_do_not_share(mllm, candidates):
     tokens = candidate_tokens(mllm, candidates)
-    shared, tails = distinguishing(mllm, candidates)
+    shared, tails = spelt(mllm, candidates)
     assert tokens.shared == tuple(shared)
     assert tokens.tails == tuple(map(tuple, tails))
 
@@ -186,7 +183,9 @@ def test_the_last_forced_answer_is_the_response_s_own(mllm):
     answer = item.layout.answer
     with torch.no_grad():
         logits = mllm.model(**plain_inputs(mllm, item, item.layout.n_tokens, [])).logits[0]
-        own = logits[answer.start - 1].log_softmax(-1)[item.input_ids[answer.start]]
+        places = range(answer.start, answer.stop + 1)
+        assert mllm.tokenizer.decode(item.input_ids[list(places)]) == "red</answer>"
+        own = sum(logits[t - 1].log_softmax(-1)[item.input_ids[t]] for t in places)
         found = forced_answers(mllm, [item], [candidates])[0][-1, 0]
     assert found == pytest.approx(float(own), abs=1e-5)
 
@@ -198,15 +197,23 @@ def test_a_step_token_that_runs_into_the_closing_tag_is_taken_apart(monkeypatch)
     mllm = tiny.tiny_mllm()
     response = "<think>\n1. It is red.\n2. Go right.</think>\n<answer>red</answer>"
     item = encode(mllm, noise_image(64, 48), "What color?", response=response)
-    assert mllm.tokenizer.decode(item.input_ids[item.layout.step_ends[-1] - 1]) == ".</"
-    clean = encode(mllm, noise_image(64, 48), "What color?", response=response.split("</")[0])
+    assert mllm.tokenizer.decode(item.input_ids[item.layout.step_ends[-1]]) == ".</"
+    assert (
+        item.layout.cuts[-1].rest == "." and item.layout.steps[-1].stop > item.layout.cuts[-1].stop
+    )
     other = example(mllm, 3)
     with torch.no_grad():
         tokens = candidate_tokens(mllm, MULTI)
         found = packed_log_probs(mllm, [item, other], [tokens, tokens])
-        for encoded, values in zip((clean, other), found, strict=True):
+        for encoded, values in zip((item, other), found, strict=True):
             expected = naive_log_probs(mllm, encoded, MULTI)
             torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
+    # The tokens asked after are those of the whole text.
+    shared, tails = spelt(mllm, MULTI, ".")
+    written = f"{response.split('</')[0]}{ANSWER_CUE}{MULTI[0]}</answer>"
+    before = item.input_ids[item.prompt_length : item.layout.step_ends[-1]].tolist()
+    ids = mllm.tokenizer(written, add_special_tokens=False)["input_ids"]
+    assert ids == [*before, *shared, *tails[0]]
 
 
 def test_a_later_step_does_not_change_an_earlier_forced_answer(mllm):

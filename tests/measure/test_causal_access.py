@@ -27,15 +27,17 @@ from attcot_analysis.problems import (
     load_problems,
     render_response,
 )
+from attcot_analysis.problems.response import ANSWER_CLOSE
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
 
 EXACT = 1e-4
-CANDIDATES = ("red", "green", "blue")
+# As many tokens each, or random weights are certain of the shortest.
+CANDIDATES = ("green", "yellow", "white")
 STEPS = ("The star is in cell a1.", "Cell b1 holds a red circle.", "The arrow points down.")
 
 
 def problem(name, size=(64, 48), question="What color?", seed=0):
-    return Problem(name, noise_image(*size, seed), question, CANDIDATES, "red")
+    return Problem(name, noise_image(*size, seed), question, CANDIDATES, "green")
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,9 @@ def problems():
 @pytest.fixture(scope="module")
 def responses():
     return [
-        render_response(STEPS, "red"),
-        render_response(STEPS[:1], "blue"),
-        render_response(STEPS[:2], "green"),
+        render_response(STEPS, "green"),
+        render_response(STEPS[:1], "white"),
+        render_response(STEPS[:2], "yellow"),
     ]
 
 
@@ -73,7 +75,7 @@ def naive(mllm, model, one, response, k=None, *, rows="both", oracle=cut_eagerly
     text = response[: response.index("</think>")] + ANSWER_CUE
     found = []
     for candidate in CANDIDATES:
-        item = encode_problem(mllm, one, response=text + candidate)
+        item = encode_problem(mllm, one, response=text + candidate + ANSWER_CLOSE)
         start = encode_problem(mllm, one, response=text).layout.n_tokens
         batch = collate(mllm, [item])
         ends = item.layout.step_ends
@@ -85,7 +87,7 @@ def naive(mllm, model, one, response, k=None, *, rows="both", oracle=cut_eagerly
         with oracle(model, chosen, keys, layers):
             logits = model(**batch, use_cache=False).logits[0]
         own = logits.log_softmax(-1)[torch.arange(start - 1, item.layout.n_tokens - 1)]
-        found.append(float(own.gather(1, item.input_ids[start:, None])[0]))
+        found.append(float(own.gather(1, item.input_ids[start:, None]).sum()))
     return np.array(found) - np.logaddexp.reduce(found)
 
 
@@ -143,9 +145,14 @@ def test_removal_is_the_text_alone(random_mllm, problems, responses, table):
     for one, response in zip(problems, responses, strict=True):
         text = response[: response.index("</think>")] + ANSWER_CUE
         item = encode_problem(random_mllm, one, response=text, text_only=True)
-        logits = random_mllm.model(**collate(random_mllm, [item])).logits[0, -1]
-        firsts = [random_mllm.tokenizer(c)["input_ids"][0] for c in CANDIDATES]
-        after = logits[firsts].double().log_softmax(-1)
+        scores = []
+        for candidate in CANDIDATES:
+            more = f"{text}{candidate}{ANSWER_CLOSE}"
+            whole = encode_problem(random_mllm, one, response=more, text_only=True)
+            logits = random_mllm.model(**collate(random_mllm, [whole])).logits[0].log_softmax(-1)
+            places = range(item.layout.n_tokens, whole.layout.n_tokens)
+            scores.append(sum(float(logits[t - 1, whole.input_ids[t]]) for t in places))
+        after = torch.tensor(scores).double().log_softmax(-1)
         own = CANDIDATES.index(part.loc[one.id, "answer_before"])
         assert part.loc[one.id, "log_p_after"] == pytest.approx(float(after[own]), abs=EXACT)
 
@@ -184,7 +191,7 @@ def test_what_is_run_once_changes_nothing(name, monkeypatch):
     """Prompts of one length share their prefix; run from the first token the result is the same."""
     mllm = shared_family(name)
     ones = [problem("a"), problem("b", seed=3)]
-    texts = [render_response(STEPS[:2], "red"), render_response(STEPS[1:], "red")]
+    texts = [render_response(STEPS[:2], "green"), render_response(STEPS[1:], "green")]
     starts = []
 
     class Watched(module.ForcedAnswers):
@@ -218,7 +225,7 @@ def test_every_family(name):
     found = causal_access(
         mllm,
         [problem("a", question="What?"), problem("b", (40, 64), seed=1)],
-        ["<think>\n1. It is red.\n2. Go.\n</think>\n<answer>red</answer>"] * 2,
+        ["<think>\n1. It is red.\n2. Go.\n</think>\n<answer>green</answer>"] * 2,
         kinds=("knockout", "mean_value", "removal", "none"),
         steps=[0],
         generate=True,

@@ -324,11 +324,8 @@ def naive_commitment(mllm, problem, response):
     for cut in cuts:
         log_p = []
         for own in ids:
-            n = n_shared + 1
-            while sum(other[:n] == own[:n] for other in ids) > 1:
-                n += 1
             head = mllm.tokenizer(cut, add_special_tokens=False)["input_ids"]
-            item = encode_problem(mllm, problem, response=[*head, *own[:n]])
+            item = encode_problem(mllm, problem, response=[*head, *own])
             model_input = {
                 "input_ids": item.input_ids[None],
                 "mm_token_type_ids": item.token_types[None],
@@ -336,7 +333,7 @@ def naive_commitment(mllm, problem, response):
             }
             with torch.no_grad():
                 scores = mllm.model(**model_input).logits[0].log_softmax(-1)
-            places = range(len(item.input_ids) - n + n_shared, len(item.input_ids))
+            places = range(len(item.input_ids) - len(own) + n_shared, len(item.input_ids))
             log_p.append(sum(float(scores[t - 1, item.input_ids[t]]) for t in places))
         table.append(log_p)
     log_p = np.array(table)

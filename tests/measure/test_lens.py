@@ -15,16 +15,16 @@ from attcot_analysis.measure.lens import COLUMNS, lens_commitment, lens_items
 from attcot_analysis.models import encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 
-COLORS = ("red", "blue", "blue green", "reddish")
+COLORS = ("green", "white", "yellow", "green up")
 STEPS = (Step("Go right."), Step("Cell b1 holds a red circle."))
 
 
 def problem(name, seed):
-    return Problem(name, noise_image(64, 48, seed), "What color?", COLORS, "red")
+    return Problem(name, noise_image(64, 48, seed), "What color?", COLORS, "green")
 
 
 ITEMS = [problem("b", 1), problem("a", 2)]
-RESPONSES = [render_response(STEPS, "red"), render_response(STEPS[:1], "blue")]
+RESPONSES = [render_response(STEPS, "green"), render_response(STEPS[:1], "white")]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,251 @@
+"""Spans and candidates' probabilities under published tokenizers, against full strings.
+
+The tokenizers of Qwen, Llama 3 and others join a tag with what stands next to it: ``<answer>A`` is
+``<``, ``answer``, ``>A``. A small tokenizer with the same habit stands in where the real ones are
+absent.
+"""
+
+import functools
+import string
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from real import CHECKPOINTS, needs_real_files, real_mllm
+from tiny import noise_image
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.branches import candidate_tokens, forced_answers
+from attcot_analysis.models import encode
+from attcot_analysis.problems import ANSWER_CUE, render_response
+from attcot_analysis.problems.response import ANSWER_CLOSE
+
+EVERY = ["stand_in", *(pytest.param(name, marks=needs_real_files) for name in CHECKPOINTS)]
+STEPS = ("The star is in cell a1.", "Cell b1 holds 3 cups.", "So it is done")
+ANSWERS = (
+    *string.ascii_uppercase, "a", "No", "Yes", "The dog", "I", "-3", "3", "12", "1950", ".5", "1/5",
+    "$5", "5%", "(B)", "B.", '"red"', "red", "yes", "A.", "x)", "10,000", "是", "答え", "é", "🙂", "</b>",
+)  # fmt: skip
+SETS = (
+    ("Yes", "No"),
+    ("yes", "no"),
+    tuple("QUWYABC"),
+    tuple("ABCD"),
+    ("Monday", "Tuesday", "Money"),
+    ("N", "S"),
+    ("-1", "1"),
+    ("I", "you"),
+    ("1", "10", "100"),
+    ("red", "red cup", "Red"),
+    ("(A)", "(B)", "A"),
+    ("5%", "5", "50%"),
+    ("The cat", "the cat", "cat"),
+    ("是", "不是", "yes"),
+)
+
+
+@functools.cache
+def stand_in():
+    return tiny.tiny_mllm(tokenizer=tiny.merging_tokenizer())
+
+
+def model_of(name):
+    return stand_in() if name == "stand_in" else real_mllm(name)
+
+
+def tokens(mllm, text):
+    return mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def decoded(mllm, ids):
+    return mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def test_the_stand_in_joins_tags_and_text():
+    tokenizer = stand_in().tokenizer
+
+    def pieces(text):
+        return tokenizer.convert_ids_to_tokens(tokens(stand_in(), text))
+
+    assert pieces("<answer>A")[-1] == ">A" and pieces("<answer>No</answer>")[1:3] == [">No", "</"]
+    assert pieces("<answer>Yes")[1] == ">" and ".</" in pieces("right.</think>")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_spans_are_the_tokens_that_overlap_the_text(name):
+    mllm = model_of(name)
+    for answer in ANSWERS:
+        item = encode(mllm, None, "What?", response=render_response(STEPS, answer))
+        span = item.layout.answer
+        ids = item.input_ids[span.start : span.stop].tolist()
+        assert answer in decoded(mllm, ids), answer
+        for fewer in (ids[1:], ids[:-1]):
+            assert answer not in decoded(mllm, fewer), answer
+        assert item.layout.rows(span)[0] == span.start - 1
+        texts = [decoded(mllm, item.input_ids[s.start : s.stop]) for s in item.layout.steps]
+        for number, (text, step) in enumerate(zip(texts, STEPS, strict=True), start=1):
+            assert text.strip() == f"{number}. {step}"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_tags_without_line_ends_are_taken_apart(name):
+    """``<think>Go right.</think><answer>...``: tokens run across every tag's ends."""
+    mllm = model_of(name)
+    text = "<think>Go right.</think><answer>No.</answer>"
+    item = encode(mllm, None, "What?", response=text)
+    prompt = decoded(mllm, item.input_ids[: item.prompt_length])
+    texts = []
+    for cut in item.layout.cuts:
+        text = decoded(mllm, item.input_ids[: cut.stop])[len(prompt) :] + cut.rest
+        texts.append(text.removeprefix(" "))  # SentencePiece begins a text with one
+    before = "" if item.opened else "<think>"
+    assert texts == [before, f"{before}Go right."]
+    candidates = candidate_tokens(mllm, ("No.", "Yes."))
+    (found,) = forced_answers(mllm, [item], [candidates])
+    assert found.isfinite().all()
+
+
+def brute_force(mllm, encoded, k, candidates):
+    """Log-probability of each whole string, one forward pass each, from where they differ on."""
+    cut = encoded.layout.cuts[k]
+    head = encoded.input_ids[: cut.stop]
+    kept = decoded(mllm, head[encoded.prompt_length :])
+    # The rest is tokenised as it stands in the text, not alone.
+    ids = []
+    for candidate in candidates:
+        whole = tokens(mllm, f"{kept}{cut.rest}{ANSWER_CUE}{candidate}{ANSWER_CLOSE}")
+        before = head[encoded.prompt_length :].tolist()
+        if whole[: len(before)] != before:
+            alone = tokens(mllm, f"\n{cut.rest}{ANSWER_CUE}{candidate}{ANSWER_CLOSE}")
+            start = len(tokens(mllm, "\n"))
+            assert alone[:start] == tokens(mllm, "\n")
+            whole = [*before, *alone[start:]]
+        ids.append(whole[len(before) :])
+    same = 0
+    while len({tuple(one[: same + 1]) for one in ids}) == 1:
+        same += 1
+    found = []
+    for own in ids:
+        sequence = torch.cat([head, torch.tensor(own)])[None]
+        inputs = {"input_ids": sequence, "attention_mask": torch.ones_like(sequence)}
+        if encoded.token_types is not None:
+            types = torch.zeros_like(sequence)
+            types[0, : len(head)] = encoded.token_types[: len(head)]
+            inputs[mllm.family.token_types] = types
+        n_read = len(own) - same
+        logits = mllm.model(**inputs, **encoded.vision, logits_to_keep=n_read + 1).logits[0, :-1]
+        read = logits.log_softmax(-1)[torch.arange(n_read), sequence[0, -n_read:]]
+        found.append(float(read.sum()))
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@torch.no_grad()
+def test_a_candidate_s_probability_is_that_of_its_text(name):
+    mllm = model_of(name)
+    item = encode(mllm, None, "What?", response=render_response(STEPS[:2], "No"))
+    every = [candidate_tokens(mllm, candidates) for candidates in SETS]
+    found = forced_answers(mllm, [item] * len(SETS), every, steps=[[2]] * len(SETS))
+    for candidates, values in zip(SETS, found, strict=True):
+        expected = brute_force(mllm, item, 2, candidates)
+        torch.testing.assert_close(values[0], expected, atol=1e-4, rtol=1e-5, msg=str(candidates))
+
+
+@torch.no_grad()
+def test_with_a_picture_and_tags_without_line_ends():
+    mllm = stand_in()
+    text = "<think>1. Go right.\n2. It is the cup.</think><answer>No</answer>"
+    item = encode(mllm, noise_image(64, 48), "What?", response=text)
+    assert [bool(cut.rest) for cut in item.layout.cuts] == [False, False, True]
+    for candidates in SETS:
+        (values,) = forced_answers(mllm, [item], [candidate_tokens(mllm, candidates)])
+        for k in range(3):
+            expected = brute_force(mllm, item, k, candidates)
+            torch.testing.assert_close(values[k], expected, atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_planted_no_is_seen_where_the_tag_joins_it():
+    """A model that says ``>No`` with certainty; what ``>`` alone is worth must not count."""
+    mllm = tiny.tiny_mllm(tokenizer=tiny.merging_tokenizer())
+    ids = candidate_tokens(mllm, ("Yes", "No"))
+    (no,) = mllm.tokenizer.convert_tokens_to_ids([">No"])
+    assert ids.tails[1][0] == no
+    item = encode(mllm, None, "What?", response=render_response(STEPS[:1], "No"))
+
+    def favour(module, args, output, said):
+        output.logits[..., list(said)] += 30.0
+        return output
+
+    for likely, said in enumerate(ids.tails):
+        hook = mllm.model.register_forward_hook(functools.partial(favour, said=said))
+        try:
+            (values,) = forced_answers(mllm, [item], [ids])
+        finally:
+            hook.remove()
+        assert (values.argmax(-1) == likely).all()
+
+
+PARTS = [*"ABQUabno019-.,%()$ ", "é", "是", "Ａ", "1/2", "Yes", "No", " the"]
+ANSWER_TEXT = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("".join).map(str.strip)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(ANSWER_TEXT.filter(bool), min_size=2, max_size=5, unique=True))
+def test_any_set_of_candidates(candidates):
+    mllm = stand_in()
+    item = encode(mllm, None, "What?", response=render_response(STEPS[:1], "No"))
+    try:
+        own = candidate_tokens(mllm, candidates)
+    except MeasureError:
+        pytest.fail(f"{candidates} are different texts")
+    with torch.no_grad():
+        (values,) = forced_answers(mllm, [item], [own])
+        for k in range(2):
+            expected = brute_force(mllm, item, k, candidates)
+            torch.testing.assert_close(values[k], expected, atol=1e-4, rtol=1e-5)
+
+
+# --- Templates that open the rationale -----------------------------------------------------------
+
+
+OPENING = tiny.CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+
+
+@functools.cache
+def opening():
+    mllm = tiny.tiny_mllm(tokenizer=tiny.merging_tokenizer())
+    mllm.processor.chat_template = OPENING
+    return mllm
+
+
+def opening_of(name):
+    return opening() if name == "stand_in" else real_mllm(name)
+
+
+THINKING = ["stand_in", pytest.param("qwen3_vl_thinking", marks=needs_real_files)]
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_a_rationale_that_the_template_opened_is_found(name):
+    mllm = opening_of(name)
+    assert mllm.opens_rationale
+    response = render_response(STEPS, "No")
+    written = response.removeprefix("<think>\n")
+    given = [response, written, tokens(mllm, written)]
+    items = [encode(mllm, None, "What?", response=one) for one in given]
+    for item in items:
+        assert item.opened and item.layout.n_steps == 3
+        assert item.layout.step_ends[0] == item.prompt_length
+        assert decoded(mllm, item.input_ids).endswith(f"<think>\n{written}")
+        assert item.input_ids.equal(items[0].input_ids)
+    direct = encode(mllm, None, "What?", mode="direct", response="<answer>No</answer>")
+    assert not direct.opened and direct.layout.think is None and direct.layout.answer is not None
+    assert decoded(mllm, direct.input_ids).endswith("<think>\n\n</think>\n\n<answer>No</answer>")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_only_thinking_templates_open_the_rationale(name):
+    assert model_of(name).opens_rationale == (name == "qwen3_vl_thinking")
