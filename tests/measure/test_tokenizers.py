@@ -26,7 +26,8 @@ EVERY = ["stand_in", *(pytest.param(name, marks=needs_real_files) for name in CH
 STEPS = ("The star is in cell a1.", "Cell b1 holds 3 cups.", "So it is done")
 ANSWERS = (
     *string.ascii_uppercase, "a", "No", "Yes", "The dog", "I", "-3", "3", "12", "1950", ".5", "1/5",
-    "$5", "5%", "(B)", "B.", '"red"', "red", "yes", "A.", "x)", "10,000", "是", "答え", "é", "🙂", "</b>",
+    "$5", "5%", "(B)", "B.", '"red"', "red", "yes", "A.", "x)", "10,000", "是", "答え", "é", "🙂",
+    "</b>",
 )  # fmt: skip
 SETS = (
     ("Yes", "No"),
@@ -51,8 +52,10 @@ def stand_in():
     return tiny.tiny_mllm(tokenizer=tiny.merging_tokenizer())
 
 
-def model_of(name):
-    return stand_in() if name == "stand_in" else real_mllm(name)
+@pytest.fixture(scope="module", params=EVERY)
+def mllm(request):
+    """One after the other: the tests of one tokenizer run together."""
+    return stand_in() if request.param == "stand_in" else real_mllm(request.param)
 
 
 def tokens(mllm, text):
@@ -73,9 +76,7 @@ def test_the_stand_in_joins_tags_and_text():
     assert pieces("<answer>Yes")[1] == ">" and ".</" in pieces("right.</think>")
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_spans_are_the_tokens_that_overlap_the_text(name):
-    mllm = model_of(name)
+def test_spans_are_the_tokens_that_overlap_the_text(mllm):
     for answer in ANSWERS:
         item = encode(mllm, None, "What?", response=render_response(STEPS, answer))
         span = item.layout.answer
@@ -89,10 +90,8 @@ def test_spans_are_the_tokens_that_overlap_the_text(name):
             assert text.strip() == f"{number}. {step}"
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_tags_without_line_ends_are_taken_apart(name):
+def test_tags_without_line_ends_are_taken_apart(mllm):
     """``<think>Go right.</think><answer>...``: tokens run across every tag's ends."""
-    mllm = model_of(name)
     text = "<think>Go right.</think><answer>No.</answer>"
     item = encode(mllm, None, "What?", response=text)
     prompt = decoded(mllm, item.input_ids[: item.prompt_length])
@@ -141,10 +140,8 @@ def brute_force(mllm, encoded, k, candidates):
     return torch.tensor(found)
 
 
-@pytest.mark.parametrize("name", EVERY)
 @torch.no_grad()
-def test_a_candidate_s_probability_is_that_of_its_text(name):
-    mllm = model_of(name)
+def test_a_candidate_s_probability_is_that_of_its_text(mllm):
     item = encode(mllm, None, "What?", response=render_response(STEPS[:2], "No"))
     every = [candidate_tokens(mllm, candidates) for candidates in SETS]
     found = forced_answers(mllm, [item] * len(SETS), every, steps=[[2]] * len(SETS))
@@ -188,7 +185,7 @@ def test_planted_no_is_seen_where_the_tag_joins_it():
         assert (values.argmax(-1) == likely).all()
 
 
-PARTS = [*"ABQUabno019-.,%()$ ", "é", "是", "Ａ", "1/2", "Yes", "No", " the"]
+PARTS = [*"ABQUabno019-.,%()$ ", "é", "是", "\uff21", "1/2", "Yes", "No", " the"]
 ANSWER_TEXT = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("".join).map(str.strip)
 
 
@@ -246,6 +243,5 @@ def test_a_rationale_that_the_template_opened_is_found(name):
     assert decoded(mllm, direct.input_ids).endswith("<think>\n\n</think>\n\n<answer>No</answer>")
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_only_thinking_templates_open_the_rationale(name):
-    assert model_of(name).opens_rationale == (name == "qwen3_vl_thinking")
+def test_only_thinking_templates_open_the_rationale(mllm):
+    assert mllm.opens_rationale == (mllm.name == "qwen3_vl_thinking")

@@ -8,7 +8,7 @@ from tiny import noise_image
 
 from attcot_analysis.errors import LayoutError
 from attcot_analysis.models import Span, encode, token_starts
-from attcot_analysis.models.layout import find_layout
+from attcot_analysis.models.layout import Cut, find_layout
 from attcot_analysis.problems import render_response
 
 IMAGE = 99
@@ -73,14 +73,23 @@ def test_a_text_only_prompt_has_no_image_and_no_system(random_mllm):
     assert layout.think is None and layout.steps == () and layout.answer is not None
 
 
-def test_tokens_that_straddle_belong_where_they_start():
+def test_a_span_is_the_tokens_that_overlap_its_text():
     layout = layout_of(
         "<th", "ink>", "\n1", ". a", "\n2. b", "\n</", "think>\n<answer>r", "ed</answer>"
     )
-    # "\n1" starts with the newline that the tag owns, so step 1 begins with ". a".
-    assert layout.think == Span(2 + 3, 2 + 6)
-    assert layout.steps == (Span(2 + 3, 2 + 5), Span(2 + 5, 2 + 6))
-    assert layout.answer == Span(2 + 7, 2 + 8)
+    # "\n1" is a part of the tag's line and of step 1, "\n2. b" of steps 1 and 2.
+    assert layout.think == Span(2 + 2, 2 + 6)
+    assert layout.steps == (Span(2 + 2, 2 + 4), Span(2 + 4, 2 + 6))
+    assert layout.answer == Span(2 + 6, 2 + 8)
+    assert layout.cuts == (Cut(2 + 2, "\n"), Cut(2 + 4, "\n"), Cut(2 + 5, "\n"))
+    assert layout.step_ends == (4, 6, 7)
+
+
+def test_white_space_around_an_answer_is_none_of_it():
+    layout = layout_of("<answer>", "\n", "red", "\n", "</answer>")
+    assert layout.answer == Span(2 + 2, 2 + 3)
+    empty = layout_of("<answer>", "\n", "</answer>")
+    assert empty.answer == Span(2 + 1, 2 + 2)
 
 
 def test_characters_of_several_tokens_stay_together():
