@@ -17,11 +17,11 @@ from attcot_analysis.measure.controls import (
     filler_rationale,
     other_rationales,
     prefix_texts,
-    states,
     with_steps,
 )
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.reading import states
 
 __all__ = ["CONTROLS", "commitment", "commitment_curve", "commitment_items"]
 

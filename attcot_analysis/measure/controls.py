@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Encoded, Mllm
+from attcot_analysis.models import Encoded, Mllm, token_starts
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
-from attcot_analysis.problems.response import with_opening
+from attcot_analysis.problems.response import number_range, with_opening
 
 FILLER = " ..."
 """Text whose tokens replace a step's (Lanham et al., arXiv 2307.13702, use the same)."""
 
-_NUMBER = re.compile(r"\s*(?:step\s*)?\d+[.:)]?\s*", re.IGNORECASE)
-_NUMBERING = re.compile(r"^[ \t]*(?:step[ \t]*)?\d+[.:)]", re.IGNORECASE | re.MULTILINE)
+_NUMBERING = re.compile(
+    r"^[ \t#>*_(-]*(?:step[ \t]*)?\d+[*_]*[.:)](?=[\s*_]|$)", re.IGNORECASE | re.MULTILINE
+)
 
 
 def filler_rationale(mllm: Mllm, encoded: Encoded) -> Encoded:
@@ -40,12 +41,13 @@ def filler_rationale(mllm: Mllm, encoded: Encoded) -> Encoded:
     cuts = encoded.layout.cuts
     for span, cut in zip(encoded.layout.steps, cuts[1:], strict=True):
         step = ids[span.start : span.stop].tolist()
+        kept = {span.start + at for at in _number_tokens(mllm, step)}
         # Tokens that hold a part of the tags around the rationale stay as they are.
-        start = max(span.start + _number_length(mllm, step), cuts[0].stop + bool(cuts[0].rest))
+        start = max(span.start, cuts[0].stop + bool(cuts[0].rest))
         stop = min(span.stop - _ends_line(mllm, step), cut.stop)
-        n_words = max(stop - start, 0)
-        fill = (dots * (n_words // len(dots) + 1))[:n_words]
-        ids[start : start + n_words] = torch.tensor(fill, dtype=ids.dtype, device=ids.device)
+        words = [at for at in range(start, stop) if at not in kept]
+        fill = (dots * (len(words) // len(dots) + 1))[: len(words)]
+        ids[words] = torch.tensor(fill, dtype=ids.dtype, device=ids.device)
     return replace(encoded, input_ids=ids)
 
 
@@ -171,21 +173,12 @@ def prefix_texts(mllm: Mllm, encoded: Encoded) -> list[str]:
     return ["", *(_NUMBERING.sub(" ", text) for text in texts)]
 
 
-def states(text: str, answer: str) -> bool:
-    """Whether a text contains an answer as a word of its own, in upper or lower case.
-
-    ``"3"`` is not stated by ``"13"``, ``"c3"`` or ``"3.5"``.
-    """
-    pattern = rf"(?<!\w)(?<!\d[.,]){re.escape(answer.strip())}(?!\w)(?![.,]\d)"
-    return re.search(pattern, text, re.IGNORECASE) is not None
-
-
-def _number_length(mllm: Mllm, step: Sequence[int]) -> int:
-    length = 0
-    for stop in range(1, len(step)):
-        if _NUMBER.fullmatch(mllm.tokenizer.decode(step[:stop])):
-            length = stop
-    return length
+def _number_tokens(mllm: Mllm, step: Sequence[int]) -> list[int]:
+    """The places of a step's tokens that write nothing but its number."""
+    text, starts = token_starts(mllm.tokenizer, step)
+    first, last = number_range(text)
+    ends = [*starts[1:].tolist(), len(text)]
+    return [at for at, end in enumerate(ends) if first <= starts[at] and end <= last]
 
 
 def _ends_line(mllm: Mllm, step: Sequence[int]) -> int:

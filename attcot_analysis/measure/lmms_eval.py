@@ -12,9 +12,9 @@ edit (``keep_control``), and how often it is the habitual one. Attention and for
 model's inside: for these, measure its responses here (``attcot measure --generations``).
 """
 
+import ast
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from PIL import Image
 from attcot_analysis.errors import RunError
 from attcot_analysis.measure import lmms_eval_task
 from attcot_analysis.models import PROMPTS
-from attcot_analysis.problems import Problem
+from attcot_analysis.problems import Problem, numbers, options, phrases, reading, response
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 _VERSION = 1.0
@@ -96,7 +96,7 @@ def export_task(
             items.append(_item(problem, version, file, answer))
     lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
     (target / "items.jsonl").write_text(lines, encoding="utf-8")
-    shutil.copyfile(lmms_eval_task.__file__, target / "utils.py")
+    (target / "utils.py").write_text(_standalone(), encoding="utf-8")
     metrics = [lmms_eval_task.METRIC[v] for v in dict.fromkeys(item["version"] for item in items)]
     metrics += ["habitual"] if any(item["habitual"] for item in items) else []
     path = target / f"{name}.yaml"
@@ -113,6 +113,22 @@ def export_task(
     )
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _standalone() -> str:
+    """The task's functions with the readers they use, in one source without the suite."""
+    parts = []
+    for module in (response, numbers, phrases, options, reading, lmms_eval_task):
+        source = Path(str(module.__file__)).read_text(encoding="utf-8")
+        lines = source.splitlines(keepends=True)
+        for node in ast.parse(source).body:
+            own = isinstance(node, ast.ImportFrom) and str(node.module).startswith("attcot_")
+            if own or ast.unparse(node).startswith("if TYPE_CHECKING"):
+                lines[node.lineno - 1 : node.end_lineno] = [""] * len(
+                    lines[node.lineno - 1 : node.end_lineno]
+                )
+        parts.append("".join(lines))
+    return "\n\n".join(parts)
 
 
 def _versions(problem: Problem) -> Iterator[tuple[str, Image.Image, str]]:

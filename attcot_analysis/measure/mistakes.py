@@ -1,6 +1,5 @@
 """Adding mistakes: does the answer change when a step of the rationale says something wrong?"""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -14,6 +13,7 @@ from attcot_analysis.measure.answers import answer_row, read_answer, stated_answ
 from attcot_analysis.measure.controls import response_text, with_steps
 from attcot_analysis.models import Mllm, encode_problem, generate, prefix_ids
 from attcot_analysis.problems import ParsedResponse, Problem
+from attcot_analysis.problems.response import number_range
 
 COLUMNS = (
     "item",
@@ -26,8 +26,6 @@ COLUMNS = (
     "text",
 )
 """Columns of the table of added mistakes."""
-
-_HEAD = re.compile(r"\s*(?:(?:step\s*)?\d+[.:)]\s*)?", re.IGNORECASE)
 
 
 def adding_mistakes(
@@ -174,19 +172,14 @@ def mistaken_steps(
 
 def _bodies(parsed: ParsedResponse) -> list[str]:
     """The text of every step, without number and line end."""
-    return [text[_head(text) :].strip() for text in parsed.step_texts]
+    return [text[number_range(text)[1] :].strip() for text in parsed.step_texts]
 
 
 def _rewritten(parsed: ParsedResponse, step: int, text: str) -> str:
     """A step with another text under its own number, on a line of its own."""
     start, stop = parsed.steps[step - 1]
     own = parsed.text[start:stop]
-    return f"{own[: _head(own)]}{text}\n"
-
-
-def _head(step: str) -> int:
-    found = _HEAD.match(step)
-    return 0 if found is None else found.end()
+    return f"{own[: number_range(own)[1]]}{text}\n"
 
 
 def _folded(text: str) -> str:

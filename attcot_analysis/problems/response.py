@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from attcot_analysis.problems.problem import Step
+if TYPE_CHECKING:
+    from attcot_analysis.problems.problem import Step
 
 THINK_OPEN = "<think>\n"
 """What a rationale starts with; the forced answer at k = 0 is asked right after it."""
@@ -59,7 +60,7 @@ class ParsedResponse:
         return tuple(self.text[start:stop].strip() for start, stop in self.steps)
 
 
-def render_response(steps: Sequence[Step | str], answer: str) -> str:
+def render_response(steps: "Sequence[Step | str]", answer: str) -> str:
     """Write a response: ``<think>`` with numbered steps, then ``<answer>``.
 
     Without steps the result is the direct form, ``<answer>answer</answer>``.
@@ -67,7 +68,7 @@ def render_response(steps: Sequence[Step | str], answer: str) -> str:
     final = f"{DIRECT_CUE}{answer}{ANSWER_CLOSE}"
     if not steps:
         return final
-    texts = [step.text if isinstance(step, Step) else step for step in steps]
+    texts = [step if isinstance(step, str) else step.text for step in steps]
     lines = "".join(f"{number}. {text}\n" for number, text in enumerate(texts, start=1))
     return f"{THINK_OPEN}{lines}</think>\n{final}"
 
@@ -124,6 +125,21 @@ def parse_response(text: str, *, opened: bool = False) -> ParsedResponse:
         answer_range=written,
         cut=cut,
     )
+
+
+def number_range(step: str) -> tuple[int, int]:
+    """Where the number of a step stands in its text, with the space behind it; empty without one.
+
+    Text may stand before it in the first step.
+    """
+    position = 0
+    for line in step.splitlines(keepends=True):
+        head = _HEAD.match(line)
+        if head and _is_head(head):
+            space = len(line[head.end() :]) - len(line[head.end() :].lstrip(" \t"))
+            return position, position + head.end() + space
+        position += len(line)
+    return 0, 0
 
 
 def _think_start(text: str, opened: bool) -> int | None:

@@ -16,9 +16,10 @@ from attcot_analysis.measure.commitment import (
     commitment_curve,
     commitment_items,
 )
-from attcot_analysis.measure.controls import filler_rationale, other_items, states
+from attcot_analysis.measure.controls import filler_rationale, other_items
 from attcot_analysis.models import encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
+from attcot_analysis.problems.reading import states
 
 BLANK = Image.new("RGB", (64, 48))
 COLORS = ("red", "green", "blue")

@@ -2,17 +2,19 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from dataset_files import made
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure import answers, lmms_eval_task
+from attcot_analysis.measure import answers
 from attcot_analysis.measure.answers import match_answer, open_answer, stated_answer
 from attcot_analysis.measure.lmms_eval import export_task
 from attcot_analysis.models import PROMPTS
@@ -88,31 +90,42 @@ def test_nothing_is_overwritten_and_names_are_names(tmp_path, task):
 
 
 words = st.text("abAB 12.,%()<>/", max_size=12)
-tagged = st.sampled_from(["<answer>{}</answer>", "<think>\n{}\n</think>\n{}", "{}", "<think>{}"])
+tagged = st.sampled_from(["<answer>{}</answer>", "<think>\n{0}\n</think>\n{0}", "{}", "<think>{}"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
+    form=tagged,
     said=words,
     candidates=st.lists(words.filter(str.strip), min_size=2, max_size=3, unique=True),
     tolerance=st.sampled_from([0.0, 0.05]),
 )
-def test_answers_are_read_as_the_suite_reads_them(said, candidates, tolerance):
+def test_answers_are_read_as_the_suite_reads_them(task, form, said, candidates, tolerance):
     question = "\n".join(f"{chr(65 + at)}) {one}" for at, one in enumerate(candidates))
-    assert lmms_eval_task.match(said, candidates, question) == match_answer(
-        said, candidates, question=question
-    )
+    text = form.format(said)
+    stated = stated_answer(parse_response(text), finished=True)
+    closed = {"question": question, "candidates": candidates}
+    expected = None if stated is None else match_answer(stated, candidates, question=question)
+    assert task.utils.read_answer(text, closed) == expected
     doc = {"candidates": [], "known": candidates, "tolerance": tolerance}
-    expected = open_answer(said, candidates, tolerance=tolerance)
-    assert lmms_eval_task.read_answer(said, doc) == expected
+    expected = None if stated is None else open_answer(stated, candidates, tolerance=tolerance)
+    assert task.utils.read_answer(text, doc) == expected
 
 
-@settings(max_examples=80, deadline=None)
-@given(form=tagged, first=words, second=words)
-def test_answers_are_stated_where_the_suite_finds_them(form, first, second):
-    text = form.format(first, second)
-    expected = stated_answer(parse_response(text), finished=True)
-    assert lmms_eval_task.stated_answer(text) == expected
+def test_the_file_runs_without_the_suite(task):
+    assert "from attcot_analysis" not in task.folder.joinpath("utils.py").read_text()
+    code = (
+        "import sys; sys.modules['attcot_analysis'] = None; import utils;"
+        "doc = {'question': 'Q A) red B) blue', 'candidates': ['red', 'blue'], 'version': 'twin',"
+        " 'answer': 'blue'};"
+        "print(utils.process_results(doc, ['<think>1. a</think> The answer is (B).']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=task.folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "{'follow_twin': 1.0}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,290 @@
+"""What a text states: an option's letter or words, or a number, alone or in a sentence."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from attcot_analysis.problems.numbers import Number, numbers, one_number
+from attcot_analysis.problems.options import (
+    AROUND,
+    Option,
+    bare_form,
+    beginning,
+    cleaned,
+    ending,
+    equal_numbers,
+    places_of,
+    plain_form,
+    read_options,
+    same_unit,
+    without_list,
+)
+from attcot_analysis.problems.phrases import (
+    ABSTRACT,
+    BOXED,
+    END,
+    LABEL,
+    LEAD,
+    LISTED,
+    NOT,
+    NOT_BEHIND,
+    PHRASE,
+    UNKNOWN,
+)
+from attcot_analysis.problems.response import ParsedResponse
+
+_YES_NO = ("yes", "no", "true", "false")
+
+
+def stated_answer(parsed: ParsedResponse, *, finished: bool) -> str | None:
+    """What a response gives as its answer.
+
+    That is the text in its answer tags. A finished response without answer tags states its
+    answer in what stands outside the rationale; one that was cut states none.
+    """
+    if parsed.answer is not None:
+        return parsed.answer or None
+    if not finished:
+        return None
+    start = 0 if parsed.think is None else parsed.think[1]
+    return parsed.text[start:].removeprefix("</think>").strip() or None
+
+
+def match_answer(stated: str, candidates: Sequence[str], *, question: str = "") -> str | None:
+    r"""Find which candidate a stated answer is.
+
+    The text is read in one form (full-width letters, minus signs, LaTeX and markdown). What counts
+    is the content of the last ``\boxed{}``; else what follows the last "the answer is", "Answer:",
+    "I choose" and the like, also in Chinese, Japanese and Korean; else the last line, and where
+    that says nothing, the whole text. Of this, the first of these that finds something decides:
+
+    1. it is the candidate, but for letter case and surrounding punctuation, or the same number
+       (``1,200``, ``.5``, ``-5``, ``1/5``, ``5 %``, ``5 cm``);
+    2. it begins with yes or no, where these are candidates;
+    3. it names an option's letter (``B``, ``(b)``, ``B. red``, ``Option B``, ``B is correct``) that
+       the question gives to a candidate, as in ``B) red``, or that is a candidate itself. An
+       article is no letter;
+    4. it contains one candidate as a word or number of its own, and no other except as a part of
+       that one. What is negated (``not red``) is not stated.
+
+    Returns:
+        The candidate, or ``None`` if there is none or more than one, or if a letter stands before
+        the words of another option.
+    """
+    if stated in candidates:
+        return stated
+    options = read_options(candidates, question)
+    text = END.sub("", cleaned(stated)).strip()
+    return _read(text, options, whole=True) or _decided(text, options) or None
+
+
+def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) -> str | None:
+    """Read an answer to an open question, so that like answers are equal strings.
+
+    What counts is found as in `match_answer`, but no further than the last line. It is the first
+    known answer that it equals but for letter case, surrounding punctuation, a leading article and
+    white space; else the nearest that is the same number (``1,200`` is ``1200``; ``%`` and units
+    are left out) up to the relative tolerance; else itself, in this plain form.
+
+    Args:
+        stated: What a response gives as its answer.
+        known: Answers to recognise, such as the right one.
+        tolerance: Relative to the known number.
+
+    Returns:
+        ``None`` if nothing but punctuation is stated, or a sentence much longer than the known
+        answers that equals none of them.
+    """
+    if stated.strip() in known:
+        return stated.strip()
+    text = END.sub("", cleaned(stated)).strip()
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    piece = _explicit(text) or lines[-1]
+    plain, value = plain_form(piece), _only_number(piece)
+    if value is None:
+        same = [answer for answer in known if plain_form(cleaned(answer)) == plain]
+        if same or not plain:
+            return same[0] if same else None
+        longest = max((len(answer.split()) for answer in known), default=1)
+        return plain if len(plain.split()) <= 2 * longest + 4 else None
+    near: list[tuple[float, str]] = []
+    for answer in known:
+        target = one_number(cleaned(answer))
+        if target is not None and same_unit(value, target):
+            error = abs(value.value - target.value)
+            if error <= (tolerance + 1e-9) * abs(target.value):
+                near.append((error, answer))
+    return min(near, key=lambda one: one[0])[1] if near else _written(value)
+
+
+def states(text: str, answer: str) -> bool:
+    """Whether a text contains an answer as a word or a number of its own, in any letter case.
+
+    ``"3"`` is not stated by ``"13"``, ``"c3"``, ``"3.5"``, ``"-3"``, ``"1/3"`` or ``"3,000"``.
+    """
+    return bool(places_of(cleaned(text), cleaned(answer).strip()))
+
+
+def _only_number(text: str) -> Number | None:
+    """The number that a text is, or the only one in it."""
+    found = list(numbers(text))
+    whole = one_number(text)
+    if whole is None and len(found) == 1 and not math.isnan(found[0].value):
+        return found[0]
+    return whole
+
+
+def _written(number: Number) -> str:
+    value = int(number.value) if number.value == int(number.value) else number.value
+    return f"{value} {number.unit}".strip()
+
+
+def _explicit(text: str) -> str | None:
+    """What follows the last phrase that announces an answer, or stands in the last box."""
+    boxed = BOXED.findall(text)
+    if boxed:
+        return str(boxed[-1])
+    for found in reversed(list(PHRASE.finditer(text))):
+        rest = text[found.end() :]
+        if ABSTRACT.match(rest):
+            continue
+        lines = [line.strip() for line in rest.splitlines() if line.strip(" \t*_:-")]
+        if lines and lines[0].endswith(":") and len(lines) > 1 and not LEAD.match(lines[0]):
+            return lines[1]
+        return lines[0] if lines else None
+    return None
+
+
+def _decided(text: str, options: Sequence[Option]) -> str | None:
+    """The candidate that a text states; empty if it states several, ``None`` if nothing."""
+    explicit = _explicit(text)
+    if explicit is not None:
+        first = re.split(r"(?<=[.!?\u3002])\s", explicit, maxsplit=1)[0]
+        found = None if LEAD.match(explicit) else _read(first, options)
+        return _read(explicit, options) if found is None else found
+    text = without_list(text, options)
+    lines = [line for line in text.splitlines() if line.strip()]
+    heads = {head["a"] or head["b"] for line in lines if (head := LEAD.match(line))}
+    alone = {one for line in lines if (one := _alone(line, options))}
+    if len({head.upper() for head in heads} & {o.letter for o in options}) > 1 or len(alone) > 1:
+        return ""
+    if alone:
+        return alone.pop()
+    found = _read(lines[-1], options) if lines else None
+    if found is None and len(lines) > 1:
+        long = [option for option in options if any(" " in one for one in option.texts)]
+        found = _read(text, options, words=long)
+    return found
+
+
+def _alone(line: str, options: Sequence[Option]) -> str | None:
+    """The option that a line is, by its letter, its words or both."""
+    head = LEAD.match(line)
+    words = line[head.end() :] if head else line
+    if (head and not words.strip(AROUND)) or re.fullmatch(r"\W*[A-Z]\W*", line):
+        return _by_letter(line, options)
+    found = _read(words, options, whole=True)
+    return _by_letter(line, options) if head and found else found
+
+
+def _read(
+    text: str,
+    options: Sequence[Option],
+    *,
+    whole: bool = False,
+    words: Sequence[Option] | None = None,
+) -> str | None:
+    """Read one statement: a candidate, empty for several, ``None`` for nothing.
+
+    Args:
+        text: The statement.
+        options: What it may state.
+        whole: Only see whether the statement is an option as a whole.
+        words: Whose words count in a sentence; default all options'.
+    """
+    value = one_number(text)
+    counted = [option for option in options if option.number is not None]
+    if value is not None and counted:
+        same = [option for option in counted if equal_numbers(value, option.number)]
+        exact = [option for option in same if option.number and option.number.unit == value.unit]
+        found = exact if len(exact) == 1 else same
+        return found[0].candidate if len(found) == 1 else ""
+    for form in (bare_form, plain_form):
+        same = [option for option in options if form(text) in map(form, option.texts)]
+        if len(same) == 1:
+            return same[0].candidate
+    if whole:
+        return None
+    by_yes = [o for o in options if bare_form(o.candidate) in _YES_NO]
+    if len(by_yes) > 1:
+        first = re.match(r"\W*(\w+)(?:\s*(?:/|and|or)\s*(\w+))?", text.casefold())
+        if first and first[1] in _YES_NO:
+            if first[2] in _YES_NO:
+                return ""
+            return next((o.candidate for o in by_yes if bare_form(o.candidate) == first[1]), "")
+    labelled = _by_letter(text, options)
+    if labelled is not None:
+        return labelled
+    return _by_words(text, options if words is None else words)
+
+
+def _by_letter(text: str, options: Sequence[Option]) -> str | None:
+    known = {option.letter: option for option in options if option.letter}
+    head = LEAD.match(text)
+    if not known:
+        return _by_words(text[head.end() :], options) if head else None
+    if re.fullmatch(r"\W*[A-Za-z]\W*", text):
+        letter = re.sub(r"\W", "", text).upper()
+        return known[letter].candidate if letter in known else None
+    found: list[tuple[int, int, str]] = []
+    for label in LABEL.finditer(text):
+        letter = label[label.lastgroup or 0].upper()
+        if NOT.search(text, 0, label.start()) or NOT_BEHIND.match(text, label.end()):
+            continue
+        if letter in known or not text[: label.start()].strip():
+            found.append((*label.span(label.lastgroup or 0), letter))
+    letters = {letter for _, _, letter in found}
+    if found:
+        more = LISTED.finditer(text, found[0][1])
+        letters |= {one[1] for one in more if not NOT_BEHIND.match(text, one.end())} & set(known)
+    if not letters:
+        return None
+    own = known.get(found[0][2])
+    if len(letters) > 1 or own is None:
+        return ""
+    for start, stop, _ in found:
+        for side in (beginning(text[stop:], options), ending(text[:start], options)):
+            if side is not None and side is not own:
+                return ""
+    return own.candidate
+
+
+def _by_words(text: str, options: Sequence[Option]) -> str | None:
+    found: list[tuple[Option, list[tuple[int, int]]]] = []
+    for option in options:
+        places = [place for one in option.texts for place in places_of(text, one)]
+        if bare_form(option.candidate) in _YES_NO:
+            places = [at for at in places if re.match(r"\W*(?:$|[.,;!])", text[at[1] :])]
+        said = [at for at in places if not _negated(text, at)]
+        if said:
+            found.append((option, said))
+    whole = []
+    for option, places in found:
+        others = [place for other, more in found if other is not option for place in more]
+        if not all(_inside(place, others) for place in places):
+            whole.append(option.candidate)
+    if UNKNOWN.search(text) and not any(UNKNOWN.search(option.candidate) for option in options):
+        return ""
+    return (whole[0] if len(whole) == 1 else "") if found else None
+
+
+def _inside(place: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
+    start, stop = place
+    return any(a <= start and stop <= b and (a, b) != place for a, b in others)
+
+
+def _negated(text: str, place: tuple[int, int]) -> bool:
+    start, stop = place
+    return bool(NOT.search(text, 0, start) or NOT_BEHIND.match(text, stop))
