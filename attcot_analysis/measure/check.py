@@ -11,6 +11,7 @@ import torch
 from attcot_analysis.errors import AttCoTError, ModelError, lacks_memory
 from attcot_analysis.measure.checks_attention import (
     batched_is_single,
+    candidates_are_their_texts,
     generation_is_teacher_forcing,
     knockout_moves_logits,
     leaves_no_trace,
@@ -36,6 +37,7 @@ CHECKS: dict[str, Callable[[Mllm], str]] = {
     "rows sum to 1": rows_sum_to_one,
     "probe = eager": probe_is_eager,
     "batched = single": batched_is_single,
+    "candidate = its whole text": candidates_are_their_texts,
     "knockout moves logits": knockout_moves_logits,
     "generation = teacher forcing": generation_is_teacher_forcing,
 }

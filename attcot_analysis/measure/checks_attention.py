@@ -4,7 +4,8 @@ Each check returns what it found as text, or raises what is wrong.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.attention import attached, intervening, reading
+from attcot_analysis.measure.branches import candidate_tokens, forced_answers
 from attcot_analysis.measure.checks_inputs import QUESTION, example, noise_picture
 from attcot_analysis.measure.knockout import Knockout
 from attcot_analysis.measure.probe import Probe, read_masses
@@ -24,6 +26,7 @@ from attcot_analysis.models import (
     generate,
     positions,
 )
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
 
 MASS_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 LOG_P_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
@@ -32,6 +35,16 @@ HALF_MASS_TOLERANCE = 0.05
 HALF_LOG_P_TOLERANCE = 0.5
 
 NEW_TOKENS = 8
+
+CANDIDATES = (
+    ("Yes", "No"),
+    ("A", "Q", "red"),
+    ("-3", "3"),
+    ("(B)", "B"),
+    ("Monday", "Tuesday"),
+    ("10", "100"),
+)
+"""Sets of candidates that tokenizers cut in unlike ways."""
 
 
 def rows_sum_to_one(mllm: Mllm) -> str:
@@ -87,6 +100,51 @@ def batched_is_single(mllm: Mllm) -> str:
             worst = max(worst, float((together - alone[at][0]).abs().max()))
     _require("a log-probability changes in a batch", worst, _log_p_tolerance(mllm))
     return f"largest difference of log p {worst:.1e}, both padding sides"
+
+
+def candidates_are_their_texts(mllm: Mllm) -> str:
+    """Forced answers equal one plain forward pass per candidate over its whole text.
+
+    The candidates are such as tokenizers cut unlike: some join the tag before or behind them.
+    """
+    item = example(mllm)
+    head = item.input_ids[: item.layout.step_ends[-1]]
+    try:
+        tokens = [candidate_tokens(mllm, candidates) for candidates in CANDIDATES]
+        packed = forced_answers(
+            mllm, [item] * len(tokens), tokens, steps=[[item.layout.n_steps]] * len(tokens)
+        )
+    except MeasureError as error:
+        raise MeasureError(f"Answers cannot be forced on this model: {error}") from error
+    worst, joined = 0.0, 0
+    before = THINK_OPEN + ANSWER_CUE
+    for own, values in zip(tokens, packed, strict=True):
+        texts = [f"{before}{candidate}{ANSWER_CLOSE}" for candidate in own.candidates]
+        ids = [mllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        behind = len(mllm.tokenizer(THINK_OPEN, add_special_tokens=False)["input_ids"])
+        same = next(at for at, column in enumerate(zip(*ids, strict=False)) if len({*column}) > 1)
+        joined += same < len(mllm.tokenizer(before, add_special_tokens=False)["input_ids"])
+        for whole, value in zip(ids, values[0].tolist(), strict=True):
+            expected = _whole_log_p(mllm, item, head, whole[behind:], len(whole) - same)
+            worst = max(worst, abs(value - expected))
+    _require("a candidate's log-probability is off that of its text", worst, _log_p_tolerance(mllm))
+    return f"{len(tokens)} sets, {joined} of them joined with the tag, largest error {worst:.1e}"
+
+
+def _whole_log_p(
+    mllm: Mllm, item: Encoded, head: Tensor, behind: Sequence[int], n_read: int
+) -> float:
+    """Log-probability of the last tokens of a text behind a prefix, in one plain forward pass."""
+    ids = torch.cat([head, torch.tensor(behind)])
+    more = torch.zeros(len(ids) - item.prompt_length, dtype=torch.long)
+    types = item.token_types
+    if types is not None:
+        types = torch.cat([types[: item.prompt_length], more])
+    batch = collate(mllm, [replace(item, input_ids=ids, token_types=types)])
+    with evaluating(mllm.model):
+        logits = mllm.model(**batch, use_cache=False, logits_to_keep=n_read + 1).logits[0, :-1]
+    read = logits.float().log_softmax(-1).gather(1, batch["input_ids"][0, -n_read:, None])
+    return float(read.sum())
 
 
 def knockout_moves_logits(mllm: Mllm) -> str:

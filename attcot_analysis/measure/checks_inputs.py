@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import PROMPTS, Encoded, Mllm, Span, TokenGrid, encode
 from attcot_analysis.models.painting import paintable_tokens, painted_tokens
 from attcot_analysis.problems import render_response
+from attcot_analysis.problems.response import without_opening
 
 QUESTION = "Start at the star and follow the arrow. What color is the shape you reach?"
 STEPS = (
@@ -21,6 +23,8 @@ STEPS = (
 )
 ANSWER = "green"
 RESPONSE = render_response(STEPS, ANSWER)
+ANSWERS = (ANSWER, "A", "No", "-3", "(B)", "5%")
+"""Answers that some tokenizers join with the tags around them."""
 
 N_SIZES = 12
 LARGEST_RATIO = 6.0
@@ -54,6 +58,7 @@ def random_sizes(n: int, seed: int = 0) -> list[tuple[int, int]]:
 def prompt_renders(mllm: Mllm) -> str:
     """Both modes, with and without a picture, hold the question and the instruction."""
     lengths = []
+    opens = ", opens the rationale itself" if mllm.opens_rationale else ""
     for mode, instruction in PROMPTS.items():
         for picture in (noise_picture(120, 90), None):
             item = encode(mllm, picture, QUESTION, mode=mode)
@@ -70,7 +75,8 @@ def prompt_renders(mllm: Mllm) -> str:
                     f"{len(item.layout.image)} image tokens; check the chat template."
                 )
             lengths.append(item.prompt_length)
-    return f"chat template renders; {lengths[0]} tokens with a picture, {lengths[1]} without"
+    tokens = f"{lengths[0]} tokens with a picture, {lengths[1]} without"
+    return f"chat template renders{opens}; {tokens}"
 
 
 def image_tokens_match_grids(mllm: Mllm) -> str:
@@ -107,19 +113,31 @@ def painted_boxes_move_their_tokens(mllm: Mllm) -> str:
 
 
 def spans_are_found(mllm: Mllm) -> str:
-    """Steps and answer of a response decode to what was written."""
-    item = example(mllm)
-    layout = item.layout
+    """Steps and answers of responses decode to what was written, to the token."""
+    joined = []
+    for answer in ANSWERS:
+        response = render_response(STEPS, answer)
+        item = encode(mllm, None, QUESTION, response=response)
+        layout = item.layout
 
-    def text(span: Span) -> str:
-        return str(mllm.tokenizer.decode(item.input_ids[span.start : span.stop])).strip()
+        def text(span: Span, ids: Tensor = item.input_ids) -> str:
+            return str(mllm.tokenizer.decode(ids[span.start : span.stop])).strip()
 
-    expected = [f"{number}. {step}" for number, step in enumerate(STEPS, start=1)]
-    _check_texts("steps", [text(step) for step in layout.steps], expected)
-    _check_texts("answer", [] if layout.answer is None else [text(layout.answer)], [ANSWER])
-    written = mllm.tokenizer.decode(item.input_ids[item.prompt_length :])
-    _check_texts("whole text", [str(written).strip()], [RESPONSE])
-    return f"{layout.n_steps} steps, answer {ANSWER!r}"
+        expected = [f"{number}. {step}" for number, step in enumerate(STEPS, start=1)]
+        _check_texts("steps", [text(step) for step in layout.steps], expected)
+        found = "" if layout.answer is None else text(layout.answer)
+        if layout.answer is None or answer not in found:
+            _check_texts("answer", [found], [answer])
+        else:
+            start, stop = layout.answer
+            fewer = [text(Span(start + 1, stop)), text(Span(start, stop - 1))]
+            _check_texts("answer", [one for one in fewer if answer in one], [])
+        if found != answer:
+            joined.append(f"{answer!r} in {found!r}")
+        written = mllm.tokenizer.decode(item.input_ids[item.prompt_length :])
+        whole = without_opening(response) if item.opened else response
+        _check_texts("whole text", [str(written).strip()], [whole.strip()])
+    return "; ".join([f"{len(STEPS)} steps, {len(ANSWERS)} answers", *joined])
 
 
 def _check_boxes(grid: TokenGrid, size: tuple[int, int]) -> None:

@@ -66,8 +66,9 @@ def commitment(
 
     Returns:
         One row per item, control, step and candidate: ``item``, ``control``, ``step`` (0 to
-        ``n_steps``), ``n_steps``, ``candidate``, ``log_p`` (nats; of the tokens that tell the
-        candidate from the others), ``p`` (softmax of ``log_p`` over the candidates), ``leaked``
+        ``n_steps``), ``n_steps``, ``candidate``, ``log_p`` (nats; of the candidate's
+        whole text with the closing tag, wherever the tokenizer cuts it, from the last token on
+        that all candidates share), ``p`` (softmax of ``log_p`` over the candidates), ``leaked``
         (the rationale up to this step states this candidate as a word, so its probability may
         be read off the text).
 

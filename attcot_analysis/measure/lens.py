@@ -58,8 +58,8 @@ def lens_commitment(
     Returns:
         One row per item, step, layer and candidate: ``item``, ``step`` (0 to ``n_steps``),
         ``n_steps``, ``layer`` (read behind it; the last is the model's own output),
-        ``candidate``, ``log_p`` (nats; of the tokens that tell the candidate from the others,
-        among the whole vocabulary), ``p`` (softmax of ``log_p`` over the candidates).
+        ``candidate``, ``log_p`` (nats; of the candidate's whole text, as in `commitment`), ``p``
+        (softmax of ``log_p`` over the candidates).
 
     Raises:
         MeasureError: As `commitment`; if a layer does not exist; or if the model's output is not

@@ -1,6 +1,7 @@
 """Free-running responses: batched greedy or sampled generation."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ def generate(
             batch = collate(mllm, prompts[start : start + batch_size], padding_side="left")
             watch = _Watch()
             devices = [mllm.device] if mllm.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices), _only(model, settings):
+            with torch.random.fork_rng(devices=devices), only_settings(model, settings):
                 torch.manual_seed(seed + start)
                 output = model.generate(
                     **batch,
@@ -98,18 +99,21 @@ def generate(
 
 
 @contextlib.contextmanager
-def _only(model: Any, settings: GenerationConfig) -> Iterator[None]:
+def only_settings(model: torch.nn.Module, settings: GenerationConfig) -> Iterator[None]:
     """Generate with these settings alone.
 
-    `transformers` fills what they leave open with the checkpoint's own generation config: its
-    beams, bans, biases and stop strings.
+    `transformers` fills what they leave open from the checkpoint's own generation config: beams,
+    bans, biases, stop strings. Wrappers (PEFT) hold one of their own.
     """
-    own = model.generation_config
-    model.generation_config = settings
+    owners = [module for module in model.modules() if "generation_config" in vars(module)]
+    before = [module.generation_config for module in owners]
+    for module in owners:
+        module.generation_config = copy.deepcopy(settings)  # type: ignore[assignment]
     try:
         yield
     finally:
-        model.generation_config = own
+        for module, own in zip(owners, before, strict=True):
+            module.generation_config = own
 
 
 class _Watch(LogitsProcessor):

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm
+from attcot_analysis.models.generate import only_settings
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.checkpoints import load_weights
 from attcot_analysis.train.grpo_rows import grpo_rows
@@ -28,6 +29,11 @@ class SayoTrainer(GRPOTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not load_weights(self, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # Else `transformers` adds the checkpoint's own settings to those of the run.
+        with only_settings(cast(torch.nn.Module, self.model), self.generation_config):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: it would name things that this run has nothing to do with."""

@@ -7,20 +7,22 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILY_NAMES, save_tiny_family, shared_family
-from tiny import tiny_mllm
+from tiny import merging_tokenizer, tiny_mllm
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure import attention, checks_attention, checks_inputs
 from attcot_analysis.measure.attention import NAME, intervening
+from attcot_analysis.measure.candidates import candidate_tokens
 from attcot_analysis.measure.check import CHECKS, Check, ModelCheck, check_model
 from attcot_analysis.measure.knockout import Knockout
-from attcot_analysis.models import TokenGrid, layout
+from attcot_analysis.models import Span, TokenGrid, layout
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
 PAINTED, GRID = "painted box moves its token", "image tokens = grid"
 LAST = "nothing left on the model"
+CANDIDATE = "candidate = its whole text"
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,7 @@ def test_a_sound_model_passes(random_mllm):
     assert found.holds, str(found)
     assert [c.name for c in found.checks] == ["loads", *CHECKS, LAST]
     assert tuple(lines) == found.checks
-    assert str(found).splitlines()[-1] == found.verdict == "tiny: all 11 checks hold."
+    assert str(found).splitlines()[-1] == found.verdict == "tiny: all 12 checks hold."
 
 
 @pytest.mark.parametrize("name", [n for n in FAMILY_NAMES if n != "qwen2_5_vl"])
@@ -71,7 +73,7 @@ def test_the_shipped_model_passes_from_the_command_line(capsys):
     assert main(["check-model", str(shipped(TESTBED_MODEL))]) == 0
     *lines, verdict = capsys.readouterr().out.splitlines()
     assert len(lines) == len(CHECKS) + 2 and all(line.startswith("ok ") for line in lines)
-    assert "all 11 checks hold" in verdict
+    assert "all 12 checks hold" in verdict
 
 
 def test_what_does_not_load_is_a_verdict(tmp_path, capsys):
@@ -88,10 +90,48 @@ def test_a_check_that_raises_has_failed(random_mllm, monkeypatch):
     monkeypatch.setitem(CHECKS, "prompt", broken)
     found = check_model(random_mllm)
     assert [c for c in found.checks if not c.ok] == [Check("prompt", False, "KeyError: 'strange'")]
-    assert not found.holds and "1 of 11 checks failed (prompt)" in found.verdict
+    assert not found.holds and "1 of 12 checks failed (prompt)" in found.verdict
 
 
 # --- Planted defects ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def merging():
+    """A model whose tokenizer joins tags and answers."""
+    return tiny_mllm(tokenizer=merging_tokenizer())
+
+
+def test_a_tokenizer_that_joins_tags_and_answers_passes(merging):
+    found = {check.name: check for check in check_model(merging).checks}
+    assert all(check.ok for check in found.values())
+    assert "'A' in '>A'; 'No' in '>No'" in found["steps and answer found"].detail
+    assert "4 of them joined with the tag" in found[CANDIDATE].detail
+
+
+def test_candidates_scored_only_as_far_as_their_tokens_differ(merging, random_mllm, monkeypatch):
+    """Without the end of the closing tag."""
+
+    def shortest(mllm, candidates, *more):
+        tokens = candidate_tokens(mllm, candidates, *more)
+        return replace(tokens, tails=tuple(tail[:-2] for tail in tokens.tails))
+
+    monkeypatch.setattr(checks_attention, "CANDIDATES", (("Yes", "No"),))
+    monkeypatch.setattr(checks_attention, "candidate_tokens", shortest)
+    with pytest.raises(MeasureError, match="off that of its text"):
+        CHECKS[CANDIDATE](merging)
+
+
+def test_spans_by_where_a_token_begins(merging, monkeypatch):
+    """``>A`` begins in the tag, so the answer's span would be empty."""
+
+    def begun(self, start, stop):
+        first, last = (int(at) for at in np.searchsorted(self.starts, (start, stop)))
+        return Span(self.first + first, self.first + max(first, last))
+
+    monkeypatch.setattr(layout._TextSpans, "overlapping", begun)
+    with pytest.raises(MeasureError, match="Looking for the answer of a response finds"):
+        CHECKS["steps and answer found"](merging)
 
 
 def transposed(grid):
@@ -168,7 +208,7 @@ def test_wrong_positions(random_mllm):
         return torch.arange(length).expand(3, len(batch["input_ids"]), -1)
 
     family = replace(random_mllm.family, positions=counted)
-    assert failed(replace(random_mllm, family=family)) == {"batched = single"}
+    assert failed(replace(random_mllm, family=family)) == {"batched = single", CANDIDATE}
 
 
 class Blindfold:

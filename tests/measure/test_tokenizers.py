@@ -8,6 +8,7 @@ absent.
 import functools
 import string
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -17,9 +18,13 @@ from real import CHECKPOINTS, needs_real_files, real_mllm
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measure.access import visual_access
+from attcot_analysis.measure.answers import answer_problems
 from attcot_analysis.measure.branches import candidate_tokens, forced_answers
+from attcot_analysis.measure.commitment import commitment
+from attcot_analysis.measure.controls import parsed_responses
 from attcot_analysis.models import encode
-from attcot_analysis.problems import ANSWER_CUE, render_response
+from attcot_analysis.problems import ANSWER_CUE, Problem, render_response
 from attcot_analysis.problems.response import ANSWER_CLOSE
 
 EVERY = ["stand_in", *(pytest.param(name, marks=needs_real_files) for name in CHECKPOINTS)]
@@ -241,6 +246,45 @@ def test_a_rationale_that_the_template_opened_is_found(name):
     direct = encode(mllm, None, "What?", mode="direct", response="<answer>No</answer>")
     assert not direct.opened and direct.layout.think is None and direct.layout.answer is not None
     assert decoded(mllm, direct.input_ids).endswith("<think>\n\n</think>\n\n<answer>No</answer>")
+
+
+def problems(n=3):
+    texts = ("red", "green", "red")
+    return [
+        Problem(f"p{at}", noise_image(64, 48, at), "What color?", ("red", "green"), texts[at])
+        for at in range(n)
+    ]
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_what_a_thinking_model_wrote_is_measured_as_with_the_tag_in_its_response(name):
+    """Commitment, access and answers; as ids it wrote, as text with and without the tag."""
+    mllm = opening_of(name)
+    items = problems()
+    texts = [render_response(STEPS[: 1 + at], item.answer) for at, item in enumerate(items)]
+    bare = [text.removeprefix("<think>\n") for text in texts]
+    ids = [tokens(mllm, text) for text in bare]
+    tables = [
+        (commitment(mllm, items, given), visual_access(mllm, items, given))
+        for given in (texts, bare, ids)
+    ]
+    assert tables[0][0].groupby("item")["n_steps"].first().tolist() == [1, 2, 3]
+    for found in tables[1:]:
+        for own, first in zip(found, tables[0], strict=True):
+            pd.testing.assert_frame_equal(own, first)
+    parsed = parsed_responses(mllm, ids)
+    assert [one.text for one in parsed] == texts and parsed[1].answer == "green"
+    cut = parsed_responses(mllm, ["1. It is red.\n2. So it"])[0]
+    assert len(cut.steps) == 2 and cut.answer is None
+
+
+def test_a_generated_rationale_has_the_tag_that_the_template_wrote():
+    found = answer_problems(opening(), problems(2), max_new_tokens=6)
+    assert found["text"].str.startswith("<think>\n").all() and (found["n_steps"] > 0).all()
+    for text, ids in zip(found["text"], found["ids"], strict=True):
+        assert decoded(opening(), ids) == text.removeprefix("<think>\n")
+    direct = answer_problems(opening(), problems(2), mode="direct", max_new_tokens=6)
+    assert not direct["text"].str.startswith("<think>").any()
 
 
 def test_only_thinking_templates_open_the_rationale(mllm):

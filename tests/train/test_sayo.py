@@ -58,7 +58,7 @@ def ids_of(mllm, text, end=True):
         (render_response(["The star is in a1."], "red"), False, 0.0, 1.0),
         ("<answer>red</answer>", True, 0.0, 1.0),
         ("<think>\nA\n</think>\n<answer> </answer>", True, 0.0, 0.0),
-        ("<think>\nA\n</think>\n<answer>red</answer><answer>blue</answer>", True, 0.0, 1.0),
+        ("<think>\nA\n</think>\n<answer>red</answer><answer>blue</answer>", True, 0.0, 0.0),
         ("<think>\nA\n</think>\n<answer>red</answer> so", True, 0.0, 1.0),
         ("<think>\nA <answer>red</answer>", True, 0.0, 1.0),
         ("It is red.", True, 0.0, 1.0),
