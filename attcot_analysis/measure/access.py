@@ -57,8 +57,10 @@ def visual_access(
     * ``density``: mean attention per image token over mean attention per other visible token;
       1 means that the image gets what uniform attention would give it.
     * ``evidence_mass``: attention on image tokens, each weighted by the share of its area that
-      lies in the step's evidence boxes; NaN for a step without boxes.
-    * ``evidence_share``: ``evidence_mass`` over ``mass``.
+      lies in the step's evidence boxes; NaN for a step without boxes, or with boxes of which the
+      processor's crop leaves the model nothing to see.
+    * ``evidence_share``: ``evidence_mass`` over ``mass``; ``evidence_area``: what it would be if
+      all image tokens got the same attention.
     * with ``sinks``, ``sink_free_mass``: attention on image tokens that are no sink where the
       layer takes them in (arXiv 2503.03321); ``sink_share``: the sinks' part of ``mass``.
 

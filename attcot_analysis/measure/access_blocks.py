@@ -35,7 +35,7 @@ class Block:
         labels: Columns that say what the rows are.
         rows: ``(R,)`` positions.
         evidence: Prefix of two columns, ``..._mass`` and ``..._share`` → the weight of each image
-            token in the evidence, ``(N,)`` in [0, 1]; ``None`` where there is none.
+            token in the evidence, ``(N,)`` in [0, 1]; ``None`` where there is none to be seen.
     """
 
     labels: Mapping[str, int]
@@ -80,7 +80,8 @@ def step_evidence(problem: Problem, item: Encoded) -> list[Weights | None]:
     """Per step of the response, how far the step's evidence boxes cover each image token.
 
     Returns:
-        K arrays ``(N,)`` in [0, 1]; ``None`` where the problem has no boxes for the step.
+        K arrays ``(N,)`` in [0, 1]; ``None`` where the problem has no boxes for the step, or the
+        processor leaves all of them out of what the model sees.
     """
     return [
         _coverage(item, problem.step_boxes(number)) for number in range(1, item.layout.n_steps + 1)
@@ -88,8 +89,9 @@ def step_evidence(problem: Problem, item: Encoded) -> list[Weights | None]:
 
 
 def _coverage(item: Encoded, boxes: Sequence[Box]) -> Weights | None:
-    covered = [grid.coverage(tuple(boxes)) for grid in item.layout.grids]
-    return np.concatenate(covered) if boxes and covered else None
+    if not any(grid.sees(boxes) for grid in item.layout.grids):
+        return None
+    return np.concatenate([grid.coverage(boxes) for grid in item.layout.grids])
 
 
 def access_columns(item: Encoded, evidence: Sequence[Weights | None]) -> Tensor:

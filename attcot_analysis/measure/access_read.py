@@ -113,14 +113,11 @@ def read_access(
     tables: list[list[pd.DataFrame]] = [[] for _ in kinds]
     for index, (problem, item) in enumerate(part):
         row, column = 0, EVIDENCE
-        for found, some in zip(tables, blocks[index], strict=True):
+        for found, kind, some in zip(tables, kinds, blocks[index], strict=True):
             for block in some:
                 stop = row + len(block.rows)
-                found.append(
-                    _table(
-                        problem, item, block, stacked[index][:, :, row:stop], masses, column, rule
-                    )
-                )
+                read = stacked[index][:, :, row:stop]
+                found.append(_table(problem, item, kind, block, read, masses, column, rule))
                 row, column = stop, column + len(block.evidence)
     return tables
 
@@ -132,6 +129,7 @@ def _sink_cols(finder: SinkFinder) -> LayerCols:
 def _table(
     problem: Problem,
     item: Encoded,
+    kind: Kind,
     block: Block,
     masses: npt.NDArray[np.float64],
     layers: Collection[int],
@@ -152,6 +150,9 @@ def _table(
         evidence=evidence,
         sinks=rule is not None,
     )
+    if kind is STEPS:
+        seen = block.evidence["evidence"]
+        found["evidence_area"] = np.nan if seen is None else seen.mean()
     labels = {"item": problem.id, **block.labels, "layer": layer.ravel(), "head": head.ravel()}
     return pd.DataFrame({**labels, **found, "rows": n_rows})
 
@@ -163,5 +164,6 @@ def joined(
     tables = [table for part in found for table in part]
     if tables:
         return pd.concat(tables, ignore_index=True)
-    measured = (*kind.quantities, *(() if rule is None else SINK_QUANTITIES))
+    area = ("evidence_area",) if kind is STEPS else ()
+    measured = (*kind.quantities, *(() if rule is None else SINK_QUANTITIES), *area)
     return pd.DataFrame(columns=["item", *kind.labels, "layer", "head", *measured, "rows"])

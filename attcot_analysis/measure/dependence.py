@@ -20,6 +20,7 @@ from attcot_analysis.measure.edits import (
     EditOptions,
     edited_images,
     left_out,
+    seen_edits,
 )
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.problems import Problem
@@ -129,6 +130,7 @@ def dependence(
         )
     if edited is None:
         edited = [one for kind in edits for one in edited_images(problems, kind, options=options)]
+    edited = seen_edits(mllm, problems, edited)
     tokens = {
         at: candidate_tokens(mllm, problem.candidates)
         for at, problem in enumerate(problems)

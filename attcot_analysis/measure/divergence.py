@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measure.controls import with_steps
-from attcot_analysis.measure.edits import EditKind, EditOptions, edited_images, left_out
+from attcot_analysis.measure.edits import EditKind, EditOptions, edited_images, left_out, seen_edits
 from attcot_analysis.measure.text_stack import TextStack, hidden_states, text_stack
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
 from attcot_analysis.problems import Problem
@@ -68,7 +68,7 @@ def token_divergence(
     """
     used = with_steps(mllm, problems, responses, images=images, empty=empty)
     if images is None:
-        edited = edited_images(problems, edit, options=options)
+        edited = seen_edits(mllm, problems, edited_images(problems, edit, options=options))
         missing = left_out(problems, edited, [edit])
         shown = {one.at: one.image for one in edited if one.at in used}
     else:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from PIL import Image, ImageFilter
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import Mllm, encode_problem
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.occlusion import (
     GREY,
@@ -17,7 +18,15 @@ from attcot_analysis.problems.occlusion import (
     occluded,
 )
 
-__all__ = ["GREY", "EditKind", "EditOptions", "EditedImage", "edited_images", "left_out"]
+__all__ = [
+    "GREY",
+    "EditKind",
+    "EditOptions",
+    "EditedImage",
+    "edited_images",
+    "left_out",
+    "seen_edits",
+]
 
 EditKind = Literal["twin", "control", "blank", "swap", "blur", "occlude", "occlude_control"]
 
@@ -117,6 +126,20 @@ def edited_images(
             f"No item allows the edit {kind!r}; leave it out of edits or give problems that do."
         )
     return found
+
+
+def seen_edits(
+    mllm: Mllm, problems: Sequence[Problem], edited: Sequence[EditedImage]
+) -> list[EditedImage]:
+    """The edits of which the model sees something: a processor that crops may hide all of one.
+
+    Where the model's input stays the same, that its answer does is no finding.
+    """
+    sees = {
+        at: encode_problem(mllm, problems[at]).layout.grids[0].sees
+        for at in {one.at for one in edited if one.boxes}
+    }
+    return [one for one in edited if not one.boxes or sees[one.at](one.boxes)]
 
 
 def left_out(

@@ -18,9 +18,11 @@ def focus_items(access: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFra
     """Focus of every item's rationale, and whether it comes back to evidence that it missed.
 
     A step's focus is (r² - 1) / (r² + 1), where r is the share of its visual mass that lies on its
-    evidence boxes over their share of the picture's area; means over layers and heads are taken
-    first. It is 0 where attention is spread evenly, 0.6 at twice and -0.6 at half of that. Steps
-    without boxes, or with boxes on more than `WIDE` of the picture, have none.
+    evidence boxes over the share that an even spread over all image tokens would put there (their
+    share of the picture's area where `access` does not hold ``evidence_area``); means over layers
+    and heads are taken first. It is 0 where attention is spread evenly, 0.6 at twice and -0.6 at
+    half of that. Steps without boxes, with boxes of which the model sees nothing, or with boxes on
+    more than `WIDE` of the picture, have none.
 
     Args:
         access: From `visual_access`.
@@ -40,10 +42,14 @@ def focus_items(access: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFra
     """
     need_columns(access, "access", ("item", "step", "mass", "evidence_mass"))
     known = {problem.id: problem for problem in problems}
-    steps = access.groupby(["item", "step"], sort=False)[["mass", "evidence_mass"]].mean()
+    even = ["evidence_area"] if "evidence_area" in access.columns else []
+    steps = access.groupby(["item", "step"], sort=False)[["mass", "evidence_mass", *even]].mean()
     area = np.array(
         [_area(known[item], int(step)) if item in known else np.nan for item, step in steps.index]
     )
+    if even:
+        found = steps["evidence_area"].to_numpy()
+        area = np.where(np.isnan(area) | ~((found > 0) & (found <= WIDE)), np.nan, found)
     with np.errstate(divide="ignore", invalid="ignore"):
         squared = (steps["evidence_mass"] / steps["mass"] / area) ** 2
     focus = ((squared - 1) / (squared + 1)).dropna().rename("focus").reset_index()

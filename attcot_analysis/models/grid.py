@@ -173,6 +173,13 @@ class TokenGrid:
         area = np.einsum("ny,yx,nx->n", overlap_y, covered.astype(float), overlap_x)
         return area / ((x1 - x0) * (y1 - y0))[:, 0]
 
+    def sees(self, boxes: Sequence[Box]) -> bool:
+        """Whether any token stands for a part of ``boxes``; a processor that crops may leave none.
+
+        What the model is not shown has no attention to be measured: it is missing, not 0.
+        """
+        return bool(self.coverage(boxes).any())
+
     def to_map(self, values: npt.ArrayLike) -> npt.NDArray[np.generic]:
         """Lay values ``(..., N)`` of the tokens out as a picture ``(..., rows, cols)``.
 

@@ -71,7 +71,10 @@ def _looks(
     record: ExplorerRecord, heading: str, tokens: Sequence[int], boxes: Sequence[Box]
 ) -> tuple[str, list[str]]:
     cover: FloatArray = record.grid.coverage(boxes)
-    if boxes:
+    seen = bool(cover.any())
+    if boxes and not seen:
+        heading += "\n(the model is shown nothing of the evidence)"
+    elif boxes:
         heading += (
             f"\n(shares of attention; an even look would put {cover.mean():.2f} on the evidence)"
         )
@@ -81,7 +84,7 @@ def _looks(
         mean = rows.mean(axis=0)
         line = f"strongest {_place(record.grid, int(mean.argmax()))}; "
         line += f"{mean.sum():.2f} on the picture"
-        if boxes and mean.sum() > 0:
+        if seen and mean.sum() > 0:
             line += f", of that {mean @ cover / mean.sum():.2f} on the evidence"
             each = rows @ cover / np.maximum(rows.sum(axis=1), np.finfo(float).tiny)
             most = int(each.argmax())

@@ -24,7 +24,8 @@ class Reading:
         peak: That weight.
         spread: On how many image tokens an even map of the same entropy would lie,
             ``exp(entropy)``; of the positive weights.
-        evidence: Share of the positive weights on the evidence boxes; NaN without boxes.
+        evidence: Share of the positive weights on the evidence boxes; NaN without boxes, or
+            without any of them in what the model sees.
     """
 
     label: str
@@ -144,7 +145,7 @@ def plane_stats(
         shares = positive / total[:, None]
         entropy = -np.where(shares > 0, shares * np.log(shares), 0.0).sum(axis=1)
         on_boxes = (positive * record.coverage[parts]).sum(axis=1) / total
-    boxed = np.array([bool(record.boxes[some[0]]) for some in record.parts[parts]], dtype=bool)
+    boxed = record.coverage[parts].any(axis=1)
     flat = cells.reshape(len(cells), -1)
     there = np.isfinite(weights).all(axis=1)
     place = np.where(there, np.nan_to_num(flat, nan=-np.inf).argmax(axis=1), 0)

@@ -98,7 +98,7 @@ class RationaleDataset(Dataset[Example]):
             encoded=encoded,
             candidates=candidates,
             answer=answer,
-            evidence=tuple(evidence_weights(encoded, own) if own else None for own in boxes),
+            evidence=step_weights(encoded, boxes),
         )
 
     def _candidates(self, problem: Problem) -> tuple[CandidateTokens | None, int]:
@@ -135,6 +135,12 @@ def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
         replace(problem, image=other.image, twin=None, control=None)
         for problem, other in zip(problems, others, strict=True)
     ]
+
+
+def step_weights(encoded: Encoded, boxes: Sequence[Sequence[Box]]) -> tuple[Tensor | None, ...]:
+    """Per step `evidence_weights`; ``None`` without boxes, or where the model sees none of them."""
+    found = [evidence_weights(encoded, own) if own else None for own in boxes]
+    return tuple(None if one is None or not one.any() else one for one in found)
 
 
 def evidence_weights(encoded: Encoded, boxes: Sequence[Box]) -> Tensor:

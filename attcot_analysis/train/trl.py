@@ -23,7 +23,7 @@ from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens
 from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
 from attcot_analysis.problems import Problem, render_response
 from attcot_analysis.problems.response import is_open, without_opening
-from attcot_analysis.train.data import Example, collate_examples, evidence_weights
+from attcot_analysis.train.data import Example, collate_examples, step_weights
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTMixin
 
@@ -74,7 +74,7 @@ class CotCollator:
             encoded=encoded,
             candidates=self._known[candidates],
             answer=candidates.index(answer),
-            evidence=tuple(evidence_weights(encoded, own) if own else None for own in per_step),
+            evidence=step_weights(encoded, per_step),
         )
 
     def _encode(self, row: Mapping[str, Any], name: str) -> Encoded:

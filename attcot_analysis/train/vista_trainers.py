@@ -7,7 +7,7 @@ import torch
 
 from attcot_analysis.models import Mllm, encode_problem
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.data import Example, RationaleDataset, evidence_weights
+from attcot_analysis.train.data import Example, RationaleDataset, step_weights
 from attcot_analysis.train.trainer import AttCoTMixin
 
 # isort: split
@@ -86,5 +86,5 @@ class ResponseDataset(RationaleDataset):
             encoded=encoded,
             candidates=candidates,
             answer=answer,
-            evidence=tuple(evidence_weights(encoded, own) if own else None for own in boxes),
+            evidence=step_weights(encoded, boxes),
         )

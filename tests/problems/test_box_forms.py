@@ -137,7 +137,7 @@ def test_a_doubt_is_said_when_a_folder_is_loaded(tmp_path):
         ([0.1, 0.1, 0.4, 0.5], "shares of the picture"),
         ([500, 300, 80, 90], r"pixels \(x, y, width, height\)"),
         ([300, 300, 700, 900], "thousandths of the picture"),
-        ([0, 0, 128, 5000], "is it the right picture"),
+        ([0, 0, 128, 5000], "check that it is the right picture"),
     ],
 )
 def test_published_boxes_are_not_cut_into_shape(tmp_path, box, message):

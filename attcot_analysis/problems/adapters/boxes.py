@@ -46,9 +46,10 @@ def corner_boxes(
         if seen is not None and form == "pixels":
             seen.add(numbers, source, beyond)
         if not fits(numbers, source, form, beyond=beyond):
+            maybe = other_forms(numbers, source) or "; check that it is the right picture"
             raise ProblemError(
                 f"{where}: box {box!r:.60} covers nothing of its {width}x{height} picture, or "
-                f"reaches beyond it{other_forms(numbers, source) or '; is it the right picture?'}."
+                f"reaches beyond it{maybe}."
             )
         x0, y0, x1, y1 = to_pixels(numbers, source, form)
         across, down = width / source[0], height / source[1]

@@ -4,7 +4,7 @@ Either the published folder ``ChartQA Dataset/<split>`` (``<split>_human.json``,
 ``<split>_augmented.json``: lists of ``{"imgname": ..., "query": ..., "label": ...}``; ``png/``;
 and, in the full version, ``annotations/``), one of those two files, or rows of the hub dataset
 ``HuggingFaceM4/ChartQA`` (``image``, ``query``, ``label``, ``human_or_machine``), which have no
-boxes.
+boxes, or of ``ahmed-masry/ChartQA`` (``type``) and ``lmms-lab/ChartQA`` (``question``, ``answer``).
 
 Annotations list the elements of a chart; which of them a question is about is not annotated.
 Evidence here are the elements that question or answer name: points whose x value they name (of the
@@ -70,14 +70,17 @@ def read(place: Place) -> Iterator[Made]:
 def _problems(
     record: Record, folder: Path | None, kind: str, folders: Sequence[Path] = ()
 ) -> list[Problem]:
-    label = record.field("label", (str, int, float, list))
+    old = "query" in record.value or "label" in record.value
+    label = record.field("label" if old else "answer", (str, int, float, list))
     answer = str(label[0] if isinstance(label, list) and label else label).strip()
-    question, candidates = record.field("query"), yes_or_no(answer)
+    question = record.field("query" if old else "question")
+    candidates = yes_or_no(answer)
     number = record.number or record.where.rpartition(" ")[2]
     boxes: tuple[Box, ...] = ()
     if folder is None:
         image = picture(record.value.get("image"), record.where, *folders)
-        kind = ("human", "augmented")[bool(record.value.get("human_or_machine"))]
+        kind = str(record.value.get("type") or "").partition("_")[0]
+        kind = kind or _SOURCES[bool(record.value.get("human_or_machine"))]
         name = file_id("chartqa", number)
     else:
         file = record.field("imgname")

@@ -3,7 +3,8 @@
 Rows of the hub dataset ``BaiqiL/NaturalBench`` (arXiv 2410.14669): ``Index``, ``Question_0``,
 ``Question_1``, ``Image_0``, ``Image_1``, ``Image_0_Question_0`` and the other three answers,
 ``Question_Type`` (``yes_no`` or ``multiple_choice``, whose options the question lists as ``Option:
-A: ...; B: ...;``) and ``Source``. A row gives four problems; the twin of each is the other
+A: ...; B: ...;`` in several spellings, the instruction how to answer often behind them) and
+``Source``. A row gives four problems; the twin of each is the other
 photograph. There is no control edit, and the twin is another photograph, not a small edit.
 """
 
@@ -28,7 +29,13 @@ from attcot_analysis.problems.problem import Edit, Problem
 HUB = "BaiqiL/NaturalBench"
 SPLIT = "train"
 
-_OPTIONS = re.compile(r"\s*Options?:\s*A[:.)]\s*(.+?)\s*;\s*B[:.)]\s*(.+?)\s*;?\s*$", re.DOTALL)
+_OPTIONS = re.compile(
+    r"\s*\bOptions?\s*:?\s*\(?A\s*[:.)]\s*(.+?)\s*;?\s*(?<![\w(])\(?B\s*[:.)]\s*(.+?)\s*;?\s*$",
+    re.DOTALL | re.IGNORECASE,
+)
+_INSTRUCTION = re.compile(
+    r"\s*Please (?:answer|output|choose|select|respond)\b[^\n]*$", re.IGNORECASE
+)
 
 
 def read(place: Place) -> Iterator[Made]:
@@ -62,6 +69,7 @@ def _problems(record: Record, folders: Sequence[Path]) -> list[Problem]:
 
 def _closed(question: str, kind: object, where: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
     """The question, its candidates, and what a stated answer means."""
+    question = _INSTRUCTION.sub("", question)
     if kind == "yes_no":
         return question, YES_NO, {answer.casefold(): answer for answer in YES_NO}
     options = _OPTIONS.search(question)
@@ -76,6 +84,7 @@ def _closed(question: str, kind: object, where: str) -> tuple[str, tuple[str, ..
 
 
 def _meant(answer: str, meaning: dict[str, str], where: str) -> str:
-    if answer.casefold() not in meaning:
+    said = answer.strip(" .:;()").casefold()
+    if said not in meaning:
         raise ProblemError(f"{where}: answer {answer!r} is none of {', '.join(meaning)}.")
-    return meaning[answer.casefold()]
+    return meaning[said]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.problem import Step
 
 YES_NO = ("Yes", "No")
@@ -36,7 +37,13 @@ def _numbered(text: str) -> list[str]:
 
 
 def with_options(question: str, options: Sequence[str]) -> str:
-    """A question that lists its options by letter, so that a letter can be read as an answer."""
+    """A question that lists its options by letter, so that a letter can be read as an answer.
+
+    Raises:
+        ProblemError: If there are more options than letters.
+    """
+    if len(options) > 26:
+        raise ProblemError(f"A question has {len(options)} options, more than there are letters.")
     listed = "\n".join(f"{chr(65 + at)}) {option}" for at, option in enumerate(options))
     return f"{question.strip()}\n{listed}"
 

@@ -34,6 +34,9 @@ def read(place: Place) -> Iterator[Made]:
 def _problems(record: Record, folders: Sequence[Path]) -> list[Problem]:
     images = [picture(record.value.get(f"image{n}"), record.where, *folders) for n in (1, 2, 3)]
     answers = [record.field(f"answer{at}").strip() for at in (1, 2, 3)]
+    # Spelt otherwise it is the same answer, as the photographs of one object show.
+    first = {answer.casefold(): answer for answer in reversed(answers)}
+    answers = [first[answer.casefold()] for answer in answers]
     candidates = tuple(dict.fromkeys(answers))
     found = []
     for at in range(3):

@@ -30,7 +30,7 @@ from attcot_analysis.problems.adapters.splits import choose
 from attcot_analysis.problems.adapters.texts import with_options
 from attcot_analysis.problems.problem import Problem
 
-_OPTION = re.compile(r"^\s*\(([A-Z])\)\s*(.+?)\s*$", re.MULTILINE)
+_OPTION = re.compile(r"^\s*\(([A-Za-z])\)\s*(.+?)\s*$", re.MULTILINE)
 
 
 def read(place: Place) -> Iterator[Made]:
@@ -46,7 +46,8 @@ def read(place: Place) -> Iterator[Made]:
 
 def _problems(record: Record, root: Path) -> list[Problem]:
     text, label, name = (record.field(key) for key in ("text", "label", "image"))
-    options = dict(_OPTION.findall(text))
+    options = {letter.upper(): option for letter, option in _OPTION.findall(text)}
+    label = label.strip(" .()").upper()
     if label not in options:
         raise ProblemError(f"{record.where}: its label {label!r} is none of its options.")
     image = picture(name, record.where, root)
