@@ -11,6 +11,7 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
 from attcot_analysis.problems.adapters import check_data, convert_data, read_data
+from attcot_analysis.problems.adapters.boxes import corner_boxes
 from attcot_analysis.problems.box_forms import BoxForms
 
 SIZE = (640, 480)
@@ -168,3 +169,25 @@ def test_forms_that_make_no_sense_are_refused(tmp_path):
         check_data(path, boxes="yolo")
     with pytest.raises(ProblemError, match="leave --boxes out"):
         check_data(path, "vstar", boxes="unit")
+
+
+def test_marks_of_charts_are_cut_at_the_edge_and_other_boxes_are_not():
+    box, where = [50, 40, 30, 30], "chart"
+    cut = corner_boxes([box], (64, 48), where, form="xywh", cut=True)
+    assert cut == ((50.0, 40.0, 64.0, 48.0),)
+    for given in (box, [70, 50, 3, 3]):
+        with pytest.raises(ProblemError, match=r"chart: box .*covers nothing"):
+            corner_boxes([given], (64, 48), where, form="xywh", cut=given != box)
+
+
+def test_visual_cot_s_boxes_that_are_said_to_be_pixels_are_not_doubted(tmp_path):
+    path = made(tmp_path, "visual-cot")
+    held = [json.loads(line) for line in path.read_text().splitlines()]
+    boxes = ([40, 30, 50, 60], [80, 40, 20, 30])
+    lines(path, [one | {"bboxs": [box]} for one, box in zip(held, boxes, strict=True)])
+    options = {"format": "visual-cot", "skip_faulty": True}
+    with pytest.raises(ProblemError, match="say what they are with --boxes"):
+        convert_data(path, tmp_path / "out", **options)
+    assert convert_data(path, tmp_path / "out", boxes="pixels", **options).coverage.n == 1
+    boxes = {p.evidence for p in read_data(path, "visual-cot", boxes="xywh")}
+    assert boxes == {((20.0, 15.0, 45.0, 45.0),), ((40.0, 20.0, 50.0, 35.0),)}

@@ -89,7 +89,7 @@ def _problems(
         notes = folder / "annotations" / f"{Path(file).stem}.json"
         if notes.is_file():
             named = element_boxes(json_file(notes), question, answer)
-            boxes = corner_boxes(named, image.size, str(notes), form="xywh")
+            boxes = corner_boxes(named, image.size, str(notes), form="xywh", cut=True)
     return [
         Problem(
             id=name,

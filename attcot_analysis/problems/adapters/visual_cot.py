@@ -77,7 +77,7 @@ def _problems(record: Record, roots: list[Path], place: Place) -> list[Problem]:
         record.where,
         form=place.boxes or "pixels",
         of=found["of"],
-        seen=place.seen,
+        seen=place.seen if place.boxes is None else None,
     )
     number = record.where.rpartition(" ")[2]
     return [
