@@ -150,6 +150,7 @@ def _generate(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.errors import MeasureError
     from attcot_analysis.measure.responses import generate_run, response_file
     from attcot_analysis.measure.shards import Shards
+    from attcot_analysis.measure.unread import LIMIT, unread_sentence
     from attcot_analysis.models import load_mllm
     from attcot_analysis.problems.folder import load_problems
 
@@ -184,6 +185,8 @@ def _generate(given: argparse.Namespace, quiet: bool) -> None:
         if shards.main:
             answers = run.read_table("responses")
             right, ended = answers["correct"].mean(), answers["finished"].mean()
+            if (unread := answers["answer"].isna().mean()) > LIMIT:
+                print(unread_sentence(unread, "answers"))
             print(f"{len(answers)} responses, {right:.1%} right, {ended:.1%} came to their end")
             print(f"Responses: {response_file(run)}")
 
@@ -223,6 +226,7 @@ def _measure(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.measure.shards import Shards
     from attcot_analysis.measure.sources import note_sources
     from attcot_analysis.measure.suite import format_summary, measure_run
+    from attcot_analysis.measure.unread import paragraph_note
     from attcot_analysis.models import load_mllm
     from attcot_analysis.models.out_of_memory import memory_limit, parse_memory
     from attcot_analysis.problems.coverage import data_coverage
@@ -268,6 +272,8 @@ def _measure(given: argparse.Namespace, quiet: bool) -> None:
         if shards.main:
             note_sources(run, model=model.name, problems=given.problems)
             print(format_summary(run.read_table("summary")))
+            if note := paragraph_note(run.read_table("answers_cot")["text"]):
+                print(note)
             for gap in data_coverage(problems).gaps:
                 print(gap)
             for name, size in run.manifest.get("halved", {}).items():

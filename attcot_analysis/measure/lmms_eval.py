@@ -8,8 +8,9 @@ Layout of the task's folder::
     images/           the pictures
 
 Scored are accuracy, how often the answer follows a twin (``follow_twin``) and stays on a control
-edit (``keep_control``), and how often it is the habitual one. Attention and forced answers need the
-model's inside: for these, measure its responses here (``attcot measure --generations``).
+edit (``keep_control``), how often it is the habitual one, and how often no answer can be told
+(``unread``). Attention and forced answers need the model's inside: for these, measure its responses
+here (``attcot measure --generations``).
 """
 
 import ast
@@ -98,6 +99,7 @@ def export_task(
     (target / "items.jsonl").write_text(lines, encoding="utf-8")
     (target / "utils.py").write_text(_standalone(), encoding="utf-8")
     metrics = [lmms_eval_task.METRIC[v] for v in dict.fromkeys(item["version"] for item in items)]
+    metrics += ["unread"]
     metrics += ["habitual"] if any(item["habitual"] for item in items) else []
     path = target / f"{name}.yaml"
     text = _YAML.format(
@@ -106,7 +108,7 @@ def export_task(
         max_new_tokens=max_new_tokens,
         prompt=json.dumps("\n" + PROMPTS["cot"]),
         metrics="".join(
-            _METRIC.format(metric=metric, better=str(metric != "habitual").lower())
+            _METRIC.format(metric=metric, better=str(metric not in ("habitual", "unread")).lower())
             for metric in metrics
         ).rstrip(),
         version=_VERSION,

@@ -29,9 +29,12 @@ def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: Any = None) -> s
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Score one response: the metric of its version, and whether it gives the habitual answer."""
+    """Score one response: the metric of its version, and whether it gives the habitual answer.
+
+    ``unread`` is 1 where no answer can be told: then the other scores say nothing of the model.
+    """
     said = read_answer(results[0], doc)
-    scores = {METRIC[doc["version"]]: float(said == doc["answer"])}
+    scores = {METRIC[doc["version"]]: float(said == doc["answer"]), "unread": float(said is None)}
     if doc["version"] == "original" and doc["habitual"]:
         scores["habitual"] = float(said == doc["habitual"])
     return scores

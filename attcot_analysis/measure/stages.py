@@ -24,6 +24,7 @@ from attcot_analysis.measure.generations import Generations
 from attcot_analysis.measure.lens import lens_commitment
 from attcot_analysis.measure.records import Part
 from attcot_analysis.measure.step_maps import response_maps
+from attcot_analysis.measure.unread import paragraph_note
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
 
@@ -148,6 +149,9 @@ class ResponseStages:
                 "and a small max_new_tokens cuts them off.",
                 stacklevel=2,
             )
+        note = paragraph_note(response.text for response in parsed)
+        if note:
+            warnings.warn(note, stacklevel=2)
         others = [""] * len(problems)
         if "other_item" in controls and len({problems[at].answer for at in used}) < 2:
             controls.remove("other_item")

@@ -23,6 +23,7 @@ from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.shards import Shards
 from attcot_analysis.measure.stages import EDITS, Extra, ResponseStages, Stages
 from attcot_analysis.measure.trajectory import access_trajectory
+from attcot_analysis.measure.unread import unread_sentence, unread_shares
 from attcot_analysis.measure.values import item_values
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
@@ -329,8 +330,12 @@ def _with_values(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_summary(summary: pd.DataFrame) -> str:
-    """A summary as lines of text: metric, value, 95 % interval, items."""
-    lines = [f"{'metric':<24}{'value':>9}   {'95 % interval':<20}{'items':>7}"]
+    """A summary as lines of text: metric, value, 95 % interval, items.
+
+    Answers that were not read come first, if they are more than `LIMIT`.
+    """
+    lines = [unread_sentence(share, what) for (_, what), share in unread_shares(summary).items()]
+    lines += [f"{'metric':<24}{'value':>9}   {'95 % interval':<20}{'items':>7}"]
     for row in summary.itertuples():
         interval = f"[{row.low:.3f}, {row.high:.3f}]"
         lines.append(f"{row.metric:<24}{row.value:>9.3f}   {interval:<20}{row.n_items:>7}")

@@ -24,6 +24,7 @@ from attcot_analysis.reports.pairing import (
     find_problems,
     metric_notes,
     pairing_notes,
+    paragraph_notes,
     seed_notes,
     size_notes,
 )
@@ -113,7 +114,7 @@ def compare_runs(
     pair = (first.name, second.name)
     notes += more + size_notes(len(shared)) + seed_notes(first, second)
     notes += metric_notes(*pair, values)
-    notes += data_coverage(shared).gaps
+    notes += [*paragraph_notes(first, second), *data_coverage(shared).gaps]
     settings = {"examples": examples, "items": items, "models": models is not False}
     manifest = _manifest(first, second, shared, values, settings, seed)
     with RunFolder.begun(out, manifest, resume=True) as run, styled_arms(pair):
@@ -144,6 +145,7 @@ def compare_runs(
         answers = _answers(comparisons, summary)
         results = {
             "headline": answers.headline,
+            "unread": list(answers.unread),
             "answers": [str(answer) for answer in answers.answers],
             "notes": notes,
             "summary": summary.to_dict("records"),

@@ -8,6 +8,7 @@ import torch
 
 from attcot_analysis.errors import AttCoTError, RunError
 from attcot_analysis.measure.provenance import problems_hash, weights_hash
+from attcot_analysis.measure.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import LINES, load_problems
@@ -103,6 +104,16 @@ def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
                 f"Only {name} has {', '.join(alone)}; measure {other} with the same settings to "
                 "compare these."
             )
+    return notes
+
+
+def paragraph_notes(*arms: MeasuredArm) -> list[str]:
+    """Say whose rationales are one paragraph, which is then one step."""
+    notes = []
+    for arm in arms:
+        texts = pd.concat([kinds["answers_cot"]["text"] for kinds in arm.tables.values()])
+        if note := paragraph_note(texts):
+            notes.append(f"{arm.name}: {note}")
     return notes
 
 

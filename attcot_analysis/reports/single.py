@@ -11,7 +11,7 @@ from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.reports.arms import MeasuredArm, Runs, read_arm
 from attcot_analysis.reports.curves import everywhere, run_curves
 from attcot_analysis.reports.items import report_items
-from attcot_analysis.reports.pairing import find_problems, size_notes
+from attcot_analysis.reports.pairing import find_problems, paragraph_notes, size_notes
 from attcot_analysis.show.heatmaps import heatmap_row
 from attcot_analysis.show.report import ReportFigure, write_report
 from attcot_analysis.show.report_texts import LIMITS
@@ -71,7 +71,7 @@ def report_run(
             examples=report_items(tables, shared, (arm.name, arm.name), items),
             manifest=RunFolder.open(arm.path).manifest,
             lead=[_lead(arm, shared)],
-            notes=[*_bare(arm), *_cut_off(arm), *size_notes(len(shared))],
+            notes=[*_bare(arm), *_cut_off(arm), *paragraph_notes(arm), *size_notes(len(shared))],
             limits=LIMITS,
             figures=path.parent / "figures",
             overwrite=overwrite,

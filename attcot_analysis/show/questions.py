@@ -7,11 +7,19 @@ from typing import Any, Literal
 import pandas as pd
 
 from attcot_analysis.measure.catalogue import Better, Metric
+from attcot_analysis.measure.unread import unread_sentence, unread_shares, withheld
 from attcot_analysis.show.style import arm_label, capital, format_interval, format_number
 from attcot_analysis.show.tables import counts, need_columns, p_of
 from attcot_analysis.show.verdicts import verdict_of
 
-Word = Literal["yes", "no", "undecided"]
+Word = Literal["yes", "no", "undecided", "inconclusive"]
+WORDS: Mapping[Word, str] = {
+    "yes": "Yes",
+    "no": "The opposite",
+    "undecided": "Undecided",
+    "inconclusive": "Inconclusive",
+}
+"""What is written for each."""
 _ALPHA = 0.05
 
 
@@ -101,7 +109,8 @@ class Answer:
 
     Attributes:
         question: What was asked.
-        word: ``"yes"``, ``"no"`` for the opposite, ``"undecided"`` if the interval holds zero.
+        word: ``"yes"``, ``"no"`` for the opposite, ``"undecided"`` if the interval holds zero,
+            ``"inconclusive"`` if too many answers were not read.
         numbers: Both values, the difference, its interval and n, in words.
     """
 
@@ -111,8 +120,7 @@ class Answer:
 
     def __str__(self) -> str:
         """Write it as one sentence."""
-        said = {"yes": "Yes", "no": "The opposite", "undecided": "Undecided"}[self.word]
-        return f"{self.question.asked} {said}. {self.numbers}."
+        return f"{self.question.asked} {WORDS[self.word]}. {self.numbers}."
 
 
 @dataclass(frozen=True)
@@ -124,12 +132,14 @@ class Answers:
         b: The model that the questions are about.
         n: Items and seeds; empty if not known.
         answers: One per question that was measured.
+        unread: A sentence for every model of which too many answers were not read.
     """
 
     a: str
     b: str
     n: str
     answers: tuple[Answer, ...]
+    unread: tuple[str, ...] = ()
 
     @property
     def heading(self) -> str:
@@ -138,8 +148,13 @@ class Answers:
 
     @property
     def headline(self) -> str:
+        """Say first what was not read, then all verdicts without numbers."""
+        return " ".join([*self.unread, self.verdicts])
+
+    @property
+    def verdicts(self) -> str:
         """Say all verdicts in one or two sentences, without numbers."""
-        clauses: dict[Word, list[str]] = {"yes": [], "no": [], "undecided": []}
+        clauses: dict[Word, list[str]] = {word: [] for word in WORDS}
         for answer in self.answers:
             asked = answer.question
             clauses[answer.word].append(asked.no if answer.word == "no" else asked.yes)
@@ -182,19 +197,34 @@ def answer_questions(
         for row in summary.to_dict("records")
     }
     found = []
+    unread = unread_shares(summary)
     for (a, b), pair in comparisons.groupby(["a", "b"], sort=False):
         rows = {str(row["metric"]): row for row in pair.to_dict("records")}
+        silent = withheld(summary, (str(a), str(b)))
         answers = []
         for question in questions:
-            if question.metric in rows:
+            if question.metric in rows and question.metric in silent:
+                title = capital(_title(question.metric, metrics))
+                reason = silent[question.metric].removeprefix("inconclusive: ")
+                answers.append(Answer(question, "inconclusive", f"{title}: {reason}"))
+            elif question.metric in rows:
                 row = {str(key): value for key, value in rows[question.metric].items()}
                 both = (
                     values.get((str(a), question.metric)),
                     values.get((str(b), question.metric)),
                 )
                 answers.append(_answer(question, row, both, metrics))
-        found.append(Answers(str(a), str(b), counts(pair), tuple(answers)))
+        first = tuple(
+            unread_sentence(share, what, arm_label(model))
+            for (model, what), share in unread.items()
+            if model in (str(a), str(b))
+        )
+        found.append(Answers(str(a), str(b), counts(pair), tuple(answers), first))
     return found
+
+
+def _title(name: str, metrics: Mapping[str, Metric]) -> str:
+    return metrics[name].title if name in metrics else name
 
 
 def _answer(
@@ -205,8 +235,7 @@ def _answer(
 ) -> Answer:
     said = verdict_of(float(row["low"]), float(row["high"]), question.wanted)
     word: Word = "undecided" if said.good is None else "yes" if said.good else "no"
-    name = question.metric
-    title = capital(metrics[name].title if name in metrics else name)
+    title = capital(_title(question.metric, metrics))
     sides = [
         f"{arm_label(str(row[side]))} {format_number(value)}"
         for side, value in zip(("a", "b"), values, strict=True)

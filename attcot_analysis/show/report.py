@@ -12,6 +12,7 @@ import pandas as pd
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.measure.catalogue import Metric
+from attcot_analysis.measure.unread import unread_sentence, unread_shares
 from attcot_analysis.show.figures import write_atomically
 from attcot_analysis.show.markup import Markup, el, trusted
 from attcot_analysis.show.questions import answer_questions
@@ -29,7 +30,7 @@ from attcot_analysis.show.report_parts import (
 )
 from attcot_analysis.show.report_tables import metric_notes, provenance_table
 from attcot_analysis.show.report_texts import LIMITS, METHODS
-from attcot_analysis.show.style import arm_style, order_arms, page_color, page_colors
+from attcot_analysis.show.style import arm_label, arm_style, order_arms, page_color, page_colors
 from attcot_analysis.show.tables import counts
 from attcot_analysis.show.verdicts import FOCUS
 
@@ -99,15 +100,21 @@ def write_report(
     if pair is None and answers:
         pair = answers[-1].a, answers[-1].b
     answers.sort(key=lambda found: (found.a, found.b) != pair)
+    unread = [
+        unread_sentence(share, what, arm_label(model))
+        for (model, what), share in unread_shares(summary).items()
+    ]
     named = sorted({*summary["metric"], *comparisons.get("metric", ())})
     sections = [
-        _section("answer", "In short", answer_part(lead, answers, notes)),
+        _section("answer", "In short", answer_part(lead, answers, notes, unread)),
         _section("curves", "Curves over the rationale", curve_part(curves, shown)),
         _section("metrics", "Metrics by arm", metric_part(summary, metrics, focus, shown)),
         _section(
             "comparisons",
             "Paired comparisons",
-            comparison_part(comparisons, metrics, focus, pair, shown) if len(comparisons) else [],
+            comparison_part(comparisons, metrics, focus, pair, shown, summary)
+            if len(comparisons)
+            else [],
         ),
         _section("heatmaps", "Where it looks", [shown.write(one) for one in heatmaps]),
         _section("explore", "Look for yourself", embed_part(explorers)),

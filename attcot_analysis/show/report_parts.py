@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from attcot_analysis.measure.catalogue import Metric
+from attcot_analysis.measure.unread import withheld
 from attcot_analysis.show.intervals import comparison_intervals, metric_intervals
 from attcot_analysis.show.markup import Markup, el
-from attcot_analysis.show.questions import Answers
+from attcot_analysis.show.questions import WORDS, Answers
 from attcot_analysis.show.report_figures import Figures, ReportEmbed, ReportFigure
 from attcot_analysis.show.report_items import ReportItem, item_browser
 from attcot_analysis.show.report_tables import comparison_table, metric_table
@@ -16,17 +17,23 @@ from attcot_analysis.show.verdicts import focus_metrics
 
 
 def answer_part(
-    lead: Sequence[str], found: Sequence[Answers], notes: Sequence[str]
+    lead: Sequence[str],
+    found: Sequence[Answers],
+    notes: Sequence[str],
+    unread: Sequence[str] = (),
 ) -> list[Markup]:
-    """Write the headline, the lead, every pair's verdicts, and what to know before quoting."""
-    parts = [el("p", found[0].headline, class_="headline")] if found else []
+    """Write the headline, the lead, every pair's verdicts, and what to know before quoting.
+
+    What was not read comes before all of these.
+    """
+    parts = [el("p", text, class_="headline") for text in unread]
+    parts += [el("p", found[0].verdicts, class_="headline")] if found else []
     parts += [el("p", text, class_="lead") for text in lead]
-    words = {"yes": "Yes", "no": "The opposite", "undecided": "Undecided"}
     for number, answers in enumerate(found):
         rows = [
             el(
                 "li",
-                el("span", words[answer.word], class_=f"word {answer.word}"),
+                el("span", WORDS[answer.word], class_=f"word {answer.word}"),
                 el("span", answer.question.asked, class_="asked"),
                 el("span", answer.numbers, ".", class_="numbers"),
             )
@@ -39,7 +46,7 @@ def answer_part(
                 el(
                     "details",
                     el("summary", heading),
-                    el("p", answers.headline),
+                    el("p", answers.verdicts),
                     verdicts,
                     class_="more",
                 )
@@ -90,10 +97,20 @@ def comparison_part(
     focus: Sequence[str],
     pair: tuple[str, str] | None,
     shown: Figures,
+    summary: pd.DataFrame,
 ) -> list[Markup]:
-    """Write the main differences as a figure and all as a table per pair."""
+    """Write the main differences as a figure and all as a table per pair.
+
+    Differences that rest on answers which were not read are in the tables, without a verdict.
+    """
     named = focus_metrics(comparisons["metric"], metrics, focus)
-    chosen = comparisons[comparisons["metric"].isin(named)]
+    silent = {
+        (a, b): withheld(summary, (str(a), str(b)))
+        for a, b in zip(comparisons["a"], comparisons["b"], strict=True)
+    }
+    pairs_of = zip(comparisons["metric"], comparisons["a"], comparisons["b"], strict=True)
+    said = [name in named and name not in silent[a, b] for name, a, b in pairs_of]
+    chosen = comparisons[said]
     figure = ReportFigure(
         comparison_intervals(chosen, metrics),
         "Paired differences of the main metrics",
@@ -114,7 +131,7 @@ def comparison_part(
             " Verdicts are computed from the intervals: undecided unless the interval excludes "
             "zero.",
         )
-        table = comparison_table(rows, metrics, caption)
+        table = comparison_table(rows, metrics, caption, silent[a, b])
         parts.append(el("details", el("summary", title), table, class_="more") if number else table)
     return parts
 

@@ -52,9 +52,15 @@ def metric_table(
 
 
 def comparison_table(
-    comparisons: pd.DataFrame, metrics: Mapping[str, Metric], caption: Sequence[object]
+    comparisons: pd.DataFrame,
+    metrics: Mapping[str, Metric],
+    caption: Sequence[object],
+    silent: Mapping[str, str] | None = None,
 ) -> Markup:
-    """Write one pair's differences with interval, n, test and verdict."""
+    """Write one pair's differences with interval, n, test and verdict.
+
+    Metrics of ``silent`` have its reason in place of a verdict and test.
+    """
     need_columns(comparisons, ("metric", "a", "b", "value", "low", "high"), "comparisons")
     tested = [name for name in ("p_value", "p_holm") if name in comparisons.columns]
     heads = ["Metric", "Verdict", "Difference", "95% interval", "n"]
@@ -64,7 +70,7 @@ def comparison_table(
         body.append(_group(f"{axis}, {unit}" if unit else axis, len(heads)))
         for name in names:
             row = comparisons[comparisons["metric"] == name]
-            body.append(_comparison(name, row, metrics, tested))
+            body.append(_comparison(name, row, metrics, tested, (silent or {}).get(name)))
     return _table(
         caption, [el("th", head, scope="col") for head in heads], body, "Paired comparisons"
     )
@@ -116,7 +122,11 @@ def provenance_table(manifest: Mapping[str, Any]) -> Markup:
 
 
 def _comparison(
-    name: str, row: pd.DataFrame, metrics: Mapping[str, Metric], tested: Sequence[str]
+    name: str,
+    row: pd.DataFrame,
+    metrics: Mapping[str, Metric],
+    tested: Sequence[str],
+    silent: str | None,
 ) -> Markup:
     record = {str(key): value for key, value in row.iloc[0].items()}
     said = row_verdict(record, metrics)
@@ -128,6 +138,8 @@ def _comparison(
         "lower": "\N{BLACK DOWN-POINTING TRIANGLE} ",
     }
     words = el("span", sign.get(said.direction, ""), str(said), class_=tone)
+    if silent is not None:
+        words = el("span", silent, class_="undecided")
     cells = [
         el("td", words, class_="verdict"),
         el("td", format_number(record["value"], signed=True), class_="value"),
@@ -135,7 +147,7 @@ def _comparison(
         el("td", counts(row), class_="n"),
     ]
     for column in tested:
-        value = p_of(record, column)
+        value = math.nan if silent is not None else p_of(record, column)
         named = column == "p_value" and math.isfinite(value) and record.get("test")
         test = f" ({record['test']})" if named else ""
         cells.append(el("td", f"{_p_value(value)}{test}", class_="n"))

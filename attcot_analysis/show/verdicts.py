@@ -8,6 +8,7 @@ import pandas as pd
 
 from attcot_analysis.measure.catalogue import Metric
 from attcot_analysis.measure.statistics import Interval
+from attcot_analysis.measure.unread import withheld
 from attcot_analysis.show.style import arm_label, format_interval, format_number
 from attcot_analysis.show.tables import counts, need_columns, order_metrics
 
@@ -123,6 +124,7 @@ def findings(
     metrics: Mapping[str, Metric],
     *,
     focus: Sequence[str] = FOCUS,
+    summary: pd.DataFrame | None = None,
 ) -> list[Finding]:
     """Sort the paired differences into what is better, worse, changed and undecided.
 
@@ -130,6 +132,8 @@ def findings(
         comparisons: Columns metric, a, b, value, low, high, n_items, n_seeds.
         metrics: Catalogue by metric name.
         focus: Metrics to name; all of the table's if none of these is in it.
+        summary: Columns model, metric and value; where it says that too many answers were not
+            read, what rests on them is undecided.
 
     Returns:
         One finding per pair of arms, in the table's order.
@@ -143,8 +147,11 @@ def findings(
     for (a, b), pair in comparisons.groupby(["a", "b"], sort=False):
         texts: dict[str, list[str]] = {"better": [], "worse": [], "changed": [], "undecided": []}
         rows = {str(row["metric"]): row for row in pair.to_dict("records")}
+        silent = {} if summary is None else withheld(summary, (str(a), str(b)))
         for name in named:
-            if name in rows:
+            if name in rows and name in silent:
+                texts["undecided"].append(f"{_title(name, metrics)} ({silent[name]})")
+            elif name in rows:
                 row = {str(key): value for key, value in rows[name].items()}
                 said = row_verdict(row, metrics)
                 texts[_kind(said)].append(_size(name, row, said, metrics))
@@ -160,8 +167,12 @@ def _kind(said: Verdict) -> str:
     return {True: "better", False: "worse", None: "changed"}[said.good]
 
 
+def _title(name: str, metrics: Mapping[str, Metric]) -> str:
+    return metrics[name].title if name in metrics else name
+
+
 def _size(name: str, row: Mapping[str, Any], said: Verdict, metrics: Mapping[str, Metric]) -> str:
-    title = metrics[name].title if name in metrics else name
+    title = _title(name, metrics)
     direction = "" if said.direction == "undecided" else f"{said.direction}, "
     value = format_number(row["value"], signed=True)
     return f"{title} ({direction}{value} {format_interval(row['low'], row['high'], signed=True)})"

@@ -68,15 +68,18 @@ def test_the_file_names_functions_that_exist_and_the_prompt_is_ours(task):
     asked = task.utils.doc_to_text(task.docs[0], prompts)
     assert asked == f"What colour is the kettle?\n{PROMPTS['cot']}"
     metrics = {entry["metric"] for entry in config["metric_list"]}
-    assert metrics == {"accuracy", "follow_twin", "keep_control", "habitual"}
+    assert metrics == {"accuracy", "follow_twin", "keep_control", "unread", "habitual"}
 
 
 def test_responses_are_scored_by_version(task):
     say = "<think>\n1. x\n</think>\n<answer>{}</answer>".format
     blue = [task.utils.process_results(doc, [say("Blue.")]) for doc in task.docs[:3]]
-    assert blue == [{"accuracy": 0, "habitual": 1}, {"follow_twin": 1}, {"keep_control": 0}]
-    assert task.utils.process_results(task.docs[3], ["3.2"]) == {"accuracy": 1}
-    assert task.utils.process_results(task.docs[3], ["4"]) == {"accuracy": 0}
+    scores = [{"accuracy": 0, "habitual": 1}, {"follow_twin": 1}, {"keep_control": 0}]
+    assert blue == [{**one, "unread": 0} for one in scores]
+    unread = task.utils.process_results(task.docs[0], [say("purple")])
+    assert unread == {"accuracy": 0, "unread": 1, "habitual": 0}
+    assert task.utils.process_results(task.docs[3], ["3.2"]) == {"accuracy": 1, "unread": 0}
+    assert task.utils.process_results(task.docs[3], ["4"]) == {"accuracy": 0, "unread": 0}
 
 
 def test_nothing_is_overwritten_and_names_are_names(tmp_path, task):
@@ -125,7 +128,7 @@ def test_the_file_runs_without_the_suite(task):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=task.folder, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "{'follow_twin': 1.0}"
+    assert done.stdout.strip() == "{'follow_twin': 1.0, 'unread': 0.0}"
 
 
 @pytest.mark.parametrize(

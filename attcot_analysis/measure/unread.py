@@ -1,0 +1,72 @@
+"""What could not be read of responses: answers that cannot be told, and steps."""
+
+from collections.abc import Collection, Iterable
+
+import pandas as pd
+
+from attcot_analysis.problems import parse_response
+
+LIMIT = 0.02
+"""With a larger share of answers that were not read, nothing is said about what rests on them."""
+
+_SHARES = {"unparsed_cot": "CoT answers", "unparsed_direct": "direct answers"}
+_RESTING = {
+    "accuracy_cot": "unparsed_cot",
+    "accuracy_direct": "unparsed_direct",
+    "habitual_cot": "unparsed_cot",
+    "habitual_direct": "unparsed_direct",
+    "prior_agreement": "unparsed_cot",
+    "prior_override": "unparsed_cot",
+    "follow_twin": "unparsed_cot",
+    "flip_control": "unparsed_cot",
+    "flip_blank": "unparsed_cot",
+}
+
+
+def unread_shares(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """The shares of answers that were not read, where they are above `LIMIT`.
+
+    Args:
+        summary: Columns metric and value, and model where it has several.
+
+    Returns:
+        By model (empty without one) and by what was not read, such as ``"CoT answers"``.
+    """
+    found = {}
+    for row in summary.to_dict("records"):
+        if row["metric"] in _SHARES and float(row["value"]) > LIMIT:
+            found[str(row.get("model", "")), _SHARES[row["metric"]]] = float(row["value"])
+    return found
+
+
+def unread_sentence(share: float, what: str, whose: str = "") -> str:
+    """Say that answers were not read; the first line of whatever reports their accuracy."""
+    of = f" of {whose}" if whose else ""
+    return (
+        f"{share:.1%} of the {what}{of} could not be read, so nothing is said about their accuracy "
+        "being better or worse; look at the responses."
+    )
+
+
+def withheld(summary: pd.DataFrame, models: Collection[str]) -> dict[str, str]:
+    """Metrics that say nothing of some models because their answers were not read, and why."""
+    found = unread_shares(summary)
+    reasons = {}
+    for metric, rests_on in _RESTING.items():
+        what = _SHARES[rests_on]
+        shares = [share for (model, of), share in found.items() if of == what and model in models]
+        if shares:
+            reasons[metric] = f"inconclusive: {max(shares):.1%} of {what} were not read"
+    return reasons
+
+
+def paragraph_note(texts: Iterable[str]) -> str | None:
+    """Say how many rationales are one paragraph, which is then one step; nothing if none is."""
+    cuts = [cut for text in texts if (cut := parse_response(text).cut) is not None]
+    whole = cuts.count("whole")
+    if not whole:
+        return None
+    return (
+        f"{whole} of {len(cuts)} rationales are one paragraph without numbered lines, so each is "
+        "one step (K = 1): of them there is nothing to see between before and after."
+    )
