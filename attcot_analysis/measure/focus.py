@@ -49,7 +49,8 @@ def focus_items(access: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFra
     )
     if even:
         found = steps["evidence_area"].to_numpy()
-        area = np.where(np.isnan(area) | ~((found > 0) & (found <= WIDE)), np.nan, found)
+        seen = np.where((found > 0) & (found <= WIDE), found, np.nan)
+        area = np.where(np.isnan(found) | np.isnan(area), area, seen)
     with np.errstate(divide="ignore", invalid="ignore"):
         squared = (steps["evidence_mass"] / steps["mass"] / area) ** 2
     focus = ((squared - 1) / (squared + 1)).dropna().rename("focus").reset_index()

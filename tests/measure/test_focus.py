@@ -81,3 +81,14 @@ def test_steps_that_cannot_miss_have_no_focus(problems):
     pd.testing.assert_frame_equal(focus_items(longer, problems), focus_items(table, problems))
     with pytest.raises(MeasureError, match="lacks evidence_mass"):
         focus_items(table.drop(columns="evidence_mass"), problems)
+
+
+def test_an_even_spread_is_over_what_is_seen_where_the_table_says_it(problems):
+    table = access(problems[:1], [(0.5, 0.25)])
+    table["evidence_area"] = table["step"].map({1: 0.5, 2: np.nan})
+    (focus,) = focus_items(table, problems[:1])["focus"]
+    # The first step gets its share of what is seen; the second twice that of the whole picture.
+    plain = spelt_out(table, problems[0].id)
+    assert focus == pytest.approx((0 + plain[1]) / 2, abs=0.05)
+    table["evidence_area"] = 0.6
+    assert focus_items(table, problems[:1]).empty
