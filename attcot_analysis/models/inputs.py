@@ -18,7 +18,7 @@ from attcot_analysis.models.load import Mllm
 from attcot_analysis.models.memory import current_memory
 from attcot_analysis.models.out_of_memory import out_of_memory
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.pictures import open_picture, upright_rgb
+from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.response import is_open, without_opening
 
 Mode = Literal["cot", "direct"]
@@ -83,11 +83,8 @@ def read_image(image: ImageLike) -> Image.Image:
     Raises:
         ProblemError: If the file is missing, no readable picture or of no known range.
     """
-    if isinstance(image, Image.Image):
-        return upright_rgb(image)
-    return open_picture(
-        image, f"Image {image}", damaged="cannot be read; it is damaged or no image"
-    )
+    name = "The image" if isinstance(image, Image.Image) else f"Image {image}"
+    return open_picture(image, name, damaged="cannot be read; it is damaged or no image")
 
 
 def encode(

@@ -55,7 +55,7 @@ def is_plain(image: Image.Image) -> bool:
 
 
 def open_picture(
-    file: str | Path | BinaryIO,
+    file: str | Path | BinaryIO | Image.Image,
     name: str,
     *,
     damaged: str = "is damaged or no picture",
@@ -65,7 +65,7 @@ def open_picture(
     """Open a file and read it as `upright_rgb` does.
 
     Args:
-        file: Path, or an opened file.
+        file: Path, an opened file, or a picture in memory, which may still have to be decoded.
         name: For messages.
         damaged: What to say of a file that is no readable picture.
         formats: Of Pillow, which alone are read; default all.
@@ -77,6 +77,9 @@ def open_picture(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if isinstance(file, Image.Image):
+                file.load()
+                return upright_rgb(file, name)
             with Image.open(file, formats=formats) as image:
                 if blank and image.mode not in ("I", "F"):
                     return Image.new("RGB", _shown_size(image, file))

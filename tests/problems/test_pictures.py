@@ -120,6 +120,16 @@ def test_values_of_no_known_range_are_refused(tmp_path, mode):
             read_image(given)
 
 
+def test_a_picture_in_memory_that_is_damaged_is_refused_in_a_sentence():
+    buffer = io.BytesIO()
+    gradient().save(buffer, "PNG")
+    cut = buffer.getvalue()[: len(buffer.getvalue()) // 2]
+    with pytest.raises(ProblemError, match="The image cannot be read"):
+        read_image(Image.open(io.BytesIO(cut)))
+    with pytest.raises(ProblemError, match="here: its picture is damaged or no picture"):
+        adapter_picture(Image.open(io.BytesIO(cut)), "here")
+
+
 def test_boxes_are_of_the_upright_picture_in_memory_too(tmp_path):
     buffer = io.BytesIO()
     gradient().save(buffer, "JPEG", quality=95, **turned())

@@ -103,6 +103,14 @@ def test_one_file_of_ones_own_among_several(tmp_path):
     for source in (path.parent, test):
         with pytest.raises(ProblemError, match="no split 'val'; it has test"):
             list(read_data(source, split="val"))
+    (tmp_path / "set" / "test").mkdir(parents=True)
+    (tmp_path / "set" / "train").mkdir()
+    for split in ("test", "train"):
+        (tmp_path / "set" / split / "items.jsonl").write_bytes(test.read_bytes())
+        (tmp_path / "set" / split / "photos").symlink_to(path.parent / "photos")
+    assert len(list(read_data(tmp_path / "set", split="test"))) == 1
+    with pytest.raises(ProblemError, match="holds 2"):
+        list(read_data(tmp_path / "set"))
     test.rename(path)
     with pytest.raises(ProblemError, match="does not say what splits"):
         list(read_data(path, split="test"))

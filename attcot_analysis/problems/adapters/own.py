@@ -54,7 +54,7 @@ def read(place: Place) -> Iterator[Made]:
     """Lines of a file, or of the one file ``*.jsonl`` of a folder."""
     path = place.folder("one's own data", "give a .jsonl file, or the folder that holds one")
     if path.is_dir():
-        found = sorted(path.glob("*.jsonl"))
+        found = sorted(path.glob("*.jsonl")) or sorted(path.rglob("*.jsonl"))
         if place.split is not None and found:
             found = choose(found, path, place.split)
         if len(found) != 1:

@@ -16,7 +16,7 @@ from PIL import Image
 from attcot_analysis.errors import ProblemError, passing
 from attcot_analysis.problems.adapters.splits import choose, says_split
 from attcot_analysis.problems.box_forms import BoxForms
-from attcot_analysis.problems.pictures import open_picture, upright_rgb
+from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.problem import Problem
 
 
@@ -260,7 +260,7 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
         held = value.get("bytes")
         value = value.get("path") if held is None else held
     if isinstance(value, Image.Image):
-        return upright_rgb(value, f"{where}: its picture")
+        return open_picture(value, f"{where}: its picture")
     if isinstance(value, bytes | bytearray | memoryview):
         return open_picture(io.BytesIO(value), f"{where}: its picture")
     if not isinstance(value, str | Path) or not str(value):
