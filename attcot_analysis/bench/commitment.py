@@ -1,10 +1,11 @@
 """Bench `commitment`: all forced answers of an item in one pass, against one pass each.
 
 The naive loop is what one would write without branches: for every k from 0 to K it gives the
-model the picture, the prompt, the rationale up to step k and the answer cue, and reads the
-candidates at the last row.
+model the picture, the prompt, the rationale up to step k and every candidate behind the answer
+cue, as one batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from attcot_analysis.bench.clock import interleaved, ratio
 from attcot_analysis.bench.rows import Row, circumstances, judged
-from attcot_analysis.bench.shapes import QWEN_0_5B, SMALL, forward, random_mllm
+from attcot_analysis.bench.shapes import QWEN_0_5B, SMALL, random_mllm
 from attcot_analysis.measure.branches import forced_answers
 from attcot_analysis.measure.candidates import CandidateTokens, candidate_tokens
-from attcot_analysis.models import Encoded, Mllm, encode, load_mllm
+from attcot_analysis.models import Encoded, Mllm, collate, encode, evaluating, load_mllm
 from attcot_analysis.problems import render_response
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
@@ -77,22 +78,42 @@ def example(mllm: Mllm, scale: Scale) -> Encoded:
 
 
 def naive_answers(mllm: Mllm, item: Encoded, candidates: CandidateTokens) -> Tensor:
-    """Log-probabilities ``(K + 1, n_candidates)``, one forward pass per k.
-
-    For candidates that differ in their first token.
-    """
-    first = torch.tensor([tail[0] for tail in candidates.tails])
+    """Log-probabilities ``(K + 1, n_candidates)``, one forward pass of all candidates per k."""
     found = []
     for end in item.layout.step_ends:
-        ids = torch.cat([item.input_ids[:end], torch.tensor(candidates.shared)])[None]
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **item.vision}
-        if item.token_types is not None:
-            types = torch.zeros_like(ids)
-            types[0, :end] = item.token_types[:end]
-            batch["mm_token_type_ids"] = types
-        batch = {key: value.to(mllm.device) for key, value in batch.items()}
-        logits = forward(mllm, batch).logits[0, -1].float()
-        found.append(logits.log_softmax(-1).cpu()[first])
+        texts = [continued(item, end, [*candidates.shared, *tail]) for tail in candidates.tails]
+        n_read = [len(tail) for tail in candidates.tails]
+        with torch.no_grad(), evaluating(mllm.model):
+            output = mllm.model(
+                **collate(mllm, texts), use_cache=False, logits_to_keep=max(n_read) + 1
+            )
+        found.append(last_log_p(output.logits, texts, n_read).cpu())
+    return torch.stack(found)
+
+
+def continued(item: Encoded, end: int, more: Sequence[int]) -> Encoded:
+    """An item up to a token, with others behind it."""
+    ids = torch.cat([item.input_ids[:end], torch.tensor(more)])
+    types = item.token_types
+    if types is not None:
+        types = torch.nn.functional.pad(types[:end], (0, len(more)))
+    return replace(item, input_ids=ids, token_types=types)
+
+
+def last_log_p(logits: Tensor, items: Sequence[Encoded], n_read: Sequence[int]) -> Tensor:
+    """Log-probability of each item's last tokens, ``(B,)``.
+
+    Args:
+        logits: Of the right-padded batch; of its last positions, as far as they are read.
+        items: The batch.
+        n_read: How many tokens of each.
+    """
+    found = []
+    left_out = max(len(item.input_ids) for item in items) - logits.shape[1]
+    for at, (item, n) in enumerate(zip(items, n_read, strict=True)):
+        stop = len(item.input_ids) - left_out
+        read = logits[at, stop - n - 1 : stop - 1].float().log_softmax(-1)
+        found.append(read.gather(1, item.input_ids[-n:, None].to(read.device)).sum())
     return torch.stack(found)
 
 

@@ -5,14 +5,14 @@ backward pass of its own. Gradients add up in the weights as in a step of a trai
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attcot_analysis.models import Encoded, Mllm, collate
+from attcot_analysis.bench.commitment import continued, last_log_p
+from attcot_analysis.models import Mllm, collate
 from attcot_analysis.train.commitment_term import commitment_loss
 from attcot_analysis.train.data import IGNORED, Example, forced_candidates, probe_rows
 from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
@@ -94,22 +94,11 @@ def _excess(example: Example, first: Tensor, own: Tensor, k: int, config: AttCoT
 
 
 def _forced(mllm: Mllm, examples: Sequence[Example], k: int) -> Tensor:
-    """Log-probabilities ``(B, n_candidates)`` of candidates that differ in their first token."""
-    cut = [_cut(example, k) for example in examples]
-    batch = collate(mllm, cut)
-    logits = mllm.model(**batch, use_cache=False).logits
-    last = batch["attention_mask"].sum(-1) - 1
-    read = logits[torch.arange(len(cut), device=last.device), last].float().log_softmax(-1)
-    first = [[tail[0] for tail in one.tails] for one in forced_candidates(examples)]
-    return read.gather(1, torch.tensor(first, device=read.device))
-
-
-def _cut(example: Example, k: int) -> Encoded:
-    """An item up to step k, with the answer cue behind it."""
-    end = example.encoded.layout.step_ends[k]
-    shared = torch.tensor(forced_candidates([example])[0].shared)
-    types = example.encoded.token_types
-    if types is not None:
-        types = torch.cat([types[:end], torch.zeros_like(shared)])
-    ids = torch.cat([example.encoded.input_ids[:end], shared])
-    return replace(example.encoded, input_ids=ids, token_types=types)
+    """Log-probabilities ``(B, n_candidates)``, each candidate's text behind the first k steps."""
+    texts, n_read = [], []
+    for example, own in zip(examples, forced_candidates(examples), strict=True):
+        end = example.encoded.layout.step_ends[k]
+        texts += [continued(example.encoded, end, [*own.shared, *tail]) for tail in own.tails]
+        n_read += [len(tail) for tail in own.tails]
+    logits = mllm.model(**collate(mllm, texts), use_cache=False).logits
+    return last_log_p(logits, texts, n_read).view(len(examples), -1)

@@ -5,7 +5,7 @@ depends on. Both name the parts alike, so that their maps can be laid side by si
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -153,7 +153,10 @@ def response_parts(
         parts = [part(*span, number) for number, span in kept]
         place = len(parts) if stated else None
         if layout.answer is not None and stated:
-            parts.append(part(*layout.answer))
+            written = mllm.tokenizer.decode(item.response_ids)
+            said = parse_response(written, opened=item.opened).answer
+            # Tokenizers join the answer with the tags around it.
+            parts.append(replace(part(*layout.answer), text=said or ""))
     return ResponseParts(item, tuple(parts), place)
 
 

@@ -1,5 +1,6 @@
 """Model inputs: prompts in chat form, token ids with their layout, and batches of them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,11 @@ PROMPTS: Mapping[Mode, str] = {
 
 EMPTY_RATIONALE = "\n\n</think>\n\n"
 """What closes a rationale that the chat template has opened, where none is asked for."""
+
+_OTHER_OPENING = re.compile(
+    r"([<\[\u25c1][^<>\[\]\u25c1\u25b7/]*(?:think|thought|reason)[^<>\[\]\u25c1\u25b7/]*[>\]\u25b7])\s*\Z",
+    re.IGNORECASE,
+)
 
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
@@ -158,7 +164,7 @@ def encode_prompt(
     pictures = [read_image(image) for image in images]
     prompt_ids, token_types, vision = _process(mllm, prompt, pictures)
     grids = _grids(mllm, prompt_ids, vision, pictures) if pictures else ()
-    opened = is_open(prompt)
+    opened = _opened(mllm, prompt)
     if opened and isinstance(response, str):
         response = without_opening(response)
     response_ids = _response_ids(mllm, response, end)
@@ -348,6 +354,19 @@ def _grids(
         image_sizes=[picture.size for picture in pictures],
     )
     return mllm.family.grids(prompt)
+
+
+def _opened(mllm: Mllm, prompt: str) -> bool:
+    """Whether the prompt ends in an open ``<think>``; another opening tag is refused."""
+    if is_open(prompt):
+        return True
+    other = _OTHER_OPENING.search(prompt)
+    if other is not None:
+        raise LayoutError(
+            f"The chat template of {mllm.name} opens the rationale with {other[1]!r}, which is not "
+            "read; give the model a template that opens it with <think>, or does not open it."
+        )
+    return False
 
 
 def _response_ids(mllm: Mllm, response: str | Sequence[int] | None, end: bool) -> list[int]:

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from real import CHECKPOINTS, needs_real_files, real_mllm
 from tiny import noise_image
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import LayoutError, MeasureError
 from attcot_analysis.measure.access import visual_access
 from attcot_analysis.measure.answers import answer_problems
 from attcot_analysis.measure.branches import candidate_tokens, forced_answers
 from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.controls import parsed_responses
+from attcot_analysis.measure.targets import response_parts
 from attcot_analysis.models import encode
 from attcot_analysis.problems import ANSWER_CUE, Problem, render_response
 from attcot_analysis.problems.response import ANSWER_CLOSE
@@ -276,6 +277,24 @@ def test_what_a_thinking_model_wrote_is_measured_as_with_the_tag_in_its_response
     assert [one.text for one in parsed] == texts and parsed[1].answer == "green"
     cut = parsed_responses(mllm, ["1. It is red.\n2. So it"])[0]
     assert len(cut.steps) == 2 and cut.answer is None
+
+
+@pytest.mark.parametrize("tag", ["<thinking>", "[THINK]", "\u25c1think\u25b7", "<seed:think>"])
+def test_a_template_that_opens_the_rationale_in_another_way_is_refused(tag):
+    mllm = tiny.tiny_mllm()
+    mllm.processor.chat_template = OPENING.replace("<think>", tag)
+    with pytest.raises(LayoutError, match="The chat template of tiny opens the rationale with"):
+        encode(mllm, None, "What?")
+    closed = OPENING.replace("<think>\n", f"{tag}\n</think>\n\n")
+    mllm.processor.chat_template = closed
+    assert not encode(mllm, None, "What?").opened
+
+
+def test_an_answer_that_a_tag_joins_is_named_by_its_text():
+    item = Problem("a", noise_image(64, 48), "What?", ("No", "Yes"), "No")
+    response = render_response(STEPS[:1], "No")
+    last = response_parts(stand_in(), item, response, targets="answer").parts[-1]
+    assert last.text == "No" and last.span.size == 1
 
 
 def test_a_generated_rationale_has_the_tag_that_the_template_wrote():
