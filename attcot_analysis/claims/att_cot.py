@@ -45,6 +45,7 @@ _ATT_EFFECTS: tuple[tuple[str, str, str, Direction], ...] = (
     ("less_area", _LATER, "commitment_area", "lower"),
     ("looks", _KEEPS, "mass_last_step", "higher"),
     ("sustains", _KEEPS, "mass_slope", "higher"),
+    ("focus", _FOLLOWS, "focus", "higher"),
     ("twin", _FOLLOWS, "follow_twin", "higher"),
     ("dependence", _FOLLOWS, "net_dependence", "higher"),
     ("less_habit", _FOLLOWS, "habitual_cot", "lower"),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from attcot_analysis.claims.catalogue import CLAIMS
-from attcot_analysis.claims.table import headline_rows
+from attcot_analysis.claims.table import BASE, headline_rows
 from attcot_analysis.errors import RunError, passing
 
 VALUES_FILE = "tables/values.parquet"
@@ -74,8 +74,9 @@ def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
 
 
 def run_facts(folder: str | Path) -> dict[str, str]:
-    """What the page should say about a grid's run, from its ``manifest.json`` and ``grid.json``."""
+    """What the page should say about a grid's run, from its records and the seeds of its values."""
     manifest, parts = (_read_json(Path(folder) / name) for name in ("manifest.json", "grid.json"))
+    values = read_values(folder)
     facts = {}
     for name, kind in parts.get("kinds", {}).items():
         knobs = ", ".join(f"{key} {value}" for key, value in kind.get("knobs", {}).items())
@@ -86,6 +87,11 @@ def run_facts(folder: str | Path) -> dict[str, str]:
             f"{training.get('steps')} steps of {training.get('batch_size')} at "
             f"{training.get('learning_rate')}; tested on {_tested_on(kind.get('test_prior'))}"
         )
+    seeds = sorted({int(one) for one in values.loc[values["arm"] != BASE, "seed"]})
+    if seeds:
+        gaps = [str(one) for one in range(seeds[0], seeds[-1]) if one not in seeds]
+        missing = f"; {' and '.join(gaps)} of this range missing" if gaps else ""
+        facts["Training seeds"] = f"{', '.join(map(str, seeds))}{missing}"
     if parts.get("arms"):
         facts["Arms"] = ", ".join(f"`{name}`" for name in parts["arms"])
     config = manifest.get("config", {})

@@ -8,8 +8,10 @@ from scipy.stats import pearsonr
 
 from attcot_analysis.claims import claims_table
 from attcot_analysis.claims.against import claim_against_claim, line_through_cells
+from attcot_analysis.claims.files import read_claims
 from attcot_analysis.errors import MeasureError, ShowError
 from attcot_analysis.measure.headline import CHANCE
+from attcot_analysis.shipped import shipped
 from attcot_analysis.show.cells import cells_figure
 from attcot_analysis.show.figures import figure_svg
 
@@ -33,6 +35,19 @@ def cells_of(slope: float, at_zero: float, noise: float, seed: int = 0) -> pd.Da
             **{name: effect, f"{name}_low": effect - 0.1, f"{name}_high": effect + 0.1}
         )
     return cells
+
+
+def test_no_training_at_all_lies_on_the_same_line():
+    """Whoever keeps CoT-SFT's damage away does: a line is no sign of a cure."""
+    first, again = (read_claims(shipped(f"results/{one}")) for one in ("claims", "commitment"))
+
+    def r(claim, sign=1):
+        cells = claim_against_claim(first, "early_p0_cot_sft", again, claim)
+        return line_through_cells(cells.assign(cure=sign * cells["cure"]), n_boot=99).r.value
+
+    assert r("att_later") == pytest.approx(0.930, abs=0.001)
+    assert r("sft_later", -1) == pytest.approx(0.928, abs=0.001)
+    assert r("att_base_later") == pytest.approx(-0.149, abs=0.001)
 
 
 def test_a_planted_line_is_found():

@@ -11,7 +11,7 @@ from claims_values import grid_values
 
 from attcot_analysis.claims import CLAIMS, claims_table, headline
 from attcot_analysis.claims.figures import save_claim_figures
-from attcot_analysis.claims.files import VALUES_FILE, read_claims, read_values
+from attcot_analysis.claims.files import VALUES_FILE, read_claims, read_values, run_facts
 from attcot_analysis.claims.page import claims_page, describe
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
@@ -163,6 +163,13 @@ def test_the_command_writes_table_page_and_json(folder, tmp_path, capsys):
     assert "0.001; tested on ones whose answer is the habitual one in 90%" in text
 
 
+def test_training_seeds_that_are_missing_are_named(folder, values):
+    assert run_facts(folder)["Training seeds"] == "0, 1"
+    more = [values, values.assign(seed=values["seed"] + 4)]
+    pd.concat(more).to_parquet(folder / VALUES_FILE)
+    assert run_facts(folder)["Training seeds"] == "0, 1, 4, 5; 2 and 3 of this range missing"
+
+
 def test_what_is_missing_is_named(tmp_path, capsys):
     assert main(["testbed", "claims", "--results", str(tmp_path)]) == 1
     assert f"has no {VALUES_FILE}" in capsys.readouterr().err
@@ -198,6 +205,33 @@ def test_what_ships_fits_together(results, page):
     top = stored.iloc[0]
     ends = format_interval(top["low"], top["high"], signed=True)
     assert f"{later[0].title} | {format_number(top['effect'], signed=True)} {ends} |" in text
+
+
+def test_the_first_page_says_what_the_tables_say():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    said = " ".join(readme.replace("*", "").split())
+    again, trained = (headline(read_claims(shipped(f"results/{one}"))).set_index("claim")
+                      for one in ("commitment", "in_distribution"))  # fmt: skip
+
+    def effect(row):
+        low, high = sorted((abs(row["low"]), abs(row["high"])))
+        return f"{abs(row['effect']):.3f} [{low:.3f}, {high:.3f}]"
+
+    def cells(row):
+        return f"{row['cells_supported_corrected']:.0f} of 18 cells after Holm"
+
+    later, base = again.loc["att_later"], again.loc["att_base_later"]
+    assert f"{effect(later)} of the rationale ({cells(later)}'s correction, 12 uncorrected)" in said
+    assert f"later than CoT-SFT by {effect(again.loc['sft_later'])}; " in said
+    assert f"Att-CoT exceeds it by {effect(base)} ({cells(base)})" in said
+    assert f"{effect(again.loc['att_accuracy'])}: on one kind of three, and within the" in said
+    assert again.loc["att_accuracy", "negligible"]
+    focus = again.loc["att_focus"]
+    assert f"the evidence falls by {effect(focus)}, in 18 of 18 cells (17 exclude zero)" in said
+    assert focus["effect_max"] < 0 and focus["cells_opposite"] == 17
+    as_trained = trained.loc["att_later"]
+    assert f"later by {effect(as_trained)} ({cells(as_trained)}, 17 uncorrected)" in said
+    assert f"accuracy lower by {effect(trained.loc['att_accuracy'])}" in said
 
 
 def test_shipping_keeps_the_verdicts(folder, tmp_path, monkeypatch, capsys):
