@@ -1,5 +1,6 @@
 """Checkpoints of an unfinished training run: which one is complete, and whose run it was."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import distributed
 from transformers import (
     PreTrainedModel,
     TrainerCallback,
@@ -21,11 +23,15 @@ from attcot_analysis.errors import TrainingError, writing
 from attcot_analysis.measure.files import locked, write_whole
 from attcot_analysis.measure.provenance import problems_hash, weights_hash
 from attcot_analysis.problems import Problem
+from attcot_analysis.train.weights import check_weights
 
 RUN_FILE = "unfinished.json"
 """Says what an unfinished run was started with."""
 COMPLETE = "complete"
-"""File that a checkpoint gets last; one without it may lack anything."""
+"""File that a checkpoint gets last, with the hash of every other file; one without it may lack
+anything."""
+PIECES = ("trainer_state.json", "optimizer*", "scheduler.pt", "rng_state*")
+"""What a trainer goes on without, and without a word, where it is not there."""
 _REFUSED = ("I/O error", "IoError", "PytorchStreamWriter", "unexpected pos")
 """What safetensors and torch say of a write that the disk has refused."""
 
@@ -78,8 +84,8 @@ def run_record(
     }
 
 
-class KeepLast(TrainerCallback):
-    """Marks every checkpoint that is complete, and only then removes the older ones."""
+class Seals(TrainerCallback):
+    """Marks every checkpoint that is complete with the hashes of its files."""
 
     def on_save(
         self,
@@ -89,18 +95,64 @@ class KeepLast(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Called when a checkpoint has been written."""
-        if not state.is_world_process_zero:
-            return
+        if distributed.is_available() and distributed.is_initialized():
+            # Every process writes a part of it.
+            distributed.barrier()
+        newest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and newest.is_dir():
+            text = json.dumps(_hashes(newest), indent=1)
+            write_whole(newest / COMPLETE, lambda part: part.write_text(text))
+
+
+class KeepLast(TrainerCallback):
+    """Removes older checkpoints once a newer one is marked (`Seals`)."""
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Called when a checkpoint has been written."""
         folder = Path(str(args.output_dir))
         newest = folder / f"checkpoint-{state.global_step}"
-        write_whole(newest / COMPLETE, lambda part: part.write_text(""))
+        if not state.is_world_process_zero or not (newest / COMPLETE).is_file():
+            return
         for old in _checkpoints(folder):
             if old != newest:
                 shutil.rmtree(old, ignore_errors=True)
 
 
+def check_checkpoint(checkpoint: str | Path) -> None:
+    """See that a checkpoint is what was written, before a run goes on from it.
+
+    One that `Seals` has not marked must at least have its `PIECES`: `transformers.Trainer` goes
+    on without them, with a fresh optimizer or from the first step.
+
+    Raises:
+        TrainingError: If a file is missing or another one.
+    """
+    folder = Path(checkpoint)
+    mark = folder / COMPLETE
+    if mark.is_file():
+        try:
+            wrong = _first_difference(json.loads(mark.read_text()), _hashes(folder))
+        except (ValueError, AttributeError):
+            wrong = f"{COMPLETE}, its list of files, cannot be read"
+    else:
+        lacking = [one for one in PIECES if not any(folder.glob(one))]
+        wrong = f"{lacking[0].replace('*', '')} is missing" if lacking else None
+    if wrong:
+        raise TrainingError(
+            f"{folder} is damaged: {wrong}. Nothing was trained; put the file back, or remove this "
+            "checkpoint and run the same command again, which goes on from the one before it or "
+            "from the beginning."
+        )
+
+
 def last_complete(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that `KeepLast` has marked."""
+    """The newest checkpoint in `folder` that `Seals` has marked."""
     marked = [one for one in _checkpoints(folder) if (one / COMPLETE).is_file()]
     return max(marked, key=_step, default=None)
 
@@ -141,10 +193,14 @@ def load_weights(trainer: Any, checkpoint: str | Path) -> bool:
     versions, and `transformers.Trainer`, when it resumes, looks for today's: it finds none, warns,
     and goes on with the weights it happens to have (huggingface/transformers issue 43701).
 
+    The checkpoint is first checked (`check_checkpoint`).
+
     Returns:
         Whether the weights were loaded. Where they are sharded over processes or belong to an
         adapter, they are not saved in that way, and the trainer must load them itself.
     """
+    if trainer.is_world_process_zero() and not trainer.is_deepspeed_enabled:
+        check_checkpoint(checkpoint)
     model = trainer.model
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if sharded or not isinstance(model, PreTrainedModel):
@@ -152,6 +208,37 @@ def load_weights(trainer: Any, checkpoint: str | Path) -> bool:
     saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
     model.load_state_dict(saved.state_dict())
     return True
+
+
+def save_result(trainer: Any, model: Any, processor: Any, folder: Path) -> None:
+    """Save what a run has trained, model and processor.
+
+    Raises:
+        TrainingError: If a weight is not finite.
+    """
+    check_weights(model, trainer.state.global_step)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Every file of a checkpoint, but for the mark, with its hash."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / COMPLETE and not path.name.endswith(".part"):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def _first_difference(written: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    for name, digest in written.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} is not what was written"
+    return None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

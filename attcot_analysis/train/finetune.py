@@ -23,11 +23,13 @@ from attcot_analysis.train.checkpoints import (
     new_folder,
     open_unfinished,
     run_record,
+    save_result,
 )
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.lora import add_adapters, merge_adapters
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTTrainer
+from attcot_analysis.train.weights import check_weights, train
 
 LOG_FILE = "training_log.json"
 LOG_EVERY = 10
@@ -58,7 +60,8 @@ class FinetuneConfig:
             keeping what they have computed: less memory, the same gradient.
 
     Raises:
-        TrainingError: If a size is below 1, or settings do not fit together.
+        TrainingError: If a size is below 1, a value is out of range, or settings do not fit
+            together.
     """
 
     steps: int = 150
@@ -86,6 +89,7 @@ class FinetuneConfig:
                 f"A batch of {self.batch_size} does not split into {self.accumulation} equal "
                 "parts; choose an accumulation that divides it."
             )
+        self._check_rate()
         self._check_lora()
         if self.dtype not in get_args(Dtype):
             raise TrainingError(
@@ -95,6 +99,18 @@ class FinetuneConfig:
         if not isinstance(self.gradient_checkpointing, bool):
             raise TrainingError(
                 f"gradient_checkpointing is {self.gradient_checkpointing!r}; give true or false."
+            )
+
+    def _check_rate(self) -> None:
+        try:
+            # YAML reads 1e-4 as a text.
+            fits = 0 < float(self.learning_rate) < math.inf and 0 <= float(self.warmup) < 1
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise TrainingError(
+                f"learning_rate is {self.learning_rate!r} and warmup {self.warmup!r}; give a rate "
+                "above 0, and the share of the steps that warms up, from 0 to below 1."
             )
 
     def _check_lora(self) -> None:
@@ -192,8 +208,9 @@ def finetune(
         `folder`, a checkpoint that `load_mllm` reads.
 
     Raises:
-        TrainingError: If the folder exists, problems have no rationale, `save_every` or the
-            device does not fit, the loss is not finite, or the disk is full.
+        TrainingError: If the folder exists, problems have no rationale or are fewer than a batch,
+            `save_every` or the device does not fit, the loss or a weight is not finite, the
+            checkpoint to go on from is damaged, or the disk is full.
         RunError: If another run is training into the folder.
     """
     config = config or FinetuneConfig()
@@ -224,11 +241,11 @@ def finetune(
             mllm, problems, config, working, dataset=dataset, progress=progress, **options
         )
         trainer.add_callback(KeepLast())
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        train(trainer, last)
         if config.lora is not None:
+            check_weights(trainer.model, trainer.state.global_step)
             merge_adapters(trainer.model, working)
-        mllm.model.save_pretrained(working)
-        mllm.processor.save_pretrained(working)
+        save_result(trainer, mllm.model, mllm.processor, working)
         history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
         log = {"config": asdict(config), "base": str(base), "history": history}
         (working / LOG_FILE).write_text(json.dumps(log, indent=1))
@@ -260,6 +277,9 @@ def make_trainer(
         dataset: Makes the examples of the problems.
         progress: Show a progress bar.
         arguments: Any field of `transformers.TrainingArguments`.
+
+    Raises:
+        TrainingError: If the problems are too few for a batch.
     """
     half = config.dtype == "bfloat16"
     settings: dict[str, Any] = {
@@ -289,13 +309,21 @@ def make_trainer(
         name = next(n for n in ("activation", "gradient") if f"{n}_checkpointing" in known)
         settings[f"{name}_checkpointing"] = True
         settings[f"{name}_checkpointing_kwargs"] = {"use_reentrant": False}
+    args = TrainingArguments(**{**settings, **arguments})
+    examples = dataset(mllm, problems, mode=config.mode)
+    needed = config.batch_size * args.world_size
+    if args.dataloader_drop_last and len(examples) < needed:
+        raise TrainingError(
+            f"{len(examples)} examples do not fill a batch of {needed}, so that nothing would be "
+            "trained; give more problems, or a smaller batch_size."
+        )
     model = mllm.model
     if config.lora is not None:
         model = add_adapters(mllm, config.lora, config.lora_alpha)
     trainer = AttCoTTrainer(
         model=model,
-        args=TrainingArguments(**{**settings, **arguments}),
-        train_dataset=dataset(mllm, problems, mode=config.mode),
+        args=args,
+        train_dataset=examples,
         data_collator=RationaleCollator(mllm),
         mllm=mllm,
         attcot=config.attcot,

@@ -25,9 +25,11 @@ from attcot_analysis.train.checkpoints import (
     new_folder,
     open_unfinished,
     run_record,
+    save_result,
 )
 from attcot_analysis.train.finetune import LOG_FILE, FinetuneConfig, finetune, recorded
 from attcot_analysis.train.sayo_config import SFT_FIRST, SayoConfig, sayo_config
+from attcot_analysis.train.weights import check_weights, train
 
 _TIMES = ("step_time", "train_runtime")
 """What differs between two equal runs has no place in their logs."""
@@ -92,13 +94,13 @@ def finetune_sayo(
             elif trainer.is_world_process_zero():
                 shutil.rmtree(working, ignore_errors=True)
         trainer.add_callback(KeepLast())
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        train(trainer, last)
         mllm.tokenizer.padding_side = side
         if trainer.is_world_process_zero():
             trained: Any = trainer.model
+            check_weights(trained, trainer.state.global_step)
             model = trained.merge_and_unload() if config.lora else mllm.model
-            model.save_pretrained(working)
-            mllm.processor.save_pretrained(working)
+            save_result(trainer, model, mllm.processor, working)
             history = [
                 {name: value for name, value in entry.items() if name not in _TIMES}
                 for entry in trainer.state.log_history

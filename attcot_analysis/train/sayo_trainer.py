@@ -10,11 +10,12 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm
 from attcot_analysis.models.generate import only_settings
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.checkpoints import load_weights
+from attcot_analysis.train.checkpoints import Seals, load_weights
 from attcot_analysis.train.grpo_rows import grpo_rows
 from attcot_analysis.train.lora import language_lora
 from attcot_analysis.train.rewards import AccuracyReward, FormatReward, RegionReward
 from attcot_analysis.train.sayo_config import SayoConfig
+from attcot_analysis.train.weights import check_weights
 
 # isort: split
 # After our models package, which makes torchvision importable.
@@ -34,6 +35,15 @@ class SayoTrainer(GRPOTrainer):
         # Else `transformers` adds the checkpoint's own settings to those of the run.
         with only_settings(cast(torch.nn.Module, self.model), self.generation_config):
             return super()._generate_single_turn(*args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save finite weights only.
+
+        Raises:
+            TrainingError: If one is not.
+        """
+        check_weights(self.model, self.state.global_step)
+        super().save_model(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: it would name things that this run has nothing to do with."""
@@ -107,6 +117,7 @@ def make_sayo_trainer(
         peft_config=language_lora(config.lora) if config.lora else None,
     )
     region.bind(trainer)
+    trainer.add_callback(Seals())
     # It prints every log entry; they are all in the training log.
     trainer.remove_callback(PrinterCallback)
     return trainer

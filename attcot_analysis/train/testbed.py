@@ -33,6 +33,7 @@ from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, DIRECT_C
 from attcot_analysis.train.data import IGNORED
 from attcot_analysis.train.lessons import KindConfig, Labels, Lesson, lesson_of
 from attcot_analysis.train.tiny import TinySpec, tiny_model, tiny_processor
+from attcot_analysis.train.weights import check_weights
 
 BUILD_FILE = "testbed_build.json"
 _TEXT_PARTS = ("model.language_model.", "lm_head.")
@@ -176,6 +177,7 @@ def new_testbed_model(config: BuildConfig) -> Mllm:
 
 def save_testbed_model(mllm: Mllm, folder: Path) -> None:
     """Save weights in bfloat16 (half the size) beside the processor, and check they load."""
+    check_weights(mllm.model)
     mllm.model.to(torch.bfloat16).save_pretrained(folder)
     mllm.processor.save_pretrained(folder)
     mllm.model.to(torch.float32)

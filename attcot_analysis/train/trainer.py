@@ -11,11 +11,12 @@ from transformers import Trainer
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measure.attention import NAME, attached
 from attcot_analysis.models import Mllm
-from attcot_analysis.train.checkpoints import load_weights
+from attcot_analysis.train.checkpoints import Seals, load_weights
 from attcot_analysis.train.data import Example
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.preflight import check_arguments
 from attcot_analysis.train.terms import NOTES, AttCoTTerms
+from attcot_analysis.train.weights import check_trained, check_weights
 
 KEY = "attcot"
 """Under this key a batch carries its `Example` objects from the collator to the loss."""
@@ -51,9 +52,26 @@ class AttCoTMixin:
         _set_up(self, self.attcot)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, with the probe's attention in place if L_vis needs it."""
+        """Train, with the probe's attention in place if L_vis needs it.
+
+        Raises:
+            TrainingError: If no step was taken, or the checkpoint to go on from is damaged.
+        """
         with _attention(self.mllm, self.attcot):
-            return super().train(*args, **kwargs)  # type: ignore[misc]
+            found = super().train(*args, **kwargs)  # type: ignore[misc]
+        check_trained(self)
+        return found
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save finite weights only.
+
+        Raises:
+            TrainingError: If one is not.
+        """
+        own: Any = super()
+        trainer: Any = self
+        check_weights(trainer.model, trainer.state.global_step)
+        own.save_model(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own: Any = super()
@@ -97,9 +115,9 @@ class AttCoTTrainer(AttCoTMixin, Trainer):
 def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
     """Add the Att-CoT terms to a Trainer object that exists already.
 
-    Its ``compute_loss``, ``train``, ``log`` and how it resumes are replaced on the object; its
-    class, data and settings stay. Batches without `Example` objects (see `CotCollator`) train as
-    before.
+    Its ``compute_loss``, ``train``, ``log``, ``save_model`` and how it resumes are replaced on the
+    object; its class, data and settings stay. Batches without `Example` objects (see `CotCollator`)
+    train as before.
 
     Args:
         trainer: A `transformers.Trainer` or any subclass.
@@ -121,7 +139,7 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
     _set_up(trainer, attcot)
     terms, notes = AttCoTTerms(mllm, attcot), Notes(attcot)
     own_loss, own_train, own_log = trainer.compute_loss, trainer.train, trainer.log
-    own_load = trainer._load_from_checkpoint
+    own_load, own_save = trainer._load_from_checkpoint, trainer.save_model
 
     def compute_loss(
         model: Any,
@@ -135,7 +153,13 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
 
     def train(*args: Any, **kwargs: Any) -> Any:
         with _attention(mllm, attcot):
-            return own_train(*args, **kwargs)
+            found = own_train(*args, **kwargs)
+        check_trained(trainer)
+        return found
+
+    def save(*args: Any, **kwargs: Any) -> None:
+        check_weights(trainer.model, trainer.state.global_step)
+        own_save(*args, **kwargs)
 
     def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         own_log({**logs, **notes.means(trainer.accelerator, logs)}, *args, **kwargs)
@@ -145,7 +169,7 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
             own_load(checkpoint, model)
 
     trainer.compute_loss, trainer.train, trainer.log = compute_loss, train, log
-    trainer._load_from_checkpoint = load
+    trainer._load_from_checkpoint, trainer.save_model = load, save
     return trainer
 
 
@@ -192,6 +216,7 @@ def _set_up(trainer: Any, attcot: AttCoTConfig) -> None:
     unequal parts, so that the loss would depend on how a batch is split.
     """
     check_arguments(trainer, attcot)
+    trainer.add_callback(Seals())
     if attcot.active:
         trainer.model_accepts_loss_kwargs = True
 

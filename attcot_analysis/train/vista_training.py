@@ -25,6 +25,7 @@ from attcot_analysis.train.checkpoints import (
     new_folder,
     open_unfinished,
     run_record,
+    save_result,
 )
 from attcot_analysis.train.data import collate_examples
 from attcot_analysis.train.finetune import LOG_EVERY, LOG_FILE, FinetuneConfig, recorded
@@ -35,6 +36,7 @@ from attcot_analysis.train.vista_trainers import (
     VistaDPOTrainer,
     VistaSFTTrainer,
 )
+from attcot_analysis.train.weights import train
 
 # isort: split
 # After our models package, which makes torchvision importable.
@@ -102,9 +104,8 @@ def train_vista_round(
             trainer = make_vista_trainer(
                 mllm, base, problems, drawn, rows, config, training, working, progress, **saving
             )
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        mllm.model.save_pretrained(working)
-        mllm.processor.save_pretrained(working)
+            train(trainer, last)
+        save_result(trainer, mllm.model, mllm.processor, working)
         history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
         log = {
             "config": {**asdict(training), "vista": asdict(config)},
