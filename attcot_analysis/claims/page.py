@@ -73,6 +73,7 @@ def claims_page(
     pictures: Mapping[str, str] | None = None,
     command: str = "attcot testbed claims --results data/results/claims --docs docs/claims.md",
     subtitle: str = "",
+    unread: str = "",
 ) -> str:
     """The page as Markdown.
 
@@ -83,11 +84,13 @@ def claims_page(
         pictures: Title → path of a picture, seen from the page.
         command: How the page was made.
         subtitle: What tells it from other pages of claims.
+        unread: In which cells answers were not read, see `unread_cells`; the first line.
     """
     rows = headline_rows(table)
     parts = [
         "# The claims, put to the test" + (f": {subtitle}" if subtitle else ""),
         f"<!-- Made from the results by `{command}`; edit the generator, not this page. -->",
+        *([_wrapped(unread)] if unread else []),
         _wrapped(_setting(table)),
         *([_facts(run)] if run else []),
         "## In short",

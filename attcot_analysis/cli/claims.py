@@ -33,10 +33,12 @@ def add(kinds: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _claims(given: argparse.Namespace, quiet: bool) -> None:
+    from attcot_analysis.claims.catalogue import CLAIMS
     from attcot_analysis.claims.files import read_values, run_facts, write_claims
     from attcot_analysis.claims.page import claims_page, describe
     from attcot_analysis.claims.table import claims_table
     from attcot_analysis.errors import RunError
+    from attcot_analysis.measure.unread import unread_cells
     from attcot_analysis.shipped import CLAIMS_RESULTS, shipped
 
     folder = given.results
@@ -49,7 +51,11 @@ def _claims(given: argparse.Namespace, quiet: bool) -> None:
         folder = run_grid(given.out, grid, workers=options.workers(given), progress=not quiet).path
     own = folder is not None
     folder = folder or shipped(CLAIMS_RESULTS)
-    table = claims_table(read_values(folder))
+    values = read_values(folder)
+    table = claims_table(values)
+    unread = unread_cells(values, {(term.arm, term.metric) for c in CLAIMS for term in c.terms})
+    if unread:
+        print(f"{unread}\n")
     print(describe(table))
     if own:
         write_claims(folder, table)
@@ -61,6 +67,7 @@ def _claims(given: argparse.Namespace, quiet: bool) -> None:
         source = f"--results {Path(folder).as_posix()} " if own else ""
         page = claims_page(
             table,
+            unread=unread,
             run=run_facts(folder),
             pictures=pictures,
             command=f"attcot testbed claims {source}--docs {given.docs.as_posix()}",

@@ -60,6 +60,30 @@ def withheld(summary: pd.DataFrame, models: Collection[str]) -> dict[str, str]:
     return reasons
 
 
+def unread_cells(values: pd.DataFrame, used: Collection[tuple[str, str]]) -> str:
+    """Say in which cells of a grid too many answers of an arm were not read; empty if in none.
+
+    Args:
+        values: Columns model, kind, arm, metric and value.
+        used: The arms and metrics that are compared.
+    """
+    cells = []
+    for metric, what in _SHARES.items():
+        rests = {arm for arm, name in used if _RESTING.get(name) == metric}
+        part = values[(values["metric"] == metric) & values["arm"].isin(rests)]
+        means = part.groupby(["model", "kind", "arm"], observed=True)["value"].mean()
+        cells += [
+            f"{row['arm']} of {row['model']} on {row['kind']} ({row['value']:.1%} of the {what})"
+            for row in means[means > LIMIT].reset_index().to_dict("records")
+        ]
+    if not cells:
+        return ""
+    return (
+        f"More than {LIMIT:.0%} of the answers could not be read of {', '.join(cells)}: nothing is "
+        "said about their accuracy being better or worse, whatever these cells show."
+    )
+
+
 def paragraph_note(texts: Iterable[str]) -> str | None:
     """Say how many rationales are one paragraph, which is then one step; nothing if none is."""
     cuts = [cut for text in texts if (cut := parse_response(text).cut) is not None]

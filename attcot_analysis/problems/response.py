@@ -23,7 +23,7 @@ _DRESS = r"(?:\*\*|__|[*_])?"
 _HEAD = re.compile(
     rf"(?P<before>[ \t]*(?:(?:\#{{1,6}}|[-*>])[ \t]+)?{_DRESS}\(?)"
     rf"(?P<step>step[ \t]*)?(?P<number>[0-9]{{1,3}})"
-    rf"(?P<mark>{_DRESS}[.:)]{_DRESS}(?=\s|\Z)|{_DRESS}(?=\s*\Z))",
+    rf"(?P<mark>{_DRESS}[.:)]{{1,2}}{_DRESS}(?=\s|\Z)|{_DRESS}(?=\s*\Z))",
     re.IGNORECASE,
 )
 _INLINE = re.compile(r"\s(?:step[ \t]*)?2[.:)]\s", re.IGNORECASE)
@@ -244,5 +244,6 @@ def _is_head(head: re.Match[str]) -> bool:
 
 def _alike(first: re.Match[str], second: re.Match[str]) -> int:
     """In how many ways two numbers are written alike; the word "Step" weighs most."""
-    same = [first[name] == second[name] for name in ("before", "mark")]
-    return 3 * ((first["step"] is None) == (second["step"] is None)) + sum(same)
+    words = (first["step"] is None) == (second["step"] is None)
+    marks = first["mark"].strip("*_")[:1] == second["mark"].strip("*_")[:1]
+    return 3 * words + (first["before"] == second["before"]) + marks

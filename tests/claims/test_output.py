@@ -17,6 +17,7 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measure.headline import CHANCE
 from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measure.unread import unread_cells
 from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_analysis.show.forest import claim_forest, claims_overview
@@ -253,3 +254,14 @@ def test_shipping_keeps_the_verdicts(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "MAX_BYTES", 10)
     with pytest.raises(SystemExit, match="more than 10"):
         script.main(str(folder))
+
+
+def test_cells_with_answers_that_were_not_read_are_the_first_line(table):
+    values = grid_values({("base", "accuracy_cot"): 0.5, ("base", "unparsed_cot"): 1.0}, items=9)
+    used = {("base", "accuracy_cot"), ("cot_sft", "accuracy_cot")}
+    said = unread_cells(values, used)
+    assert said.startswith("More than 2% of the answers could not be read of base of ")
+    page = claims_page(table, unread=said)
+    assert page.split("-->")[1].split()[:5] == ["More", "than", "2%", "of", "the"]
+    assert unread_cells(values, {("base", "mass")}) == ""
+    assert unread_cells(grid_values({("base", "unparsed_cot"): 0.0}, items=9, spread=0), used) == ""

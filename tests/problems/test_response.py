@@ -235,3 +235,8 @@ def test_steps_tile_the_rationale_in_any_text(text, opened):
         assert not text[parsed.think[0] : starts[0]].strip()
     if parsed.think and parsed.answer_range:
         assert parsed.think[1] <= parsed.answer_range[0]
+
+
+def test_a_number_with_two_marks_is_a_step():
+    assert steps("1. a\n2..\n2 reaches 2.\n3.) c") == ["1. a", "2..\n2 reaches 2.", "3.) c"]
+    assert steps("1. a\n2..\nb\n3..\nc\n3.") == ["1. a", "2..\nb", "3..\nc\n3."]
