@@ -29,7 +29,7 @@ _PLAIN = re.compile(r"\d+(\.\d+)?|\.\d+|[1-9]\d{0,2}(?:,\d{3})+(\.\d+)?")
 _SPACED = re.compile(r"[1-9]\d{0,2}(?:( \d{3})+|('\d{3})+)(\.\d+)?")
 _FRACTION = re.compile(r"(?:(\d+) )?(\d+)/(\d+)")
 _LIMIT = re.compile(
-    r"(?:[<>\u2264\u2265]|\b(?:(?:more|less|fewer) than|at (?:least|most))"
+    r"(?:[<>\u2264\u2265\u00b1]|\b(?:(?:more|less|fewer) than|at (?:least|most))"
     r"|(?:^|[\n=:(]|\bis)\s*-\s)\s*$",
     re.IGNORECASE,
 )

@@ -22,7 +22,7 @@ class Option(NamedTuple):
 
 def cleaned(text: str) -> str:
     """A `plain_text` without markdown and answer tags."""
-    return re.sub(r"\*\*|__|`|</?(?:answer|think)>", "", plain_text(text))
+    return re.sub(r"(?i)\*\*|__|`|</?(?:answer|think|[biu]|strong|em)>", "", plain_text(text))
 
 
 def bare_form(text: str) -> str:

@@ -29,7 +29,7 @@ PHRASE = re.compile(
     # Chinese, Japanese, Korean.
     |(?:\u7b54\u6848|\u6b63\u89e3|\u7b54\u3048|\u56de\u7b54|\uc815\ub2f5|\ub2f5)
      (?:[\u5e94\u61c9\u8be5\u8a72\u5c31]*[\u662f\u4e3a\u70ba\u9009\u9078][\u62e9\u64c7]?|\u306f|[\uc740\ub294]|\s*:)+
-    |\u7b54\s*:
+    |(?:\u7b54\u6848|\u6b63\u89e3|\uc815\ub2f5)(?=\s*[(\[]?[A-Za-z])|\u7b54\s*:
     |[\u9009\u9078](?:[\u62e9\u64c7\u9805\u9879\u662f\u4e3a]|\s*:)*(?=\s*[(\[]?[A-Za-z])
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
@@ -52,14 +52,17 @@ LABEL = re.compile(
     |\b(?i:option|choice|letter)\s+[(\[]?(?P<b>[A-Za-z])(?![\w'-])
     |(?:^|[(\[]\s*|[\u662f\u4e3a\u70ba\u9009\u9078\u62e9\u64c7\u306f\uc740\ub294]
       |(?:\b(?i:is|it's|be|choose|pick|select|say|think|believe|guess|so|therefore|thus|hence|with
-      |either|both|neither|answer|ist|lautet|est|es)\b|[:=])[\s,:]*)(?P<c>[A-Z]){_BEHIND}
+      |either|both|neither|answer|ist|lautet|est|es)\b|[:=>\u2192]|[.!?]\s)[\s,:]*)(?P<c>[A-Z]){_BEHIND}
     |^(?P<d>[A-Za-z])(?=\s*[).:](?:\s|$))
     """,
     re.MULTILINE | re.VERBOSE,
 )
 """An option's letter. A capital A before a word is the article."""
 
-LISTED = re.compile(rf"(?:[,/&]|\b(?:and|or|nor)\b|[\u3001\u548c\u6216])\s*[(\[]?([A-Z]){_BEHIND}")
+LISTED = re.compile(
+    rf"(?:[,/&]|\b(?:and|or|nor)\b|[\u3001\u548c\u6216])\s*"
+    rf"(?:(?:maybe|perhaps|possibly|also|even|option|choice)\s+)?[(\[]?([A-Z]){_BEHIND}"
+)
 """A further letter behind a first one."""
 
 LEAD = re.compile(

@@ -103,6 +103,9 @@ def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) ->
         return None
     piece = _explicit(text) or lines[-1]
     plain, value = plain_form(piece), _only_number(piece)
+    first = re.match(r"(yes|no)\b", plain)
+    if first and any(plain_form(answer) in _YES_NO for answer in known):
+        plain = first[1]
     if value is None:
         same = [answer for answer in known if plain_form(cleaned(answer)) == plain]
         if same or not plain:
@@ -235,8 +238,8 @@ def _by_letter(text: str, options: Sequence[Option]) -> str | None:
     head = LEAD.match(text)
     if not known:
         return _by_words(text[head.end() :], options) if head else None
-    if re.fullmatch(r"\W*[A-Za-z]\W*", text):
-        letter = re.sub(r"\W", "", text).upper()
+    if re.fullmatch(r"[\W_]*[A-Za-z][\W_]*", text):
+        letter = re.sub(r"[\W_]", "", text).upper()
         return known[letter].candidate if letter in known else None
     found: list[tuple[int, int, str]] = []
     for label in LABEL.finditer(text):

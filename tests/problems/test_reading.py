@@ -30,6 +30,8 @@ Answer: B, because A is red | The answer is (B) blue, not (A) red. | A is wrong,
 I think B | I believe it is B. | I choose B | I would go with B | I'd pick (B) | Choose B
 My choice is B | B is correct | B is the correct answer. | (B) is correct | Option B is correct.
 It's B | So B. | Therefore B | Hence, B | Selected option: B | answer=B | B</s> | B<|im_end|>
+<b>B</b> | _B_ | Answer → B | 答案B | ANSWER:B | <Answer>B</Answer> | A is incorrect. B is correct.
+[[B]] | {"answer": "B"} | Thus, option B is the correct one. | The options are A, B, C. I choose B.
 I think B is right, A is not | The answer must be B: blue | So, the answer is **(B) blue**.
 Ｂ | （Ｂ） | Ｂ． | 答案是B | 答案：Ｂ | 答案为B。 | 正确答案是B | 答：B | 答案应该选B
 选B | 故选B。 | 选择B | 所以答案选B | 答案选择B | 我认为是B | B是正确的 | 正确的是B
@@ -39,6 +41,7 @@ not red but blue | It isn't red, it's blue | can't be red, must be blue | I thin
 There are no red or green objects, only blue | The image shows a blue car | Die Antwort ist B.
 """
 NOTHING = """
+A or maybe B | B, perhaps C
 Both A and B | A or B | A and B | A, B | A/B | (A) and (B) | (A, B) | (A)(B) | either A or B
 The answer is A and C | The answer is either B or C | A, B, and C | 答案是A和B
 Option A or Option B | It's neither | Neither A nor B | none of the above | None | all of the above
@@ -217,6 +220,7 @@ def test_letters_without_a_list_and_the_article(reply, expected):
         ("- 5", None),
         ("<5", None),
         ("more than 5", None),
+        ("±5", None),
         ("3 or 5", None),
     ],
 )
@@ -398,6 +402,8 @@ def test_what_a_text_contains(text, answer, expected):
         ("George Brett.", ["George Brett"], 0, "George Brett"),
         ("The answer is George Brett", ["George Brett"], 0, "George Brett"),
         ("a bus", ["car"], 0, "bus"),
+        ("No, it is not.", ["No"], 0, "No"),
+        ("Yes, it is.", ["No"], 0, "yes"),
         ("I see a street with many cars and houses but cannot tell", ["car"], 0, None),
     ],
 )
