@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.statistics import FloatArray, Interval, times_drawn
+from attcot_analysis.measure.statistics import FloatArray, Interval, times_drawn, weighted_sum
 
 MIN_BEYOND = 3
 """So many models, or kinds, are needed to say something about others."""
@@ -246,9 +246,10 @@ class Pool:
             rows = times_drawn(rng, n_seeds, self._n_boot)
             columns = times_drawn(rng, n_items, self._n_boot)
             for at in own:
-                there = ~np.isnan(self._matrices[at])
-                total = ((rows @ np.nan_to_num(self._matrices[at])) * columns).sum(axis=1)
-                count = ((rows @ there.astype(float)) * columns).sum(axis=1)
+                matrix = self._matrices[at]
+                there = (~np.isnan(matrix)).astype(float)
+                total = (weighted_sum(rows, np.nan_to_num(matrix)) * columns).sum(axis=1)
+                count = (weighted_sum(rows, there) * columns).sum(axis=1)
                 with np.errstate(invalid="ignore"):
                     found[at] = total / count
         return found

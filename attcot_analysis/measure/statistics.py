@@ -280,8 +280,8 @@ def _two_way(
         size = min(block, n_boot - start)
         rows = times_drawn(rng, n_rows, size)
         columns = times_drawn(rng, n_columns, size)
-        total = ((rows @ sums) * columns).sum(axis=1)
-        cells = ((rows @ counts) * columns).sum(axis=1)
+        total = (weighted_sum(rows, sums) * columns).sum(axis=1)
+        cells = (weighted_sum(rows, counts) * columns).sum(axis=1)
         means.append(total[cells > 0] / cells[cells > 0])
     tail = (1 - level) / 2
     drawn = np.concatenate(means)
@@ -295,6 +295,17 @@ def times_drawn(rng: np.random.Generator, n: int, size: int) -> FloatArray:
     """(size, n): how often each of n units is drawn in n draws with replacement."""
     drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def weighted_sum(weights: FloatArray, rows: FloatArray) -> FloatArray:
+    """``weights @ rows``, added row by row: the order of a matrix product is the processor's.
+
+    In the last bit it would decide whether an interval that ends at zero excludes it.
+    """
+    total = weights[:, :1] * rows[:1]
+    for at in range(1, len(rows)):
+        total += weights[:, at : at + 1] * rows[at]
+    return total
 
 
 def as_vector(values: Numbers, name: str) -> FloatArray:

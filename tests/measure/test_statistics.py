@@ -24,6 +24,7 @@ from attcot_analysis.measure.statistics import (
     crossed_t_interval,
     paired_difference,
     paired_matrix,
+    weighted_sum,
 )
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
@@ -410,3 +411,15 @@ def test_effect_sizes():
     assert cohens_dz([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]) == pytest.approx(2.0)
     assert np.isnan(cohens_dz([1.0]))
     assert np.isnan(cohens_dz([1.0, 1.0]))
+
+
+def test_a_weighted_sum_is_added_in_one_order_on_every_processor():
+    """To the last bit, which a matrix product leaves to the processor."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(0, 4, size=(50, 7)).astype(float)
+    rows = rng.integers(0, 4, size=(7, 40)) / 3
+    expected = [
+        [sum(float(w) * float(x) for w, x in zip(one, column, strict=True)) for column in rows.T]
+        for one in weights
+    ]
+    np.testing.assert_array_equal(weighted_sum(weights, rows), expected)
