@@ -19,6 +19,7 @@ _OPEN, _CLOSE = "<think>", "</think>"
 _TAG = re.compile(r"</?(?:think|answer)>")
 _MENTIONED = re.compile(r"([`'\"])</?(?:think|answer)>\1|[\u2018\u201c]</?(?:think|answer)>")
 _EMPTY = re.compile(r"<(think|answer)>[^\w<]*</\1>(?!\s*(?:</think>)?\s*\Z)")
+_FORM = re.compile(r"<think>[^\n<]*</think>(?: ?<answer>[^\n<]*</answer>)?(?=[^\n]*\S)")
 _DRESS = r"(?:\*\*|__|[*_])?"
 _HEAD = re.compile(
     rf"(?P<before>[ \t]*(?:(?:\#{{1,6}}|[-*>])[ \t]+)?{_DRESS}\(?)"
@@ -159,7 +160,8 @@ def _think_start(text: str, opened: bool) -> int | None:
 def _parts(text: str, start: int | None) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """The ranges of rationale and answer."""
     begin = start or 0
-    mentioned = [one.span() for form in (_MENTIONED, _EMPTY) for one in form.finditer(text, begin)]
+    forms = (_MENTIONED, _EMPTY, _FORM)
+    mentioned = [one.span() for form in forms for one in form.finditer(text, begin)]
     closes: list[int] = []
     opens: list[int] = []
     answers: list[tuple[int, int]] = []

@@ -112,6 +112,7 @@ def test_tags_that_a_rationale_mentions_are_text(mention, place):
     [
         "The user wants <think></think> and <answer></answer> tags.",
         "I write <think>...</think><answer>...</answer>.",
+        "I write <think>reasons</think><answer>your answer</answer> then.",
         "I close with `</think>` and write `<answer>`.",
         "The answer goes into <answer>.",
         "It would be <answer>blue</answer> at first sight.",
