@@ -87,10 +87,11 @@ def compare(
         ``high``, ``low_t``, ``high_t``, ``n_items``, ``n_seeds`` (as `summarise`, on the
         differences); ``seed_min``, ``seed_max`` (smallest and largest difference of one seed);
         ``p_value`` and ``test``: with several seeds `seeds_items_test`, which like the intervals
-        speaks about new seeds and items; with one run of each model ``"mcnemar"`` (exact) for
-        binary metrics, else ``"sign-flip"`` (`permutation_test`), which speak about other items
-        and these two runs only; ``p_holm``: p corrected for the number of metrics in the table;
-        ``effect_size``: mean over standard deviation of the items' differences.
+        speaks about new seeds and items (NaN with two seeds); with one run of each model
+        ``"mcnemar"`` (exact) for binary metrics, else ``"sign-flip"`` (`permutation_test`), which
+        speak about other items and these two runs only; ``p_holm``: p corrected for the number of
+        metrics in the table; ``effect_size``: mean over standard deviation of the items'
+        differences.
 
     Raises:
         MeasureError: If a model is not there, or the two share no metric, item or seed.

@@ -8,6 +8,7 @@ import torch
 
 from attcot_analysis.errors import AttCoTError, RunError
 from attcot_analysis.measure.provenance import problems_hash, weights_hash
+from attcot_analysis.measure.significance import FEWEST_SEEDS
 from attcot_analysis.measure.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
@@ -87,7 +88,8 @@ def seed_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
         return []
     return [
         f"Only {seeds} training seeds: where these differ much, a 95% interval over so few holds "
-        f"the true value in {COVERED[seeds]} of 100 cases (simulated). The p values allow for that."
+        f"the true value in {COVERED[seeds]} of 100 cases (simulated)"
+        + ("." if seeds >= FEWEST_SEEDS else ", and there is no p value.")
     ]
 
 

@@ -33,12 +33,12 @@ METHODS: tuple[tuple[str, str], ...] = (
         "are several (then the wider one of bootstrap and crossed t interval). Differences are "
         "paired: second minus first on the same items. With several training seeds p values are "
         "of a t test on seeds × items, so that they speak about new seeds and items as the "
-        "intervals do. With one run of each they are of McNemar's exact test for yes-or-no "
-        "outcomes, else of a sign-flip permutation test, and both they and the intervals speak "
-        "about other items and these very checkpoints: training again might differ by more. "
-        "p (Holm) is corrected for the number of metrics of the pair. In simulations a 95% "
-        "interval held the true value in 87 of 100 cases with two seeds and 92 with three where "
-        "seeds differ much, and in 95 or more where they hardly do.",
+        "intervals do; two seeds are too few for one. With one run of each they are of McNemar's "
+        "exact test for yes-or-no outcomes, else of a sign-flip permutation test; they and the "
+        "intervals then speak about other items and these very checkpoints, and training again "
+        "might differ by more. p (Holm) is corrected for the number of metrics of the pair. In "
+        "simulations a 95% interval held the true value in 87 of 100 cases with two seeds and "
+        "92 with three where seeds differ much, and in 95 or more where they hardly do.",
     ),
 )
 """How the metrics of every report are measured."""

@@ -7,6 +7,7 @@ The result is an ordinary Hugging Face checkpoint with processor, tokenizer and 
 
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -107,7 +108,7 @@ class BuildConfig:
         spec: Family and sizes of the model.
 
     Raises:
-        TrainingError: If there are no such layers to point.
+        TrainingError: If a size is below 1, or there are no such layers to point.
     """
 
     seed: int = 0
@@ -129,7 +130,14 @@ class BuildConfig:
     spec: TinySpec = field(default_factory=TinySpec)
 
     def __post_init__(self) -> None:
-        """Check that the layers exist."""
+        """Check that something is trained, and that the layers exist."""
+        sizes = (self.vision_steps, self.language_steps, self.batch_size, len(self.kinds))
+        if min(sizes) < 1 or not 0 < self.learning_rate < math.inf:
+            raise TrainingError(
+                f"vision_steps={self.vision_steps}, language_steps={self.language_steps}, "
+                f"batch_size={self.batch_size} and {len(self.kinds)} kinds must all be at least 1, "
+                f"and learning_rate={self.learning_rate} above 0, or nothing is trained."
+            )
         missing = set(self.pointing_layers) - set(range(self.spec.text_layers))
         if self.grounding > 0 and (missing or not self.pointing_layers):
             raise TrainingError(

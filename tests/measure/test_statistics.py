@@ -308,15 +308,16 @@ over cells, Att-CoT - CoT-SFT."""
 
 
 @pytest.mark.parametrize("metric", SPREADS)
-@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("seeds", [3, 5])
 def test_the_test_of_seeds_and_items_has_its_size(seeds, metric):
     rng = np.random.default_rng(0)
-    found = [seeds_items_test(drawn(rng, seeds, 240, *SPREADS[metric])).p_value for _ in range(500)]
+    found = [seeds_items_test(drawn(rng, seeds, 240, *SPREADS[metric])).p_value for _ in range(800)]
     assert np.mean(np.array(found) < 0.05) <= 0.07
+    assert np.mean(np.array(found) < 0.005) <= 0.01
 
 
 def test_items_alone_are_no_test_of_seeds():
-    """What a report printed as p of several seeds before: five to sixteen times too often small."""
+    """What a report printed as p of several seeds before."""
     rng = np.random.default_rng(0)
     found = [drawn(rng, 3, 240, *SPREADS["mass_last_step"]).mean(0) for _ in range(100)]
     found = [permutation_test(one, n_permutations=999).p_value for one in found]
@@ -346,7 +347,8 @@ def test_the_test_of_seeds_and_items_at_its_ends_is_the_t_test_of_what_varies():
 def test_the_test_of_seeds_and_items_where_there_is_nothing_to_tell():
     assert np.isnan(seeds_items_test(np.ones((3, 8))).p_value)
     assert seeds_items_test(np.zeros((3, 8))).p_value == 1.0
-    assert np.isnan(seeds_items_test(np.ones((1, 8))).p_value)
+    noise = np.random.default_rng(3).normal(size=(2, 8))
+    assert np.isnan([seeds_items_test(noise[:n]).p_value for n in (1, 2)]).all()
     assert np.isnan(seeds_items_test(np.full((2, 3), np.nan)).p_value)
     some = np.random.default_rng(3).normal(size=(3, 9))
     more = np.hstack([some, [[np.nan], [1.0], [2.0]]])

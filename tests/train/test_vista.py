@@ -309,6 +309,20 @@ def test_a_round_of_dpo_prefers_what_was_right(drawn, random_checkpoint, problem
         training_rows(drawn, config, replace(training, attcot=AttCoTConfig(lambda_vis=1.0)))
 
 
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_a_round_that_ends_in_no_model_is_not_saved(
+    drawn, random_checkpoint, problems, tmp_path, objective
+):
+    config = replace(CONFIG, objective=objective)
+    training = FinetuneConfig(steps=1, batch_size=2, warmup=0, learning_rate=1e39)
+    with pytest.raises(TrainingError, match="hold NaN or infinity after step 1"):
+        train_vista_round(random_checkpoint, problems, drawn, tmp_path / "tuned", config, training)
+    still = replace(training, warmup=0.9, learning_rate=1e-3)
+    with pytest.raises(TrainingError, match="Every weight is as it was"):
+        train_vista_round(random_checkpoint, problems, drawn, tmp_path / "tuned", config, still)
+    assert not (tmp_path / "tuned").exists()
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_the_shipped_arms_are_what_they_are_called(name):
     arm = read_arm(name)
