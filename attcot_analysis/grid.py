@@ -16,6 +16,7 @@ import torch
 from attcot_analysis.errors import RunError
 from attcot_analysis.grid_config import Cell, GridConfig, read_grid
 from attcot_analysis.jobs import run_jobs
+from attcot_analysis.measure.differences import first_difference, told
 from attcot_analysis.measure.edits import EditedImage
 from attcot_analysis.measure.headline import MEASURES, headline_edits, headline_values
 from attcot_analysis.measure.provenance import build_manifest, model_record, problems_hash
@@ -253,11 +254,15 @@ def _note_parts(run: RunFolder, config: GridConfig, folders: Mapping[str, Path])
     }
     for part, entries in now.items():
         for name, entry in entries.items():
-            if not _same(before[part].get(name, entry), entry, _plain(defaults[part])):
+            held = before[part].get(name, entry)
+            if not _same(held, told(held, entry), _plain(defaults[part])):
+                difference = first_difference(held, entry) if part == "models" else None
                 raise RunError(
-                    f"{run.path} was begun with another {part.removesuffix('s')} {name} (see its "
-                    f"{PARTS}.json); write to {next_free(run.path)} instead."
+                    f"{run.path} was begun with another {part.removesuffix('s')} {name} "
+                    f"({difference or f'see its {PARTS}.json'}); write to {next_free(run.path)} "
+                    "instead."
                 )
+            run.warn_of_unknown(held, entry)
     merged = {part: {**before[part], **entries} for part, entries in now.items()}
     if merged != before:
         run.write_json(PARTS, merged, overwrite=True)

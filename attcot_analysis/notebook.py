@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measure.differences import brief
 from attcot_analysis.measure.provenance import build_manifest
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
@@ -64,7 +65,7 @@ def provenance(
         **config: Whatever else was chosen.
     """
     manifest = build_manifest(seed=seed, config=config, models=models, data={"test": problems})
-    return json.dumps(manifest, indent=1, ensure_ascii=False)
+    return json.dumps(brief(manifest), indent=1, ensure_ascii=False)
 
 
 def _is_shipped(name: str | Path) -> bool:

@@ -13,9 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attcot_analysis.errors import ModelError
+from transformers import AutoConfig
+
+from attcot_analysis.errors import ModelError, RunError
 from attcot_analysis.measure.check import check_model
-from attcot_analysis.measure.provenance import problems_hash
+from attcot_analysis.measure.differences import first_difference
+from attcot_analysis.measure.provenance import model_record, problems_records, versions
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.sources import note_sources
 from attcot_analysis.measure.suite import measure_run
@@ -80,8 +83,21 @@ def _manifest(config: RunFile, problems: list[Problem], training: list[Problem])
     return {
         "seed": config.seed,
         "config": settings,
-        "data": {name: {"n": len(s), "sha256": problems_hash(s)} for name, s in sets.items() if s},
+        "models": {BASE: _base_record(config)},
+        **problems_records({name: s for name, s in sets.items() if s}),
+        "versions": versions(),
     }
+
+
+def _base_record(config: RunFile) -> dict[str, Any]:
+    if Path(config.model).is_dir():
+        return model_record(config.model)
+    try:
+        found = AutoConfig.from_pretrained(config.model, revision=config.revision)
+    # Whatever is wrong with it is said where it is loaded.
+    except (OSError, ValueError):
+        return {"revision": None}
+    return {"revision": getattr(found, "_commit_hash", None)}
 
 
 def _check(run: RunFolder, config: RunFile, say: Say) -> None:
@@ -107,7 +123,9 @@ def _measure(
     say: Say,
 ) -> None:
     folder = run.path / name
-    if not RunFolder(folder).has("summary"):
+    if RunFolder(folder).has("summary"):
+        _check_measured(RunFolder(folder), model)
+    else:
         base = name == BASE
         mllm = load_mllm(model, dtype=config.dtype, revision=config.revision if base else None)
         if base and config.n_layers not in (None, mllm.n_layers):
@@ -119,6 +137,20 @@ def _measure(
         done = measure_run(folder, mllm, problems, seed=config.seed, progress=progress, **settings)
         note_sources(done, model=model, problems=config.problems)
     say(f"measured: {folder}")
+
+
+def _check_measured(run: RunFolder, model: str | Path) -> None:
+    """See that a model that counts as measured is the one that is there now."""
+    if not Path(model).is_dir():
+        return
+    held, now = run.manifest["models"]["model"], model_record(model)
+    now = {key: now[key] for key in ("weights_sha256", "files") if key in held}
+    difference = first_difference({key: held[key] for key in now}, now)
+    if difference is not None:
+        raise RunError(
+            f"{run.path} was measured with another model than is at {model} now: {difference}; "
+            "remove that folder to measure it anew, or write to another one."
+        )
 
 
 def _trained(
@@ -156,8 +188,11 @@ def _pages(run: RunFolder, config: RunFile, say: Say) -> None:
     pages = run.path / "pages"
     if config.tuning is None:
         page = pages / f"{BASE}.html"
-        if not page.exists():
-            report_run(run.path / BASE, page, problems=config.problems, seed=config.seed)
+        values = RunFolder(run.path / BASE).table_path("values")
+        if not page.exists() or page.stat().st_mtime < values.stat().st_mtime:
+            report_run(
+                run.path / BASE, page, problems=config.problems, seed=config.seed, overwrite=True
+            )
         say(f"report: {page}")
         return
     if not config.compare:

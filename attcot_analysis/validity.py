@@ -21,7 +21,7 @@ from attcot_analysis.measure.causal_access import causal_access
 from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.commitment_tables import commitment_items
 from attcot_analysis.measure.dependence import dependence
-from attcot_analysis.measure.provenance import build_manifest
+from attcot_analysis.measure.provenance import build_manifest, model_record
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.measure.values import item_values
 from attcot_analysis.models import Mllm, load_mllm
@@ -131,6 +131,7 @@ def _work(folder: Path, config: ValidityConfig, base: Path, progress: bool, job:
     if not checkpoint.exists():
         checkpoint.parent.mkdir(exist_ok=True)
         plant(job.kind, base, checkpoint, config.plant, seed=job.seed, progress=progress)
+    run.made_with(f"{name}.made_with", {"models": {"model": model_record(checkpoint)}})
     mllm = load_mllm(checkpoint, dtype=torch.float32)
     problems = config.problems()
 

@@ -139,6 +139,43 @@ def test_the_whole_road_and_again(way, capsys):
     assert "cannot be resumed: its config.measure" in capsys.readouterr().err
 
 
+def test_a_road_is_gone_on_with_by_the_models_it_was_begun_with(way, capsys):
+    go, called, folder = way
+    own = shutil.copytree(shipped(TESTBED_MODEL), folder / "own")
+    assert go(model=str(own), compare=False) == 0
+    template = own / "chat_template.jinja"
+    held = template.read_text()
+    template.write_text(held + " ")
+    assert go(model=str(own), compare=False) == 1 and called == []
+    assert "cannot be resumed: chat_template.jinja differs" in capsys.readouterr().err
+    template.write_text(held)
+    assert go(model=str(own), compare=False) == 0
+    tuned = folder / "out" / "models" / "att_cot-0" / "generation_config.json"
+    tuned.write_text(tuned.read_text() + " ")
+    assert go(model=str(own), compare=False) == 1
+    said = capsys.readouterr().err
+    assert "att_cot-0 was measured with another model" in said
+    assert "generation_config.json differs" in said
+
+
+def test_a_page_is_of_the_values_that_are_there(way, monkeypatch):
+    go, _, folder = way
+    pages = []
+
+    def written(run, page, **_):
+        page.parent.mkdir(exist_ok=True)
+        page.touch()
+        pages.append(page)
+
+    monkeypatch.setattr(road, "report_run", written)
+    for _ in range(2):
+        assert go(finetune=None, check=False) == 0
+    assert len(pages) == 1
+    shutil.rmtree(folder / "out" / "base")
+    assert go(finetune=None, check=False) == 0
+    assert len(pages) == 2
+
+
 def test_a_model_that_is_not_read_right_is_not_measured(way, monkeypatch):
     _, _, folder = way
 

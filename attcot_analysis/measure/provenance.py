@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.models import Mllm
+from attcot_analysis.models import PROMPTS, Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.record import problem_record
 
@@ -34,8 +34,14 @@ PACKAGES = (
 )
 """Packages whose versions can change a number."""
 
-_PATHS = ("name_or_path", "_name_or_path", "auto_map")
+_PATHS = ("name_or_path", "_name_or_path", "auto_map", "transformers_version", "_commit_hash")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
+_SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*chat_templates/*")
+"""Files beside the weights that a number can depend on: configuration, processor, tokenizer."""
+_NOTES = ("training_log", "testbed_build", "unfinished", "trainer_state", "*_results")
+"""Files among them that say how a checkpoint was made, and that nobody reads to use it."""
+_CHUNK = 1 << 22
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def build_manifest(
@@ -57,7 +63,8 @@ def build_manifest(
         data: Problem sets by role (such as ``"test"``).
 
     Returns:
-        ``seed``, ``config``, ``models``, ``data``, ``versions``, ``platform``; JSON values.
+        ``seed``, ``config``, ``models``, ``data``, ``item_digests``, ``versions``, ``platform``;
+        JSON values.
 
     Raises:
         RunError: If a checkpoint folder holds no weights.
@@ -66,10 +73,7 @@ def build_manifest(
         "seed": seed,
         "config": dict(config),
         "models": {role: model_record(model) for role, model in (models or {}).items()},
-        "data": {
-            role: {"n": len(problems), "sha256": problems_hash(problems)}
-            for role, problems in (data or {}).items()
-        },
+        **problems_records(data or {}),
         "versions": versions(),
         "platform": {
             "system": platform.system(),
@@ -91,10 +95,12 @@ def versions() -> dict[str, str]:
 
 
 def model_record(model: Mllm | str | Path) -> dict[str, Any]:
-    """Name, hub revision and hash of the weight files of a model.
+    """Everything of a model that a number can depend on.
 
-    The hash is there for checkpoint folders only; a model that exists in memory alone has
-    neither revision nor hash.
+    Returns:
+        ``name``, ``family``, ``revision``; ``weights_sha256`` and ``files``, digests of the weights
+        and of each other file of a checkpoint folder; ``loaded``, digests of a model that is
+        loaded, as it is now.
     """
     name = model.name if isinstance(model, Mllm) else str(model)
     folder = Path(name)
@@ -106,7 +112,94 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
         "family": model.family.name if isinstance(model, Mllm) else None,
         "revision": model.revision if isinstance(model, Mllm) else None,
         "weights_sha256": weights_hash(folder) if local else None,
+        "files": settings_files(folder) if local else {},
+        **({"loaded": _loaded(model)} if isinstance(model, Mllm) else {}),
     }
+
+
+def settings_files(folder: str | Path) -> dict[str, str]:
+    """Digests of a checkpoint folder's files beside the weights that a number can depend on."""
+    found = {path for pattern in _SETTINGS for path in Path(folder).glob(pattern)}
+    return {
+        path.relative_to(folder).as_posix(): _short_digest(path.read_bytes())
+        for path in sorted(found)
+        if path.is_file() and not any(path.match(f"{note}.json") for note in _NOTES)
+    }
+
+
+def _loaded(mllm: Mllm) -> dict[str, Any]:
+    """Digests of what is in memory, which need not be what a folder or the hub holds."""
+    model, tokenizer = mllm.model, mllm.tokenizer
+    generation = getattr(model, "generation_config", None)
+    parts = {
+        "configuration": _settings(model.config),
+        "generation_configuration": None if generation is None else _settings(generation),
+        "adapters": {
+            name: _settings(one) for name, one in getattr(model, "peft_config", {}).items()
+        },
+        "processor": _settings(mllm.processor),
+        "tokenizer": _tokenizer(tokenizer),
+        "chat_template": mllm.processor.chat_template,
+        "prompts": PROMPTS,
+    }
+    return {
+        "attention": getattr(model.config, "_attn_implementation", None),
+        **{name: _short_digest(_text(part)) for name, part in parts.items()},
+        "parameters": parameters_hash(model),
+    }
+
+
+def _settings(held: Any) -> Any:
+    """The settings of a configuration or processor that are not the library's own defaults."""
+    read = getattr(held, "to_diff_dict", None) or getattr(held, "to_dict", None)
+    return _without_paths(dict(read()) if read is not None else {})
+
+
+def _without_paths(held: Any) -> Any:
+    if isinstance(held, Mapping):
+        return {str(key): _without_paths(value) for key, value in held.items() if key not in _PATHS}
+    return [_without_paths(one) for one in held] if isinstance(held, list | tuple) else held
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    held = json.loads(backend.to_str())
+    # How the last batch was padded.
+    return {key: value for key, value in held.items() if key not in ("padding", "truncation")}
+
+
+def _text(held: Any) -> bytes:
+    def written(value: Any) -> str:
+        text = str(value)
+        return type(value).__name__ if " at 0x" in text else text
+
+    return json.dumps(held, sort_keys=True, default=written).encode()
+
+
+def parameters_hash(model: torch.nn.Module) -> str:
+    """Digest of all parameters and buffers that are saved, computed where they lie.
+
+    Sums of whole numbers, which are the same on every device, weighted by place.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor) or tensor.is_meta:
+            continue
+        kind = _WHOLE[tensor.element_size()]
+        bits = tensor.detach().contiguous().reshape(-1).view(kind)
+        total = 0
+        for start in range(0, len(bits), _CHUNK):
+            chunk = bits[start : start + _CHUNK].to(torch.int64)
+            places = torch.arange(1, len(chunk) + 1, device=chunk.device)
+            total = (total * 31 + int((chunk * places).sum())) % (1 << 64)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {total}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _short_digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def processor_record(mllm: Mllm) -> dict[str, Any]:
@@ -154,10 +247,45 @@ def problems_hash(problems: Sequence[Problem]) -> str:
     """SHA-256 over everything in the problems, pixels included, in their order."""
     digest = hashlib.sha256()
     for problem in problems:
-        record = json.dumps(problem_record(problem), sort_keys=True, default=repr)
-        digest.update(record.encode() + b"\n")
-        edits = [edit.image for edit in (problem.twin, problem.control) if edit is not None]
-        for image in (problem.image, *edits):
-            digest.update(f"{image.mode} {image.size}\n".encode())
-            digest.update(image.tobytes())
+        for _, content in _contents(problem):
+            digest.update(content)
     return digest.hexdigest()
+
+
+def problems_records(data: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+    """What a manifest says of sets of problems.
+
+    Returns:
+        ``data``: of each set how many there are, and its `problems_hash`. ``item_digests``: of each
+        item, in one string, the digests of its text, pictures and right answer, and how many
+        candidates it has.
+    """
+    sets: dict[str, dict[str, Any]] = {}
+    items: dict[str, dict[str, str]] = {}
+    for role, problems in data.items():
+        digest = hashlib.sha256()
+        items[role] = {}
+        for problem in problems:
+            parts = []
+            for name, content in _contents(problem):
+                digest.update(content)
+                parts.append(f"{name}:{_short_digest(content)}")
+            parts.append(f"right:{answer_digest(problem.id, problem.answer)}")
+            parts.append(f"candidates:{len(problem.candidates)}")
+            items[role][problem.id] = " ".join(parts)
+        sets[role] = {"n": len(problems), "sha256": digest.hexdigest()}
+    return {"data": sets, "item_digests": items}
+
+
+def answer_digest(item: str, answer: str) -> str:
+    """Digest of an answer to an item, by which a table's answers are held against the right one."""
+    return _short_digest(f"{item}\0{answer}".encode())[:8]
+
+
+def _contents(problem: Problem) -> Iterator[tuple[str, bytes]]:
+    """The bytes of a problem's text and of its pictures."""
+    record = json.dumps(problem_record(problem), sort_keys=True, default=repr)
+    yield "text", record.encode() + b"\n"
+    edits = [(edit.kind, edit.image) for edit in (problem.twin, problem.control) if edit]
+    for name, image in (("picture", problem.image), *edits):
+        yield name, f"{image.mode} {image.size}\n".encode() + image.tobytes()

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -26,12 +27,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attcot_analysis.errors import AttCoTError, RunError, passing, writing
+from attcot_analysis.measure.differences import first_difference, not_told
 from attcot_analysis.measure.files import LOCK, locked, write_whole
 
 MANIFEST = "manifest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-_SAME = ("seed", "config", "models", "data")
-_NOTED = ("versions", "processes")
+_SAME = ("seed", "config", "models", "data", "item_digests")
+_NOTED = ("versions", "processes", "platform")
+_MATTER = ("versions", "platform")
 
 UNREADABLE = (
     pa.ArrowException,
@@ -234,20 +237,50 @@ class RunFolder:
 
     def _go_on(self, new: Mapping[str, Any]) -> None:
         old = self.manifest
-        for key in _SAME:
-            if old.get(key) != new.get(key):
-                where, before, now = _difference(key, old.get(key), new.get(key))
-                raise RunError(
-                    f"{self.path} cannot be resumed: its {where} is {before}, now it is {now}; "
-                    f"write to {next_free(self.path)} instead."
-                )
+        self._check_same(*({key: one[key] for key in _SAME if key in one} for one in (old, new)))
         resumed = old.get("resumed", [])
         if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
             raise RunError(f"{self._json(MANIFEST)} is damaged: 'resumed' holds no list of notes.")
         last = {**old, **(resumed[-1] if resumed else {})}
         if any(last.get(key) != new.get(key) for key in _NOTED):
+            _warn_of_versions(self.path, last, new)
             note = {key: new[key] for key in ("created", *_NOTED) if key in new}
             self.write_json(MANIFEST, {**old, "resumed": [*resumed, note]}, overwrite=True)
+
+    def made_with(self, name: str, record: Mapping[str, Any]) -> None:
+        """Note what some tables of the run are made with, or see that it is still the same.
+
+        Args:
+            name: Of the note, a JSON file.
+            record: JSON values.
+
+        Raises:
+            RunError: If it is another one than was noted.
+        """
+        new = _plain(record, name)
+        if self._json(name).is_file():
+            self._check_same(self.read_json(name), new)
+        else:
+            self.write_json(name, new)
+
+    def _check_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        difference = first_difference(old, new)
+        if difference is not None:
+            raise RunError(
+                f"{self.path} cannot be resumed: {difference}; write to {next_free(self.path)} "
+                "instead."
+            )
+        self.warn_of_unknown(old, new)
+
+    def warn_of_unknown(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        """Say what a record of an earlier version does not tell, so that it is not compared."""
+        unknown = not_told(old, new)
+        if unknown:
+            warnings.warn(
+                f"{self.path} was begun before {' and '.join(unknown)} were noted, so whether they "
+                "have changed since cannot be checked; write to a new folder to be sure.",
+                stacklevel=5,
+            )
 
     def note(self, key: str, value: object) -> None:
         """Add something to the manifest that says how the run went, not what it is of."""
@@ -332,19 +365,19 @@ def _plain(value: Any, where: str) -> Any:
     raise RunError(f"{where} is a {type(value).__name__}, which has no JSON form; convert it.")
 
 
-def _difference(where: str, old: Any, new: Any) -> tuple[str, str, str]:
-    """The first place at which two JSON values differ, and both values there."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            if old.get(key) != new.get(key):
-                name = key if key.isprintable() else repr(key)
-                return _difference(f"{where}.{name}", old.get(key), new.get(key))
-    return where, _short(old), _short(new)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _warn_of_versions(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} {before[name]}, now {now[name]}"
+        for before, now in ((old.get(key) or {}, new.get(key) or {}) for key in _MATTER)
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    if changed:
+        warnings.warn(
+            f"{path} was begun with {'; '.join(changed)}: what is computed from here on can differ "
+            "in its last digits, or in its definition.",
+            stacklevel=5,
+        )
 
 
 def _now() -> str:

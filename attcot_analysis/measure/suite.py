@@ -37,6 +37,9 @@ TABLES = (
     "dependence",
 )
 """The tables `measure_all` always makes, in the order it makes them."""
+MADE_WITH = "made_with"
+"""Note in a run folder of what model, items and settings `measure_all` was called with."""
+_SAME = ("config", "models", "data", "item_digests")
 
 
 def measure_all(
@@ -101,29 +104,62 @@ def measure_all(
 
     Raises:
         MeasureError: If the arguments do not fit together.
-        RunError: If what the run folder holds is damaged or of other items, or another process
-            has failed.
+        RunError: If what the run folder holds is damaged or was measured with another model, other
+            items or settings, or another process has failed.
     """
+    stages = Stages(
+        mllm,
+        problems,
+        layers,
+        controls,
+        edits,
+        extras,
+        batch_size,
+        max_new_tokens,
+        generations,
+    )
+    shards = shards or Shards()
+    if run is not None and isinstance(mllm, Mllm):
+        kept = run
+
+        def note() -> None:
+            made = build_manifest(
+                seed=0,
+                config=_config(stages, maps, similar),
+                models={"model": mllm},
+                data={"test": problems},
+            )
+            kept.made_with(f"{prefix}{MADE_WITH}", {name: made[name] for name in _SAME})
+
+        shards.from_main(note)
     made = _measured(
-        Stages(
-            mllm,
-            problems,
-            layers,
-            controls,
-            edits,
-            extras,
-            batch_size,
-            max_new_tokens,
-            generations,
-        ),
+        stages,
         run=run,
         prefix=prefix,
         maps=maps,
         similar=similar,
-        shards=shards or Shards(),
+        shards=shards,
         progress=progress,
     )
     return {name: made.read(name) for name in made.names}
+
+
+def _config(stages: Stages, maps: bool, similar: bool) -> dict[str, Any]:
+    """The settings of the measurements, as a manifest has them."""
+    config: dict[str, Any] = {
+        "layers": None if stages.layers is None else sorted(stages.layers),
+        "controls": list(stages.controls),
+        "edits": list(stages.edits),
+        "extras": list(stages.extras),
+        "maps": maps,
+        "batch_size": stages.batch_size,
+        "similar": similar,
+        "max_new_tokens": stages.max_new_tokens,
+        "dtype": str(stages.mllm.dtype).removeprefix("torch."),
+    }
+    if stages.generations is not None:
+        config["generations"] = stages.generations.record()
+    return config
 
 
 def _measured(
@@ -214,24 +250,25 @@ def measure_run(
         RunError: As `measure_all`, or if the folder is another run's, or one is writing to it.
     """
     shards = shards or Shards()
-    config: dict[str, Any] = {
-        "layers": None if layers is None else sorted(layers),
-        "controls": list(controls),
-        "edits": list(edits),
-        "extras": list(extras),
-        "maps": maps,
-        "batch_size": batch_size,
-        "similar": similar,
-        "max_new_tokens": max_new_tokens,
-        "dtype": str(mllm.dtype).removeprefix("torch."),
-    }
-    if generations is not None:
-        config["generations"] = generations.record()
+    stages = Stages(
+        mllm,
+        problems,
+        layers,
+        controls,
+        edits,
+        extras,
+        batch_size,
+        max_new_tokens,
+        generations,
+    )
     with ExitStack() as held:
 
         def open_folder() -> str:
             manifest = build_manifest(
-                seed=seed, config=config, models={"model": mllm}, data={"test": problems}
+                seed=seed,
+                config=_config(stages, maps, similar),
+                models={"model": mllm},
+                data={"test": problems},
             )
             manifest["models"]["model"]["processor"] = processor_record(mllm)
             noted = manifest | {"processes": shards.count}
@@ -241,17 +278,7 @@ def measure_run(
         name = shards.from_main(open_folder)
         run = RunFolder.open(folder)
         _measured(
-            Stages(
-                mllm,
-                problems,
-                layers,
-                controls,
-                edits,
-                extras,
-                batch_size,
-                max_new_tokens,
-                generations,
-            ),
+            stages,
             run=run,
             prefix="",
             maps=maps,

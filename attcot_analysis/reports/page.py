@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from attcot_analysis.measure.differences import brief
 from attcot_analysis.measure.metrics import METRICS
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.problems import Problem
@@ -55,7 +56,7 @@ def write_run_report(
             explorers=explorers,
             examples=report_items(tables, problems, pair, items),
             pair=pair,
-            manifest=run.manifest,
+            manifest=brief(run.manifest),
             lead=lead,
             notes=notes,
             limits=limits,

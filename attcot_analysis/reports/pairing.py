@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 
 from attcot_analysis.errors import AttCoTError, RunError
-from attcot_analysis.measure.provenance import problems_hash, weights_hash
+from attcot_analysis.measure.differences import first_difference
+from attcot_analysis.measure.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.measure.significance import FEWEST_SEEDS
 from attcot_analysis.measure.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
@@ -177,6 +178,10 @@ def find_model(arm: MeasuredArm, given: str | Path | None = None) -> Mllm:
             raise RunError(f"the checkpoint of {arm.name} is not where it was")
         if weights_hash(folder) != wanted:
             raise RunError(f"the weights of {arm.name} at {folder.name} are not those measured")
+        noted = {"files": arm.model.get("files", {})}
+        changed = first_difference(noted, {"files": settings_files(folder)})
+        if noted["files"] and changed is not None:
+            raise RunError(f"the checkpoint of {arm.name} has changed: {changed}")
         place = folder
     if place is None:
         raise RunError(f"the checkpoint of {arm.name} is not known")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from attcot_analysis.errors import LayoutError, RunError
+from attcot_analysis.measure.differences import brief
 from attcot_analysis.measure.metrics import METRICS, summarise, wider_intervals
 from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.problems import Problem, parse_response
@@ -69,7 +70,7 @@ def report_run(
             curves=run_curves(tables, shared, arm.name),
             heatmaps=_maps(arm, shared[:examples]),
             examples=report_items(tables, shared, (arm.name, arm.name), items),
-            manifest=RunFolder.open(arm.path).manifest,
+            manifest=brief(RunFolder.open(arm.path).manifest),
             lead=[_lead(arm, shared)],
             notes=[*_bare(arm), *_cut_off(arm), *paragraph_notes(arm), *size_notes(len(shared))],
             limits=LIMITS,

@@ -1,0 +1,103 @@
+"""What a run was begun with, held against what it is to go on with."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FILES = "files"
+LOADED = "loaded"
+ITEMS = "item_digests"
+_ADDED = {
+    "models": "the model",
+    FILES: "the files beside the weights",
+    LOADED: "the model as it was loaded",
+    ITEMS: "each problem by itself",
+}
+"""What manifests have told only since some version, and what it is called."""
+_ITEM = {
+    "picture": "the picture of item {}",
+    "twin": "the twin picture of item {}",
+    "control": "the control picture of item {}",
+}
+
+
+def not_told(old: Any, new: Any) -> list[str]:
+    """What a manifest of an earlier version does not tell, so that it cannot be compared."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return []
+    found = [_ADDED[key] for key in new if key in _ADDED and key not in old]
+    for key in new:
+        found += not_told(old.get(key), new[key])
+    return list(dict.fromkeys(found))
+
+
+def told(old: Any, new: Any) -> Any:
+    """What is new without what a manifest of an earlier version does not tell."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {
+        key: told(old.get(key), value)
+        for key, value in new.items()
+        if key in old or key not in _ADDED
+    }
+
+
+def brief(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest without the digests of single files, parts and items, for people to read."""
+    return {
+        key: brief(value) if isinstance(value, Mapping) else value
+        for key, value in manifest.items()
+        if key not in (FILES, LOADED, ITEMS) or not isinstance(value, Mapping)
+    }
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """The first thing in which two records of what a run is made of differ, as half a sentence.
+
+    Args:
+        old: Of the run.
+        new: Of what is to go on with it, JSON values as well.
+
+    Returns:
+        Such as ``"its config.batch_size is 2, now it is 3"``; ``None`` if they are the same.
+    """
+    found = list(_differences((), old, told(old, new)))
+    if found and found[0][0][-1] == "sha256":
+        # Of all problems; which one it is, is said where each is noted by itself.
+        found = [one for one in found if one[0][0] == ITEMS] or found
+    return _words(*found[0]) if found else None
+
+
+def _differences(path: tuple[str, ...], old: Any, new: Any) -> Iterator[tuple[Any, Any, Any]]:
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _differences((*path, key), old.get(key), new.get(key))
+    else:
+        yield path, old, new
+
+
+def _words(path: tuple[str, ...], old: Any, new: Any) -> str:
+    part = ITEMS if path[0] == ITEMS and len(path) == 3 else path[-2] if len(path) > 1 else ""
+    shown = [key if key.isprintable() else repr(key) for key in path]
+    if part in (FILES, ITEMS) and None in (old, new):
+        what = shown[-1] if part == FILES else f"item {shown[-1]}"
+        return f"{what} was not there" if old is None else f"{what} is gone"
+    if part == FILES:
+        what = shown[-1]
+    elif part == ITEMS:
+        held, now = (dict(pair.split(":", 1) for pair in text.split()) for text in (old, new))
+        changed = next((key for key in {**held, **now} if held.get(key) != now.get(key)), "")
+        what = _ITEM.get(changed, "the text of item {}").format(shown[-1])
+    elif part == LOADED:
+        what = f"what was loaded as {shown[-1].replace('_', ' ')}"
+    elif shown[-1] == "weights_sha256" and None not in (old, new):
+        what = "the content of its weight files"
+    else:
+        return f"its {'.'.join(shown)} is {_short(old)}, now it is {_short(new)}"
+    return f"{what} differs from the one it was begun with"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
