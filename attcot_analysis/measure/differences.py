@@ -1,5 +1,6 @@
 """What a run was begun with, held against what it is to go on with."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -65,6 +66,11 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
         # Of all problems; which one it is, is said where each is noted by itself.
         found = [one for one in found if one[0][0] == ITEMS] or found
     return _words(*found[0]) if found else None
+
+
+def answer_digest(item: str, answer: str) -> str:
+    """Digest of an answer to an item, by which a table's answers are held against the right one."""
+    return hashlib.sha256(f"{item}\0{answer}".encode(errors="replace")).hexdigest()[:8]
 
 
 def _differences(path: tuple[str, ...], old: Any, new: Any) -> Iterator[tuple[Any, Any, Any]]:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from attcot_analysis.errors import RunError, passing
 from attcot_analysis.measure.files import write_whole
 from attcot_analysis.measure.run import UNREADABLE, RunFolder, damaged, frame_of, one_line
+from attcot_analysis.measure.table_checks import MARK
 
 META = b"attcot"
 """Key of what a part says about itself."""
@@ -52,7 +53,9 @@ def common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
                     f"Column {field.name} is {known} in one part and {field.type} in another, so "
                     "that they make no table; measure into another folder."
                 ) from None
-    about = {key: text for key, text in (schemas[0].metadata or {}).items() if key != META}
+    about = {
+        key: text for key, text in (schemas[0].metadata or {}).items() if key not in (META, MARK)
+    }
     return pa.schema(types.items(), metadata=about)
 
 
@@ -113,7 +116,8 @@ def read_blocks(run: RunFolder, name: str, rows: int = 1_000_000) -> Iterator[pd
     path = run.table_path(name)
     if not path.is_file():
         run.read_table(name)
-    try:
+
+    def whole_items() -> Iterator[pd.DataFrame]:
         with pq.ParquetFile(path) as file:
             held = file.schema_arrow.empty_table()
             for batch in file.iter_batches(batch_size=rows):
@@ -125,5 +129,14 @@ def read_blocks(run: RunFolder, name: str, rows: int = 1_000_000) -> Iterator[pd
                 more = pa.Table.from_batches([batch]).cast(held.schema)
                 held = pa.concat_tables([held.slice(cut), more])
             yield frame_of(held)
+
+    try:
+        check = run.table_check(name, pq.read_schema(path))
+        for block in whole_items():
+            check.rows(block)
+            yield block
+        check.whole()
+    except RunError:
+        raise
     except UNREADABLE as error:
         raise damaged(path, error) from error

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measure.differences import answer_digest
 from attcot_analysis.models import PROMPTS, Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.record import problem_record
@@ -275,11 +276,6 @@ def problems_records(data: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
             items[role][problem.id] = " ".join(parts)
         sets[role] = {"n": len(problems), "sha256": digest.hexdigest()}
     return {"data": sets, "item_digests": items}
-
-
-def answer_digest(item: str, answer: str) -> str:
-    """Digest of an answer to an item, by which a table's answers are held against the right one."""
-    return _short_digest(f"{item}\0{answer}".encode())[:8]
 
 
 def _contents(problem: Problem) -> Iterator[tuple[str, bytes]]:

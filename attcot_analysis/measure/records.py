@@ -32,6 +32,7 @@ from attcot_analysis.errors import RunError, lacks_memory, passing
 from attcot_analysis.measure.files import remove_unfinished, write_whole
 from attcot_analysis.measure.long_tables import META, common_schema, stretches, write_pieces
 from attcot_analysis.measure.run import RunFolder, frame_of, one_line
+from attcot_analysis.measure.table_checks import MARK
 
 Array = npt.NDArray[Any]
 
@@ -104,7 +105,7 @@ class Records:
                 content = safetensors.numpy.save(whole)
                 file = _write(self._arrays, number, ".safetensors", content)
             table = pa.Table.from_pandas(part.rows, preserve_index=False)
-            meta = json.dumps({"items": list(items), "arrays": file})
+            meta = json.dumps({"items": list(items), "arrays": file, "run": self._run.digest()})
             table = table.replace_schema_metadata({**table.schema.metadata, META: meta.encode()})
             buffer = pa.BufferOutputStream()
             pq.write_table(table, buffer)
@@ -177,6 +178,8 @@ class Records:
             for stretch in stretches([[places[item] for item in part.items] for part in held])
         )
         schema = common_schema([part.schema for part in held if part.n_rows] or [held[0].schema])
+        mark = {MARK: self._run.mark(self._name)}
+        schema = schema.with_metadata({**(schema.metadata or {}), **mark})
         write_pieces(self._run.table_path(self._name), pieces, schema)
         self.clear()
 
@@ -225,8 +228,14 @@ class Records:
 
     def _held(self) -> Iterator[_Held]:
         where: dict[str, Path] = {}
+        run = self._run.digest()
         for path in sorted(self._parts.glob("*.parquet")):
             meta, rows, schema = _read(path)
+            if meta.get("run", run) != run:
+                raise RunError(
+                    f"{path} is of another run, which had another model, other items or settings; "
+                    "delete it to have its items computed again."
+                )
             items, arrays = tuple(meta["items"]), meta["arrays"]
             for item in items:
                 if item in where:

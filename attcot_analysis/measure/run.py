@@ -11,6 +11,7 @@ Every file is written beside its place and moved there when complete, so what is
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -27,10 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attcot_analysis.errors import AttCoTError, RunError, passing, writing
-from attcot_analysis.measure.differences import first_difference, not_told
+from attcot_analysis.measure.differences import ITEMS, first_difference, not_told
 from attcot_analysis.measure.files import LOCK, locked, write_whole
+from attcot_analysis.measure.table_checks import MARK, TableCheck, check_mark
 
 MANIFEST = "manifest"
+RESPONSES = "answers_cot"
+"""The table of the responses that the others are measured on."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SAME = ("seed", "config", "models", "data", "item_digests")
 _NOTED = ("versions", "processes", "platform")
@@ -165,6 +169,9 @@ class RunFolder:
             raise passing(error, path) or RunError(
                 f"Table {name} cannot be written as parquet: {one_line(error)}."
             ) from error
+        content = content.replace_schema_metadata(
+            {**(content.schema.metadata or {}), MARK: self.mark(name)}
+        )
         write_whole(path, lambda part: pq.write_table(content, part))
         return path
 
@@ -180,9 +187,44 @@ class RunFolder:
                 f"{self.path} has no table {name}; it has {', '.join(self.tables) or 'none'}."
             )
         try:
-            return frame_of(pq.read_table(path))
+            content = pq.read_table(path)
+            table = frame_of(content)
         except UNREADABLE as error:
             raise damaged(path, error) from error
+        check = self.table_check(name, content.schema)
+        check.rows(table)
+        check.whole()
+        return table
+
+    def table_check(self, name: str, schema: pa.Schema) -> TableCheck:
+        """What a table that is read must hold; see that it is this run's.
+
+        Raises:
+            RunError: If it is another run's.
+        """
+        path, manifest = self._table(name), self.manifest if self.has(MANIFEST) else {}
+        if manifest.get(ITEMS) or MARK in (schema.metadata or {}):
+            unmarked = check_mark(path, (schema.metadata or {}).get(MARK), self.mark(name))
+            if unmarked is not None:
+                warnings.warn(unmarked, stacklevel=4)
+        answers = self._table(f"{name.rpartition('.')[0]}.{RESPONSES}".lstrip("."))
+        try:
+            held = pq.read_schema(answers).names if answers.is_file() else []
+            known = {"item", "n_steps"} <= set(held) and answers != path
+            steps = pq.read_table(answers, columns=["item", "n_steps"]) if known else None
+            return TableCheck(path, manifest, None if steps is None else steps.to_pandas())
+        except UNREADABLE as error:
+            raise damaged(answers, error) from error
+
+    def digest(self) -> str:
+        """Digest of what the run is of, which does not change while it goes on."""
+        manifest = self.manifest if self.has(MANIFEST) else {}
+        text = json.dumps({key: manifest.get(key) for key in _SAME}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def mark(self, name: str) -> bytes:
+        """What a table of the run says of itself, by the key `MARK`."""
+        return f"{self.digest()} {name}".encode()
 
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Read a table if it is there, else compute and write it: what makes a run resumable."""
