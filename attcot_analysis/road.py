@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig
 
 from attcot_analysis.errors import ModelError, RunError
@@ -35,6 +36,8 @@ BASE = "base"
 CHECK = "check"
 REFERENCE = "cot_sft"
 """The arm that the others are compared with, beside the base."""
+
+_OF_FOLDERS = ("weights_sha256", "files")
 
 Say = Callable[[str], object]
 
@@ -83,21 +86,20 @@ def _manifest(config: RunFile, problems: list[Problem], training: list[Problem])
     return {
         "seed": config.seed,
         "config": settings,
-        "models": {BASE: _base_record(config)},
+        "models": {BASE: model_record(folder)} if folder.is_dir() else {},
         **problems_records({name: s for name, s in sets.items() if s}),
         "versions": versions(),
     }
 
 
-def _base_record(config: RunFile) -> dict[str, Any]:
-    if Path(config.model).is_dir():
-        return model_record(config.model)
+def _commit(model: str, revision: str | None) -> str | None:
+    """The commit that a hub id stands for now; ``None`` if that cannot be told."""
     try:
-        found = AutoConfig.from_pretrained(config.model, revision=config.revision)
+        found = AutoConfig.from_pretrained(model, revision=revision)
     # Whatever is wrong with it is said where it is loaded.
     except (OSError, ValueError):
-        return {"revision": None}
-    return {"revision": getattr(found, "_commit_hash", None)}
+        return None
+    return getattr(found, "_commit_hash", None)
 
 
 def _check(run: RunFolder, config: RunFile, say: Say) -> None:
@@ -124,7 +126,7 @@ def _measure(
 ) -> None:
     folder = run.path / name
     if RunFolder(folder).has("summary"):
-        _check_measured(RunFolder(folder), model)
+        _check_measured(RunFolder(folder), model, config.revision)
     else:
         base = name == BASE
         mllm = load_mllm(model, dtype=config.dtype, revision=config.revision if base else None)
@@ -139,12 +141,15 @@ def _measure(
     say(f"measured: {folder}")
 
 
-def _check_measured(run: RunFolder, model: str | Path) -> None:
+def _check_measured(run: RunFolder, model: str | Path, revision: str | None) -> None:
     """See that a model that counts as measured is the one that is there now."""
-    if not Path(model).is_dir():
-        return
-    held, now = run.manifest["models"]["model"], model_record(model)
-    now = {key: now[key] for key in ("weights_sha256", "files") if key in held}
+    held = run.manifest["models"]["model"]
+    if Path(model).is_dir():
+        now = {key: value for key, value in model_record(model).items() if key in _OF_FOLDERS}
+    else:
+        commit = _commit(str(model), revision)
+        now = {} if commit is None else {"revision": commit}
+    now = {key: value for key, value in now.items() if held.get(key) is not None}
     difference = first_difference({key: held[key] for key in now}, now)
     if difference is not None:
         raise RunError(
@@ -167,7 +172,7 @@ def _trained(
         if tuning is not None and not folder.is_dir():
             train_arm(
                 tuning.arms[arm],
-                config.model,
+                _base(config),
                 training,
                 folder,
                 replace(tuning.config, seed=seed),
@@ -176,6 +181,13 @@ def _trained(
             )
         say(f"fine-tuned: {folder}")
         yield name, folder
+
+
+def _base(config: RunFile) -> str:
+    """What is fine-tuned: the revision that is measured, where one is named."""
+    if config.revision is None or Path(config.model).is_dir():
+        return config.model
+    return snapshot_download(config.model, revision=config.revision)
 
 
 def _names(tuning: Tuning | None) -> list[tuple[str, int, str]]:

@@ -158,6 +158,34 @@ def test_a_road_is_gone_on_with_by_the_models_it_was_begun_with(way, capsys):
     assert "generation_config.json differs" in said
 
 
+def test_what_is_tuned_is_the_revision_that_is_measured(way, monkeypatch):
+    go, _, _ = way
+    bases = []
+    train = road.train_arm
+
+    def noted(arm, base, *rest, **options):
+        bases.append(base)
+        return train(arm, shipped(TESTBED_MODEL), *rest, **options)
+
+    measured = []
+    monkeypatch.setattr(road, "train_arm", noted)
+    monkeypatch.setattr(road, "_measure", lambda run, name, model, *_: measured.append(model))
+    monkeypatch.setattr(road, "snapshot_download", lambda name, revision: f"{name}@{revision}")
+    assert go(model="a/b", revision="abc", compare=False) == 0
+    assert set(bases) == {"a/b@abc"} and measured[0] == "a/b"
+
+
+def test_a_hub_model_is_of_the_commit_that_was_measured(tmp_path, monkeypatch):
+    record = {"name": "a/b", "revision": "abc"}
+    run = RunFolder.create(tmp_path / "base", {"seed": 0, "models": {"model": record}})
+    for commit in ("abc", None):
+        monkeypatch.setattr(road, "_commit", lambda *_, commit=commit: commit)
+        road._check_measured(run, "a/b", None)
+    monkeypatch.setattr(road, "_commit", lambda *_: "def")
+    with pytest.raises(RunError, match=r"another model than is at a/b now: .*'abc', now .*'def'"):
+        road._check_measured(run, "a/b", None)
+
+
 def test_a_page_is_of_the_values_that_are_there(way, monkeypatch):
     go, _, folder = way
     pages = []

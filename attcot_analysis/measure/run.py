@@ -104,7 +104,7 @@ class RunFolder:
             if run.has(MANIFEST):
                 run._go_on(new)
             else:
-                run.write_json(MANIFEST, new)
+                run.write_json(MANIFEST, new | {"digest": _digest(new)})
             yield run
 
     @classmethod
@@ -217,10 +217,9 @@ class RunFolder:
             raise damaged(answers, error) from error
 
     def digest(self) -> str:
-        """Digest of what the run is of, which does not change while it goes on."""
+        """Digest of what the run was begun with."""
         manifest = self.manifest if self.has(MANIFEST) else {}
-        text = json.dumps({key: manifest.get(key) for key in _SAME}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return str(manifest.get("digest") or _digest(manifest))
 
     def mark(self, name: str) -> bytes:
         """What a table of the run says of itself, by the key `MARK`."""
@@ -405,6 +404,11 @@ def _plain(value: Any, where: str) -> Any:
         entries = value if isinstance(value, Sequence) else sorted(value)
         return [_plain(entry, f"{where}[{at}]") for at, entry in enumerate(entries)]
     raise RunError(f"{where} is a {type(value).__name__}, which has no JSON form; convert it.")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps({key: manifest.get(key) for key in _SAME}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _warn_of_versions(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

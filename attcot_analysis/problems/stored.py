@@ -27,7 +27,10 @@ class _OnDisk:
     def image(self) -> Image.Image:
         """The picture, read from its file."""
         own = self.__dict__.get("_image")
-        return own if own is not None else _look(*self.__dict__["_file"])
+        if own is not None:
+            return own
+        file, read = self.__dict__["_file"]
+        return _look(file, read, _stamp(file))
 
     @image.setter
     def image(self, image: Image.Image) -> None:
@@ -73,6 +76,15 @@ def _without(one: T, kind: type[T], file: Path, read: Read) -> T:
     return light
 
 
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What tells a file from one that was written in its place since."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 @lru_cache(maxsize=_KEPT)
-def _look(file: Path, read: Read) -> Image.Image:
+def _look(file: Path, read: Read, stamp: tuple[int, ...]) -> Image.Image:
     return read(file)

@@ -19,9 +19,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from attcot_analysis.errors import TrainingError, writing
+from attcot_analysis.errors import TrainingError, passing, writing
 from attcot_analysis.measure.files import locked, write_whole
-from attcot_analysis.measure.provenance import problems_hash, weights_hash
+from attcot_analysis.measure.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.weights import check_weights
 
@@ -77,8 +77,9 @@ def run_record(
     base: str | Path, problems: Sequence[Problem], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a run must share with an unfinished one to go on with it; see `open_unfinished`."""
+    local = Path(base).is_dir()
     return {
-        "base": weights_hash(base) if Path(base).is_dir() else str(base),
+        "base": {"weights": weights_hash(base), **settings_files(base)} if local else str(base),
         "problems": problems_hash(problems),
         "config": json.loads(json.dumps(config)),
     }
@@ -170,8 +171,11 @@ def open_unfinished(folder: Path, record: Mapping[str, Any]) -> Path | None:
     note = folder / RUN_FILE
     try:
         same = json.loads(note.read_text()) == record
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         same = False
+    except OSError as error:
+        # What cannot be read for now is not started anew.
+        raise (passing(error, note, TrainingError) or error) from error
     if same:
         return last_complete(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,16 +1,18 @@
 """A run is gone on with only if everything that its numbers depend on is as it was."""
 
+import errno
 import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from attcot_analysis.cli import main
-from attcot_analysis.errors import RunError
+from attcot_analysis.errors import RunError, TrainingError
 from attcot_analysis.grid import _note_parts
 from attcot_analysis.grid_config import grid_of
 from attcot_analysis.measure.differences import ITEMS, brief
@@ -20,6 +22,7 @@ from attcot_analysis.measure.suite import measure_all
 from attcot_analysis.models import load_mllm, wrap_mllm
 from attcot_analysis.problems import generate_arrows, save_problems
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_analysis.train.checkpoints import COMPLETE, open_unfinished, run_record
 
 FILES = (
     "config.json",
@@ -270,7 +273,7 @@ def test_a_measured_folder_is_refused_from_the_command_line(checkpoint, tmp_path
     assert main(command) == 0
     template = checkpoint / "chat_template.jinja"
     held = template.read_text()
-    template.write_text(held.replace("assistant", "model"))
+    template.write_text(held + " ")
     assert main(command) == 1
     assert "chat_template.jinja differs from the one it was begun with" in capsys.readouterr().err
     template.write_text(held)
@@ -307,3 +310,32 @@ def test_a_grid_is_of_the_checkpoints_that_it_was_begun_with(checkpoint, tmp_pat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _note_parts(run, config, {"own-tiny": checkpoint})
+
+
+def test_a_training_is_of_the_base_that_it_was_begun_with(checkpoint, problems, tmp_path):
+    begun = run_record(checkpoint, problems, {"steps": 1})
+    assert open_unfinished(tmp_path / "working", begun) is None
+    last = tmp_path / "working" / "checkpoint-1"
+    last.mkdir()
+    (last / COMPLETE).touch()
+    assert open_unfinished(tmp_path / "working", begun) == last
+    (checkpoint / "chat_template.jinja").write_text("{{ other }}")
+    assert open_unfinished(tmp_path / "working", run_record(checkpoint, problems, {})) is None
+    assert not last.exists()
+
+
+def test_a_note_that_cannot_be_read_for_now_costs_no_checkpoint(
+    checkpoint, problems, tmp_path, monkeypatch
+):
+    begun = run_record(checkpoint, problems, {"steps": 1})
+    open_unfinished(tmp_path / "working", begun)
+    (tmp_path / "working" / "checkpoint-1").mkdir()
+
+    def fails(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fails)
+        with pytest.raises(TrainingError, match=r"unfinished\.json cannot be read now"):
+            open_unfinished(tmp_path / "working", begun)
+    assert (tmp_path / "working" / "checkpoint-1").is_dir()
