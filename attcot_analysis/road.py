@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from transformers import AutoConfig
+from transformers.utils import cached_file
 
 from attcot_analysis.errors import ModelError, RunError
 from attcot_analysis.measure.check import check_model
@@ -187,7 +187,9 @@ def _base(config: RunFile) -> str:
     """What is fine-tuned: the revision that is measured, where one is named."""
     if config.revision is None or Path(config.model).is_dir():
         return config.model
-    return snapshot_download(config.model, revision=config.revision)
+    # Measuring the base has brought its files here.
+    found = cached_file(config.model, "config.json", revision=config.revision)
+    return str(Path(str(found)).parent)
 
 
 def _names(tuning: Tuning | None) -> list[tuple[str, int, str]]:

@@ -170,9 +170,11 @@ def test_what_is_tuned_is_the_revision_that_is_measured(way, monkeypatch):
     measured = []
     monkeypatch.setattr(road, "train_arm", noted)
     monkeypatch.setattr(road, "_measure", lambda run, name, model, *_: measured.append(model))
-    monkeypatch.setattr(road, "snapshot_download", lambda name, revision: f"{name}@{revision}")
+    monkeypatch.setattr(
+        road, "cached_file", lambda name, file, revision: f"cache/{name}@{revision}/{file}"
+    )
     assert go(model="a/b", revision="abc", compare=False) == 0
-    assert set(bases) == {"a/b@abc"} and measured[0] == "a/b"
+    assert set(bases) == {"cache/a/b@abc"} and measured[0] == "a/b"
 
 
 def test_a_hub_model_is_of_the_commit_that_was_measured(tmp_path, monkeypatch):
