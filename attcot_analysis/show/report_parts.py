@@ -111,17 +111,20 @@ def comparison_part(
     pairs_of = zip(comparisons["metric"], comparisons["a"], comparisons["b"], strict=True)
     said = [name in named and name not in silent[a, b] for name, a, b in pairs_of]
     chosen = comparisons[said]
-    figure = ReportFigure(
-        comparison_intervals(chosen, metrics),
-        "Paired differences of the main metrics",
-        "Second arm minus first, on the same items. A filled marker's 95% interval excludes "
-        "zero, a hollow one's does not. The table below holds all metrics.",
-        alt="Dot-and-interval plot of differences that are in the table below, with a zero line.",
-        wide=True,
-        name="comparisons",
-        data=chosen,
-    )
-    parts = [shown.write(figure)]
+    parts = []
+    if len(chosen):
+        figure = ReportFigure(
+            comparison_intervals(chosen, metrics),
+            "Paired differences of the main metrics",
+            "Second arm minus first, on the same items. A filled marker's 95% interval excludes "
+            "zero, a hollow one's does not. The table below holds all metrics.",
+            alt="Dot-and-interval plot of differences that are in the table below, with a zero "
+            "line.",
+            wide=True,
+            name="comparisons",
+            data=chosen,
+        )
+        parts.append(shown.write(figure))
     pairs = list(comparisons.groupby(["a", "b"], sort=False))
     pairs.sort(key=lambda found: found[0] != pair)
     for number, ((a, b), rows) in enumerate(pairs):

@@ -15,6 +15,7 @@ from attcot_analysis.measure.unread import LIMIT, paragraph_note, unread_shares
 from attcot_analysis.reports.compare import compare_runs
 from attcot_analysis.reports.single import report_run
 from attcot_analysis.show.questions import answer_questions
+from attcot_analysis.show.report import write_report
 from attcot_analysis.show.verdicts import findings
 
 NAMES = ("cot_sft", "att_cot")
@@ -141,3 +142,17 @@ def test_rationales_of_one_paragraph_are_counted():
     direct = "<answer>x</answer>"
     assert paragraph_note([numbered, lines, direct]) is None
     assert paragraph_note([numbered, whole, direct, whole]).startswith("2 of 3 rationales are one")
+
+
+def test_where_nothing_can_be_said_the_tables_stay(tmp_path):
+    comparisons, summary = tables(unread_after=0.5)
+    rests = comparisons["metric"].isin(["accuracy_cot", "habitual_cot"])
+    summary = summary.assign(low=0.0, high=1.0, n_items=50, n_seeds=1)
+    page = write_report(
+        tmp_path / "report.html",
+        title="t",
+        summary=summary,
+        comparisons=comparisons[rests],
+        metrics=METRICS,
+    ).read_text()
+    assert page.count("inconclusive: 50.0% of CoT answers were not read") == 2
