@@ -189,7 +189,7 @@ def test_the_terms_reach_tensorboard(random_checkpoint, training_problems, tmp_p
     ids=["image", "evidence-log", "confidence", "answer", "sink-free"],
 )
 def test_each_term_reaches_the_weights(random_checkpoint, training_problems, tmp_path, attcot):
-    problems = training_problems[:4]
+    problems = training_problems[:12]
     plain = _gradients(random_checkpoint, problems, tmp_path, AttCoTConfig())
     ours = _gradients(random_checkpoint, problems, tmp_path, attcot)
     name = "model.language_model.layers.0.self_attn.q_proj.weight"
