@@ -21,8 +21,9 @@ class Option(NamedTuple):
 
 
 def cleaned(text: str) -> str:
-    """A `plain_text` without markdown and answer tags."""
-    return re.sub(r"(?i)\*\*|__|`|</?(?:answer|think|[biu]|strong|em)>", "", plain_text(text))
+    """A `plain_text` without markdown, answer tags and runs of white space."""
+    text = re.sub(r"(?i)\*\*|__|`|</?(?:answer|think|[biu]|strong|em)>", "", plain_text(text))
+    return re.sub(r"([^\S\n])[^\S\n]+", r"\1", re.sub(r"\n\s*\n", "\n\n", text))
 
 
 def bare_form(text: str) -> str:

@@ -33,6 +33,7 @@ from attcot_analysis.problems.phrases import (
 )
 from attcot_analysis.problems.response import ParsedResponse
 
+_NEAR = 120
 _YES_NO = ("yes", "no", "true", "false")
 
 
@@ -244,7 +245,7 @@ def _by_letter(text: str, options: Sequence[Option]) -> str | None:
     found: list[tuple[int, int, str]] = []
     for label in LABEL.finditer(text):
         letter = label[label.lastgroup or 0].upper()
-        if NOT.search(text, 0, label.start()) or NOT_BEHIND.match(text, label.end()):
+        if _negated(text, label.span()):
             continue
         if letter in known or not text[: label.start()].strip():
             found.append((*label.span(label.lastgroup or 0), letter))
@@ -290,4 +291,5 @@ def _inside(place: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
 
 def _negated(text: str, place: tuple[int, int]) -> bool:
     start, stop = place
-    return bool(NOT.search(text, 0, start) or NOT_BEHIND.match(text, stop))
+    # What negates it is a few words before; looking further makes long texts slow.
+    return bool(NOT.search(text, max(0, start - _NEAR), start) or NOT_BEHIND.match(text, stop))

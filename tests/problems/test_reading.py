@@ -409,3 +409,14 @@ def test_what_a_text_contains(text, answer, expected):
 )
 def test_open_questions(stated, known, tolerance, expected):
     assert open_answer(stated, known, tolerance=tolerance) == expected
+
+
+def test_long_texts_and_runs_of_white_space_are_read_as_short_ones():
+    prose = "The sky is clear and the cat sat. " * 3000
+    for text in (
+        f"{prose}\nSo it is red.",
+        " " * 50000 + "red",
+        "\n \n" * 20000 + "red" + "\n" * 20000,
+    ):
+        assert match_answer(text, ("red", "blue")) == "red"
+    assert match_answer("It is not a very bright red.", ("red", "blue")) is None
