@@ -46,7 +46,7 @@ def test_code_uses_public_names_only():
 
 
 def test_the_map_names_public_functions():
-    house = README.split("## Map of the house")[1].split("\n## ")[0]
+    house = README.split("## Package overview")[1].split("\n## ")[0]
     rows = [line.split("|") for line in house.splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= 5
     for row in rows:

@@ -42,10 +42,16 @@ def notebook(lab, browser):
 @pytest.fixture
 def explorer(notebook):
     """The first explorer, as it starts."""
-    ask(notebook, "explorer.select(token='step 1', layer=None, head=None, source='attention')")
-    ask(notebook, "explorer.opacity = 0.65; explorer.one_scale = True")
     found = notebook.locator(".attcot-explorer").first
-    expect(status(found)).to_contain_text("Step 1, mean over its 8 tokens, attention, mean of 4")
+    start = "Step 1, mean over its 8 tokens, attention, mean of 4"
+    # What the test before did last may still be on its way to the kernel, and arrive after this.
+    for _ in range(5):
+        ask(notebook, "explorer.select(token='step 1', layer=None, head=None, source='attention')")
+        ask(notebook, "explorer.opacity = 0.65; explorer.one_scale = True")
+        notebook.wait_for_timeout(200)
+        if start in status(found).inner_text():
+            break
+    expect(status(found)).to_contain_text(start)
     return found
 
 
