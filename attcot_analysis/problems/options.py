@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from attcot_analysis.problems.numbers import Number, numbers, one_number, plain_text
-from attcot_analysis.problems.phrases import LEAD, MARKED, WIDE
+from attcot_analysis.problems.phrases import GLM_BOX, LEAD, MARKED, WIDE
 
 AROUND = " \t\r\n.,;:!?'\"`*_()[]{}$\u3001\u3002\u300c\u300d\u300e\u300f\u3010\u3011"
 """What may stand around an answer."""
@@ -22,6 +22,7 @@ class Option(NamedTuple):
 
 def cleaned(text: str) -> str:
     """A `plain_text` without markdown, answer tags and runs of white space."""
+    text = GLM_BOX.sub(r"\\boxed{\1}", text)
     text = re.sub(r"(?i)\*\*|__|`|</?(?:answer|think|[biu]|strong|em)>", "", plain_text(text))
     return re.sub(r"([^\S\n])[^\S\n]+", r"\1", re.sub(r"\n\s*\n", "\n\n", text))
 

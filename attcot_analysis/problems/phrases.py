@@ -8,6 +8,9 @@ WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 END = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|[^|<>\s]*\|>|</?(?:answer|think)>))+\s*\Z")
 """What ends a turn and may be left in a text."""
 
+GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL)
+"""How models of the GLM-V family mark their answer."""
+
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 
 _KIND = (

@@ -86,6 +86,8 @@ def test_letters_count_only_where_the_question_gives_them(reply):
         ("Answer:\n\n**B. blue**", "blue"),
         ("The final answer is:\n\n(B) blue", "blue"),
         ("Final Answer\n\\boxed{B}", "blue"),
+        ("So it is A or B. <|begin_of_box|>B<|end_of_box|>", "blue"),
+        ("<|begin_of_box|>(B) blue<|end_of_box|><|user|>", "blue"),
         ("I considered A and C.\nThe answer is B.", "blue"),
         ("The answer is A? No.\nThe answer is B.", "blue"),
         ("The answer is B.\n\nI hope that this helps with red!", "blue"),
