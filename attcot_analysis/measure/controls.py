@@ -98,14 +98,10 @@ def response_text(mllm: Mllm, response: Sequence[int] | str) -> str:
 
     Token ids are read up to the first that ends a response.
     """
-    if isinstance(response, str):
-        return with_opening(response) if mllm.opens_rationale else response
-    stop = set(mllm.stop_ids)
-    ids = list(takewhile(lambda token: token not in stop, map(int, response)))
-    text = str(
-        mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
-    return with_opening(text) if mllm.opens_rationale else text
+    if not isinstance(response, str):
+        stop = set(mllm.stop_ids)
+        response = mllm.decode(list(takewhile(lambda token: token not in stop, map(int, response))))
+    return with_opening(response) if mllm.opens_rationale else response
 
 
 def parsed_responses(mllm: Mllm, responses: Sequence[Sequence[int] | str]) -> list[ParsedResponse]:

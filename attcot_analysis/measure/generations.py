@@ -121,7 +121,7 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
             f"{where}: the response holds the model's image token, which stands for a picture; "
             "leave it out."
         )
-    decoded = _decoded(mllm, kept)
+    decoded = mllm.decode(kept)
     if ids is not None and text is not None and not _same_text(mllm, kept, text):
         raise MeasureError(
             f"{where}: its ids say {decoded[:40]!r} and its text {text[:40]!r}; they are not of "
@@ -149,7 +149,7 @@ def _checked(mllm: Mllm, ids: object, where: str) -> list[int]:
 
 def _from_text(mllm: Mllm, text: str, where: str) -> list[int]:
     ids = list(mllm.tokenizer(text, add_special_tokens=False)["input_ids"])
-    back = _decoded(mllm, ids)
+    back = mllm.decode(ids)
     if back != text:
         at = next((n for n, (a, b) in enumerate(zip(back, text, strict=False)) if a != b), -1)
         shown = text[max(at - 10, 0) : at + 20] if at >= 0 else text[-30:]
@@ -168,7 +168,7 @@ def _same_text(mllm: Mllm, kept: Sequence[int], text: str) -> bool:
     plain = mllm.tokenizer.decode(
         list(kept), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    said = [_decoded(mllm, kept), str(plain)]
+    said = [mllm.decode(kept), str(plain)]
     return _without_end(mllm, text) in {*said, *(one.rstrip("\ufffd") for one in said)}
 
 
@@ -177,14 +177,6 @@ def _without_end(mllm: Mllm, text: str) -> str:
     ends = [mllm.tokenizer.convert_ids_to_tokens(token) for token in mllm.stop_ids]
     places = [text.find(end) for end in ends if end and end in text]
     return text[: min(places)] if places else text
-
-
-def _decoded(mllm: Mllm, ids: Sequence[int]) -> str:
-    return str(
-        mllm.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-    )
 
 
 def _few(names: Sequence[str]) -> str:

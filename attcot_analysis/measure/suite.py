@@ -123,12 +123,7 @@ def measure_all(
         kept = run
 
         def note() -> None:
-            made = build_manifest(
-                seed=0,
-                config=_config(stages, maps, similar),
-                models={"model": mllm},
-                data={"test": problems},
-            )
+            made = _manifest(stages, 0, maps, similar)
             kept.made_with(f"{prefix}{MADE_WITH}", {name: made[name] for name in _SAME})
 
         shards.from_main(note)
@@ -144,8 +139,8 @@ def measure_all(
     return {name: made.read(name) for name in made.names}
 
 
-def _config(stages: Stages, maps: bool, similar: bool) -> dict[str, Any]:
-    """The settings of the measurements, as a manifest has them."""
+def _manifest(stages: Stages, seed: int, maps: bool, similar: bool) -> dict[str, Any]:
+    """What the measurements are made with."""
     config: dict[str, Any] = {
         "layers": None if stages.layers is None else sorted(stages.layers),
         "controls": list(stages.controls),
@@ -159,7 +154,9 @@ def _config(stages: Stages, maps: bool, similar: bool) -> dict[str, Any]:
     }
     if stages.generations is not None:
         config["generations"] = stages.generations.record()
-    return config
+    return build_manifest(
+        seed=seed, config=config, models={"model": stages.mllm}, data={"test": stages.problems}
+    )
 
 
 def _measured(
@@ -264,12 +261,7 @@ def measure_run(
     with ExitStack() as held:
 
         def open_folder() -> str:
-            manifest = build_manifest(
-                seed=seed,
-                config=_config(stages, maps, similar),
-                models={"model": mllm},
-                data={"test": problems},
-            )
+            manifest = _manifest(stages, seed, maps, similar)
             manifest["models"]["model"]["processor"] = processor_record(mllm)
             noted = manifest | {"processes": shards.count}
             held.enter_context(RunFolder.begun(folder, noted, resume=True))

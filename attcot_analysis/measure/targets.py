@@ -153,8 +153,7 @@ def response_parts(
         parts = [part(*span, number) for number, span in kept]
         place = len(parts) if stated else None
         if layout.answer is not None and stated:
-            written = mllm.tokenizer.decode(item.response_ids)
-            said = parse_response(written, opened=item.opened).answer
+            said = parse_response(mllm.decode(item.response_ids), opened=item.opened).answer
             # Tokenizers join the answer with the tags around it.
             parts.append(replace(part(*layout.answer), text=said or ""))
     return ResponseParts(item, tuple(parts), place)

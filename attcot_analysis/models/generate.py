@@ -150,6 +150,6 @@ def _image_ids(mllm: Mllm) -> list[int]:
 def _generation(mllm: Mllm, row: Sequence[int], stop: Sequence[int], *, opened: bool) -> Generation:
     end = next((index for index, token in enumerate(row) if token in stop), len(row))
     ids = tuple(row[:end])
-    text = mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text = mllm.decode(ids)
     text = with_opening(text) if opened else text
     return Generation(ids=ids, text=text, finished=end < len(row))

@@ -75,7 +75,7 @@ class TokenLayout:
     steps: tuple[Span, ...]
     answer: Span | None
     newlines: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    cuts: tuple["Cut", ...] = ()
+    cuts: tuple[Cut, ...] = ()
 
     def __post_init__(self) -> None:
         """Check image tokens against the grids."""

@@ -1,7 +1,7 @@
 """`Mllm`: a multimodal LLM with its processor, loaded from a folder or the hub."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +119,14 @@ class Mllm:
         ids = configured if isinstance(configured, list | tuple) else [configured]
         found = [*ids, self.tokenizer.eos_token_id]
         return tuple(dict.fromkeys(int(i) for i in found if i is not None))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids as text, with tags and special tokens and not tidied up."""
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
 
 
 def wrap_mllm(

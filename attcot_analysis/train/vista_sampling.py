@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from attcot_analysis.measure.answers import answer_row
+from attcot_analysis.measure.controls import response_text
 from attcot_analysis.models import Generation, Mllm, PromptMemory, encode_problem, generate
 from attcot_analysis.models.memory import current_memory, remembering
 from attcot_analysis.problems import Problem, parse_response
@@ -99,8 +100,7 @@ def typed(responses: pd.DataFrame) -> pd.DataFrame:
 
 def _row(mllm: Mllm, start: Start, made: Generation, origin: Origin) -> dict[str, object]:
     ids = (*start.prefix, *made.ids)
-    text = mllm.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    whole = replace(made, ids=ids, text=text)
+    whole = replace(made, ids=ids, text=response_text(mllm, ids))
     read = answer_row(start.problem, whole, mode="cot")
     return {
         "item": start.problem.id,

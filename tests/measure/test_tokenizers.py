@@ -7,6 +7,7 @@ absent.
 
 import functools
 import string
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -24,9 +25,10 @@ from attcot_analysis.measure.branches import candidate_tokens, forced_answers
 from attcot_analysis.measure.commitment import commitment
 from attcot_analysis.measure.controls import parsed_responses
 from attcot_analysis.measure.targets import response_parts
-from attcot_analysis.models import encode
-from attcot_analysis.problems import ANSWER_CUE, Problem, render_response
+from attcot_analysis.models import Generation, encode
+from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
 from attcot_analysis.problems.response import ANSWER_CLOSE
+from attcot_analysis.train.vista_sampling import Start, _row
 
 EVERY = ["stand_in", *(pytest.param(name, marks=needs_real_files) for name in CHECKPOINTS)]
 STEPS = ("The star is in cell a1.", "Cell b1 holds 3 cups.", "So it is done")
@@ -304,6 +306,18 @@ def test_a_generated_rationale_has_the_tag_that_the_template_wrote():
         assert decoded(opening(), ids) == text.removeprefix("<think>\n")
     direct = answer_problems(opening(), problems(2), mode="direct", max_new_tokens=6)
     assert not direct["text"].str.startswith("<think>").any()
+
+
+def test_vista_s_own_responses_have_the_tag_that_the_template_wrote():
+    mllm, (item, *_) = opening(), problems(1)
+    item = replace(item, steps=(Step("The star is in cell a1.", ()),))
+    ids = tuple(tokens(mllm, "1. The star is in cell a1.\n2. So"))
+    start = Start(item, ids[:3], None)
+    row = _row(mllm, start, Generation(ids[3:], "", False), "plain")
+    assert row["text"] == "<think>\n1. The star is in cell a1.\n2. So" and row["sound"] is False
+    whole = tuple(tokens(mllm, "1. The star is in cell a1.\n"))
+    done = _row(mllm, Start(item), Generation(whole, "", False), "plain")
+    assert done["text"] == "<think>\n1. The star is in cell a1.\n" and done["sound"] is True
 
 
 def test_only_thinking_templates_open_the_rationale(mllm):
