@@ -58,7 +58,7 @@ portable: $(STAMP)  ## Notebooks and stored numbers once more, with two unlike i
 # Apart, since counting lines takes a quarter longer.
 coverage: $(STAMP)  ## Unit tests again, and which lines they reach (at least 85 %).
 	$(BIN)/pytest tests -n 2 --dist loadscope \
-	    --cov=attcot_analysis --cov-report term --cov-fail-under 85
+	    --cov=attcot_analysis --cov=attcot_lab --cov-report term --cov-fail-under 85
 
 # What pyproject.toml promises to work with; the shipped numbers are those of constraints.txt, so tests
 # that compare with them to the digit are left out. uv, since pip cannot choose the oldest versions.
@@ -84,7 +84,7 @@ lint: $(STAMP)  ## Style, format and types.
 	$(BIN)/mypy
 
 notebooks: $(STAMP)  ## Execute all notebooks again and store their outputs.
-	$(BIN)/attcot notebooks build
+	$(BIN)/python scripts/notebooks.py
 
 lab: $(STAMP)  ## Open the notebooks in JupyterLab.
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -34,7 +34,7 @@ Word = Literal["ok", "note", "fails"]
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _NEEDED_FOR = {
     "train": "attcot finetune, grid, reproduce and accelerate launch",
-    "notebooks": "the notebooks and attcot notebooks build",
+    "notebooks": "the notebooks",
     "docs": "make docs",
     "test": "make test",
     "browser": "the browser tests",

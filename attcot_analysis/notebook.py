@@ -11,10 +11,10 @@ import torch
 from transformers.utils import logging
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure.differences import brief
-from attcot_analysis.measure.provenance import build_manifest
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
+from attcot_analysis.runs.differences import brief
+from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.shipped import data_folder
 
 

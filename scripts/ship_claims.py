@@ -14,12 +14,12 @@ import sys
 import numpy as np
 import pandas as pd
 
-from attcot_analysis.claims.catalogue import CLAIMS
-from attcot_analysis.claims.files import VALUES_FILE, read_values, write_claims
-from attcot_analysis.claims.table import claims_table
-from attcot_analysis.measure.headline import CHANCE
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import data_folder
+from attcot_lab.claims.catalogue import CLAIMS
+from attcot_lab.claims.files import VALUES_FILE, read_values, write_claims
+from attcot_lab.claims.table import claims_table
 
 BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")
 """Metrics that no claim is about, and that help to read one."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.models import load_mllm
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import (
     REFERENCE_RESULTS,
     TESTBED_ATT_COT,

@@ -7,9 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import VALIDITY_RESULTS, data_folder
-from attcot_analysis.validity_table import HIGH_FAILS
+from attcot_lab.validity_table import HIGH_FAILS
 
 
 def main(folder: str) -> None:

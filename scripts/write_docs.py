@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from attcot_analysis.claims.catalogue import CLAIMS, PAPERS
-from attcot_analysis.measure import formulas
-from attcot_analysis.measure.catalogue import METRICS, Metric
-from attcot_analysis.measure.claim import Claim
-from attcot_analysis.measure.formulas import FORMULAS
-from attcot_analysis.measure.headline import CHANCE
+from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.show.style import arm_label
+from attcot_analysis.stats import formulas
+from attcot_analysis.stats.catalogue import METRICS, Metric
+from attcot_analysis.stats.formulas import FORMULAS
+from attcot_lab.claims.catalogue import CLAIMS, PAPERS
+from attcot_lab.claims.claim import Claim
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = "images/measures"
@@ -76,12 +76,12 @@ NOTEBOOKS: Mapping[str, str] = MappingProxyType(
 """Metric axis → the notebook that measures it."""
 MODULES: Mapping[str, str] = MappingProxyType(
     {
-        "accuracy": "attcot_analysis/measure/answers.py",
-        "commitment": "attcot_analysis/measure/commitment.py",
-        "access": "attcot_analysis/measure/access.py",
-        "dependence": "attcot_analysis/measure/dependence.py",
-        "prior": "attcot_analysis/measure/dependence.py",
-        "samples": "attcot_analysis/train/vista_values.py",
+        "accuracy": "attcot_analysis/measures/answers.py",
+        "commitment": "attcot_analysis/measures/commitment.py",
+        "access": "attcot_analysis/measures/access.py",
+        "dependence": "attcot_analysis/measures/dependence.py",
+        "prior": "attcot_analysis/measures/dependence.py",
+        "samples": "attcot_lab/vista/values.py",
     }
 )
 _HEAD = "<!-- Written by scripts/write_docs.py; change the code it is made from. -->\n\n"

@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 
 from attcot_analysis.errors import MeasureError, RunError
-from attcot_analysis.measure import suite
-from attcot_analysis.measure.records import Part
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.shards import Shards
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import Problem, generate_arrows, load_problems
+from attcot_analysis.runs import measure as suite
+from attcot_analysis.runs.records import Part
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.shards import Shards
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
@@ -28,7 +28,7 @@ EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "attcot_analysis.measure.suite",
+        "attcot_analysis.runs.measure",
         "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
         "transformers.models.qwen2_5_vl.processing_qwen2_5_vl",
         "accelerate",

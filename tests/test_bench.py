@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from attcot_analysis import bench as benches
-from attcot_analysis.bench import (
+import benchmarks as benches
+from attcot_analysis.cli import main
+from attcot_analysis.errors import MeasureError, RunError
+from benchmarks import (
     access,
     access_cuda,
     commitment,
@@ -20,12 +22,10 @@ from attcot_analysis.bench import (
     variants,
     vista,
 )
-from attcot_analysis.bench.clock import interleaved, ratio
-from attcot_analysis.bench.kernels import sdpa_kernels
-from attcot_analysis.bench.rows import Row, circumstances, format_rows, judged, read_rows
-from attcot_analysis.bench.shapes import QWEN_0_5B, QWEN_7B, SMALL, random_batch, random_mllm
-from attcot_analysis.cli import main
-from attcot_analysis.errors import MeasureError, RunError
+from benchmarks.clock import interleaved, ratio
+from benchmarks.kernels import sdpa_kernels
+from benchmarks.rows import Row, circumstances, format_rows, judged, read_rows
+from benchmarks.shapes import QWEN_0_5B, QWEN_7B, SMALL, random_batch, random_mllm
 
 
 @pytest.fixture(scope="module")

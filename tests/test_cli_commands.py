@@ -15,14 +15,14 @@ from attcot_analysis.cli.exits import MEANINGS, Exit
 from attcot_analysis.cli.logs import json_log
 from attcot_analysis.doctor import Finding, examine, fits, holds, unmet, weights
 from attcot_analysis.errors import MeasureError, RunError
-from attcot_analysis.measure.responses import generate_run, response_file
-from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.models import encode_problem, generate, load_mllm
 from attcot_analysis.presets import presets
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.folder import save_problems
-from attcot_analysis.reports.single import report_run
+from attcot_analysis.runs.responses import generate_run, response_file
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import REFERENCE_RESULTS, TESTBED_MODEL, config_file, shipped
+from attcot_analysis.show.report.single import report_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -196,7 +196,7 @@ def test_generate_goes_on_and_samples_differ(random_mllm, problems, tmp_path, mo
     texts = [[one["ids"] for one in lines(response_file(whole, sample))] for sample in (0, 1)]
     assert texts[0] != texts[1]
 
-    from attcot_analysis.measure.records import Records
+    from attcot_analysis.runs.records import Records
 
     write, calls = Records.write, []
 

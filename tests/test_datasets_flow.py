@@ -6,12 +6,12 @@ import pytest
 from dataset_files import FILES, made
 from tiny import tiny_mllm
 
-from attcot_analysis.measure.generations import Generations
-from attcot_analysis.measure.suite import measure_run
 from attcot_analysis.models import Generation
 from attcot_analysis.problems import load_problems, render_response, save_problems
-from attcot_analysis.problems.adapters import read_data
-from attcot_analysis.reports.compare import compare_runs
+from attcot_analysis.problems.data import read_data
+from attcot_analysis.runs.generations import Generations
+from attcot_analysis.runs.measure import measure_run
+from attcot_analysis.show.report.compare import compare_runs
 
 
 def generations(mllm, problems, *, foreign=False):

@@ -5,16 +5,17 @@ import pytest
 from families import shared_family
 from tiny import tiny_mllm
 
-from attcot_analysis import explorers as flow
 from attcot_analysis.errors import MeasureError, ShowError
-from attcot_analysis.explorers import by_token, explore, explorer_record
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.rollout import gradient_maps, rollout_maps
-from attcot_analysis.measure.step_maps import response_maps
-from attcot_analysis.problems import generate_problems, render_response
-from attcot_analysis.show.explorer_choice import PlaneKey
-from attcot_analysis.show.explorer_html import explorer_page
-from attcot_analysis.show.explorer_planes import plane_weights
+from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.maps import response_maps
+from attcot_analysis.measures.rollout import gradient_maps, rollout_maps
+from attcot_analysis.problems import render_response
+from attcot_analysis.show.explorer.build import by_token, explore, explorer_record
+from attcot_analysis.show.explorer.choice import PlaneKey
+from attcot_analysis.show.explorer.page import explorer_page
+from attcot_analysis.show.explorer.planes import plane_weights
+from attcot_analysis.show.explorer import build as flow
+from attcot_lab.testbed.kinds import generate_problems
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,6 @@ def test_without_anywidget_one_sentence_says_what_to_do(random_mllm, problem, mo
     import sys
 
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    monkeypatch.delitem(sys.modules, "attcot_analysis.show.explorer", raising=False)
+    monkeypatch.delitem(sys.modules, "attcot_analysis.show.explorer.widget", raising=False)
     with pytest.raises(ShowError, match=r"pip install 'attcot-analysis\[notebooks\]'"):
         explore(random_mllm, problem)

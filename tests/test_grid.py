@@ -16,15 +16,15 @@ from processes import Child
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError, TrainingError
-from attcot_analysis.grid import COLUMNS, grid_values, read_grid, run_grid
-from attcot_analysis.grid_config import Cell, GridConfig, grid_of
-from attcot_analysis.measure.headline import MEASURES, headline_values
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.suite import measure_all, suite_values
 from attcot_analysis.models import PromptMemory, load_mllm, remembering
-from attcot_analysis.problems.kinds import generate_problems
+from attcot_analysis.runs.headline import MEASURES, headline_values
+from attcot_analysis.runs.measure import measure_all, suite_values
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
-from attcot_analysis.train.arms import RECIPES, Recipe, arm_names, arm_of
+from attcot_lab.arms import RECIPES, Recipe, arm_names, arm_of
+from attcot_lab.grid import COLUMNS, grid_values, read_grid, run_grid
+from attcot_lab.grid_config import Cell, GridConfig, grid_of
+from attcot_lab.testbed.kinds import generate_problems
 
 NAMES = {
     "about": "A test.",

@@ -16,34 +16,30 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "attcot_analysis"
 
 LEVELS = {
-    "errors": 0,
-    "shipped": 1,
-    "presets": 2,
-    "demo": 2,
-    "doctor": 3,
-    "problems": 1,
-    "models": 2,
-    "measure": 3,
-    "train": 4,
-    "show": 4,
-    "jobs": 1,
-    "settings": 1,
-    "bench": 5,
-    "claims": 5,
-    "course": 5,
-    "notebook": 5,
-    "explorers": 5,
-    "reports": 6,
-    "grid_config": 5,
-    "grid": 6,
-    "run_file": 5,
-    "road": 7,
-    "reproduce": 7,
-    "validity_table": 5,
-    "validity": 6,
-    "cli": 8,
+    "attcot_analysis": {
+        "errors": 0,
+        "files": 1,
+        "shipped": 1,
+        "presets": 2,
+        "problems": 2,
+        "stats": 3,
+        "models": 3,
+        "attention": 4,
+        "measures": 5,
+        "runs": 6,
+        "train": 7,
+        "show": 7,
+        "doctor": 7,
+        "notebook": 8,
+        "cli": 9,
+    },
+    "attcot_lab": {},
+    "benchmarks": {},
 }
-"""A part may import itself and parts of lower level; parts of one level do not know each other."""
+"""Packages in the order in which they may know one another, and the rooms of the library.
+
+A room may import itself and rooms of lower level; rooms of one level do not know each other. The
+library knows no other package, the laboratory knows the library, benchmarks know both."""
 
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 """Import names that differ from the name of the distribution."""
@@ -65,32 +61,30 @@ def imports_of(source: str, modules: set[str]) -> set[str]:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 # The top's lazy names would hide where a thing comes from: count them as foreign.
-                lazy = node.module == PACKAGE and alias.name != "__version__"
+                lazy = node.module in LEVELS and alias.name != "__version__"
                 found.add(name if name in modules or lazy else node.module)
     return found
 
 
-def part_of(module: str) -> str | None:
-    """`errors`, `problems`, ... for our modules below the top; None for the top itself."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else None
-
-
 def forbidden_imports(graph: dict[str, set[str]]) -> list[str]:
     """The imports in a graph of modules that go against the direction of `LEVELS`."""
+    order = list(LEVELS)
     bad = []
     for module, imported in graph.items():
-        part = part_of(module)
-        if part is None:
-            continue
-        if part not in LEVELS:
-            bad.append(f"{module} belongs to no known part; add {part} to LEVELS")
+        package, _, rest = module.partition(".")
+        levels, room = LEVELS[package], rest.split(".")[0]
+        if levels and room and room not in levels:
+            bad.append(f"{module} belongs to no known room; add {room} to LEVELS")
             continue
         for other in imported:
-            target = part_of(other) if other.split(".")[0] == PACKAGE else None
-            if target and target != part and LEVELS.get(target, 99) >= LEVELS[part]:
+            top, _, rest = other.partition(".")
+            target = rest.split(".")[0]
+            if top in order and top != package and order.index(top) > order.index(package):
                 bad.append(f"{module} must not import {other}")
-            if part == "problems" and other.split(".")[0] in ("torch", "transformers"):
+            beside = top == package and levels and room and target and target != room
+            if beside and levels.get(target, 99) >= levels[room]:
+                bad.append(f"{module} must not import {other}")
+            if room in ("problems", "stats") and top in ("torch", "transformers"):
                 bad.append(f"{module} must not import {other}")
     return sorted(bad)
 
@@ -107,7 +101,9 @@ def cycle(graph: dict[str, set[str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
-    sources = {module_name(path, ROOT): path for path in (ROOT / PACKAGE).rglob("*.py")}
+    sources = {
+        module_name(path, ROOT): path for top in LEVELS for path in (ROOT / top).rglob("*.py")
+    }
     return {
         module: imports_of(path.read_text(encoding="utf-8"), set(sources))
         for module, path in sources.items()
@@ -127,7 +123,7 @@ def test_every_import_is_a_declared_requirement(graph):
     texts = sum(project["optional-dependencies"].values(), project["dependencies"])
     declared = {canonicalize_name(Requirement(text).name) for text in texts}
     tops = {name.split(".")[0] for imported in graph.values() for name in imported}
-    third_party = tops - set(sys.stdlib_module_names) - {PACKAGE}
+    third_party = tops - set(sys.stdlib_module_names) - set(LEVELS)
     needed = {canonicalize_name(DISTRIBUTIONS.get(top, top)) for top in third_party}
     assert needed - declared == set()
 
@@ -147,20 +143,39 @@ def test_importing_is_cheap(module):
     [
         ("problems.arrows", "import torch.nn", "problems.arrows must not import torch.nn"),
         ("problems.arrows", "from transformers import AutoModel", "must not import transformers"),
-        ("measure.access", "def f():\n    import attcot_analysis.show", "must not import .*show"),
-        ("measure.access", "from attcot_analysis.train.data import x", "must not import .*train"),
+        ("stats.compare", "import torch", "stats.compare must not import torch"),
+        (
+            "stats.compare",
+            "from attcot_analysis.models import load_mllm",
+            "must not import .*models",
+        ),
+        ("measures.access", "def f():\n    import attcot_analysis.show", "must not import .*show"),
+        ("measures.access", "from attcot_analysis.train.data import x", "must not import .*train"),
+        (
+            "attention.probe",
+            "from attcot_analysis.measures.access import x",
+            "must not import .*measures",
+        ),
         ("show.curves", "from attcot_analysis import train", "must not import .*train"),
         ("train.data", "from attcot_analysis.show.style import x", "must not import .*show"),
         ("errors", "from attcot_analysis.problems import Box", "must not import .*problems"),
-        ("measure.run", "from attcot_analysis import Problem", "must not import .*Problem"),
-        ("extra", "", "belongs to no known part"),
+        ("runs.run", "from attcot_analysis import Problem", "must not import .*Problem"),
+        ("show.curves", "from attcot_lab.show.cells import x", "must not import attcot_lab"),
+        ("cli", "from attcot_lab.cli import grid", "must not import attcot_lab"),
+        ("cli", "from benchmarks import run_bench", "must not import benchmarks"),
+        ("extra", "", "belongs to no known room"),
     ],
 )
 def test_the_check_finds_what_is_forbidden(module, source, expected):
-    modules = {f"{PACKAGE}.{part}" for part in LEVELS}
+    modules = {f"{PACKAGE}.{part}" for part in LEVELS[PACKAGE]}
     planted = {f"{PACKAGE}.{module}": imports_of(source, modules)}
     (message,) = forbidden_imports(planted)
     assert re.search(expected, message)
+
+
+def test_the_laboratory_knows_no_benchmark():
+    planted = {"attcot_lab.grid": {"benchmarks.rows", "attcot_analysis.models"}}
+    assert forbidden_imports(planted) == ["attcot_lab.grid must not import benchmarks.rows"]
 
 
 def test_the_check_finds_cycles():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attcot_analysis.jobs import run_jobs
+from attcot_lab.jobs import run_jobs
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -37,7 +37,7 @@ def test_workers_end_with_a_main_process_that_is_killed(tmp_path):
     os.mkfifo(tmp_path / "alive")
     said = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
     program = (
-        "from attcot_analysis.jobs import run_jobs\n"
+        "from attcot_lab.jobs import run_jobs\n"
         "from test_jobs import stay\n"
         "import sys\n"
         "if __name__ == '__main__':\n"

@@ -1,46 +1,63 @@
-"""The names that `import attcot_analysis` promises exist, and type checkers see the same ones."""
+"""The public names exist, are documented and are resolved on first use."""
 
 import ast
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import attcot_analysis
+import attcot_lab
 
-NAMES = [name for name in attcot_analysis.__all__ if name != "__version__"]
+PACKAGES = (attcot_analysis, attcot_lab)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_public_name_resolves_and_is_documented(name):
-    value = getattr(attcot_analysis, name)
-    home = import_module(f"attcot_analysis.{attcot_analysis._MODULE_OF[name]}")
-    assert vars(home)[name] is value
+def homes(package) -> dict[str, str]:
+    """Public name -> the module that its stub names."""
+    stub = Path(package.__file__).with_suffix(".pyi").read_text()
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.asname: f"{package.__name__}.{node.module}"
+        for node in imports
+        for alias in node.names
+    }
+
+
+NAMES = [(package, name) for package in PACKAGES for name in homes(package)]
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), NAMES, ids=lambda one: one if isinstance(one, str) else one.__name__
+)
+def test_public_name_resolves_and_is_documented(package, name):
+    value = getattr(package, name)
+    assert vars(import_module(homes(package)[name]))[name] is value
     if callable(value) and isinstance(getattr(value, "__doc__", None), str):
         assert value.__doc__.strip()
 
 
-def test_stub_lists_the_same_names_from_the_same_modules():
-    stub = Path(attcot_analysis.__file__).with_suffix(".pyi")
-    imports = [
-        node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)
-    ]
-    listed = {alias.asname: node.module for node in imports for alias in node.names}
-    assert listed == {
-        name: f"attcot_analysis.{module}" for name, module in attcot_analysis._MODULE_OF.items()
-    }
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_lists_the_stub_s_names(package):
+    assert sorted(package.__all__) == sorted(homes(package))
+    assert set(package.__all__) <= set(dir(package))
 
 
-def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = attcot_analysis.nothing
+@pytest.mark.parametrize("package", PACKAGES)
+def test_unknown_name_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing
 
 
-def test_completion_lists_the_lazy_names():
-    assert set(attcot_analysis.__all__) <= set(dir(attcot_analysis))
-
-
-def test_no_public_name_is_also_a_module():
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_is_also_a_module(package):
     """Importing the module would put it where the name is looked up."""
-    modules = {path.stem for path in Path(attcot_analysis.__file__).parent.iterdir()}
-    assert modules & set(NAMES) == set()
+    modules = {path.stem for path in Path(package.__file__).parent.iterdir()}
+    assert modules & set(homes(package)) == set()
+
+
+def test_names_come_from_a_stub_that_is_installed_with_the_package():
+    code = "import attcot_analysis, sys; attcot_analysis.Problem; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -7,13 +7,13 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from attcot_analysis import reproduce as module
-from attcot_analysis.measure import metrics
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measures import compare as metrics
 from attcot_analysis.problems.folder import load_problems
-from attcot_analysis.reproduce import ReproduceConfig, reproduce
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_PROBLEMS, shipped
 from attcot_analysis.train import FinetuneConfig
+from attcot_lab import reproduce as module
+from attcot_lab.reproduce import ReproduceConfig, reproduce
 
 SMALL = ReproduceConfig(
     seeds=(0,), items=4, train_items=8, finetune=FinetuneConfig(steps=2, batch_size=4)

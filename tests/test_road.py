@@ -6,16 +6,16 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from attcot_analysis import road
 from attcot_analysis.cli import main
 from attcot_analysis.errors import ModelError, RunError, TrainingError
-from attcot_analysis.measure.check import Check, ModelCheck
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measures.check import Check, ModelCheck
 from attcot_analysis.presets import presets
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.folder import save_problems
-from attcot_analysis.run_file import read_run_file, run_file_of
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_lab import road
+from attcot_lab.run_file import read_run_file, run_file_of
 
 LEAST = {"about": "A try.", "model": "a/b", "problems": "test", "out": "runs/x"}
 TUNED = {"problems": "train", "arms": ["cot_sft", "att_cot"]}

@@ -11,9 +11,9 @@ from setuptools import Distribution
 
 from attcot_analysis import shipped
 from attcot_analysis.cli import main
-from attcot_analysis.demo import RUN_FILE, TRAINING, TRAINING_ITEMS, write_demo
 from attcot_analysis.errors import RunError
 from attcot_analysis.problems.folder import load_problems
+from attcot_lab.demo import RUN_FILE, TRAINING, TRAINING_ITEMS, write_demo
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,21 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 
 from attcot_analysis import __version__
-from attcot_analysis.cli import (
-    checks,
-    data,
-    grid,
-    notebooks,
-    options,
-    reports,
-    road,
-    runs,
-    start,
-    testbed,
-    training,
-)
+from attcot_analysis.cli import checks, data, options, reports, runs, start
 from attcot_analysis.cli.exits import MEANINGS, Exit, exit_of
 from attcot_analysis.cli.logs import JsonLog, json_log
 
@@ -101,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         required=True, metavar="COMMAND", dest="command", title="commands"
     )
-    for group in (start, checks, data, runs, training, reports, road, grid, testbed, notebooks):
+    for group in (start, checks, data, runs, reports):
         group.add(commands, common)
+    # Other packages add commands of their own, as the laboratory does.
+    for point in entry_points(group="attcot.commands"):
+        point.load()(commands, common)
     return parser

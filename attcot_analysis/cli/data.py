@@ -84,7 +84,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(given: argparse.Namespace, quiet: bool) -> bool:
-    from attcot_analysis.problems.adapters import check_data
+    from attcot_analysis.problems.data import check_data
 
     found = check_data(
         given.path,
@@ -100,7 +100,7 @@ def _check(given: argparse.Namespace, quiet: bool) -> bool:
 
 
 def _convert(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.problems.adapters import convert_data
+    from attcot_analysis.problems.data import convert_data
 
     found = convert_data(
         given.path,
@@ -120,8 +120,8 @@ def _convert(given: argparse.Namespace, quiet: bool) -> None:
 
 def _responses(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.errors import MeasureError
-    from attcot_analysis.measure.batch_files import read_batch, write_generations
     from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.batch_files import read_batch, write_generations
 
     asked: list[str] = []
     if given.problems is not None:
@@ -141,8 +141,8 @@ def _responses(given: argparse.Namespace, quiet: bool) -> None:
 
 
 def _task(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.measure.lmms_eval import export_task
     from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.lmms_eval import export_task
 
     name = given.name or f"attcot_{given.problems.resolve().name}"
     path = export_task(load_problems(given.problems), given.out, name)

@@ -1,4 +1,4 @@
-"""`attcot generate`, `attcot measure`, `attcot compare`, `attcot reproduce`: run folders."""
+"""`attcot generate`, `attcot measure`, `attcot compare`: run folders."""
 
 import argparse
 from pathlib import Path
@@ -60,7 +60,6 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     measure.add_argument("--seed", type=int, default=0, help="of the intervals' bootstrap")
     measure.set_defaults(run=_measure)
     _add_compare(commands, common)
-    _add_reproduce(commands, common)
 
 
 def _add_generate(commands: options.Commands, common: argparse.ArgumentParser) -> None:
@@ -102,19 +101,6 @@ def _add_generate(commands: options.Commands, common: argparse.ArgumentParser) -
     generate.set_defaults(run=_generate)
 
 
-def _add_reproduce(commands: options.Commands, common: argparse.ArgumentParser) -> None:
-    run = commands.add_parser(
-        "reproduce",
-        parents=[common],
-        help="fine-tune the testbed model with and without Att-CoT, measure both, write a report",
-    )
-    run.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="run folder")
-    run.add_argument("--seeds", type=int, default=3, help="training seeds per arm")
-    run.add_argument("--items", type=int, default=200, help="test items")
-    options.add_workers(run)
-    run.set_defaults(run=_reproduce)
-
-
 def _add_compare(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     compare = commands.add_parser(
         "compare",
@@ -138,21 +124,13 @@ def _add_compare(commands: options.Commands, common: argparse.ArgumentParser) ->
     compare.set_defaults(run=_compare)
 
 
-def _reproduce(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.reproduce import ReproduceConfig, reproduce
-
-    config = ReproduceConfig(seeds=tuple(range(given.seeds)), items=given.items)
-    run = reproduce(given.out, config, workers=options.workers(given), progress=not quiet)
-    print(f"Report: {run.path / 'report.html'}")
-
-
 def _generate(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.errors import MeasureError
-    from attcot_analysis.measure.responses import generate_run, response_file
-    from attcot_analysis.measure.shards import Shards
-    from attcot_analysis.measure.unread import LIMIT, unread_sentence
+    from attcot_analysis.measures.unread import LIMIT, unread_sentence
     from attcot_analysis.models import load_mllm
     from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.responses import generate_run, response_file
+    from attcot_analysis.runs.shards import Shards
 
     chosen = options.chosen_model(given, given.model)
     if given.requests is not None:
@@ -193,8 +171,8 @@ def _generate(given: argparse.Namespace, quiet: bool) -> None:
 
 def _write_requests(given: argparse.Namespace, model: str) -> None:
     from attcot_analysis.errors import MeasureError
-    from attcot_analysis.measure.batch_files import write_requests
     from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.batch_files import write_requests
 
     own = ("batch_size", "dtype", "device", "revision")
     useless = [name for name in own if getattr(given, name) is not None]
@@ -222,15 +200,15 @@ def _write_requests(given: argparse.Namespace, model: str) -> None:
 
 def _measure(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.errors import MeasureError
-    from attcot_analysis.measure.generations import read_generations
-    from attcot_analysis.measure.shards import Shards
-    from attcot_analysis.measure.sources import note_sources
-    from attcot_analysis.measure.suite import format_summary, measure_run
-    from attcot_analysis.measure.unread import paragraph_note
+    from attcot_analysis.measures.unread import paragraph_note
     from attcot_analysis.models import load_mllm
     from attcot_analysis.models.out_of_memory import memory_limit, parse_memory
     from attcot_analysis.problems.coverage import data_coverage
     from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.generations import read_generations
+    from attcot_analysis.runs.measure import format_summary, measure_run
+    from attcot_analysis.runs.shards import Shards
+    from attcot_analysis.runs.sources import note_sources
 
     if given.foreign and given.generations is None:
         raise MeasureError("--foreign says whose generations they are; give them, too.")
@@ -282,7 +260,7 @@ def _measure(given: argparse.Namespace, quiet: bool) -> None:
 
 
 def _compare(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.reports.compare import compare_runs
+    from attcot_analysis.show.report.compare import compare_runs
 
     found = compare_runs(
         given.before.split(","),

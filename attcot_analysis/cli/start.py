@@ -1,4 +1,4 @@
-"""`attcot doctor`, `attcot demo`: where somebody starts who has just installed this."""
+"""`attcot doctor`: what would fail here?"""
 
 import argparse
 import dataclasses
@@ -23,12 +23,6 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
     doctor.add_argument("--presets", action="store_true", help="list the presets, nothing else")
     doctor.set_defaults(run=_doctor)
 
-    demo = commands.add_parser(
-        "demo", parents=[common], help="copy tiny models, problems and notebooks into a new folder"
-    )
-    demo.add_argument("folder", type=Path, metavar="DIR", help="new folder")
-    demo.set_defaults(run=_demo)
-
 
 def _doctor(given: argparse.Namespace, quiet: bool) -> bool:
     from attcot_analysis.doctor import examine, holds
@@ -47,11 +41,3 @@ def _doctor(given: argparse.Namespace, quiet: bool) -> bool:
         failing = sum(one.word == "fails" for one in found)
         print(f"{failing} things would fail" if failing else "nothing would fail")
     return holds(found)
-
-
-def _demo(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.demo import write_demo
-
-    folder = write_demo(given.folder)
-    print((folder / "README.md").read_text(encoding="utf-8").rstrip())
-    print(f"\nDemo: {folder}")

@@ -23,11 +23,6 @@ from attcot_analysis.models.inputs import (  # noqa: E402
 from attcot_analysis.models.layout import Span, TokenLayout, token_starts  # noqa: E402
 from attcot_analysis.models.load import Mllm, evaluating, load_mllm, wrap_mllm  # noqa: E402
 from attcot_analysis.models.memory import PromptMemory, remembering  # noqa: E402
-from attcot_analysis.models.painting import (  # noqa: E402
-    image_features,
-    paintable_tokens,
-    painted_tokens,
-)
 
 __all__ = [
     "FAMILIES",
@@ -50,10 +45,7 @@ __all__ = [
     "evaluating",
     "family_of",
     "generate",
-    "image_features",
     "load_mllm",
-    "paintable_tokens",
-    "painted_tokens",
     "positions",
     "prefix_ids",
     "read_image",

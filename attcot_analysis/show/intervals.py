@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attcot_analysis.measure.catalogue import Metric
 from attcot_analysis.show.style import (
     INK,
     PAPER,
@@ -23,6 +22,7 @@ from attcot_analysis.show.tables import (
     need_columns,
     order_metrics,
 )
+from attcot_analysis.stats.catalogue import Metric
 
 _ARROWS = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}"}
 _LEGEND = 85

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import ShowError
-from attcot_analysis.measure.catalogue import Metric
-from attcot_analysis.measure.significance import ITEMS_ONLY
 from attcot_analysis.show.style import format_counts
+from attcot_analysis.stats.catalogue import Metric
+from attcot_analysis.stats.significance import ITEMS_ONLY
 
 
 def need_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from attcot_analysis.measure.branches import Packed
-from attcot_analysis.measure.probe import Probe
-from attcot_analysis.measure.sinks import SinkFinder
+from attcot_analysis.attention.packing import Packed
+from attcot_analysis.attention.probe import Probe
+from attcot_analysis.attention.sinks import SinkFinder
 from attcot_analysis.train.data import Example
 
 

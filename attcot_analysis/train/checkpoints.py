@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from attcot_analysis.errors import TrainingError, passing, writing
-from attcot_analysis.measure.files import locked, write_whole
-from attcot_analysis.measure.provenance import problems_hash, settings_files, weights_hash
+from attcot_analysis.files import locked, write_whole
 from attcot_analysis.problems import Problem
+from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.train.weights import check_weights
 
 RUN_FILE = "unfinished.json"

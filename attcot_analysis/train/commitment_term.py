@@ -19,7 +19,7 @@ def commitment_loss(
     """L_commit: forced answers that are already fixed early in the rationale.
 
     Args:
-        log_probs: Per item ``(n_k, n_candidates)`` from `attcot_analysis.measure.branches`.
+        log_probs: Per item ``(n_k, n_candidates)`` from `attcot_analysis.attention.packing`.
         steps: Per item the k of each row of `log_probs`, ascending.
         n_steps: Per item K.
         answers: Per item the index of the right answer among its candidates.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens
 from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
 from attcot_analysis.problems import Box, Problem, render_response
 

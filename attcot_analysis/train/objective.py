@@ -40,7 +40,7 @@ class AttCoTConfig:
             abstract asks for visual-token access and names no region); ``"evidence"``: the
             evidence boxes of the step that a row belongs to, rows of steps without boxes left out
             (ours); ``"sink_free"``: image tokens that are no attention sinks where a layer takes
-            them in (VisAttnSink, arXiv 2503.03321, found as `attcot_analysis.measure.sinks` finds
+            them in (VisAttnSink, arXiv 2503.03321, found as `attcot_analysis.attention.sinks` finds
             them, without gradient), since mass on sinks is easily raised and shows nothing.
         vis_rows: Whose rows count: ``"rationale"`` (the abstract: access during rationale
             generation), or ``"question"``, the prompt's text tokens behind the image, as in

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from attcot_analysis.attention.probe import LayerCols, Probe, run_probe
+from attcot_analysis.attention.sinks import SinkFinder, SinkRule
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.probe import LayerCols, Probe, run_probe
-from attcot_analysis.measure.sinks import SinkFinder, SinkRule
 from attcot_analysis.models import Encoded, Mllm
 from attcot_analysis.train.entropy import most_uncertain, row_entropies
 from attcot_analysis.train.region_config import RegionRewardConfig

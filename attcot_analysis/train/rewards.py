@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.answers import match_answer, open_answer, stated_answer
-from attcot_analysis.measure.controls import parsed_responses, response_text
+from attcot_analysis.measures.answers import match_answer, open_answer, stated_answer
+from attcot_analysis.measures.controls import parsed_responses, response_text
 from attcot_analysis.models import Encoded, Mllm, PromptMemory, encode_prompt, remembering
 from attcot_analysis.train.grpo_rows import picture_key, pictures_of, rows_of
 from attcot_analysis.train.region_config import RegionRewardConfig

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from attcot_analysis.measure.attention import attached
+from attcot_analysis.attention.hook import attached
 from attcot_analysis.models import Encoded, Mllm, Span, collate, evaluating, positions
 
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from attcot_analysis.attention.hook import NAME
+from attcot_analysis.attention.packing import pack
+from attcot_analysis.attention.probe import Probe
+from attcot_analysis.attention.sinks import SinkFinder, SinkRule
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.attention import NAME
-from attcot_analysis.measure.branches import pack
-from attcot_analysis.measure.probe import Probe
-from attcot_analysis.measure.sinks import SinkFinder, SinkRule
 from attcot_analysis.models import Mllm
 from attcot_analysis.train.batch import Batch
 from attcot_analysis.train.commitment_term import commitment_loss, commitment_notes
@@ -62,7 +62,7 @@ class AttCoTTerms:
     def prepare(self, inputs: Mapping[str, Any], examples: Sequence[Example]) -> Batch:
         """Plan branches behind a collated batch and set up the probe.
 
-        Call it, run the model and go backward inside `attcot_analysis.measure.attention.attached`.
+        Call it, run the model and go backward inside `attcot_analysis.attention.hook.attached`.
 
         Args:
             inputs: Model inputs with ``labels``, right-padded.

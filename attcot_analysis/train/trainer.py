@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from attcot_analysis.attention.hook import NAME, attached
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.attention import NAME, attached
 from attcot_analysis.models import Mllm
 from attcot_analysis.train.checkpoints import Seals, load_weights
 from attcot_analysis.train.data import Example

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.branches import CandidateTokens, candidate_tokens
 from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
 from attcot_analysis.problems import Problem, render_response
 from attcot_analysis.problems.response import is_open, without_opening

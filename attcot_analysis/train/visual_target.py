@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attcot_analysis.attention.hook import attached
+from attcot_analysis.attention.packing import forced_answers
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.attention import attached
-from attcot_analysis.measure.branches import forced_answers
 from attcot_analysis.models import Mllm, evaluating
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.data import RationaleDataset, collate_examples, forced_candidates

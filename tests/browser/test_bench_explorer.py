@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from attcot_analysis.bench import explorer as bench
-from attcot_analysis.bench import run_bench
 from attcot_analysis.errors import MeasureError
+from benchmarks import explorer as bench
+from benchmarks import run_bench
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

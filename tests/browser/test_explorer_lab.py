@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CELLS = [
     """
-from attcot_analysis.bench.explorer_records import planted_record
-from attcot_analysis.show.explorer import Explorer
+from benchmarks.explorer_records import planted_record
+from attcot_analysis.show.explorer.widget import Explorer
 explorer = Explorer(planted_record(models=2))
 explorer
 """,

@@ -5,13 +5,13 @@ import pytest
 from browser.pages import SIZES, keep
 from playwright.sync_api import expect
 
-from attcot_analysis.bench.explorer_records import planted_record
-from attcot_analysis.show.explorer_choice import PlaneKey
-from attcot_analysis.show.explorer_html import explorer_fragment, explorer_page
-from attcot_analysis.show.explorer_planes import plane_weights
-from attcot_analysis.show.explorer_select import select
+from attcot_analysis.show.explorer.choice import PlaneKey
+from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
+from attcot_analysis.show.explorer.planes import plane_weights
+from attcot_analysis.show.explorer.select import select
 from attcot_analysis.show.overlay import colorize
 from attcot_analysis.show.style import DIVERGING
+from benchmarks.explorer_records import planted_record
 
 pytestmark = pytest.mark.browser
 
@@ -38,7 +38,7 @@ def notebook(tmp_path_factory):
     import nbformat
     from nbconvert import HTMLExporter
 
-    from attcot_analysis.show.explorer import Explorer
+    from attcot_analysis.show.explorer.widget import Explorer
 
     data, _ = Explorer(planted_record(models=2))._repr_mimebundle_()
     output = nbformat.v4.new_output("display_data", data=data)

@@ -5,9 +5,9 @@ from browser.pages import SIZES, keep
 from playwright.sync_api import expect
 from show import samples
 
-from attcot_analysis.bench.explorer_records import planted_record
-from attcot_analysis.show.explorer_html import explorer_fragment, script_policy
-from attcot_analysis.show.report import ReportEmbed
+from attcot_analysis.show.explorer.page import explorer_fragment, script_policy
+from attcot_analysis.show.report.page import ReportEmbed
+from benchmarks.explorer_records import planted_record
 
 pytestmark = pytest.mark.browser
 

@@ -6,14 +6,14 @@ import pytest
 from claims_values import grid_values
 from scipy.stats import pearsonr
 
-from attcot_analysis.claims import claims_table
-from attcot_analysis.claims.against import claim_against_claim, line_through_cells
-from attcot_analysis.claims.files import read_claims
 from attcot_analysis.errors import MeasureError, ShowError
-from attcot_analysis.measure.headline import CHANCE
+from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.shipped import shipped
-from attcot_analysis.show.cells import cells_figure
 from attcot_analysis.show.figures import figure_svg
+from attcot_lab.claims import claims_table
+from attcot_lab.claims.against import claim_against_claim, line_through_cells
+from attcot_lab.claims.files import read_claims
+from attcot_lab.show.cells import cells_figure
 
 MEANS = {
     ("cot_sft", "p0_final"): 0.5,

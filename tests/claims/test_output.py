@@ -9,19 +9,19 @@ import pandas as pd
 import pytest
 from claims_values import grid_values
 
-from attcot_analysis.claims import CLAIMS, claims_table, headline
-from attcot_analysis.claims.figures import save_claim_figures
-from attcot_analysis.claims.files import VALUES_FILE, read_claims, read_values, run_facts
-from attcot_analysis.claims.page import claims_page, describe
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.measure.headline import CHANCE
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.unread import unread_cells
+from attcot_analysis.measures.unread import unread_cells
+from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
-from attcot_analysis.show.forest import claim_forest, claims_overview
 from attcot_analysis.show.style import format_interval, format_number
+from attcot_lab.claims import CLAIMS, claims_table, headline
+from attcot_lab.claims.figures import save_claim_figures
+from attcot_lab.claims.files import VALUES_FILE, read_claims, read_values, run_facts
+from attcot_lab.claims.forest import claim_forest, claims_overview
+from attcot_lab.claims.page import claims_page, describe
 
 MEANS = {
     ("base", "accuracy_cot"): 0.8,

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from claims_values import grid_values
 
-from attcot_analysis.claims import CLAIMS, Claim, claims_table, headline, untested
-from attcot_analysis.claims.ablations import ablation_claims
-from attcot_analysis.claims.att_cot import att_cot_claims
-from attcot_analysis.claims.sayo import sayo_claims
-from attcot_analysis.claims.together import together_claims
-from attcot_analysis.claims.vista import vista_claims
-from attcot_analysis.grid_config import read_grid
-from attcot_analysis.measure.headline import CHANCE
+from attcot_analysis.runs.headline import CHANCE
+from attcot_lab.claims import CLAIMS, Claim, claims_table, headline, untested
+from attcot_lab.claims.ablations import ablation_claims
+from attcot_lab.claims.att_cot import att_cot_claims
+from attcot_lab.claims.sayo import sayo_claims
+from attcot_lab.claims.together import together_claims
+from attcot_lab.claims.vista import vista_claims
+from attcot_lab.grid_config import read_grid
 
 NEW = (*sayo_claims(), *vista_claims(), *together_claims())
 BY_ID = {claim.id: claim for claim in NEW}

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from claims_values import KINDS, MODELS, grid_values
 
-from attcot_analysis.claims import CLAIMS, Claim, Term, claims_table, headline, untested
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.claim import negligible, p_values, verdict
-from attcot_analysis.measure.headline import CHANCE
-from attcot_analysis.measure.metrics import compare, wider_intervals
-from attcot_analysis.measure.pool import Cell, Pool
-from attcot_analysis.measure.statistics import Interval
+from attcot_analysis.measures.compare import compare, wider_intervals
+from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.stats.intervals import Interval
+from attcot_lab.claims import CLAIMS, Claim, Term, claims_table, headline, untested
+from attcot_lab.claims.claim import negligible, p_values, verdict
+from attcot_lab.claims.pool import Cell, Pool
 
 ACCURACY = "accuracy_cot"
 

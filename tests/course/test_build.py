@@ -4,14 +4,14 @@ import sys
 
 import nbformat
 import pytest
+from course import build_notebooks
+from course.chapters import notebook_paths
+from course.execution import differences, normalise, write
+from course.form import WIDGET_VIEW
 from course_files import FIRST, LAST
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from attcot_analysis.cli import main
-from attcot_analysis.course import build_notebooks
-from attcot_analysis.course.chapters import notebook_paths
-from attcot_analysis.course.execution import differences, normalise, write
-from attcot_analysis.course.form import WIDGET_VIEW
 from attcot_analysis.errors import NotebookError
 
 CELLS = [

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from course import link_notebooks
+from course.links import CONTENTS
 from course_files import course
 
-from attcot_analysis.course import link_notebooks
-from attcot_analysis.course.links import CONTENTS
 from attcot_analysis.errors import NotebookError
 
 FOLDER = Path(__file__).parents[2] / "notebooks"

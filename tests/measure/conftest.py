@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from attcot_analysis.measure.answers import answer_problems
+from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem, load_problems
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped

@@ -9,8 +9,8 @@ import torch
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measure.access import access_tables, answer_access, visual_access
-from attcot_analysis.measure.trajectory import access_trajectory
+from attcot_analysis.measures.access import access_tables, answer_access, visual_access
+from attcot_analysis.measures.trajectory import access_trajectory
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 

@@ -8,11 +8,11 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure import answers as module
-from attcot_analysis.measure.answers import COLUMNS, answer_problems, match_answer
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measures import answers as module
+from attcot_analysis.measures.answers import COLUMNS, answer_problems, match_answer
 from attcot_analysis.models import Generation
 from attcot_analysis.problems import Problem
+from attcot_analysis.runs.run import RunFolder
 
 COLOURS = ("red", "light red", "blue", "3", "13")
 

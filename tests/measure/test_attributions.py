@@ -12,14 +12,14 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measure import attributions
-from attcot_analysis.measure.attributions import (
+from attcot_analysis.measures import attributions
+from attcot_analysis.measures.attributions import (
     attribution_maps,
     region_values,
     spread,
     token_sums,
 )
-from attcot_analysis.measure.targets import response_parts
+from attcot_analysis.measures.targets import response_parts
 from attcot_analysis.models import TokenGrid, collate, encode, load_mllm
 from attcot_analysis.problems import Problem, Step, load_problems, render_response
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped

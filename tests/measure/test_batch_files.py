@@ -10,12 +10,12 @@ from PIL import Image
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.batch_files import read_batch, write_generations, write_requests
-from attcot_analysis.measure.generations import read_generations
 from attcot_analysis.models import encode_problem, generate
 from attcot_analysis.models.inputs import encode_prompt
 from attcot_analysis.problems import generate_arrows
 from attcot_analysis.problems.folder import save_problems
+from attcot_analysis.runs.batch_files import read_batch, write_generations, write_requests
+from attcot_analysis.runs.generations import read_generations
 
 TEXT = "<think>\n1. Look at a1.\n</think>\n<answer>red</answer>"
 

@@ -16,8 +16,10 @@ from processes import FAKE_ITEMS, FakeStages
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, ModelError, RunError
-from attcot_analysis.measure import suite
-from attcot_analysis.measure.batches import (
+from attcot_analysis.models.out_of_memory import memory_limit, out_of_memory, parse_memory
+from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.runs import measure as suite
+from attcot_analysis.runs.batches import (
     WINDOW,
     Halving,
     by_length,
@@ -25,18 +27,16 @@ from attcot_analysis.measure.batches import (
     in_order,
     note_halved,
 )
-from attcot_analysis.measure.long_tables import (
+from attcot_analysis.runs.long_tables import (
     common_schema,
     read_blocks,
     stretches,
     write_pieces,
 )
-from attcot_analysis.measure.records import Part
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.stages import ResponseStages, Stages
-from attcot_analysis.measure.suite import measure_all
-from attcot_analysis.models.out_of_memory import memory_limit, out_of_memory, parse_memory
-from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.runs.measure import measure_all
+from attcot_analysis.runs.records import Part
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.stages import ResponseStages, Stages
 
 # --- which items go together --------------------------------------------------------------------
 

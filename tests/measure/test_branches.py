@@ -8,15 +8,15 @@ import torch
 from families import FAMILY_NAMES, shared_family, tiny_family
 from tiny import noise_image, tiny_mllm
 
-from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.attention import attached, intervening
-from attcot_analysis.measure.branches import (
+from attcot_analysis.attention.hook import attached, intervening
+from attcot_analysis.attention.packing import (
     CandidateTokens,
     candidate_tokens,
     forced_answers,
     pack,
 )
-from attcot_analysis.measure.probe import Probe
+from attcot_analysis.attention.probe import Probe
+from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import collate, encode
 from attcot_analysis.problems import ANSWER_CUE, render_response
 

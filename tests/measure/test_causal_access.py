@@ -11,15 +11,15 @@ from spelt_out import cut_eagerly, eager_copy, mean_valued, respond
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure import causal_access as module
-from attcot_analysis.measure.answers import answer_problems, answer_row
-from attcot_analysis.measure.causal_access import (
+from attcot_analysis.measures import causal as module
+from attcot_analysis.measures.answers import answer_problems, answer_row
+from attcot_analysis.measures.causal import (
     causal_access,
     causal_curve,
     causal_items,
     layer_windows,
 )
-from attcot_analysis.measure.causal_tables import COLUMNS, GROUP
+from attcot_analysis.measures.causal_tables import COLUMNS, GROUP
 from attcot_analysis.models import collate, encode_problem, load_mllm
 from attcot_analysis.problems import (
     ANSWER_CUE,

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.cells import (
+from attcot_analysis.measures.head_comparison import compare_heads
+from attcot_analysis.stats.cells import (
     cell_effect_sizes,
     max_statistic_test,
     resample_items,
 )
-from attcot_analysis.measure.head_comparison import compare_heads
-from attcot_analysis.measure.significance import cohens_dz, permutation_test
-from attcot_analysis.measure.statistics import bootstrap_mean
+from attcot_analysis.stats.intervals import bootstrap_mean
+from attcot_analysis.stats.significance import cohens_dz, permutation_test
 
 
 def correlated(rng, n_items, n_cells, strength=0.7):

@@ -10,13 +10,14 @@ from families import FAMILY_NAMES, save_tiny_family, shared_family
 from tiny import merging_tokenizer, tiny_mllm
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from attcot_analysis.attention import hook as attention
+from attcot_analysis.attention.candidates import candidate_tokens
+from attcot_analysis.attention.hook import NAME, intervening
+from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure import attention, checks_attention, checks_inputs
-from attcot_analysis.measure.attention import NAME, intervening
-from attcot_analysis.measure.candidates import candidate_tokens
-from attcot_analysis.measure.check import CHECKS, Check, ModelCheck, check_model
-from attcot_analysis.measure.knockout import Knockout
+from attcot_analysis.measures import checks_attention, checks_inputs
+from attcot_analysis.measures.check import CHECKS, Check, ModelCheck, check_model
 from attcot_analysis.models import Span, TokenGrid, layout
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 

@@ -10,13 +10,13 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.commitment import (
+from attcot_analysis.measures.commitment import (
     CONTROLS,
     commitment,
     commitment_curve,
     commitment_items,
 )
-from attcot_analysis.measure.controls import filler_rationale, other_items
+from attcot_analysis.measures.controls import filler_rationale, other_items
 from attcot_analysis.models import encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
 from attcot_analysis.problems.reading import states

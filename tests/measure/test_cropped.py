@@ -10,12 +10,12 @@ from real import needs_real_files, real_files
 from tiny import noise_image
 from transformers import AutoConfig, AutoProcessor
 
-from attcot_analysis.measure.access import access_tables
-from attcot_analysis.measure.dependence import dependence
-from attcot_analysis.measure.divergence import token_divergence
-from attcot_analysis.measure.focus import focus_items
-from attcot_analysis.measure.relevance import compare_maps
-from attcot_analysis.measure.step_maps import response_maps
+from attcot_analysis.measures.access import access_tables
+from attcot_analysis.measures.dependence import dependence
+from attcot_analysis.measures.divergence import token_divergence
+from attcot_analysis.measures.focus import focus_items
+from attcot_analysis.measures.maps import response_maps
+from attcot_analysis.measures.relevance import compare_maps
 from attcot_analysis.models import encode_problem
 from attcot_analysis.models.families import ProcessedPrompt, family_of
 from attcot_analysis.problems import Edit, Problem, Step, render_response

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.curves import (
+from attcot_analysis.problems import ArrowsConfig, generate_arrows
+from attcot_analysis.stats.curves import (
     access_steps,
     at_positions,
     candidate_steps,
     step_curve,
 )
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 
 
 def test_a_curve_averages_over_seeds_and_items_with_an_interval():

@@ -6,14 +6,14 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure import answers as answers_module
-from attcot_analysis.measure import dependence as module
-from attcot_analysis.measure.dependence import COLUMNS, dependence, prior_reliance
-from attcot_analysis.measure.dependence_tables import net_dependence
-from attcot_analysis.measure.edits import GREY, EditOptions, edited_images
-from attcot_analysis.measure.statistics import bootstrap_mean
+from attcot_analysis.measures import answers as answers_module
+from attcot_analysis.measures import dependence as module
+from attcot_analysis.measures.dependence import COLUMNS, dependence, prior_reliance
+from attcot_analysis.measures.dependence_tables import net_dependence
+from attcot_analysis.measures.edits import GREY, EditOptions, edited_images
 from attcot_analysis.models import Generation, collate, encode_problem
 from attcot_analysis.problems import Edit, Problem, Step, render_response
+from attcot_analysis.stats.intervals import bootstrap_mean
 
 COLOURS = ("red", "blue", "green")
 SHOWN = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0)}

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.edits import GREY, EditOptions, edited_images, left_out
+from attcot_analysis.measures.edits import GREY, EditOptions, edited_images, left_out
 from attcot_analysis.problems import Problem, Step
 from attcot_analysis.problems.occlusion import control_rectangles, evidence_rectangles
 

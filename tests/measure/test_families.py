@@ -8,8 +8,8 @@ import torch
 from families import FAMILY_NAMES, shared_family
 from tiny import noise_image
 
-from attcot_analysis.measure.attention import attached
-from attcot_analysis.measure.probe import Probe, read_maps, read_masses
+from attcot_analysis.attention.hook import attached
+from attcot_analysis.attention.probe import Probe, read_maps, read_masses
 from attcot_analysis.models import collate, encode
 
 EXACT = 1e-5

@@ -13,16 +13,16 @@ from PIL import Image
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, TrainingError
-from attcot_analysis.grid import _note_parts
-from attcot_analysis.grid_config import grid_of
-from attcot_analysis.measure.differences import ITEMS, brief
-from attcot_analysis.measure.provenance import build_manifest, model_record, parameters_hash
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.suite import measure_all
 from attcot_analysis.models import load_mllm, wrap_mllm
 from attcot_analysis.problems import generate_arrows, save_problems
+from attcot_analysis.runs.differences import ITEMS, brief
+from attcot_analysis.runs.measure import measure_all
+from attcot_analysis.runs.provenance import build_manifest, model_record, parameters_hash
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.checkpoints import COMPLETE, open_unfinished, run_record
+from attcot_lab.grid import _note_parts
+from attcot_lab.grid_config import grid_of
 
 FILES = (
     "config.json",

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.generations import Generations, read_generations
-from attcot_analysis.measure.stages import Stages
-from attcot_analysis.measure.suite import measure_all
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.runs.generations import Generations, read_generations
+from attcot_analysis.runs.measure import measure_all
+from attcot_analysis.runs.stages import Stages
 
 TEXT = "<think>\n1. Look at a1.\n2. Then at b1.\n</think>\n<answer>red</answer>"
 

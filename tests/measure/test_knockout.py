@@ -6,10 +6,10 @@ from families import FAMILY_NAMES, shared_family
 from spelt_out import cut_eagerly, eager_copy, mean_valued, respond
 from tiny import noise_image, tiny_mllm
 
+from attcot_analysis.attention.hook import attached, intervening
+from attcot_analysis.attention.knockout import Knockout, MeanValue
+from attcot_analysis.attention.probe import Probe
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.attention import attached, intervening
-from attcot_analysis.measure.knockout import Knockout, MeanValue
-from attcot_analysis.measure.probe import Probe
 from attcot_analysis.models import collate, encode, positions
 
 EXACT = 5e-5

@@ -7,12 +7,12 @@ import torch
 from families import FAMILY_NAMES, shared_family
 from tiny import noise_image, tiny_mllm
 
+from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure import text_stack as stack_module
-from attcot_analysis.measure.candidates import candidate_tokens
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.lens import COLUMNS, lens_commitment, lens_items
+from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.lens import COLUMNS, lens_commitment, lens_items
 from attcot_analysis.models import encode_problem
+from attcot_analysis.models import text_stack as stack_module
 from attcot_analysis.problems import Problem, Step, render_response
 
 COLORS = ("green", "white", "yellow", "green up")

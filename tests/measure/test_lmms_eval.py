@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure import answers
-from attcot_analysis.measure.answers import match_answer, open_answer, stated_answer
-from attcot_analysis.measure.lmms_eval import export_task
+from attcot_analysis.measures import answers
+from attcot_analysis.measures.answers import match_answer, open_answer, stated_answer
 from attcot_analysis.models import PROMPTS
 from attcot_analysis.problems import parse_response
-from attcot_analysis.problems.adapters import convert_data, read_data
+from attcot_analysis.problems.data import convert_data, read_data
+from attcot_analysis.runs.lmms_eval import export_task
 
 
 class Loader(yaml.SafeLoader):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.causal_tables import COLUMNS as CAUSAL_COLUMNS
-from attcot_analysis.measure.causal_tables import GROUP
-from attcot_analysis.measure.metrics import (
+from attcot_analysis.measures.causal_tables import COLUMNS as CAUSAL_COLUMNS
+from attcot_analysis.measures.causal_tables import GROUP
+from attcot_analysis.measures.compare import (
     METRICS,
     Metric,
     compare,
@@ -18,7 +18,7 @@ from attcot_analysis.measure.metrics import (
     summarise,
     wider_intervals,
 )
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.runs.run import RunFolder
 
 EXPECTED = [
     "accuracy_cot",

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure import mistakes as module
-from attcot_analysis.measure.mistakes import COLUMNS, adding_mistakes, mistaken_steps
-from attcot_analysis.measure.post_hoc import area_over_curve, early_answering
+from attcot_analysis.measures import mistakes as module
+from attcot_analysis.measures.mistakes import COLUMNS, adding_mistakes, mistaken_steps
+from attcot_analysis.measures.post_hoc import area_over_curve, early_answering
 from attcot_analysis.models import Generation
 from attcot_analysis.problems import Edit, Problem, Step, parse_response, render_response
 

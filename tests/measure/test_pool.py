@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.pool import Cell, Pool
-from attcot_analysis.measure.statistics import bootstrap_seeds_items, crossed_t_interval
+from attcot_analysis.stats.intervals import bootstrap_seeds_items, crossed_t_interval
+from attcot_lab.claims.pool import Cell, Pool
 
 MODELS = [f"m{number}" for number in range(6)]
 KINDS = ["arrows", "charts", "counting"]

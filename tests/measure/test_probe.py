@@ -8,10 +8,10 @@ from tiny import noise_image, tiny_mllm
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from attcot_analysis.attention.hook import NAME, attached
+from attcot_analysis.attention.mass import group_masses, key_weights
+from attcot_analysis.attention.probe import Probe, read_maps, read_masses
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.attention import NAME, attached
-from attcot_analysis.measure.mass import group_masses, key_weights
-from attcot_analysis.measure.probe import Probe, read_maps, read_masses
 from attcot_analysis.models import collate, encode, positions
 
 EXACT = 1e-5

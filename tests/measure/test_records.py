@@ -10,9 +10,9 @@ from pandas.testing import assert_frame_equal
 from processes import CONTEXT, begin_together
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure import run as run_module
-from attcot_analysis.measure.records import Part, Records, joined
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.runs import run as run_module
+from attcot_analysis.runs.records import Part, Records, joined
+from attcot_analysis.runs.run import RunFolder
 
 ITEMS = ["a", "b", "c", "d", "e"]
 
@@ -232,7 +232,7 @@ def test_a_folder_without_locks_is_used_with_a_warning(run, monkeypatch):
     def fail(_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("attcot_analysis.measure.files._lock", fail)
+    monkeypatch.setattr("attcot_analysis.files._lock", fail)
     with pytest.warns(UserWarning, match="without locks"), run.locked():
         pass
 

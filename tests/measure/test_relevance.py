@@ -8,17 +8,17 @@ import pytest
 from tiny import noise_image
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measure.relevance import (
+from attcot_analysis.measures.maps import QUANTITIES, ResponseMaps, Source
+from attcot_analysis.measures.relevance import (
     COLUMNS,
     compare_maps,
     relevance_maps,
     relevance_table,
 )
-from attcot_analysis.measure.step_maps import QUANTITIES, ResponseMaps, Source
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step
-from attcot_analysis.show.explorer_data import ExplorerModel, ExplorerRecord
-from attcot_analysis.show.explorer_html import explorer_page
+from attcot_analysis.show.explorer.page import explorer_page
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
 from attcot_analysis.show.heatmaps import before_after, heatmap_row
 
 RESPONSE = (

@@ -10,9 +10,9 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.attributions import attribution_maps, token_sums
-from attcot_analysis.measure.rollout import gradient_maps, rollout_maps
-from attcot_analysis.measure.targets import response_parts
+from attcot_analysis.measures.attributions import attribution_maps, token_sums
+from attcot_analysis.measures.rollout import gradient_maps, rollout_maps
+from attcot_analysis.measures.targets import response_parts
 from attcot_analysis.models import collate, encode
 from attcot_analysis.problems import Problem, Step
 

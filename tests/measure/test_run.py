@@ -10,16 +10,16 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure.provenance import (
+from attcot_analysis.problems import ArrowsConfig, generate_arrows, load_problems, save_problems
+from attcot_analysis.runs.provenance import (
     build_manifest,
     model_record,
     problems_hash,
     versions,
     weights_hash,
 )
-from attcot_analysis.measure.run import RunFolder, next_free
-from attcot_analysis.measure.statistics import Interval
-from attcot_analysis.problems import ArrowsConfig, generate_arrows, load_problems, save_problems
+from attcot_analysis.runs.run import RunFolder, next_free
+from attcot_analysis.stats.intervals import Interval
 
 MANIFEST = {"seed": 0, "config": {"n": 3, "lambda": {"v": 0.1}}, "models": {}, "data": {}}
 

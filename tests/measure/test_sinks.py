@@ -10,11 +10,11 @@ import torch
 from families import FAMILY_NAMES, shared_family
 from tiny import noise_image, tiny_mllm
 
+from attcot_analysis.attention.sinks import SinkRule, find_sinks, sink_strength
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.access import visual_access
-from attcot_analysis.measure.heads import visual_heads
-from attcot_analysis.measure.sinks import SinkRule, find_sinks, sink_strength
-from attcot_analysis.measure.trajectory import access_trajectory
+from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.heads import visual_heads
+from attcot_analysis.measures.trajectory import access_trajectory
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 

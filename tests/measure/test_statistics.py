@@ -8,16 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measure.significance import (
-    benjamini_hochberg,
-    cohens_dz,
-    cohens_h,
-    holm,
-    mcnemar,
-    permutation_test,
-    seeds_items_test,
-)
-from attcot_analysis.measure.statistics import (
+from attcot_analysis.stats.intervals import (
     Interval,
     bootstrap_mean,
     bootstrap_seeds_items,
@@ -25,6 +16,15 @@ from attcot_analysis.measure.statistics import (
     paired_difference,
     paired_matrix,
     weighted_sum,
+)
+from attcot_analysis.stats.significance import (
+    benjamini_hochberg,
+    cohens_dz,
+    cohens_h,
+    holm,
+    mcnemar,
+    permutation_test,
+    seeds_items_test,
 )
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)

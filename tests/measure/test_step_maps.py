@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from attcot_analysis.errors import LayoutError
-from attcot_analysis.measure.access import visual_access
-from attcot_analysis.measure.step_maps import response_maps
+from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
 
 

@@ -27,19 +27,19 @@ from processes import (
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
-from attcot_analysis.measure import suite
-from attcot_analysis.measure.access import answer_access, visual_access
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.dependence import dependence
-from attcot_analysis.measure.divergence import token_divergence
-from attcot_analysis.measure.lens import lens_commitment
-from attcot_analysis.measure.records import Records
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.shards import Shards
-from attcot_analysis.measure.stages import Extra, ResponseStages, Stages
-from attcot_analysis.measure.suite import TABLES, measure_all, suite_values
+from attcot_analysis.measures.access import answer_access, visual_access
+from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.dependence import dependence
+from attcot_analysis.measures.divergence import token_divergence
+from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
+from attcot_analysis.runs import measure as suite
+from attcot_analysis.runs.measure import TABLES, measure_all, suite_values
+from attcot_analysis.runs.records import Records
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.shards import Shards
+from attcot_analysis.runs.stages import Extra, ResponseStages, Stages
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
 
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure.differences import ITEMS
-from attcot_analysis.measure.long_tables import read_blocks
-from attcot_analysis.measure.records import Part, Records
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.stages import Extra
-from attcot_analysis.measure.suite import measure_run
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import load_problems
-from attcot_analysis.reports.arms import read_arm
+from attcot_analysis.runs.differences import ITEMS
+from attcot_analysis.runs.long_tables import read_blocks
+from attcot_analysis.runs.measure import measure_run
+from attcot_analysis.runs.records import Part, Records
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.stages import Extra
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, data_folder, shipped
+from attcot_analysis.show.report.arms import read_arm
 
 SETTINGS = {"max_new_tokens": 40, "batch_size": 2, "extras": get_args(Extra), "maps": True}
 

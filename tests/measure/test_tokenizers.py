@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from real import CHECKPOINTS, needs_real_files, real_mllm
 from tiny import noise_image
 
+from attcot_analysis.attention.packing import candidate_tokens, forced_answers
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measure.access import visual_access
-from attcot_analysis.measure.answers import answer_problems
-from attcot_analysis.measure.branches import candidate_tokens, forced_answers
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.controls import parsed_responses
-from attcot_analysis.measure.targets import response_parts
+from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.controls import parsed_responses
+from attcot_analysis.measures.targets import response_parts
 from attcot_analysis.models import Generation, encode
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
 from attcot_analysis.problems.response import ANSWER_CLOSE
-from attcot_analysis.train.vista_sampling import Start, _row
+from attcot_lab.vista.sampling import Start, _row
 
 EVERY = ["stand_in", *(pytest.param(name, marks=needs_real_files) for name in CHECKPOINTS)]
 STEPS = ("The star is in cell a1.", "Cell b1 holds 3 cups.", "So it is done")

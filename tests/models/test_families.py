@@ -12,16 +12,14 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import LayoutError
+from attcot_analysis.measures.painting import image_features, paintable_tokens, painted_tokens
 from attcot_analysis.models import (
     FAMILIES,
     build_messages,
     collate,
     encode,
     generate,
-    image_features,
     load_mllm,
-    paintable_tokens,
-    painted_tokens,
     positions,
 )
 from attcot_analysis.models.families import ProcessedPrompt

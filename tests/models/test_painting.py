@@ -10,13 +10,8 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import LayoutError
-from attcot_analysis.models import (
-    TokenGrid,
-    encode,
-    image_features,
-    paintable_tokens,
-    painted_tokens,
-)
+from attcot_analysis.measures.painting import image_features, paintable_tokens, painted_tokens
+from attcot_analysis.models import TokenGrid, encode
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from real import needs_real_data, real_data
 from scipy import ndimage
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.adapters import check_data, read_data
-from attcot_analysis.problems.adapters.clevr_camera import object_boxes
+from attcot_analysis.problems.data import check_data, read_data
+from attcot_analysis.problems.data.clevr_camera import object_boxes
 
 
 def extent(mask):

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from num2words import num2words
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.charts import UNIT, ChartsConfig, generate_charts, solve_chart
-from attcot_analysis.problems.counting import (
+from attcot_analysis.problems.draws import NAMES
+from attcot_analysis.problems.response import parse_response, render_response
+from attcot_lab.testbed.charts import UNIT, ChartsConfig, generate_charts, solve_chart
+from attcot_lab.testbed.counting import (
     CountingConfig,
     Thing,
     _Asked,
     generate_counting,
     solve_scene,
 )
-from attcot_analysis.problems.draws import NAMES
-from attcot_analysis.problems.kinds import KINDS, generate_problems, read_knobs
-from attcot_analysis.problems.response import parse_response, render_response
+from attcot_lab.testbed.kinds import KINDS, generate_problems, read_knobs
 
 
 def _changed(first, second):

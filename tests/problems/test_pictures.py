@@ -12,8 +12,8 @@ from PIL import Image
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.models.inputs import read_image
 from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
-from attcot_analysis.problems.adapters import read_data
-from attcot_analysis.problems.adapters.source import picture as adapter_picture
+from attcot_analysis.problems.data import read_data
+from attcot_analysis.problems.data.source import picture as adapter_picture
 
 
 def gradient():

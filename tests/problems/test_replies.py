@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from real import needs_real_data, real_data
 
-from attcot_analysis.measure.answers import answer_row
+from attcot_analysis.measures.answers import answer_row
 from attcot_analysis.models import Generation
 from attcot_analysis.problems import Problem, parse_response
-from attcot_analysis.problems.adapters.texts import with_options
+from attcot_analysis.problems.data.texts import with_options
 
 KEY = json.loads((Path(__file__).parent / "m3cot_key.json").read_text())
 """What each reply of each file states, in the order of ``items``; ``-`` for none or several.

@@ -7,8 +7,8 @@ from dataset_files import a_okvqa, naturalbench, picture, save, stored, table, v
 from real import needs_real_data, real_data
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.adapters import check_data, read_data
-from attcot_analysis.problems.adapters.texts import with_options
+from attcot_analysis.problems.data import check_data, read_data
+from attcot_analysis.problems.data.texts import with_options
 
 
 def natural(path, asked, kind="multiple_choice"):

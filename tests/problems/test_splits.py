@@ -9,7 +9,7 @@ from real import needs_real_data, real_data
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.adapters import check_data, read_data
+from attcot_analysis.problems.data import check_data, read_data
 
 
 def row(name):

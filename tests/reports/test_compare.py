@@ -12,14 +12,14 @@ import pytest
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.measure import metrics
-from attcot_analysis.measure.records import Records
-from attcot_analysis.reports import compare, maps
-from attcot_analysis.reports.arms import read_arm
-from attcot_analysis.reports.compare import compare_runs
-from attcot_analysis.reports.maps import kept_maps, model_maps, on_one_canvas
-from attcot_analysis.reports.pairing import find_model
+from attcot_analysis.measures import compare as metrics
+from attcot_analysis.runs.records import Records
 from attcot_analysis.show.figures import read_figure_data
+from attcot_analysis.show.report import compare, maps
+from attcot_analysis.show.report.arms import read_arm
+from attcot_analysis.show.report.compare import compare_runs
+from attcot_analysis.show.report.maps import kept_maps, model_maps, on_one_canvas
+from attcot_analysis.show.report.pairing import find_model
 
 NAMES = ("cot_sft", "att_cot")
 

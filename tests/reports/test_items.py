@@ -2,10 +2,10 @@
 
 import pytest
 
-from attcot_analysis.measure.commitment_tables import commitment_items
+from attcot_analysis.measures.commitment_tables import commitment_items
 from attcot_analysis.problems import parse_response
-from attcot_analysis.reports.arms import read_arm
-from attcot_analysis.reports.items import differing_items, example_problems, report_items
+from attcot_analysis.show.report.arms import read_arm
+from attcot_analysis.show.report.items import differing_items, example_problems, report_items
 
 PAIR = ("cot_sft", "att_cot")
 

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measure.metrics import METRICS
-from attcot_analysis.measure.provenance import problems_hash
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measures.compare import METRICS
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, save_problems
-from attcot_analysis.reports.arms import read_arm
-from attcot_analysis.reports.pairing import (
+from attcot_analysis.runs.provenance import problems_hash
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_analysis.show.report.arms import read_arm
+from attcot_analysis.show.report.pairing import (
     find_model,
     find_problems,
     metric_notes,
@@ -20,7 +21,6 @@ from attcot_analysis.reports.pairing import (
     seed_notes,
     size_notes,
 )
-from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from processes import FAKE_ITEMS, FakeStages
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import AttCoTError, ProblemError, RunError, TrainingError
-from attcot_analysis.measure import suite
-from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.problems import Problem, generate_arrows, load_problems, save_problems
+from attcot_analysis.runs import measure as suite
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.figures import write_atomically
 from attcot_analysis.train.checkpoints import alone
 

@@ -14,8 +14,8 @@ from processes import Child, real_measure
 from tiny import tiny_mllm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from attcot_analysis.measure import suite
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
+from attcot_analysis.runs import measure as suite
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, finetune
 
 CONFIG = FinetuneConfig(

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_mllm
 
 from attcot_analysis.errors import MeasureError, ModelError
-from attcot_analysis.measure.access import visual_access
-from attcot_analysis.measure.answers import answer_problems
-from attcot_analysis.measure.commitment import commitment
+from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import generate_arrows, render_response
 

@@ -15,19 +15,19 @@ from faults import sentence
 from PIL import Image
 from transformers import AutoConfig
 
-from attcot_analysis.claims.files import read_values
 from attcot_analysis.cli.exits import Exit, exit_of
 from attcot_analysis.errors import AttCoTError, NoMemoryError, RunError
-from attcot_analysis.measure.check import check_model
-from attcot_analysis.measure.long_tables import read_blocks
-from attcot_analysis.measure.records import Part, Records
-from attcot_analysis.measure.run import RunFolder
+from attcot_analysis.measures.check import check_model
 from attcot_analysis.models import load_mllm
 from attcot_analysis.models.inputs import read_image
 from attcot_analysis.models.out_of_memory import out_of_memory
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
-from attcot_analysis.problems.adapters.source import Place, picture, rows
+from attcot_analysis.problems.data.source import Place, picture, rows
+from attcot_analysis.runs.long_tables import read_blocks
+from attcot_analysis.runs.records import Part, Records
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_lab.claims.files import read_values
 
 MEMORY = [
     MemoryError(),

@@ -10,12 +10,9 @@ import pytest
 from faults import HOSTILE, sentence
 from show.samples import make_item, make_metrics, make_summary
 
-from attcot_analysis.bench.explorer_records import planted_record
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.measure.access import visual_access
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.measure.stages import ResponseStages, Stages
+from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.problems import (
     Step,
     generate_arrows,
@@ -24,8 +21,11 @@ from attcot_analysis.problems import (
     render_response,
     save_problems,
 )
-from attcot_analysis.show.explorer_html import explorer_fragment, explorer_page
-from attcot_analysis.show.report import write_report
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.stages import ResponseStages, Stages
+from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
+from attcot_analysis.show.report.page import write_report
+from benchmarks.explorer_records import planted_record
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from attcot_analysis.measure.catalogue import METRICS, Metric
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.heatmaps import before_after
-from attcot_analysis.show.report import ReportEmbed, ReportFigure, write_report
-from attcot_analysis.show.report_items import ItemArm, ItemStep, ReportItem
+from attcot_analysis.show.report.items_html import ItemArm, ItemStep, ReportItem
+from attcot_analysis.show.report.page import ReportEmbed, ReportFigure, write_report
+from attcot_analysis.stats.catalogue import METRICS, Metric
 
 ARMS = ("base", "cot_sft", "att_cot")
 SEEDS = {"base": 1, "cot_sft": 4, "att_cot": 4}

@@ -9,11 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from attcot_analysis.bench.explorer_records import planted_record
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.show.explorer import Explorer
-from attcot_analysis.show.explorer_figure import steps_before
-from attcot_analysis.show.explorer_html import (
+from attcot_analysis.show.explorer.figure import steps_before
+from attcot_analysis.show.explorer.page import (
     explorer_fragment,
     explorer_page,
     json_text,
@@ -21,9 +19,11 @@ from attcot_analysis.show.explorer_html import (
     script_policy,
     static_text,
 )
-from attcot_analysis.show.explorer_planes import plane_stats, plane_weights
-from attcot_analysis.show.explorer_select import select
-from attcot_analysis.show.explorer_spec import answer_end, arm_of, model_specs
+from attcot_analysis.show.explorer.planes import plane_stats, plane_weights
+from attcot_analysis.show.explorer.select import select
+from attcot_analysis.show.explorer.spec import answer_end, arm_of, model_specs
+from attcot_analysis.show.explorer.widget import Explorer
+from benchmarks.explorer_records import planted_record
 
 HOSTILE = "</script><script>alert(1)</script><!-- &amp; <b>"
 
@@ -191,8 +191,8 @@ def test_what_is_asked_for_is_sent_in_full(record, monkeypatch):
     parts = len(big.parts)
     assert len(data) == 2 * parts * (24 + 576)
     stats = np.frombuffer(data[: parts * 24], "<f4").reshape(parts, 6)
-    from attcot_analysis.show.explorer_planes import plane_cells, with_steps
-    from attcot_analysis.show.explorer_select import read_key
+    from attcot_analysis.show.explorer.planes import plane_cells, with_steps
+    from attcot_analysis.show.explorer.select import read_key
 
     weights = with_steps(big, plane_weights(big, read_key(big, names[0])))
     expected = plane_stats(big, weights, plane_cells(big, weights))
@@ -243,8 +243,8 @@ def test_the_figure_is_drawn_for_any_selection(models, token):
 def test_a_sink_free_source_without_sinks_is_no_second_copy(record):
     from dataclasses import replace
 
-    from attcot_analysis.measure.sinks import Sinks
-    from attcot_analysis.show.explorer_budget import choose_planes
+    from attcot_analysis.attention.sinks import Sinks
+    from attcot_analysis.show.explorer.budget import choose_planes
 
     none = Sinks(np.zeros((4, 50), bool), np.zeros((4, 50)), ((),) * 4, (0, 1, 2, 3), 7.0)
     models = tuple(

@@ -5,14 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attcot_analysis.bench.explorer_records import planted_record
+from attcot_analysis.attention.sinks import Sinks
 from attcot_analysis.errors import ShowError
-from attcot_analysis.measure.sinks import Sinks
 from attcot_analysis.models import TokenGrid
-from attcot_analysis.show.explorer_budget import choose_planes, say_parcel
-from attcot_analysis.show.explorer_choice import PlaneKey
-from attcot_analysis.show.explorer_data import ExplorerModel, ExplorerRecord
-from attcot_analysis.show.explorer_planes import (
+from attcot_analysis.show.explorer.budget import choose_planes, say_parcel
+from attcot_analysis.show.explorer.choice import PlaneKey
+from attcot_analysis.show.explorer.planes import (
     STATS,
     coarse,
     pack_plane,
@@ -22,7 +20,9 @@ from attcot_analysis.show.explorer_planes import (
     plane_weights,
     with_steps,
 )
-from attcot_analysis.show.explorer_select import read_key, select
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
+from attcot_analysis.show.explorer.select import read_key, select
+from benchmarks.explorer_records import planted_record
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import ShowError
-from attcot_analysis.measure.catalogue import METRICS
-from attcot_analysis.show.questions import QUESTIONS, answer_questions
-from attcot_analysis.show.report_tables import comparison_table
+from attcot_analysis.show.report.questions import QUESTIONS, answer_questions
+from attcot_analysis.show.report.tables import comparison_table
+from attcot_analysis.stats.catalogue import METRICS
 
 
 def tables(**intervals):

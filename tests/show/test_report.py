@@ -12,13 +12,13 @@ from PIL import Image
 from show.samples import make_metrics, make_report, make_summary
 
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.measure.statistics import Interval
 from attcot_analysis.show.figures import read_figure_data
 from attcot_analysis.show.markup import Markup, el, render, trusted
-from attcot_analysis.show.report import write_report
-from attcot_analysis.show.report_items import ItemArm, ReportItem
-from attcot_analysis.show.report_pictures import picture_url
-from attcot_analysis.show.verdicts import FOCUS, Verdict, findings, focus_metrics, verdict
+from attcot_analysis.show.report.items_html import ItemArm, ReportItem
+from attcot_analysis.show.report.page import write_report
+from attcot_analysis.show.report.pictures import picture_url
+from attcot_analysis.show.report.verdicts import FOCUS, Verdict, findings, focus_metrics, verdict
+from attcot_analysis.stats.intervals import Interval
 
 
 class Page(HTMLParser):

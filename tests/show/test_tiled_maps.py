@@ -5,17 +5,17 @@ import pytest
 from families import shared_family
 from PIL import Image
 
-from attcot_analysis.measure.step_maps import ResponseMaps, response_maps
+from attcot_analysis.measures.maps import ResponseMaps, response_maps
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step, render_response
-from attcot_analysis.show.explorer_choice import PlaneKey
-from attcot_analysis.show.explorer_data import ExplorerModel, ExplorerRecord
-from attcot_analysis.show.explorer_planes import (
+from attcot_analysis.show.explorer.choice import PlaneKey
+from attcot_analysis.show.explorer.planes import (
     plane_cells,
     plane_readings,
     plane_weights,
     with_steps,
 )
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
 from attcot_analysis.show.heatmaps import before_after
 
 TILED = ("llava_next", "internvl", "smolvlm")

@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from attcot_analysis.measure.attention import attached
+from attcot_analysis.attention.hook import attached
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms
-from attcot_analysis.train.sayo import finetune_sayo
-from attcot_analysis.train.sayo_config import SayoConfig
 from attcot_analysis.train.trl import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
+from attcot_lab.sayo import finetune_sayo
+from attcot_lab.sayo_config import SayoConfig
 
 # isort: split
 # After our models package, which makes torchvision importable.

@@ -5,9 +5,8 @@ from dataclasses import asdict
 import pytest
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.reproduce import ReproduceConfig
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig
-from attcot_analysis.train.arms import (
+from attcot_lab.arms import (
     RECIPES,
     Recipe,
     arm_names,
@@ -16,6 +15,7 @@ from attcot_analysis.train.arms import (
     read_arm,
     train_arm,
 )
+from attcot_lab.reproduce import ReproduceConfig
 
 SHIPPED = {
     "base",

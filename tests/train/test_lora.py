@@ -17,7 +17,6 @@ from tuning import problems, train
 from attcot_analysis.cli import main
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import collate, load_mllm
-from attcot_analysis.run_file import run_file_of
 from attcot_analysis.train import (
     AttCoTConfig,
     FinetuneConfig,
@@ -25,9 +24,10 @@ from attcot_analysis.train import (
     finetune,
     make_trainer,
 )
-from attcot_analysis.train.arms import read_arm, train_arm
 from attcot_analysis.train.finetune import recorded
 from attcot_analysis.train.lora import add_adapters
+from attcot_lab.arms import read_arm, train_arm
+from attcot_lab.run_file import run_file_of
 
 # isort: split
 # After our models package, which makes torchvision importable.
@@ -237,7 +237,7 @@ def test_the_command_hands_its_options_on(tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr("attcot_analysis.problems.folder.load_problems", lambda *_, **__: [])
     monkeypatch.setattr(
-        "attcot_analysis.train.arms.train_arm", lambda *given, **_: seen.append(given) or given[3]
+        "attcot_lab.arms.train_arm", lambda *given, **_: seen.append(given) or given[3]
     )
     options = ["--lora", "8", "--lora-alpha", "4", "--dtype", "bfloat16", "--batch-size", "8"]
     command = ["finetune", "a/b", "problems", "--out", str(tmp_path / "out"), *options]

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.answers import answer_problems
+from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.arrows import cell_box
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train import FinetuneConfig
-from attcot_analysis.train.planted import (
+from attcot_lab.testbed.planted import (
     BLIND,
     EARLY,
     HONEST,
@@ -24,7 +24,7 @@ from attcot_analysis.train.planted import (
     plant,
     planted_problems,
 )
-from attcot_analysis.train.planted_checks import (
+from attcot_lab.testbed.planted_checks import (
     CHECKS,
     property_checks,
     unseen_responses,

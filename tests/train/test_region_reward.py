@@ -10,8 +10,8 @@ from families import FAMILY_NAMES, shared_family
 from spelt_out import eager_copy
 from tiny import noise_image
 
+from attcot_analysis.attention.sinks import find_sinks
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.sinks import find_sinks
 from attcot_analysis.models import PromptMemory, collate, encode, evaluating, remembering
 from attcot_analysis.problems import render_response
 from attcot_analysis.train.entropy import most_uncertain

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny import tiny_mllm
 
+from attcot_analysis.attention.hook import attached
+from attcot_analysis.attention.sinks import SinkRule
 from attcot_analysis.errors import AttCoTError, TrainingError
-from attcot_analysis.measure.access import visual_access
-from attcot_analysis.measure.attention import attached
-from attcot_analysis.measure.commitment import commitment
-from attcot_analysis.measure.sinks import SinkRule
+from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import render_response
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms, RationaleDataset

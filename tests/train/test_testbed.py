@@ -7,24 +7,25 @@ import numpy as np
 import pytest
 import torch
 
+from attcot_analysis.attention.hook import attached
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measure.answers import answer_problems
-from attcot_analysis.measure.attention import attached
+from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.models import encode, encode_problem, load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
 from attcot_analysis.problems.board import COLOURS
-from attcot_analysis.problems.kinds import KINDS, generate_problems
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
-from attcot_analysis.train import testbed, testbed_models
 from attcot_analysis.train.data import IGNORED
-from attcot_analysis.train.lessons import lesson_of
-from attcot_analysis.train.testbed import BuildConfig, build_testbed_model
-from attcot_analysis.train.testbed_models import (
+from attcot_lab.testbed import build as testbed
+from attcot_lab.testbed import testbed_models
+from attcot_lab.testbed.build import BuildConfig, build_testbed_model
+from attcot_lab.testbed.kinds import KINDS, generate_problems
+from attcot_lab.testbed.lessons import lesson_of
+from attcot_lab.testbed.testbed_models import (
     KNOWN_KINDS,
     MAIN_MODEL,
     TESTBED_MODELS,
 )
-from attcot_analysis.train.tiny import TinySpec
+from attcot_lab.testbed.tiny import TinySpec
 
 QUICK = BuildConfig(vision_steps=2, language_steps=2, batch_size=4)
 

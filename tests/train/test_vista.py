@@ -9,14 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from attcot_analysis.errors import RunError, TrainingError
-from attcot_analysis.measure.run import RunFolder
 from attcot_analysis.models import Generation, collate, encode_problem, load_mllm
-from attcot_analysis.train import AttCoTConfig, FinetuneConfig, vista, vista_drawing, vista_sampling
-from attcot_analysis.train.arms import arm_of, read_arm, train_arm
-from attcot_analysis.train.vista import run_vista, vista_folder
-from attcot_analysis.train.vista_config import VistaConfig, vista_config
-from attcot_analysis.train.vista_drawing import read_vista_round
-from attcot_analysis.train.vista_training import (
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.train import AttCoTConfig, FinetuneConfig
+from attcot_lab.arms import arm_of, read_arm, train_arm
+from attcot_lab.vista import drawing as vista_drawing
+from attcot_lab.vista import run as vista
+from attcot_lab.vista import sampling as vista_sampling
+from attcot_lab.vista.config import VistaConfig, vista_config
+from attcot_lab.vista.drawing import read_vista_round
+from attcot_lab.vista.run import run_vista, vista_folder
+from attcot_lab.vista.training import (
     make_vista_trainer,
     train_vista_round,
     training_rows,

@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attcot_analysis.measure.catalogue import METRICS
-from attcot_analysis.measure.run import RunFolder
-from attcot_analysis.train import vista_values as told
-from attcot_analysis.train.arms import arm_of, read_arm, training_values
-from attcot_analysis.train.pseudo_positives import INDEPENDENT
-from attcot_analysis.train.vista import vista_folder
-from attcot_analysis.train.vista_config import VistaConfig
-from attcot_analysis.train.vista_sampling import typed
-from attcot_analysis.train.vista_sets import gains, yields
-from attcot_analysis.train.vista_siblings import PARTS
-from attcot_analysis.train.vista_values import easy_excess, vista_values
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.stats.catalogue import METRICS
+from attcot_lab.arms import arm_of, read_arm, training_values
+from attcot_lab.vista import values as told
+from attcot_lab.vista.config import VistaConfig
+from attcot_lab.vista.pseudo_positives import INDEPENDENT
+from attcot_lab.vista.run import vista_folder
+from attcot_lab.vista.sampling import typed
+from attcot_lab.vista.sets import gains, yields
+from attcot_lab.vista.siblings import PARTS
+from attcot_lab.vista.values import easy_excess, vista_values
 
 CONFIG = VistaConfig(control=True, batch_size=4)
 

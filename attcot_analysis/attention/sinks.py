@@ -1,0 +1,240 @@
+"""Sink tokens: tokens that draw attention by massive activations, not by what they show.
+
+Attention needs somewhere to go when a head has nothing to say. It goes to tokens whose hidden
+state holds a massive activation, the first token among them, and in the picture often to tokens of
+the background: masking those changes nothing (VisAttnSink, arXiv 2503.03321). Visual mass without
+them says more about looking; it is still attention, and attention is not evidence.
+"""
+
+import contextlib
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import Encoded, Mllm, collate, evaluating
+from attcot_analysis.models.text_stack import text_stack
+
+_PAPER_THRESHOLD = 20.0
+_REACHABLE = 0.7
+_TOKENS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class SinkRule:
+    """What makes a token a sink: ``phi(x) = max over sink dimensions d of |RMSNorm(x)_d|``.
+
+    x is the token's hidden state where a layer takes it in, and RMSNorm is without its learned
+    weight. Source: VisAttnSink, arXiv 2503.03321, with threshold 20 and, for LLaMA-2 7B, the sink
+    dimensions 2533 and 1415. How to find them for other models, and the smaller threshold of small
+    models, are our inference.
+
+    Attributes:
+        threshold: phi from which on a token is a sink. As ``|RMSNorm(x)_d|`` cannot exceed the
+            square root of the hidden size, ``None`` means 20, but no more than 0.7 of that root
+            (half of the hidden state's energy in one dimension): less than 20 below hidden size
+            817.
+        dims: The sink dimensions. ``None`` finds them for each item and layer: the dimensions with
+            the largest values over all tokens, among those that reach the threshold at some token
+            while the median token stays below half of it.
+        max_dims: How many dimensions to find at most.
+
+    Raises:
+        MeasureError: If a number makes no sense.
+    """
+
+    threshold: float | None = None
+    dims: tuple[int, ...] | None = None
+    max_dims: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that would find everything or nothing."""
+        if self.threshold is not None and not self.threshold > 0:
+            raise MeasureError(f"The sink threshold is {self.threshold}; give a positive number.")
+        if self.max_dims < 1 or (self.dims is not None and not self.dims):
+            raise MeasureError(
+                "Sink tokens need at least one sink dimension; give dims, or max_dims of 1 or more."
+            )
+
+    def threshold_for(self, hidden_size: int) -> float:
+        """The threshold for a model.
+
+        Raises:
+            MeasureError: If no token of that hidden size could reach it, or lacks a dimension.
+        """
+        bound = math.sqrt(hidden_size)
+        if self.dims is not None and not all(0 <= dim < hidden_size for dim in self.dims):
+            raise MeasureError(
+                f"Sink dimensions {list(self.dims)} are not all in 0..{hidden_size - 1}, the "
+                "dimensions of the model's hidden states."
+            )
+        if self.threshold is None:
+            return min(_PAPER_THRESHOLD, _REACHABLE * bound)
+        if self.threshold >= bound:
+            raise MeasureError(
+                f"No token can reach the sink threshold {self.threshold:g}: with hidden size "
+                f"{hidden_size} phi stays below {bound:.3g}; give a lower one, or none."
+            )
+        return self.threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Sinks:
+    """Where one item's sink tokens are.
+
+    Attributes:
+        tokens: ``(L, T)``, whether the token is a sink where the layer takes it in.
+        strength: ``(L, T)``, phi; 0 in a layer without sink dimensions.
+        dims: Per layer its sink dimensions, the most massive first.
+        layers: The L layers.
+        threshold: phi from which on a token is a sink.
+    """
+
+    tokens: npt.NDArray[np.bool_]
+    strength: npt.NDArray[np.float32]
+    dims: tuple[tuple[int, ...], ...]
+    layers: tuple[int, ...]
+    threshold: float
+
+
+class SinkFinder:
+    """Finds the sinks of a batch while a model runs, layer by layer, before attention is read.
+
+    Attributes:
+        tokens: ``{layer: (B, T)}`` bool, False on padding.
+        strength: ``{layer: (B, T)}`` fp32, phi.
+        dims: ``{layer: (B, D')}`` the dimensions looked at, -1 for none.
+    """
+
+    def __init__(
+        self, mllm: Mllm, rule: SinkRule, mask: Tensor, layers: Collection[int] | None = None
+    ) -> None:
+        """Look for sinks where some layers, or all, take them in.
+
+        Args:
+            mllm: The model.
+            rule: What makes a sink.
+            mask: Among which tokens, ``(B, T)``, nonzero where not padding; tokens behind T are
+                not looked at.
+            layers: Which layers; ``None`` for all.
+        """
+        self.rule = rule
+        self.threshold = rule.threshold_for(int(mllm.text_config.hidden_size))
+        self.tokens: dict[int, Tensor] = {}
+        self.strength: dict[int, Tensor] = {}
+        self.dims: dict[int, Tensor] = {}
+        self._real = mask.bool()
+        stack = text_stack(mllm).layers
+        chosen = range(len(stack)) if layers is None else layers
+        self._layers = {index: stack[index] for index in chosen}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator["SinkFinder"]:
+        """Look at the input of these layers in the passes inside; the hooks go on leaving."""
+        with contextlib.ExitStack() as stack:
+            for index, layer in self._layers.items():
+                handle = layer.register_forward_pre_hook(self._hook(index), with_kwargs=True)
+                stack.callback(handle.remove)
+            yield self
+
+    def _hook(self, index: int) -> Any:
+        def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden = hidden[:, : self._real.shape[1]]
+            strength, dims = sink_strength(hidden, self._real, self.rule, self.threshold)
+            self.strength[index] = strength
+            self.tokens[index] = strength >= self.threshold
+            self.dims[index] = dims
+
+        return look
+
+
+@torch.no_grad()
+def sink_strength(
+    hidden: Tensor, real: Tensor, rule: SinkRule, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Phi of every token of a layer's input.
+
+    Args:
+        hidden: ``(B, T, D)`` hidden states.
+        real: ``(B, T)`` bool, False on padding.
+        rule: Says which dimensions count.
+        threshold: See `SinkRule.threshold_for`.
+
+    Returns:
+        phi, ``(B, T)`` fp32, 0 on padding and where there is no sink dimension; and the
+        dimensions, ``(B, D')`` long, -1 for none.
+    """
+    batch, _, size = hidden.shape
+    real = real.to(hidden.device)
+    norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    scale = torch.where(real, math.sqrt(size) / norm.clamp(min=1e-12), 0.0)[..., None]
+
+    if rule.dims is not None:
+        dims = torch.tensor(rule.dims, device=hidden.device).expand(batch, -1)
+        return (hidden[..., list(rule.dims)].float().abs() * scale).amax(-1), dims
+
+    largest = hidden.new_zeros(batch, size, dtype=torch.float32)
+    parts = (hidden.split(_TOKENS_AT_ONCE, dim=1), scale.split(_TOKENS_AT_ONCE, dim=1))
+    for part, factor in zip(*parts, strict=True):
+        largest = torch.maximum(largest, (part.float().abs() * factor).amax(1))
+    # More than are wanted, because some will turn out to be large at every token.
+    peak, dims = largest.topk(min(4 * rule.max_dims, size))
+    columns = hidden.gather(2, dims[:, None].expand(-1, hidden.shape[1], -1)).float().abs() * scale
+    usual = columns.masked_fill(~real[..., None], float("nan")).nanmedian(1).values
+    massive = (peak >= threshold) & (usual < threshold / 2)
+    massive &= massive.cumsum(-1) <= rule.max_dims
+    return columns.masked_fill(~massive[:, None], 0.0).amax(-1), dims.masked_fill(~massive, -1)
+
+
+def find_sinks(
+    mllm: Mllm,
+    encoded: Encoded,
+    *,
+    rule: SinkRule | None = None,
+    layers: Collection[int] | None = None,
+) -> Sinks:
+    """Find one item's sink tokens, text and image, from one forward pass.
+
+    Args:
+        mllm: The model.
+        encoded: One item.
+        rule: Default ``SinkRule()``.
+        layers: Layers to return; default all.
+
+    Raises:
+        MeasureError: If the model has no such layer, or the rule does not fit it.
+    """
+    chosen = range(mllm.n_layers) if layers is None else sorted(set(layers))
+    if not set(chosen) <= set(range(mllm.n_layers)):
+        raise MeasureError(
+            f"Layers {list(chosen)} are not all in 0..{mllm.n_layers - 1}, the layers of "
+            f"{mllm.name}."
+        )
+    batch = collate(mllm, [encoded])
+    finder = SinkFinder(mllm, rule or SinkRule(), batch["attention_mask"])
+    with torch.no_grad(), evaluating(mllm.model), finder.watching():
+        mllm.model(**batch, use_cache=False, logits_to_keep=1)
+    return Sinks(
+        tokens=np.stack([finder.tokens[layer][0].cpu().numpy() for layer in chosen]),
+        strength=np.stack([finder.strength[layer][0].cpu().numpy() for layer in chosen]),
+        dims=tuple(
+            tuple(int(dim) for dim in finder.dims[layer][0].tolist() if dim >= 0)
+            for layer in chosen
+        ),
+        layers=tuple(chosen),
+        threshold=finder.threshold,
+    )
+
+
+def sink_rule(sinks: "bool | SinkRule") -> SinkRule | None:
+    """The rule meant by a ``sinks`` argument: ``True`` for the default one, ``False`` for none."""
+    if isinstance(sinks, bool):
+        return SinkRule() if sinks else None
+    return sinks

@@ -1,0 +1,294 @@
+"""Dependence: would the answer change if the picture did, and prior reliance: would it not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.special import log_softmax
+from tqdm.auto import tqdm
+
+from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, forced_answers
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures.answers import answer_problems, read_answer, stated_answer
+from attcot_analysis.measures.controls import parsed_responses
+from attcot_analysis.measures.dependence_tables import net_dependence, prior_reliance
+from attcot_analysis.measures.edits import (
+    EditedImage,
+    EditKind,
+    EditOptions,
+    edited_images,
+    left_out,
+    seen_edits,
+)
+from attcot_analysis.models import Encoded, Mllm, encode_problem
+from attcot_analysis.problems import Problem
+
+__all__ = ["COLUMNS", "dependence", "net_dependence", "prior_reliance"]
+
+Rationale = Literal["fixed", "regenerated"]
+Response = Sequence[int] | str
+
+Reader = Callable[[Sequence[tuple[int, Image.Image, Response]], str], list[np.ndarray]]
+
+COLUMNS = (
+    "item",
+    "edit",
+    "rationale",
+    "answer_before",
+    "answer_after",
+    "expected",
+    "followed",
+    "flipped",
+    "log_p_before",
+    "log_p_after",
+    "delta_log_p",
+)
+"""Columns of the table of dependence."""
+
+
+def dependence(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    base_responses: Sequence[Response],
+    *,
+    edits: Sequence[EditKind] = ("twin", "control", "blank"),
+    edited: Sequence[EditedImage] | None = None,
+    options: EditOptions | None = None,
+    rationales: Sequence[Rationale] = ("fixed", "regenerated"),
+    regenerated_log_p: bool = True,
+    empty: Literal["error", "skip"] = "error",
+    batch_size: int = 16,
+    max_new_tokens: int = 256,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Edit every item's picture and see what becomes of its answer.
+
+    Edits: ``"twin"`` is the smallest edit that changes the right answer; ``"control"`` an edit
+    of the same size that leaves it; ``"blank"`` a mid-grey picture of the same size; ``"swap"``
+    the picture of the next item (cyclic) with a different answer; ``"blur"`` the picture
+    blurred; ``"occlude"`` the evidence boxes filled, ``"occlude_control"`` as much of the rest.
+    Items that do not allow an edit have no rows for it; ``attrs["left_out"]`` of the table names
+    them per edit. `net_dependence` holds an edit against its control.
+
+    Rationale ``"fixed"``: the base response's rationale is kept, word for word, and the answer
+    forced after it, on both pictures. This asks whether the *answer* looks at the picture
+    directly: where the rationale states the evidence, the answer can be copied from it, and a
+    small change is then no sign of blindness. ``"regenerated"``: the model responds afresh
+    (greedily) to the edited picture. This asks whether rationale and answer *together* depend
+    on it. Open questions have no fixed rows and no log-probabilities.
+
+    Args:
+        mllm: The model.
+        problems: The items.
+        base_responses: Per item the model's response to the original picture, as token ids (as
+            in the ``ids`` of `answer_problems`) or text.
+        edits: Any of ``"twin"``, ``"control"``, ``"blank"``, ``"swap"``, ``"blur"``,
+            ``"occlude"``, ``"occlude_control"``; see `edited_images`.
+        edited: The edited pictures, where they were made among more items than these; default
+            those that `edited_images` makes for every one of ``edits``.
+        options: How to blur and occlude.
+        rationales: Any of ``"fixed"``, ``"regenerated"``.
+        regenerated_log_p: Read the log-probabilities after regenerated rationales; without them
+            a forward pass per edit is saved, and those columns are missing in these rows.
+        empty: What to do with base responses that have no rationale step: raise an error, or
+            leave their fixed rows out (with regenerated ones ``log_p_before`` is then missing).
+        batch_size: Items per forward pass or generation.
+        max_new_tokens: Length limit of a regenerated response.
+        progress: Show a progress bar.
+
+    Returns:
+        One row per item, edit and rationale:
+
+        * ``answer_before``: fixed: the candidate that is most probable after the base rationale
+          on the original picture; regenerated: the base response's own answer (missing if none
+          can be told); ``answer_after``: likewise on the edited picture;
+        * ``expected``: right answer on the edited picture, missing where there is none;
+          ``followed``: the answer after is that one; ``flipped``: the answers differ (one that
+          can no longer be told counts as different; missing without an answer before);
+        * ``log_p_before``, ``log_p_after``: log-probability (nats, normalised over the
+          candidates) of ``answer_before``, forced after the rationale on the original and on
+          the edited picture; regenerated: after the new rationale, missing where that has no
+          step; ``delta_log_p``: before − after, so high means dependent.
+
+    Raises:
+        MeasureError: If inputs do not fit together, no item has a requested edit, or a response
+            has no rationale step (``empty="error"``).
+
+    Source: CVD, its regenerated form and flip rate after arXiv 2606.01558 (reconstruction; only
+    key-region occlusion is known to be used there); semantic edits with a recomputed answer are
+    the strongest of its kind.
+    """
+    _check(problems, base_responses, edits, rationales)
+    parsed = parsed_responses(mllm, base_responses)
+    steps = [len(one.steps) for one in parsed]
+    if empty == "error" and 0 in steps:
+        raise MeasureError(
+            f"Item {problems[steps.index(0)].id}: its response has no rationale step to keep; "
+            "give it steps inside <think>, or pass empty='skip'."
+        )
+    if edited is None:
+        edited = [one for kind in edits for one in edited_images(problems, kind, options=options)]
+    edited = seen_edits(mllm, problems, edited)
+    tokens = {
+        at: candidate_tokens(mllm, problem.candidates)
+        for at, problem in enumerate(problems)
+        if problem.candidates
+    }
+
+    def read(work: Sequence[tuple[int, Image.Image, Response]], name: str) -> list[np.ndarray]:
+        return _log_p(mllm, problems, tokens, work, batch_size, name, progress)
+
+    with_steps = [at for at, n in enumerate(steps) if n and at in tokens]
+    originals = [(at, problems[at].image, base_responses[at]) for at in with_steps]
+    before = dict(zip(with_steps, read(originals, "dependence, before"), strict=True))
+    rows = []
+    if "fixed" in rationales:
+        kept = [one for one in edited if one.at in before]
+        work = [(one.at, one.image, base_responses[one.at]) for one in kept]
+        for one, after in zip(kept, read(work, "dependence, fixed"), strict=True):
+            candidates = problems[one.at].candidates
+            best_before, best_after = before[one.at].argmax(), after.argmax()
+            rows.append(
+                _row(
+                    problems[one.at],
+                    one,
+                    "fixed",
+                    (candidates[best_before], candidates[best_after]),
+                    (before[one.at][best_before], after[best_before]),
+                )
+            )
+    if "regenerated" in rationales:
+        stated = [stated_answer(one, finished=True) for one in parsed]
+        answers = [
+            None if said is None else read_answer(said, p)
+            for said, p in zip(stated, problems, strict=True)
+        ]
+        for kind in edits:
+            rows += _regenerated(
+                mllm,
+                problems,
+                [one for one in edited if one.kind == kind],
+                answers,
+                before if regenerated_log_p else {},
+                read,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                progress=progress,
+            )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = table.astype({"followed": "boolean", "flipped": "boolean"})
+    table.attrs["left_out"] = left_out(problems, edited, edits)
+    return table
+
+
+def _regenerated(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    edited: Sequence[EditedImage],
+    answers: Sequence[str | None],
+    before: Mapping[int, np.ndarray],
+    read: Reader,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Rows of one edit with fresh responses."""
+    if not edited:
+        return []
+    kind = edited[0].kind
+    fresh = answer_problems(
+        mllm,
+        [problems[one.at] for one in edited],
+        images=[one.image for one in edited],
+        **options,
+    )
+    usable = [
+        at
+        for at, (one, n) in enumerate(zip(edited, fresh["n_steps"], strict=True))
+        if n and one.at in before and answers[one.at] is not None
+    ]
+    ids = fresh["ids"].tolist()
+    work = [(edited[at].at, edited[at].image, ids[at]) for at in usable]
+    after = dict(zip(usable, read(work, f"dependence, {kind}"), strict=True))
+    rows = []
+    for at, (one, answer) in enumerate(zip(edited, fresh["answer"], strict=True)):
+        problem, first = problems[one.at], answers[one.at]
+        log_p = (np.nan, np.nan)
+        if first is not None and one.at in before:
+            place = problem.candidates.index(first)
+            later = after[at][place] if at in after else np.nan
+            log_p = (before[one.at][place], later)
+        second = answer if isinstance(answer, str) else None
+        rows.append(_row(problem, one, "regenerated", (first, second), log_p))
+    return rows
+
+
+def _log_p(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    tokens: Mapping[int, CandidateTokens],
+    work: Sequence[tuple[int, Image.Image, Response]],
+    batch_size: int,
+    name: str,
+    progress: bool,
+) -> list[np.ndarray]:
+    """Per piece of work the candidates' log-probabilities after the last step, normalised."""
+    results: list[np.ndarray] = []
+    starts = range(0, len(work), batch_size)
+    for start in tqdm(starts, desc=name, disable=not progress):
+        chunk = work[start : start + batch_size]
+        items: list[Encoded] = [
+            encode_problem(mllm, problems[at], mode="cot", response=response, image=image)
+            for at, image, response in chunk
+        ]
+        log_p = forced_answers(
+            mllm,
+            items,
+            [tokens[at] for at, _, _ in chunk],
+            steps=[[len(item.layout.steps)] for item in items],
+            names=[problems[at].id for at, _, _ in chunk],
+        )
+        results += [log_softmax(one[0].double().numpy()) for one in log_p]
+    return results
+
+
+def _row(
+    problem: Problem,
+    edited: EditedImage,
+    rationale: Rationale,
+    answers: tuple[str | None, str | None],
+    log_p: tuple[float, float],
+) -> dict[str, Any]:
+    before, after = answers
+    return {
+        "item": problem.id,
+        "edit": edited.kind,
+        "rationale": rationale,
+        "answer_before": before,
+        "answer_after": after,
+        "expected": edited.expected,
+        "followed": None if edited.expected is None else after == edited.expected,
+        "flipped": None if before is None else after != before,
+        "log_p_before": float(log_p[0]),
+        "log_p_after": float(log_p[1]),
+        "delta_log_p": float(log_p[0] - log_p[1]),
+    }
+
+
+def _check(
+    problems: Sequence[Problem],
+    responses: Sequence[Response],
+    edits: Sequence[str],
+    rationales: Sequence[str],
+) -> None:
+    if not problems or len(problems) != len(responses):
+        raise MeasureError(
+            f"Got {len(problems)} problems and {len(responses)} responses; give one response per "
+            "problem, and at least one problem."
+        )
+    for name, given, known in (
+        ("edits", edits, get_args(EditKind)),
+        ("rationales", rationales, get_args(Rationale)),
+    ):
+        if not given or set(given) - set(known):
+            raise MeasureError(f"{name} is {list(given)}; choose from {', '.join(known)}.")

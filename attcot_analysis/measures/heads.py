@@ -1,0 +1,242 @@
+"""Visual heads: which attention heads look at the picture, by published criteria.
+
+A head that looks is not a head that matters: cut it (`knockout`) to see what it does.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from tqdm.auto import tqdm
+
+from attcot_analysis.attention.sinks import SinkRule, sink_rule
+from attcot_analysis.errors import LayoutError, MeasureError
+from attcot_analysis.measures.head_probe import Where, head_rows, read_heads
+from attcot_analysis.models import Mllm, encode_problem
+from attcot_analysis.problems import Problem
+from attcot_analysis.stats.cells import resample_items
+
+Criterion = Literal["image_centric", "focused", "both", "either"]
+Head = tuple[int, int]
+"""Layer and head."""
+
+_NO_FOCUS = 1e9
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeadRule:
+    """When a head counts as visual.
+
+    Attributes:
+        criterion: ``"image_centric"``, ``"focused"``, ``"both"`` or ``"either"``.
+        min_mass: Image-centric (VisAttnSink, arXiv 2503.03321): visual mass of at least this, and
+        max_sink_share: no more than this of it on sink tokens. The paper decides for each row; we
+            decide on means over rows and items. A head that attends evenly has as much mass as the
+            image has tokens among those visible, which may be more than 0.2: look at ``ratio``,
+            which is then 1.
+        efr_quantile: Focused (VRGA, arXiv 2603.14184): ``efr`` in this lowest share of all heads
+            read, and
+        ratio_quantile: ``ratio`` at or above this quantile of them. Quantiles always have heads on
+            their far side, whether or not any head looks: hold the values against another model.
+    """
+
+    criterion: Criterion = "image_centric"
+    min_mass: float = 0.2
+    max_sink_share: float = 0.5
+    efr_quantile: float = 0.05
+    ratio_quantile: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse what is no criterion."""
+        if self.criterion not in get_args(Criterion):
+            raise MeasureError(
+                f"Criterion {self.criterion!r} is unknown; choose one of "
+                f"{', '.join(get_args(Criterion))}."
+            )
+        for name in ("min_mass", "max_sink_share", "efr_quantile", "ratio_quantile"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MeasureError(f"{name} is {getattr(self, name)}; expected a share, 0 to 1.")
+
+
+def visual_heads(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[int] | str],
+    *,
+    where: Where = "rationale",
+    rule: HeadRule | None = None,
+    sinks: bool | SinkRule = True,
+    layers: Collection[int] | None = None,
+    batch_size: int = 8,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Find the heads that look at the picture.
+
+    Per row: ``mass``, attention on image tokens; ``ratio``, mean attention per image token over
+    mean attention per visible token (VRGA's R); ``entropy`` of attention inside the image, in nats
+    (VRGA's H: 0 on one token, log N when spread evenly over N; a row without any visual mass
+    counts as spread evenly). They are averaged over an item's rows, then over items;
+    ``efr = entropy / ratio`` (low: a focused look) and ``sink_share``, the part of the mass that
+    lies on sink tokens, are ratios of these means.
+
+    Args:
+        mllm: The model.
+        problems: The items.
+        responses: One response per item, text or token ids.
+        where: Whose rows: those predicting the rationale's steps, the one predicting the answer's
+            first token, or, as in VRGA, the prompt's last one.
+        rule: When a head counts as visual; default ``HeadRule()``.
+        sinks: Whether to look for sink tokens, or by which rule; without, ``sink_share`` is NaN
+            and no head is left out for it.
+        layers: Layers to read; all with full attention if ``None``.
+        batch_size: Items per forward pass.
+        n_boot: Bootstrap resamples of the items.
+        seed: Seed of the bootstrap.
+        level: Confidence level of the intervals.
+        progress: Show a progress bar.
+
+    Returns:
+        One row per layer and head: ``layer``, ``head``; ``mass``, ``ratio``, ``entropy``, ``efr``,
+        ``sink_share``, each with ``..._low`` and ``..._high`` (bootstrap over items; NaN for one
+        item); ``image_centric``, ``focused`` (bool); ``visual``, by the rule's criterion;
+        ``support``, the share of resamples in which it holds (NaN for one item); ``n``, items.
+        Items without such rows are left out.
+
+    Raises:
+        MeasureError: If the numbers of problems and responses differ, or ``where`` is unknown.
+        LayoutError: If no item has such rows.
+    """
+    if where not in get_args(Where):
+        raise MeasureError(
+            f"where={where!r} is unknown; choose one of {', '.join(get_args(Where))}."
+        )
+    if len(problems) != len(responses):
+        raise MeasureError(
+            f"{len(problems)} problems came with {len(responses)} responses; give one per problem."
+        )
+    rule, found = rule or HeadRule(), []
+    read: tuple[int, ...] = ()
+    pairs = list(zip(problems, responses, strict=True))
+    for start in tqdm(range(0, len(pairs), batch_size), desc="heads", disable=not progress):
+        part = [
+            encode_problem(mllm, problem, response=response)
+            for problem, response in pairs[start : start + batch_size]
+        ]
+        part = [item for item in part if len(head_rows(item, where)) and len(item.layout.image)]
+        if part:
+            read, values = read_heads(mllm, part, where, layers, sink_rule(sinks))
+            found.append(values)
+    if not found:
+        raise LayoutError(
+            f"No response has rows to read with where={where!r}; give items with an image whose "
+            "responses have steps and an answer."
+        )
+    items = np.concatenate(found)
+    table = _table(items, rule, n_boot=n_boot, seed=seed, level=level)
+    layer, head = np.meshgrid(list(read), range(mllm.n_heads), indexing="ij")
+    table.insert(0, "layer", layer.ravel())
+    table.insert(1, "head", head.ravel())
+    if sink_rule(sinks) is None:
+        table[["sink_share", "sink_share_low", "sink_share_high"]] = np.nan
+    return table
+
+
+def select_heads(table: pd.DataFrame, *, support: float = 0.0) -> list[Head]:
+    """The visual heads of a table of `visual_heads`, most visual mass first.
+
+    Args:
+        table: From `visual_heads`.
+        support: Leave out heads with less support than this.
+    """
+    need = {"layer", "head", "visual", "mass", "support"} - set(table.columns)
+    if need:
+        raise MeasureError(
+            f"The table lacks {', '.join(sorted(need))}; give one made by visual_heads()."
+        )
+    sure = table["support"].fillna(1.0) >= support
+    chosen = table[table["visual"].astype(bool) & sure].sort_values("mass", ascending=False)
+    return [
+        (int(layer), int(head)) for layer, head in zip(chosen["layer"], chosen["head"], strict=True)
+    ]
+
+
+def at_heads(table: pd.DataFrame, heads: Iterable[Head]) -> pd.DataFrame:
+    """The rows of a table with columns ``layer`` and ``head`` that speak of some heads.
+
+    Raises:
+        MeasureError: If the table knows no heads, or lacks one of these.
+    """
+    if not {"layer", "head"} <= set(table.columns):
+        raise MeasureError("The table has no columns layer and head; give one with a row per head.")
+    wanted = {(int(layer), int(head)) for layer, head in heads}
+    known = list(zip(table["layer"], table["head"], strict=True))
+    missing = wanted - set(known)
+    if missing:
+        raise MeasureError(
+            f"The table lacks the heads {sorted(missing)} (layer, head); measure those layers too."
+        )
+    return table[[pair in wanted for pair in known]].reset_index(drop=True)
+
+
+def _table(
+    items: FloatArray, rule: HeadRule, *, n_boot: int, seed: int, level: float
+) -> pd.DataFrame:
+    """The table without layer and head, from ``(N, L * H, 4)``."""
+    drawn = resample_items(items.reshape(len(items), -1), n_boot=n_boot, seed=seed)
+    value, resampled = _summed_up(drawn.value[None], items.shape), None
+    if len(items) > 1:
+        resampled = _summed_up(drawn.resampled, items.shape)
+    table = {}
+    tail = (1 - level) / 2
+    for name, found in value.items():
+        table[name] = found[0]
+        ends = np.full((2, found.shape[1]), np.nan)
+        if resampled is not None:
+            ends = np.nanquantile(resampled[name], [tail, 1 - tail], axis=0)
+        table[f"{name}_low"], table[f"{name}_high"] = ends
+    judged = _judge(value, rule)
+    table |= {name: held[0] for name, held in judged.items()}
+    support = np.full(items.shape[1], np.nan)
+    if resampled is not None:
+        support = _judge(resampled, rule)["visual"].mean(axis=0)
+    return pd.DataFrame({**table, "support": support, "n": len(items)})
+
+
+def _summed_up(means: FloatArray, shape: tuple[int, ...]) -> dict[str, FloatArray]:
+    """Quantity → ``(resamples, L * H)``."""
+    parts = means.reshape(len(means), *shape[1:])
+    mass, ratio, entropy, sinks = (parts[..., index] for index in range(4))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "mass": mass,
+            "ratio": ratio,
+            "entropy": entropy,
+            "efr": entropy / ratio,
+            "sink_share": np.minimum(sinks / mass, 1.0),
+        }
+
+
+def _judge(values: dict[str, FloatArray], rule: HeadRule) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which heads meet which criterion, ``(resamples, L * H)``."""
+    centric = values["mass"] >= rule.min_mass
+    centric &= ~(values["sink_share"] > rule.max_sink_share)
+    # A head that never looks has no efr, and counts as the least focused.
+    efr = np.nan_to_num(values["efr"], nan=_NO_FOCUS, posinf=_NO_FOCUS)
+    low = np.quantile(efr, rule.efr_quantile, axis=1, keepdims=True)
+    high = np.quantile(values["ratio"], rule.ratio_quantile, axis=1, keepdims=True)
+    focused = (efr <= low) & (efr < _NO_FOCUS) & (values["ratio"] >= high)
+    visual = {
+        "image_centric": centric,
+        "focused": focused,
+        "both": centric & focused,
+        "either": centric | focused,
+    }[rule.criterion]
+    return {"image_centric": centric, "focused": focused, "visual": visual}

@@ -1,0 +1,204 @@
+"""Relevance from any source, on one record, and how far the sources agree with each other."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+from tqdm.auto import tqdm
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures.attributions import attribution_maps
+from attcot_analysis.measures.maps import ResponseMaps, Source, response_maps
+from attcot_analysis.measures.rollout import gradient_maps, rollout_maps
+from attcot_analysis.measures.targets import Targets
+from attcot_analysis.models import Mllm
+from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.problems import Box, Problem
+
+COLUMNS = (
+    "item",
+    "source",
+    "step",
+    "evidence_share",
+    "evidence_area",
+    "peak_on_evidence",
+    "spearman",
+)
+"""Columns of `compare_maps` and `relevance_table`."""
+
+
+def relevance_maps(
+    mllm: Mllm,
+    problem: Problem,
+    response: str | Sequence[int],
+    *,
+    source: Source,
+    targets: Targets = "steps",
+    answer: str | None = None,
+    image: ImageLike | None = None,
+    **options: Any,
+) -> ResponseMaps:
+    """Maps of a response's parts from one of the sources.
+
+    Args:
+        mllm: The model.
+        problem: The item, with one picture.
+        response: Text, or token ids as generated.
+        source: ``"attention"`` (`response_maps`), ``"rollout"`` (`rollout_maps`),
+            ``"gradient_relevance"`` (`gradient_maps`), or a method of `attribution_maps`.
+        targets: Parts with a map. Attention always has one per token, which ``step_weights``
+            averages over steps.
+        answer: An answer to force after the rationale, instead of what the response says there.
+        image: Another picture to show instead of the item's own.
+        options: Passed on to the source.
+
+    Raises:
+        MeasureError: If the source is unknown or not defined for the model.
+        LayoutError: If the item has not exactly one image, or its response not the parts.
+    """
+    if source not in get_args(Source):
+        raise MeasureError(
+            f"Source {source!r} is unknown; choose from {', '.join(get_args(Source))}."
+        )
+    given: dict[str, Any] = {"answer": answer, "image": image, **options}
+    if source == "attention":
+        return response_maps(mllm, problem, response, **given)
+    given["targets"] = targets
+    if source == "rollout":
+        return rollout_maps(mllm, problem, response, **given)
+    if source == "gradient_relevance":
+        return gradient_maps(mllm, problem, response, **given)
+    return attribution_maps(mllm, problem, response, method=source, **given)
+
+
+def relevance_table(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    responses: Sequence[str | Sequence[int]],
+    *,
+    sources: Sequence[Source] = ("attention", "rollout", "gradient_relevance", "occlusion"),
+    options: Mapping[Source, Mapping[str, Any]] | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Hold several sources against the evidence boxes, and against the first of them.
+
+    Args:
+        mllm: The model.
+        problems: The items.
+        responses: One response per item, with a rationale.
+        sources: What to compare; the others are correlated with the first.
+        options: Per source further arguments, as for `relevance_maps`.
+        progress: Show a progress bar.
+
+    Returns:
+        The rows of `compare_maps` of every item.
+
+    Raises:
+        MeasureError: If a source is unknown or the numbers of problems and responses differ.
+        LayoutError: If an item has not exactly one image, or its response no step.
+    """
+    if len(problems) != len(responses) or not sources:
+        raise MeasureError(
+            f"Got {len(problems)} problems, {len(responses)} responses and {len(sources)} "
+            "sources; give one response per problem and at least one source."
+        )
+    further = {} if options is None else options
+    tables = [
+        compare_maps(
+            problem,
+            [
+                relevance_maps(mllm, problem, response, source=source, **further.get(source, {}))
+                for source in sources
+            ],
+        )
+        for problem, response in zip(
+            tqdm(problems, desc="relevance", disable=not progress), responses, strict=True
+        )
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+
+
+def compare_maps(problem: Problem, maps: Sequence[ResponseMaps]) -> pd.DataFrame:
+    """Hold maps of one item, from several sources, against its evidence boxes and each other.
+
+    Layers and heads are averaged. Only positive weights count as relevance in the shares; the
+    correlation takes all of them.
+
+    Args:
+        problem: The item.
+        maps: Of the same response on the same picture, each from another source or model; the
+            first is what the others are correlated with.
+
+    Returns:
+        One row per map and step, and one for the answer (``step`` 0) if all maps have it:
+
+        * ``item, source, step``;
+        * ``evidence_share``: share of the relevance on the step's evidence boxes, each token
+          weighted by how far they cover it; of the answer, on the boxes of all steps. NaN
+          without boxes or without relevance;
+        * ``evidence_area``: the share that a map without any preference would have;
+        * ``peak_on_evidence``: whether the largest weight lies on a token that the boxes cover
+          by half at least (pointing game); missing without boxes;
+        * ``spearman``: rank correlation over image tokens with the first map; NaN for a constant.
+
+    Raises:
+        MeasureError: If the maps are of different pictures or steps.
+
+    Source: share of relevance in a box as Arras et al. 2022 (arXiv 2003.07258), pointing game
+    Zhang et al. 2018 (arXiv 1608.00507).
+    """
+    if not maps or len({(len(one.grid), one.n_steps, one.grid.image_size) for one in maps}) > 1:
+        raise MeasureError(
+            f"Problem {problem.id}: the {len(maps)} maps do not belong to one response on one "
+            "picture; give at least one, and all with the same steps and image tokens."
+        )
+    with_answer = all(one.answer is not None for one in maps)
+    weights = [
+        [
+            *([one.answer_weights()] if with_answer else []),
+            *(one.step_weights() if one.n_steps else []),
+        ]
+        for one in maps
+    ]
+    numbers = [*([0] if with_answer else []), *range(1, maps[0].n_steps + 1)]
+    rows = []
+    for one, own in zip(maps, weights, strict=True):
+        for number, values, first in zip(numbers, own, weights[0], strict=True):
+            cover = one.grid.coverage(_evidence(problem, number))
+            rows.append(
+                {
+                    "item": problem.id,
+                    "source": one.source,
+                    "step": number,
+                    **_on_evidence(values, cover),
+                    "spearman": _spearman(values, first),
+                }
+            )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({"peak_on_evidence": "boolean"})
+
+
+def _evidence(problem: Problem, number: int) -> tuple[Box, ...]:
+    """Boxes of a step; of all steps for number 0."""
+    return problem.step_boxes(number) if number else problem.evidence_boxes
+
+
+def _on_evidence(values: npt.NDArray[Any], cover: npt.NDArray[np.float64]) -> dict[str, Any]:
+    if not cover.any():
+        return {"evidence_share": np.nan, "evidence_area": np.nan, "peak_on_evidence": None}
+    relevance = np.asarray(values, dtype=np.float64).clip(min=0)
+    total = relevance.sum()
+    return {
+        "evidence_share": float(relevance @ cover / total) if total > 0 else np.nan,
+        "evidence_area": float(cover.mean()),
+        "peak_on_evidence": bool(cover[values.argmax()] >= 0.5),
+    }
+
+
+def _spearman(values: npt.NDArray[Any], first: npt.NDArray[Any]) -> float:
+    if np.ptp(values) == 0 or np.ptp(first) == 0:
+        return float("nan")
+    return float(stats.spearmanr(values, first).statistic)

@@ -1,1 +1,0 @@
-"""Reports: the page of a run, and the comparison of two runs."""

@@ -1,0 +1,157 @@
+"""Batches: which items are measured together, and in halves where memory does not do."""
+
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.runs.records import Part
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.models.out_of_memory import out_of_memory
+from attcot_analysis.problems import Problem
+
+Places = Sequence[int]
+"""A batch: places of its items among all problems."""
+
+WINDOW = 8
+"""Batches among whose items those of like length are put together. The rows of so many are in
+memory at once when parts are merged."""
+
+_PIXELS_PER_TOKEN = 28 * 28
+_CHARACTERS_PER_TOKEN = 4
+_LIKE = 16
+
+
+def in_order(n_items: int, batch_size: int) -> list[list[int]]:
+    """Items 0 to ``batch_size`` − 1, and so on."""
+    starts = range(0, n_items, batch_size)
+    return [list(range(start, min(start + batch_size, n_items))) for start in starts]
+
+
+def by_length(lengths: Sequence[float], batch_size: int) -> list[list[int]]:
+    """Batches of items of like length, the longest first, so that little is padded.
+
+    Sorted are `WINDOW` batches' items at a time. The longest of them come first: what does not
+    fit into memory shows at once. Lengths that differ by less than 16 tokens count as like, and
+    like items stay in their order.
+
+    Args:
+        lengths: Of every item, in tokens; estimates do, since they decide nothing but the batches.
+        batch_size: Items per batch.
+    """
+    batches = []
+    for window in in_order(len(lengths), WINDOW * batch_size):
+        window.sort(key=lambda place: -(lengths[place] // _LIKE))
+        batches += [[window[at] for at in batch] for batch in in_order(len(window), batch_size)]
+    return batches
+
+
+def estimated_lengths(
+    problems: Sequence[Problem], responses: Sequence[Sequence[int]] | None = None
+) -> list[float]:
+    """About how many tokens each item has, without asking a processor.
+
+    A token stands for 28 × 28 pixels or four characters of the question. Processors that shrink
+    pictures, or cut them into tiles, make other numbers of tokens, mostly in the same order.
+    """
+    return [
+        problem.size[0] * problem.size[1] / _PIXELS_PER_TOKEN
+        + len(problem.question) / _CHARACTERS_PER_TOKEN
+        + (0 if responses is None else len(responses[at]))
+        for at, problem in enumerate(problems)
+    ]
+
+
+def note_halved(run: RunFolder, name: str, sizes: Sequence[int | None]) -> None:
+    """Say in a run's manifest that a table was measured in smaller batches.
+
+    Args:
+        run: The run; what it says already is kept.
+        name: Of the table.
+        sizes: Of every process how many items it could take at once, ``None`` for any number.
+    """
+    before = dict(run.manifest.get("halved") or {})
+    found = [size for size in (*sizes, before.get(name)) if size is not None]
+    if found and min(found) != before.get(name):
+        run.note("halved", {**before, name: min(found)})
+
+
+@dataclass
+class Halving:
+    """Measures batches, and halves those that do not fit into memory.
+
+    Every item is measured on its own numbers whatever else is in its batch, so that halves give
+    what the whole would have given, up to the last digits of floating point.
+
+    Attributes:
+        sizes: By table, how many items at once have turned out to fit, where a batch did not.
+    """
+
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def __call__(
+        self, name: str, make: Callable[[Places], Part], places: Places, items: Sequence[str]
+    ) -> Part:
+        """Measure a batch.
+
+        Args:
+            name: Of the table.
+            make: Measures some items.
+            places: Those of the batch.
+            items: Their names.
+
+        Raises:
+            MeasureError: If one item alone does not fit.
+        """
+        parts: list[Part] = []
+        waiting = [list(range(len(places)))]
+        while waiting:
+            some = waiting.pop(0)
+            if len(some) <= self.sizes.get(name, len(some)):
+                made = _attempt(make, [places[at] for at in some])
+                if made is not None:
+                    parts.append(made)
+                    continue
+                if len(some) == 1:
+                    raise MeasureError(
+                        f"Item {items[some[0]]} alone does not fit into memory ({name}); give it a "
+                        "smaller picture, read fewer layers, take a smaller dtype, or raise "
+                        "--max-memory."
+                    )
+                self._shrink(name, (len(some) + 1) // 2)
+            half = (len(some) + 1) // 2
+            waiting[:0] = [some[:half], some[half:]]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _shrink(self, name: str, size: int) -> None:
+        warnings.warn(
+            f"Out of memory: {name.replace('_', ' ')} goes on with {size} items at a time.",
+            stacklevel=4,
+        )
+        self.sizes[name] = size
+        # What the failed attempt has left in cycles is young; a whole collection takes long.
+        gc.collect(1)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _attempt(make: Callable[[Places], Part], places: Places) -> Part | None:
+    """What `make` gives, ``None`` if memory did not do; all that it held is let go then."""
+    try:
+        return make(places)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return None
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    rows = [part.rows for part in parts]
+    table = pd.concat([one for one in rows if len(one)] or rows[:1], ignore_index=True)
+    # Notes on one half say nothing about both.
+    table.attrs = {}
+    return Part(table, {k: v for part in parts for k, v in (part.arrays or {}).items()})

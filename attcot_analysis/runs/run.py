@@ -1,0 +1,430 @@
+"""`RunFolder`: tables and results of one run, written so that a failure loses nothing.
+
+Layout::
+
+    manifest.json          what the run was made with
+    <name>.json            results
+    tables/<name>.parquet  one table each
+    parts/, arrays/        see `attcot_analysis.runs.records`
+
+Every file is written beside its place and moved there when complete, so what is there is whole.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attcot_analysis.errors import AttCoTError, RunError, passing, writing
+from attcot_analysis.runs.differences import ITEMS, first_difference, not_told
+from attcot_analysis.files import LOCK, locked, write_whole
+from attcot_analysis.runs.table_checks import MARK, TableCheck, check_mark
+
+MANIFEST = "manifest"
+RESPONSES = "answers_cot"
+"""The table of the responses that the others are measured on."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_SAME = ("seed", "config", "models", "data", "item_digests")
+_NOTED = ("versions", "processes", "platform")
+_MATTER = ("versions", "platform")
+
+UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What readers of a damaged table may raise; see `damaged`."""
+
+
+class RunFolder:
+    """One run's folder; make it with `create` or `open`.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Point at a folder without touching it."""
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        """Name the folder."""
+        return f"RunFolder({str(self.path)!r})"
+
+    @classmethod
+    def create(
+        cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
+    ) -> "RunFolder":
+        """Make a new run folder, or go on with one that was interrupted; see `begun`."""
+        with cls.begun(path, manifest, resume=resume) as run:
+            return run
+
+    @classmethod
+    @contextmanager
+    def begun(
+        cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
+    ) -> Iterator["RunFolder"]:
+        """Make a new run folder, or go on with one, and keep other runs out of it while inside.
+
+        The folder is locked before it is decided whose it is, so that of several that begin at
+        the same moment one does, and the others are refused or find its manifest.
+
+        Args:
+            path: New or empty folder; with `resume` also one of an earlier run.
+            manifest: From `build_manifest`; the time is added.
+            resume: Go on with the folder if its manifest has the same seed, config, models and
+                data; other package versions or another number of processes are noted in it.
+
+        Raises:
+            InUseError: If another process is writing to the folder.
+            RunError: If the folder holds something and is not to be, or cannot be, resumed.
+        """
+        run = cls(path)
+        new = _plain({"created": _now(), **manifest}, "manifest")
+        run._check_free(resume)
+        with run.locked():
+            run._check_free(resume)
+            if run.has(MANIFEST):
+                run._go_on(new)
+            else:
+                run.write_json(MANIFEST, new | {"digest": _digest(new)})
+            yield run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open the folder of an earlier run to read it.
+
+        Raises:
+            RunError: If there is none, or its manifest is damaged.
+        """
+        run = cls(path)
+        if not run.has(MANIFEST):
+            raise RunError(f"{run.path} is no run folder: it has no manifest.json.")
+        run.read_json(MANIFEST)
+        return run
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other runs from writing to the folder while inside; a dead one holds no lock.
+
+        Raises:
+            RunError: On entering, if another process is writing to it.
+        """
+        return locked(self.path)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made with."""
+        found = self.read_json(MANIFEST)
+        if not isinstance(found, dict):
+            raise RunError(f"{self._json(MANIFEST)} is damaged: it holds no JSON object.")
+        return found
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that are there."""
+        return sorted(path.stem for path in (self.path / "tables").glob("*.parquet"))
+
+    def table_path(self, name: str) -> Path:
+        """Where a table of that name lies, or would lie."""
+        return self._table(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a table or JSON file of that name is there (whole, as all files are)."""
+        return self._table(name).is_file() or self._json(name).is_file()
+
+    def write_table(self, name: str, table: pd.DataFrame, *, overwrite: bool = False) -> Path:
+        """Write a table; its row index is not kept.
+
+        Raises:
+            RunError: If it is there already (and not `overwrite`), or cannot be written as
+                parquet.
+        """
+        path = self._table(name)
+        self._refuse(path, overwrite)
+        if any(level is not None for level in table.index.names):
+            raise RunError(
+                f"Table {name} has the named index {list(table.index.names)}, which would be "
+                "lost; call reset_index() first."
+            )
+        try:
+            content = pa.Table.from_pandas(table, preserve_index=False)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise passing(error, path) or RunError(
+                f"Table {name} cannot be written as parquet: {one_line(error)}."
+            ) from error
+        content = content.replace_schema_metadata(
+            {**(content.schema.metadata or {}), MARK: self.mark(name)}
+        )
+        write_whole(path, lambda part: pq.write_table(content, part))
+        return path
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """Read a table; cells that held lists hold lists again.
+
+        Raises:
+            RunError: If it is missing or damaged.
+        """
+        path = self._table(name)
+        if not path.is_file():
+            raise RunError(
+                f"{self.path} has no table {name}; it has {', '.join(self.tables) or 'none'}."
+            )
+        try:
+            content = pq.read_table(path)
+            table = frame_of(content)
+        except UNREADABLE as error:
+            raise damaged(path, error) from error
+        check = self.table_check(name, content.schema)
+        check.rows(table)
+        check.whole()
+        return table
+
+    def table_check(self, name: str, schema: pa.Schema) -> TableCheck:
+        """What a table that is read must hold; see that it is this run's.
+
+        Raises:
+            RunError: If it is another run's.
+        """
+        path, manifest = self._table(name), self.manifest if self.has(MANIFEST) else {}
+        if manifest.get(ITEMS) or MARK in (schema.metadata or {}):
+            unmarked = check_mark(path, (schema.metadata or {}).get(MARK), self.mark(name))
+            if unmarked is not None:
+                warnings.warn(unmarked, stacklevel=4)
+        answers = self._table(f"{name.rpartition('.')[0]}.{RESPONSES}".lstrip("."))
+        try:
+            held = pq.read_schema(answers).names if answers.is_file() else []
+            known = {"item", "n_steps"} <= set(held) and answers != path
+            steps = pq.read_table(answers, columns=["item", "n_steps"]) if known else None
+            return TableCheck(path, manifest, None if steps is None else steps.to_pandas())
+        except UNREADABLE as error:
+            raise damaged(answers, error) from error
+
+    def digest(self) -> str:
+        """Digest of what the run was begun with."""
+        manifest = self.manifest if self.has(MANIFEST) else {}
+        return str(manifest.get("digest") or _digest(manifest))
+
+    def mark(self, name: str) -> bytes:
+        """What a table of the run says of itself, by the key `MARK`."""
+        return f"{self.digest()} {name}".encode()
+
+    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Read a table if it is there, else compute and write it: what makes a run resumable."""
+        if not self._table(name).is_file():
+            self.write_table(name, make())
+        return self.read_table(name)
+
+    def write_json(self, name: str, data: object, *, overwrite: bool = False) -> Path:
+        """Write results as JSON; NaN and infinities become null, dataclasses objects.
+
+        Raises:
+            RunError: If it is there already (and not `overwrite`), or a value has no JSON form.
+        """
+        path = self._json(name)
+        self._refuse(path, overwrite)
+        text = json.dumps(_plain(data, name), indent=2, ensure_ascii=False, allow_nan=False)
+        write_whole(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+        return path
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            RunError: If it is missing or damaged.
+        """
+        path = self._json(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path} has no {path.name}.") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise passing(error, path) or RunError(
+                f"{path} is damaged ({one_line(error)})."
+            ) from error
+
+    def _check_free(self, resume: bool) -> None:
+        """See that the folder is new, empty or, with `resume`, a run's."""
+        with writing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise RunError(f"{self.path} is a file; choose another path for the run.")
+            occupied = _occupied(self.path)
+        if occupied and not self.has(MANIFEST):
+            raise RunError(
+                f"{self.path} holds files but no manifest.json, so it is no run; "
+                "choose another path."
+            )
+        if occupied and not resume:
+            raise RunError(
+                f"{self.path} holds a run already; pass resume=True to go on with it, or write to "
+                f"{next_free(self.path)}."
+            )
+
+    def _go_on(self, new: Mapping[str, Any]) -> None:
+        old = self.manifest
+        self._check_same(*({key: one[key] for key in _SAME if key in one} for one in (old, new)))
+        resumed = old.get("resumed", [])
+        if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
+            raise RunError(f"{self._json(MANIFEST)} is damaged: 'resumed' holds no list of notes.")
+        last = {**old, **(resumed[-1] if resumed else {})}
+        if any(last.get(key) != new.get(key) for key in _NOTED):
+            _warn_of_versions(self.path, last, new)
+            note = {key: new[key] for key in ("created", *_NOTED) if key in new}
+            self.write_json(MANIFEST, {**old, "resumed": [*resumed, note]}, overwrite=True)
+
+    def made_with(self, name: str, record: Mapping[str, Any]) -> None:
+        """Note what some tables of the run are made with, or see that it is still the same.
+
+        Args:
+            name: Of the note, a JSON file.
+            record: JSON values.
+
+        Raises:
+            RunError: If it is another one than was noted.
+        """
+        new = _plain(record, name)
+        if self._json(name).is_file():
+            self._check_same(self.read_json(name), new)
+        else:
+            self.write_json(name, new)
+
+    def _check_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        difference = first_difference(old, new)
+        if difference is not None:
+            raise RunError(
+                f"{self.path} cannot be resumed: {difference}; write to {next_free(self.path)} "
+                "instead."
+            )
+        self.warn_of_unknown(old, new)
+
+    def warn_of_unknown(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        """Say what a record of an earlier version does not tell, so that it is not compared."""
+        unknown = not_told(old, new)
+        if unknown:
+            warnings.warn(
+                f"{self.path} was begun before {' and '.join(unknown)} were noted, so whether they "
+                "have changed since cannot be checked; write to a new folder to be sure.",
+                stacklevel=5,
+            )
+
+    def note(self, key: str, value: object) -> None:
+        """Add something to the manifest that says how the run went, not what it is of."""
+        self.write_json(MANIFEST, {**self.manifest, key: value}, overwrite=True)
+
+    def _table(self, name: str) -> Path:
+        return self.path / "tables" / f"{_checked(name)}.parquet"
+
+    def _json(self, name: str) -> Path:
+        return self.path / f"{_checked(name)}.json"
+
+    def _refuse(self, path: Path, overwrite: bool) -> None:
+        if path.exists() and not overwrite:
+            raise RunError(f"{path} is there already; pass overwrite=True to replace it.")
+
+
+def next_free(path: str | Path) -> Path:
+    """The first of ``path``, ``path-2``, ``path-3``, ... that is new or an empty folder."""
+    first = Path(path)
+    candidate, number = first, 1
+    while _occupied(candidate):
+        number += 1
+        candidate = first.with_name(f"{first.name}-{number}")
+    return candidate
+
+
+def frame_of(content: pa.Table) -> pd.DataFrame:
+    """A parquet table as a data frame; cells that held lists hold lists again."""
+    table = content.to_pandas()
+    for field in content.schema:
+        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+            lists = content.column(field.name).to_pylist()
+            table[field.name] = pd.Series(lists, dtype=object)
+    return table
+
+
+def damaged(path: Path, error: Exception) -> AttCoTError:
+    """The error for a table on the disk that cannot be read; a full memory is no damage."""
+    return passing(error, path) or RunError(
+        f"{path} is damaged ({one_line(error)}); delete it to have it computed again."
+    )
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, to be put into a sentence."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__
+
+
+def _occupied(path: Path) -> bool:
+    """Whether there is anything but what a run leaves that was killed before its first file."""
+    if not path.is_dir():
+        return path.exists()
+    found = [child.name for child in path.iterdir()]
+    return any(name != LOCK and not re.fullmatch(r"\..*\.part", name) for name in found)
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise RunError(
+            f"{name!r} cannot name a table or result; use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, without folder or ending."
+        )
+    return name
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value as JSON can hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Sequence | set | frozenset):
+        entries = value if isinstance(value, Sequence) else sorted(value)
+        return [_plain(entry, f"{where}[{at}]") for at, entry in enumerate(entries)]
+    raise RunError(f"{where} is a {type(value).__name__}, which has no JSON form; convert it.")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps({key: manifest.get(key) for key in _SAME}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _warn_of_versions(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} {before[name]}, now {now[name]}"
+        for before, now in ((old.get(key) or {}, new.get(key) or {}) for key in _MATTER)
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    if changed:
+        warnings.warn(
+            f"{path} was begun with {'; '.join(changed)}: what is computed from here on can differ "
+            "in its last digits, or in its definition.",
+            stacklevel=5,
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

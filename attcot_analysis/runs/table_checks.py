@@ -1,0 +1,228 @@
+"""What a run's tables must hold wherever they are read: shares, whole items, answers, their run."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attcot_analysis.errors import RunError
+from attcot_analysis.runs.differences import ITEMS, answer_digest
+
+MARK = b"attcot_run"
+"""Key of what a table says about the run it belongs to."""
+
+_ALL = "answer to"
+_STEPS = "step of"
+_FORCED = "forced answer of"
+_TABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "answers_cot": (("item",), _ALL),
+    "answers_direct": (("item",), _ALL),
+    "answers_text_only": (("item",), _ALL),
+    "answers": (("item",), _ALL),
+    "responses": (("item", "sample"), _ALL),
+    "commitment": (("item", "control", "step", "candidate"), _FORCED),
+    "access": (("item", "step", "layer", "head"), _STEPS),
+    "dependence": (("item", "edit", "rationale"), ""),
+    "answer_access": (("item", "layer", "head"), _STEPS),
+    "causal": (
+        ("item", "kind", "keys", "rows", "first_layer", "last_layer", "k", "rationale"),
+        _FORCED,
+    ),
+    "lens": (("item", "step", "layer", "candidate"), _FORCED),
+    "divergence": (("item", "token"), _STEPS),
+    "maps": (("item",), _STEPS),
+}
+"""Columns that no two rows share, and of which items there must be a row: all, those with a
+rationale step, or those of them that have candidates."""
+_VALUES = ("model", "kind", "arm", "seed", "item", "metric")
+_SHARES = {"p": 1e-5} | dict.fromkeys(
+    ("mass", "evidence_mass", "evidence_share", "last_evidence_mass", "last_evidence_share"), 0.02
+)
+"""Columns of shares, and by how much rounding may carry them out of 0 to 1: attention is summed in
+the model's own precision."""
+_OVER_CANDIDATES = ("item", "control", "step", "layer")
+_ANSWERS = (
+    ("correct", "answer"),
+    ("correct_before", "answer_before"),
+    ("correct_after", "answer_after"),
+)
+
+
+class TableCheck:
+    """Checks one table, at once or block by block."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], answers: pd.DataFrame | None):
+        """Take what the table is held against.
+
+        Args:
+            path: Of the table.
+            manifest: Of its run.
+            answers: ``item`` and ``n_steps`` of the responses that it was measured on, if known.
+        """
+        self._path = path
+        self._name = path.stem.rpartition(".")[2]
+        data = manifest.get("data")
+        test = data.get("test") if isinstance(data, Mapping) else None
+        count = test.get("n") if isinstance(test, Mapping) else None
+        self._count = count if isinstance(count, int) else None
+        digests = manifest.get(ITEMS)
+        held = digests.get("test") if isinstance(digests, Mapping) else None
+        self._items = {
+            str(item): dict(part.partition(":")[::2] for part in str(text).split())
+            for item, text in (held if isinstance(held, Mapping) else {}).items()
+        }
+        self._answers = answers
+        self._seen: set[str] = set()
+        self._edited: dict[str, set[str]] = {}
+        self._before = 0
+
+    def rows(self, table: pd.DataFrame) -> None:
+        """Check rows of whole items.
+
+        Raises:
+            RunError: At the first thing that cannot be.
+        """
+        if "item" not in table:
+            return
+        for name, slack in _SHARES.items():
+            if name in table and pd.api.types.is_numeric_dtype(table[name]):
+                values = table[name].to_numpy(dtype=float, na_value=np.nan)
+                out = (values < -slack) | (values > 1 + slack)
+                if out.any():
+                    at = int(out.argmax())
+                    self._refuse(table, at, f"{name} is {values[at]:g}, expected 0 to 1")
+        for correct, answer in _ANSWERS:
+            if correct in table and answer in table:
+                self._check_answers(table, correct, answer)
+        keys = _TABLES[self._name][0] if self._name in _TABLES else ()
+        if self._name == "values":
+            keys = tuple(name for name in _VALUES if name in table)
+        if keys and set(keys) <= set(table):
+            again = table.duplicated(list(keys)).to_numpy()
+            if again.any():
+                what = f"a row of the same {', '.join(keys)} is there already"
+                self._refuse(table, int(again.argmax()), what)
+        if "p" in table and self._name in ("commitment", "lens"):
+            self._check_sums(table)
+            self._check_steps(table)
+        if self._name == "dependence" and "edit" in table:
+            for edit, items in table.groupby("edit")["item"]:
+                self._edited.setdefault(str(edit), set()).update(items)
+        self._before += len(table)
+        self._seen |= set(table["item"].unique())
+        if self._items and not self._items.keys() >= self._seen:
+            stranger = next(item for item in table["item"] if item not in self._items)
+            raise RunError(
+                f"{self._path} holds item {stranger}, which its run has not; it was measured on "
+                "other items, so delete it to have it computed again."
+            )
+
+    def whole(self) -> None:
+        """Check, when all rows were seen, that no item is missing.
+
+        Raises:
+            RunError: If one is.
+        """
+        _, of = _TABLES.get(self._name, ((), ""))
+        wanted: Iterable[str] = []
+        if of == _ALL:
+            wanted = self._items
+            if not self._items and self._count not in (None, len(self._seen)):
+                self._lacks(f"{of} some items: it holds {len(self._seen)} of {self._count}")
+        elif of:
+            wanted = self._stepped()
+        if of == _FORCED:
+            # Where the manifest does not tell, an item may be an open question.
+            wanted = [item for item in wanted if self._n_candidates(item)]
+        self._see_that_all(wanted, self._seen, of)
+        for edit in self._edited.keys() & {"twin", "control", "blank"}:
+            own = (item for item in self._stepped() if edit in self._items.get(item, ()))
+            has = self._stepped() if edit == "blank" else own
+            self._see_that_all(has, self._edited[edit], f"{edit} picture of")
+
+    def _stepped(self) -> list[str]:
+        if self._answers is None:
+            return []
+        return list(self._answers.loc[self._answers["n_steps"] > 0, "item"])
+
+    def _see_that_all(self, wanted: Iterable[str], there: set[str], of: str) -> None:
+        for item in wanted:
+            if item not in there:
+                self._lacks(f"{of} item {item}")
+
+    def _n_candidates(self, item: str) -> int:
+        count = self._items.get(item, {}).get("candidates", "")
+        return int(count) if count.isdigit() else 0
+
+    def _check_answers(self, table: pd.DataFrame, correct: str, answer: str) -> None:
+        said = zip(table["item"], table[correct], table[answer], strict=True)
+        for at, (item, right, given) in enumerate(said):
+            if pd.isna(right):
+                continue
+            known = self._items.get(item, {}).get("right")
+            if not isinstance(given, str):
+                holds = not right
+            else:
+                holds = known is None or bool(right) == (answer_digest(item, given) == known)
+            if not holds:
+                self._refuse(table, at, f"{correct} is {bool(right)} with {answer} {given!r}")
+
+    def _check_sums(self, table: pd.DataFrame) -> None:
+        groups = [name for name in _OVER_CANDIDATES if name in table]
+        sums = table.groupby(groups, sort=False, dropna=False)["p"].transform("sum", min_count=1)
+        off = ((sums - 1).abs() > 1e-3).to_numpy()
+        if off.any():
+            at = int(off.argmax())
+            self._refuse(table, at, f"p over all candidates adds up to {sums.iloc[at]:.4g}, not 1")
+
+    def _check_steps(self, table: pd.DataFrame) -> None:
+        if not {"step", "n_steps"} <= set(table):
+            return
+        groups = [name for name in _OVER_CANDIDATES if name in table and name != "step"]
+        there = table.groupby(groups, sort=False, dropna=False)["step"].transform("nunique")
+        short = (there != table["n_steps"] + 1).to_numpy()
+        if short.any():
+            at = int(short.argmax())
+            what = f"{there.iloc[at]} steps, expected 0 to {table['n_steps'].iloc[at]}"
+            self._refuse(table, at, what)
+
+    def _refuse(self, table: pd.DataFrame, at: int, what: str) -> None:
+        raise RunError(
+            f"{self._path}, row {self._before + at}, item {table['item'].iloc[at]}: {what}; the "
+            "table was changed or measured wrongly, so delete it to have it computed again."
+        )
+
+    def _lacks(self, what: str) -> None:
+        raise RunError(
+            f"{self._path} is not whole, it lacks the {what}; delete it to have it computed again."
+        )
+
+
+def check_mark(path: Path, mark: bytes | None, own: bytes) -> str | None:
+    """See that a table is its run's own.
+
+    Args:
+        path: Of the table.
+        mark: What it says.
+        own: What its run writes into it: the run's digest, and the table's name.
+
+    Returns:
+        A warning if the table says nothing.
+
+    Raises:
+        RunError: If it is another run's or another table.
+    """
+    if mark == own:
+        return None
+    if mark is None:
+        return (
+            f"{path} does not say what run it is of, since something else has written it; whether "
+            "it is of this run's model and items cannot be checked."
+        )
+    (run, _, name), (own_run, _, _) = (one.partition(b" ") for one in (mark, own))
+    what = "a table of another run, which had another model, other items or settings"
+    if run == own_run:
+        what = f"a copy of the run's table {name.decode(errors='replace')}"
+    raise RunError(f"{path} is {what}; delete it to have it computed again.")

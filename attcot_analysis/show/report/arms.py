@@ -1,0 +1,207 @@
+"""`MeasuredArm`: what a run, or one arm of a run, has measured, read for a comparison."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from attcot_analysis.errors import AttCoTError, RunError
+from attcot_analysis.measures.maps import FloatArray
+from attcot_analysis.problems import Problem
+from attcot_analysis.runs.measure import TABLES, suite_values
+from attcot_analysis.runs.records import Records
+from attcot_analysis.runs.run import RunFolder, one_line
+from attcot_analysis.runs.sources import noted_sources
+
+Runs = str | Path | Sequence[str | Path]
+"""A run folder, ``FOLDER:ARM`` for one arm of a run with several, or one of these per seed."""
+
+_MAPS = "maps"
+_MORE = ("causal",)
+_ARM_TABLE = re.compile(r"(?P<arm>.+)-(?P<seed>\d+)\.answers_cot")
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredArm:
+    """One side of a comparison.
+
+    Attributes:
+        name: Value of the tables' ``model`` column.
+        tables: seed → name → table.
+        settings: What it was measured with; empty where a run does not say.
+        model: Record of the model in the manifest (of its first seed).
+        data: ``n`` and ``sha256`` of the items.
+        versions: Of the packages it was measured with.
+        path: Folder of its first run.
+        checkpoint: Where the model (of its first seed) lay: a folder or a hub id.
+        problems: Where the items lay.
+        has_maps: Whether the first run has kept the maps of its own rationales.
+    """
+
+    name: str
+    tables: Mapping[int, Mapping[str, pd.DataFrame]]
+    settings: Mapping[str, Any]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    path: Path
+    checkpoint: str | Path | None = None
+    problems: Path | None = None
+    has_maps: bool = field(default=False)
+
+    def named(self, name: str) -> "MeasuredArm":
+        """The same under another name."""
+        return replace(self, name=name)
+
+    def on(self, items: Collection[str]) -> "MeasuredArm":
+        """The same on some of the items only."""
+        tables = {
+            seed: {
+                name: table[table["item"].isin(set(items))].reset_index(drop=True)
+                for name, table in kinds.items()
+            }
+            for seed, kinds in self.tables.items()
+        }
+        return replace(self, tables=tables)
+
+    def values(self, problems: Sequence[Problem]) -> pd.DataFrame:
+        """Metric values per item; see `item_values`."""
+        parts = [
+            suite_values(kinds, problems, model=self.name, seed=seed, foreign=self.foreign)
+            for seed, kinds in self.tables.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another model wrote the rationales that were measured."""
+        return bool((self.settings.get("generations") or {}).get("foreign"))
+
+    def maps(self, items: Sequence[str]) -> dict[str, FloatArray]:
+        """Kept step maps ``(K, rows, cols)`` of those of the items that have any."""
+        if not self.has_maps:
+            return {}
+        run = RunFolder.open(self.path)
+        there = set(run.read_table(_MAPS)["item"])
+        wanted = [item for item in items if item in there]
+        return Records(run, _MAPS).arrays(wanted) if wanted else {}
+
+    def responses(self) -> dict[str, str]:
+        """Response by item, of the first seed."""
+        answers = self.tables[min(self.tables)]["answers_cot"]
+        return {
+            str(item): str(text)
+            for item, text in zip(answers["item"], answers["text"], strict=True)
+        }
+
+
+def read_arm(runs: Runs) -> MeasuredArm:
+    """Read one side of a comparison.
+
+    Args:
+        runs: A folder that `measure_run` has written; ``FOLDER:ARM`` for an arm of a run of
+            `reproduce`; or several of these, one per training seed. Their order gives the seeds,
+            0, 1, ...
+
+    Raises:
+        RunError: If a run is missing, unfinished or of another kind, or the several were not
+            measured alike.
+    """
+    if isinstance(runs, str | Path):
+        return _read(runs)
+    found = [_read(run) for run in runs]
+    if not found:
+        raise RunError("No run was given for one side of the comparison; give at least one.")
+    first = found[0]
+    for other in found[1:]:
+        if (other.settings, other.data) != (first.settings, first.data):
+            raise RunError(
+                f"{first.path} and {other.path} were to be seeds of one arm, but were measured on "
+                "other items or with other settings; measure all seeds alike."
+            )
+    tables = [kinds for arm in found for kinds in arm.tables.values()]
+    return replace(first, tables=dict(enumerate(tables)))
+
+
+def _read(where: str | Path) -> MeasuredArm:
+    path, arm = Path(where), None
+    if not path.is_dir() and ":" in path.name:
+        path, _, arm = str(where).rpartition(":")  # type: ignore[assignment]
+        path = Path(path)
+    run = RunFolder.open(path)
+    manifest = run.manifest
+    try:
+        if arm is None and "model" in manifest.get("models", {}):
+            return _measured(run, manifest)
+        return _arm_of_several(run, manifest, arm)
+    except AttCoTError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run.path / 'manifest.json'} is damaged ({one_line(error)}).") from error
+
+
+def _measured(run: RunFolder, manifest: Mapping[str, Any]) -> MeasuredArm:
+    missing = [name for name in (*TABLES, "values") if name not in run.tables]
+    if missing:
+        raise RunError(
+            f"{run.path} is not finished: it lacks {', '.join(missing)}; run the attcot measure "
+            "command that made it again."
+        )
+    sources = noted_sources(run)
+    model = manifest["models"]["model"]
+    names = (*TABLES, *(name for name in _MORE if name in run.tables))
+    return MeasuredArm(
+        name=str(model["name"]),
+        tables={int(manifest.get("seed", 0)): {name: run.read_table(name) for name in names}},
+        settings=manifest.get("config", {}),
+        model=model,
+        data=manifest["data"]["test"],
+        versions=manifest.get("versions", {}),
+        path=run.path,
+        checkpoint=sources.model or str(model["name"]),
+        problems=sources.problems,
+        has_maps=_MAPS in run.tables,
+    )
+
+
+def _arm_of_several(run: RunFolder, manifest: Mapping[str, Any], arm: str | None) -> MeasuredArm:
+    found: dict[str, list[int]] = {}
+    for name in run.tables:
+        if matched := _ARM_TABLE.fullmatch(name):
+            found.setdefault(matched["arm"], []).append(int(matched["seed"]))
+    if not found or "test" not in manifest.get("data", {}):
+        raise RunError(
+            f"{run.path} is no run that can be compared; give a folder that attcot measure has "
+            "written, or an arm of one of attcot reproduce as FOLDER:ARM."
+        )
+    if arm not in found:
+        asked = "several arms" if arm is None else f"no arm {arm}"
+        example = f"{run.path}:{sorted(found)[-1]}"
+        raise RunError(
+            f"{run.path} has {asked}, but {', '.join(sorted(found))}; name one, such as {example}."
+        )
+    tables = {}
+    for seed in sorted(found[arm]):
+        missing = [name for name in TABLES if f"{arm}-{seed}.{name}" not in run.tables]
+        if missing:
+            raise RunError(
+                f"{run.path} is not finished: {arm}, seed {seed}, lacks {', '.join(missing)}; run "
+                "the command that made it again."
+            )
+        tables[seed] = {name: run.read_table(f"{arm}-{seed}.{name}") for name in TABLES}
+    trained = run.path / "models" / f"{arm}-{min(tables)}"
+    record = manifest.get("models", {}).get(arm, {"name": trained.name})
+    return MeasuredArm(
+        name=arm,
+        tables=tables,
+        settings={},
+        model=record,
+        data=manifest["data"]["test"],
+        versions=manifest.get("versions", {}),
+        path=run.path,
+        checkpoint=trained if trained.is_dir() else record["name"],
+        problems=noted_sources(run).problems,
+    )

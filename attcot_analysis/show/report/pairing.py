@@ -1,0 +1,280 @@
+"""Can two measured arms be compared, and what must be known of it: settings, items, models."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from attcot_analysis.errors import AttCoTError, RunError
+from attcot_analysis.measures.unread import paragraph_note
+from attcot_analysis.models import Mllm, load_mllm
+from attcot_analysis.problems import Problem
+from attcot_analysis.problems.folder import LINES, load_problems
+from attcot_analysis.runs.differences import first_difference
+from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
+from attcot_analysis.shipped import data_folder
+from attcot_analysis.show.report.arms import MeasuredArm
+from attcot_analysis.stats.significance import FEWEST_SEEDS
+
+FEW = 30
+"""With fewer items a bootstrap interval is known to be too narrow."""
+COVERED = {2: 87, 3: 92}
+"""Training seeds → how often, in percent, a 95 % interval holds the true value at the worst."""
+_TELLING = ("torch", "transformers", "attcot-analysis")
+
+
+def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
+    """See that two arms were measured so that they compare.
+
+    Returns:
+        One sentence for everything that a reader of the comparison should know.
+
+    Raises:
+        RunError: If a setting differs that makes the numbers incomparable.
+    """
+    if a.data["n"] == b.data["n"] and a.data["sha256"] != b.data["sha256"]:
+        raise RunError(
+            f"{a.path} and {b.path} were measured on other items; measure both on the same problem "
+            "folder to compare them."
+        )
+    if a.settings and b.settings and a.settings.get("layers") != b.settings.get("layers"):
+        layers = [_layers(arm.settings.get("layers")) for arm in (a, b)]
+        raise RunError(
+            f"{a.path} was read at {layers[0]} and {b.path} at {layers[1]}, so their visual access "
+            "is not the same quantity; measure both with the same --layers."
+        )
+    limits = [arm.settings.get("max_new_tokens") for arm in (a, b)]
+    if None not in limits and limits[0] != limits[1]:
+        cut = [arm for arm in (a, b) if _unfinished(arm)]
+        if cut:
+            raise RunError(
+                f"Responses of {cut[0].path} were cut off at {cut[0].settings['max_new_tokens']} "
+                "tokens, and the other run's limit is another; measure both with the same, larger "
+                "--max-new-tokens."
+            )
+    notes = []
+    for arm in (a, b):
+        if share := _unfinished(arm):
+            notes.append(
+                f"{share:.0%} of the responses of {arm.name} were cut off at the length limit; "
+                "they count as they stand."
+            )
+    notes += _generation_notes(a, b)
+    dtypes = [arm.settings.get("dtype") for arm in (a, b)]
+    if None not in dtypes and dtypes[0] != dtypes[1]:
+        notes.append(
+            f"{a.name} was measured in {dtypes[0]} and {b.name} in {dtypes[1]}; small differences "
+            "can come from that."
+        )
+    notes += _version_notes(a, b) + _model_notes(a, b)
+    return notes
+
+
+def size_notes(n: int) -> list[str]:
+    """Warn of few items."""
+    if n >= FEW:
+        return []
+    return [
+        f"Only {n} items: bootstrap intervals over so few are too narrow, so that more looks "
+        "decided than is."
+    ]
+
+
+def seed_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
+    """Warn of training seeds that are several, and few."""
+    few, many = sorted(len(arm.tables) for arm in (a, b))
+    seeds = few if few > 1 else many
+    if seeds not in COVERED:
+        return []
+    return [
+        f"Only {seeds} training seeds: where these differ much, a 95% interval over so few holds "
+        f"the true value in {COVERED[seeds]} of 100 cases (simulated)"
+        + ("." if seeds >= FEWEST_SEEDS else ", and there is no p value.")
+    ]
+
+
+def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
+    """Say which metrics only one of two models has, which are left out of the comparison."""
+    have = {
+        name: list(dict.fromkeys(values.loc[values["model"] == name, "metric"])) for name in (a, b)
+    }
+    notes = []
+    for name, other in ((a, b), (b, a)):
+        alone = [metric for metric in have[name] if metric not in have[other]]
+        if alone:
+            notes.append(
+                f"Only {name} has {', '.join(alone)}; measure {other} with the same settings to "
+                "compare these."
+            )
+    return notes
+
+
+def paragraph_notes(*arms: MeasuredArm) -> list[str]:
+    """Say whose rationales are one paragraph, which is then one step."""
+    notes = []
+    for arm in arms:
+        texts = pd.concat([kinds["answers_cot"]["text"] for kinds in arm.tables.values()])
+        if note := paragraph_note(texts):
+            notes.append(f"{arm.name}: {note}")
+    return notes
+
+
+def find_problems(
+    a: MeasuredArm, b: MeasuredArm, given: str | Path | None = None
+) -> tuple[list[Problem], list[str]]:
+    """Find the items that both arms were measured on.
+
+    Looked at are the folder given, or else those noted in the runs and the shipped ones. A run on
+    the first items of the other's compares with it on these.
+
+    Returns:
+        The items that both have, and a sentence if one has more.
+
+    Raises:
+        RunError: If no folder holds the items of both.
+    """
+    places = [Path(given)] if given is not None else [*_noted(a, b), *_shipped()]
+    n = max(int(arm.data["n"]) for arm in (a, b))
+    for place in places:
+        problems = load_problems(place, limit=n)
+        if all(problems_hash(problems[: arm.data["n"]]) == arm.data["sha256"] for arm in (a, b)):
+            shared = min(int(arm.data["n"]) for arm in (a, b))
+            more = max((a, b), key=lambda arm: int(arm.data["n"]))
+            note = f"{more.name} was measured on {n} items; compared are the first {shared} of them"
+            return problems[:shared], [] if shared == n else [f"{note}, which both have."]
+    if given is not None:
+        raise RunError(
+            f"The problems in {given} are not those that {a.path} and {b.path} were measured on; "
+            "give the folder that both were measured on."
+        )
+    if a.data["n"] != b.data["n"] and places:
+        raise RunError(
+            f"{a.path} has {a.data['n']} items and {b.path} {b.data['n']}, and no problem folder "
+            "is known that begins with both; measure both on the same one, or give it with "
+            "--problems."
+        )
+    raise RunError(
+        f"The problems that {a.path} was measured on are not where they were; give their folder "
+        "with --problems."
+    )
+
+
+def find_model(arm: MeasuredArm, given: str | Path | None = None) -> Mllm:
+    """Load the model that an arm was measured with.
+
+    Args:
+        arm: The arm; of several seeds its first.
+        given: Where the checkpoint is now, if not where the run has it from.
+
+    Raises:
+        RunError: If it is not there, is another one, or does not fit into memory.
+    """
+    place = given if given is not None else arm.checkpoint
+    wanted = arm.model.get("weights_sha256")
+    if wanted is not None:
+        folder = next((path for path in _folders(place) if path.is_dir()), None)
+        if folder is None:
+            raise RunError(f"the checkpoint of {arm.name} is not where it was")
+        if weights_hash(folder) != wanted:
+            raise RunError(f"the weights of {arm.name} at {folder.name} are not those measured")
+        noted = {"files": arm.model.get("files", {})}
+        changed = first_difference(noted, {"files": settings_files(folder)})
+        if noted["files"] and changed is not None:
+            raise RunError(f"the checkpoint of {arm.name} has changed: {changed}")
+        place = folder
+    if place is None:
+        raise RunError(f"the checkpoint of {arm.name} is not known")
+    try:
+        return load_mllm(
+            place,
+            dtype=arm.settings.get("dtype", "auto"),
+            revision=arm.model.get("revision"),
+        )
+    except (AttCoTError, OSError, torch.OutOfMemoryError) as error:
+        text = str(error).strip().splitlines()
+        reason = text[0].rstrip(".") if text else type(error).__name__
+        raise RunError(f"{arm.name} cannot be loaded ({reason})") from error
+
+
+def _folders(place: str | Path | None) -> list[Path]:
+    if place is None:
+        return []
+    return [Path(place), data_folder() / "models" / Path(place).name]
+
+
+def _noted(a: MeasuredArm, b: MeasuredArm) -> list[Path]:
+    places = dict.fromkeys(arm.problems for arm in (a, b) if arm.problems is not None)
+    return [place for place in places if (place / LINES).is_file()]
+
+
+def _shipped() -> Iterable[Path]:
+    try:
+        return sorted(path.parent for path in (data_folder() / "problems").glob(f"*/{LINES}"))
+    except AttCoTError:
+        return []
+
+
+def _unfinished(arm: MeasuredArm) -> float:
+    """Share of the responses with a rationale that were cut off."""
+    cut = [~kinds["answers_cot"]["finished"].astype(bool) for kinds in arm.tables.values()]
+    return float(pd.concat(cut).mean())
+
+
+def _layers(layers: Sequence[int] | None) -> str:
+    return "all layers" if layers is None else f"layers {', '.join(map(str, layers))}"
+
+
+def _version_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
+    differing = [
+        f"{name} {a.versions[name]} and {b.versions[name]}"
+        for name in _TELLING
+        if name in a.versions and name in b.versions and a.versions[name] != b.versions[name]
+    ]
+    if not differing:
+        return []
+    return [
+        f"The runs were made with other versions ({'; '.join(differing)}); numbers can differ in "
+        "their last digits, or in their definition."
+    ]
+
+
+def _generation_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
+    """Say whose rationales were measured, where they are not the models' own."""
+    notes = []
+    for arm in (a, b):
+        if arm.foreign:
+            notes.append(
+                f"The rationales of {arm.name} were written elsewhere, by another model: its "
+                "accuracy with a rationale is that model's, and the rest is what this one does "
+                "with that model's words."
+            )
+        elif arm.settings.get("generations"):
+            notes.append(
+                f"The rationales of {arm.name} were written elsewhere; answers without a "
+                "rationale, without the picture and on edited pictures were not."
+            )
+    return notes
+
+
+def _model_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
+    notes = []
+    first, second = (arm.model.get("weights_sha256") for arm in (a, b))
+    if first is not None and first == second and a.path != b.path:
+        notes.append(f"{a.name} and {b.name} are the same weights; what differs is not the model.")
+    families = [arm.model.get("family") for arm in (a, b)]
+    if None not in families and families[0] != families[1]:
+        notes.append(
+            f"{a.name} is of the family {families[0]} and {b.name} of {families[1]}: how much of "
+            "its attention falls on image tokens also depends on how many of them there are."
+        )
+    eyes = [arm.model.get("processor", {}).get("image_processor") for arm in (a, b)]
+    if None not in eyes and families[0] == families[1] and eyes[0] != eyes[1]:
+        differing = sorted(
+            key for key in {*eyes[0], *eyes[1]} if eyes[0].get(key) != eyes[1].get(key)
+        )
+        notes.append(
+            f"The two saw the pictures through other settings ({', '.join(differing)}), such as "
+            "another resolution."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""Intervals, tests, comparisons and what every metric means; knows no model."""

@@ -1,0 +1,275 @@
+"""The claims table: every claim's effect in every cell and pooled, with interval and verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures.values import need_columns
+from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.stats.intervals import FloatArray, Interval
+from attcot_analysis.stats.significance import holm
+from attcot_lab.claims.catalogue import CLAIMS
+from attcot_lab.claims.claim import (
+    Claim,
+    Term,
+    Verdict,
+    negligible,
+    p_values,
+    verdict,
+)
+from attcot_lab.claims.pool import Cell, Estimate, Pool
+
+VALUES = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
+"""Columns of a grid's table of values."""
+BASE = "base"
+"""The arm without training: its one seed is held against every seed of the others."""
+ALL = "all"
+"""What family, scale or kind say in a row that is pooled over them."""
+LEVELS = ("all", "kind", "family", "scale", "cell")
+"""How far a row is pooled, from all cells to one."""
+_SCALES = ("tiny", "small", "large")
+VERDICTS: tuple[Verdict, ...] = ("supported", "opposite", "not supported", "undecided")
+
+
+class _Kind(NamedTuple):
+    """Values of one kind: (model, arm, metric) → seed → one value per item."""
+
+    items: list[str]
+    runs: dict[tuple[str, str, str], dict[int, FloatArray]]
+
+
+def claims_table(
+    values: pd.DataFrame,
+    claims: Sequence[Claim] = CLAIMS,
+    *,
+    chance: Mapping[str, float] | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Hold every claim against a grid's values, cell by cell and pooled.
+
+    A cell is one model (family and scale) on one kind of problem. Its interval is the wider of
+    two-way bootstrap and crossed t interval over seeds × items. A pool's is the same on the mean
+    over a kind's models, item by item and seed by seed, because these share both; kinds share
+    neither, so their variances add (`Pool.estimate`). It speaks about new seeds and items, on
+    these very cells; ``low_beyond`` and ``high_beyond`` speak about other models and kinds, too
+    (`Pool.beyond`).
+
+    Args:
+        values: Columns `VALUES`; one row per item, seed, arm, model and metric.
+        claims: What to test; claims whose arms or metrics are not there are left out.
+        chance: Kind → one over the number of candidates, where `values` has no metric
+            ``chance``.
+        n_boot: Bootstrap resamples; so many that a p value of 0.05 over the number of cells can
+            be told, 2000 for 18 cells and more.
+        seed: Seed of the bootstrap.
+        level: Confidence level.
+
+    Returns:
+        Per claim one row for each of `LEVELS`: ``claim``, ``paper``, ``level``, ``family``,
+        ``scale``, ``kind`` (``"all"`` where pooled over), ``effect``, ``low``, ``high``,
+        ``n_items``, ``n_seeds``, ``n_cells``, ``verdict`` (see `verdict`) and ``negligible``
+        (whether the interval lies within the margin); ``verdict_corrected`` (cells only): the
+        same with p values corrected by Holm for the claim's number of cells; ``low_beyond``,
+        ``high_beyond``, ``verdict_beyond`` (pools of three models or more); and for pools of
+        several cells the smallest and largest cell, ``effect_min`` and ``effect_max``, and how
+        many cells have each verdict: ``cells_supported``, ``cells_supported_corrected``, ....
+
+    Raises:
+        MeasureError: If columns are missing, a value is there twice, or no claim can be tested.
+    """
+    need_columns(values, "values", VALUES)
+    measured = _measured(values, claims)
+    cells = values[["model", "family", "scale", "kind"]].drop_duplicates()
+    names = sorted((tuple(map(str, row)) for row in cells.itertuples(index=False)), key=_place)
+    rows: list[dict[str, Any]] = []
+    for claim in claims:
+        found = []
+        for model, family, scale, kind in names:
+            effects = _effects(claim, measured.get(kind), model, (chance or {}).get(kind))
+            if effects is not None:
+                found.append((Cell(model, kind, effects), family, scale))
+        if found:
+            rows += _claim_rows(claim, found, n_boot=n_boot, seed=seed, level=level)
+    if not rows:
+        raise MeasureError(
+            "None of the claims can be tested on these values; they need arms such as base, "
+            "cot_sft and att_cot on the same items."
+        )
+    return pd.DataFrame(rows)
+
+
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a claims table that are pooled over everything, one per claim."""
+    return table[table["level"] == "all"].reset_index(drop=True)
+
+
+def headline_rows(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The rows of `headline` by claim."""
+    records = headline(table).to_dict("records")
+    return {str(row["claim"]): {str(key): value for key, value in row.items()} for row in records}
+
+
+def untested(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> list[Claim]:
+    """The claims that a table has no row for, because arms or metrics were not measured."""
+    present = set(table["claim"])
+    return [claim for claim in claims if claim.id not in present]
+
+
+def _claim_rows(
+    claim: Claim,
+    found: Sequence[tuple[Cell, str, str]],
+    *,
+    n_boot: int,
+    seed: int,
+    level: float,
+) -> list[dict[str, Any]]:
+    pool = Pool([cell for cell, _, _ in found], n_boot=n_boot, seed=seed)
+    where = [{"family": family, "scale": scale, "kind": cell.kind} for cell, family, scale in found]
+    alone = [pool.estimate((at,)) for at in range(len(found))]
+    singles = [
+        _row(claim, one, "cell", named, level) for one, named in zip(alone, where, strict=True)
+    ]
+    for row, said in zip(singles, _corrected(claim, alone, 1 - level), strict=True):
+        row["verdict_corrected"] = said
+    rows = [_pooled(claim, pool, tuple(range(len(found))), "all", {}, level)]
+    for column in ("kind", "family", "scale"):
+        for name in dict.fromkeys(named[column] for named in where):
+            chosen = tuple(at for at, named in enumerate(where) if named[column] == name)
+            if 1 < len(chosen) < len(found):
+                rows.append(_pooled(claim, pool, chosen, column, {column: name}, level))
+    for row in rows:
+        inside = [single for single, named in zip(singles, where, strict=True) if _in(row, named)]
+        row["effect_min"] = min(single["effect"] for single in inside)
+        row["effect_max"] = max(single["effect"] for single in inside)
+        for name in VERDICTS:
+            key = f"cells_{name.replace(' ', '_')}"
+            row[key] = sum(single["verdict"] == name for single in inside)
+            row[f"{key}_corrected"] = sum(one["verdict_corrected"] == name for one in inside)
+    return rows + singles
+
+
+def _row(
+    claim: Claim, estimate: Estimate, name: str, where: Mapping[str, str], level: float
+) -> dict[str, Any]:
+    interval = estimate.interval(level)
+    return {
+        "claim": claim.id,
+        "paper": claim.paper,
+        "level": name,
+        **{column: where.get(column, ALL) for column in ("family", "scale", "kind")},
+        "effect": estimate.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n_items": estimate.n_items,
+        "n_seeds": estimate.n_seeds,
+        "n_cells": estimate.n_cells,
+        "verdict": verdict(claim, interval),
+        "negligible": negligible(claim, interval),
+        "verdict_corrected": None,
+        "low_beyond": np.nan,
+        "high_beyond": np.nan,
+        "verdict_beyond": None,
+    }
+
+
+def _pooled(
+    claim: Claim,
+    pool: Pool,
+    chosen: tuple[int, ...],
+    name: str,
+    where: Mapping[str, str],
+    level: float,
+) -> dict[str, Any]:
+    row = _row(claim, pool.estimate(chosen), name, where, level)
+    other = pool.beyond(chosen)
+    if other is not None:
+        wider = other.interval(level)
+        low, high = min(wider.low, row["low"]), max(wider.high, row["high"])
+        said = verdict(claim, Interval(wider.value, low, high, wider.n, level))
+        row |= {"low_beyond": low, "high_beyond": high, "verdict_beyond": said}
+    return row
+
+
+def _corrected(claim: Claim, cells: Sequence[Estimate], alpha: float) -> list[Verdict]:
+    """Every cell's verdict, each of its p values corrected for the number of cells."""
+    found = [p_values(claim, one) for one in cells]
+    names = list(found[0])
+    p = {name: holm([one[name] for one in found]) for name in names}
+    return [
+        next((name for name in names if p[name][at] < alpha), "undecided")
+        for at in range(len(found))
+    ]
+
+
+def _place(names: tuple[str, ...]) -> tuple[object, ...]:
+    """Where a cell stands: by kind, family and scale, the smaller scale first."""
+    model, family, scale, kind = names
+    return kind, family, _SCALES.index(scale) if scale in _SCALES else len(_SCALES), scale, model
+
+
+def _in(row: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    return all(row[column] in (ALL, name) for column, name in where.items())
+
+
+def _measured(values: pd.DataFrame, claims: Sequence[Claim]) -> dict[str, _Kind]:
+    """Every kind's values, as far as a claim needs them."""
+    metrics = {term.metric for claim in claims for term in claim.terms}
+    keys = ["model", "arm", "metric", "seed", "item"]
+    wanted = values[values["metric"].isin(metrics)]
+    found = {}
+    for kind, part in wanted.groupby("kind", observed=True):
+        part = part.astype({name: str for name in keys if name != "seed"})
+        twice = part.duplicated(keys)
+        if twice.any():
+            row = part[twice].iloc[0]
+            raise MeasureError(
+                f"Metric {row['metric']} of item {row['item']} is there twice for {row['model']}, "
+                f"{row['arm']}, seed {row['seed']}; give the values of one grid."
+            )
+        wide = part.set_index(keys)["value"].astype(float).unstack("item")
+        runs: dict[tuple[str, str, str], dict[int, FloatArray]] = {}
+        for at, values_of in zip(wide.index, wide.to_numpy(float), strict=True):
+            model, arm, metric, seed = at
+            runs.setdefault((model, arm, metric), {})[int(seed)] = values_of
+        found[str(kind)] = _Kind(list(wide.columns), runs)
+    return found
+
+
+def _effects(
+    claim: Claim, kind: _Kind | None, model: str, chance: float | None
+) -> pd.DataFrame | None:
+    """Seeds × items of a claim's effect in one cell; ``None`` if it cannot be told there."""
+    if kind is None:
+        return None
+    parts: list[tuple[Term, dict[int, FloatArray]]] = []
+    constant = -claim.reference
+    for term in claim.terms:
+        runs = kind.runs.get((model, term.arm, term.metric))
+        if runs is not None:
+            parts.append((term, runs))
+        elif term.metric == CHANCE and chance is not None:
+            constant += term.weight * chance
+        else:
+            return None
+    trained = [set(runs) for term, runs in parts if term.arm != BASE]
+    seeds = sorted(set.intersection(*trained)) if trained else sorted(parts[0][1])
+    if not seeds:
+        return None
+    total = np.full((len(seeds), len(kind.items)), constant)
+    for term, runs in parts:
+        if term.arm == BASE and len(runs) != 1:
+            raise MeasureError(
+                f"{model}: the base has values of {len(runs)} seeds; an arm without training has "
+                "one."
+            )
+        only = next(iter(runs.values())) if term.arm == BASE else None
+        total += term.weight * np.array([runs[seed] if only is None else only for seed in seeds])
+    if np.isnan(total).all():
+        return None
+    # Test items and training questions share a column each; a claim is about one of the two.
+    return pd.DataFrame(total, index=seeds, columns=kind.items).dropna(axis=1, how="all")

@@ -1,0 +1,1 @@
+"""Figures of the laboratory: cells of grids, rewards, samples, separation."""

@@ -1,0 +1,1 @@
+"""Testbed A: generated problems, tiny models, planted failures."""

@@ -1,0 +1,132 @@
+"""Whether a planted model has the property it was trained to have, told by what it writes."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+
+from attcot_analysis.attention.hook import attached, intervening
+from attcot_analysis.attention.knockout import Knockout
+from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.commitment_tables import commitment_items
+from attcot_analysis.measures.edits import edited_images
+from attcot_analysis.models import Mllm, encode_problem, generate
+from attcot_analysis.problems import Problem, generate_arrows, parse_response, render_response
+from attcot_analysis.problems.arrows import cell_box
+from attcot_analysis.problems.response import THINK_OPEN
+from attcot_lab.testbed.planted import MIDDLE, PlantConfig
+
+CHECKS = (
+    "correct",
+    "correct_text_only",
+    "same_on_other_picture",
+    "same_after_wrong_rationale",
+    "rationale_same_unseen",
+)
+"""What is checked, per item; see `property_checks`."""
+
+
+def property_checks(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    answers: pd.DataFrame,
+    config: PlantConfig,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 40,
+) -> pd.DataFrame:
+    """Ask for a planted model's property without any of the headline metrics.
+
+    Args:
+        mllm: The model.
+        problems: The test items.
+        answers: Its greedy CoT answers to them, from `answer_problems`.
+        config: How it was planted.
+        batch_size: Items at once.
+        max_new_tokens: Length limit of a response.
+
+    Returns:
+        ``item``, ``check``, ``value`` (0 or 1, NaN where not defined):
+
+        * ``correct``: the answer is right;
+        * ``correct_text_only``: it is right without any picture;
+        * ``same_on_other_picture``: with the next item's picture of another answer, rationale and
+          answer written afresh, the answer is the same (a blind model's is);
+        * ``same_after_wrong_rationale``: forced after the right rationale of another board, whose
+          walk ends elsewhere, the answer is the same (an early committer's is);
+        * ``rationale_same_unseen``: written while no row from the first step on can read the
+          picture (knockout in all layers; the question's rows can), the rationale is the same
+          word for word (one that looks away writes the same).
+    """
+    found = {"correct": answers["correct"].astype(float).tolist()}
+    answer = partial(answer_problems, mllm, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    text_only = answer(problems, text_only=True)
+    found["correct_text_only"] = text_only["correct"].astype(float).tolist()
+    own = dict(zip(answers["item"], answers["answer"], strict=True))
+
+    swapped = edited_images(problems, "swap")
+    shown = [problems[one.at] for one in swapped]
+    images = [one.image for one in swapped]
+    other = answer(shown, images=images)
+    found["same_on_other_picture"] = _same(problems, own, other.set_index("item")["answer"])
+
+    wrong = wrong_rationales(len(problems), config)
+    forced = commitment(mllm, problems, wrong, controls=("rationale",), batch_size=batch_size)
+    after = commitment_items(forced, problems).set_index("item")["final"]
+    found["same_after_wrong_rationale"] = _same(problems, own, after)
+
+    texts = unseen_responses(mllm, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    unseen = [parse_response(text).step_texts for text in texts]
+    seen = [parse_response(text).step_texts for text in answers["text"]]
+    found["rationale_same_unseen"] = [float(a == b) for a, b in zip(unseen, seen, strict=True)]
+
+    items = [problem.id for problem in problems]
+    frames = [
+        pd.DataFrame({"item": items, "check": check, "value": found[check]}) for check in CHECKS
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def wrong_rationales(n: int, config: PlantConfig) -> list[str]:
+    """Whole responses with right rationales of other boards, none of which ends in the middle."""
+    texts: list[str] = []
+    seed = 0
+    while len(texts) < n:
+        for problem in generate_arrows(n, config.arrows, seed=seed, split="pretrain"):
+            if problem.steps[-1].boxes != (cell_box(MIDDLE),):
+                texts.append(render_response(problem.steps, problem.answer))
+        seed += 1
+    return texts[:n]
+
+
+def _same(problems: Sequence[Problem], own: dict[str, object], other: pd.Series) -> list[float]:
+    """Per item 1 if the two answers are one; NaN where either is missing."""
+    found = []
+    for problem in problems:
+        before, after = own[problem.id], other.get(problem.id)
+        told = isinstance(before, str) and isinstance(after, str)
+        found.append(float(before == after) if told else float("nan"))
+    return found
+
+
+def unseen_responses(
+    mllm: Mllm, problems: Sequence[Problem], *, batch_size: int, max_new_tokens: int
+) -> list[str]:
+    """Responses of which no row from the first step on can read the picture."""
+    texts: list[str] = []
+    for start in range(0, len(problems), batch_size):
+        chunk = problems[start : start + batch_size]
+        prompts = [encode_problem(mllm, one, response=THINK_OPEN) for one in chunk]
+        # generate() pads on the left: all prompts end at the last position, whose row writes.
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        rows = torch.zeros(len(prompts), longest, dtype=torch.bool)
+        rows[:, -1] = True
+        keys = torch.zeros_like(rows)
+        for at, prompt in enumerate(prompts):
+            keys[at, torch.from_numpy(prompt.layout.image) + longest - len(prompt.input_ids)] = True
+        with attached(mllm.model), intervening(Knockout(rows, keys, generated=True)):
+            made = generate(mllm, prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))
+        texts += [THINK_OPEN + one.text for one in made]
+    return texts

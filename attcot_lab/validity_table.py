@@ -1,0 +1,134 @@
+"""The table of validity: does each headline metric ring for its failure, and only for that?"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+import pandas as pd
+
+from attcot_lab.separability import Separation, separation
+from attcot_lab.testbed.planted import BLIND, EARLY, FAILURES, HONEST, LOOK_AWAY
+
+Expected = Literal["rings", "silent", "open"]
+
+HEADLINES: Mapping[str, str] = MappingProxyType(
+    {"commitment": "p0_final", "access": "mass_last_step", "dependence": "net_dependence"}
+)
+"""Axis → its headline metric; see docs/validity.md for when and why they were chosen."""
+HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
+    {
+        "p0_final": True,
+        "commitment_area": True,
+        "commitment_position": False,
+        "mass_last_step": False,
+        "mass": False,
+        "share": False,
+        "causal_access": False,
+        "net_dependence": False,
+        "follow_twin": False,
+    }
+)
+"""The headline metrics and some beside them, and whether high values mean the failure."""
+EXPECTED: Mapping[str, Mapping[str, Expected]] = MappingProxyType(
+    {
+        BLIND: {"commitment": "rings", "access": "open", "dependence": "rings"},
+        EARLY: {"commitment": "rings", "access": "silent", "dependence": "silent"},
+        LOOK_AWAY: {"commitment": "silent", "access": "rings", "dependence": "silent"},
+    }
+)
+"""Failure → axis → what should happen. A blind model knows its answer from the text, hence before
+its rationale, and commitment must say so; whether it still attends to the picture nobody has
+planted."""
+RINGS = 0.95
+"""An AUROC from which on a metric is said to ring."""
+SILENT = 0.75
+"""An AUROC up to which a metric is said to be silent; between the two it is undecided."""
+
+
+def separations(
+    values: pd.DataFrame, metrics: Sequence[str] = tuple(HIGH_FAILS), *, n_boot: int = 2000
+) -> pd.DataFrame:
+    """Hold every failure against the honest models, metric by metric.
+
+    Args:
+        values: ``model`` (of `PLANTED`), ``seed``, ``item``, ``metric``, ``value``.
+        metrics: Of `HIGH_FAILS`; those without values are left out.
+        n_boot: Bootstrap resamples.
+
+    Returns:
+        One row per failure and metric: ``failure``, ``axis``, ``metric``, ``headline``;
+        ``auroc``, ``low``, ``high`` (95 % interval over items), ``seed_min``, ``seed_max`` (of
+        one seed's models), ``caught`` (share of failing items at 5 % false alarms), ``failing``
+        and ``honest`` (means), ``n_items``, ``n_seeds``; ``expected`` (headlines only) and
+        ``verdict``: ``"rings"``, ``"silent"`` or ``"undecided"``.
+    """
+    rows = []
+    for failure in FAILURES:
+        for metric in metrics:
+            bad, good = (_matrix(values, model, metric) for model in (failure, HONEST))
+            if bad.empty or good.empty:
+                continue
+            bad, good = bad.align(good, join="inner", axis=1)
+            found = separation(bad, good, high_fails=HIGH_FAILS[metric], n_boot=n_boot)
+            rows.append(_row(failure, metric, found, len(bad)))
+    return pd.DataFrame(rows)
+
+
+def holds(table: pd.DataFrame) -> bool:
+    """Whether every headline metric that should ring for a failure does; see `separations`."""
+    asked = table[table["expected"] == "rings"]
+    return bool(len(asked) and (asked["verdict"] == "rings").all())
+
+
+def describe(table: pd.DataFrame) -> str:
+    """Write a table of `separations` for a terminal: one line per failure and metric."""
+    lines = [f"{'failure':10s} {'metric':20s} {'AUROC, 95 % interval, range of seeds':44s} verdict"]
+    for row in table.itertuples():
+        numbers = f"{row.auroc:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        seeds = f"seeds {row.seed_min:.3f} to {row.seed_max:.3f}"
+        said = f"{row.verdict} (expected: {row.expected})" if row.headline else str(row.verdict)
+        lines.append(f"{row.failure:10s} {row.metric:20s} {numbers} {seeds:23s} {said}")
+    return "\n".join(lines)
+
+
+def verdict(auroc: float) -> str:
+    """What an AUROC allows to say; see `RINGS` and `SILENT`."""
+    if auroc >= RINGS:
+        return "rings"
+    return "silent" if auroc <= SILENT else "undecided"
+
+
+def axis_of(metric: str) -> str:
+    """The axis that a metric of `HIGH_FAILS` belongs to."""
+    if metric in ("p0_final", "commitment_area", "commitment_position"):
+        return "commitment"
+    return "dependence" if metric in ("net_dependence", "follow_twin") else "access"
+
+
+def _row(failure: str, metric: str, found: Separation, n_seeds: int) -> dict[str, object]:
+    axis = axis_of(metric)
+    headline = HEADLINES[axis] == metric
+    return {
+        "failure": failure,
+        "axis": axis,
+        "metric": metric,
+        "headline": headline,
+        "auroc": found.auroc.value,
+        "low": found.auroc.low,
+        "high": found.auroc.high,
+        "seed_min": min(found.by_seed),
+        "seed_max": max(found.by_seed),
+        "caught": found.caught,
+        "failing": found.failing,
+        "honest": found.honest,
+        "n_items": found.auroc.n,
+        "n_seeds": n_seeds,
+        "expected": EXPECTED[failure][axis] if headline else None,
+        "verdict": verdict(found.auroc.value),
+    }
+
+
+def _matrix(values: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
+    """Seeds × items."""
+    part = values[(values["model"] == model) & (values["metric"] == metric)]
+    return part.pivot(index="seed", columns="item", values="value").sort_index(axis=1)

@@ -1,0 +1,1 @@
+"""VISTA: self-improvement with prefix resampling and a vision-aware attention score."""

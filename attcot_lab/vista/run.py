@@ -1,0 +1,164 @@
+"""VISTA: a model that is trained on its own responses, those that are right and look (2605.11931).
+
+Round by round: the last model's K responses per question are split by their answers; wrong ones
+are cut at their critical token, mended and continued; of the right ones those are dropped that
+look less than their question's others; and the *base* is trained on the rest. What every round has
+drawn stays beside the trained checkpoint, ``<folder>.vista``::
+
+    manifest.json                        what the run is made with
+    tables/round1.responses.parquet      every response with its answer and its attention
+    tables/round1.critical.parquet       where the wrong ones left what looking last would say
+    tables/round1.positives.parquet      scores, and which are kept
+    tables/round1.pairs.parquet          with DPO
+    tables/round1.yields.parquet         hard questions gained
+    round1.json                          how many of what
+    models/round1                        the trained model, as long as the next round needs it
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attcot_analysis.errors import TrainingError
+from attcot_analysis.problems import Problem
+from attcot_analysis.runs.provenance import build_manifest
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.train.finetune import FinetuneConfig, recorded
+from attcot_lab.vista.config import VistaConfig
+from attcot_lab.vista.drawing import draw_round
+from attcot_lab.vista.sets import VistaRound, preference_pairs
+from attcot_lab.vista.siblings import take_over_first_round
+from attcot_lab.vista.training import train_vista_round
+
+
+def run_vista(
+    base: str | Path,
+    problems: Sequence[Problem],
+    folder: str | Path,
+    config: VistaConfig | None = None,
+    training: FinetuneConfig | None = None,
+    *,
+    save_every: int | None = None,
+    siblings: Iterable[str | Path] = (),
+    progress: bool = False,
+) -> Path:
+    """Let a model improve itself on problems of which only the answers are used.
+
+    Called again after an interruption it goes on: with the block of questions that was being
+    drawn, with the round that was being trained, and, with `save_every`, with the last checkpoint.
+
+    Args:
+        base: Local folder or hub id; the model of the first round, and what every round trains.
+        problems: Questions with answers; rationales, if there are any, only tell right ones from
+            guesses in the yields, and give evidence boxes to Att-CoT terms.
+        folder: Where to save the last round's model; must not exist. The sets go to
+            `vista_folder`.
+        config: VISTA's settings.
+        training: Of every round; with steps for each.
+        save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
+        siblings: Folders of sets (`vista_folder`) of other runs, whose first round is taken over
+            if it was drawn by the same base with the same settings; see `take_over_first_round`.
+        progress: Show a progress bar.
+
+    Returns:
+        `folder`, a checkpoint that `load_mllm` reads.
+
+    Raises:
+        TrainingError: If the folder exists, problems share an id, the mode is not ``"cot"``, or a
+            round has nothing to train on.
+        RunError: If the sets' folder is of a run with other settings, problems or base.
+
+    Source: arXiv 2605.11931, known to us from public summaries; see `VistaConfig` for what of it
+    is a reconstruction.
+    """
+    config, training = config or VistaConfig(), training or FinetuneConfig()
+    folder = Path(folder)
+    _check(problems, folder, training)
+    manifest = _manifest(base, problems, config, training)
+    with RunFolder.begun(vista_folder(folder), manifest, resume=True) as run:
+        take_over_first_round(run, siblings, config)
+        done = max((t for t in range(1, config.rounds) if _model(run, t).exists()), default=0)
+        for number in range(done + 1, config.rounds + 1):
+            writer = base if number == 1 else _model(run, number - 1)
+            drawn = draw_round(writer, problems, run, number, config, training.seed, progress)
+            _write_sets(run, number, drawn, config, training.seed)
+            target = folder if number == config.rounds else _model(run, number)
+            train_vista_round(
+                base,
+                problems,
+                drawn,
+                target,
+                config,
+                training,
+                save_every=save_every,
+                progress=progress,
+            )
+            if not config.keep_models and number > 1:
+                shutil.rmtree(_model(run, number - 1))
+    return folder
+
+
+def vista_folder(folder: str | Path) -> Path:
+    """Where `run_vista` keeps what the rounds of a checkpoint's training have drawn."""
+    folder = Path(folder)
+    return folder.with_name(f"{folder.name}.vista")
+
+
+def _write_sets(
+    run: RunFolder, number: int, drawn: VistaRound, config: VistaConfig, seed: int
+) -> None:
+    """What the next training uses, and how many of what there are, to look at."""
+    selected, yields = drawn.positives(config), drawn.yields()
+    positions = drawn.critical["position"].dropna()
+    run.write_table(f"round{number}.positives", selected, overwrite=True)
+    run.write_table(f"round{number}.yields", yields, overwrite=True)
+    counts = {
+        "questions": drawn.responses["item"].nunique(),
+        "without a positive": drawn.responses["item"].nunique() - selected["item"].nunique(),
+        "responses": drawn.responses["origin"].value_counts().to_dict(),
+        "wrong": len(drawn.critical),
+        "with a critical token": len(positions),
+        "median place of critical tokens": float(positions.median()) if len(positions) else None,
+        "positives": len(selected),
+        "kept": int(selected["kept"].sum()),
+    }
+    if config.objective == "dpo":
+        pairs = preference_pairs(drawn.responses, selected, config, seed=seed)
+        run.write_table(f"round{number}.pairs", pairs, overwrite=True)
+        counts["pairs"] = len(pairs)
+    run.write_json(f"round{number}", counts, overwrite=True)
+
+
+def _model(run: RunFolder, number: int) -> Path:
+    return run.path / "models" / f"round{number}"
+
+
+def _manifest(
+    base: str | Path, problems: Sequence[Problem], config: VistaConfig, training: FinetuneConfig
+) -> dict[str, Any]:
+    local = Path(base).is_dir()
+    settings = {"vista": asdict(config), "training": recorded(training)}
+    return build_manifest(
+        seed=training.seed,
+        config=settings if local else {**settings, "base": str(base)},
+        models={"base": base} if local else None,
+        data={"train": problems},
+    )
+
+
+def _check(problems: Sequence[Problem], folder: Path, training: FinetuneConfig) -> None:
+    if folder.exists():
+        raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
+    if not problems:
+        raise TrainingError("There are no problems to train on; give at least one.")
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) < len(ids):
+        twice = next(one for one in ids if ids.count(one) > 1)
+        raise TrainingError(f"Problem {twice} is there twice; give every problem an id of its own.")
+    training.check_plain("VISTA")
+    if training.mode != "cot":
+        raise TrainingError(
+            "VISTA is about rationales, which mode 'direct' has none of; use mode 'cot'."
+        )

@@ -1,0 +1,282 @@
+"""Training on VISTA's sets through TRL: length-normalised likelihood, or DPO beside likelihood."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PrinterCallback, set_seed
+
+from attcot_analysis.errors import TrainingError
+from attcot_analysis.models import Encoded, Mllm, PromptMemory, collate, load_mllm
+from attcot_analysis.models.memory import current_memory, remembering
+from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.train.checkpoints import (
+    KeepLast,
+    alone,
+    clear,
+    new_folder,
+    open_unfinished,
+    run_record,
+    save_result,
+)
+from attcot_analysis.train.data import collate_examples
+from attcot_analysis.train.finetune import LOG_EVERY, LOG_FILE, FinetuneConfig, recorded
+from attcot_analysis.train.weights import train
+from attcot_lab.vista.config import VistaConfig
+from attcot_lab.vista.sets import VistaRound, preference_pairs
+from attcot_lab.vista.trainers import (
+    ResponseDataset,
+    VistaDPOTrainer,
+    VistaSFTTrainer,
+)
+
+# isort: split
+# After our models package, which makes torchvision importable.
+from datasets import Dataset
+from trl import DPOConfig, SFTConfig
+
+PARTS = {"sft": ("chosen",), "dpo": ("chosen", "rejected")}
+"""Per objective the columns of its rows that name responses."""
+
+
+def train_vista_round(
+    base: str | Path,
+    problems: Sequence[Problem],
+    drawn: VistaRound,
+    folder: str | Path,
+    config: VistaConfig,
+    training: FinetuneConfig,
+    *,
+    save_every: int | None = None,
+    progress: bool = False,
+) -> Path:
+    """Train the base on what a round has drawn, and save model, processor and log.
+
+    Also for a stored round that is to be filtered with other settings: nothing is sampled. As
+    with `finetune`, the folder appears only when the run has finished, and with `save_every` an
+    interrupted one goes on.
+
+    Args:
+        base: Local folder or hub id; also DPO's reference.
+        problems: What the responses answer.
+        drawn: The round.
+        folder: Where to save; must not exist.
+        config: Objective, filter and pairs.
+        training: Steps, batch size (pairs with DPO), learning rate, seed, and, with SFT, the
+            Att-CoT terms (then positives without a rationale step are left out).
+        save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
+        progress: Show a progress bar.
+
+    Raises:
+        TrainingError: If the folder exists, nothing is left to train on, DPO is to be combined
+            with Att-CoT terms, or the loss is not finite.
+    """
+    folder = new_folder(folder)
+    training.check_plain("VISTA")
+    if save_every is not None and (save_every < 1 or save_every % LOG_EVERY):
+        raise TrainingError(
+            f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
+            "log entries, so that no entry spans an interruption."
+        )
+    rows = training_rows(drawn, config, training)
+    with alone(folder):
+        # Another run may have finished it since.
+        new_folder(folder)
+        working = folder.with_name(f".{folder.name}.unfinished")
+        last = None
+        if save_every is not None:
+            last = open_unfinished(working, _record(base, problems, drawn, rows, config, training))
+        else:
+            shutil.rmtree(working, ignore_errors=True)
+        set_seed(training.seed)
+        mllm = load_mllm(base, dtype=torch.float32)
+        saving = {"save_strategy": "steps", "save_steps": save_every} if save_every else {}
+        # Responses to a question share its picture.
+        with remembering(current_memory() or PromptMemory()):
+            trainer = make_vista_trainer(
+                mllm, base, problems, drawn, rows, config, training, working, progress, **saving
+            )
+            train(trainer, last)
+        save_result(trainer, mllm.model, mllm.processor, working)
+        history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+        log = {
+            "config": {**asdict(training), "vista": asdict(config)},
+            "base": str(base),
+            "rows": len(rows),
+            "history": history,
+        }
+        (working / LOG_FILE).write_text(json.dumps(log, indent=1))
+        clear(working)
+        os.replace(working, folder)
+    return folder
+
+
+def training_rows(drawn: VistaRound, config: VistaConfig, training: FinetuneConfig) -> pd.DataFrame:
+    """What of a round is trained on: ``item``, ``chosen`` and, with DPO, ``rejected``.
+
+    Raises:
+        TrainingError: If nothing is left, or DPO is to be combined with Att-CoT terms.
+    """
+    if config.objective == "dpo" and training.attcot.active:
+        raise TrainingError(
+            "The Att-CoT terms are defined on responses to be learned, which pairs of DPO are "
+            "not; use objective='sft' or leave attcot out."
+        )
+    selected = drawn.positives(config)
+    if training.attcot.active:
+        texts = _column(drawn, "text")
+        steps = [
+            bool(parse_response(texts[key]).steps)
+            for key in zip(selected["item"], selected["number"], strict=True)
+        ]
+        selected = selected.assign(kept=selected["kept"] & np.array(steps, dtype=bool))
+    rows = selected[selected["kept"]].rename(columns={"number": "chosen"})[["item", "chosen"]]
+    if config.objective == "dpo":
+        rows = preference_pairs(drawn.responses, selected, config, seed=training.seed)
+    if not len(rows):
+        said = "of them has a wrong response beside it" if len(selected) else "is there to keep"
+        raise TrainingError(
+            f"{len(selected)} responses are right, but none {said}, so that there is nothing to "
+            "train on; draw more samples, raise the temperature, or start from a better base."
+        )
+    return rows.reset_index(drop=True)
+
+
+def make_vista_trainer(
+    mllm: Mllm,
+    base: str | Path,
+    problems: Sequence[Problem],
+    drawn: VistaRound,
+    rows: pd.DataFrame,
+    config: VistaConfig,
+    training: FinetuneConfig,
+    folder: str | Path,
+    progress: bool = False,
+    **arguments: Any,
+) -> VistaSFTTrainer | VistaDPOTrainer:
+    """The trainer that `train_vista_round` runs.
+
+    Args:
+        mllm: Model to train, in place.
+        base: DPO's reference.
+        problems: What the responses answer.
+        drawn: The round.
+        rows: From `training_rows`.
+        config: Objective and its weights.
+        training: The run.
+        folder: Where checkpoints would go.
+        progress: Show a progress bar.
+        arguments: Override the arguments of TRL's `SFTConfig` or `DPOConfig`.
+    """
+    parts = PARTS[config.objective]
+    by_id = {problem.id: problem for problem in problems}
+    ids, finished = _column(drawn, "ids"), _column(drawn, "finished")
+    keys = [key for part in parts for key in zip(rows["item"], rows[part], strict=True)]
+    data = ResponseDataset(
+        mllm,
+        [by_id[item] for item, _ in keys],
+        [ids[key] for key in keys],
+        [bool(finished[key]) for key in keys],
+    )
+
+    def collator(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        examples = [
+            data[part * len(rows) + one["at"]] for part in range(len(parts)) for one in batch
+        ]
+        if config.objective == "sft":
+            return collate_examples(mllm, examples)
+        return preference_batch(mllm, [example.encoded for example in examples])
+
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": training.steps,
+        "per_device_train_batch_size": training.batch_size // training.accumulation,
+        "gradient_accumulation_steps": training.accumulation,
+        "learning_rate": config.learning_rate or training.learning_rate,
+        "warmup_steps": round(training.warmup * training.steps),
+        "lr_scheduler_type": "linear",
+        "seed": training.seed,
+        "data_seed": training.seed,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "logging_steps": LOG_EVERY,
+        "save_strategy": "no",
+        "report_to": [],
+        "remove_unused_columns": False,
+        "disable_tqdm": not progress,
+        "dataloader_drop_last": len(rows) >= training.batch_size,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **arguments,
+    }
+    shared: dict[str, Any] = {
+        "model": mllm.model,
+        "processing_class": mllm.processor,
+        # TRL knows a vision dataset by the name of this column.
+        "train_dataset": Dataset.from_dict(
+            {"at": range(len(rows)), "image": rows["item"].tolist()}
+        ),
+        "data_collator": collator,
+        "mllm": mllm,
+    }
+    trainer: Any
+    if config.objective == "sft":
+        trainer = VistaSFTTrainer(args=SFTConfig(**settings), attcot=training.attcot, **shared)
+    else:
+        weighted: dict[str, Any] = {
+            "loss_type": ["sigmoid", "sft"],
+            "loss_weights": [1.0, config.nll],
+        }
+        trainer = VistaDPOTrainer(
+            args=DPOConfig(beta=config.beta, **weighted, **settings),
+            ref_model=load_mllm(base, dtype=torch.float32).model,
+            **shared,
+        )
+    trainer.add_callback(KeepLast())
+    # It prints every log entry; they are all in the training log.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def preference_batch(mllm: Mllm, items: Sequence[Encoded]) -> dict[str, Any]:
+    """Chosen items, then as many rejected ones, as TRL's `DPOTrainer` takes them, on the CPU.
+
+    TRL's own collator makes the same of texts; this one keeps the tokens that were sampled.
+    """
+    batch: dict[str, Any] = collate(mllm, items, device="cpu")
+    starts = torch.tensor([item.prompt_length for item in items])[:, None]
+    behind = torch.arange(batch["input_ids"].shape[1]) >= starts
+    return {**batch, "completion_mask": behind.long() * batch["attention_mask"]}
+
+
+def _column(drawn: VistaRound, name: str) -> dict[tuple[str, int], Any]:
+    """One column of the responses, by item and number."""
+    table = drawn.responses
+    return dict(zip(zip(table["item"], table["number"], strict=True), table[name], strict=True))
+
+
+def _record(
+    base: str | Path,
+    problems: Sequence[Problem],
+    drawn: VistaRound,
+    rows: pd.DataFrame,
+    config: VistaConfig,
+    training: FinetuneConfig,
+) -> dict[str, Any]:
+    """What a run must share with an unfinished one to go on with it."""
+    ids = _column(drawn, "ids")
+    used = [
+        [item, *([int(token) for token in ids[item, number]] for number in numbers)]
+        for item, *numbers in rows.itertuples(index=False)
+    ]
+    settings = {"vista": asdict(config), "training": recorded(training)}
+    rows_hash = hashlib.sha256(json.dumps(used).encode()).hexdigest()
+    return {**run_record(base, problems, settings), "rows": rows_hash}

@@ -1,0 +1,61 @@
+"""Benches: time and memory of the fast paths against the plain ones, and whether our bars hold.
+
+One module per bench, with ``run(*, progress, quick, device) -> list[Row]``. A further bench is a
+further module and a line in `BENCHES`.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from attcot_analysis.errors import MeasureError
+from benchmarks.rows import Row
+
+__all__ = ["BENCHES", "Row", "run_bench"]
+
+BENCHES: Mapping[str, str] = {
+    "access": "visual access of a 0.5B-shaped model against plain SDPA and eager forward passes",
+    "commitment": "all forced answers of an item in one pass against one pass each",
+    "training": "a training step with both Att-CoT terms against one of CoT-SFT and the eager way",
+    "sayo": "the region reward's share of a GRPO step",
+    "vista": "hard questions that gain a right rationale by prefix resampling and by plain samples",
+    "grpo": "what GRPO raises with the region reward, with right answers and with both",
+    "explorer": "key press to painted map in a real browser, and the size of what is sent",
+}
+"""What each bench measures, by name; the name is its module's, too."""
+
+
+def run_bench(
+    name: str, *, progress: bool = False, quick: bool = False, device: str = "cpu"
+) -> list[Row]:
+    """Run one bench.
+
+    Args:
+        name: One of `BENCHES`.
+        progress: Show a progress bar.
+        quick: Small shapes, to see that the bench works; no bar is judged.
+        device: Where the models run, as torch names it.
+
+    Returns:
+        What was measured, then how, as `Row`.
+
+    Raises:
+        MeasureError: If there is no such bench or device.
+    """
+    if name not in BENCHES:
+        listed = "; ".join(f"{known}: {what}" for known, what in BENCHES.items())
+        raise MeasureError(f"There is no bench {name!r}; choose one of these:\n{listed}.")
+    _check_device(device)
+    module = import_module(f"benchmarks.{name}")
+    rows: list[Row] = module.run(progress=progress, quick=quick, device=device)
+    return rows
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MeasureError(
+            f"Device {device!r} cannot be used here; choose cpu, or install a torch that has it."
+        ) from error

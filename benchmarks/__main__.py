@@ -1,0 +1,39 @@
+"""`python -m benchmarks NAME`: time and memory of the fast paths against plain ones."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from attcot_analysis.errors import AttCoTError
+from benchmarks import run_bench
+from benchmarks.rows import check_file, format_rows, write_rows
+
+
+def main() -> int:
+    """Run a bench; returns 1 if a bar does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "name", metavar="NAME", help="access, commitment, explorer, grpo, sayo, training or vista"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda")
+    parser.add_argument("--quick", action="store_true", help="small shapes, no bar judged")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    given = parser.parse_args()
+    try:
+        if given.json is not None:
+            check_file(given.json)
+        rows = run_bench(
+            given.name, progress=not given.quiet, quick=given.quick, device=given.device
+        )
+        print(format_rows(rows))
+        if given.json is not None:
+            write_rows(rows, given.json)
+    except AttCoTError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    return int(any(row.holds is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

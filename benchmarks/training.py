@@ -1,0 +1,278 @@
+"""Bench `training`: what the Att-CoT terms add to a step of CoT-SFT.
+
+A step is the trainer's own: forward pass, loss and backward pass of one batch. The optimizer's
+step is the same for all and not counted, which makes the ratios larger. Beside it stands the
+eager way, see `benchmarks.training_eager`.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from attcot_analysis.attention.candidates import candidate_tokens
+from attcot_analysis.attention.hook import attached
+from attcot_analysis.models import Mllm, load_mllm
+from attcot_analysis.problems import ArrowsConfig, generate_arrows
+from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_analysis.train.data import (
+    Example,
+    RationaleCollator,
+    RationaleDataset,
+    collate_examples,
+)
+from attcot_analysis.train.objective import AttCoTConfig
+from attcot_analysis.train.trainer import AttCoTTrainer
+from benchmarks import commitment
+from benchmarks.clock import interleaved
+from benchmarks.rows import Row, circumstances, judged
+from benchmarks.shapes import QWEN_0_5B, SMALL, random_mllm
+from benchmarks.training_eager import eager_step
+
+# isort: split
+# After our models package, which makes torchvision importable.
+from transformers import TrainingArguments
+
+BASE = "CoT-SFT"
+SFT = AttCoTConfig()
+FORMS: Mapping[str, AttCoTConfig] = {
+    "ours": AttCoTConfig(lambda_vis=0.1, lambda_commit=1.0, warmup=0.0),
+    "paper form": replace(AttCoTConfig.reconstruction(), warmup=0.0),
+}
+"""Both terms on: forced answers after the early half of the steps, and after all of them."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a bench is.
+
+    Attributes:
+        items: Batch size of the testbed model.
+        layers: Of the wide model.
+        steps: K of its one item.
+        step_tokens: About how many tokens each step has.
+        side: Of its picture, in pixels.
+        repeats: Timed rounds on the testbed model, on the wide one, and of the eager way there.
+        judge: Whether our bar is for this scale.
+    """
+
+    items: int
+    layers: int
+    steps: int
+    step_tokens: int
+    side: int
+    repeats: tuple[int, int, int]
+    judge: bool
+
+
+FULL = Scale(
+    items=16,
+    layers=QWEN_0_5B.layers,
+    steps=16,
+    step_tokens=20,
+    side=384,
+    repeats=(21, 5, 1),
+    judge=True,
+)
+QUICK = Scale(items=2, layers=2, steps=3, step_tokens=12, side=64, repeats=(1, 1, 1), judge=False)
+
+
+def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
+    """Measure on the testbed model with its own problems, and on a wide one at T = 1,024.
+
+    Returns:
+        Per model and form of the objective the time of a step over that of a CoT-SFT step, with
+        its bar and interval, and that of the eager way; on the testbed model also how far the
+        gradients of the two ways are apart.
+    """
+    scale = QUICK if quick else FULL
+    often, rounds, eager_rounds = scale.repeats
+    tiny = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32, device=device)
+    bench = _Bench("testbed model", tiny, _testbed_batch(tiny, scale), scale.judge, progress)
+    rows = [*bench.times(often), *bench.eager_times(often)]
+    _move(tiny)
+    rows += bench.equality()
+    shape = replace(SMALL if quick else QWEN_0_5B, layers=scale.layers)
+    wide = random_mllm(shape, device=device)
+    name = "small" if quick else "0.5B-shaped"
+    bench = _Bench(name, wide, _wide_batch(wide, scale), scale.judge, progress)
+    rows += [*bench.times(rounds), *bench.eager_times(eager_rounds)]
+    return [*rows, *circumstances(device, quick)]
+
+
+class Step:
+    """A trainer's step on one batch, again and again from the same weights.
+
+    Attributes:
+        model: The model, whose gradients are those of the last step.
+    """
+
+    def __init__(self, mllm: Mllm, batch: Mapping[str, Any], attcot: AttCoTConfig) -> None:
+        """Make the trainer."""
+        self.model = mllm.model
+        self._batch = batch
+        self._folder = tempfile.TemporaryDirectory()
+        device = str(mllm.device)
+        self._trainer = AttCoTTrainer(
+            model=mllm.model,
+            args=TrainingArguments(
+                output_dir=self._folder.name,
+                remove_unused_columns=False,
+                report_to=[],
+                bf16=False,
+                use_cpu=device == "cpu",
+            ),
+            data_collator=RationaleCollator(mllm),
+            mllm=mllm,
+            attcot=attcot,
+        )
+        self._attention = attached if attcot.active else contextlib.nullcontext
+        self._tokens = (batch["labels"] >= 0).sum()
+        # The trainer sets it when it starts to train.
+        self._trainer.current_gradient_accumulation_steps = 1
+
+    def __call__(self) -> float:
+        """Run it; returns the loss."""
+        self.model.zero_grad()
+        with self._attention(self.model):
+            loss = self._trainer.training_step(self.model, dict(self._batch), self._tokens)
+        return float(loss)
+
+
+def _testbed_batch(mllm: Mllm, scale: Scale) -> dict[str, Any]:
+    problems = generate_arrows(scale.items, ArrowsConfig(prior=0.95), seed=0, split="train")
+    data = RationaleDataset(mllm, problems)
+    return collate_examples(mllm, [data[at] for at in range(len(data))])
+
+
+@torch.no_grad()
+def _move(mllm: Mllm) -> None:
+    """Put a trained model off its optimum, where gradients are no more than rounding errors."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in mllm.model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter += 0.02 * noise.to(parameter)
+
+
+def _wide_batch(mllm: Mllm, scale: Scale) -> dict[str, Any]:
+    shape = commitment.Scale(
+        scale.steps, scale.step_tokens, scale.side, scale.layers, repeats=1, judge=False
+    )
+    encoded = commitment.example(mllm, shape)
+    candidates = candidate_tokens(mllm, commitment.CANDIDATES)
+    return collate_examples(mllm, [Example("noise", encoded, candidates, 0, (None,) * scale.steps)])
+
+
+class _Bench:
+    """All ways to make a step, on one model and batch."""
+
+    def __init__(
+        self, name: str, mllm: Mllm, batch: dict[str, Any], judge: bool, progress: bool
+    ) -> None:
+        self.name, self.mllm, self.judge = name, mllm, judge
+        device = str(mllm.device)
+        self.batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        self.options: dict[str, Any] = {
+            "device": device,
+            "progress": progress,
+            "name": f"training, {name}",
+        }
+        mllm.model.train()
+        self.steps = {
+            form: Step(mllm, self.batch, config) for form, config in {BASE: SFT, **FORMS}.items()
+        }
+
+    def eager(self, form: str) -> float:
+        """The step of a form in the eager way."""
+        self.mllm.model.zero_grad()
+        return eager_step(self.mllm, self.batch, FORMS[form])
+
+    def equality(self) -> list[Row]:
+        """How far both ways' gradients are apart."""
+        rows = []
+        for form in FORMS:
+            self.steps[form]()
+            ours = self._gradients()
+            self.eager(form)
+            apart = [
+                float((ours[name] - plain).norm() / plain.norm().clamp(min=1e-6))
+                for name, plain in self._gradients().items()
+            ]
+            rows.append(
+                judged(
+                    f"largest relative difference of gradients to the eager way, {form}",
+                    max(apart),
+                    "x",
+                    at_most=1e-4,
+                    judge=self.judge,
+                )
+            )
+        return rows
+
+    def times(self, repeats: int) -> list[Row]:
+        """Our steps over the plain one."""
+        seconds = interleaved(self.steps, repeats, **self.options)
+        rows = []
+        for form in FORMS:
+            ratios = seconds[form] / seconds[BASE]
+            low, high = median_interval(ratios)
+            rows += [
+                judged(
+                    f"time, both terms / {BASE}, {form}, {self.name}",
+                    float(np.median(ratios)),
+                    "x",
+                    at_most=1.30,
+                    judge=self.judge,
+                ),
+                Row(f"low end of it, {form}, {self.name}", low, "x"),
+                Row(f"high end of it, {form}, {self.name}", high, "x"),
+            ]
+        rows.append(Row(f"rounds, {self.name}", float(repeats), "count"))
+        rows += [
+            Row(f"time, {form}, {self.name}", float(np.median(values)), "s")
+            for form, values in seconds.items()
+        ]
+        lengths = self.batch["attention_mask"].sum(-1).tolist()
+        n_steps = max(len(example.encoded.layout.steps) for example in self.batch["attcot"])
+        return [
+            *rows,
+            Row(f"items, {self.name}", float(len(lengths)), "count"),
+            Row(f"tokens per item, {self.name}", float(max(lengths)), "tokens"),
+            Row(f"steps per item, {self.name}", float(n_steps), "count"),
+        ]
+
+    def eager_times(self, repeats: int) -> list[Row]:
+        """The eager way over the plain step."""
+        ways: dict[str, Callable[[], float]] = {BASE: self.steps[BASE]}
+        ways |= {form: partial(self.eager, form) for form in FORMS}
+        seconds = interleaved(ways, repeats, **{**self.options, "warm_up": repeats > 1})
+        rows = [
+            Row(
+                f"time, eager way / {BASE}, {form}, {self.name}",
+                float(np.median(seconds[form] / seconds[BASE])),
+                "x",
+            )
+            for form in FORMS
+        ]
+        return [*rows, Row(f"rounds of the eager way, {self.name}", float(repeats), "count")]
+
+    def _gradients(self) -> dict[str, Tensor]:
+        named = self.mllm.model.named_parameters()
+        return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def median_interval(
+    values: npt.NDArray[np.float64], *, n_boot: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a median over rounds."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(values, size=(n_boot, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(low), float(high)
