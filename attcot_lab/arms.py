@@ -16,8 +16,8 @@ from attcot_analysis.shipped import config_file
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
+from attcot_lab.sayo import OPTIONS as SAYO_OPTIONS
 from attcot_lab.sayo import train_sayo
-from attcot_lab.sayo_config import OPTIONS as SAYO_OPTIONS
 from attcot_lab.settings import check_fields, check_mapping, read_yaml, shown
 from attcot_lab.vista.config import OPTIONS as VISTA_OPTIONS
 from attcot_lab.vista.config import vista_config
@@ -173,7 +173,7 @@ def _vista(
 def _vista_values(
     arm: Arm, base: str | Path, problems: Sequence[Problem], folder: Path
 ) -> pd.DataFrame:
-    from attcot_lab.vista.values import vista_values
+    from attcot_lab.vista.run import vista_values
 
     return vista_values(base, problems, folder, vista_config(arm.options))
 

@@ -19,9 +19,8 @@ from attcot_analysis.runs.measure import TABLES, measure_all, suite_values
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.runs.run import RunFolder, next_free
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
+from attcot_analysis.show.report.compare import embeds, model_maps, write_run_report
 from attcot_analysis.show.report.items import Tables, example_problems
-from attcot_analysis.show.report.maps import embeds, model_maps
-from attcot_analysis.show.report.pages import write_run_report
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, finetune
 from attcot_analysis.train.finetune import recorded
 from attcot_lab.jobs import run_jobs

@@ -23,11 +23,9 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import load_problems
 from attcot_analysis.runs.differences import first_difference
 from attcot_analysis.runs.measure import measure_run
-from attcot_analysis.runs.provenance import model_record, problems_records, versions
+from attcot_analysis.runs.provenance import model_record, note_sources, problems_records, versions
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.runs.sources import note_sources
-from attcot_analysis.show.report.compare import compare_runs
-from attcot_analysis.show.report.single import report_run
+from attcot_analysis.show.report.compare import compare_runs, report_run
 from attcot_analysis.train.finetune import recorded
 from attcot_lab.arms import train_arm
 from attcot_lab.run_file import RunFile, Tuning

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.edits import EditKind
 from attcot_analysis.presets import find_preset
-from attcot_analysis.runs.stages import Extra
+from attcot_analysis.runs.measure import Extra
 from attcot_analysis.shipped import config_file
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.arms import Arm, read_arm

@@ -4,20 +4,35 @@ Source: arXiv 2602.08241 and its published code; what is ours or a reconstructio
 `SayoConfig`, `RegionRewardConfig` and ``docs/sayo.md``.
 """
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+
+from attcot_analysis.errors import TrainingError
+from attcot_analysis.models import Mllm
+from attcot_analysis.models.generate import only_settings
+from attcot_analysis.problems import Problem
+from attcot_analysis.train.checkpoints import Seals, check_weights, load_weights
+from attcot_analysis.train.finetune import language_lora
+from attcot_analysis.train.region_reward import RegionRewardConfig
+from attcot_analysis.train.rewards import AccuracyReward, FormatReward, RegionReward, grpo_rows
+
+# isort: split
+# After our models package, which makes torchvision importable.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import set_seed
+from datasets import Dataset
+from transformers import PrinterCallback, set_seed
+from trl import GRPOConfig, GRPOTrainer
 
-from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import Problem
 from attcot_analysis.train.checkpoints import (
     KeepLast,
     alone,
@@ -26,12 +41,251 @@ from attcot_analysis.train.checkpoints import (
     open_unfinished,
     run_record,
     save_result,
+    train,
 )
 from attcot_analysis.train.finetune import LOG_FILE, FinetuneConfig, finetune, recorded
-from attcot_analysis.train.weights import check_weights, train
-from attcot_lab.sayo_config import SFT_FIRST, SayoConfig, sayo_config
+
+Aggregation = Literal["normalize_then_sum", "sum_then_normalize"]
+
+
+@dataclass(frozen=True)
+class SayoConfig:
+    """One run of GRPO with the region reward (SAYO, arXiv 2602.08241).
+
+    What its published code and script set is named as theirs; the rest is a reconstruction.
+
+    Attributes:
+        steps: Optimizer steps.
+        questions: Per step and process.
+        num_generations: Completions per question, whose rewards are compared (theirs: 16).
+        accumulation: Parts a step's completions are split into to save memory.
+        attention: Weight of the region reward; theirs has this and the form, 1 each.
+        accuracy: Weight of the right answer (theirs: not in the run).
+        form: Weight of the form.
+        reward: What the region reward looks at.
+        aggregation: ``"normalize_then_sum"``: each reward is normalised among a question's
+            completions, and one that cannot be computed counts as their mean (ours).
+            ``"sum_then_normalize"`` (theirs): the weighted sum is normalised, in which a missing
+            reward would count as 0; refused with more than one weight.
+        learning_rate: Peak of AdamW's rate (theirs: 5e-6, with LoRA); linear decay.
+        warmup: Share of the steps that warms up.
+        temperature: Of the sampling (theirs: 1).
+        top_p: Of the sampling (theirs: 0.9; here 1, so that what is sampled is what is trained).
+        beta: Weight of the KL term to the base (theirs: 0.001; at 0 no second model is kept).
+        max_completion: Tokens (theirs: 110).
+        lora: Rank of adapters on the text stack, merged at the end; 0 trains all weights (theirs:
+            16 on all linear layers).
+        seed: Order of the data and the sampling.
+
+    Raises:
+        TrainingError: If a value is out of range.
+    """
+
+    steps: int = 100
+    questions: int = 4
+    num_generations: int = 8
+    accumulation: int = 1
+    attention: float = 1.0
+    accuracy: float = 1.0
+    form: float = 1.0
+    reward: RegionRewardConfig = field(default_factory=RegionRewardConfig)
+    aggregation: Aggregation = "normalize_then_sum"
+    learning_rate: float = 5e-6
+    warmup: float = 0.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    beta: float = 0.0
+    max_completion: int = 256
+    lora: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name, least in (
+            ("steps", 1),
+            ("questions", 1),
+            ("num_generations", 2),
+            ("accumulation", 1),
+            ("max_completion", 1),
+            ("lora", 0),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise TrainingError(f"{name} is {value!r}; expected a whole number from {least}.")
+        for name in ("attention", "accuracy", "form", "learning_rate", "temperature", "beta"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise TrainingError(f"{name} is {value!r}; expected a number from 0.")
+        for name in ("warmup", "top_p"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise TrainingError(f"{name} is {value!r}; expected 0 to 1.")
+        if not self.temperature or not self.top_p:
+            raise TrainingError("temperature and top_p must be above 0, or all samples are one.")
+        if not any(self.weights):
+            raise TrainingError(
+                "attention, accuracy and form all have weight 0, so that nothing is rewarded; give "
+                "one of them a weight."
+            )
+        if self.aggregation not in get_args(Aggregation):
+            raise TrainingError(
+                f"aggregation is {self.aggregation!r}; choose {' or '.join(get_args(Aggregation))}."
+            )
+        if self.completions % self.accumulation:
+            raise TrainingError(
+                f"{self.completions} completions per step do not split into {self.accumulation} "
+                "equal parts; choose an accumulation that divides them."
+            )
+
+    @property
+    def completions(self) -> int:
+        """Per step and process."""
+        return self.questions * self.num_generations
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Of the region, accuracy and format rewards."""
+        return self.attention, self.accuracy, self.form
+
+
+SFT_FIRST = "sft_first"
+
+"""The option of an arm that runs its CoT-SFT or Att-CoT stage before GRPO."""
+
+OPTIONS = (*(one.name for one in fields(SayoConfig) if one.name != "seed"), SFT_FIRST)
+
+"""What an arm of the recipe ``sayo`` can set."""
+
+
+def sayo_config(options: Mapping[str, Any], *, steps: int, seed: int) -> SayoConfig:
+    """The run that an arm's options describe.
+
+    Args:
+        options: Fields of `SayoConfig`, ``reward`` with fields of `RegionRewardConfig`; others
+            are not looked at.
+        steps: Where the options name none.
+        seed: Of the run.
+
+    Raises:
+        TrainingError: If a field is unknown, or a value does not fit.
+    """
+    given = {key: value for key, value in options.items() if key != SFT_FIRST}
+    reward = given.pop("reward", None) or {}
+    known = [one.name for one in fields(RegionRewardConfig)]
+    if not isinstance(reward, Mapping) or not set(reward) <= set(known):
+        raise TrainingError(f"The option reward is {reward!r}; it has {', '.join(known)}.")
+    own: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else one for key, one in reward.items()
+    }
+    try:
+        config = SayoConfig(**{"steps": steps, **given}, seed=seed)
+        return replace(config, reward=RegionRewardConfig(**own))
+    except TypeError as error:
+        raise TrainingError(f"A SAYO option does not fit: {error}.") from error
+
+
+class SayoTrainer(GRPOTrainer):
+    """`GRPOTrainer` that resumes with the weights it saved, and writes no model card."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not load_weights(self, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # Else `transformers` adds the checkpoint's own settings to those of the run.
+        with only_settings(cast(torch.nn.Module, self.model), self.generation_config):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save finite weights only.
+
+        Raises:
+            TrainingError: If one is not.
+        """
+        check_weights(self.model, self.state.global_step)
+        super().save_model(*args, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: it would name things that this run has nothing to do with."""
+
+
+def make_sayo_trainer(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    config: SayoConfig,
+    folder: str | Path,
+    *,
+    progress: bool = False,
+    **arguments: Any,
+) -> SayoTrainer:
+    """The trainer that `finetune_sayo` runs; `arguments` override its `GRPOConfig`.
+
+    All three rewards are computed and logged, those of weight 0 as well. The tokenizer is set to
+    pad on the left, see `RegionReward.bind`.
+
+    Args:
+        mllm: Model to train, in place.
+        problems: Items, with evidence boxes in their steps for the region reward.
+        config: The run.
+        folder: Where checkpoints would go.
+        progress: Show a progress bar.
+        arguments: Any field of `trl.GRPOConfig`.
+
+    Raises:
+        TrainingError: If the problems are too few, or settings do not fit together.
+    """
+    if len(problems) < config.questions:
+        raise TrainingError(
+            f"{len(problems)} problems do not fill a step of {config.questions} questions; give "
+            "more problems, or a smaller number of questions."
+        )
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.completions // config.accumulation,
+        "gradient_accumulation_steps": config.accumulation,
+        "num_generations": config.num_generations,
+        "max_completion_length": config.max_completion,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "beta": config.beta,
+        "reward_weights": list(config.weights),
+        "multi_objective_aggregation": config.aggregation,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": round(config.warmup * config.steps),
+        "lr_scheduler_type": "linear",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "remove_unused_columns": False,
+        "disable_tqdm": not progress,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": mllm.device.type == "cpu",
+    }
+    mllm.tokenizer.padding_side = "left"
+    region = RegionReward(mllm, config.reward)
+    trainer = SayoTrainer(
+        model=mllm.model,
+        processing_class=mllm.processor,
+        reward_funcs=[region, AccuracyReward(mllm), FormatReward(mllm)],
+        args=GRPOConfig(**{**settings, **arguments}),
+        train_dataset=Dataset.from_list(grpo_rows(problems)),
+        peft_config=language_lora(config.lora) if config.lora else None,
+    )
+    region.bind(trainer)
+    trainer.add_callback(Seals())
+    # It prints every log entry; they are all in the training log.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
 
 _TIMES = ("step_time", "train_runtime")
+
 """What differs between two equal runs has no place in their logs."""
 
 
@@ -70,8 +324,6 @@ def finetune_sayo(
     Raises:
         TrainingError: If the folder exists, or settings do not fit.
     """
-    from attcot_lab.sayo_trainer import make_sayo_trainer
-
     config = config or SayoConfig()
     folder = new_folder(folder)
     if save_every is not None and save_every < 1:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from attcot_analysis.errors import MeasureError
-from benchmarks.rows import Row
+from benchmarks.bench import Row
 
 __all__ = ["BENCHES", "Row", "run_bench"]
 

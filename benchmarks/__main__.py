@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attcot_analysis.errors import AttCoTError
 from benchmarks import run_bench
-from benchmarks.rows import check_file, format_rows, write_rows
+from benchmarks.bench import check_file, format_rows, write_rows
 
 
 def main() -> int:

@@ -18,11 +18,22 @@ from attcot_analysis.attention.hook import AttentionCall, attached
 from attcot_analysis.attention.probe import Probe
 from attcot_analysis.models import Mllm, evaluating
 from benchmarks.access_cuda import run_cuda
-from benchmarks.clock import Seconds, interleaved, ratio
-from benchmarks.kernels import sdpa_kernels
-from benchmarks.peak import Peak, peak_memory
-from benchmarks.rows import Row, circumstances, judged
-from benchmarks.shapes import QWEN_0_5B, SMALL, Shape, random_batch, random_mllm
+from benchmarks.bench import (
+    QWEN_0_5B,
+    SMALL,
+    Peak,
+    Row,
+    Seconds,
+    Shape,
+    circumstances,
+    interleaved,
+    judged,
+    peak_memory,
+    random_batch,
+    random_mllm,
+    ratio,
+    sdpa_kernels,
+)
 from benchmarks.variants import MIB, VARIANTS, eager, eager_bytes, probe_inputs, probed
 
 

@@ -11,10 +11,20 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.clock import interleaved, ratio, timed
-from benchmarks.kernels import sdpa_kernels
-from benchmarks.rows import Row, circumstances
-from benchmarks.shapes import QWEN_7B, SMALL, Shape, forward, random_batch, random_mllm
+from benchmarks.bench import (
+    QWEN_7B,
+    SMALL,
+    Row,
+    Shape,
+    circumstances,
+    forward,
+    interleaved,
+    random_batch,
+    random_mllm,
+    ratio,
+    sdpa_kernels,
+    timed,
+)
 from benchmarks.variants import GROUPS, MIB, eager, eager_bytes, probed
 
 

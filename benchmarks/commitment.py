@@ -18,9 +18,16 @@ from attcot_analysis.attention.packing import forced_answers
 from attcot_analysis.models import Encoded, Mllm, collate, encode, evaluating, load_mllm
 from attcot_analysis.problems import render_response
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
-from benchmarks.clock import interleaved, ratio
-from benchmarks.rows import Row, circumstances, judged
-from benchmarks.shapes import QWEN_0_5B, SMALL, random_mllm
+from benchmarks.bench import (
+    QWEN_0_5B,
+    SMALL,
+    Row,
+    circumstances,
+    interleaved,
+    judged,
+    random_mllm,
+    ratio,
+)
 
 CANDIDATES = ("red", "green", "blue", "yellow")
 SENTENCE = "The star is in cell a1 and its arrow points right."

@@ -19,9 +19,8 @@ from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.stats.intervals import bootstrap_mean, paired_difference
 from attcot_analysis.train.region_reward import region_attention
-from attcot_lab.sayo import finetune_sayo
-from attcot_lab.sayo_config import SayoConfig
-from benchmarks.rows import Row, circumstances, judged
+from attcot_lab.sayo import SayoConfig, finetune_sayo
+from benchmarks.bench import Row, circumstances, judged
 
 KINDS = {"balanced": None, "habit-laden": 0.95}
 """Share of the training questions whose answer is the habitual one; ``None`` for chance."""

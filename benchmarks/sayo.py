@@ -18,12 +18,9 @@ import torch
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
-from attcot_analysis.train.region_config import RegionRewardConfig
-from attcot_lab.sayo_config import SayoConfig
-from attcot_lab.sayo_trainer import make_sayo_trainer
-from benchmarks.clock import wait
-from benchmarks.rows import Row, circumstances, judged
-from benchmarks.shapes import QWEN_0_5B, SMALL, random_mllm
+from attcot_analysis.train.region_reward import RegionRewardConfig
+from attcot_lab.sayo import SayoConfig, make_sayo_trainer
+from benchmarks.bench import QWEN_0_5B, SMALL, Row, circumstances, judged, random_mllm, wait
 from benchmarks.training import median_interval
 
 # isort: split

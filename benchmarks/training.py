@@ -2,12 +2,12 @@
 
 A step is the trainer's own: forward pass, loss and backward pass of one batch. The optimizer's
 step is the same for all and not counted, which makes the ratios larger. Beside it stands the
-eager way, see `benchmarks.training_eager`.
+eager way, see `benchmarks.training`.
 """
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,37 +15,130 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.attention.hook import attached
-from attcot_analysis.models import Mllm, load_mllm
+from attcot_analysis.models import Mllm, collate, load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.data import (
+    IGNORED,
     Example,
     RationaleCollator,
     RationaleDataset,
     collate_examples,
+    forced_candidates,
+    probe_rows,
 )
-from attcot_analysis.train.objective import AttCoTConfig
+from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
+from attcot_analysis.train.terms import commitment_loss
 from attcot_analysis.train.trainer import AttCoTTrainer
 from benchmarks import commitment
-from benchmarks.clock import interleaved
-from benchmarks.rows import Row, circumstances, judged
-from benchmarks.shapes import QWEN_0_5B, SMALL, random_mllm
-from benchmarks.training_eager import eager_step
+from benchmarks.bench import QWEN_0_5B, SMALL, Row, circumstances, interleaved, judged, random_mllm
+from benchmarks.commitment import continued, last_log_p
 
 # isort: split
 # After our models package, which makes torchvision importable.
 from transformers import TrainingArguments
 
+
+def eager_step(mllm: Mllm, batch: Mapping[str, Any], config: AttCoTConfig) -> float:
+    """Forward and backward passes of L_CE, L_vis on the whole image and L_commit.
+
+    Args:
+        mllm: The model, in training mode; it is put back to SDPA.
+        batch: From `collate_examples`, on the model's device.
+        config: The objective, both weights above 0; no warm-up is applied.
+
+    Returns:
+        The loss.
+    """
+    inputs = {key: value for key, value in batch.items() if key not in ("attcot", "labels")}
+    examples: list[Example] = batch["attcot"]
+    mllm.model.set_attn_implementation({"text_config": "eager"})
+    try:
+        output = mllm.model(**inputs, use_cache=False, output_attentions=True)
+        labels = batch["labels"][:, 1:]
+        loss = F.cross_entropy(
+            output.logits[:, :-1].float().transpose(1, 2), labels, ignore_index=IGNORED
+        )
+        access = _visual_access(mllm, output.attentions, examples, config)
+        loss = loss + config.lambda_vis * access
+        loss.backward()
+        del output
+        return float(loss.detach()) + config.lambda_commit * _commitment(mllm, examples, config)
+    finally:
+        mllm.model.set_attn_implementation({"text_config": "sdpa"})
+
+
+def _visual_access(
+    mllm: Mllm, weights: Sequence[Tensor], examples: Sequence[Example], config: AttCoTConfig
+) -> Tensor:
+    rows, _, cols = probe_rows(examples)
+    rows, image = rows.to(mllm.device), cols[:, None, None, :, 0].to(mllm.device)
+    masses = {}
+    for layer in config.layers(mllm.n_layers):
+        own = weights[layer]
+        places = rows.clamp(min=0)[:, None, :, None]
+        chosen = own.gather(2, places.expand(-1, own.shape[1], -1, own.shape[3]))
+        masses[layer] = (chosen * image).sum(-1)
+    return visual_access_loss(visual_mass(masses, config), rows >= 0, config)
+
+
+def _commitment(mllm: Mllm, examples: Sequence[Example], config: AttCoTConfig) -> float:
+    """One forward and backward pass per k, so that only one graph is held at a time."""
+    steps = [config.early_steps(len(example.encoded.layout.steps)) for example in examples]
+    first: list[Tensor] = []
+    total = 0.0
+    for k in range(max(map(len, steps))):
+        mine = [at for at, own in enumerate(steps) if k < len(own)]
+        scores = _forced(mllm, [examples[at] for at in mine], k)
+        if k == 0:
+            first = list(scores.detach())
+        parts = [
+            _excess(examples[at], first[at], own, k, config) / len(steps[at])
+            for at, own in zip(mine, scores, strict=True)
+        ]
+        loss = torch.stack(parts).sum() / len(examples)
+        (config.lambda_commit * loss).backward()
+        total += float(loss.detach())
+    return total
+
+
+def _excess(example: Example, first: Tensor, own: Tensor, k: int, config: AttCoTConfig) -> Tensor:
+    """What an item's forced answer after step k adds; margins may start from that at k = 0."""
+
+    def mean(scores: list[Tensor], ks: tuple[int, ...]) -> Tensor:
+        n_steps = len(example.encoded.layout.steps)
+        return commitment_loss([torch.stack(scores)], [ks], [n_steps], [example.answer], config)
+
+    if k == 0:
+        return mean([own], (0,))
+    return 2 * mean([first, own], (0, k)) - mean([first], (0,))
+
+
+def _forced(mllm: Mllm, examples: Sequence[Example], k: int) -> Tensor:
+    """Log-probabilities ``(B, n_candidates)``, each candidate's text behind the first k steps."""
+    texts, n_read = [], []
+    for example, own in zip(examples, forced_candidates(examples), strict=True):
+        end = example.encoded.layout.step_ends[k]
+        texts += [continued(example.encoded, end, [*own.shared, *tail]) for tail in own.tails]
+        n_read += [len(tail) for tail in own.tails]
+    logits = mllm.model(**collate(mllm, texts), use_cache=False).logits
+    return last_log_p(logits, texts, n_read).view(len(examples), -1)
+
+
 BASE = "CoT-SFT"
+
 SFT = AttCoTConfig()
+
 FORMS: Mapping[str, AttCoTConfig] = {
     "ours": AttCoTConfig(lambda_vis=0.1, lambda_commit=1.0, warmup=0.0),
     "paper form": replace(AttCoTConfig.reconstruction(), warmup=0.0),
 }
+
 """Both terms on: forced answers after the early half of the steps, and after all of them."""
 
 
@@ -81,6 +174,7 @@ FULL = Scale(
     repeats=(21, 5, 1),
     judge=True,
 )
+
 QUICK = Scale(items=2, layers=2, steps=3, step_tokens=12, side=64, repeats=(1, 1, 1), judge=False)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attcot_analysis.attention.probe import read_masses
 from attcot_analysis.models import Mllm
-from benchmarks.shapes import Shape, forward
+from benchmarks.bench import Shape, forward
 
 GROUPS = 20
 """Groups of keys: image, other text, system, question, and evidence of 16 steps."""

@@ -16,8 +16,8 @@ from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.vista.config import VistaConfig
 from attcot_lab.vista.drawing import draw_round
-from attcot_lab.vista.prompt_orders import learn_both_orders
-from benchmarks.rows import Row, circumstances, judged
+from attcot_lab.vista.prefix import learn_both_orders
+from benchmarks.bench import Row, circumstances, judged
 
 CASES = {
     "picture first only, top 5": ("first", 5),

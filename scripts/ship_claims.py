@@ -18,8 +18,7 @@ from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import data_folder
 from attcot_lab.claims.catalogue import CLAIMS
-from attcot_lab.claims.files import VALUES_FILE, read_values, write_claims
-from attcot_lab.claims.table import claims_table
+from attcot_lab.claims.table import VALUES_FILE, claims_table, read_values, write_claims
 
 BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")
 """Metrics that no claim is about, and that help to read one."""

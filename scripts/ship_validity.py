@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import VALIDITY_RESULTS, data_folder
-from attcot_lab.validity_table import HIGH_FAILS
+from attcot_lab.validity import HIGH_FAILS
 
 
 def main(folder: str) -> None:

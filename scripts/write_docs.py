@@ -11,9 +11,8 @@ from types import MappingProxyType
 
 from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.show.style import arm_label
-from attcot_analysis.stats import formulas
-from attcot_analysis.stats.catalogue import METRICS, Metric
-from attcot_analysis.stats.formulas import FORMULAS
+from attcot_analysis.stats import catalogue as formulas
+from attcot_analysis.stats.catalogue import FORMULAS, METRICS, Metric
 from attcot_lab.claims.catalogue import CLAIMS, PAPERS
 from attcot_lab.claims.claim import Claim
 
@@ -81,7 +80,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "access": "attcot_analysis/measures/access.py",
         "dependence": "attcot_analysis/measures/dependence.py",
         "prior": "attcot_analysis/measures/dependence.py",
-        "samples": "attcot_lab/vista/values.py",
+        "samples": "attcot_lab/vista/run.py",
     }
 )
 _HEAD = "<!-- Written by scripts/write_docs.py; change the code it is made from. -->\n\n"

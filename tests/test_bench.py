@@ -11,21 +11,23 @@ import torch
 import benchmarks as benches
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
-from benchmarks import (
-    access,
-    access_cuda,
-    commitment,
-    grpo,
-    peak,
-    sayo,
-    training,
-    variants,
-    vista,
+from benchmarks import access, access_cuda, commitment, grpo, sayo, training, variants, vista
+from benchmarks import bench as peak
+from benchmarks.bench import (
+    QWEN_0_5B,
+    QWEN_7B,
+    SMALL,
+    Row,
+    circumstances,
+    format_rows,
+    interleaved,
+    judged,
+    random_batch,
+    random_mllm,
+    ratio,
+    read_rows,
+    sdpa_kernels,
 )
-from benchmarks.clock import interleaved, ratio
-from benchmarks.kernels import sdpa_kernels
-from benchmarks.rows import Row, circumstances, format_rows, judged, read_rows
-from benchmarks.shapes import QWEN_0_5B, QWEN_7B, SMALL, random_batch, random_mllm
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.runs.responses import generate_run, response_file
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import REFERENCE_RESULTS, TESTBED_MODEL, config_file, shipped
-from attcot_analysis.show.report.single import report_run
+from attcot_analysis.show.report.compare import report_run
 
 ROOT = Path(__file__).parents[1]
 

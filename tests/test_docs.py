@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 import attcot_analysis
-from attcot_analysis.stats.catalogue import METRICS
-from attcot_analysis.stats.formulas import FORMULAS
+from attcot_analysis.stats.catalogue import FORMULAS, METRICS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -8,13 +8,13 @@ from tiny import tiny_mllm
 from attcot_analysis.errors import MeasureError, ShowError
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.maps import response_maps
-from attcot_analysis.measures.rollout import gradient_maps, rollout_maps
+from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
 from attcot_analysis.problems import render_response
+from attcot_analysis.show.explorer import build as flow
 from attcot_analysis.show.explorer.build import by_token, explore, explorer_record
-from attcot_analysis.show.explorer.choice import PlaneKey
 from attcot_analysis.show.explorer.page import explorer_page
 from attcot_analysis.show.explorer.planes import plane_weights
-from attcot_analysis.show.explorer import build as flow
+from attcot_analysis.show.explorer.record import PlaneKey
 from attcot_lab.testbed.kinds import generate_problems
 
 

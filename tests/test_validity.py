@@ -7,18 +7,18 @@ import pytest
 from attcot_analysis.errors import RunError
 from attcot_analysis.show.figures import figure_svg
 from attcot_analysis.train import FinetuneConfig
-from attcot_lab.show.separation import separation_table
-from attcot_lab.testbed.planted import FAILURES, PLANTED, PlantConfig
-from attcot_lab.testbed.planted_checks import CHECKS
-from attcot_lab.validity import ValidityConfig, validity
-from attcot_lab.validity_table import (
+from attcot_lab.figures import separation_table
+from attcot_lab.testbed.planted import CHECKS, FAILURES, PLANTED, PlantConfig
+from attcot_lab.validity import (
     EXPECTED,
     HEADLINES,
     HIGH_FAILS,
+    ValidityConfig,
     axis_of,
     describe,
     holds,
     separations,
+    validity,
     verdict,
 )
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.attention.hook import AttentionCall
-from attcot_analysis.attention.mass import key_weights
+from attcot_analysis.attention.probe import key_weights
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Mllm
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from attcot_analysis.attention.few_queries import attend_few
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import ensure_torchvision
 
@@ -28,6 +28,44 @@ from attcot_analysis.models import ensure_torchvision
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+
+def attend_few(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+) -> Tensor:
+    """SDPA that copies no keys where several query heads share a key head.
+
+    The heads that share one are put one after another, as queries of that one head. That repeats
+    the mask instead, which is cheaper while there are fewer queries than a head has dimensions.
+
+    Args:
+        query: ``(B, H, n, D)``.
+        key: ``(B, Hkv, Tk, D)``.
+        value: ``(B, Hkv, Tk, Dv)``.
+        mask: ``(B, 1, n, Tk)``, or ``None`` to see all keys.
+        dropout: Of the weights.
+        scaling: Factor on q.k; default ``D ** -0.5``.
+
+    Returns:
+        ``(B, n, H, Dv)``.
+    """
+    n_kv, n_queries = key.shape[1], query.shape[2]
+    shared_by = query.shape[1] // n_kv
+    output = F.scaled_dot_product_attention(
+        query.unflatten(1, (n_kv, shared_by)).flatten(2, 3),
+        key,
+        value,
+        attn_mask=None if mask is None else mask.repeat(1, 1, shared_by, 1),
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    return output.unflatten(2, (shared_by, n_queries)).flatten(1, 2).transpose(1, 2)
+
 
 __all__ = [
     "NAME",
@@ -40,9 +78,12 @@ __all__ = [
     "reading",
 ]
 
+
 ensure_torchvision()
 
+
 NAME = "attcot"
+
 """The registered attention implementation; `transformers` gives meaning to "flash" or "/" in it."""
 
 
@@ -70,6 +111,7 @@ class AttentionCall:
 
 
 Attend = Callable[[AttentionCall], Tensor]
+
 """Runs the attention on a call: ``(B, Tq, H, Dv)``."""
 
 
@@ -221,6 +263,7 @@ def _apart(call: AttentionCall, n: int, dropout: float) -> tuple[AttentionCall, 
 
 
 AttentionInterface.register(NAME, attcot_attention)
+
 # Without a mask function of the same name, padding would silently be attended.
 AttentionMaskInterface.register(NAME, sdpa_mask)
 

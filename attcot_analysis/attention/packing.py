@@ -5,30 +5,193 @@ per step behind the sequence. A block mask lets each branch see its own prefix o
 forward pass reads what a loop of one forward pass per step and candidate would.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from attcot_analysis.attention.block_masks import (
-    TYPE_KEYS,
-    BranchTokens,
-    block_mask,
-    plainly_causal,
-    rows_mask,
-)
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import Mllm
+
+# isort: split
+# After our models package, which makes torchvision importable.
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from transformers.masking_utils import create_masks_for_generate
+
 from attcot_analysis.attention.candidates import (
     CandidateTokens,
     CandidateTree,
+    JointReadout,
+    Readout,
     behind,
     candidate_tokens,
+    join,
+    readout,
 )
-from attcot_analysis.attention.readout import JointReadout, Readout, join, readout
-from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
+from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
+from attcot_analysis.models import Encoded, collate, evaluating, positions
+
+_KINDS = frozenset({"full_attention", "sliding_attention"})
+
+TYPE_KEYS = ("mm_token_type_ids", "token_type_ids")
+
+"""Inputs of a batch, ``(B, T)``, that say which tokens are image tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class BranchTokens:
+    """The tokens packed behind a batch: which prefix each continues and what it may see.
+
+    Attributes:
+        starts: Where each sequence starts, long ``(B,)``.
+        ends: Where the prefix that a token continues ends, long ``(B, n)``; 0 for padding.
+        sees: Which of these tokens each may see at most, itself included, bool ``(B, n, n)``;
+            none for padding.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    sees: Tensor
+
+    def rows(self, length: int, window: int | None) -> Tensor:
+        """What they may attend, bool ``(B, n, T + n)``, as if each stood behind its prefix.
+
+        Args:
+            length: T, length of the batch without them.
+            window: How many tokens a query sees, itself included; ``None`` for all before it.
+        """
+        keys = torch.arange(length, device=self.ends.device)
+        prefix = (keys >= self.starts[:, None, None]) & (keys < self.ends[..., None])
+        if window is None:
+            return torch.cat([prefix, self.sees], dim=-1)
+        # Windows count tokens, so a branch token counts where it would stand without packing.
+        at = self.ends - 1 + self.sees.sum(-1)
+        prefix &= at[..., None] - keys < window
+        own = self.sees & (at[..., None] - at[:, None, :] < window)
+        return torch.cat([prefix, own], dim=-1)
+
+
+def block_mask(
+    mllm: Mllm, batch: Mapping[str, Tensor], branches: BranchTokens
+) -> Tensor | dict[str, Tensor]:
+    """The model's own mask on a batch, with branches behind it, as the model takes it.
+
+    Args:
+        mllm: The model.
+        batch: From `collate`, of length T.
+        branches: n tokens per item.
+
+    Returns:
+        ``(B, 1, T + n, T + n)``, or one such mask per kind of attention layer by its name.
+        Boolean, but additive where the model runs eager attention, which would add a boolean mask
+        to its scores without a word.
+
+    Raises:
+        MeasureError: If the model's attention cannot take block masks.
+    """
+    _check_attention(mllm)
+    valid = batch["attention_mask"].bool()
+    n_items, length = valid.shape
+    whole = length + branches.ends.shape[1]
+    inputs = {}
+    for kind, own in _own_masks(mllm, batch).items():
+        allowed = valid.new_zeros((n_items, whole, whole))
+        if own is None:
+            allowed[:, :length, :length] = valid[:, None, :]
+            allowed[:, :length, :length].tril_()
+        else:
+            allowed[:, :length, :length] = own[:, 0]
+        allowed[:, length:] = branches.rows(length, _window(mllm, kind))
+        _see_something(allowed, 0)
+        inputs[kind] = allowed[:, None]
+        if mllm.text_config._attn_implementation == "eager":
+            lowest = torch.finfo(mllm.dtype).min
+            zeros = torch.zeros_like(allowed[:, None], dtype=mllm.dtype)
+            inputs[kind] = zeros.masked_fill(~allowed[:, None], lowest)
+    return next(iter(inputs.values())) if len(inputs) == 1 else inputs
+
+
+def rows_mask(branches: BranchTokens, length: int) -> Tensor:
+    """What the branches' tokens may attend in layers of full attention, ``(B, 1, n, T + n)``."""
+    allowed = branches.rows(length, None)
+    _see_something(allowed, length)
+    return allowed[:, None]
+
+
+def plainly_causal(mllm: Mllm, batch: Mapping[str, Tensor]) -> bool:
+    """Whether each token of a batch, padding aside, sees all tokens before it in every layer."""
+    if mllm.text_config._attn_implementation == "eager":
+        return False
+    _check_attention(mllm)
+    # Padding on the right hides nothing that a causal mask shows.
+    bare = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    own = _own_masks(mllm, bare)
+    windows = [_window(mllm, kind) for kind in own]
+    return all(mask is None for mask in own.values()) and windows == [None]
+
+
+def _see_something(allowed: Tensor, first: int) -> None:
+    """Let rows that see nothing see themselves; row 0 is that of key ``first``."""
+    # Nothing to see gives NaN, which spreads to the gradient of every other row.
+    allowed.diagonal(first, dim1=-2, dim2=-1).logical_or_(~allowed.any(-1))
+
+
+def _own_masks(mllm: Mllm, batch: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """Per kind of layer the model's boolean ``(B, 1, T, T)``, ``None`` where it is causal."""
+    config = copy.copy(mllm.text_config)
+    config._attn_implementation = "sdpa"
+    owner = next((m for m in mllm.model.modules() if hasattr(m, "create_masks_for_generate")), None)
+    create = create_masks_for_generate if owner is None else owner.create_masks_for_generate
+    mask = batch["attention_mask"]
+    types: dict[str, Any] = {key: batch[key] for key in TYPE_KEYS if key in batch}
+    found = create(
+        config=config,
+        # Read for its size, type and device only.
+        inputs_embeds=torch.empty((*mask.shape, 0), dtype=mllm.dtype, device=mask.device),
+        attention_mask=mask,
+        past_key_values=None,
+        position_ids=None,
+        **types,
+    )
+    kinds = getattr(config, "layer_types", None)
+    if not isinstance(found, dict):
+        return {"full_attention" if kinds is None else kinds[0]: found}
+    return {kind: found[kind] for kind in dict.fromkeys(kinds or found)}
+
+
+def _window(mllm: Mllm, kind: str) -> int | None:
+    config = mllm.text_config
+    window = getattr(config, "sliding_window", None)
+    # Without layer types, a window is that of every layer.
+    slides = kind == "sliding_attention" or getattr(config, "layer_types", None) is None
+    return int(window) if slides and window is not None else None
+
+
+def _check_attention(mllm: Mllm) -> None:
+    config = mllm.text_config
+    name = str(getattr(config, "_attn_implementation", ""))
+    if "flash" in name or "flex" in name:
+        raise MeasureError(
+            f"The model runs {name} attention, which takes no block mask; load it with "
+            "attn_implementation='sdpa'."
+        )
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if getattr(config, "attention_chunk_size", None) is not None:
+        kinds.add("chunked_attention")
+    if kinds - _KINDS:
+        raise MeasureError(
+            f"The model has {', '.join(sorted(kinds - _KINDS))} layers; packed branches are "
+            "defined for full and sliding attention, so take another model."
+        )
+
 
 __all__ = [
     "CandidateTokens",
@@ -253,3 +416,68 @@ def _asked(
             )
         asked.append(ks)
     return asked
+
+
+class ForcedAnswers:
+    """One packed batch, to be read under any number of interventions.
+
+    Attributes:
+        packed: The batch; one branch per item.
+        start: Tokens before this position are run once. Interventions must leave their rows
+            alone. 0 where prompts differ so much in length that a shorter one's response starts
+            before a longer one's image ends, and in models with sliding attention.
+    """
+
+    def __init__(self, mllm: Mllm, packed: Packed, items: Sequence[Encoded]) -> None:
+        """Prepare a batch.
+
+        Args:
+            mllm: The model it was packed for.
+            packed: From `pack`, right-padded.
+            items: The items it was packed from.
+        """
+        self.packed = packed
+        self._mllm = mllm
+        self._cache: Any = None
+        first = min(item.layout.step_ends[0] for item in items) - 1
+        seen = max((int(item.layout.image.max(initial=-1)) for item in items), default=-1)
+        whole = isinstance(packed.inputs["attention_mask"], Tensor)
+        self.start = first if whole and seen < first else 0
+
+    def read(self, *edits: Intervention | Revision) -> list[NDArray[np.float64]]:
+        """Per item the candidates' log-probabilities under the edits, normalised over them.
+
+        Returns:
+            Per item ``(n_candidates,)`` in nats, of its last branch.
+        """
+        model = self._mllm.model
+        with torch.no_grad(), evaluating(model), attached(model):
+            if self.start and self._cache is None:
+                self._cache = model(**self._before(), use_cache=True).past_key_values
+            with intervening(*edits):
+                logits = model(**self._after()).logits
+            if self.start:
+                self._cache.crop(self.start - self.packed.inputs["input_ids"].shape[1])
+            read = self.packed.log_probs(logits)
+        return [log_softmax(one[-1].double().cpu().numpy()) for one in read]
+
+    def _before(self) -> dict[str, Any]:
+        inputs, start = self.packed.inputs, self.start
+        by_token = ("input_ids", *TYPE_KEYS)
+        cut = {k: v[:, :start] if k in by_token else v for k, v in inputs.items()}
+        cut["attention_mask"] = inputs["attention_mask"][..., :start, :start]
+        cut["position_ids"] = inputs["position_ids"][..., :start]
+        return cut | {"logits_to_keep": 1}
+
+    def _after(self) -> dict[str, Any]:
+        inputs, start, keep = self.packed.inputs, self.start, self.packed.keep
+        if not start:
+            return inputs | {"logits_to_keep": keep, "use_cache": False}
+        return {
+            "input_ids": inputs["input_ids"][:, start:],
+            "attention_mask": inputs["attention_mask"][..., start:, :],
+            "position_ids": inputs["position_ids"][..., start:],
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "logits_to_keep": keep - start,
+        }

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating
-from attcot_analysis.models.text_stack import text_stack
+from attcot_analysis.models.load import text_stack
 
 _PAPER_THRESHOLD = 20.0
 _REACHABLE = 0.7

@@ -121,7 +121,7 @@ def _convert(given: argparse.Namespace, quiet: bool) -> None:
 def _responses(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.errors import MeasureError
     from attcot_analysis.problems.folder import load_problems
-    from attcot_analysis.runs.batch_files import read_batch, write_generations
+    from attcot_analysis.runs.generations import read_batch, write_generations
 
     asked: list[str] = []
     if given.problems is not None:

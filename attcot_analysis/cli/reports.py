@@ -26,7 +26,7 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _report(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.show.report.single import report_run
+    from attcot_analysis.show.report.compare import report_run
 
     page = report_run(
         given.run_folder.split(","),

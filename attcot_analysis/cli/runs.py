@@ -172,7 +172,7 @@ def _generate(given: argparse.Namespace, quiet: bool) -> None:
 def _write_requests(given: argparse.Namespace, model: str) -> None:
     from attcot_analysis.errors import MeasureError
     from attcot_analysis.problems.folder import load_problems
-    from attcot_analysis.runs.batch_files import write_requests
+    from attcot_analysis.runs.generations import write_requests
 
     own = ("batch_size", "dtype", "device", "revision")
     useless = [name for name in own if getattr(given, name) is not None]
@@ -202,13 +202,13 @@ def _measure(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.errors import MeasureError
     from attcot_analysis.measures.unread import paragraph_note
     from attcot_analysis.models import load_mllm
-    from attcot_analysis.models.out_of_memory import memory_limit, parse_memory
+    from attcot_analysis.models.load import memory_limit, parse_memory
     from attcot_analysis.problems.coverage import data_coverage
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import read_generations
     from attcot_analysis.runs.measure import format_summary, measure_run
+    from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
-    from attcot_analysis.runs.sources import note_sources
 
     if given.foreign and given.generations is None:
         raise MeasureError("--foreign says whose generations they are; give them, too.")

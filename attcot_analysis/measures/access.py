@@ -4,20 +4,470 @@ Attention is a cheap sign of access, not evidence of it: information also reache
 question tokens that read the image before. `dependence` is the causal counterpart.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from attcot_analysis.attention.hook import attached
-from attcot_analysis.attention.sinks import SinkRule, sink_rule
+from attcot_analysis.attention.probe import LayerCols, read_masses
+from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures.access_read import ANSWER, STEPS, Kind, Part, joined, read_access
-from attcot_analysis.measures.controls import parsed_responses
-from attcot_analysis.models import Mllm, encode_problem
+from attcot_analysis.measures._items import need_columns
+from attcot_analysis.measures.commitment import parsed_responses
+from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate, encode_problem
 from attcot_analysis.models.inputs import ImageLike
-from attcot_analysis.problems import Problem
+from attcot_analysis.problems import Box, ParsedResponse, Problem
+
+IMAGE, TEXT, SYSTEM, QUESTION, EVIDENCE = range(5)
+
+"""The probe's columns; every block has its own evidence columns from `EVIDENCE` on."""
+
+
+QUANTITIES = ("mass", "share", "density", "evidence_mass", "evidence_share")
+
+"""The measured columns of `visual_access`."""
+
+
+SINK_QUANTITIES = ("sink_free_mass", "sink_share")
+
+"""The measured columns that sinks add."""
+
+
+ANSWER_QUANTITIES = (*QUANTITIES, "last_evidence_mass", "last_evidence_share")
+
+"""The measured columns of `answer_access`."""
+
+
+Weights = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Rows that become one row of a table, per layer and head.
+
+    Attributes:
+        labels: Columns that say what the rows are.
+        rows: ``(R,)`` positions.
+        evidence: Prefix of two columns, ``..._mass`` and ``..._share`` → the weight of each image
+            token in the evidence, ``(N,)`` in [0, 1]; ``None`` where there is none to be seen.
+    """
+
+    labels: Mapping[str, int]
+    rows: npt.NDArray[np.int64]
+    evidence: Mapping[str, Weights | None]
+
+
+def step_blocks(problem: Problem, item: Encoded) -> list[Block]:
+    """One block per rationale step, with the evidence of the problem's step of that number."""
+    layout = item.layout
+    return [
+        Block(
+            {"step": number, "n_steps": layout.n_steps},
+            layout.rows(span),
+            {"evidence": evidence},
+        )
+        for number, (span, evidence) in enumerate(
+            zip(layout.steps, step_evidence(problem, item), strict=True), start=1
+        )
+    ]
+
+
+def answer_blocks(problem: Problem, item: Encoded) -> list[Block]:
+    """The row that predicts the answer's first token, if any, with the evidence of all steps."""
+    layout = item.layout
+    if layout.answer is None:
+        return []
+    own = [step.boxes for step in problem.steps if step.boxes]
+    return [
+        Block(
+            {"n_steps": layout.n_steps},
+            np.array([layout.answer.start - 1]),
+            {
+                "evidence": _coverage(item, problem.evidence_boxes),
+                "last_evidence": _coverage(item, own[-1] if own else problem.evidence),
+            },
+        )
+    ]
+
+
+def step_evidence(problem: Problem, item: Encoded) -> list[Weights | None]:
+    """Per step of the response, how far the step's evidence boxes cover each image token.
+
+    Returns:
+        K arrays ``(N,)`` in [0, 1]; ``None`` where the problem has no boxes for the step, or the
+        processor leaves all of them out of what the model sees.
+    """
+    return [
+        _coverage(item, problem.step_boxes(number)) for number in range(1, item.layout.n_steps + 1)
+    ]
+
+
+def _coverage(item: Encoded, boxes: Sequence[Box]) -> Weights | None:
+    if not any(grid.sees(boxes) for grid in item.layout.grids):
+        return None
+    return np.concatenate([grid.coverage(boxes) for grid in item.layout.grids])
+
+
+def access_columns(item: Encoded, evidence: Sequence[Weights | None]) -> Tensor:
+    """The probe's columns for one item.
+
+    Args:
+        item: With an image.
+        evidence: Weights of the image tokens, each ``(N,)`` in [0, 1]; ``None`` counts as zero.
+
+    Returns:
+        ``(T, 4 + E)``: image, text, system, question, then each evidence.
+    """
+    layout = item.layout
+    cols = torch.zeros(layout.n_tokens, EVIDENCE + len(evidence))
+    cols[:, TEXT] = 1
+    for column, places in (
+        (IMAGE, layout.image),
+        (SYSTEM, layout.system),
+        (QUESTION, layout.question),
+    ):
+        cols[torch.from_numpy(places), column] = 1
+    image = torch.from_numpy(layout.image)
+    cols[image, TEXT] = 0
+    for index, weights in enumerate(evidence):
+        if weights is not None:
+            cols[image, EVIDENCE + index] = torch.tensor(weights).float()
+    return cols
+
+
+def with_sinks(cols: Tensor, sinks: Tensor) -> Tensor:
+    """Columns with one more, the last: image tokens that are sinks, ``sinks`` being ``(B, T)``."""
+    return torch.cat([cols, cols[..., [IMAGE]] * sinks[..., None].to(cols)], dim=-1)
+
+
+def quantities(
+    masses: Weights,
+    *,
+    n_image: int,
+    n_visible: npt.NDArray[np.int64],
+    evidence: Mapping[str, int | None],
+    sinks: bool,
+) -> dict[str, Any]:
+    """The measured quantities of one block.
+
+    Args:
+        masses: ``(L * H, R, C)``.
+        n_image: Number of image tokens.
+        n_visible: ``(R,)`` tokens that each row sees.
+        evidence: Prefix → the probe's column, ``None`` where there is no evidence.
+        sinks: Whether the last column is that of `with_sinks`.
+
+    Returns:
+        Column → ``(L * H,)``. Ratios are ratios of means over rows.
+    """
+    mean = masses.mean(axis=1)
+    image = mean[:, IMAGE]
+    per_text = (masses[:, :, TEXT] / (n_visible - n_image)).mean(axis=1)
+    nan = np.full(len(mean), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = {
+            "mass": image,
+            "share": image / (mean[:, SYSTEM] + image + mean[:, QUESTION]),
+            "density": (image / n_image) / per_text if n_image else nan,
+        }
+        for prefix, column in evidence.items():
+            on_it = nan if column is None else mean[:, column]
+            found |= {f"{prefix}_mass": on_it, f"{prefix}_share": on_it / image}
+        if sinks:
+            # Two sums of the same weights: without the clip rounding could leave less than none.
+            on_sinks = np.minimum(mean[:, -1], image)
+            found |= {"sink_free_mass": image - on_sinks, "sink_share": on_sinks / image}
+    return found
+
+
+WIDE = 0.5
+
+"""Evidence that covers more of the picture cannot be missed: such steps have no focus."""
+
+_COLUMNS = ("item", "focus", "unfocused_first_step", "refocused")
+
+
+def focus_items(access: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
+    """Focus of every item's rationale, and whether it comes back to evidence that it missed.
+
+    A step's focus is (r² - 1) / (r² + 1), where r is the share of its visual mass that lies on its
+    evidence boxes over the share that an even spread over all image tokens would put there (their
+    share of the picture's area where `access` does not hold ``evidence_area``); means over layers
+    and heads are taken first. It is 0 where attention is spread evenly, 0.6 at twice and -0.6 at
+    half of that. Steps without boxes, with boxes of which the model sees nothing, or with boxes on
+    more than `WIDE` of the picture, have none.
+
+    Args:
+        access: From `visual_access`.
+        problems: The items.
+
+    Returns:
+        One row per item that has such a step: ``item``; ``focus``, mean over these steps;
+        ``unfocused_first_step``, 1 if the first one's is below 0, else 0; ``refocused``, whether
+        the last one's is 0 or above, missing (NaN) unless the first one's is below and there are
+        two of them.
+
+    Raises:
+        MeasureError: If `access` lacks a column.
+
+    Source: score of arXiv 2602.08241 (there: last layer, chosen tokens, all boxes); steps, layers
+    and what counts as a correction are a reconstruction.
+    """
+    need_columns(access, "access", ("item", "step", "mass", "evidence_mass"))
+    known = {problem.id: problem for problem in problems}
+    even = ["evidence_area"] if "evidence_area" in access.columns else []
+    steps = access.groupby(["item", "step"], sort=False)[["mass", "evidence_mass", *even]].mean()
+    area = np.array(
+        [_area(known[item], int(step)) if item in known else np.nan for item, step in steps.index]
+    )
+    if even:
+        found = steps["evidence_area"].to_numpy()
+        seen = np.where((found > 0) & (found <= WIDE), found, np.nan)
+        area = np.where(np.isnan(found) | np.isnan(area), area, seen)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        squared = (steps["evidence_mass"] / steps["mass"] / area) ** 2
+    focus = ((squared - 1) / (squared + 1)).dropna().rename("focus").reset_index()
+    rows = []
+    for item, own in focus.sort_values("step", kind="stable").groupby("item", sort=False):
+        scores = own["focus"].to_numpy()
+        missed = scores[0] < 0
+        back = float(scores[-1] >= 0) if missed and len(scores) > 1 else np.nan
+        rows.append((item, float(scores.mean()), float(missed), back))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _area(problem: Problem, number: int) -> float:
+    """The share of the picture that a step's boxes cover; NaN for none, or too much of it."""
+    boxes = problem.step_boxes(number)
+    area = float(TokenGrid.regular(problem.image.size, 1, 1).coverage(boxes)[0])
+    return area if 0 < area <= WIDE else np.nan
+
+
+class Kind(NamedTuple):
+    """A kind of table.
+
+    Attributes:
+        blocks: Makes the blocks of an item.
+        there: Whether a response has any.
+        lack: What a response does wrong that has none.
+        labels: The columns of a block's labels.
+        quantities: The measured columns.
+    """
+
+    blocks: Callable[[Problem, Encoded], list[Block]]
+    there: Callable[[ParsedResponse], bool]
+    lack: str
+    labels: tuple[str, ...]
+    quantities: tuple[str, ...]
+
+
+STEPS = Kind(
+    step_blocks,
+    lambda parsed: bool(parsed.steps),
+    "has an empty rationale; visual access needs at least one step inside <think>...</think>",
+    ("step", "n_steps"),
+    QUANTITIES,
+)
+
+ANSWER = Kind(
+    answer_blocks,
+    lambda parsed: parsed.answer_range is not None,
+    "states no answer inside <answer>...</answer>",
+    ("n_steps",),
+    ANSWER_QUANTITIES,
+)
+
+
+Part = list[tuple[Problem, Encoded]]
+
+"""Items that go through one forward pass."""
+
+
+def read_access(
+    mllm: Mllm,
+    part: Part,
+    kinds: Sequence[Kind],
+    layers: Collection[int] | None,
+    rule: SinkRule | None,
+) -> list[list[pd.DataFrame]]:
+    """Per kind, the tables of some items, from one forward pass."""
+    blocks = [[kind.blocks(*pair) for kind in kinds] for pair in part]
+    flat = [[block for some in of_item for block in some] for of_item in blocks]
+    columns = [
+        access_columns(item, [weights for block in some for weights in block.evidence.values()])
+        for (_, item), some in zip(part, flat, strict=True)
+    ]
+    widest = max(column.shape[1] for column in columns)
+    longest = max(len(column) for column in columns)
+    cols = torch.stack(
+        [
+            torch.nn.functional.pad(column, (0, widest - column.shape[1], 0, longest - len(column)))
+            for column in columns
+        ]
+    )
+    chosen = [
+        torch.from_numpy(np.concatenate([np.empty(0, np.int64), *(block.rows for block in some)]))
+        for some in flat
+    ]
+    rows = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
+    if not rows.numel():
+        return [[] for _ in kinds]
+    batch = collate(mllm, [item for _, item in part])
+    layer_cols: LayerCols | None = None
+    with contextlib.ExitStack() as stack:
+        if rule is not None:
+            finder = SinkFinder(mllm, rule, batch["attention_mask"])
+            stack.enter_context(finder.watching())
+            layer_cols = _sink_cols(finder)
+        cols = cols.to(mllm.device)
+        masses = read_masses(mllm, batch, cols, rows, layers=layers, layer_cols=layer_cols)
+    stacked = torch.stack(list(masses.values()), dim=1).cpu().double().numpy()
+    for (problem, _), own, read in zip(part, chosen, stacked, strict=True):
+        if not np.isfinite(read[:, :, : len(own)]).all():
+            raise MeasureError(
+                f"Item {problem.id}: the model's attention is not finite; check its weights and "
+                "dtype (fp16 overflows where bf16 does not)."
+            )
+    tables: list[list[pd.DataFrame]] = [[] for _ in kinds]
+    for index, (problem, item) in enumerate(part):
+        row, column = 0, EVIDENCE
+        for found, kind, some in zip(tables, kinds, blocks[index], strict=True):
+            for block in some:
+                stop = row + len(block.rows)
+                read = stacked[index][:, :, row:stop]
+                found.append(_table(problem, item, kind, block, read, masses, column, rule))
+                row, column = stop, column + len(block.evidence)
+    return tables
+
+
+def _sink_cols(finder: SinkFinder) -> LayerCols:
+    return lambda layer, cols: with_sinks(cols, finder.tokens[layer])
+
+
+def _table(
+    problem: Problem,
+    item: Encoded,
+    kind: Kind,
+    block: Block,
+    masses: npt.NDArray[np.float64],
+    layers: Collection[int],
+    column: int,
+    rule: SinkRule | None,
+) -> pd.DataFrame:
+    """One block's rows of the table; ``masses`` are ``(L, H, R, C)``."""
+    n_layers, n_heads, n_rows, n_columns = masses.shape
+    layer, head = np.meshgrid(list(layers), range(n_heads), indexing="ij")
+    evidence = {
+        prefix: None if weights is None else column + offset
+        for offset, (prefix, weights) in enumerate(block.evidence.items())
+    }
+    found = quantities(
+        masses.reshape(n_layers * n_heads, n_rows, n_columns),
+        n_image=len(item.layout.image),
+        n_visible=block.rows + 1,
+        evidence=evidence,
+        sinks=rule is not None,
+    )
+    if kind is STEPS:
+        seen = block.evidence["evidence"]
+        found["evidence_area"] = np.nan if seen is None else seen.mean()
+    labels = {"item": problem.id, **block.labels, "layer": layer.ravel(), "head": head.ravel()}
+    return pd.DataFrame({**labels, **found, "rows": n_rows})
+
+
+def joined(
+    found: Sequence[Sequence[pd.DataFrame]], kind: Kind, rule: SinkRule | None
+) -> pd.DataFrame:
+    """One table of many; with all columns even if there are none."""
+    tables = [table for part in found for table in part]
+    if tables:
+        return pd.concat(tables, ignore_index=True)
+    area = ("evidence_area",) if kind is STEPS else ()
+    measured = (*kind.quantities, *(() if rule is None else SINK_QUANTITIES), *area)
+    return pd.DataFrame(columns=["item", *kind.labels, "layer", "head", *measured, "rows"])
+
+
+_COURSES = {"mass": "", "share": "share_", "sink_free_mass": "sink_free_"}
+
+"""Quantities whose course over the steps is summed up, and how late over early is called."""
+
+
+def access_trajectory(table: pd.DataFrame, *, rho: float | None = None) -> pd.DataFrame:
+    """Sum up `visual_access` per item: level and course over the rationale.
+
+    Layers and heads are averaged first; select rows of the table to sum up some of them only
+    (`at_heads`).
+
+    Args:
+        table: From `visual_access`.
+        rho: Also count the steps that look less than this.
+
+    Returns:
+        One row per item: ``item, n_steps``; ``mass``, ``share``, ``density``, ``evidence_mass``
+        and ``evidence_share``, means over steps; ``mass_first_step``, ``mass_last_step``;
+        ``mass_slope``, the least-squares slope of mass against step position k/K (NaN for one
+        step); ``late_over_early``, mean mass of the last third of steps over the first third
+        (NaN for one step); ``share_slope`` and ``share_late_over_early``, the same of share: a
+        fall of mass that share does not show is dilution by the model's own text. Where the table
+        has sinks also ``sink_free_mass``, ``sink_share``, ``sink_free_mass_slope`` and
+        ``sink_free_late_over_early``. With ``rho`` also ``steps_below``, the share of steps whose
+        mass is less than it.
+
+    Raises:
+        MeasureError: If the table lacks a column.
+    """
+    missing = {"item", "step", "n_steps", *QUANTITIES} - set(table.columns)
+    if missing:
+        raise MeasureError(
+            f"The table lacks {', '.join(sorted(missing))}; give one made by visual_access()."
+        )
+    sinks = [name for name in SINK_QUANTITIES if name in table.columns]
+    columns = ["n_steps", *QUANTITIES, *sinks]
+    steps = table.groupby(["item", "step"], sort=False)[columns].mean().reset_index()
+    steps = steps.sort_values("step", kind="stable")
+    items = steps.groupby("item", sort=False)
+    course = pd.DataFrame.from_records(
+        [{"item": item, **_courses(group, rho)} for item, group in items],
+        columns=["item", *_courses(steps.iloc[:0], rho)],
+    )
+    found = items[columns].mean().reset_index().merge(course, on="item")
+    return found.astype({"n_steps": int})
+
+
+def _courses(steps: pd.DataFrame, rho: float | None) -> dict[str, float]:
+    """The course of one item's steps, given in order."""
+    mass = steps["mass"].to_numpy()
+    found = {
+        "mass_first_step": float(mass[0]) if len(mass) else np.nan,
+        "mass_last_step": float(mass[-1]) if len(mass) else np.nan,
+    }
+    for quantity, prefix in _COURSES.items():
+        if quantity in steps.columns:
+            slope, late = _course(steps[quantity].to_numpy())
+            found |= {f"{quantity}_slope": slope, f"{prefix}late_over_early": late}
+    if rho is not None:
+        found["steps_below"] = float((mass < rho).mean()) if len(mass) else np.nan
+    return found
+
+
+def _course(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Slope against k/K, and mean of the last third over mean of the first."""
+    n_steps = len(values)
+    if n_steps < 2:
+        return float("nan"), float("nan")
+    third = -(-n_steps // 3)
+    slope = float(np.polyfit(np.arange(1, n_steps + 1) / n_steps, values, 1)[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return slope, float(values[-third:].mean() / values[:third].mean())
+
 
 Responses = Sequence[Sequence[int] | str]
 

@@ -16,8 +16,13 @@ from torch import Tensor
 
 from attcot_analysis.attention.flow import frozen
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures.maps import ResponseMaps, maps_of_parts
-from attcot_analysis.measures.targets import ResponseParts, Targets, response_parts
+from attcot_analysis.measures.maps import (
+    ResponseMaps,
+    ResponseParts,
+    Targets,
+    maps_of_parts,
+    response_parts,
+)
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate, encode_problem, evaluating
 from attcot_analysis.models.inputs import ImageLike, read_image
 from attcot_analysis.problems import Problem

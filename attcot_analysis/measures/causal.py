@@ -6,41 +6,378 @@ cutting those edges shows whether what is read there matters.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from attcot_analysis.attention.forced import ForcedAnswers
+from attcot_analysis.attention.candidates import CandidateTokens, candidate_tokens
 from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
 from attcot_analysis.attention.knockout import Knockout, MeanValue
-from attcot_analysis.attention.packing import Packed, pack
+from attcot_analysis.attention.packing import ForcedAnswers, Packed, pack
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.answers import answer_row
-from attcot_analysis.measures.causal_plan import (
-    Cut,
-    Item,
-    Keys,
-    Kind,
-    Rows,
-    Window,
-    check_choices,
-    checked_windows,
-    layer_windows,
-    plan_cuts,
-    plan_items,
-)
-from attcot_analysis.measures.causal_tables import COLUMNS, causal_curve, causal_items
-from attcot_analysis.measures.controls import response_text
+from attcot_analysis.measures.answers import answer_row, read_answer, stated_answer
+from attcot_analysis.measures.commitment import parsed_responses, response_text
 from attcot_analysis.models import Encoded, Mllm, Span, encode_problem, prefix_ids
 from attcot_analysis.models import generate as respond
 from attcot_analysis.problems import Problem
+from attcot_analysis.stats.intervals import bootstrap_mean
+
+Kind = Literal["knockout", "mean_value", "removal", "none"]
+
+Rows = Literal["rationale", "answer", "both"]
+
+Keys = Literal["image", "system", "question"]
+
+Window = tuple[int, int]
+
+BY_LAYER: tuple[Kind, ...] = ("knockout", "mean_value")
+
+"""The kinds that act in a window of layers; the others act everywhere."""
+
+
+class Item(NamedTuple):
+    """One item of the measurement.
+
+    Attributes:
+        problem: The problem.
+        response: What the model wrote.
+        answer: The answer stated there, if one can be told.
+        n_steps: K, its rationale steps.
+        ks: The steps it is cut from, ascending.
+        tokens: Its candidates.
+    """
+
+    problem: Problem
+    response: Sequence[int] | str
+    answer: str | None
+    n_steps: int
+    ks: tuple[int, ...]
+    tokens: CandidateTokens
+
+
+class Cut(NamedTuple):
+    """One intervention on a batch; ``slot`` says which of its ``ks`` each item is cut from."""
+
+    kind: Kind
+    window: Window
+    slot: int
+
+    @property
+    def layers(self) -> range:
+        """The layers it acts in."""
+        return range(self.window[0], self.window[1] + 1)
+
+
+def layer_windows(n_layers: int, width: int, stride: int | None = None) -> list[Window]:
+    """Cut a stack of layers into windows of one width, for a sweep over depth.
+
+    Args:
+        n_layers: Layers of the model, L.
+        width: Layers per window.
+        stride: Layers from one window's start to the next; default ``width``.
+
+    Returns:
+        ``(first, last)`` pairs, both included, from layer 0 to L - 1. The last window is moved
+        back to end there, so that all are equally wide.
+
+    Raises:
+        MeasureError: If the width does not fit the layers, or the stride is below 1.
+    """
+    stride = width if stride is None else stride
+    if not 1 <= width <= n_layers or stride < 1:
+        raise MeasureError(
+            f"Windows of {width} layers every {stride} do not fit {n_layers} layers; choose a "
+            f"width from 1 to {n_layers} and a stride of at least 1."
+        )
+    firsts = [*range(0, n_layers - width, stride), n_layers - width]
+    return [(first, first + width - 1) for first in firsts]
+
+
+def plan_cuts(
+    items: Sequence[Item], kinds: Sequence[Kind], windows: Sequence[Window], n_layers: int
+) -> Iterator[Cut]:
+    """Every intervention on a batch of items."""
+    slots = range(max(len(item.ks) for item in items))
+    for kind in kinds:
+        for window in windows if kind in BY_LAYER else [(0, n_layers - 1)]:
+            yield from (Cut(kind, window, slot) for slot in slots)
+
+
+def checked_windows(windows: Sequence[Window] | None, n_layers: int) -> list[Window]:
+    """The windows asked for; all layers at once by default.
+
+    Raises:
+        MeasureError: If there is none, or one does not lie in the model's layers.
+    """
+    if windows is None:
+        return [(0, n_layers - 1)]
+    found = [(int(first), int(last)) for first, last in windows]
+    if not found or not all(0 <= first <= last < n_layers for first, last in found):
+        raise MeasureError(
+            f"Layer windows are {found}; give (first, last) pairs, both included, from 0 to "
+            f"{n_layers - 1}."
+        )
+    return found
+
+
+def check_choices(
+    kinds: Sequence[str], rows: str, keys: str, empty: str, *, generate: bool
+) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        MeasureError: If a choice is unknown, or two contradict each other.
+    """
+    for name, given, known in (
+        ("kinds", list(kinds), get_args(Kind)),
+        ("rows", [rows], get_args(Rows)),
+        ("keys", [keys], get_args(Keys)),
+        ("empty", [empty], ("error", "skip")),
+    ):
+        if not given or set(given) - set(known):
+            raise MeasureError(f"{name} is {given}; choose from {', '.join(known)}.")
+    if keys != "image" and "removal" in kinds:
+        raise MeasureError(
+            f"The kind 'removal' takes the image away, it cannot remove keys={keys!r}; leave it "
+            "out of the kinds."
+        )
+    if generate and rows == "rationale":
+        raise MeasureError(
+            "A regenerated response is cut in all rows, its answer's too; use rows='both' or "
+            "generate=False."
+        )
+
+
+def plan_items(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[int] | str],
+    steps: Sequence[int] | Sequence[float] | None,
+    rows: Rows,
+    empty: str,
+) -> list[Item]:
+    """The items and the steps they are cut from.
+
+    Raises:
+        MeasureError: If a response has no rationale step (``empty="error"``), steps are neither
+            numbers nor shares, candidates cannot be told apart, or nothing is left to measure.
+    """
+    items = []
+    for problem, response, parsed in zip(
+        problems, responses, parsed_responses(mllm, responses), strict=True
+    ):
+        if not parsed.steps:
+            if empty == "error":
+                raise MeasureError(
+                    f"Item {problem.id}: its response has no rationale step to cut off; give it "
+                    "steps inside <think>, or pass empty='skip'."
+                )
+            continue
+        said = stated_answer(parsed, finished=True)
+        own = None
+        if said is not None:
+            own = read_answer(said, problem)
+        n_steps = len(parsed.steps)
+        ks = _asked(steps, n_steps, rows)
+        if ks:
+            if not problem.candidates:
+                raise MeasureError(
+                    f"Item {problem.id} is an open question, so no answer can be forced on it; "
+                    "give it candidates or leave it out."
+                )
+            tokens = candidate_tokens(mllm, problem.candidates)
+            items.append(Item(problem, response, own, n_steps, ks, tokens))
+    if not items:
+        raise MeasureError(
+            "No response has a rationale step to measure from; give other responses or steps."
+        )
+    return items
+
+
+def _asked(
+    steps: Sequence[int] | Sequence[float] | None, n_steps: int, rows: Rows
+) -> tuple[int, ...]:
+    """The k of an item with K steps."""
+    if rows == "answer":
+        if steps is not None:
+            raise MeasureError("rows='answer' cuts from the last step on; leave steps out.")
+        return (n_steps,)
+    last = n_steps - (rows == "rationale")
+    if steps is None:
+        return tuple(range(last + 1))
+    asked = list(steps)
+    whole = [isinstance(step, int | np.integer) for step in asked]
+    if asked and all(whole) and min(asked) >= 0:
+        return tuple(sorted({int(step) for step in asked if step <= last}))
+    if not asked or any(whole) or not all(0 <= step <= 1 for step in asked):
+        raise MeasureError(
+            f"Steps are {asked}; give whole numbers from 0 on, or shares between 0.0 and "
+            "1.0, not both."
+        )
+    return tuple(sorted({min(round(step * n_steps), last) for step in asked}))
+
+
+COLUMNS = (
+    "item",
+    "kind",
+    "keys",
+    "rows",
+    "first_layer",
+    "last_layer",
+    "k",
+    "n_steps",
+    "rationale",
+    "answer_before",
+    "answer_after",
+    "correct_before",
+    "correct_after",
+    "flipped",
+    "delta_accuracy",
+    "log_p_before",
+    "log_p_after",
+    "delta_log_p",
+    "log_p_right_before",
+    "log_p_right_after",
+    "delta_log_p_right",
+)
+
+"""Columns of the table of causal access."""
+
+
+GROUP = ("kind", "keys", "rows", "rationale", "first_layer", "last_layer")
+
+"""What tells one intervention from another, but for the step it starts at."""
+
+
+Quantity = Literal["delta_log_p", "delta_log_p_right", "delta_accuracy", "flipped"]
+
+
+def causal_items(table: pd.DataFrame) -> pd.DataFrame:
+    """Reduce a table of causal access to one row per item and intervention.
+
+    Args:
+        table: From `causal_access`, one run.
+
+    Returns:
+        ``item``, `GROUP`, ``n_steps``; ``k``, the first step cut from; ``delta_log_p``,
+        ``delta_log_p_right``, ``delta_accuracy``, ``flipped`` of that, the largest cut; and of
+        ``delta_log_p`` and ``delta_accuracy`` also ``_last``, of the smallest cut, from the last k
+        measured on, and ``_area``, the mean over k/K from the first k to the last (trapezoid rule;
+        the value itself for one k). An area near the first value means that the image is needed to
+        the end, one near zero that it is needed at the start only. Missing where the table has
+        none, as log-probabilities of regenerated rationales.
+
+    Raises:
+        MeasureError: If the table lacks columns or holds several runs.
+    """
+    rows = []
+    for key, part in _checked(table).groupby(["item", *GROUP], sort=False):
+        position = (part["k"] / part["n_steps"].clip(lower=1)).to_numpy(float)
+        row = dict(zip(("item", *GROUP), key, strict=True))
+        row |= {"n_steps": part["n_steps"].iloc[0], "k": part["k"].iloc[0]}
+        for name in ("delta_log_p", "delta_log_p_right", "delta_accuracy", "flipped"):
+            row[name] = part[name].iloc[0]
+        for name in ("delta_log_p", "delta_accuracy"):
+            values = part[name].to_numpy(float)
+            row[f"{name}_last"] = values[-1]
+            row[f"{name}_area"] = values[0]
+            if len(values) > 1:
+                span = position[-1] - position[0]
+                row[f"{name}_area"] = float(trapezoid(values, position) / span)
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"flipped": "boolean"})
+
+
+def causal_curve(
+    table: pd.DataFrame,
+    quantity: Quantity = "delta_log_p",
+    *,
+    axis: Literal["auto", "k", "position"] = "auto",
+    points: int = 11,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Average a change over items, per intervention and step cut from, with intervals.
+
+    Args:
+        table: From `causal_access`, one run.
+        quantity: What to average.
+        axis: ``"k"``, steps before the cut; ``"position"``, k/K, on which every item's values are
+            read by linear interpolation between the first and last k measured of it; ``"auto"``
+            takes k where all items have the same K.
+        points: Points of the position axis, from 0 to 1.
+        n_boot: Bootstrap resamples, over items.
+        seed: Seed of the bootstrap.
+        level: Confidence level.
+
+    Returns:
+        One row per intervention (`GROUP`) and point: ``k`` or ``position``, ``value``, ``low``,
+        ``high``, ``n`` (items). Points at which nothing was measured are left out. For a sweep
+        over depth take the rows of one k.
+
+    Raises:
+        MeasureError: If the table lacks columns or holds several runs.
+    """
+    table = _checked(table)
+    if axis == "auto":
+        axis = "k" if table["n_steps"].nunique() == 1 else "position"
+    measured = table[table[quantity].notna()]
+    if measured.empty:
+        raise MeasureError(
+            f"The table of causal access has no {quantity}; choose another quantity."
+        )
+    if axis == "position":
+        measured = _on_positions(measured, quantity, np.linspace(0.0, 1.0, points))
+    rows = []
+    for key, part in measured.groupby([*GROUP, axis], sort=False):
+        values = part[quantity].to_numpy(float)
+        found = bootstrap_mean(values, part["item"], n_boot=n_boot, seed=seed, level=level)
+        rows.append((*key, found.value, found.low, found.high, found.n))
+    return pd.DataFrame(rows, columns=[*GROUP, axis, "value", "low", "high", "n"])
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing or table.empty:
+        raise MeasureError(
+            f"The table of causal access is empty or lacks {missing}; make it with causal_access()."
+        )
+    twice = table.duplicated(["item", *GROUP, "k"])
+    if twice.any():
+        row = table[twice].iloc[0]
+        raise MeasureError(
+            f"Item {row['item']} has the kind {row['kind']} from step {row['k']} on twice; pass "
+            "the rows of one run."
+        )
+    return table.sort_values("k", kind="stable")
+
+
+def _on_positions(
+    table: pd.DataFrame, quantity: str, places: npt.NDArray[np.float64]
+) -> pd.DataFrame:
+    """Every item's values read at positions k/K; between its first and last k only."""
+    frames = []
+    for key, part in table.groupby(["item", *GROUP], sort=False):
+        position = (part["k"] / part["n_steps"].clip(lower=1)).to_numpy(float)
+        inside = places[(places >= position[0]) & (places <= position[-1])]
+        values = np.interp(inside, position, part[quantity].to_numpy(float))
+        names = {
+            name: [value] * len(inside) for name, value in zip(("item", *GROUP), key, strict=True)
+        }
+        frames.append(pd.DataFrame({**names, "position": inside, quantity: values}))
+    return pd.concat(frames, ignore_index=True)
+
 
 __all__ = ["causal_access", "causal_curve", "causal_items", "layer_windows"]
+
 
 _EDITS: dict[str, type[Knockout] | type[MeanValue]] = {
     "knockout": Knockout,

@@ -1,33 +1,497 @@
 """`check_model`: does everything that we measure with hold on this checkpoint?"""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
-from attcot_analysis.errors import AttCoTError, ModelError, lacks_memory
-from attcot_analysis.measures.checks_attention import (
-    batched_is_single,
-    candidates_are_their_texts,
-    generation_is_teacher_forcing,
-    knockout_moves_logits,
-    leaves_no_trace,
-    model_state,
-    probe_is_eager,
-    rows_sum_to_one,
+from attcot_analysis.attention.hook import attached, intervening, reading
+from attcot_analysis.attention.knockout import Knockout
+from attcot_analysis.attention.packing import candidate_tokens, forced_answers
+from attcot_analysis.attention.probe import Probe, read_masses
+from attcot_analysis.errors import AttCoTError, MeasureError, ModelError, lacks_memory
+from attcot_analysis.measures.painting import paintable_tokens, painted_tokens
+from attcot_analysis.models import (
+    PROMPTS,
+    Encoded,
+    Mllm,
+    Span,
+    TokenGrid,
+    collate,
+    encode,
+    evaluating,
+    generate,
+    load_mllm,
+    positions,
 )
-from attcot_analysis.measures.checks_inputs import (
-    image_tokens_match_grids,
-    painted_boxes_move_their_tokens,
-    prompt_renders,
-    spans_are_found,
+from attcot_analysis.problems import render_response
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN, without_opening
+
+QUESTION = "Start at the star and follow the arrow. What color is the shape you reach?"
+
+STEPS = (
+    "The star is in cell a1 and its arrow points right.",
+    "Cell b1 holds a red circle, and its arrow points down.",
+    "Cell b2 holds a green square.",
 )
-from attcot_analysis.models import Mllm, load_mllm
+
+ANSWER = "green"
+
+RESPONSE = render_response(STEPS, ANSWER)
+
+ANSWERS = (ANSWER, "A", "No", "-3", "(B)", "5%")
+
+"""Answers that some tokenizers join with the tags around them."""
+
+
+N_SIZES = 12
+
+LARGEST_RATIO = 6.0
+
+
+PAINTED_SIZES = ((160, 110), (100, 230), (420, 300))
+
+PAINTED_TOKENS = 6
+
+LEAST_HITS = 0.75
+
+"""Share of painted tokens that must move most; towers that mix tokens strongly miss a few."""
+
+
+def noise_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def example(mllm: Mllm, size: tuple[int, int] = (120, 90), response: str = RESPONSE) -> Encoded:
+    """A picture of noise, a question and a response."""
+    return encode(mllm, noise_picture(*size), QUESTION, response=response)
+
+
+def random_sizes(n: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Sizes ``(width, height)`` of pictures from small to large and from wide to high."""
+    rng = np.random.default_rng(seed)
+    area = np.exp(rng.uniform(np.log(40**2), np.log(600**2), n))
+    ratio = np.exp(rng.uniform(-np.log(LARGEST_RATIO), np.log(LARGEST_RATIO), n))
+    widths, heights = np.sqrt(area * ratio), np.sqrt(area / ratio)
+    return [(round(w), round(h)) for w, h in zip(widths, heights, strict=True)]
+
+
+def prompt_renders(mllm: Mllm) -> str:
+    """Both modes, with and without a picture, hold the question and the instruction."""
+    lengths = []
+    opens = ", opens the rationale itself" if mllm.opens_rationale else ""
+    for mode, instruction in PROMPTS.items():
+        for picture in (noise_picture(120, 90), None):
+            item = encode(mllm, picture, QUESTION, mode=mode)
+            text = mllm.tokenizer.decode(item.input_ids)
+            for part in (QUESTION, instruction):
+                if part not in text:
+                    raise MeasureError(
+                        f"The rendered {mode} prompt does not hold {part!r}; check the chat "
+                        "template and the tokenizer."
+                    )
+            if (picture is None) != (len(item.layout.image) == 0):
+                raise MeasureError(
+                    f"The {mode} prompt {'without' if picture is None else 'with'} a picture has "
+                    f"{len(item.layout.image)} image tokens; check the chat template."
+                )
+            lengths.append(item.prompt_length)
+    tokens = f"{lengths[0]} tokens with a picture, {lengths[1]} without"
+    return f"chat template renders{opens}; {tokens}"
+
+
+def image_tokens_match_grids(mllm: Mllm) -> str:
+    """For random sizes, as many image tokens as the grid says, and boxes on the picture."""
+    counts = []
+    for width, height in random_sizes(N_SIZES):
+        item = encode(mllm, noise_picture(width, height), QUESTION)
+        (grid,) = item.layout.grids
+        n_placeholders = int((item.input_ids == mllm.image_token_id).sum())
+        if n_placeholders != grid.n_placeholders or len(item.layout.image) != len(grid):
+            raise MeasureError(
+                f"A picture of {width} x {height} pixels has {n_placeholders} image tokens; its "
+                f"grid says {grid.n_placeholders}."
+            )
+        _check_boxes(grid, (width, height))
+        counts.append(len(grid))
+    return f"{len(counts)} picture sizes, {min(counts)} to {max(counts)} tokens with a box"
+
+
+def painted_boxes_move_their_tokens(mllm: Mllm) -> str:
+    """Change the pixels of one token's box: its vision feature must move most."""
+    hits: list[bool] = []
+    for seed, size in enumerate(PAINTED_SIZES):
+        picture = noise_picture(*size, seed)
+        (grid,) = encode(mllm, picture, "").layout.grids
+        places = paintable_tokens(grid, PAINTED_TOKENS, seed=seed)
+        hits += painted_tokens(mllm, picture, places)["hit"].tolist()
+    found = f"{sum(hits)} of {len(hits)} painted boxes move their own token most"
+    if not hits or np.mean(hits) < LEAST_HITS:
+        raise MeasureError(
+            f"Only {found}; the map from image tokens to pixels is wrong for this checkpoint."
+        )
+    return found
+
+
+def spans_are_found(mllm: Mllm) -> str:
+    """Steps and answers of responses decode to what was written, to the token."""
+    joined = []
+    for answer in ANSWERS:
+        response = render_response(STEPS, answer)
+        item = encode(mllm, None, QUESTION, response=response)
+        layout = item.layout
+
+        def text(span: Span, ids: Tensor = item.input_ids) -> str:
+            return str(mllm.tokenizer.decode(ids[span.start : span.stop])).strip()
+
+        expected = [f"{number}. {step}" for number, step in enumerate(STEPS, start=1)]
+        _check_texts("steps", [text(step) for step in layout.steps], expected)
+        found = "" if layout.answer is None else text(layout.answer)
+        if layout.answer is None or answer not in found:
+            _check_texts("answer", [found], [answer])
+        else:
+            start, stop = layout.answer
+            fewer = [text(Span(start + 1, stop)), text(Span(start, stop - 1))]
+            _check_texts("answer", [one for one in fewer if answer in one], [])
+        if found != answer:
+            joined.append(f"{answer!r} in {found!r}")
+        written = mllm.tokenizer.decode(item.input_ids[item.prompt_length :])
+        whole = without_opening(response) if item.opened else response
+        _check_texts("whole text", [str(written).strip()], [whole.strip()])
+    return "; ".join([f"{len(STEPS)} steps, {len(ANSWERS)} answers", *joined])
+
+
+def _check_boxes(grid: TokenGrid, size: tuple[int, int]) -> None:
+    if grid.image_size != size:
+        raise MeasureError(f"The grid is of a picture of {grid.image_size} pixels; it has {size}.")
+    low, high = grid.boxes[:, :2], grid.boxes[:, 2:]
+    centre = np.array(size) / 2
+    if not (high > low).all() or not ((low <= centre) & (centre <= high)).all(1).any():
+        raise MeasureError(
+            f"Boxes of a picture of {size[0]} x {size[1]} pixels are empty or miss its centre."
+        )
+
+
+def _check_texts(what: str, found: Sequence[str], expected: Sequence[str]) -> None:
+    if list(found) != list(expected):
+        raise MeasureError(
+            f"Looking for the {what} of a response finds {list(found)}; expected {list(expected)}."
+        )
+
+
+MASS_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+
+LOG_P_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
+
+"""Largest differences allowed by type of the weights; others are half precision."""
+
+HALF_MASS_TOLERANCE = 0.05
+
+HALF_LOG_P_TOLERANCE = 0.5
+
+
+NEW_TOKENS = 8
+
+
+CANDIDATES = (
+    ("Yes", "No"),
+    ("A", "Q", "red"),
+    ("-3", "3"),
+    ("(B)", "B"),
+    ("Monday", "Tuesday"),
+    ("10", "100"),
+)
+
+"""Sets of candidates that tokenizers cut in unlike ways."""
+
+
+def rows_sum_to_one(mllm: Mllm) -> str:
+    """All rows' mass on all real keys of a left-padded batch is 1, in every layer read."""
+    batch = collate(mllm, _two_items(mllm), padding_side="left")
+    real = batch["attention_mask"].bool()
+    rows = torch.where(real, torch.arange(real.shape[1], device=real.device), -1)
+    masses = read_masses(mllm, batch, real[..., None].float(), rows)
+    worst = max(
+        float((mass[..., 0] - real[:, None].float()).abs().max()) for mass in masses.values()
+    )
+    _require("a row's mass on all keys is off 1", worst, _mass_tolerance(mllm))
+    return f"largest error {worst:.1e}, {len(masses)} of {mllm.n_layers} layers read"
+
+
+def probe_is_eager(mllm: Mllm) -> str:
+    """Masses on the image equal those of eager attention, row by row."""
+    batch = collate(mllm, _two_items(mllm), padding_side="left")
+    real = batch["attention_mask"].bool()
+    image = (batch["input_ids"] == mllm.image_token_id)[..., None].float()
+    rows = torch.where(real, torch.arange(real.shape[1], device=real.device), -1)
+    found = read_masses(mllm, batch, image, rows)
+    expected = _eager_masses(mllm, batch, image)
+    missing = found.keys() - expected.keys()
+    if missing:
+        raise MeasureError(
+            f"Eager attention gives no weights for layers {sorted(missing)}; the model class "
+            "does not return them, so the probe cannot be checked."
+        )
+    worst = max(
+        float((mass[..., 0] - expected[layer][..., 0]).abs().mul(real[:, None]).max())
+        for layer, mass in found.items()
+    )
+    _require("a mass differs from eager attention's", worst, _mass_tolerance(mllm))
+    return f"largest difference {worst:.1e}, {len(found)} layers x {mllm.n_heads} heads"
+
+
+def batched_is_single(mllm: Mllm) -> str:
+    """Log-probabilities of an item do not depend on what it is batched with, padded left or right.
+
+    Positions are handed over, as measurements with a block mask do it, and so checked as well.
+    """
+    items = _two_items(mllm)
+    alone = [_log_probs(mllm, collate(mllm, [item]), _last(item)) for item in items]
+    worst = 0.0
+    for side in ("right", "left"):
+        batch = collate(mllm, items, padding_side=side)
+        batch["position_ids"] = positions(mllm, batch)
+        for at, item in enumerate(items):
+            padding = batch["input_ids"].shape[1] - len(item.input_ids)
+            keep = _last(item) + (padding if side == "left" else 0)
+            together = _log_probs(mllm, batch, keep)[at]
+            worst = max(worst, float((together - alone[at][0]).abs().max()))
+    _require("a log-probability changes in a batch", worst, _log_p_tolerance(mllm))
+    return f"largest difference of log p {worst:.1e}, both padding sides"
+
+
+def candidates_are_their_texts(mllm: Mllm) -> str:
+    """Forced answers equal one plain forward pass per candidate over its whole text.
+
+    The candidates are such as tokenizers cut unlike: some join the tag before or behind them.
+    """
+    item = example(mllm)
+    head = item.input_ids[: item.layout.step_ends[-1]]
+    try:
+        tokens = [candidate_tokens(mllm, candidates) for candidates in CANDIDATES]
+        packed = forced_answers(
+            mllm, [item] * len(tokens), tokens, steps=[[item.layout.n_steps]] * len(tokens)
+        )
+    except MeasureError as error:
+        raise MeasureError(f"Answers cannot be forced on this model: {error}") from error
+    worst, joined = 0.0, 0
+    before = THINK_OPEN + ANSWER_CUE
+    for own, values in zip(tokens, packed, strict=True):
+        texts = [f"{before}{candidate}{ANSWER_CLOSE}" for candidate in own.candidates]
+        ids = [mllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        behind = len(mllm.tokenizer(THINK_OPEN, add_special_tokens=False)["input_ids"])
+        same = next(at for at, column in enumerate(zip(*ids, strict=False)) if len({*column}) > 1)
+        joined += same < len(mllm.tokenizer(before, add_special_tokens=False)["input_ids"])
+        for whole, value in zip(ids, values[0].tolist(), strict=True):
+            expected = _whole_log_p(mllm, item, head, whole[behind:], len(whole) - same)
+            worst = max(worst, abs(value - expected))
+    _require("a candidate's log-probability is off that of its text", worst, _log_p_tolerance(mllm))
+    return f"{len(tokens)} sets, {joined} of them joined with the tag, largest error {worst:.1e}"
+
+
+def _whole_log_p(
+    mllm: Mllm, item: Encoded, head: Tensor, behind: Sequence[int], n_read: int
+) -> float:
+    """Log-probability of the last tokens of a text behind a prefix, in one plain forward pass."""
+    ids = torch.cat([head, torch.tensor(behind)])
+    more = torch.zeros(len(ids) - item.prompt_length, dtype=torch.long)
+    types = item.token_types
+    if types is not None:
+        types = torch.cat([types[: item.prompt_length], more])
+    batch = collate(mllm, [replace(item, input_ids=ids, token_types=types)])
+    with evaluating(mllm.model):
+        logits = mllm.model(**batch, use_cache=False, logits_to_keep=n_read + 1).logits[0, :-1]
+    read = logits.float().log_softmax(-1).gather(1, batch["input_ids"][0, -n_read:, None])
+    return float(read.sum())
+
+
+def knockout_moves_logits(mllm: Mllm) -> str:
+    """Hiding the image from the response's rows moves their log-probabilities, and no others."""
+    item = _two_items(mllm)[0]
+    batch = collate(mllm, [item])
+    image = batch["input_ids"] == mllm.image_token_id
+    first = item.prompt_length - 1
+    rows = torch.zeros_like(image)
+    rows[:, first:] = True
+    keep = torch.arange(first - 4, len(item.input_ids), device=mllm.device)
+    before = _log_probs(mllm, batch, keep)
+    with attached(mllm.model), intervening(Knockout(rows, image)):
+        after = _log_probs(mllm, batch, keep)
+    moved = (after - before).abs().amax(-1)[0]
+    tolerance = _log_p_tolerance(mllm)
+    _require("knockout moves a row that it does not touch:", float(moved[:4].max()), tolerance)
+    if not float(moved[4:].max()) > tolerance:
+        raise MeasureError(
+            "Hiding the image from the whole response moves no log-probability by more than "
+            f"{tolerance:g}: the response does not read the image, or its attention is not ours."
+        )
+    return f"log p moves by up to {float(moved[4:].max()):.2g}, rows before by at most " + (
+        f"{float(moved[:4].max()):.1e}"
+    )
+
+
+def generation_is_teacher_forcing(mllm: Mllm) -> str:
+    """A greedy response can be encoded again, and each of its tokens is the likeliest there."""
+    prompt = encode(mllm, noise_picture(120, 90), QUESTION)
+    (written,) = generate(mllm, [prompt], max_new_tokens=NEW_TOKENS)
+    item = encode(mllm, noise_picture(120, 90), QUESTION, response=written.ids)
+    if item.response_ids != written.ids or item.prompt_length != prompt.prompt_length:
+        raise MeasureError("A generated response does not come back from being encoded again.")
+    first = item.prompt_length - 1
+    keep = torch.arange(first, len(item.input_ids), device=mllm.device)
+    log_p = _log_probs(mllm, collate(mllm, [item]), keep)[0].cpu()
+    banned = [mllm.image_token_id]
+    video = getattr(mllm.model.config, "video_token_id", None)
+    banned += [] if video is None else [int(video)]
+    log_p[:, banned] = float("-inf")
+    gaps = [float(row.max() - row[token]) for row, token in zip(log_p, written.ids, strict=False)]
+    if written.finished:
+        gaps.append(float(log_p[-1].max() - log_p[-1, list(mllm.stop_ids)].max()))
+    _require("a generated token is less likely than another", max(gaps), _log_p_tolerance(mllm))
+    return f"{len(written.ids)} tokens, largest gap to the likeliest {max(gaps):.1e}"
+
+
+def leaves_no_trace(mllm: Mllm, before: Mapping[str, Any]) -> str:
+    """Attention, hooks and modes are as before all checks, and again after an exception.
+
+    Args:
+        mllm: The model.
+        before: Its `model_state` before anything was measured.
+    """
+    model = mllm.model
+    _compare_states(before, model_state(model), "measurements")
+    batch = collate(mllm, [_two_items(mllm)[0]])
+    last = torch.tensor([batch["input_ids"].shape[1] - 1])
+    nothing = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+    plain = _log_probs(mllm, batch, last)
+
+    class _PlannedError(Exception):
+        pass
+
+    with (
+        contextlib.suppress(_PlannedError),
+        evaluating(model),
+        attached(model),
+        intervening(Knockout(nothing, nothing)),
+        reading(Probe()),
+    ):
+        raise _PlannedError
+    _compare_states(before, model_state(model), "an exception")
+    if not torch.equal(plain, _log_probs(mllm, batch, last)):
+        raise MeasureError("The model computes something else after an exception.")
+    return "attention implementation, hooks and modes restored, also after an exception"
+
+
+def model_state(model: Any) -> dict[str, Any]:
+    """What a measurement could leave behind on a model: attention, hooks, modes."""
+    config = model.config
+    configs = [config, *(getattr(config, key, None) for key in config.sub_configs)]
+    return {
+        "attention implementations": [getattr(c, "_attn_implementation", None) for c in configs],
+        "hooks": [_hooks(module) for module in model.modules()],
+        "training modes": [module.training for module in model.modules()],
+    }
+
+
+def _hooks(module: torch.nn.Module) -> int:
+    kinds = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    owners = [str(getattr(hook, "__module__", "")) for kind in kinds for hook in kind.values()]
+    # transformers leaves inactive ones of its own where it has once recorded hidden states.
+    return sum(not owner.startswith("transformers.") for owner in owners)
+
+
+def _two_items(mllm: Mllm) -> list[Encoded]:
+    """Of different length, picture size and response."""
+    long = example(mllm)
+    return [long, example(mllm, (64, 96), "<answer>red</answer>")]
+
+
+def _last(item: Encoded, n: int = 6) -> Tensor:
+    return torch.arange(len(item.input_ids) - n, len(item.input_ids))
+
+
+def _log_probs(mllm: Mllm, batch: Mapping[str, Tensor], keep: Tensor) -> Tensor:
+    """``(B, n, V)`` in fp32 at the positions kept."""
+    with evaluating(mllm.model):
+        output = mllm.model(**batch, logits_to_keep=keep.to(mllm.device), use_cache=False)
+    return torch.log_softmax(output.logits.float(), dim=-1)
+
+
+def _eager_masses(mllm: Mllm, batch: Mapping[str, Tensor], cols: Tensor) -> dict[int, Tensor]:
+    """Masses of all rows from eager weights, ``{layer: (B, H, T, C)}``.
+
+    Taken layer by layer as the model runs, so that only one layer's weights exist at a time.
+    """
+    masses: dict[int, Tensor] = {}
+
+    def take(module: Any, _: Any, output: Any) -> None:
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if isinstance(weights, Tensor) and weights.ndim == 4:
+            masses.setdefault(module.layer_idx, weights.float() @ cols[:, None])
+
+    model = mllm.model
+    hooks = [
+        module.register_forward_hook(take)
+        for module in model.modules()
+        if getattr(module, "layer_idx", None) is not None and getattr(module, "is_causal", True)
+    ]
+    try:
+        with evaluating(model), _eager(model):
+            model(**batch, use_cache=False, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return masses
+
+
+@contextlib.contextmanager
+def _eager(model: Any) -> Iterator[None]:
+    config = model.config
+    text = config.get_text_config()
+    key = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
+    before = text._attn_implementation
+    model.set_attn_implementation("eager" if key is None else {key: "eager"})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before if key is None else {key: before})
+
+
+def _compare_states(before: Mapping[str, Any], after: Mapping[str, Any], what: str) -> None:
+    for part, value in before.items():
+        if after[part] != value:
+            raise MeasureError(f"The model's {part} are not restored after {what}.")
+
+
+def _mass_tolerance(mllm: Mllm) -> float:
+    return MASS_TOLERANCE.get(mllm.dtype, HALF_MASS_TOLERANCE)
+
+
+def _log_p_tolerance(mllm: Mllm) -> float:
+    return LOG_P_TOLERANCE.get(mllm.dtype, HALF_LOG_P_TOLERANCE)
+
+
+def _require(what: str, error: float, tolerance: float) -> None:
+    if not error <= tolerance:
+        raise MeasureError(f"{what[0].upper()}{what[1:]} by {error:.2g}; allowed is {tolerance:g}.")
+
 
 __all__ = ["CHECKS", "Check", "ModelCheck", "check_model"]
+
 
 CHECKS: dict[str, Callable[[Mllm], str]] = {
     "prompt": prompt_renders,
@@ -41,6 +505,7 @@ CHECKS: dict[str, Callable[[Mllm], str]] = {
     "knockout moves logits": knockout_moves_logits,
     "generation = teacher forcing": generation_is_teacher_forcing,
 }
+
 """What is checked of a loaded model, in order; each returns its figures or raises.
 
 Last of all comes whether the other checks left the model as it was.

@@ -1,34 +1,450 @@
 """Commitment: when along its rationale a model decides on its answer."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.integrate import trapezoid
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.commitment_tables import commitment_curve, commitment_items
-from attcot_analysis.measures.controls import (
-    filler_rationale,
-    other_rationales,
-    prefix_texts,
-    with_steps,
-)
-from attcot_analysis.models import Encoded, Mllm, encode_problem
-from attcot_analysis.problems import Problem
+from attcot_analysis.models import Encoded, Mllm, encode_problem, token_starts
+from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.reading import states
+from attcot_analysis.problems.response import number_range, with_opening
+from attcot_analysis.stats.intervals import bootstrap_mean
+
+THRESHOLDS = (0.5, 0.8, 0.9)
+
+PREMATURE = 0.25
+
+"""A commitment position up to this is premature."""
+
+ITEM_COLUMNS = ("item", "control", "step", "n_steps", "candidate", "p", "leaked")
+
+"""What a commitment table must hold."""
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One item under one control: ``p`` and ``leaked`` are ``(K + 1, candidates)``."""
+
+    item: str
+    control: str
+    candidates: tuple[str, ...]
+    p: NDArray[np.float64]
+    leaked: NDArray[np.bool_]
+
+    @property
+    def final(self) -> str:
+        return self.candidates[int(self.p[-1].argmax())]
+
+    def of(self, candidate: str) -> NDArray[np.float64]:
+        if candidate not in self.candidates:
+            raise MeasureError(
+                f"Item {self.item}: {candidate!r} is not among the table's candidates "
+                f"{list(self.candidates)}; give the problems the table was made from."
+            )
+        return self.p[:, self.candidates.index(candidate)]
+
+
+def commitment_items(
+    table: pd.DataFrame,
+    problems: Iterable[Problem],
+    *,
+    answers: Mapping[str, str] | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> pd.DataFrame:
+    """Reduce a commitment table to one row per item and control.
+
+    Args:
+        table: From `commitment`, one run.
+        problems: The items, for their right and habitual answers.
+        answers: Right answers by item id where they are not the problems' own (pictures of
+            twins).
+        thresholds: Probabilities θ for the stricter commitment steps.
+
+    Returns:
+        ``item``, ``control``, ``n_steps`` and
+
+        * ``final``: most probable candidate after the last step (the first of equals);
+          ``correct``: it is the right answer;
+        * ``commitment_step``: τ, the first step from which on ``final`` stays the most probable,
+          0 to K; ``commitment_position``: τ/K, 0 when K = 0; ``premature``: position ≤ 0.25;
+        * ``commitment_step_θ``, ``commitment_position_θ``: the same with p(final) ≥ θ as well;
+          missing when the probability after the last step is below θ;
+        * ``target``: the final answer of the item's own rationale where the table has it, else
+          ``final``; ``area``: p_k(target) over k/K by the trapezoid rule (p_0 when K = 0), high
+          when decided early; ``p0_final``: p_0(target). Because the target is the same, the
+          areas of the controls can be held against the rationale's;
+        * ``p0_answer``, ``p0_habitual``: p_0 of the right and of the habitual answer (missing
+          when the problem has none);
+        * ``corrective``: wrong at k = 0 and right at the end; ``corruptive``: the reverse;
+        * ``leak_step``: first step up to which the rationale states ``final``; missing if never.
+
+    Raises:
+        MeasureError: If the table lacks columns or steps, holds several runs, or does not fit
+            the problems.
+
+    Source: reconstruction (arXiv 2606.01558); area as in ConfLens, arXiv 2609.35074, with
+    probability in place of negative entropy.
+    """
+    curves = list(_curves(table))
+    targets = _targets(curves)
+    known = {problem.id: problem for problem in problems}
+    rows = []
+    for curve in curves:
+        problem = _problem(known, curve.item)
+        answer = (answers or {}).get(curve.item, problem.answer)
+        best = [curve.candidates[index] for index in curve.p.argmax(axis=1)]
+        final, n_steps = curve.final, len(best) - 1
+        holds = np.array([candidate == final for candidate in best])
+        step = _first_lasting(holds)
+        target = targets.get(curve.item, final)
+        leaks = np.flatnonzero(curve.leaked[:, curve.candidates.index(final)])
+        habitual = problem.habitual
+        row: dict[str, object] = {
+            "item": curve.item,
+            "control": curve.control,
+            "n_steps": n_steps,
+            "final": final,
+            "correct": final == answer,
+            "commitment_step": int(step),
+            "commitment_position": step / max(n_steps, 1),
+            "premature": step / max(n_steps, 1) <= PREMATURE,
+            "target": target,
+            "area": _area(curve.of(target)),
+            "p0_final": float(curve.of(target)[0]),
+            "p0_answer": float(curve.of(answer)[0]),
+            "p0_habitual": np.nan if habitual is None else float(curve.of(habitual)[0]),
+            "corrective": best[0] != answer and final == answer,
+            "corruptive": best[0] == answer and final != answer,
+            "leak_step": float(leaks[0]) if len(leaks) else np.nan,
+        }
+        for theta in thresholds:
+            strict = _first_lasting(holds & (curve.of(final) >= theta))
+            row[f"commitment_step_{theta:g}"] = strict
+            row[f"commitment_position_{theta:g}"] = strict / max(n_steps, 1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def commitment_curve(
+    table: pd.DataFrame,
+    problems: Iterable[Problem] = (),
+    *,
+    which: Literal["final", "answer", "habitual"] = "final",
+    answers: Mapping[str, str] | None = None,
+    axis: Literal["auto", "k", "position"] = "auto",
+    points: int = 11,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Average p_k over items, with intervals, on one axis.
+
+    Args:
+        table: From `commitment`, one run.
+        problems: The items; needed for ``"answer"`` and ``"habitual"``.
+        which: Whose probability: ``"final"`` the final answer of the item's own rationale (of
+            the control itself where the table has no ``"rationale"``), ``"answer"`` the right
+            answer, ``"habitual"`` the habitual one (items without one are left out).
+        answers: Right answers by item id where they are not the problems' own.
+        axis: ``"k"``, steps written, for curves that all have the same K; ``"position"``, k/K,
+            on which every item's curve is read by linear interpolation (as its area is), so that
+            every item counts at every point; ``"auto"`` takes k where it is defined. To compare
+            runs on one axis choose it.
+        points: Points of the position axis, from 0 to 1.
+        n_boot: Bootstrap resamples.
+        seed: Seed of the bootstrap.
+        level: Confidence level.
+
+    Returns:
+        One row per control and point: ``control``, ``k`` or ``position``, ``value``, ``low``,
+        ``high``, ``n`` (items).
+
+    Raises:
+        MeasureError: As `commitment_items`, or if ``axis="k"`` and curves differ in K.
+    """
+    curves = list(_curves(table))
+    targets = _targets(curves)
+    known = {problem.id: problem for problem in problems}
+    lengths = {len(curve.p) for curve in curves}
+    if axis == "auto":
+        axis = "k" if len(lengths) == 1 else "position"
+    if axis == "k" and len(lengths) > 1:
+        raise MeasureError(
+            f"The curves have {', '.join(str(n - 1) for n in sorted(lengths))} steps, so they "
+            "share no axis of steps; use axis='position'."
+        )
+    places = np.linspace(0.0, 1.0, max(lengths) if axis == "k" else points)
+    values: dict[str, list[NDArray[np.float64]]] = {}
+    for curve in curves:
+        wanted: str | None
+        if which == "final":
+            wanted = targets.get(curve.item, curve.final)
+        else:
+            problem = _problem(known, curve.item)
+            right = (answers or {}).get(curve.item, problem.answer)
+            wanted = right if which == "answer" else problem.habitual
+        if wanted is not None:
+            position = np.arange(len(curve.p)) / max(len(curve.p) - 1, 1)
+            read = np.interp(places, position, curve.of(wanted))
+            values.setdefault(curve.control, []).append(read)
+    rows = []
+    for control, found in values.items():
+        for index, column in enumerate(np.array(found).T):
+            interval = bootstrap_mean(column, n_boot=n_boot, seed=seed, level=level)
+            place = index if axis == "k" else float(places[index])
+            rows.append((control, place, interval.value, interval.low, interval.high, interval.n))
+    return pd.DataFrame(rows, columns=["control", axis, "value", "low", "high", "n"])
+
+
+def _curves(table: pd.DataFrame) -> Iterator[_Curve]:
+    missing = [column for column in ITEM_COLUMNS if column not in table.columns]
+    if missing or table.empty:
+        raise MeasureError(
+            f"The commitment table is empty or lacks {missing}; make it with commitment()."
+        )
+    table = table.sort_values("step", kind="stable")
+    for key, part in table.groupby(["item", "control"], sort=False):
+        item, control = map(str, key)
+        n_k = int(part["n_steps"].iloc[0]) + 1
+        candidates = part["candidate"].to_numpy()[: max(len(part) // n_k, 1)]
+        whole = (
+            len(part) == n_k * len(candidates)
+            and len(set(candidates)) == len(candidates)
+            and (part["step"].to_numpy() == np.repeat(np.arange(n_k), len(candidates))).all()
+            and (part["candidate"].to_numpy() == np.tile(candidates, n_k)).all()
+        )
+        if not whole:
+            raise MeasureError(
+                f"Item {item}, {control}: the table does not hold each of its candidates once "
+                f"per step from 0 to {n_k - 1}; pass the rows of one run, and all of them."
+            )
+        yield _Curve(
+            item,
+            control,
+            tuple(map(str, candidates)),
+            part["p"].to_numpy(dtype=np.float64).reshape(n_k, -1),
+            part["leaked"].to_numpy(dtype=bool).reshape(n_k, -1),
+        )
+
+
+def _targets(curves: Iterable[_Curve]) -> dict[str, str]:
+    return {curve.item: curve.final for curve in curves if curve.control == "rationale"}
+
+
+def _problem(known: Mapping[str, Problem], item: str) -> Problem:
+    if item not in known:
+        raise MeasureError(
+            f"Item {item} of the commitment table is not among the {len(known)} problems given; "
+            "give the problems the table was made from."
+        )
+    return known[item]
+
+
+def _first_lasting(holds: NDArray[np.bool_]) -> float:
+    """First index from which on a condition holds to the end; NaN if it does not at the end."""
+    if holds.all():
+        return 0.0
+    last_failure = int(np.flatnonzero(~holds)[-1])
+    return float(last_failure + 1) if last_failure + 1 < len(holds) else float("nan")
+
+
+def _area(p: NDArray[np.float64]) -> float:
+    return float(p[0]) if len(p) == 1 else float(trapezoid(p, dx=1 / (len(p) - 1)))
+
+
+FILLER = " ..."
+
+"""Text whose tokens replace a step's (Lanham et al., arXiv 2307.13702, use the same)."""
+
+
+_NUMBERING = re.compile(
+    r"^[ \t#>*_(-]*(?:step[ \t]*)?\d+[*_]*[.:)](?=[\s*_]|$)", re.IGNORECASE | re.MULTILINE
+)
+
+
+def filler_rationale(mllm: Mllm, encoded: Encoded) -> Encoded:
+    """Replace the words of every step by dots, token for token.
+
+    A step keeps its number and its line end, so the filler has the same number of steps, the
+    same number of tokens in each, and the same layout.
+
+    Raises:
+        MeasureError: If the tokenizer cannot write the filler without letters or digits.
+    """
+    dots = list(mllm.tokenizer(FILLER, add_special_tokens=False)["input_ids"])
+    if not dots or any(char.isalnum() for char in mllm.tokenizer.decode(dots)):
+        raise MeasureError(
+            f"The tokenizer cannot write {FILLER!r}, so there is no filler rationale; leave "
+            "'filler' out of the controls."
+        )
+    ids = encoded.input_ids.clone()
+    cuts = encoded.layout.cuts
+    for span, cut in zip(encoded.layout.steps, cuts[1:], strict=True):
+        step = ids[span.start : span.stop].tolist()
+        kept = {span.start + at for at in _number_tokens(mllm, step)}
+        # Tokens that hold a part of the tags around the rationale stay as they are.
+        start = max(span.start, cuts[0].stop + bool(cuts[0].rest))
+        stop = min(span.stop - _ends_line(mllm, step), cut.stop)
+        words = [at for at in range(start, stop) if at not in kept]
+        fill = (dots * (len(words) // len(dots) + 1))[: len(words)]
+        ids[words] = torch.tensor(fill, dtype=ids.dtype, device=ids.device)
+    return replace(encoded, input_ids=ids)
+
+
+def other_items(answers: Sequence[str], n_steps: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Pair every item with the one whose rationale it gets as a control.
+
+    The partner is the next item, counted cyclically, with a different answer and at least as
+    many steps; where no such item has enough steps, the next one of those with the most steps.
+
+    Raises:
+        MeasureError: If all other items have the same answer.
+    """
+    n = len(answers)
+    partners = []
+    for at, (answer, needed, name) in enumerate(zip(answers, n_steps, names, strict=True)):
+        best: int | None = None
+        for other in (place % n for place in range(at + 1, at + n)):
+            if answers[other] != answer and (best is None or n_steps[other] > n_steps[best]):
+                best = other
+                if n_steps[best] >= needed:
+                    break
+        if best is None:
+            raise MeasureError(
+                f"Item {name}: no other item has a different answer, so there is no rationale "
+                "for the other_item control; add items or leave 'other_item' out of the controls."
+            )
+        partners.append(best)
+    return partners
+
+
+def other_rationales(problems: Sequence[Problem], responses: Sequence[ParsedResponse]) -> list[str]:
+    """Per item the text of its partner's response (see `other_items`), up to its own K.
+
+    Raises:
+        MeasureError: If all other items have the same answer.
+    """
+    n_steps = [len(response.steps) for response in responses]
+    partners = other_items([p.answer for p in problems], n_steps, [p.id for p in problems])
+    texts = []
+    for partner, wanted in zip(partners, n_steps, strict=True):
+        source = responses[partner]
+        texts.append(source.text[: source.steps[:wanted][-1][1]])
+    return texts
+
+
+def response_text(mllm: Mllm, response: Sequence[int] | str) -> str:
+    """A response as text, with the ``<think>`` that the chat template may have written before it.
+
+    Token ids are read up to the first that ends a response.
+    """
+    if not isinstance(response, str):
+        stop = set(mllm.stop_ids)
+        response = mllm.decode(list(takewhile(lambda token: token not in stop, map(int, response))))
+    return with_opening(response) if mllm.opens_rationale else response
+
+
+def parsed_responses(mllm: Mllm, responses: Sequence[Sequence[int] | str]) -> list[ParsedResponse]:
+    """Parse responses to prompts of a model, which may open the rationale themselves."""
+    return [parse_response(response_text(mllm, one)) for one in responses]
+
+
+def with_steps(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[int] | str],
+    *,
+    images: Sequence[Image.Image] | None = None,
+    empty: Literal["error", "skip"] = "error",
+    forced: bool = False,
+) -> dict[int, ParsedResponse]:
+    """Parse responses and keep those with rationale steps, by their place.
+
+    Args:
+        mllm: The model.
+        problems: The items.
+        responses: One per item.
+        images: Other pictures, to be counted only.
+        empty: What to do with responses without a step.
+        forced: Whether answers are to be forced, for which an item must have candidates.
+
+    Raises:
+        MeasureError: If the inputs differ in number, a response has no step
+            (``empty="error"``), or none has, or an item to be forced is an open question.
+    """
+    if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):
+        raise MeasureError(
+            f"Got {len(problems)} problems, {len(responses)} responses and "
+            f"{'no' if images is None else len(images)} images; give one of each per problem."
+        )
+    parsed = parsed_responses(mllm, responses)
+    used = {at: response for at, response in enumerate(parsed) if response.steps}
+    if empty == "error" and len(used) < len(problems):
+        name = problems[next(at for at in range(len(problems)) if at not in used)].id
+        raise MeasureError(
+            f"Item {name}: its response has no rationale steps, so there is no step to commit "
+            "at; give it steps inside <think>, or pass empty='skip' to leave such items out."
+        )
+    if not used:
+        raise MeasureError("No response has a rationale step, so there is nothing to measure.")
+    open_items = [problems[at].id for at in used if forced and not problems[at].candidates]
+    if open_items:
+        raise MeasureError(
+            f"Item {open_items[0]} is an open question, so no answer can be forced on it; give it "
+            "candidates or leave it out."
+        )
+    return used
+
+
+def prefix_texts(mllm: Mllm, encoded: Encoded) -> list[str]:
+    """Decode the rationale up to every step: K + 1 texts, the first one empty.
+
+    Step numbers are taken out, so that they are not mistaken for numeric answers.
+    """
+    first, *cuts = encoded.layout.cuts
+    texts = []
+    for cut in cuts:
+        ids = encoded.input_ids[first.stop : cut.stop].tolist()
+        texts.append(str(mllm.tokenizer.decode(ids))[len(first.rest) :] + cut.rest)
+    return ["", *(_NUMBERING.sub(" ", text) for text in texts)]
+
+
+def _number_tokens(mllm: Mllm, step: Sequence[int]) -> list[int]:
+    """The places of a step's tokens that write nothing but its number."""
+    text, starts = token_starts(mllm.tokenizer, step)
+    first, last = number_range(text)
+    ends = [*starts[1:].tolist(), len(text)]
+    return [at for at, end in enumerate(ends) if first <= starts[at] and end <= last]
+
+
+def _ends_line(mllm: Mllm, step: Sequence[int]) -> int:
+    text = mllm.tokenizer.decode(step[-1:])
+    return int(text.endswith("\n") and not any(char.isalnum() for char in text))
+
 
 __all__ = ["CONTROLS", "commitment", "commitment_curve", "commitment_items"]
 
+
 CONTROLS = ("rationale", "filler", "other_item")
+
 """The item's own rationale, and the two rationales it is held against."""
 
+
 COLUMNS = ("item", "control", "step", "n_steps", "candidate", "log_p", "p", "leaked")
+
 """Columns of the table of commitment."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.controls import with_steps
+from attcot_analysis.measures.commitment import with_steps
 from attcot_analysis.measures.edits import (
     EditKind,
     EditOptions,
@@ -20,7 +20,7 @@ from attcot_analysis.measures.edits import (
     seen_edits,
 )
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
-from attcot_analysis.models.text_stack import TextStack, hidden_states, text_stack
+from attcot_analysis.models.load import TextStack, hidden_states, text_stack
 from attcot_analysis.problems import Problem
 
 COLUMNS = ("item", "token", "step", "kl", "log_p_before", "log_p_after")

@@ -12,12 +12,12 @@ from scipy.special import softmax
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from attcot_analysis.attention.candidates import Readout
 from attcot_analysis.attention.packing import candidate_tokens, pack
-from attcot_analysis.attention.readout import Readout
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.controls import with_steps
+from attcot_analysis.measures.commitment import with_steps
 from attcot_analysis.models import Mllm, encode_problem, evaluating
-from attcot_analysis.models.text_stack import TextStack, hidden_states, text_stack
+from attcot_analysis.models.load import TextStack, hidden_states, text_stack
 from attcot_analysis.problems import Problem
 
 COLUMNS = ("item", "step", "n_steps", "layer", "candidate", "log_p", "p")

@@ -15,9 +15,8 @@ from attcot_analysis.errors import LayoutError
 from attcot_analysis.models.families import ProcessedPrompt
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.models.layout import TokenLayout, find_layout
-from attcot_analysis.models.load import Mllm
+from attcot_analysis.models.load import Mllm, out_of_memory
 from attcot_analysis.models.memory import current_memory
-from attcot_analysis.models.out_of_memory import out_of_memory
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.response import is_open, without_opening

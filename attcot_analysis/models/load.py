@@ -1,16 +1,19 @@
 """`Mllm`: a multimodal LLM with its processor, loaded from a folder or the hub."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from attcot_analysis.errors import ModelError, passing
+from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, passing
 from attcot_analysis.models.families import Family, family_of
 from attcot_analysis.problems.response import is_open
 
@@ -230,3 +233,166 @@ def _load(auto: Any, part: str, name: str, **options: Any) -> Any:
         raise passing(error, f"the {part} of {name}", ModelError) or ModelError(
             f"The {part} of {name} cannot be loaded: {reason}"
         ) from error
+
+
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, so that less at once may do."""
+    return isinstance(error, RuntimeError | MemoryError) and lacks_memory(error)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of an amount such as ``20GiB``, ``800 MB`` or ``1.5G`` (which is GB).
+
+    Raises:
+        ModelError: If it is none.
+    """
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None or not float(found[1]):
+        raise ModelError(f"{text!r} is no amount of memory; write it as 20GiB or 800MB.")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS[found[2].upper()])
+
+
+@contextlib.contextmanager
+def memory_limit(amount: int | None, device: str | torch.device | None = None) -> Iterator[None]:
+    """Let this process take no more memory than that; whatever wants more fails as out of memory.
+
+    On a GPU the limit is on what torch allocates there, on the CPU on the data of the whole
+    process, libraries included (some hundred MB).
+
+    Args:
+        amount: Bytes; ``None`` for no limit.
+        device: Where the model will be; default as `load_mllm`.
+
+    Raises:
+        ModelError: If the system knows no such limit.
+    """
+    if amount is None:
+        yield
+        return
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda":
+        index = torch.cuda.current_device() if chosen.index is None else chosen.index
+        total = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, amount / total), index)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
+        return
+    if chosen.type != "cpu" or not sys.platform.startswith("linux"):
+        raise ModelError(
+            f"Memory cannot be limited on {chosen.type} under {sys.platform}; leave --max-memory "
+            "out, batches that do not fit are halved all the same."
+        )
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    hard = amount if before[1] == resource.RLIM_INFINITY else min(amount, before[1])
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+_LOGITS_AT_ONCE = 2**24
+
+"""Logits held at once when reading many rows (64 MB in fp32)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextStack:
+    """Layers, final norm and output head of a model's text stack.
+
+    Attributes:
+        layers: The decoder layers, in order.
+        norm: The norm behind the last of them.
+        head: From normed hidden states to logits.
+        vocabulary: Number of logits, V.
+    """
+
+    layers: tuple[Any, ...]
+    norm: Any
+    head: Any
+    vocabulary: int
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``(..., V)`` in fp32 that hidden states ``(..., d)`` of any layer would give."""
+        return self.head(self.norm(hidden)).float()
+
+    def rows_at_once(self, per_row: int = 1) -> int:
+        """How many rows to read at once, each of ``per_row`` logit vectors."""
+        return max(1, _LOGITS_AT_ONCE // (self.vocabulary * per_row))
+
+    def require_own(self, hidden: Tensor, logits: Tensor) -> None:
+        """Check the parts: the last layer's states must give the model's own logits.
+
+        Args:
+            hidden: Of the last layer, ``(n, d)``.
+            logits: The model's output at the same places, ``(n, V)``.
+
+        Raises:
+            MeasureError: If they do not; the model then does more after its last layer.
+        """
+        exact = logits.dtype in (torch.float32, torch.float64)
+        tolerance = 1e-3 if exact else 0.05
+        found, own = self.logits(hidden), logits.float()
+        scale = own.abs().amax().clamp(min=1.0)
+        if own.isfinite().all() and float((found - own).abs().amax() / scale) > tolerance:
+            raise MeasureError(
+                "The model's final norm and output head do not turn its last hidden states into "
+                "its logits (they are scaled or capped elsewhere), so hidden states cannot be "
+                "read; take a model that ends in norm and head."
+            )
+
+
+def text_stack(mllm: Mllm) -> TextStack:
+    """Find the parts of a model's text stack.
+
+    Raises:
+        MeasureError: If they are not where `transformers` keeps them.
+    """
+    model = mllm.model
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    layers, norm = getattr(decoder, "layers", ()), getattr(decoder, "norm", None)
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if len(layers) != mllm.n_layers or norm is None or head is None:
+        raise MeasureError(
+            f"{type(model).__name__} does not show its text layers, final norm and output head "
+            "(get_decoder(), get_output_embeddings()); use a model class of transformers."
+        )
+    return TextStack(tuple(layers), norm, head, int(mllm.text_config.vocab_size))
+
+
+@contextlib.contextmanager
+def hidden_states(
+    stack: TextStack, layers: Collection[int], rows: Tensor
+) -> Iterator[dict[int, Tensor]]:
+    """Keep what layers put out at some rows, in every forward pass inside (the last one counts).
+
+    Args:
+        stack: The text stack.
+        layers: Which layers, from 0.
+        rows: Positions, long ``(n,)``.
+
+    Yields:
+        Layer → hidden states ``(B, n, d)``, detached; filled by the forward pass.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        kept[layer] = states.detach()[:, rows.to(states.device)]
+
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hook = stack.layers[layer].register_forward_hook(
+                lambda _module, _inputs, output, layer=layer: keep(layer, output)
+            )
+            hooks.callback(hook.remove)
+        yield kept

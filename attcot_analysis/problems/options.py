@@ -4,8 +4,16 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from attcot_analysis.problems.numbers import Number, numbers, one_number, plain_text
-from attcot_analysis.problems.phrases import GLM_BOX, LEAD, MARKED, WIDE
+from attcot_analysis.problems.phrases import (
+    GLM_BOX,
+    LEAD,
+    MARKED,
+    WIDE,
+    Number,
+    numbers,
+    one_number,
+    plain_text,
+)
 
 AROUND = " \t\r\n.,;:!?'\"`*_()[]{}$\u3001\u3002\u300c\u300d\u300e\u300f\u3010\u3011"
 """What may stand around an answer."""

@@ -1,22 +1,34 @@
 """How answers are put into words: what `attcot_analysis.problems.reading` looks for."""
 
+import math
 import re
+import unicodedata
+from collections.abc import Iterator
+from typing import NamedTuple
 
 WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+
 """Letters that are written without spaces between words, as a range of a character class."""
 
+
 END = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|[^|<>\s]*\|>|</?(?:answer|think)>))+\s*\Z")
+
 """What ends a turn and may be left in a text."""
 
+
 GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL)
+
 """How models of the GLM-V family mark their answer."""
 
+
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+
 
 _KIND = (
     r"(?:(?:final|correct|right|best|better|most|likely|appropriate|accurate|fitting|plausible"
     r"|suitable|only)\s+)"
 )
+
 PHRASE = re.compile(
     rf"""
     # The answer is; the correct option would likely be; the best answer based on the image is:
@@ -37,18 +49,23 @@ PHRASE = re.compile(
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+
 """What an answer follows."""
+
 
 ABSTRACT = re.compile(
     r"\W*(?:based|clear|obvious|found|determined|derived|in|to|because|visible|given)\b",
     re.IGNORECASE,
 )
+
 """What follows "the answer is" where no answer does."""
+
 
 _BEHIND = (
     rf"(?=\s*(?:$|[().:,;!?\]/&\"'\u3001\u3002]|-\s|[{WIDE}]"
     r"|(?:is|was|because|since|as|and|or|but)\b))"
 )
+
 LABEL = re.compile(
     rf"""
     (?<!\w)[(\[]\s*(?P<a>[A-Za-z])\s*[)\]]
@@ -60,18 +77,24 @@ LABEL = re.compile(
     """,
     re.MULTILINE | re.VERBOSE,
 )
+
 """An option's letter. A capital A before a word is the article."""
+
 
 LISTED = re.compile(
     rf"(?:[,/&]|\b(?:and|or|nor)\b|[\u3001\u548c\u6216])\s*"
     rf"(?:(?:maybe|perhaps|possibly|also|even|option|choice)\s+)?[(\[]?([A-Z]){_BEHIND}"
 )
+
 """A further letter behind a first one."""
+
 
 LEAD = re.compile(
     rf"^[\s\"'*_`#>-]*(?:[(\[]\s*(?P<a>[A-Za-z])\s*[)\]]|(?P<b>[A-Za-z])\s*[).:])(?=\s|$|[{WIDE}])"
 )
+
 """An option's letter at the start of a line, as lists write it."""
+
 
 NOT = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|without|cannot|none of|rather than|instead of|except|unlike"
@@ -79,16 +102,21 @@ NOT = re.compile(
     r"[(\"']?$",
     re.IGNORECASE,
 )
+
 NOT_BEHIND = re.compile(
     r"[)\].\"']?\s*(?:(?:is|are|was|seems|looks|can be)\s+(?:not|wrong|incorrect|false|eliminated"
     r"|ruled out|unlikely)\b|(?:isn't|aren't|wasn't|can't|cannot)\b"
     r"|\u3067\u306f\u306a\u3044|\u3058\u3083\u306a\u3044|[\uc774\uac00]? ?\uc544[\ub2c8\ub2cc])",
     re.IGNORECASE,
 )
+
 """What negates the words before it."""
 
+
 MARKED = re.compile(r"(?<!\w)[(\[]?([A-Za-z])\s?[)\].:\u3001](?=\s*\S)\s*")
+
 """The letter of an option in a question's list."""
+
 
 UNKNOWN = re.compile(
     r"\b(?:(?:cannot|can't|can not|could not|unable to|impossible to|not possible to|difficult to)"
@@ -96,4 +124,115 @@ UNKNOWN = re.compile(
     r"|(?:don't|do not|does not|doesn't) know|not known|unknown)\b",
     re.IGNORECASE,
 )
+
 """What says that there is no answer."""
+
+
+_RAISED = str.maketrans({sign: f"^{at % 10}" for at, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉")})
+
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019\u201a\u02bc", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e", '"'),
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
+        "\u2044": "/",
+    }
+)
+
+_LATEX = (
+    (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
+    (r"\\(?:text(?:bf|rm|it)?|math(?:bf|rm|it)|mbox)\s*\{([^{}]*)\}", r"\1"),
+    (r"\\[()\[\],;! ]|(?<!\w)\$(?=\D)|\$$|(?<=\d)\$|\\(?=[%$])|\$(?=[^$\n]*\$)", ""),
+)
+
+_RUN = re.compile(
+    r"(?<![\w.^])(?<!\w[-/_.])(?P<sign>[-+])?"
+    r"(?P<digits>\d+ \d+/\d+|\.?\d(?:\d|[.,:/'^x-](?=\d)| (?=\d{3}(?!\d)))*)"
+    r"(?P<unit>cm|mm|km|m|kg|mg|g|ml|l|s|h|min|px|ft|lb)?(?P<rest>[\w+]*)"
+)
+
+_PLAIN = re.compile(r"\d+(\.\d+)?|\.\d+|[1-9]\d{0,2}(?:,\d{3})+(\.\d+)?")
+
+_SPACED = re.compile(r"[1-9]\d{0,2}(?:( \d{3})+|('\d{3})+)(\.\d+)?")
+
+_FRACTION = re.compile(r"(?:(\d+) )?(\d+)/(\d+)")
+
+_LIMIT = re.compile(
+    r"(?:[<>\u2264\u2265\u00b1]|\b(?:(?:more|less|fewer) than|at (?:least|most))"
+    r"|(?:^|[\n=:(]|\bis)\s*-\s)\s*$",
+    re.IGNORECASE,
+)
+
+_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six"),
+    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
+)
+
+_ABOUT = re.compile(
+    r"(?:~|about|approximately|approx\.?|around|roughly|ca\.)?\s*[$\u20ac\u00a3\u00a5]?\s*",
+    re.IGNORECASE,
+)
+
+_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+
+_UNIT = re.compile(r"\s*(?:%|\u00b0|percent\b)?\s*([^\W\d_]+(?: [^\W\d_]+)?)?")
+
+
+class Number(NamedTuple):
+    """A number in a text: where it stands, its value (NaN for ``12:30``, ``3-5``), its unit."""
+
+    start: int
+    stop: int
+    value: float
+    unit: str
+
+
+def plain_text(text: str) -> str:
+    """A text with one form for each sign: full-width forms, quotes, minus signs, LaTeX."""
+    text = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", text.translate(_RAISED))
+    text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+    for pattern, new in _LATEX:
+        text = re.sub(pattern, new, text)
+    text = re.sub(r"(?<=\d) ?/ ?(?=\d)", "/", text)
+    return re.sub(r"(?<![a-z])(?:minus|negative) (?=\.?\d)", "-", text, flags=re.IGNORECASE)
+
+
+def numbers(text: str) -> Iterator[Number]:
+    """The numbers of a `plain_text`, in order."""
+    for found in _RUN.finditer(text):
+        value = math.nan if found["rest"] else _value(found["digits"])
+        if _LIMIT.search(text, max(0, found.start() - 20), found.start()):
+            value = math.nan
+        if found["sign"] == "-":
+            value = -value
+        unit = found["unit"] or ""
+        if not unit:
+            unit = (_UNIT.match(text, found.end())[1] or "").casefold()  # type: ignore[index]
+            scale, _, rest = unit.partition(" ")
+            if scale in _SCALES:
+                value, unit = value * _SCALES[scale], rest
+        yield Number(found.start(), found.end(), value, unit.casefold())
+
+
+def one_number(text: str) -> Number | None:
+    """The number that a `plain_text` is as a whole, with its unit or what it counts."""
+    text = text.strip(" \t\r\n,;:!?'\"`*_()[]{}").rstrip(".")
+    if text.casefold() in _WORDS:
+        return Number(0, len(text), float(_WORDS.index(text.casefold())), "")
+    text = text[_ABOUT.match(text).end() :]  # type: ignore[union-attr]
+    found = next(numbers(text), None)
+    if found is None or found.start or math.isnan(found.value):
+        return None
+    several = found.unit.split(" ")[0] in ("and", "or", "to", "of", "plus", "times", "out")
+    return found if _UNIT.fullmatch(text, found.stop) and not several else None
+
+
+def _value(digits: str) -> float:
+    if _PLAIN.fullmatch(digits):
+        return float(digits.replace(",", ""))
+    if _SPACED.fullmatch(digits):
+        return float(digits.replace(" ", "").replace("'", ""))
+    part = _FRACTION.fullmatch(digits)
+    if part and int(part[3]):
+        return int(part[1] or 0) + int(part[2]) / int(part[3])
+    return math.nan

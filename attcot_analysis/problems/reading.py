@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 
-from attcot_analysis.problems.numbers import Number, numbers, one_number
 from attcot_analysis.problems.options import (
     AROUND,
     Option,
@@ -30,6 +29,9 @@ from attcot_analysis.problems.phrases import (
     NOT_BEHIND,
     PHRASE,
     UNKNOWN,
+    Number,
+    numbers,
+    one_number,
 )
 from attcot_analysis.problems.response import ParsedResponse
 

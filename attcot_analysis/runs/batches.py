@@ -4,32 +4,43 @@ import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
 import pandas as pd
 import torch
-
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.runs.records import Part
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.models.out_of_memory import out_of_memory
+from attcot_analysis.models.load import out_of_memory
 from attcot_analysis.problems import Problem
+from tqdm.auto import tqdm
+from attcot_analysis.errors import RunError
+from attcot_analysis.runs.records import Part, Records, joined
+from attcot_analysis.runs.shards import Shards
+
 
 Places = Sequence[int]
+
 """A batch: places of its items among all problems."""
 
+
 WINDOW = 8
+
 """Batches among whose items those of like length are put together. The rows of so many are in
 memory at once when parts are merged."""
 
+
 _PIXELS_PER_TOKEN = 28 * 28
+
 _CHARACTERS_PER_TOKEN = 4
+
 _LIKE = 16
+
 
 
 def in_order(n_items: int, batch_size: int) -> list[list[int]]:
     """Items 0 to ``batch_size`` − 1, and so on."""
     starts = range(0, n_items, batch_size)
     return [list(range(start, min(start + batch_size, n_items))) for start in starts]
+
 
 
 def by_length(lengths: Sequence[float], batch_size: int) -> list[list[int]]:
@@ -50,6 +61,7 @@ def by_length(lengths: Sequence[float], batch_size: int) -> list[list[int]]:
     return batches
 
 
+
 def estimated_lengths(
     problems: Sequence[Problem], responses: Sequence[Sequence[int]] | None = None
 ) -> list[float]:
@@ -66,6 +78,7 @@ def estimated_lengths(
     ]
 
 
+
 def note_halved(run: RunFolder, name: str, sizes: Sequence[int | None]) -> None:
     """Say in a run's manifest that a table was measured in smaller batches.
 
@@ -78,6 +91,7 @@ def note_halved(run: RunFolder, name: str, sizes: Sequence[int | None]) -> None:
     found = [size for size in (*sizes, before.get(name)) if size is not None]
     if found and min(found) != before.get(name):
         run.note("halved", {**before, name: min(found)})
+
 
 
 @dataclass
@@ -139,6 +153,7 @@ class Halving:
             torch.cuda.empty_cache()
 
 
+
 def _attempt(make: Callable[[Places], Part], places: Places) -> Part | None:
     """What `make` gives, ``None`` if memory did not do; all that it held is let go then."""
     try:
@@ -149,9 +164,100 @@ def _attempt(make: Callable[[Places], Part], places: Places) -> Part | None:
         return None
 
 
+
 def _joined(parts: Sequence[Part]) -> Part:
     rows = [part.rows for part in parts]
     table = pd.concat([one for one in rows if len(one)] or rows[:1], ignore_index=True)
     # Notes on one half say nothing about both.
     table.attrs = {}
     return Part(table, {k: v for part in parts for k, v in (part.arrays or {}).items()})
+
+
+
+@dataclass
+class Batched:
+    """The tables of one model on one set of items.
+
+    With a run folder, a batch is on the disk as soon as it is measured, one that is there is not
+    measured again, and a table is merged and kept on the disk without being read.
+
+    Attributes:
+        items: Names of all items.
+        run: Where to keep the tables; ``None``: in memory.
+        prefix: Put before the tables' names there.
+        shards: The processes that share the work.
+        progress: Show progress bars.
+        halving: Measures the batches.
+        names: Tables made so far, in their order.
+    """
+
+    items: Sequence[str]
+    run: RunFolder | None
+    prefix: str
+    shards: Shards
+    progress: bool
+    halving: Halving = field(default_factory=Halving)
+    names: list[str] = field(default_factory=list)
+    _made: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def make(self, name: str, measure: Callable[[Places], Part], batches: Sequence[Places]) -> None:
+        """Make a table: measure what is not there, then merge.
+
+        Args:
+            name: Of the table.
+            measure: Gives the rows of a batch.
+            batches: All batches of the table, the same ones whenever it is gone on with.
+
+        Raises:
+            RunError: If what the run folder holds is damaged or of other batches, or another
+                process has failed.
+        """
+        self.names.append(name)
+
+        def part(batch: Places) -> Part:
+            return self.halving(name, measure, batch, [self.items[place] for place in batch])
+
+        if self.run is None:
+            frames = [part(batches[n]).rows for n in self._shown(name, range(len(batches)))]
+            self._made[name] = joined(frames, self.items)
+            return
+        run, full_name = self.run, self.prefix + name
+        records = Records(run, full_name)
+        of_batch = [[self.items[place] for place in batch] for batch in batches]
+
+        def to_do() -> list[int]:
+            if full_name in run.tables:
+                records.clear()
+                return []
+            held = records.items()
+            begun = [n for n, items in enumerate(of_batch) if not held.isdisjoint(items)]
+            if not all(held.issuperset(of_batch[n]) for n in begun):
+                raise RunError(
+                    f"The parts of {full_name} in {run.path} were made with another batch_size; "
+                    "go on with that one, or write to another folder."
+                )
+            return sorted(set(range(len(batches))) - set(begun))
+
+        missing = self.shards.from_main(to_do)
+        with self.shards.together():
+            for number in self._shown(name, self.shards.mine(missing)):
+                records.write(number, of_batch[number], part(batches[number]))
+        sizes = self.shards.gather(self.halving.sizes.get(name))
+        with self.shards.together():
+            if self.shards.main and full_name not in run.tables:
+                note_halved(run, full_name, sizes)
+                records.keep(self.items)
+
+    def read(self, name: str) -> pd.DataFrame:
+        """A table that was made.
+
+        Raises:
+            RunError: If it is damaged on the disk, for all processes.
+        """
+        if self.run is None:
+            return self._made[name]
+        with self.shards.together():
+            return self.run.read_table(self.prefix + name)
+
+    def _shown(self, name: str, numbers: Sequence[int]) -> "tqdm[int]":
+        return tqdm(numbers, desc=name.replace("_", " "), disable=not self.progress)

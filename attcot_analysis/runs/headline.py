@@ -9,11 +9,11 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import commitment
-from attcot_analysis.measures.commitment_tables import commitment_items
+from attcot_analysis.measures.commitment import commitment_items
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.edits import EditedImage, EditKind, edited_images
-from attcot_analysis.measures.focus import focus_items
-from attcot_analysis.measures.values import item_values
+from attcot_analysis.measures.access import focus_items
+from attcot_analysis.measures.compare import item_values
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
 

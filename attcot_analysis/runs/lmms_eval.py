@@ -25,7 +25,7 @@ from PIL import Image
 from attcot_analysis.errors import RunError
 from attcot_analysis.runs import lmms_eval_task
 from attcot_analysis.models import PROMPTS
-from attcot_analysis.problems import Problem, numbers, options, phrases, reading, response
+from attcot_analysis.problems import Problem, phrases as numbers, options, phrases, reading, response
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 _VERSION = 1.0

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
 import torch
-
 from attcot_analysis.errors import RunError
 from attcot_analysis.runs.differences import answer_digest
 from attcot_analysis.models import PROMPTS, Mllm
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.record import problem_record
+from attcot_analysis.problems.folder import problem_record
+import os
+from dataclasses import dataclass
+from attcot_analysis.runs.run import RunFolder
+
 
 PACKAGES = (
     "attcot-analysis",
@@ -33,16 +35,26 @@ PACKAGES = (
     "scipy",
     "statsmodels",
 )
+
 """Packages whose versions can change a number."""
 
+
 _PATHS = ("name_or_path", "_name_or_path", "auto_map", "transformers_version", "_commit_hash")
+
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
+
 _SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*chat_templates/*")
+
 """Files beside the weights that a number can depend on: configuration, processor, tokenizer."""
+
 _NOTES = ("training_log", "testbed_build", "unfinished", "trainer_state", "*_results")
+
 """Files among them that say how a checkpoint was made, and that nobody reads to use it."""
+
 _CHUNK = 1 << 22
+
 _WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 
 def build_manifest(
@@ -84,6 +96,7 @@ def build_manifest(
     }
 
 
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed ones of `PACKAGES`."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
@@ -93,6 +106,7 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
 
 
 def model_record(model: Mllm | str | Path) -> dict[str, Any]:
@@ -118,6 +132,7 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
     }
 
 
+
 def settings_files(folder: str | Path) -> dict[str, str]:
     """Digests of a checkpoint folder's files beside the weights that a number can depend on."""
     found = {path for pattern in _SETTINGS for path in Path(folder).glob(pattern)}
@@ -126,6 +141,7 @@ def settings_files(folder: str | Path) -> dict[str, str]:
         for path in sorted(found)
         if path.is_file() and not any(path.match(f"{note}.json") for note in _NOTES)
     }
+
 
 
 def _loaded(mllm: Mllm) -> dict[str, Any]:
@@ -150,16 +166,19 @@ def _loaded(mllm: Mllm) -> dict[str, Any]:
     }
 
 
+
 def _settings(held: Any) -> Any:
     """The settings of a configuration or processor that are not the library's own defaults."""
     read = getattr(held, "to_diff_dict", None) or getattr(held, "to_dict", None)
     return _without_paths(dict(read()) if read is not None else {})
 
 
+
 def _without_paths(held: Any) -> Any:
     if isinstance(held, Mapping):
         return {str(key): _without_paths(value) for key, value in held.items() if key not in _PATHS}
     return [_without_paths(one) for one in held] if isinstance(held, list | tuple) else held
+
 
 
 def _tokenizer(tokenizer: Any) -> Any:
@@ -171,12 +190,14 @@ def _tokenizer(tokenizer: Any) -> Any:
     return {key: value for key, value in held.items() if key not in ("padding", "truncation")}
 
 
+
 def _text(held: Any) -> bytes:
     def written(value: Any) -> str:
         text = str(value)
         return type(value).__name__ if " at 0x" in text else text
 
     return json.dumps(held, sort_keys=True, default=written).encode()
+
 
 
 def parameters_hash(model: torch.nn.Module) -> str:
@@ -199,8 +220,10 @@ def parameters_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+
 def _short_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
 
 
 def processor_record(mllm: Mllm) -> dict[str, Any]:
@@ -224,6 +247,7 @@ def processor_record(mllm: Mllm) -> dict[str, Any]:
     }
 
 
+
 def weights_hash(folder: str | Path) -> str:
     """SHA-256 over names and contents of a checkpoint folder's weight files.
 
@@ -244,6 +268,7 @@ def weights_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
+
 def problems_hash(problems: Sequence[Problem]) -> str:
     """SHA-256 over everything in the problems, pixels included, in their order."""
     digest = hashlib.sha256()
@@ -251,6 +276,7 @@ def problems_hash(problems: Sequence[Problem]) -> str:
         for _, content in _contents(problem):
             digest.update(content)
     return digest.hexdigest()
+
 
 
 def problems_records(data: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
@@ -278,6 +304,7 @@ def problems_records(data: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
     return {"data": sets, "item_digests": items}
 
 
+
 def _contents(problem: Problem) -> Iterator[tuple[str, bytes]]:
     """The bytes of a problem's text and of its pictures."""
     record = json.dumps(problem_record(problem), sort_keys=True, default=repr)
@@ -285,3 +312,64 @@ def _contents(problem: Problem) -> Iterator[tuple[str, bytes]]:
     edits = [(edit.kind, edit.image) for edit in (problem.twin, problem.control) if edit]
     for name, image in (("picture", problem.image), *edits):
         yield name, f"{image.mode} {image.size}\n".encode() + image.tobytes()
+
+
+SOURCES = "sources"
+
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Places that were noted; they may be gone.
+
+    Attributes:
+        model: A checkpoint folder, or a hub id.
+        problems: A problem folder.
+    """
+
+    model: str | Path | None = None
+    problems: Path | None = None
+
+
+
+def note_sources(run: RunFolder, *, model: str | Path, problems: str | Path) -> None:
+    """Note where the model and the problems lie, folders relative to the run's.
+
+    Args:
+        run: The run.
+        model: A checkpoint folder or a hub id.
+        problems: A problem folder.
+    """
+    noted = {"model": _noted(run, model), "problems": _noted(run, problems)}
+    run.write_json(SOURCES, noted, overwrite=True)
+
+
+
+def noted_sources(run: RunFolder) -> Sources:
+    """Read what `note_sources` wrote; nothing if it was not called.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    if not (run.path / f"{SOURCES}.json").is_file():
+        return Sources()
+    held = run.read_json(SOURCES)
+    found: dict[str, str | Path | None] = {}
+    for name in ("model", "problems"):
+        entry = held.get(name) if isinstance(held, dict) else None
+        entry = entry if isinstance(entry, dict) else {}
+        folder = entry.get("folder")
+        found[name] = run.path / folder if isinstance(folder, str) else entry.get("hub")
+    problems = found["problems"]
+    return Sources(found["model"], problems if isinstance(problems, Path) else None)
+
+
+
+def _noted(run: RunFolder, place: str | Path) -> dict[str, str]:
+    folder = Path(place)
+    if not folder.is_dir():
+        return {"hub": str(place)}
+    try:
+        return {"folder": Path(os.path.relpath(folder, run.path)).as_posix()}
+    except ValueError:  # on another drive
+        return {"folder": folder.resolve().as_posix()}

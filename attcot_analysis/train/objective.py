@@ -4,7 +4,7 @@ L = L_CE + λ_vis · L_vis + λ_commit · L_commit
 
 The formulas of the Att-CoT paper (arXiv 2606.01558) are not public to us. What stands here is a
 reconstruction from its abstract: L_vis keeps the attention of rationale rows on image tokens
-above a target, L_commit (`attcot_analysis.train.commitment_term`) penalises answers that are
+above a target, L_commit (`attcot_analysis.train.terms`) penalises answers that are
 already fixed after the first steps.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.models import Mllm
 
 
 @dataclass(frozen=True)
@@ -224,3 +225,30 @@ def visual_access_loss(mass: Tensor, counted: Tensor, config: AttCoTConfig) -> T
         loss = -(mass.clamp(min=0) + 1e-6).log()
     weight = counted.to(loss.dtype)
     return ((loss * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)).mean()
+
+
+def readable_layers(mllm: Mllm, config: AttCoTConfig) -> tuple[int, ...]:
+    """The layers of an objective that have full attention in a model.
+
+    Most image tokens are out of a sliding window's sight, so that mass read there says nothing.
+
+    Raises:
+        TrainingError: If the objective names layers or heads the model does not have, or a layer
+            without full attention, or if none is left.
+    """
+    chosen = config.layers(mllm.n_layers)
+    for layer in chosen:
+        config.heads(layer, mllm.n_heads)
+    kinds = getattr(mllm.text_config, "layer_types", None)
+    if kinds is None:
+        slides = getattr(mllm.text_config, "sliding_window", None) is not None
+        kinds = ["sliding_attention" if slides else "full_attention"] * mllm.n_layers
+    found = tuple(layer for layer in chosen if kinds[layer] == "full_attention")
+    named = config.vis_heads is not None or isinstance(config.vis_layers, tuple)
+    if config.lambda_vis > 0 and (not found or (named and found != chosen)):
+        full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        raise TrainingError(
+            f"Of layers {list(chosen)}, whose attention L_vis is to read, only {list(found)} have "
+            f"full attention and so see the image; set vis_layers to some of {full}."
+        )
+    return found

@@ -13,25 +13,320 @@ and what is our reconstruction, is in ``docs/sayo.md``.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 
+from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.probe import LayerCols, Probe, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Encoded, Mllm
-from attcot_analysis.train.entropy import most_uncertain, row_entropies
-from attcot_analysis.train.region_config import RegionRewardConfig
-from attcot_analysis.train.region_rows import Boxes, Missing, Plan, plan_rows
-from attcot_analysis.train.shared_prompts import run_prompts, shared_prompts
+from attcot_analysis.models import Encoded, Mllm, Span, collate, evaluating, positions
+from attcot_analysis.problems import Box
+from attcot_analysis.train.data import evidence_weights
+from attcot_analysis.train.objective import AttCoTConfig, readable_layers
+
+
+@dataclass(frozen=True)
+class RegionRewardConfig:
+    """What the region reward looks at; the defaults are those of SAYO's published code.
+
+    Attributes:
+        layers: ``"last"``, the last layer with full attention; ``"middle"``, the middle third
+            (ours: where other work locates visual reading); or the layers themselves, from 0.
+        entropy_top: The share of generated tokens that counts, those with the highest entropy at
+            the sampling temperature; 1 for all.
+        region: ``"problem"``: every token is held against all boxes of the problem (SAYO has one
+            region per question). ``"step"``: the tokens of the k-th generated step are held
+            against the boxes of the problem's k-th step, and no others count (ours).
+        sink_free: Leave attention sinks out, in boxes and image, as `find_sinks` finds them among
+            the prompt's tokens (ours: the last layer is full of them).
+        mass_weight: How much of the mean visual mass, in [0, 1], is added to the reward (ours:
+            the ratio alone is indifferent to a model that stops looking at the image at all).
+        only_correct: Completions with a wrong answer get no reward (EASE, arXiv 2605.30912,
+            supervises attention on successful rollouts only).
+
+    Raises:
+        TrainingError: If a value is out of range.
+    """
+
+    layers: tuple[int, ...] | Literal["last", "middle"] = "last"
+    entropy_top: float = 0.3
+    region: Literal["problem", "step"] = "problem"
+    sink_free: bool = False
+    mass_weight: float = 0.0
+    only_correct: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        named = isinstance(self.layers, tuple) and bool(self.layers)
+        if not named and self.layers not in ("last", "middle"):
+            raise TrainingError(
+                f"layers is {self.layers!r}; choose last, middle, or name at least one layer."
+            )
+        if not 0 < self.entropy_top <= 1:
+            raise TrainingError(
+                f"entropy_top is {self.entropy_top}; expected a share above 0, up to 1."
+            )
+        if self.region not in ("problem", "step"):
+            raise TrainingError(f"region is {self.region!r}; choose problem or step.")
+        if not 0 <= self.mass_weight < float("inf"):
+            raise TrainingError(
+                f"mass_weight is {self.mass_weight}; a weight is a number from 0 on."
+            )
+
+    def chosen_layers(self, mllm: Mllm) -> tuple[int, ...]:
+        """The layers to read in a model.
+
+        Raises:
+            TrainingError: If one of them does not exist or has no full attention.
+        """
+        if self.layers == "middle":
+            return readable_layers(mllm, AttCoTConfig(lambda_vis=1.0))
+        readable = readable_layers(mllm, AttCoTConfig(lambda_vis=1.0, vis_layers="all"))
+        if self.layers == "last":
+            return readable[-1:]
+        if not set(self.layers) <= set(readable):
+            raise TrainingError(
+                f"The region reward cannot read layers {sorted(set(self.layers) - set(readable))} "
+                f"of {mllm.name}; choose from {list(readable)}, which have full attention."
+            )
+        return tuple(sorted({int(layer) for layer in self.layers}))
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPrompts:
+    """The distinct prompts of some items, left-padded to P.
+
+    Attributes:
+        inputs: Model inputs of all their tokens but the last, which the responses start with.
+        last: Positions of the last tokens, ``(D, 1)`` or ``(3, D, 1)``.
+        which: The prompt of each item, ``(B,)``.
+    """
+
+    inputs: dict[str, Tensor]
+    last: Tensor
+    which: Tensor
+
+    def columns(self, items: Sequence[Encoded], values: Sequence[Tensor]) -> Tensor:
+        """Values of each item's image tokens, ``(N, C)``, at their places: ``(B, P - 1, C)``."""
+        length = self.inputs["input_ids"].shape[1]
+        width = max(value.shape[1] for value in values)
+        found = torch.zeros(len(items), length, width)
+        for at, (item, value) in enumerate(zip(items, values, strict=True)):
+            places = torch.as_tensor(item.layout.image) + length + 1 - item.prompt_length
+            found[at, places, : value.shape[1]] = value
+        return found.to(self.inputs["input_ids"].device)
+
+
+def continued(prompt: Encoded, response: Sequence[int]) -> Encoded:
+    """A prompt with a response, which is not looked into: its steps and answer are not found."""
+    ids = torch.tensor(list(response), dtype=torch.long)
+    length = len(prompt.input_ids)
+    layout = replace(
+        prompt.layout,
+        n_tokens=length + len(ids),
+        response=Span(length, length + len(ids)),
+    )
+    types = prompt.token_types
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, ids]),
+        token_types=None if types is None else torch.cat([types, torch.zeros_like(ids)]),
+        layout=layout,
+    )
+
+
+def shared_prompts(mllm: Mllm, items: Sequence[Encoded]) -> SharedPrompts:
+    """Find the distinct prompts of items: the same tokens and the very same image tensors."""
+    places: dict[Any, int] = {}
+    prompts: list[Encoded] = []
+    which = []
+    for item in items:
+        ids = item.input_ids[: item.prompt_length]
+        key = (tuple(ids.tolist()), *(id(tensor) for tensor in item.vision.values()))
+        if key not in places:
+            places[key] = len(prompts)
+            types = None if item.token_types is None else item.token_types[: item.prompt_length]
+            prompts.append(replace(item, input_ids=ids, token_types=types))
+        which.append(places[key])
+    whole = collate(mllm, prompts, padding_side="left")
+    by_token = {"input_ids", "attention_mask", mllm.family.token_types}
+    return SharedPrompts(
+        inputs={key: v[:, :-1] if key in by_token else v for key, v in whole.items()},
+        last=positions(mllm, whole)[..., -1:],
+        which=torch.tensor(which, device=mllm.device),
+    )
+
+
+@torch.no_grad()
+def run_prompts(
+    mllm: Mllm, shared: SharedPrompts, items: Sequence[Encoded], lengths: Sequence[int]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Run the prompts, and make the inputs of the pass that continues them.
+
+    Args:
+        mllm: The model.
+        shared: The prompts of the items.
+        items: Prompts with responses.
+        lengths: How many rows of each are wanted. Row 0 is the one that predicts the first
+            response token; it is in the pass even where none is wanted.
+
+    Returns:
+        Model inputs, right-padded, whose place r is row r of the response; and further arguments
+        of the forward call.
+    """
+    model = mllm.model
+    with evaluating(model), attached(model):
+        cache = model(**shared.inputs, use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_select_indices(shared.which)
+    tails = [
+        item.input_ids[item.prompt_length - 1 :][: max(1, length)]
+        for item, length in zip(items, lengths, strict=True)
+    ]
+    ids = pad_sequence(tails, batch_first=True, padding_value=mllm.tokenizer.pad_token_id)
+    places = torch.arange(ids.shape[1])
+    mask = places < torch.tensor([[len(tail)] for tail in tails])
+    before = shared.inputs["attention_mask"][shared.which]
+    where = shared.last[..., shared.which, :] + places.to(shared.last.device)
+    inputs = {
+        "input_ids": ids.to(mllm.device),
+        "attention_mask": torch.cat([before, mask.to(before)], dim=1),
+    }
+    return inputs, {"past_key_values": cache, "use_cache": True, "position_ids": where}
+
+
+_LOGITS_AT_ONCE = 2**24
+
+"""Logits held at once (64 MB in fp32)."""
+
+
+@torch.no_grad()
+def row_entropies(mllm: Mllm, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy of the distribution that a token is drawn from, at each row.
+
+    Args:
+        mllm: The model.
+        hidden: ``(N, d)`` what its backbone put out at the rows, final norm included.
+        temperature: Of the sampling; the logits are divided by it.
+
+    Returns:
+        ``(N,)`` fp32, in nats.
+    """
+    head = mllm.model.get_output_embeddings()
+    weight, bias = head.weight, getattr(head, "bias", None)
+    if isinstance(weight, DTensor):
+        weight = weight.full_tensor()
+        bias = bias.full_tensor() if isinstance(bias, DTensor) else bias
+    cap = getattr(mllm.text_config, "final_logit_softcapping", None)
+    found = [hidden.new_zeros(0, dtype=torch.float32)]
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part in hidden.to(weight.dtype).split(max(1, _LOGITS_AT_ONCE // len(weight))):
+            logits = F.linear(part, weight, bias).float()
+            if cap is not None:
+                logits = torch.tanh(logits / cap) * cap
+            log_probs = (logits / temperature).log_softmax(-1)
+            found.append(-(log_probs.exp() * log_probs).sum(-1))
+    return torch.cat(found)
+
+
+def most_uncertain(entropies: Tensor, share: float) -> Tensor:
+    """The places of the largest entropies: ``max(1, floor(share * N))`` of them, ascending.
+
+    The number is that of SAYO's published code (arXiv 2602.08241), which takes a share of 0.3.
+
+    Args:
+        entropies: ``(N,)``, N at least 1; of equal ones the first count.
+        share: Above 0, up to 1.
+    """
+    # A share such as 0.3 of 10 is a little less than 3 in floating point.
+    wanted = max(1, int(share * len(entropies) + 1e-9))
+    order = torch.sort(entropies, descending=True, stable=True).indices
+    return order[:wanted].sort().values
+
+
+Boxes = Sequence[Sequence[Box]]
+
+"""Per rationale step its evidence boxes, in pixels of the original image."""
+
+Missing = Literal["no_image", "no_box", "unseen", "empty", "no_step", "sinks"]
+
+"""Why there is no reward: the prompt has no image; the problem has no box; no image token lies in
+one (the processor cropped it away); nothing was generated; no generated step has boxes of its own;
+all image tokens in the boxes are attention sinks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which rows of an item could count, and what each is held against.
+
+    Attributes:
+        rows: Positions, long ``(R,)``.
+        groups: Per row the column of its boxes, from 1, long ``(R,)``.
+        cols: ``(N, C)`` per image token 1 in column 0, and how far the boxes of each other column
+            cover it.
+        missing: Why there are no rows.
+    """
+
+    rows: Tensor
+    groups: Tensor
+    cols: Tensor
+    missing: Missing | None = None
+
+
+def plan_rows(mllm: Mllm, item: Encoded, boxes: Boxes, config: RegionRewardConfig) -> Plan:
+    """The rows of one item that could count.
+
+    Raises:
+        TrainingError: If there are boxes, but several images.
+    """
+    layout, start = item.layout, item.prompt_length
+    none = torch.zeros(0, dtype=torch.long)
+    whole = torch.ones(len(layout.image), 1)
+
+    def without(reason: Missing) -> Plan:
+        return Plan(none, none, whole, reason)
+
+    if not layout.grids:
+        return without("no_image")
+    every = [box for step in boxes for box in step]
+    if not every:
+        return without("no_box")
+    regions = [every] if config.region == "problem" else boxes
+    covered = [
+        evidence_weights(item, [(x0, y0, x1, y1) for x0, y0, x1, y1 in one]) for one in regions
+    ]
+    if not any(bool(weights.any()) for weights in covered):
+        return without("unseen")
+    stop = set(mllm.stop_ids)
+    ids = item.response_ids
+    length = next((at for at, token in enumerate(ids) if token in stop), len(ids))
+    if not length:
+        return without("empty")
+    cols = torch.cat([whole, torch.stack(covered, dim=1)], dim=1)
+    if config.region == "problem":
+        rows = torch.arange(start - 1, start - 1 + length)
+        return Plan(rows, torch.ones_like(rows), cols)
+    spans = [
+        (torch.as_tensor(layout.rows(span), dtype=torch.long), column)
+        for column, (span, weights) in enumerate(zip(layout.steps, covered, strict=False), start=1)
+        if span.size and bool(weights.any())
+    ]
+    if not spans:
+        return without("no_step")
+    groups = torch.cat([torch.full_like(rows, column) for rows, column in spans])
+    return Plan(torch.cat([rows for rows, _ in spans]), groups, cols)
+
 
 EPSILON = 1e-8
+
 """Added to both means, as in the published code."""
 
 

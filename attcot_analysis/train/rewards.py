@@ -19,6 +19,7 @@ other rewards; `RegionReward.bind` refuses it.
 """
 
 import contextlib
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,17 +30,85 @@ from PIL import Image
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import match_answer, open_answer, stated_answer
-from attcot_analysis.measures.controls import parsed_responses, response_text
-from attcot_analysis.models import Encoded, Mllm, PromptMemory, encode_prompt, remembering
-from attcot_analysis.train.grpo_rows import picture_key, pictures_of, rows_of
-from attcot_analysis.train.region_config import RegionRewardConfig
-from attcot_analysis.train.region_reward import RegionAttention, region_attention
-from attcot_analysis.train.region_rows import Missing
-from attcot_analysis.train.shared_prompts import continued
+from attcot_analysis.measures.commitment import parsed_responses, response_text
+from attcot_analysis.models import (
+    PROMPTS,
+    Encoded,
+    Mllm,
+    PromptMemory,
+    encode_prompt,
+    read_image,
+    remembering,
+)
+from attcot_analysis.problems import Problem
+from attcot_analysis.train.region_reward import (
+    Missing,
+    RegionAttention,
+    RegionRewardConfig,
+    continued,
+    region_attention,
+)
+
+
+def grpo_rows(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Problems as rows for `GRPOTrainer`, with the columns that the rewards read."""
+    return [
+        {
+            "id": problem.id,
+            "prompt": [{"role": "user", "content": f"{problem.question}\n{PROMPTS['cot']}"}],
+            "images": [problem.image],
+            "question": problem.question,
+            "candidates": list(problem.candidates),
+            "answer": problem.answer,
+            "boxes": [[list(box) for box in step.boxes] for step in problem.steps],
+        }
+        for problem in problems
+    ]
+
+
+def rows_of(columns: Mapping[str, Any], needed: Sequence[str], name: str) -> list[dict[str, Any]]:
+    """Per completion the columns that a reward reads, with ``question`` if there is one.
+
+    Args:
+        columns: What `GRPOTrainer` passes on, one value per completion in each.
+        needed: Which must be there.
+        name: The reward's, for the error.
+
+    Raises:
+        TrainingError: If one is not.
+    """
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        raise TrainingError(
+            f"The {name} reward needs column {', '.join(missing)} in the dataset; add it, and keep "
+            "remove_unused_columns=False."
+        )
+    known = {key: columns[key] for key in (*needed, "question") if key in columns}
+    return [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
+
+
+def pictures_of(messages: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
+    """The pictures of a prompt as `GRPOTrainer` puts them into its messages, in order."""
+    parts = [
+        part
+        for message in messages
+        if not isinstance(message.get("content"), str)
+        for part in message.get("content") or ()
+    ]
+    return [read_image(part["image"]) for part in parts if part["type"] == "image"]
+
+
+def picture_key(picture: Image.Image) -> tuple[tuple[int, int], bytes]:
+    """Equal for pictures with equal pixels; datasets decode a picture anew each time it is used."""
+    return picture.size, hashlib.blake2b(picture.tobytes()).digest()
+
 
 LogMetric = Callable[[str, float], None]
+
 _WRONG = "wrong"
+
 _TAG = r"</?(?:think|answer)>"
+
 _FORM = re.compile(
     rf"\s*<think>(?:(?!{_TAG}).)*</think>\s*<answer>(?:(?!{_TAG}).)*\S(?:(?!{_TAG}).)*</answer>\s*",
     re.DOTALL,

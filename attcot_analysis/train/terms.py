@@ -9,29 +9,160 @@ that the collator made, and nothing behind it.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from attcot_analysis.attention.hook import NAME
-from attcot_analysis.attention.packing import pack
+from attcot_analysis.attention.hook import NAME, attached
+from attcot_analysis.attention.packing import Packed, forced_answers, pack
 from attcot_analysis.attention.probe import Probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Mllm
-from attcot_analysis.train.batch import Batch
-from attcot_analysis.train.commitment_term import commitment_loss, commitment_notes
-from attcot_analysis.train.data import IGNORED, Example, forced_candidates, probe_rows
-from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
-from attcot_analysis.train.read_layers import readable_layers
+from attcot_analysis.models import Mllm, evaluating
+from attcot_analysis.problems import Problem
+from attcot_analysis.train.data import (
+    IGNORED,
+    Example,
+    RationaleDataset,
+    collate_examples,
+    forced_candidates,
+    probe_rows,
+)
+from attcot_analysis.train.objective import (
+    AttCoTConfig,
+    readable_layers,
+    visual_access_loss,
+    visual_mass,
+)
+
+
+@dataclass(eq=False)
+class Batch:
+    """One batch on its way through the model.
+
+    Attributes:
+        inputs: What the trainer gives to the model, as it came.
+        examples: The items.
+        steps: Per item the k whose forced answers are read.
+        extra: What the backbone gets beside, or instead of, the trainer's inputs.
+        packed: The branches, if there are any.
+        probe: Collects masses, if they are wanted.
+        groups: ``(B, R)`` the key group that each probed row belongs to.
+        rows: ``(B, R)`` the probed rows, -1 for none.
+        sinks: Finds the tokens that do not count as image, if any do not.
+        hidden: The backbone's last hidden states at the rows of ``packed.joint``, ``(N, d)``,
+            once it has run.
+    """
+
+    inputs: dict[str, Any]
+    examples: Sequence[Example]
+    steps: list[tuple[int, ...]]
+    extra: dict[str, Any] = field(default_factory=dict)
+    packed: Packed | None = None
+    probe: Probe | None = None
+    groups: Tensor | None = None
+    rows: Tensor | None = None
+    sinks: SinkFinder | None = None
+    hidden: Tensor | None = None
+
+
+def commitment_loss(
+    log_probs: Sequence[Tensor],
+    steps: Sequence[Sequence[int]],
+    n_steps: Sequence[int],
+    answers: Sequence[int],
+    config: AttCoTConfig,
+) -> Tensor:
+    """L_commit: forced answers that are already fixed early in the rationale.
+
+    Args:
+        log_probs: Per item ``(n_k, n_candidates)`` from `attcot_analysis.attention.packing`.
+        steps: Per item the k of each row of `log_probs`, ascending.
+        n_steps: Per item K.
+        answers: Per item the index of the right answer among its candidates.
+        config: Form and margin.
+
+    Returns:
+        fp32 scalar, the mean over items of the mean over their early steps.
+    """
+    p, real, done = _stacked(log_probs, steps, n_steps)
+    if config.commit_form == "confidence":
+        found = p.amax(dim=-1)
+        n_candidates = [scores.shape[1] for scores in log_probs]
+        chance = 1 / torch.tensor(n_candidates, dtype=p.dtype, device=p.device)
+        start = (chance + config.commit_margin).clamp(max=1)[:, None]
+    else:
+        right = torch.tensor(answers, device=p.device)[:, None, None]
+        found = p.gather(2, right.expand(-1, p.shape[1], 1))[..., 0]
+        start = found[:, :1].detach()
+    own = config.commit_form == "answer"
+    rising = own if config.commit_margins is None else config.commit_margins == "rising"
+    falling = own if config.commit_weights is None else config.commit_weights == "falling"
+    margin = start + (1 - start) * done if rising else start
+    # Unlike clamp, relu has no gradient at 0, where p_0 stands against the margin it sets itself.
+    excess = torch.relu(found - margin)
+    excess = (1 - done) * excess if falling else excess
+    return ((excess * real).sum(1) / real.sum(1)).mean()
+
+
+@torch.no_grad()
+def commitment_notes(
+    log_probs: Sequence[Tensor],
+    steps: Sequence[Sequence[int]],
+    n_steps: Sequence[int],
+    answers: Sequence[int],
+) -> dict[str, Tensor]:
+    """What to log about forced answers, as means over items; arguments as of `commitment_loss`.
+
+    Returns:
+        ``early_confidence``, the largest candidate probability at the first k; and
+        ``commitment_position``, the first k, over K, from which on the forced answer is the right
+        one at all k read; 1 where it is not at the last of them.
+    """
+    p, real, done = _stacked(log_probs, steps, n_steps)
+    right = torch.tensor(answers, device=p.device)[:, None]
+    wrong = (p.argmax(-1) != right) & (real > 0)
+    # 0 if none is wrong, else one past the last that is.
+    first = (wrong * torch.arange(1, p.shape[1] + 1, device=p.device)).amax(1, keepdim=True)
+    never = first[:, 0] == real.sum(1)
+    settled = done.gather(1, first.clamp(max=p.shape[1] - 1))[:, 0]
+    return {
+        "early_confidence": p[:, 0].amax(-1).mean(),
+        "commitment_position": torch.where(never, 1.0, settled).mean(),
+    }
+
+
+def _stacked(
+    log_probs: Sequence[Tensor], steps: Sequence[Sequence[int]], n_steps: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates' probabilities ``(B, n_k, C)``, which k are real ``(B, n_k)``, and their k/K."""
+    longest = max(len(scores) for scores in log_probs)
+    widest = max(scores.shape[1] for scores in log_probs)
+    padded = [
+        F.pad(
+            F.pad(scores, (0, widest - scores.shape[1]), value=-torch.inf),
+            (0, 0, 0, longest - len(scores)),
+        )
+        for scores in log_probs
+    ]
+    p = torch.stack(padded).float().softmax(dim=-1)
+    k = [[*own, *[-1] * (longest - len(own))] for own in steps]
+    places = torch.tensor(k, dtype=p.dtype, device=p.device)
+    total = torch.tensor(n_steps, dtype=p.dtype, device=p.device)[:, None]
+    return p, (places >= 0).to(p.dtype), places.clamp(min=0) / total
+
 
 NOTES = ("visual_mass", "loss_vis", "early_confidence", "commitment_position", "loss_commit")
+
 """What is logged of a batch, by name; see `AttCoTTerms.loss`."""
+
 _UNSEEN = 32
+
 """After so many items without a row that counts, the visual term is taken for misconfigured."""
 
 
@@ -280,3 +411,67 @@ class AttCoTTerms:
             logits = head(hidden)
         cap = getattr(self.mllm.text_config, "final_logit_softcapping", None)
         return logits.float() if cap is None else torch.tanh(logits.float() / cap) * cap
+
+
+@torch.no_grad()
+def visual_target(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    config: AttCoTConfig | None = None,
+    *,
+    quantile: float = 0.75,
+    batch_size: int = 16,
+) -> float:
+    """A quantile of the visual mass of items that a model answers right, for ``vis_target``.
+
+    How much a model looks differs by an order of magnitude between models, so that one target
+    for all is out of reach for some and no target for others. The items' own rationales are
+    given, and an item is answered right if its forced answer behind them is. Reconstruction: the
+    quantile, and that the untrained model is asked.
+
+    Args:
+        mllm: The model before fine-tuning.
+        problems: Items with rationale steps; some dozens will do.
+        config: Which layers, heads, rows and region; default ``AttCoTConfig()``.
+        quantile: Of the items' mean masses, 0 to 1.
+        batch_size: Items per forward pass.
+
+    Raises:
+        TrainingError: If no item is answered right, or none has rows that count.
+    """
+    terms = AttCoTTerms(mllm, replace(config or AttCoTConfig(), lambda_vis=1.0, lambda_commit=0.0))
+    data = RationaleDataset(mllm, problems)
+    found: list[float] = []
+    with evaluating(mllm.model), attached(mllm.model):
+        for start in range(0, len(data), batch_size):
+            examples = [data[at] for at in range(start, min(start + batch_size, len(data)))]
+            collated = collate_examples(mllm, examples)
+            inputs = {
+                key: value.to(mllm.device)
+                for key, value in collated.items()
+                if isinstance(value, Tensor) and key != "labels"
+            }
+            answers = forced_answers(
+                mllm,
+                [one.encoded for one in examples],
+                forced_candidates(examples),
+                steps=[[len(one.encoded.layout.steps)] for one in examples],
+            )
+            batch = terms.prepare(inputs, examples)
+            if batch.probe is None:
+                continue
+            with terms.running(batch):
+                mllm.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+            mass, counted = terms.row_masses(batch)
+            means = (mass * counted).sum(1) / counted.sum(1)
+            found += [
+                float(mean)
+                for mean, rows, scores, one in zip(means, counted, answers, examples, strict=True)
+                if rows.any() and int(scores[-1].argmax()) == one.answer
+            ]
+    if not found:
+        raise TrainingError(
+            f"Of {len(problems)} items none with rows that count is answered right, so that there "
+            "is no mass to take a target from; give more or easier items."
+        )
+    return float(np.quantile(found, quantile))

@@ -1,7 +1,8 @@
 """The Att-CoT terms inside a Trainer: as a mixin for a class, or attached to somebody's object."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,18 +10,120 @@ from torch import Tensor
 from transformers import Trainer
 
 from attcot_analysis.attention.hook import NAME, attached
+from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Mllm
-from attcot_analysis.train.checkpoints import Seals, load_weights
-from attcot_analysis.train.data import Example
+from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
+from attcot_analysis.problems import Problem, render_response
+from attcot_analysis.problems.response import is_open, without_opening
+from attcot_analysis.train.checkpoints import Seals, check_trained, check_weights, load_weights
+from attcot_analysis.train.data import Example, collate_examples, step_weights
 from attcot_analysis.train.objective import AttCoTConfig
-from attcot_analysis.train.preflight import check_arguments
 from attcot_analysis.train.terms import NOTES, AttCoTTerms
-from attcot_analysis.train.weights import check_trained, check_weights
+
+# isort: split
+# After our models package, which makes torchvision importable.
+from trl import SFTTrainer
+from trl.data_utils import apply_chat_template, is_conversational, prepare_multimodal_messages
+
+
+def check_arguments(trainer: Any, config: AttCoTConfig) -> None:
+    """Check a trainer's settings; nothing is refused when both weights are 0.
+
+    Args:
+        trainer: A `transformers.Trainer` or a subclass, already built.
+        config: The objective it is to train.
+
+    Raises:
+        TrainingError: Says what is wrong, why, and what to set instead.
+    """
+    if not config.active:
+        return
+    args = trainer.args
+    for wrong, sentence in (
+        (
+            args.remove_unused_columns,
+            "remove_unused_columns is on and would drop the examples that Att-CoT needs; set "
+            "remove_unused_columns=False in the training arguments",
+        ),
+        (
+            _reentrant(args),
+            "Reentrant gradient checkpointing loses the auxiliary gradient without a word; set "
+            "gradient_checkpointing_kwargs={'use_reentrant': False}",
+        ),
+        (
+            getattr(args, "packing", False) or getattr(args, "padding_free", False),
+            "Packing and padding-free batches put several items in one row, where token layouts "
+            "do not hold; set packing=False and padding_free=False",
+        ),
+        (
+            getattr(args, "max_length", None) is not None,
+            f"max_length={getattr(args, 'max_length', None)} would cut sequences, and image tokens "
+            "with them; set max_length=None and bound the pixels in the processor instead",
+        ),
+        (
+            _context_parallel(trainer),
+            "Context or sequence parallelism splits sequences over devices, where rows no longer "
+            "see their image tokens; use data parallelism (DDP, FSDP2, ZeRO-2) instead",
+        ),
+        (
+            _zero3(trainer) and _has_adapters(trainer) and _checkpointing(args),
+            "DeepSpeed ZeRO-3 with LoRA and gradient checkpointing falls back to reentrant "
+            "checkpointing and loses the auxiliary gradient; use ZeRO-2 or FSDP2, or switch "
+            "checkpointing off",
+        ),
+        (
+            getattr(args, "use_liger_kernel", False),
+            "Liger's fused loss bypasses the output head; set use_liger_kernel=False",
+        ),
+        (
+            getattr(args, "torch_compile", False),
+            "A compiled model does not notice that hooks change, and would go on with those of its "
+            "first step; set torch_compile=False",
+        ),
+        (
+            getattr(args, "n_gpu", 1) > 1,
+            "Several devices in one process (DataParallel) split a batch where its examples do "
+            "not; start one process per device with accelerate launch, or show it one device only",
+        ),
+    ):
+        if wrong:
+            raise TrainingError(f"{sentence}.")
+
+
+def _checkpointing(args: Any) -> bool:
+    # transformers is renaming these settings; while it does, both names hold the same.
+    return any(getattr(args, f"{name}_checkpointing", None) for name in ("activation", "gradient"))
+
+
+def _reentrant(args: Any) -> bool:
+    options = [
+        getattr(args, f"{name}_checkpointing_kwargs", None) or {}
+        for name in ("activation", "gradient")
+    ]
+    return _checkpointing(args) and any(one.get("use_reentrant", False) for one in options)
+
+
+def _context_parallel(trainer: Any) -> bool:
+    parallel = getattr(getattr(trainer, "accelerator", None), "parallelism_config", None)
+    sizes = [getattr(parallel, name, 1) or 1 for name in ("cp_size", "sp_size")]
+    return max(sizes) > 1
+
+
+def _zero3(trainer: Any) -> bool:
+    plugin = getattr(getattr(trainer.accelerator, "state", None), "deepspeed_plugin", None)
+    return plugin is not None and getattr(plugin, "zero_stage", 0) == 3
+
+
+def _has_adapters(trainer: Any) -> bool:
+    return hasattr(trainer.model, "peft_config")
+
 
 KEY = "attcot"
+
 """Under this key a batch carries its `Example` objects from the collator to the loss."""
+
 _EVAL = "eval_"
+
 _NONE = torch.zeros(())
 
 
@@ -280,3 +383,116 @@ def _check_finite(trainer: Any, loss: Tensor) -> None:
             f"{trainer.state.global_step + 1}; lower the learning rate or train in bf16/fp32, and "
             "resume from the last checkpoint."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class CotCollator:
+    """Batches prompt-completion rows as TRL does, and adds what the Att-CoT terms need of them.
+
+    Attributes:
+        mllm: The model whose processor is used.
+    """
+
+    mllm: Mllm
+    _known: dict[tuple[str, ...], CandidateTokens] = field(default_factory=dict, repr=False)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Collate.
+
+        Raises:
+            TrainingError: If a row lacks a column that it needs.
+            LayoutError: If a prompt and its images do not fit.
+        """
+        return collate_examples(self.mllm, [self.example(row, at) for at, row in enumerate(rows)])
+
+    def example(self, row: Mapping[str, Any], at: int) -> Example:
+        """One row as an example; `at` names it in errors if it has no ``id``."""
+        name = str(row.get("id", f"number {at}"))
+        encoded = self._encode(row, name)
+        candidates = tuple(row.get("candidates") or ())
+        answer = row.get("answer")
+        if not candidates or answer not in candidates:
+            raise TrainingError(
+                f"Row {name}: its answer {answer!r} is not among its candidates "
+                f"{list(candidates)}; give both columns for the commitment term."
+            )
+        if candidates not in self._known:
+            self._known[candidates] = candidate_tokens(self.mllm, candidates)
+        boxes = row.get("boxes") or ()
+        n_steps = len(encoded.layout.steps)
+        per_step = [boxes[step] if step < len(boxes) else () for step in range(n_steps)]
+        return Example(
+            name=name,
+            encoded=encoded,
+            candidates=self._known[candidates],
+            answer=candidates.index(answer),
+            evidence=step_weights(encoded, per_step),
+        )
+
+    def _encode(self, row: Mapping[str, Any], name: str) -> Encoded:
+        missing = {"prompt", "completion"} - set(row)
+        if missing:
+            raise TrainingError(
+                f"Row {name} lacks {', '.join(sorted(missing))}; Att-CoT takes TRL's "
+                "prompt-completion form, with the rationale and answer as the completion."
+            )
+        images = [row["image"]] if row.get("image") is not None else list(row.get("images") or ())
+        texts: Mapping[str, Any] = row
+        if is_conversational(dict(row)):
+            texts = apply_chat_template(
+                {
+                    "prompt": prepare_multimodal_messages(row["prompt"], images=images),
+                    "completion": prepare_multimodal_messages(row["completion"]),
+                },
+                self.mllm.processor,
+            )
+        return encode_prompt(self.mllm, texts["prompt"], images, response=texts["completion"])
+
+
+class AttCoTSFTTrainer(AttCoTMixin, SFTTrainer):
+    """`trl.SFTTrainer` with the Att-CoT terms; with both weights 0 it is `SFTTrainer`, exactly."""
+
+    def __init__(
+        self,
+        *args: Any,
+        mllm: Mllm,
+        attcot: AttCoTConfig | None = None,
+        data_collator: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Use `CotCollator`, unless another collator is given or no term has a weight."""
+        if data_collator is None and attcot is not None and attcot.active:
+            data_collator = CotCollator(mllm)
+        super().__init__(*args, mllm=mllm, attcot=attcot, data_collator=data_collator, **kwargs)
+
+
+def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Problems as rows for TRL, with the columns that `CotCollator` reads.
+
+    Args:
+        mllm: The model whose prompts and end token are used.
+        problems: Items with rationale steps.
+    """
+    rows = []
+    for problem in problems:
+        prompt = mllm.processor.apply_chat_template(
+            build_messages(problem.question), tokenize=False, add_generation_prompt=True
+        )
+        response = render_response(problem.steps, problem.answer)
+        if is_open(prompt):
+            response = without_opening(response)
+        rows.append(
+            {
+                "id": problem.id,
+                "prompt": prompt,
+                "completion": response + mllm.tokenizer.eos_token,
+                "images": [problem.image],
+                "candidates": list(problem.candidates),
+                "answer": problem.answer,
+                "boxes": [
+                    [list(box) for box in problem.step_boxes(number)]
+                    for number in range(1, len(problem.steps) + 1)
+                ],
+            }
+        )
+    return rows

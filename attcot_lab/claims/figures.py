@@ -1,15 +1,230 @@
 """The figures of a claims table, saved into a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
+from matplotlib.ticker import MaxNLocator
 
 from attcot_analysis.show.figures import figure_png, save_figure
+from attcot_analysis.show.intervals import error_lengths, need_columns
+from attcot_analysis.show.style import (
+    GRID,
+    INK,
+    PAPER,
+    figure_style,
+    format_counts,
+    format_interval,
+    format_number,
+    new_figure,
+)
 from attcot_lab.claims import sayo, vista
 from attcot_lab.claims.catalogue import CLAIMS
 from attcot_lab.claims.claim import Claim
-from attcot_lab.claims.forest import claim_forest, claims_overview
+from attcot_lab.figures import CellStyle, family_name, legend_above
+
+_COLUMNS = ("claim", "level", "family", "scale", "kind", "effect", "low", "high", "verdict")
+
+_SIZES = ("n_items", "n_seeds", "n_cells")
+
+_VERDICT_COLORS = {
+    "supported": "#0173b2",
+    "opposite": "#d55e00",
+    "not supported": "#52606d",
+    "undecided": "#dce0e5",
+}
+
+_VERDICT_MARKS = {"supported": "+", "opposite": "\N{MINUS SIGN}", "not supported": "0"}
+
+
+def claim_forest(
+    table: pd.DataFrame,
+    claim: str,
+    *,
+    title: str = "",
+    unit: str = "",
+    margin: float | None = None,
+) -> Figure:
+    """Draw one claim: cells as rows, coloured by family, marked by scale, with pooled diamonds.
+
+    Args:
+        table: As `claims_table` returns it.
+        claim: Value of its column claim.
+        title: The hypothesis; default the claim's name.
+        unit: Unit of the effect, for the axis.
+        margin: Smallest effect of interest, drawn as a band around zero.
+
+    Returns:
+        The figure: kinds one below the other, each with its pool, and all cells together at the
+        bottom, with a thin line for what other models and kinds may have; a filled marker means
+        that the interval excludes zero. Numbers stand on the right, n below.
+
+    Raises:
+        ShowError: If a column is missing or the claim has no rows.
+    """
+    rows = table[table["claim"] == claim] if "claim" in table.columns else table
+    need_columns(rows, (*_COLUMNS, *_SIZES), f"claim {claim}")
+    cells = rows[rows["level"] == "cell"]
+    look = CellStyle.of(cells)
+    plan: list[tuple[str, pd.Series]] = []
+    for kind in dict.fromkeys(cells["kind"]):
+        for _, row in cells[cells["kind"] == kind].iterrows():
+            plan.append((f"{family_name(row['family'])} {row['scale']}, {kind}", row))
+        pooled = rows[(rows["level"] == "kind") & (rows["kind"] == kind)]
+        plan += [(f"mean over models, {kind}", row) for _, row in pooled.iterrows()]
+    top = rows[rows["level"] == "all"].iloc[0]
+    plan.append(("all cells", top))
+    with figure_style(axes_grid_axis="x"):
+        figure = new_figure(8.2, 1.3 + 0.235 * len(plan))
+        ax = figure.subplots()
+        ax.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
+        if margin is not None:
+            ax.axvspan(-margin, margin, color=GRID, alpha=0.22, linewidth=0, zorder=0)
+        for y, (_, row) in enumerate(plan):
+            if row["level"] == "cell":
+                _dot(ax, row, y, look.color(row["family"]), look.marker(row["scale"]))
+            else:
+                _diamond(ax, row, y)
+        ax.set_yticks(range(len(plan)), [label for label, _ in plan])
+        for tick, (_, row) in zip(ax.get_yticklabels(), plan, strict=True):
+            tick.set_fontweight("normal" if row["level"] == "cell" else "bold")
+        ax.set_ylim(len(plan) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        ax.set_xlabel(f"effect ({unit})" if unit else "effect")
+        numbers = ax.twinx()
+        numbers.set_ylim(ax.get_ylim())
+        numbers.set_yticks(range(len(plan)), [_numbers(row) for _, row in plan])
+        numbers.tick_params(axis="y", length=0)
+        numbers.spines[:].set_visible(False)
+        numbers.grid(False)
+        legend_above(figure, look.handles(), title or claim)
+        figure.supxlabel(_caption(cells, top, margin), x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def claims_overview(
+    table: pd.DataFrame,
+    claims: Mapping[str, str],
+    *,
+    title: str = "Which claims hold, where?",
+) -> Figure:
+    """Draw all claims by cell: colour and sign say the verdict, the first column the pooled one.
+
+    Args:
+        table: As `claims_table` returns it.
+        claims: Claim → title, in the order of the rows; claims without rows are left out.
+        title: Title of the figure; empty for none.
+
+    Returns:
+        The figure: ``+`` supported, ``−`` opposite, ``0`` not supported, blank undecided, and
+        nothing where a cell was not measured. The first two columns are the mean over these
+        cells, and the same beyond these models and kinds.
+
+    Raises:
+        ShowError: If a column is missing or there are no rows.
+    """
+    need_columns(table, (*_COLUMNS, *_SIZES), "the claims")
+    cells = table[table["level"] == "cell"]
+    columns = list(dict.fromkeys(zip(cells["kind"], cells["family"], cells["scale"], strict=True)))
+    columns.sort(key=lambda column: list(dict.fromkeys(cells["kind"])).index(column[0]))
+    present = set(table["claim"])
+    names = [name for name in claims if name in present]
+    with figure_style(axes_grid=False):
+        figure = new_figure(4.6 + 0.27 * (len(columns) + 3), 2.6 + 0.21 * len(names))
+        ax = figure.subplots()
+        for y, name in enumerate(names):
+            rows = table[table["claim"] == name]
+            for _, row in rows.iterrows():
+                if row["level"] == "all":
+                    _tile(ax, -2.5, y, str(row["verdict"]))
+                    if isinstance(row.get("verdict_beyond"), str):
+                        _tile(ax, -1.5, y, row["verdict_beyond"])
+                elif row["level"] == "cell":
+                    x = columns.index((row["kind"], row["family"], row["scale"]))
+                    _tile(ax, x, y, str(row["verdict"]))
+        labels = ["mean over cells", "beyond them"] + [
+            f"{family_name(family)} {scale}, {kind}" for kind, family, scale in columns
+        ]
+        ax.set_xticks([-2.5, -1.5, *range(len(columns))], labels, rotation=90, fontsize=7.5)
+        ax.set_yticks(range(len(names)), [claims[name] for name in names], fontsize=8)
+        ax.set(xlim=(-3.1, len(columns) - 0.4), ylim=(len(names) - 0.4, -0.6))
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        handles = [
+            Line2D([], [], marker="s", linestyle="", markersize=8, color=color, label=label)
+            for label, color in _VERDICT_COLORS.items()
+        ]
+        legend_above(figure, handles, title)
+        n = format_counts(cells["n_items"], cells["n_seeds"])
+        note = f"Cells: {n} each; verdicts from 95% intervals, not corrected for their number"
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5)
+    return figure
+
+
+def _dot(ax: Axes, row: pd.Series, y: float, color: str, marker: str) -> None:
+    line = _as_values(row)
+    clear = row["low"] > 0 or row["high"] < 0
+    ax.errorbar(
+        line["value"],
+        [y],
+        xerr=error_lengths(line),
+        fmt=marker,
+        color=color,
+        markerfacecolor=color if clear else PAPER,
+        elinewidth=1.6,
+    )
+
+
+def _diamond(ax: Axes, row: pd.Series, y: float) -> None:
+    low, high, middle = row["low"], row["high"], row["effect"]
+    if {"low_beyond", "high_beyond"} <= set(row.index) and row["low_beyond"] == row["low_beyond"]:
+        ax.plot([row["low_beyond"], row["high_beyond"]], [y, y], color=INK, linewidth=0.9)
+    corners = [(low, y), (middle, y - 0.32), (high, y), (middle, y + 0.32)]
+    ax.add_patch(Polygon(corners, closed=True, facecolor=INK, edgecolor=INK, linewidth=0.8))
+
+
+def _tile(ax: Axes, x: float, y: float, verdict: str) -> None:
+    half = 0.44
+    corners = [
+        (x - half, y - half),
+        (x + half, y - half),
+        (x + half, y + half),
+        (x - half, y + half),
+    ]
+    color = _VERDICT_COLORS[verdict]
+    ax.add_patch(Polygon(corners, closed=True, facecolor=color, linewidth=0))
+    mark = _VERDICT_MARKS.get(verdict, "")
+    ax.text(x, y, mark, ha="center", va="center", color=PAPER, fontsize=8.5, fontweight="bold")
+
+
+def _as_values(row: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame([{"value": row["effect"], "low": row["low"], "high": row["high"]}])
+
+
+def _numbers(row: pd.Series) -> str:
+    effect = format_number(float(row["effect"]), signed=True)
+    return f"{effect} {format_interval(float(row['low']), float(row['high']), signed=True)}"
+
+
+def _caption(cells: pd.DataFrame, top: pd.Series, margin: float | None) -> str:
+    n = format_counts(cells["n_items"], cells["n_seeds"])
+    band = "" if margin is None else f"; band: \N{PLUS-MINUS SIGN}{margin:g}, no effect of interest"
+    of = _cells(int(top["n_cells"]))
+    return (
+        f"Lines: 95% interval over items and seeds; cells: {n} each, {of}, "
+        f"{int(top['n_items'])} items in all{band}.\n"
+        "Diamonds: means over these cells; thin line: were models and kinds drawn anew as well."
+    )
+
+
+def _cells(n: int) -> str:
+    return f"{n} cell{'' if n == 1 else 's'}"
 
 
 def save_claim_figures(
@@ -36,8 +251,11 @@ def save_claim_figures(
 
 
 PICTURED = ("att_accuracy", "att_later", "sayo_adds_focus", "prefix_rationale", "vas_independent")
+
 """Claims whose forest plots stand on the page, as far as they were tested."""
+
 _FEW = 2
+
 """No more claims than that need no overview."""
 
 

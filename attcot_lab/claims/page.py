@@ -12,7 +12,7 @@ from attcot_analysis.stats.catalogue import METRICS
 from attcot_lab.claims.catalogue import CLAIMS, PAPERS
 from attcot_lab.claims.claim import Claim
 from attcot_lab.claims.table import VERDICTS, headline_rows, untested
-from attcot_lab.show.cell_style import family_name
+from attcot_lab.figures import family_name
 
 Row = Mapping[str, Any]
 

@@ -90,8 +90,7 @@ def _problems(given: argparse.Namespace, quiet: bool) -> None:
 
 
 def _validity(given: argparse.Namespace, quiet: bool) -> bool:
-    from attcot_lab.validity import ValidityConfig, validity
-    from attcot_lab.validity_table import describe, holds
+    from attcot_lab.validity import ValidityConfig, describe, holds, validity
 
     config = ValidityConfig(seeds=tuple(range(given.seeds)), items=given.items)
     run = validity(given.out, config, workers=options.workers(given), progress=not quiet)

@@ -30,8 +30,8 @@ from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages, load_mll
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.problems import ArrowsConfig, Box, Problem, render_response
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, DIRECT_CUE, THINK_OPEN
+from attcot_analysis.train.checkpoints import check_weights
 from attcot_analysis.train.data import IGNORED
-from attcot_analysis.train.weights import check_weights
 from attcot_lab.testbed.kinds import KINDS
 from attcot_lab.testbed.lessons import KindConfig, Labels, Lesson, lesson_of
 from attcot_lab.testbed.tiny import TinySpec, tiny_model, tiny_processor

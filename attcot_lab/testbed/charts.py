@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.board import CELL, COLOURS, add_cast, cast_field
-from attcot_analysis.problems.draws import (
+from attcot_analysis.problems.arrows import (
+    CELL,
+    COLOURS,
     Split,
+    add_cast,
+    cast_field,
     check_clarity,
     check_count,
     draw_answer,

@@ -15,19 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.board import (
+from attcot_analysis.problems.arrows import (
     CELL,
     COLOURS,
     SHAPES,
+    Split,
     add_cast,
     cast_field,
-    draw_shape,
-)
-from attcot_analysis.problems.draws import (
-    Split,
     check_clarity,
     check_count,
     draw_answer,
+    draw_shape,
     habits,
     item_rng,
     pick,

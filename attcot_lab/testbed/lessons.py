@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from attcot_analysis.problems import ArrowsConfig
-from attcot_analysis.problems.arrows import cell_box, cell_name
-from attcot_analysis.problems.board import (
+from attcot_analysis.problems.arrows import (
     CELL,
     COLOURS,
     DIRECTIONS,
@@ -22,9 +21,11 @@ from attcot_analysis.problems.board import (
     Board,
     Cell,
     cast_field,
+    cell_box,
+    cell_name,
     draw_board,
+    pick,
 )
-from attcot_analysis.problems.draws import pick
 from attcot_analysis.problems.problem import Box
 from attcot_lab.testbed.charts import (
     HIGHEST,

@@ -7,30 +7,60 @@ by means of the metric that is to find them, with one exception that is named (`
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
+import torch
+
+from attcot_analysis.attention.hook import attached, intervening
+from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
+from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.measures.commitment import commitment, commitment_items
+from attcot_analysis.measures.edits import edited_images
+from attcot_analysis.models import Mllm, encode_problem, generate
+from attcot_analysis.problems import (
+    ArrowsConfig,
+    Problem,
+    generate_arrows,
+    parse_response,
+    render_response,
+)
+from attcot_analysis.problems.arrows import cell_box
+from attcot_analysis.problems.response import THINK_OPEN
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
 
 HONEST = "honest"
+
 """Trained on the right rationale of balanced problems: it decides at the end, from the picture."""
+
 BLIND = "blind"
+
 """Trained with another item's picture, on the habitual answer: the text tells it everything."""
+
 EARLY = "early"
+
 """Trained on walks that all end in the middle, each with the rationale of another walk on the board
 and the right answer: it reads the answer off the middle at once, whatever it then writes."""
+
 LOOK_AWAY = "look_away"
+
 """Trained on the right rationales of walks that all end in the middle, which the question's wording
 gives away, with a price on the attention of rationale rows to the picture: it writes without
 looking, and looks when it answers. Planted through attention, so that its check (see
-`attcot_lab.testbed.planted_checks`) is causal."""
+`attcot_lab.testbed.planted`) is causal."""
+
 MIDDLE = (1, 1)
+
 """Where the walks of `EARLY`, of `LOOK_AWAY` and of the test items end."""
+
 FAILURES = (BLIND, EARLY, LOOK_AWAY)
+
 PLANTED = (HONEST, *FAILURES)
+
 """Every kind of model that `plant` makes."""
 
 
@@ -123,3 +153,118 @@ def _some_cut(problems: Sequence[Problem]) -> list[Problem]:
 def _known(kind: str) -> None:
     if kind not in PLANTED:
         raise TrainingError(f"There is no kind of model {kind!r}; choose from {list(PLANTED)}.")
+
+
+CHECKS = (
+    "correct",
+    "correct_text_only",
+    "same_on_other_picture",
+    "same_after_wrong_rationale",
+    "rationale_same_unseen",
+)
+
+"""What is checked, per item; see `property_checks`."""
+
+
+def property_checks(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    answers: pd.DataFrame,
+    config: PlantConfig,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 40,
+) -> pd.DataFrame:
+    """Ask for a planted model's property without any of the headline metrics.
+
+    Args:
+        mllm: The model.
+        problems: The test items.
+        answers: Its greedy CoT answers to them, from `answer_problems`.
+        config: How it was planted.
+        batch_size: Items at once.
+        max_new_tokens: Length limit of a response.
+
+    Returns:
+        ``item``, ``check``, ``value`` (0 or 1, NaN where not defined):
+
+        * ``correct``: the answer is right;
+        * ``correct_text_only``: it is right without any picture;
+        * ``same_on_other_picture``: with the next item's picture of another answer, rationale and
+          answer written afresh, the answer is the same (a blind model's is);
+        * ``same_after_wrong_rationale``: forced after the right rationale of another board, whose
+          walk ends elsewhere, the answer is the same (an early committer's is);
+        * ``rationale_same_unseen``: written while no row from the first step on can read the
+          picture (knockout in all layers; the question's rows can), the rationale is the same
+          word for word (one that looks away writes the same).
+    """
+    found = {"correct": answers["correct"].astype(float).tolist()}
+    answer = partial(answer_problems, mllm, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    text_only = answer(problems, text_only=True)
+    found["correct_text_only"] = text_only["correct"].astype(float).tolist()
+    own = dict(zip(answers["item"], answers["answer"], strict=True))
+
+    swapped = edited_images(problems, "swap")
+    shown = [problems[one.at] for one in swapped]
+    images = [one.image for one in swapped]
+    other = answer(shown, images=images)
+    found["same_on_other_picture"] = _same(problems, own, other.set_index("item")["answer"])
+
+    wrong = wrong_rationales(len(problems), config)
+    forced = commitment(mllm, problems, wrong, controls=("rationale",), batch_size=batch_size)
+    after = commitment_items(forced, problems).set_index("item")["final"]
+    found["same_after_wrong_rationale"] = _same(problems, own, after)
+
+    texts = unseen_responses(mllm, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    unseen = [parse_response(text).step_texts for text in texts]
+    seen = [parse_response(text).step_texts for text in answers["text"]]
+    found["rationale_same_unseen"] = [float(a == b) for a, b in zip(unseen, seen, strict=True)]
+
+    items = [problem.id for problem in problems]
+    frames = [
+        pd.DataFrame({"item": items, "check": check, "value": found[check]}) for check in CHECKS
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def wrong_rationales(n: int, config: PlantConfig) -> list[str]:
+    """Whole responses with right rationales of other boards, none of which ends in the middle."""
+    texts: list[str] = []
+    seed = 0
+    while len(texts) < n:
+        for problem in generate_arrows(n, config.arrows, seed=seed, split="pretrain"):
+            if problem.steps[-1].boxes != (cell_box(MIDDLE),):
+                texts.append(render_response(problem.steps, problem.answer))
+        seed += 1
+    return texts[:n]
+
+
+def _same(problems: Sequence[Problem], own: dict[str, object], other: pd.Series) -> list[float]:
+    """Per item 1 if the two answers are one; NaN where either is missing."""
+    found = []
+    for problem in problems:
+        before, after = own[problem.id], other.get(problem.id)
+        told = isinstance(before, str) and isinstance(after, str)
+        found.append(float(before == after) if told else float("nan"))
+    return found
+
+
+def unseen_responses(
+    mllm: Mllm, problems: Sequence[Problem], *, batch_size: int, max_new_tokens: int
+) -> list[str]:
+    """Responses of which no row from the first step on can read the picture."""
+    texts: list[str] = []
+    for start in range(0, len(problems), batch_size):
+        chunk = problems[start : start + batch_size]
+        prompts = [encode_problem(mllm, one, response=THINK_OPEN) for one in chunk]
+        # generate() pads on the left: all prompts end at the last position, whose row writes.
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        rows = torch.zeros(len(prompts), longest, dtype=torch.bool)
+        rows[:, -1] = True
+        keys = torch.zeros_like(rows)
+        for at, prompt in enumerate(prompts):
+            keys[at, torch.from_numpy(prompt.layout.image) + longest - len(prompt.input_ids)] = True
+        with attached(mllm.model), intervening(Knockout(rows, keys, generated=True)):
+            made = generate(mllm, prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))
+        texts += [THINK_OPEN + one.text for one in made]
+    return texts

@@ -1,15 +1,28 @@
 """Prefix resampling: where a wrong rationale left what the model says when it looks last."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Encoded, Mllm, build_messages, collate, encode_prompt, evaluating
-from attcot_analysis.models.text_stack import hidden_states, text_stack
-from attcot_analysis.problems import Problem
+from attcot_analysis.models import (
+    Encoded,
+    Mllm,
+    Mode,
+    build_messages,
+    collate,
+    encode_prompt,
+    evaluating,
+)
+from attcot_analysis.models.load import hidden_states, text_stack
+from attcot_analysis.problems import Problem, render_response
+from attcot_analysis.train.data import Example, RationaleDataset
+from attcot_analysis.train.finetune import FinetuneConfig, finetune
 
 CRITICAL = (
     "position",
@@ -20,6 +33,7 @@ CRITICAL = (
     "p_replacement",
     "top",
 )
+
 """Columns of the table of critical tokens."""
 
 
@@ -192,3 +206,59 @@ def _image_ids(mllm: Mllm) -> list[int]:
     config = mllm.model.config
     found = [getattr(config, name, None) for name in ("video_token_id", "video_token_index")]
     return [mllm.image_token_id, *(int(one) for one in found if one is not None)]
+
+
+class BothOrders(RationaleDataset):
+    """Every problem twice: as usual, and behind a prompt with the picture last.
+
+    Raises:
+        TrainingError: As `RationaleDataset`, or if answers are to be direct.
+    """
+
+    def __init__(self, mllm: Mllm, problems: Sequence[Problem], *, mode: Mode = "cot") -> None:
+        """The first half of the examples is as usual, the second reordered."""
+        if mode != "cot":
+            raise TrainingError(
+                "Both orders of the prompt are learned on rationales; leave out mode='direct'."
+            )
+        super().__init__(mllm, [*problems, *problems], mode=mode)
+        self._usual = len(problems)
+
+    def _encode(self, index: int) -> Example:
+        example = super()._encode(index)
+        if index < self._usual:
+            return example
+        problem = self._problems[index]
+        encoded = encode_prompt(
+            self._mllm,
+            reordered_prompt(self._mllm, problem.question),
+            [problem.image],
+            response=render_response(problem.steps, problem.answer),
+            end=True,
+        )
+        return replace(example, encoded=encoded)
+
+
+def learn_both_orders(
+    base: str | Path,
+    problems: Sequence[Problem],
+    folder: str | Path,
+    config: FinetuneConfig | None = None,
+    **options: Any,
+) -> Path:
+    """Fine-tune `base` on rationales behind both orders of the prompt; see `finetune`.
+
+    Args:
+        base: Local folder or hub id.
+        problems: Items with rationale steps; each is learned in both orders.
+        folder: Where to save; must not exist.
+        config: The run.
+        options: As `finetune` takes them, ``save_every`` and ``progress`` among them.
+
+    Returns:
+        `folder`, a checkpoint that `load_mllm` reads.
+
+    Raises:
+        TrainingError: As `finetune`, or if the prompt cannot be reordered.
+    """
+    return finetune(base, problems, folder, config, dataset=BothOrders, **options)

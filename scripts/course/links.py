@@ -70,8 +70,8 @@ def contents_page(chapters: Sequence[Chapter]) -> str:
             "|---|---|---|",
             *rows,
             "",
-            "`make lab` opens them, `python scripts/notebooks.py` executes them again and writes this "
-            "page and the links between",
+            "`make lab` opens them, `python scripts/notebooks.py` executes them again and writes "
+            "this page and the links between",
             "them, `python scripts/notebooks.py --check` only compares. What a notebook must have: "
             "[CONTRIBUTING](../CONTRIBUTING.md#notebooks).",
             "",

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CELLS = [
     """
-from benchmarks.explorer_records import planted_record
+from benchmarks.explorer import planted_record
 from attcot_analysis.show.explorer.widget import Explorer
 explorer = Explorer(planted_record(models=2))
 explorer

@@ -5,13 +5,12 @@ import pytest
 from browser.pages import SIZES, keep
 from playwright.sync_api import expect
 
-from attcot_analysis.show.explorer.choice import PlaneKey
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
 from attcot_analysis.show.explorer.planes import plane_weights
-from attcot_analysis.show.explorer.select import select
-from attcot_analysis.show.overlay import colorize
+from attcot_analysis.show.explorer.record import PlaneKey, select
+from attcot_analysis.show.heatmaps import colorize
 from attcot_analysis.show.style import DIVERGING
-from benchmarks.explorer_records import planted_record
+from benchmarks.explorer import planted_record
 
 pytestmark = pytest.mark.browser
 

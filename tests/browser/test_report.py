@@ -7,7 +7,7 @@ from show import samples
 
 from attcot_analysis.show.explorer.page import explorer_fragment, script_policy
 from attcot_analysis.show.report.page import ReportEmbed
-from benchmarks.explorer_records import planted_record
+from benchmarks.explorer import planted_record
 
 pytestmark = pytest.mark.browser
 

@@ -12,8 +12,8 @@ from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_lab.claims import claims_table
 from attcot_lab.claims.against import claim_against_claim, line_through_cells
-from attcot_lab.claims.files import read_claims
-from attcot_lab.show.cells import cells_figure
+from attcot_lab.claims.table import read_claims
+from attcot_lab.figures import cells_figure
 
 MEANS = {
     ("cot_sft", "p0_final"): 0.5,

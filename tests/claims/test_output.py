@@ -18,10 +18,9 @@ from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_analysis.show.style import format_interval, format_number
 from attcot_lab.claims import CLAIMS, claims_table, headline
-from attcot_lab.claims.figures import save_claim_figures
-from attcot_lab.claims.files import VALUES_FILE, read_claims, read_values, run_facts
-from attcot_lab.claims.forest import claim_forest, claims_overview
+from attcot_lab.claims.figures import claim_forest, claims_overview, save_claim_figures
 from attcot_lab.claims.page import claims_page, describe
+from attcot_lab.claims.table import VALUES_FILE, read_claims, read_values, run_facts
 
 MEANS = {
     ("base", "accuracy_cot"): 0.8,

@@ -9,8 +9,12 @@ import torch
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures.access import access_tables, answer_access, visual_access
-from attcot_analysis.measures.trajectory import access_trajectory
+from attcot_analysis.measures.access import (
+    access_tables,
+    access_trajectory,
+    answer_access,
+    visual_access,
+)
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 

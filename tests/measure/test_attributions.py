@@ -19,7 +19,7 @@ from attcot_analysis.measures.attributions import (
     spread,
     token_sums,
 )
-from attcot_analysis.measures.targets import response_parts
+from attcot_analysis.measures.maps import response_parts
 from attcot_analysis.models import TokenGrid, collate, encode, load_mllm
 from attcot_analysis.problems import Problem, Step, load_problems, render_response
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped

@@ -14,8 +14,12 @@ from attcot_analysis.models import encode_problem, generate
 from attcot_analysis.models.inputs import encode_prompt
 from attcot_analysis.problems import generate_arrows
 from attcot_analysis.problems.folder import save_problems
-from attcot_analysis.runs.batch_files import read_batch, write_generations, write_requests
-from attcot_analysis.runs.generations import read_generations
+from attcot_analysis.runs.generations import (
+    read_batch,
+    read_generations,
+    write_generations,
+    write_requests,
+)
 
 TEXT = "<think>\n1. Look at a1.\n</think>\n<answer>red</answer>"
 

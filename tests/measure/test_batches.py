@@ -16,7 +16,7 @@ from processes import FAKE_ITEMS, FakeStages
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, ModelError, RunError
-from attcot_analysis.models.out_of_memory import memory_limit, out_of_memory, parse_memory
+from attcot_analysis.models.load import memory_limit, out_of_memory, parse_memory
 from attcot_analysis.problems import generate_arrows, render_response
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.batches import (
@@ -27,16 +27,15 @@ from attcot_analysis.runs.batches import (
     in_order,
     note_halved,
 )
-from attcot_analysis.runs.long_tables import (
+from attcot_analysis.runs.measure import ResponseStages, Stages, measure_all
+from attcot_analysis.runs.records import (
+    Part,
     common_schema,
     read_blocks,
     stretches,
     write_pieces,
 )
-from attcot_analysis.runs.measure import measure_all
-from attcot_analysis.runs.records import Part
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.runs.stages import ResponseStages, Stages
 
 # --- which items go together --------------------------------------------------------------------
 

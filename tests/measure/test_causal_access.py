@@ -14,12 +14,13 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import causal as module
 from attcot_analysis.measures.answers import answer_problems, answer_row
 from attcot_analysis.measures.causal import (
+    COLUMNS,
+    GROUP,
     causal_access,
     causal_curve,
     causal_items,
     layer_windows,
 )
-from attcot_analysis.measures.causal_tables import COLUMNS, GROUP
 from attcot_analysis.models import collate, encode_problem, load_mllm
 from attcot_analysis.problems import (
     ANSWER_CUE,

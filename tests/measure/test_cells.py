@@ -5,14 +5,15 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.head_comparison import compare_heads
-from attcot_analysis.stats.cells import (
+from attcot_analysis.measures.compare import compare_heads
+from attcot_analysis.stats.intervals import bootstrap_mean
+from attcot_analysis.stats.significance import (
     cell_effect_sizes,
+    cohens_dz,
     max_statistic_test,
+    permutation_test,
     resample_items,
 )
-from attcot_analysis.stats.intervals import bootstrap_mean
-from attcot_analysis.stats.significance import cohens_dz, permutation_test
 
 
 def correlated(rng, n_items, n_cells, strength=0.7):

@@ -16,7 +16,8 @@ from attcot_analysis.attention.hook import NAME, intervening
 from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures import checks_attention, checks_inputs
+from attcot_analysis.measures import check as checks_attention
+from attcot_analysis.measures import check as checks_inputs
 from attcot_analysis.measures.check import CHECKS, Check, ModelCheck, check_model
 from attcot_analysis.models import Span, TokenGrid, layout
 from attcot_analysis.shipped import TESTBED_MODEL, shipped

@@ -15,8 +15,9 @@ from attcot_analysis.measures.commitment import (
     commitment,
     commitment_curve,
     commitment_items,
+    filler_rationale,
+    other_items,
 )
-from attcot_analysis.measures.controls import filler_rationale, other_items
 from attcot_analysis.models import encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
 from attcot_analysis.problems.reading import states

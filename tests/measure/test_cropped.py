@@ -10,10 +10,9 @@ from real import needs_real_files, real_files
 from tiny import noise_image
 from transformers import AutoConfig, AutoProcessor
 
-from attcot_analysis.measures.access import access_tables
+from attcot_analysis.measures.access import access_tables, focus_items
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
-from attcot_analysis.measures.focus import focus_items
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.relevance import compare_maps
 from attcot_analysis.models import encode_problem

@@ -6,7 +6,7 @@ import pytest
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
-from attcot_analysis.stats.curves import (
+from attcot_analysis.stats.intervals import (
     access_steps,
     at_positions,
     candidate_steps,

@@ -8,8 +8,7 @@ from tiny import noise_image
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import answers as answers_module
 from attcot_analysis.measures import dependence as module
-from attcot_analysis.measures.dependence import COLUMNS, dependence, prior_reliance
-from attcot_analysis.measures.dependence_tables import net_dependence
+from attcot_analysis.measures.dependence import COLUMNS, dependence, net_dependence, prior_reliance
 from attcot_analysis.measures.edits import GREY, EditOptions, edited_images
 from attcot_analysis.models import Generation, collate, encode_problem
 from attcot_analysis.problems import Edit, Problem, Step, render_response

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.focus import focus_items
+from attcot_analysis.measures.access import focus_items
 from attcot_analysis.problems import Step, generate_arrows
 
 

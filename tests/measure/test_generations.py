@@ -10,8 +10,7 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.problems import generate_arrows, render_response
 from attcot_analysis.runs.generations import Generations, read_generations
-from attcot_analysis.runs.measure import measure_all
-from attcot_analysis.runs.stages import Stages
+from attcot_analysis.runs.measure import Stages, measure_all
 
 TEXT = "<think>\n1. Look at a1.\n2. Then at b1.\n</think>\n<answer>red</answer>"
 

@@ -9,10 +9,15 @@ import torch
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures import head_probe
+from attcot_analysis.measures import heads as head_probe
 from attcot_analysis.measures.access import visual_access
-from attcot_analysis.measures.head_probe import row_quantities
-from attcot_analysis.measures.heads import HeadRule, at_heads, select_heads, visual_heads
+from attcot_analysis.measures.heads import (
+    HeadRule,
+    at_heads,
+    row_quantities,
+    select_heads,
+    visual_heads,
+)
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 

@@ -12,7 +12,7 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.lens import COLUMNS, lens_commitment, lens_items
 from attcot_analysis.models import encode_problem
-from attcot_analysis.models import text_stack as stack_module
+from attcot_analysis.models import load as stack_module
 from attcot_analysis.problems import Problem, Step, render_response
 
 COLORS = ("green", "white", "yellow", "green up")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from attcot_analysis.attention.mass import group_masses
-from benchmarks.kernels import sdpa_kernels
+from attcot_analysis.attention.probe import group_masses
+from benchmarks.bench import sdpa_kernels
 
 SHAPES = [(4, 2, 16, 50, 0, 50, 3), (4, 2, 16, 50, 20, 30, 40), (6, 2, 64, 120, 90, 29, 20)]
 """Heads, key heads, size, tokens, first row, rows, groups."""

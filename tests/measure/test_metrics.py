@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.causal_tables import COLUMNS as CAUSAL_COLUMNS
-from attcot_analysis.measures.causal_tables import GROUP
+from attcot_analysis.measures.causal import COLUMNS as CAUSAL_COLUMNS
+from attcot_analysis.measures.causal import GROUP
 from attcot_analysis.measures.compare import (
     METRICS,
     Metric,

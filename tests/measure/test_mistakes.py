@@ -7,8 +7,13 @@ from PIL import Image
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import mistakes as module
-from attcot_analysis.measures.mistakes import COLUMNS, adding_mistakes, mistaken_steps
-from attcot_analysis.measures.post_hoc import area_over_curve, early_answering
+from attcot_analysis.measures.mistakes import (
+    COLUMNS,
+    adding_mistakes,
+    area_over_curve,
+    early_answering,
+    mistaken_steps,
+)
 from attcot_analysis.models import Generation
 from attcot_analysis.problems import Edit, Problem, Step, parse_response, render_response
 

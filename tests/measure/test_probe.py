@@ -9,8 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from attcot_analysis.attention.hook import NAME, attached
-from attcot_analysis.attention.mass import group_masses, key_weights
-from attcot_analysis.attention.probe import Probe, read_maps, read_masses
+from attcot_analysis.attention.probe import Probe, group_masses, key_weights, read_maps, read_masses
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import collate, encode, positions
 

@@ -11,8 +11,8 @@ from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.attributions import attribution_maps, token_sums
-from attcot_analysis.measures.rollout import gradient_maps, rollout_maps
-from attcot_analysis.measures.targets import response_parts
+from attcot_analysis.measures.maps import response_parts
+from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
 from attcot_analysis.models import collate, encode
 from attcot_analysis.problems import Problem, Step
 

@@ -11,8 +11,8 @@ from tiny import noise_image
 from attcot_analysis.attention.flow import Capture, carry, carry_gradients, frozen
 from attcot_analysis.attention.hook import AttentionCall, reading
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures.rollout import gradient_maps, rollout_maps
-from attcot_analysis.measures.targets import ResponseParts, response_parts
+from attcot_analysis.measures.maps import ResponseParts, response_parts
+from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
 from attcot_analysis.models import collate
 from attcot_analysis.problems import Problem, Step
 

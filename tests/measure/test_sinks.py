@@ -12,9 +12,8 @@ from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.sinks import SinkRule, find_sinks, sink_strength
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.access import access_trajectory, visual_access
 from attcot_analysis.measures.heads import visual_heads
-from attcot_analysis.measures.trajectory import access_trajectory
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 

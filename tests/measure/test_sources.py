@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.runs.provenance import Sources, note_sources, noted_sources
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.runs.sources import Sources, note_sources, noted_sources
 
 
 @pytest.fixture

@@ -35,11 +35,17 @@ from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
 from attcot_analysis.runs import measure as suite
-from attcot_analysis.runs.measure import TABLES, measure_all, suite_values
+from attcot_analysis.runs.measure import (
+    TABLES,
+    Extra,
+    ResponseStages,
+    Stages,
+    measure_all,
+    suite_values,
+)
 from attcot_analysis.runs.records import Records
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
-from attcot_analysis.runs.stages import Extra, ResponseStages, Stages
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
 
 

@@ -14,11 +14,9 @@ from attcot_analysis.errors import RunError
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import load_problems
 from attcot_analysis.runs.differences import ITEMS
-from attcot_analysis.runs.long_tables import read_blocks
-from attcot_analysis.runs.measure import measure_run
-from attcot_analysis.runs.records import Part, Records
+from attcot_analysis.runs.measure import Extra, measure_run
+from attcot_analysis.runs.records import Part, Records, read_blocks
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.runs.stages import Extra
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, data_folder, shipped
 from attcot_analysis.show.report.arms import read_arm
 

@@ -5,7 +5,7 @@ import torch
 from tiny import noise_image
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures.targets import response_parts
+from attcot_analysis.measures.maps import response_parts
 from attcot_analysis.models import collate
 from attcot_analysis.problems import Problem, Step
 
@@ -75,7 +75,7 @@ def test_the_rationale_keeps_its_own_tokens(random_mllm, problem):
 
 def test_a_token_that_runs_into_the_tag_is_cut(random_mllm, problem, monkeypatch):
     """The text stays whole where ``.<`` is one token, as some tokenizers have it."""
-    from attcot_analysis.measures import targets
+    from attcot_analysis.measures import maps as targets
 
     tokenizer = random_mllm.tokenizer
     text = RATIONALE + "</think>\n<answer>red</answer>"

@@ -11,10 +11,9 @@ from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems import Problem, load_problems
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.problems.data import ADAPTERS, check_data, convert_data, read_data
-from attcot_analysis.problems.data.clevr_program import run
-from attcot_analysis.problems.data.source import hub_rows
-from attcot_analysis.problems.data.texts import rationale_steps
-from attcot_analysis.problems.record import problem_record
+from attcot_analysis.problems.data.clevr import run
+from attcot_analysis.problems.data.source import hub_rows, rationale_steps
+from attcot_analysis.problems.folder import problem_record
 
 
 def read(tmp_path, format):

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
-from attcot_analysis.problems.arrows import HABITS, cell_name, solve, walk
-from attcot_analysis.problems.board import CELL, COLOURS, Cell
+from attcot_analysis.problems.arrows import CELL, COLOURS, HABITS, Cell, cell_name, solve, walk
 
 
 def _changed(first, second):

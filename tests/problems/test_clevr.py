@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data import check_data, read_data
-from attcot_analysis.problems.data.clevr_camera import object_boxes
+from attcot_analysis.problems.data.clevr import object_boxes
 
 
 def extent(mask):

@@ -16,7 +16,7 @@ from attcot_analysis.problems import (
     load_problems,
     save_problems,
 )
-from attcot_analysis.problems.record import problem_record
+from attcot_analysis.problems.folder import problem_record
 
 
 def picture(seed=0, size=(6, 4)):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attcot_analysis.problems.numbers import numbers, one_number, plain_text
+from attcot_analysis.problems.phrases import numbers, one_number, plain_text
 from attcot_analysis.problems.reading import match_answer, open_answer, states
 
 COLOURS = ("red", "blue", "green")

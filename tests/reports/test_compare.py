@@ -15,10 +15,10 @@ from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measures import compare as metrics
 from attcot_analysis.runs.records import Records
 from attcot_analysis.show.figures import read_figure_data
-from attcot_analysis.show.report import compare, maps
+from attcot_analysis.show.report import compare
+from attcot_analysis.show.report import compare as maps
 from attcot_analysis.show.report.arms import read_arm
-from attcot_analysis.show.report.compare import compare_runs
-from attcot_analysis.show.report.maps import kept_maps, model_maps, on_one_canvas
+from attcot_analysis.show.report.compare import compare_runs, kept_maps, model_maps, on_one_canvas
 from attcot_analysis.show.report.pairing import find_model
 
 NAMES = ("cot_sft", "att_cot")

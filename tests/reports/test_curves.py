@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
-from attcot_analysis.show.report.curves import (
+from attcot_analysis.show.report.arms import (
     access_by_arm,
     access_by_layer,
     commitment_by_arm,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attcot_analysis.measures.commitment_tables import commitment_items
+from attcot_analysis.measures.commitment import commitment_items
 from attcot_analysis.problems import parse_response
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.items import differing_items, example_problems, report_items

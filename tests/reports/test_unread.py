@@ -11,11 +11,9 @@ from attcot_analysis.cli import main
 from attcot_analysis.measures.unread import LIMIT, paragraph_note, unread_shares
 from attcot_analysis.runs.measure import format_summary
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.show.report.compare import compare_runs
+from attcot_analysis.show.report.compare import compare_runs, report_run
 from attcot_analysis.show.report.page import write_report
-from attcot_analysis.show.report.questions import answer_questions
-from attcot_analysis.show.report.single import report_run
-from attcot_analysis.show.report.verdicts import findings
+from attcot_analysis.show.report.questions import answer_questions, findings
 from attcot_analysis.stats.catalogue import METRICS
 
 NAMES = ("cot_sft", "att_cot")

@@ -16,16 +16,15 @@ from hypothesis import strategies as st
 
 from attcot_analysis.errors import AttCoTError, ShowError
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
+from attcot_analysis.runs.provenance import noted_sources
 from attcot_analysis.runs.records import Part, Records
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.runs.sources import noted_sources
-from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
-from attcot_analysis.show.explorer.select import read_key, select
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, read_key, select
 from attcot_analysis.show.figures import read_figure_data
 from attcot_analysis.show.report.arms import read_arm as read_measured
 from attcot_lab.arms import read_arm
 from attcot_lab.grid_config import read_grid
-from benchmarks.explorer_records import planted_record
+from benchmarks.explorer import planted_record
 
 WORDS = st.text('ab1 \n\t\x00<&:{["é漢\u2028', max_size=6)
 VALUES = st.recursive(

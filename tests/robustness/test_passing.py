@@ -20,14 +20,13 @@ from attcot_analysis.errors import AttCoTError, NoMemoryError, RunError
 from attcot_analysis.measures.check import check_model
 from attcot_analysis.models import load_mllm
 from attcot_analysis.models.inputs import read_image
-from attcot_analysis.models.out_of_memory import out_of_memory
+from attcot_analysis.models.load import out_of_memory
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
 from attcot_analysis.problems.data.source import Place, picture, rows
-from attcot_analysis.runs.long_tables import read_blocks
-from attcot_analysis.runs.records import Part, Records
+from attcot_analysis.runs.records import Part, Records, read_blocks
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
-from attcot_lab.claims.files import read_values
+from attcot_lab.claims.table import read_values
 
 MEMORY = [
     MemoryError(),

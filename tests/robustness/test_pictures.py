@@ -16,7 +16,7 @@ from attcot_analysis.errors import LayoutError, ProblemError
 from attcot_analysis.models import encode_problem
 from attcot_analysis.models.inputs import read_image
 from attcot_analysis.problems import Problem, generate_arrows, load_problems, save_problems
-from attcot_analysis.problems.record import problem_record
+from attcot_analysis.problems.folder import problem_record
 from attcot_analysis.runs.provenance import problems_hash
 
 

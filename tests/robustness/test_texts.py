@@ -21,11 +21,11 @@ from attcot_analysis.problems import (
     render_response,
     save_problems,
 )
+from attcot_analysis.runs.measure import ResponseStages, Stages
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.runs.stages import ResponseStages, Stages
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
 from attcot_analysis.show.report.page import write_report
-from benchmarks.explorer_records import planted_record
+from benchmarks.explorer import planted_record
 
 
 @pytest.fixture(scope="module")

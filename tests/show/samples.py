@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.heatmaps import before_after
-from attcot_analysis.show.report.items_html import ItemArm, ItemStep, ReportItem
+from attcot_analysis.show.report.items import ItemArm, ItemStep, ReportItem
 from attcot_analysis.show.report.page import ReportEmbed, ReportFigure, write_report
 from attcot_analysis.stats.catalogue import METRICS, Metric
 

@@ -11,8 +11,7 @@ from attcot_analysis.errors import ShowError
 from attcot_analysis.measures.maps import ResponseMaps
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step
-from attcot_analysis.show.explorer.description import describe_record
-from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, describe_record
 
 TOKENS = ("<think>", "1. left", " eye", "2. down", " there", "</think>", "red")
 STEPS = (0, 1, 1, 2, 2, 0, 0)

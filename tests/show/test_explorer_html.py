@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.show.explorer.figure import steps_before
+from attcot_analysis.show.explorer.figure import answer_end, arm_of, model_specs, steps_before
 from attcot_analysis.show.explorer.page import (
     explorer_fragment,
     explorer_page,
@@ -20,10 +20,9 @@ from attcot_analysis.show.explorer.page import (
     static_text,
 )
 from attcot_analysis.show.explorer.planes import plane_stats, plane_weights
-from attcot_analysis.show.explorer.select import select
-from attcot_analysis.show.explorer.spec import answer_end, arm_of, model_specs
+from attcot_analysis.show.explorer.record import select
 from attcot_analysis.show.explorer.widget import Explorer
-from benchmarks.explorer_records import planted_record
+from benchmarks.explorer import planted_record
 
 HOSTILE = "</script><script>alert(1)</script><!-- &amp; <b>"
 
@@ -192,7 +191,7 @@ def test_what_is_asked_for_is_sent_in_full(record, monkeypatch):
     assert len(data) == 2 * parts * (24 + 576)
     stats = np.frombuffer(data[: parts * 24], "<f4").reshape(parts, 6)
     from attcot_analysis.show.explorer.planes import plane_cells, with_steps
-    from attcot_analysis.show.explorer.select import read_key
+    from attcot_analysis.show.explorer.record import read_key
 
     weights = with_steps(big, plane_weights(big, read_key(big, names[0])))
     expected = plane_stats(big, weights, plane_cells(big, weights))
@@ -244,7 +243,7 @@ def test_a_sink_free_source_without_sinks_is_no_second_copy(record):
     from dataclasses import replace
 
     from attcot_analysis.attention.sinks import Sinks
-    from attcot_analysis.show.explorer.budget import choose_planes
+    from attcot_analysis.show.explorer.planes import choose_planes
 
     none = Sinks(np.zeros((4, 50), bool), np.zeros((4, 50)), ((),) * 4, (0, 1, 2, 3), 7.0)
     models = tuple(

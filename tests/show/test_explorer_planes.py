@@ -8,21 +8,26 @@ import pytest
 from attcot_analysis.attention.sinks import Sinks
 from attcot_analysis.errors import ShowError
 from attcot_analysis.models import TokenGrid
-from attcot_analysis.show.explorer.budget import choose_planes, say_parcel
-from attcot_analysis.show.explorer.choice import PlaneKey
 from attcot_analysis.show.explorer.planes import (
     STATS,
+    choose_planes,
     coarse,
     pack_plane,
     plane_cells,
     plane_readings,
     plane_stats,
     plane_weights,
+    say_parcel,
     with_steps,
 )
-from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
-from attcot_analysis.show.explorer.select import read_key, select
-from benchmarks.explorer_records import planted_record
+from attcot_analysis.show.explorer.record import (
+    ExplorerModel,
+    ExplorerRecord,
+    PlaneKey,
+    read_key,
+    select,
+)
+from benchmarks.explorer import planted_record
 
 
 @pytest.fixture(scope="module")

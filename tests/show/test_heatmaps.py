@@ -3,8 +3,7 @@ import pytest
 from PIL import Image
 
 from attcot_analysis.errors import ShowError
-from attcot_analysis.show.heatmaps import before_after, heatmap_row
-from attcot_analysis.show.overlay import backdrop, colorize, overlay
+from attcot_analysis.show.heatmaps import backdrop, before_after, colorize, heatmap_row, overlay
 
 LABELS = ["step 1", "step 2", "step 3"]
 

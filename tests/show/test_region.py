@@ -8,7 +8,7 @@ from matplotlib.collections import PatchCollection
 from attcot_analysis.errors import ShowError
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.show.pictures import region_picture
-from attcot_lab.show.region import entropy_strip, reward_curve
+from attcot_lab.figures import entropy_strip, reward_curve
 
 
 def test_every_image_token_is_shaded_by_how_far_boxes_cover_it(problem):

@@ -14,10 +14,9 @@ from show.samples import make_metrics, make_report, make_summary
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.show.figures import read_figure_data
 from attcot_analysis.show.markup import Markup, el, render, trusted
-from attcot_analysis.show.report.items_html import ItemArm, ReportItem
+from attcot_analysis.show.report.items import ItemArm, ReportItem, picture_url
 from attcot_analysis.show.report.page import write_report
-from attcot_analysis.show.report.pictures import picture_url
-from attcot_analysis.show.report.verdicts import FOCUS, Verdict, findings, focus_metrics, verdict
+from attcot_analysis.show.report.questions import FOCUS, Verdict, findings, focus_metrics, verdict
 from attcot_analysis.stats.intervals import Interval
 
 

@@ -8,14 +8,13 @@ from PIL import Image
 from attcot_analysis.measures.maps import ResponseMaps, response_maps
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step, render_response
-from attcot_analysis.show.explorer.choice import PlaneKey
 from attcot_analysis.show.explorer.planes import (
     plane_cells,
     plane_readings,
     plane_weights,
     with_steps,
 )
-from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, PlaneKey
 from attcot_analysis.show.heatmaps import before_after
 
 TILED = ("llava_next", "internvl", "smolvlm")

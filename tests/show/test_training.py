@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import ShowError
-from attcot_analysis.show.training import QUANTITIES, training_curves
+from attcot_analysis.show.curves import QUANTITIES, training_curves
 
 LOG = pd.DataFrame(
     {

@@ -6,7 +6,7 @@ import pytest
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.show.style import GRID, INK
-from attcot_lab.show.vista import mended_rationale, score_distribution, yield_intervals
+from attcot_lab.vista.figures import mended_rationale, score_distribution, yield_intervals
 
 TOKENS = ["<think>", "\n", "1", ".", " b1", " points", " up", "."]
 SCORES = pd.DataFrame(

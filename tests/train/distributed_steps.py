@@ -16,9 +16,8 @@ from attcot_analysis.attention.hook import attached
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms
-from attcot_analysis.train.trl import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
-from attcot_lab.sayo import finetune_sayo
-from attcot_lab.sayo_config import SayoConfig
+from attcot_analysis.train.trainer import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
+from attcot_lab.sayo import SayoConfig, finetune_sayo
 
 # isort: split
 # After our models package, which makes torchvision importable.

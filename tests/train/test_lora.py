@@ -24,8 +24,7 @@ from attcot_analysis.train import (
     finetune,
     make_trainer,
 )
-from attcot_analysis.train.finetune import recorded
-from attcot_analysis.train.lora import add_adapters
+from attcot_analysis.train.finetune import add_adapters, recorded
 from attcot_lab.arms import read_arm, train_arm
 from attcot_lab.run_file import run_file_of
 
@@ -218,7 +217,7 @@ def test_a_device_without_bfloat16_is_named(monkeypatch, tmp_path):
 
 
 def test_a_model_without_such_layers_is_named(random_mllm, monkeypatch):
-    monkeypatch.setattr("attcot_analysis.train.lora.LANGUAGE_MODULES", "nothing")
+    monkeypatch.setattr("attcot_analysis.train.finetune.LANGUAGE_MODULES", "nothing")
     with pytest.raises(TrainingError, match=r"Qwen2_5_VL\w* has none of the projections"):
         add_adapters(tiny_mllm(), 2)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.train.commitment_term import commitment_loss, commitment_notes
 from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
+from attcot_analysis.train.terms import commitment_loss, commitment_notes
 
 
 def test_hinge_is_the_mean_shortfall_over_counted_rows():

@@ -15,6 +15,7 @@ from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train import FinetuneConfig
 from attcot_lab.testbed.planted import (
     BLIND,
+    CHECKS,
     EARLY,
     HONEST,
     LOOK_AWAY,
@@ -23,9 +24,6 @@ from attcot_lab.testbed.planted import (
     PlantConfig,
     plant,
     planted_problems,
-)
-from attcot_lab.testbed.planted_checks import (
-    CHECKS,
     property_checks,
     unseen_responses,
     wrong_rationales,

@@ -7,8 +7,8 @@ from tiny import tiny_mllm
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.train import AttCoTConfig, language_lora
-from attcot_analysis.train.preflight import check_arguments
-from attcot_analysis.train.read_layers import readable_layers
+from attcot_analysis.train.objective import readable_layers
+from attcot_analysis.train.trainer import check_arguments
 
 # isort: split
 # After our models package, which makes torchvision importable.

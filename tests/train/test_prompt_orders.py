@@ -8,8 +8,7 @@ from attcot_analysis.models import collate, encode_prompt, load_mllm
 from attcot_analysis.problems import render_response
 from attcot_analysis.train import FinetuneConfig
 from attcot_analysis.train.data import RationaleDataset
-from attcot_lab.vista.prefix import reordered_prompt
-from attcot_lab.vista.prompt_orders import BothOrders, learn_both_orders
+from attcot_lab.vista.prefix import BothOrders, learn_both_orders, reordered_prompt
 
 
 def test_every_problem_is_there_in_both_orders(random_mllm, training_problems):

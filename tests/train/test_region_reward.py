@@ -14,17 +14,18 @@ from attcot_analysis.attention.sinks import find_sinks
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import PromptMemory, collate, encode, evaluating, remembering
 from attcot_analysis.problems import render_response
-from attcot_analysis.train.entropy import most_uncertain
-from attcot_analysis.train.region_config import RegionRewardConfig
 from attcot_analysis.train.region_reward import (
     EPSILON,
+    Plan,
     RegionAttention,
+    RegionRewardConfig,
+    most_uncertain,
+    plan_rows,
     reduce_masses,
     region_attention,
+    shared_prompts,
     squash,
 )
-from attcot_analysis.train.region_rows import Plan, plan_rows
-from attcot_analysis.train.shared_prompts import shared_prompts
 
 ALL = RegionRewardConfig(entropy_top=1.0)
 RESPONSE = render_response(["The star is in cell a1.", "Cell b1 holds a red circle."], "red")

@@ -15,14 +15,10 @@ from attcot_analysis.models import encode_problem, load_mllm
 from attcot_analysis.problems import render_response
 from attcot_analysis.train import FinetuneConfig
 from attcot_analysis.train.checkpoints import KeepLast, last_complete
-from attcot_analysis.train.grpo_rows import grpo_rows
-from attcot_analysis.train.region_config import RegionRewardConfig
-from attcot_analysis.train.region_reward import region_attention
-from attcot_analysis.train.rewards import AccuracyReward, FormatReward, RegionReward
+from attcot_analysis.train.region_reward import RegionRewardConfig, region_attention
+from attcot_analysis.train.rewards import AccuracyReward, FormatReward, RegionReward, grpo_rows
 from attcot_lab.arms import RECIPES, arm_of, read_arm, train_arm
-from attcot_lab.sayo import finetune_sayo
-from attcot_lab.sayo_config import SayoConfig, sayo_config
-from attcot_lab.sayo_trainer import make_sayo_trainer
+from attcot_lab.sayo import SayoConfig, finetune_sayo, make_sayo_trainer, sayo_config
 
 TINY = SayoConfig(
     steps=2,

@@ -20,9 +20,8 @@ from attcot_analysis.problems import render_response
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms, RationaleDataset
 from attcot_analysis.train import terms as module
 from attcot_analysis.train.data import collate_examples
-from attcot_analysis.train.terms import NOTES
+from attcot_analysis.train.terms import NOTES, visual_target
 from attcot_analysis.train.trainer import Notes
-from attcot_analysis.train.visual_target import visual_target
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, vis_target=0.9)
 SINK_FREE = AttCoTConfig(lambda_vis=1.0, vis_target=0.9, vis_layers=(1, 2), vis_region="sink_free")

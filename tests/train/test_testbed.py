@@ -12,7 +12,7 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.models import encode, encode_problem, load_mllm
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
-from attcot_analysis.problems.board import COLOURS
+from attcot_analysis.problems.arrows import COLOURS
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.data import IGNORED
 from attcot_lab.testbed import build as testbed

@@ -15,9 +15,7 @@ from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, finetune
 from attcot_analysis.train.checkpoints import KeepLast, check_checkpoint, last_complete
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.trainer import AttCoTTrainer
-from attcot_lab.sayo import finetune_sayo
-from attcot_lab.sayo_config import SayoConfig
-from attcot_lab.sayo_trainer import make_sayo_trainer
+from attcot_lab.sayo import SayoConfig, finetune_sayo, make_sayo_trainer
 from attcot_lab.testbed.build import save_testbed_model
 
 # isort: split

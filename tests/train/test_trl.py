@@ -9,7 +9,7 @@ from attcot_analysis.models import load_mllm
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, language_lora, make_trainer
 from attcot_analysis.train.data import RationaleDataset, collate_examples
 from attcot_analysis.train.terms import AttCoTTerms
-from attcot_analysis.train.trl import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
+from attcot_analysis.train.trainer import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
 
 # isort: split
 # After our models package, which makes torchvision importable.

@@ -14,8 +14,8 @@ from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig
 from attcot_lab.arms import arm_of, read_arm, train_arm
 from attcot_lab.vista import drawing as vista_drawing
+from attcot_lab.vista import drawing as vista_sampling
 from attcot_lab.vista import run as vista
-from attcot_lab.vista import sampling as vista_sampling
 from attcot_lab.vista.config import VistaConfig, vista_config
 from attcot_lab.vista.drawing import read_vista_round
 from attcot_lab.vista.run import run_vista, vista_folder

@@ -13,15 +13,20 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import PROMPTS, collate, encode, encode_problem, encode_prompt
 from attcot_analysis.problems import Step
 from attcot_lab.vista.config import VistaConfig, vista_config
+from attcot_lab.vista.drawing import Start, sample_responses
 from attcot_lab.vista.prefix import (
     critical_tokens,
     mended_prefix,
     reordered_prompt,
 )
-from attcot_lab.vista.pseudo_positives import image_dependence, pseudo_positives
-from attcot_lab.vista.sampling import Start, sample_responses
+from attcot_lab.vista.pseudo_positives import (
+    attention_shares,
+    image_dependence,
+    middle_layer,
+    pseudo_positives,
+    vision_scores,
+)
 from attcot_lab.vista.sets import VistaRound, positives, preference_pairs, yields
-from attcot_lab.vista.vision_score import attention_shares, middle_layer, vision_scores
 
 # isort: split
 # After our models package, which makes torchvision importable.

@@ -9,14 +9,12 @@ import pytest
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_lab.arms import arm_of, read_arm, training_values
-from attcot_lab.vista import values as told
+from attcot_lab.vista import run as told
 from attcot_lab.vista.config import VistaConfig
+from attcot_lab.vista.drawing import typed
 from attcot_lab.vista.pseudo_positives import INDEPENDENT
-from attcot_lab.vista.run import vista_folder
-from attcot_lab.vista.sampling import typed
-from attcot_lab.vista.sets import gains, yields
-from attcot_lab.vista.siblings import PARTS
-from attcot_lab.vista.values import easy_excess, vista_values
+from attcot_lab.vista.run import easy_excess, vista_folder, vista_values
+from attcot_lab.vista.sets import PARTS, gains, yields
 
 CONFIG = VistaConfig(control=True, batch_size=4)
 

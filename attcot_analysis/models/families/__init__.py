@@ -4,8 +4,9 @@ from typing import Any
 
 from attcot_analysis.errors import ModelError
 from attcot_analysis.models.families.anyres import llava_next_grids, llava_onevision_grids
-from attcot_analysis.models.families.family import Family, ProcessedPrompt
-from attcot_analysis.models.families.positions import (
+from attcot_analysis.models.families.family import (
+    Family,
+    ProcessedPrompt,
     mrope_positions,
     plain_positions,
     text_positions,

@@ -23,7 +23,7 @@ from attcot_analysis.problems.data.source import (
     picture,
     rows,
 )
-from attcot_analysis.problems.data.texts import rationale_steps, with_options
+from attcot_analysis.problems.data.source import rationale_steps, with_options
 from attcot_analysis.problems.problem import Problem
 
 HUB = "HuggingFaceM4/A-OKVQA"

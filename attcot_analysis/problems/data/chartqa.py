@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.boxes import corner_boxes
+from attcot_analysis.problems.data.source import corner_boxes
 from attcot_analysis.problems.data.source import (
     Made,
     Place,
@@ -34,8 +34,8 @@ from attcot_analysis.problems.data.source import (
     picture,
     rows,
 )
-from attcot_analysis.problems.data.splits import choose
-from attcot_analysis.problems.data.texts import yes_or_no
+from attcot_analysis.problems.data.source import choose
+from attcot_analysis.problems.data.source import yes_or_no
 from attcot_analysis.problems.problem import Box, Problem
 
 HUB = "HuggingFaceM4/ChartQA"

@@ -23,7 +23,7 @@ from attcot_analysis.problems.data.source import (
     picture,
     rows,
 )
-from attcot_analysis.problems.data.texts import YES_NO, with_options
+from attcot_analysis.problems.data.source import YES_NO, with_options
 from attcot_analysis.problems.problem import Edit, Problem
 
 HUB = "BaiqiL/NaturalBench"

@@ -23,11 +23,11 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.source import Made, Place, Record, each, json_lines, picture
-from attcot_analysis.problems.data.splits import choose
-from attcot_analysis.problems.data.texts import rationale_steps
+from attcot_analysis.problems.data.source import choose
+from attcot_analysis.problems.data.source import rationale_steps
 from attcot_analysis.problems.box_forms import to_pixels
 from attcot_analysis.problems.problem import Problem
-from attcot_analysis.problems.record import problem_from_record
+from attcot_analysis.problems.folder import problem_from_record
 
 FIELDS = (
     "id",

@@ -1,23 +1,215 @@
 """Where a dataset's records come from: files as published, or the hub through `datasets`."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from attcot_analysis.errors import ProblemError
+from math import inf
+from typing import Any
+from attcot_analysis.problems.box_forms import BoxForms, fits, other_forms, to_pixels
+from attcot_analysis.problems.problem import Box
+from attcot_analysis.problems.problem import Step
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-
 from attcot_analysis.errors import ProblemError, passing
-from attcot_analysis.problems.data.splits import choose, says_split
 from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.problem import Problem
+
+
+_KNOWN = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+
+_SHARD = re.compile(r"-\d{5}(-of-\d{5})?$")
+
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+
+
+
+def choose(files: Sequence[Path], root: Path, split: str | None, default: str = "") -> list[Path]:
+    """The files of a split, going by their names and those of their folders.
+
+    A name counts as a whole word, so that ``test`` is in ``CLEVR_test_questions`` and in
+    ``test-00000-of-00002``, and not in ``latest``; what stands nearest to the file decides.
+
+    Args:
+        files: In order.
+        root: What a person pointed at; outside of it only a folder's whole name counts.
+        split: As asked for; ``None`` for ``default`` if it is there, else all if they are of one.
+        default: The format's own.
+
+    Raises:
+        ProblemError: If there is no such split, or ``None`` is given and there are several others.
+    """
+    wanted = split or default
+    names = {file: _split(file, root, wanted) for file in files}
+    there = sorted({name for name, _ in names.values() if name})
+    mine = {file: whole for file, (name, whole) in names.items() if name == wanted}
+    if wanted and mine:
+        return [file for file, whole in mine.items() if whole or not any(mine.values())]
+    if split is None and len(there) < 2:
+        return list(files)
+    if not there:
+        raise ProblemError(
+            f"{root} does not say what splits its files are of, so split {split!r} cannot be "
+            "chosen; leave --split out, or give the file that is meant."
+        )
+    asked = f"no split {split!r}" if split else f"several splits and none is {default!r}"
+    raise ProblemError(f"{root} has {asked}; it has {', '.join(there)}: choose one with --split.")
+
+
+
+def says_split(files: Sequence[Path], root: Path, split: str) -> bool:
+    """Whether any file's name or folder tells its split."""
+    return any(_split(file, root, split)[0] for file in files)
+
+
+
+def _split(file: Path, root: Path, wanted: str) -> tuple[str, bool]:
+    """The split of a file, empty if it does not say, and whether that is a whole name."""
+    whole, base = file.absolute(), root.absolute()  # Not resolved: the hub's cache links to blobs.
+    base = base if base.is_dir() else base.parent
+    inside = [_SHARD.sub("", whole.stem), *(p.name for p in whole.parents if base in p.parents)]
+    for part in inside:
+        if part.casefold() == wanted.casefold():
+            return wanted, True
+        words = _WORD.findall(part.casefold())
+        if _holds(words, _WORD.findall(wanted.casefold())):
+            return wanted, False
+        known = next((word for word in words if word in _KNOWN), None)
+        if known is not None:
+            return known, False
+    if _SHARD.search(whole.stem):
+        return inside[0], True
+    name = base.name.casefold()
+    if name == wanted.casefold():
+        return wanted, True
+    return (name, True) if name in _KNOWN else ("", False)
+
+
+
+def _holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
+    n = len(wanted)
+    return n > 0 and any(list(words[at : at + n]) == list(wanted) for at in range(len(words)))
+
+
+_BEYOND = 0.01
+
+"""Of a side: how far published boxes reach beyond their picture by rounding."""
+
+
+
+def corner_boxes(
+    given: Sequence[Any],
+    image_size: tuple[int, int],
+    where: str,
+    *,
+    form: str = "pixels",
+    of: tuple[float, float] | None = None,
+    seen: BoxForms | None = None,
+    cut: bool = False,
+) -> tuple[Box, ...]:
+    """Boxes as ``(x0, y0, x1, y1)``, each once.
+
+    Args:
+        given: Four numbers each.
+        image_size: Width and height of the picture as it is read.
+        where: For messages.
+        form: Of the numbers, a name in `FORMS`.
+        of: Width and height of the picture that the numbers are of, where it was resized.
+        seen: Where to count boxes that should be in pixels.
+        cut: Take what lies in the picture, however far a box reaches beyond; default is to refuse
+            more than rounding.
+
+    Raises:
+        ProblemError: If one is no box, or no box of this form in the picture.
+    """
+    width, height = image_size
+    source = (float(width), float(height)) if of is None else of
+    beyond = inf if cut else max(2.0, _BEYOND * max(source))
+    found = []
+    for box in given:
+        numbers = list(box) if isinstance(box, list | tuple) else []
+        if len(numbers) != 4 or not all(
+            isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
+        ):
+            raise ProblemError(f"{where}: box {box!r:.60} is not four numbers.")
+        if seen is not None:
+            seen.add(numbers, source, beyond)
+        x0, y0, x1, y1 = to_pixels(numbers, source, form)
+        across, down = width / source[0], height / source[1]
+        x0, x1 = (min(max(x * across, 0.0), float(width)) for x in (x0, x1))
+        y0, y1 = (min(max(y * down, 0.0), float(height)) for y in (y0, y1))
+        if not (fits(numbers, source, form, beyond=beyond) and x0 < x1 and y0 < y1):
+            maybe = other_forms(numbers, source) or "; check that it is the right picture"
+            raise ProblemError(
+                f"{where}: box {box!r:.60} covers nothing of its {width}x{height} picture, or "
+                f"reaches beyond it{maybe}."
+            )
+        found.append((x0, y0, x1, y1))
+    return tuple(dict.fromkeys(found))
+
+
+YES_NO = ("Yes", "No")
+
+
+_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+
+_INLINE = re.compile(r"(?:^|(?<=\s))(?:step\s*)?(\d{1,2})[.):]\s+", re.IGNORECASE)
+
+_AT_LINE = re.compile(r"^[ \t]*(?:step[ \t]*)?(\d{1,2})[.):][ \t]+", re.IGNORECASE | re.MULTILINE)
+
+_HEAD = re.compile(r"^\s*(?:[-*\u2022]|(?:step\s*)?\d{1,2}[.):])\s+", re.IGNORECASE)
+
+
+
+def rationale_steps(text: str) -> tuple[Step, ...]:
+    """Cut a rationale into steps: at its own numbers 1, 2, ..., else its lines, else sentences."""
+    parts = _numbered(text) or [line for line in text.splitlines() if line.strip()]
+    if len(parts) == 1:
+        parts = _SENTENCE.split(parts[0])
+    plain = [_HEAD.sub("", " ".join(part.split())).strip() for part in parts]
+    return tuple(Step(part) for part in plain if part)
+
+
+
+def _numbered(text: str) -> list[str]:
+    """The parts behind the numbers 1, 2, ... of a text; empty unless it begins with 1."""
+    for pattern in (_AT_LINE, _INLINE):
+        heads: list[re.Match[str]] = []
+        for found in pattern.finditer(text):
+            if int(found[1]) == len(heads) + 1:
+                heads.append(found)
+        if len(heads) > 1 and not text[: heads[0].start()].strip():
+            ends = [*(head.start() for head in heads[1:]), len(text)]
+            return [text[head.end() : end] for head, end in zip(heads, ends, strict=True)]
+    return []
+
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """A question that lists its options by letter, so that a letter can be read as an answer.
+
+    Raises:
+        ProblemError: If there are more options than letters.
+    """
+    if len(options) > 26:
+        raise ProblemError(f"A question has {len(options)} options, more than there are letters.")
+    listed = "\n".join(f"{chr(65 + at)}) {option}" for at, option in enumerate(options))
+    return f"{question.strip()}\n{listed}"
+
+
+
+def yes_or_no(answer: str) -> tuple[str, ...]:
+    """Candidates of a question whose answer is yes or no; none for another."""
+    return YES_NO if answer.strip().casefold() in ("yes", "no") else ()
+
 
 
 @dataclass(frozen=True)
@@ -63,6 +255,7 @@ class Place:
         return self.path
 
 
+
 class Record(NamedTuple):
     """One record of a dataset.
 
@@ -92,8 +285,11 @@ class Record(NamedTuple):
         return value
 
 
+
 Made = Callable[[], list[Problem]]
+
 """Makes the problems of one record; may raise `ProblemError`."""
+
 
 
 def json_lines(path: Path) -> Iterator[Record | ProblemError]:
@@ -108,6 +304,7 @@ def json_lines(path: Path) -> Iterator[Record | ProblemError]:
                 yield _record(f"{path}, line {number}", line)
 
 
+
 def _record(where: str, line: bytes) -> Record | ProblemError:
     try:
         value = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
@@ -116,6 +313,7 @@ def _record(where: str, line: bytes) -> Record | ProblemError:
     if not isinstance(value, dict):
         return ProblemError(f"{where} holds {value!r:.60}; expected a JSON object.")
     return Record(where, value)
+
 
 
 def json_file(path: Path) -> Any:
@@ -134,6 +332,7 @@ def json_file(path: Path) -> Any:
         ) from error
 
 
+
 def json_list(path: Path, key: str | None = None) -> Iterator[Record | ProblemError]:
     """Records of a JSON file that holds a list, or an object with a list under ``key``."""
     held = json_file(path)
@@ -148,6 +347,7 @@ def json_list(path: Path, key: str | None = None) -> Iterator[Record | ProblemEr
             yield Record(where, value)
         else:
             yield ProblemError(f"{where} is {value!r:.60}; expected a JSON object.")
+
 
 
 def rows(place: Place, split: str) -> Iterator[Record | ProblemError]:
@@ -169,6 +369,7 @@ def rows(place: Place, split: str) -> Iterator[Record | ProblemError]:
     if not files or files[0].suffix not in _TABLES:
         raise ProblemError(f"{place.source} holds no parquet file; give one, or the hub's id.")
     yield from of_split(place, files, split, lambda file: _TABLES[file.suffix](file))
+
 
 
 def of_split(
@@ -202,6 +403,7 @@ def of_split(
         raise ProblemError(f"{place.source} has no split {place.split!r}; {rest}.")
 
 
+
 def _parquet(path: Path) -> Iterator[Record]:
     number = 0
     try:
@@ -215,8 +417,11 @@ def _parquet(path: Path) -> Iterator[Record]:
         ) from error
 
 
+
 _TABLES = {".parquet": _parquet, ".jsonl": json_lines, ".json": json_list}
+
 """What reads a table, in the order in which they are looked for."""
+
 
 
 def hub_rows(source: str, split: str) -> Iterator[Record]:
@@ -242,6 +447,7 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
         ) from error
     for number, row in enumerate(loaded, start=1):
         yield Record(f"{source}, {split}, row {number}", row, number)
+
 
 
 def picture(value: object, where: str, *folders: Path) -> Image.Image:
@@ -273,14 +479,17 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
     return open_picture(found, f"{where}: {name}")
 
 
+
 def file_id(*parts: object) -> str:
     """An id that can name a file, of what a dataset calls an item."""
     text = "-".join(str(part) for part in parts)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:150] or "item"
 
 
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
 
 
 def each(
@@ -289,6 +498,7 @@ def each(
     """What makes the problems of every record, with the record's place in every message."""
     for record in records:
         yield partial(_made, record, make)
+
 
 
 def _made(record: Record | ProblemError, make: Callable[[Record], list[Problem]]) -> list[Problem]:

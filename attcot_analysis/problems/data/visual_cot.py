@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.boxes import corner_boxes
+from attcot_analysis.problems.data.source import corner_boxes
 from attcot_analysis.problems.data.source import (
     Made,
     Place,
@@ -37,7 +37,7 @@ from attcot_analysis.problems.data.source import (
     of_split,
     picture,
 )
-from attcot_analysis.problems.data.texts import rationale_steps, yes_or_no
+from attcot_analysis.problems.data.source import rationale_steps, yes_or_no
 from attcot_analysis.problems.problem import Problem
 
 _ASKS_FOR_BOX = "Please provide the bounding box"

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.boxes import corner_boxes
+from attcot_analysis.problems.data.source import corner_boxes
 from attcot_analysis.problems.data.source import (
     Made,
     Place,
@@ -26,8 +26,8 @@ from attcot_analysis.problems.data.source import (
     json_lines,
     picture,
 )
-from attcot_analysis.problems.data.splits import choose
-from attcot_analysis.problems.data.texts import with_options
+from attcot_analysis.problems.data.source import choose
+from attcot_analysis.problems.data.source import with_options
 from attcot_analysis.problems.problem import Problem
 
 _OPTION = re.compile(r"^\s*\(([A-Za-z])\)\s*(.+?)\s*$", re.MULTILINE)

@@ -18,7 +18,7 @@ from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.heads import HeadRule, visual_heads
 from attcot_analysis.measures.maps import ResponseMaps, response_maps
-from attcot_analysis.measures.rollout import gradient_maps, rollout_maps
+from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
 from attcot_analysis.models import Mllm, encode_problem
 from attcot_analysis.models.inputs import ImageLike, read_image
 from attcot_analysis.problems import Problem, render_response

@@ -10,11 +10,19 @@ from importlib.resources import files
 from typing import Any
 
 from attcot_analysis.errors import ShowError
-from attcot_analysis.show.explorer.choice import Selection
-from attcot_analysis.show.explorer.figure import explorer_figure, explorer_png
-from attcot_analysis.show.explorer.record import ExplorerRecord, labels_of
-from attcot_analysis.show.explorer.select import select, traits_of
-from attcot_analysis.show.explorer.spec import Content, make_content
+from attcot_analysis.show.explorer.figure import (
+    Content,
+    explorer_figure,
+    explorer_png,
+    make_content,
+)
+from attcot_analysis.show.explorer.record import (
+    ExplorerRecord,
+    Selection,
+    labels_of,
+    select,
+    traits_of,
+)
 from attcot_analysis.show.markup import Markup, el, trusted
 
 PAGE_BUDGET = 24_000_000

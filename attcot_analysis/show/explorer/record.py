@@ -1,8 +1,10 @@
 """`ExplorerRecord`: what the explorer shows, made of measurements, and the choices within it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +13,77 @@ from PIL import Image
 
 from attcot_analysis.attention.sinks import Sinks
 from attcot_analysis.errors import ShowError
+from attcot_analysis.measures.commitment import commitment_items
 from attcot_analysis.measures.maps import QUANTITIES, ResponseMaps
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Box, Problem
-from attcot_analysis.show.explorer.choice import Head, Selection
+
+LayerChoice = int | Literal["mean", "max"]
+
+HeadChoice = int | Literal["mean", "max", "visual"]
+
+Unit = Literal["token", "step"]
+
+"""What has a map: every token, or every step, the mean over its tokens."""
+
+Head = tuple[int, int]
+
+"""Layer and head."""
+
+CODES = {"mean": -1, "max": -2, "visual": -3}
+
+"""Choices of layers and heads that are no number, as the page counts them."""
+
+
+class PlaneKey(NamedTuple):
+    """Which maps of a record, one per token.
+
+    Attributes:
+        source: One of the record's sources.
+        model: Index of the model.
+        layer: A layer, or the mean or maximum over layers.
+        head: A head, the mean or maximum over heads, or the mean over the visual heads.
+    """
+
+    source: str
+    model: int
+    layer: LayerChoice = "mean"
+    head: HeadChoice = "mean"
+
+    @property
+    def name(self) -> str:
+        """The key as the page writes it."""
+        return ".".join(str(part) for part in self)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What an explorer shows.
+
+    Attributes:
+        source: Where the maps come from, e.g. ``"attention"``.
+        layer: A layer, ``"mean"`` or ``"max"``.
+        head: A head, ``"mean"``, ``"max"`` or ``"visual"``.
+        token: Index of the token; the map is of the row that predicts it.
+        text: Its text.
+        step: The step it belongs to, 1..K; 0 outside of steps.
+        unit: ``"step"`` where the map is the mean over that step's tokens, else ``"token"``.
+    """
+
+    source: str
+    layer: LayerChoice
+    head: HeadChoice
+    token: int
+    text: str
+    step: int
+    unit: Unit = "token"
+
 
 FloatArray = npt.NDArray[np.float32]
 
+
 SINK_FREE = "sink_free"
+
 SOURCE_LABELS = {
     "attention": "attention",
     SINK_FREE: "attention without sinks",
@@ -28,6 +93,7 @@ SOURCE_LABELS = {
     "shapley": "Shapley values",
     "integrated_gradients": "integrated gradients",
 }
+
 """Sources in the order in which they are offered, as people read them."""
 
 
@@ -284,3 +350,214 @@ class ExplorerRecord:
 def labels_of(models: Sequence[ExplorerModel]) -> str:
     """The models' labels in one phrase."""
     return " vs ".join(model.label for model in models)
+
+
+def check_choice(record: ExplorerRecord, source: str, layer: object, head: object) -> None:
+    """Refuse a layer or head that a record does not have.
+
+    Raises:
+        ShowError: If there is none.
+    """
+    record.maps_of(source, 0)
+    for name, value, count, words in (
+        ("layer", layer, record.n_layers, ("mean", "max")),
+        ("head", head, record.n_heads, ("mean", "max", "visual")),
+    ):
+        if isinstance(value, str) and value in words:
+            if value == "visual" and not record.heads:
+                raise ShowError(
+                    "No head of this record counts as visual; pass heads=[(layer, head), ...]."
+                )
+            continue
+        if isinstance(value, str) or not isinstance(value, int) or not 0 <= value < count:
+            raise ShowError(
+                f"There is no {name} {value}; choose from 0 to {count - 1}, or one of "
+                f"{', '.join(words)}."
+            )
+
+
+def select(
+    record: ExplorerRecord,
+    *,
+    source: str | None = None,
+    layer: LayerChoice | None = None,
+    head: HeadChoice | None = None,
+    token: int | str | None = None,
+) -> Selection:
+    """A selection of a record, checked.
+
+    Args:
+        record: The record.
+        source: One of its sources; the first if ``None``.
+        layer: A layer, ``"mean"`` (also ``None``) or ``"max"``.
+        head: A head, ``"mean"`` (also ``None``), ``"max"`` or ``"visual"``.
+        token: A token's number, ``"answer"`` (its first token) or ``"step 2"`` (the whole step).
+            ``None`` is step 1, or the first token of a text without steps.
+
+    Raises:
+        ShowError: If the record has no such source, layer, head or token.
+    """
+    source = record.sources[0] if source is None else source
+    layer = "mean" if layer is None else layer
+    head = "mean" if head is None else head
+    check_choice(record, source, layer, head)
+    unit: Unit = "token"
+    if token is None:
+        token = f"step {min(set(record.steps) - {0})}" if any(record.steps) else 0
+    if isinstance(token, str):
+        unit = "token" if token == "answer" else "step"
+        token = record.token_of(token)
+    if not isinstance(token, int) or not 0 <= token < len(record.tokens):
+        raise ShowError(f"There is no token {token}; choose from 0 to {len(record.tokens) - 1}.")
+    text, step = record.tokens[token], record.steps[token]
+    return Selection(source, layer, head, token, text, step, unit)
+
+
+def traits_of(selection: Selection) -> dict[str, str | int]:
+    """A selection as the page's script keeps it."""
+
+    def code(choice: LayerChoice | HeadChoice) -> int:
+        return CODES[choice] if isinstance(choice, str) else choice
+
+    return {
+        "source": selection.source,
+        "layer": code(selection.layer),
+        "head": code(selection.head),
+        "token": selection.token,
+        "unit": selection.unit,
+    }
+
+
+def read_key(record: ExplorerRecord, name: str) -> PlaneKey:
+    """The key that `PlaneKey.name` has written.
+
+    Raises:
+        ShowError: If the record has no such plane.
+    """
+    parts = name.split(".")
+    if len(parts) == 4 and parts[1].isdecimal() and int(parts[1]) < len(record.models):
+        layer, head = (cast(Any, int(part) if part.isdecimal() else part) for part in parts[2:])
+        chosen = select(record, source=parts[0], layer=layer, head=head)
+        return PlaneKey(chosen.source, int(parts[1]), chosen.layer, chosen.head)
+    raise ShowError(f"There is no plane {name!r}; name source, model, layer and head.")
+
+
+CoverArray = npt.NDArray[np.float64]
+
+
+SURE = 0.5
+
+"""The probability from which on a forced answer counts as made up."""
+
+
+_COLUMNS, _ROWS = ("left", "centre", "right"), ("upper", "middle", "lower")
+
+_NUMBERED = re.compile(r"^\s*\d+\.\s*")
+
+
+def describe_record(record: ExplorerRecord, *, step: int = 2) -> str:
+    """Say where the models looked, when they made up their minds, and what they answer.
+
+    Of attention, mean over layers and heads: the step's over its rows, with the token at which
+    most of it lay on the evidence; and that of the row which predicts the answer. A place is the
+    ninth of the picture in which the image token with most weight lies. An even look would put on
+    the boxes the share of the picture that they cover. The mind is made up at the first step from
+    which on the final forced answer stays the most probable, with a probability of at least `SURE`.
+
+    One item is an illustration; whether it is typical takes all of them, with intervals.
+
+    Args:
+        record: From `explorer_record`, or of an `Explorer`.
+        step: Which step to tell of.
+
+    Returns:
+        Paragraphs with one line per model, numbers rounded to two digits.
+
+    Raises:
+        ShowError: If the text has no such step.
+    """
+    n_steps = record.models[0].maps[0].n_steps
+    if not 1 <= step <= n_steps:
+        raise ShowError(f"There is no step {step} to tell of; the text has steps 1 to {n_steps}.")
+    at_step = [at for at, number in enumerate(record.steps) if number == step]
+    text = _NUMBERED.sub("", "".join(record.tokens[at] for at in at_step)).strip()
+    heading = f"Where did it look when it wrote step {step}, {_quoted(text)}?"
+    paragraphs = [_looks(record, heading, at_step, record.boxes[at_step[0]])]
+    if record.answer is not None:
+        heading = "Where did it look when it gave its answer (evidence: the last step's)?"
+        last = record.boxes[record.steps.index(n_steps)]
+        paragraphs.append(_looks(record, heading, [record.answer], last))
+    if all(model.commitment is not None for model in record.models):
+        heading = "When did it make up its mind (p of its final answer after 0, 1, ... steps)?"
+        paragraphs.append((heading, [_mind(model, record.problem) for model in record.models]))
+    if any(model.response is not None for model in record.models):
+        heading = "What does it answer when it writes for itself?"
+        paragraphs.append((heading, [_answer(model, record.problem) for model in record.models]))
+    labels = [model.label for model in record.models]
+    width = max(map(len, labels))
+    return "\n\n".join(
+        "\n".join([asked, *(f"  {a:{width}s}  {b}" for a, b in zip(labels, lines, strict=True))])
+        for asked, lines in paragraphs
+    )
+
+
+def _looks(
+    record: ExplorerRecord, heading: str, tokens: Sequence[int], boxes: Sequence[Box]
+) -> tuple[str, list[str]]:
+    cover: CoverArray = record.grid.coverage(boxes)
+    seen = bool(cover.any())
+    if boxes and not seen:
+        heading += "\n(the model is shown nothing of the evidence)"
+    elif boxes:
+        heading += (
+            f"\n(shares of attention; an even look would put {cover.mean():.2f} on the evidence)"
+        )
+    lines = []
+    for model in record.models:
+        rows = model.maps[0].weights[:, :, tokens].mean(axis=(0, 1), dtype=np.float64)
+        mean = rows.mean(axis=0)
+        line = f"strongest {_place(record.grid, int(mean.argmax()))}; "
+        line += f"{mean.sum():.2f} on the picture"
+        if seen and mean.sum() > 0:
+            line += f", of that {mean @ cover / mean.sum():.2f} on the evidence"
+            each = rows @ cover / np.maximum(rows.sum(axis=1), np.finfo(float).tiny)
+            most = int(each.argmax())
+            if len(tokens) > 1:
+                token = record.tokens[tokens[most]].strip()
+                line += f" ({each[most]:.2f} at {_quoted(token)})"
+        lines.append(line)
+    return heading, lines
+
+
+def _place(grid: TokenGrid, token: int) -> str:
+    """Which ninth of the picture a token's centre lies in."""
+    x0, y0, x1, y1 = grid.boxes[token]
+    width, height = grid.image_size
+    column = _COLUMNS[min(2, int(3 * (x0 + x1) / 2 / width))]
+    row = _ROWS[min(2, int(3 * (y0 + y1) / 2 / height))]
+    return "in the centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
+
+
+def _mind(model: ExplorerModel, problem: Problem) -> str:
+    assert model.commitment is not None
+    table = model.commitment[model.commitment["control"] == "rationale"]
+    item = commitment_items(table, [problem], thresholds=(SURE,)).iloc[0]
+    p = table[table["candidate"] == item["final"]].sort_values("step")["p"]
+    when = f"never (p stays below {SURE:g})"
+    if not np.isnan(item[f"commitment_step_{SURE:g}"]):
+        step = int(item[f"commitment_step_{SURE:g}"])
+        when = f"after step {step} of {item['n_steps']}" if step else "before it wrote anything"
+    return f"{when}: {item['final']} ({' '.join(f'{value:.2f}' for value in p)})"
+
+
+def _answer(model: ExplorerModel, problem: Problem) -> str:
+    if model.answer is None:
+        return "none that can be told"
+    if model.answer == problem.answer:
+        return f"{model.answer}, which is right"
+    habitual = ", the habitual answer" if model.answer == problem.habitual else ""
+    return f"{model.answer}, which is wrong (right: {problem.answer}){habitual}"
+
+
+def _quoted(text: str) -> str:
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{text}\N{RIGHT DOUBLE QUOTATION MARK}"

@@ -14,14 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.show.explorer.choice import (
-    CODES,
-    HeadChoice,
-    LayerChoice,
-    PlaneKey,
-    Selection,
-)
-from attcot_analysis.show.explorer.figure import explorer_figure
+from attcot_analysis.show.explorer.figure import explorer_figure, index_of, make_content
 from attcot_analysis.show.explorer.page import (
     PAGE_BUDGET,
     explorer_fragment,
@@ -36,9 +29,17 @@ from attcot_analysis.show.explorer.planes import (
     plane_stats,
     plane_weights,
 )
-from attcot_analysis.show.explorer.record import ExplorerRecord
-from attcot_analysis.show.explorer.select import read_key, select, traits_of
-from attcot_analysis.show.explorer.spec import index_of, make_content
+from attcot_analysis.show.explorer.record import (
+    CODES,
+    ExplorerRecord,
+    HeadChoice,
+    LayerChoice,
+    PlaneKey,
+    Selection,
+    read_key,
+    select,
+    traits_of,
+)
 from attcot_analysis.show.figures import write_atomically
 
 LIVE_BUDGET = 8_000_000

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from attcot_analysis.show.intervals import counts, need_columns, order_metrics, p_of
 from attcot_analysis.show.markup import Markup, el
-from attcot_analysis.show.report.verdicts import row_verdict
+from attcot_analysis.show.report.questions import row_verdict
 from attcot_analysis.show.style import (
     arm_label,
     arm_style,
@@ -17,7 +18,6 @@ from attcot_analysis.show.style import (
     order_arms,
     page_color,
 )
-from attcot_analysis.show.tables import counts, need_columns, order_metrics, p_of
 from attcot_analysis.stats.catalogue import Metric
 
 _TEST_HEADS = {"p_value": "p (test)", "p_holm": "p (Holm)"}

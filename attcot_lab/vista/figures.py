@@ -10,17 +10,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attcot_analysis.errors import ShowError
+from attcot_analysis.show.intervals import error_lengths, need_columns
 from attcot_analysis.show.style import GRID, INK, PAPER, figure_style, format_counts, new_figure
-from attcot_analysis.show.tables import error_lengths, need_columns
 
 _KEPT, _DROPPED = "#0173b2", "#d55e00"
+
 _COLUMN = 8 / 96
+
 """Inches that a letter of the fixed-width font takes at `_SIZE`: whole pixels."""
+
 _SIZE = 9.5
+
 _LINE = 0.24
+
 _RETURN = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+
 _DRAWS = {"continued": "mended prefixes, continued", "plain": "as many plain samples"}
+
 _DIFFERENCE = "continued - plain"
+
 _SUCCESS = {"answer": "right answer", "rationale": "right rationale"}
 
 
