@@ -95,7 +95,6 @@ from .problems.response import parse_response as parse_response
 from .problems.response import render_response as render_response
 from .runs.generations import Generations as Generations
 from .runs.generations import read_generations as read_generations
-from .runs.lmms_eval import export_task as export_task
 from .runs.measure import measure_all as measure_all
 from .runs.measure import measure_run as measure_run
 from .runs.records import Records as Records

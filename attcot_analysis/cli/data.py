@@ -1,4 +1,4 @@
-"""`attcot data`: check a dataset, convert it, and hand it to other tools."""
+"""`attcot data`: check a dataset, convert it, and read what a batch has answered."""
 
 import argparse
 from pathlib import Path
@@ -51,16 +51,6 @@ def add(commands: options.Commands, common: argparse.ArgumentParser) -> None:
         "--skip-faulty", action="store_true", help="write what there is where some have failed"
     )
     responses.set_defaults(run=_responses)
-
-    task = what.add_parser(
-        "lmms-eval",
-        parents=[common],
-        help="write a problem folder as a task of lmms-eval (YAML, utils.py, pictures)",
-    )
-    task.add_argument("problems", type=Path, metavar="PROBLEMS", help="problem folder")
-    task.add_argument("--out", type=Path, required=True, help="new folder of the task")
-    task.add_argument("--name", default=None, help="of the task; default attcot_PROBLEMS")
-    task.set_defaults(run=_task)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -138,16 +128,6 @@ def _responses(given: argparse.Namespace, quiet: bool) -> None:
         )
     print(found)
     print(f"Responses: {write_generations(given.out, found)}")
-
-
-def _task(given: argparse.Namespace, quiet: bool) -> None:
-    from attcot_analysis.problems.folder import load_problems
-    from attcot_analysis.runs.lmms_eval import export_task
-
-    name = given.name or f"attcot_{given.problems.resolve().name}"
-    path = export_task(load_problems(given.problems), given.out, name)
-    print(f"Task: {path}")
-    print(f"Run it: python -m lmms_eval --include_path {given.out} --tasks {name} ...")
 
 
 def _print_faults(faults: tuple[str, ...]) -> None:

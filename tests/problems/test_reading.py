@@ -422,3 +422,22 @@ def test_long_texts_and_runs_of_white_space_are_read_as_short_ones():
     ):
         assert match_answer(text, ("red", "blue")) == "red"
     assert match_answer("It is not a very bright red.", ("red", "blue")) is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "known", "tolerance", "expected"),
+    [
+        ("The Car.", ["car"], 0, "car"),
+        ("1,200", ["1200"], 0, "1200"),
+        ("12%", ["12"], 0, "12"),
+        ("1250", ["1200"], 0.05, "1200"),
+        ("1250", ["1200"], 0.01, "1250"),
+        ("1.26", ["1.2", "1.25"], 0.05, "1.25"),
+        ("red  car", ["car"], 0, "red car"),
+        ("0", ["0.1"], 0.05, "0"),
+        ("...", ["car"], 0, None),
+    ],
+)
+def test_open_answers(stated, known, tolerance, expected):
+    assert open_answer(stated, known, tolerance=tolerance) == expected
+    assert open_answer(f" {stated} ", known, tolerance=tolerance) == expected
