@@ -11,8 +11,7 @@ from types import MappingProxyType
 
 from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.show.style import arm_label
-from attcot_analysis.stats import catalogue as formulas
-from attcot_analysis.stats.catalogue import FORMULAS, METRICS, Metric
+from attcot_analysis.stats.catalogue import METRICS, NOTATION, Metric
 from attcot_lab.claims.catalogue import CLAIMS, PAPERS
 from attcot_lab.claims.claim import Claim
 
@@ -69,7 +68,7 @@ NOTEBOOKS: Mapping[str, str] = MappingProxyType(
         "access": "01_visual_access",
         "dependence": "03_counterfactual_dependence",
         "prior": "05_before_and_after",
-        "samples": "04_att_cot_finetuning",
+        "samples": "09_vista_self_improvement",
     }
 )
 """Metric axis → the notebook that measures it."""
@@ -85,11 +84,10 @@ MODULES: Mapping[str, str] = MappingProxyType(
 )
 _HEAD = "<!-- Written by scripts/write_docs.py; change the code it is made from. -->\n\n"
 _BETTER = {"higher": "higher is better", "lower": "lower is better", None: "no direction by itself"}
-_SIGNS = str(formulas.__doc__).split("\n\n")[1]
 
 
 def metrics_page() -> str:
-    """The page of every measurement, from catalogue and formulas."""
+    """The page of every measurement, from the catalogue."""
     parts = [
         "# Every measurement\n",
         "Every metric is one number per item, averaged over items (and training seeds) with a 95 % "
@@ -97,29 +95,28 @@ def metrics_page() -> str:
         "too, with formulas. What it means that most of these are reconstructions is said in "
         "[What to keep in mind](../README.md#what-to-keep-in-mind); whether they find what they "
         "name, in [Do the metrics find what they name?](validity.md)\n",
-        f"{_SIGNS}\n",
+        f"Notation: {NOTATION}",
     ]
     for axis, (title, about) in AXES.items():
         parts += [f"## {title}\n", f"{about}\n"]
         own = [metric for metric in METRICS.values() if metric.axis == axis]
         shown: list[str] = []
         for metric in own:
-            picture = FORMULAS[metric.name].picture
-            if picture not in shown:
-                shown.append(picture)
-                parts.append(f"![{CAPTIONS[picture]}]({PICTURES}/{picture}.svg)\n")
+            if metric.picture not in shown:
+                shown.append(metric.picture)
+                caption = CAPTIONS[metric.picture]
+                parts.append(f"![{caption}]({PICTURES}/{metric.picture}.svg)\n")
             parts.append(_metric(metric))
     return _HEAD + "\n".join(parts)
 
 
 def _metric(metric: Metric) -> str:
-    formula = FORMULAS[metric.name]
     kind = ", 0 or 1 per item" if metric.binary else ""
     return (
         f"### {metric.name}\n\n"
         f"**{metric.title}** ({metric.unit}{kind}; {_BETTER[metric.better]}), from "
-        f"`{formula.function}`.\n\n"
-        f"```text\n{formula.text}\n```\n\n"
+        f"`{metric.function}`.\n\n"
+        f"```text\n{metric.formula}\n```\n\n"
         f"{metric.definition}\n\n"
         f"*When the usual reading is wrong:* {metric.falsifier}\n\n"
         f"*Source:* {metric.source}.\n"

@@ -1,4 +1,7 @@
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import attcot_lab
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.causal import COLUMNS as CAUSAL_COLUMNS
 from attcot_analysis.measures.causal import GROUP
@@ -19,6 +23,7 @@ from attcot_analysis.measures.compare import (
     wider_intervals,
 )
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.stats.catalogue import register_metrics
 
 EXPECTED = [
     "accuracy_cot",
@@ -97,6 +102,35 @@ def test_the_catalogue_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         METRICS["mass"].title = "mine"
     assert isinstance(METRICS["mass"], Metric)
+
+
+def test_the_laboratory_adds_its_metrics_when_it_is_imported():
+    code = (
+        "from attcot_analysis.stats.catalogue import METRICS; before = list(METRICS); "
+        "import attcot_lab; print(len(before), list(METRICS)[:len(before)] == before, "
+        "{METRICS[name].axis for name in list(METRICS)[len(before):]})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    n_samples = sum(metric.axis == "samples" for metric in METRICS.values())
+    assert done.stdout.strip() == f"{len(METRICS) - n_samples} True {{'samples'}}"
+
+
+def test_metrics_are_registered_once_and_with_one_meaning(tmp_path):
+    before = dict(METRICS)
+    own = Path(attcot_lab.__file__).with_name("vista") / "metrics.yaml"
+    register_metrics(own)
+    text = own.read_text(encoding="utf-8")
+    other = tmp_path / "metrics.yaml"
+    other.write_text(text.replace("title: no right sample", "title: hard"), encoding="utf-8")
+    with pytest.raises(MeasureError, match="gives the metric 'unsolved' another meaning"):
+        register_metrics(other)
+    other.write_text(text.replace("better:", "best:"), encoding="utf-8")
+    with pytest.raises(MeasureError, match="missing or unknown field") as caught:
+        register_metrics(other)
+    assert "\n" not in str(caught.value)
+    assert dict(METRICS) == before
 
 
 # --- values per item ----------------------------------------------------------------------------
