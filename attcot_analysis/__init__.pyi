@@ -80,10 +80,10 @@ from .problems.arrows import ArrowsConfig as ArrowsConfig
 from .problems.arrows import generate_arrows as generate_arrows
 from .problems.coverage import DataCoverage as DataCoverage
 from .problems.coverage import data_coverage as data_coverage
-from .problems.data.registry import DataCheck as DataCheck
-from .problems.data.registry import check_data as check_data
-from .problems.data.registry import convert_data as convert_data
-from .problems.data.registry import read_data as read_data
+from .problems.data import DataCheck as DataCheck
+from .problems.data import check_data as check_data
+from .problems.data import convert_data as convert_data
+from .problems.data import read_data as read_data
 from .problems.folder import load_problems as load_problems
 from .problems.folder import save_problems as save_problems
 from .problems.problem import Box as Box

@@ -16,8 +16,6 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -25,7 +23,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
 from attcot_analysis.problems.box_forms import BoxForms
-from attcot_analysis.problems.pictures import open_picture
+from attcot_analysis.problems.pictures import DAMAGED_PNG, StoredPicture, open_picture
 from attcot_analysis.problems.problem import Box, Edit, Problem, Step
 
 _REQUIRED = ("id", "question", "candidates", "answer")
@@ -215,90 +213,6 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-Read = Callable[[Path], Image.Image]
-
-Kind = Literal["twin", "control"]
-
-Stored = TypeVar("Stored", Problem, Edit)
-
-
-_KEPT = 16
-
-"""Pictures of the last looks, which are often at the same one."""
-
-
-class _OnDisk:
-    """Reads ``image`` when it is looked at; one that is set is kept, as in any other problem."""
-
-    __dict__: dict[str, Any]
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture, read from its file."""
-        own = self.__dict__.get("_image")
-        if own is not None:
-            return own
-        file, read = self.__dict__["_file"]
-        return _look(file, read, _stamp(file))
-
-    @image.setter
-    def image(self, image: Image.Image) -> None:
-        self.__dict__["_image"] = image
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the picture, without reading it."""
-        own = self.__dict__.get("_image")
-        return own.size if own is not None else self.__dict__["_size"]
-
-
-class StoredEdit(_OnDisk, Edit):
-    """An edit whose picture is read when it is looked at."""
-
-
-class StoredProblem(_OnDisk, Problem):
-    """A problem whose picture is read when it is looked at."""
-
-
-def stored(problem: Problem, file: Callable[[str | None], Path], read: Read) -> Problem:
-    """The same problem without its pictures in memory.
-
-    Args:
-        problem: With pictures, or blank ones of the same size.
-        file: Where the picture of the original (``None``), twin or control lies.
-        read: Reads a file; must be a function of a module, to be sent to other processes.
-    """
-    light = _without(problem, StoredProblem, file(None), read)
-    for kind in ("twin", "control"):
-        edit = getattr(problem, kind)
-        if edit is not None:
-            light.__dict__[kind] = _without(edit, StoredEdit, file(kind), read)
-    return light
-
-
-def _without(one: Stored, kind: type[Stored], file: Path, read: Read) -> Stored:
-    light = object.__new__(kind)
-    light.__dict__.update(
-        {field.name: getattr(one, field.name) for field in fields(one) if field.name != "image"}
-    )
-    light.__dict__.update(_file=(file, read), _size=one.image.size)
-    return light
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    """What tells a file from one that was written in its place since."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-@lru_cache(maxsize=_KEPT)
-def _look(file: Path, read: Read, stamp: tuple[int, ...]) -> Image.Image:
-    return read(file)
-
-
 LINES = "problems.jsonl"
 
 IMAGES = "images"
@@ -469,30 +383,15 @@ def _problem(root: Path, line: bytes, where: str, seen: set[str], keep: bool) ->
         raise ProblemError(f"{where} is not valid JSON: {error}.") from error
     name = record.get("id", "") if isinstance(record, dict) else ""
 
-    def file(kind: str | None) -> Path:
-        return root / IMAGES / f"{name}{'' if kind is None else f'.{kind}'}.png"
-
-    def picture(kind: str | None) -> Image.Image:
+    def picture(kind: str | None) -> Any:
         _check_id(name, seen if kind is None else set(), where)
-        return _read_image(file(kind), where, blank=not keep)
+        file = root / IMAGES / f"{name}{'' if kind is None else f'.{kind}'}.png"
+        title = f"{where}: image {file}"
+        if keep:
+            return open_picture(file, title, damaged=DAMAGED_PNG, formats=["PNG"])
+        return StoredPicture.at(file, title)
 
-    problem = problem_from_record(record, picture, where)
-    return problem if keep else stored(problem, file, _read_later)
-
-
-def _read_later(path: Path) -> Image.Image:
-    return _read_image(path, str(path.parent.parent))
-
-
-def _read_image(path: Path, where: str, *, blank: bool = False) -> Image.Image:
-    """A picture, or a blank one of the size that its header tells."""
-    return open_picture(
-        path,
-        f"{where}: image {path}",
-        damaged="is damaged or not a PNG",
-        formats=["PNG"],
-        blank=blank,
-    )
+    return problem_from_record(record, picture, where)
 
 
 def _no_constant(name: str) -> NoReturn:

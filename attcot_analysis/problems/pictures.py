@@ -1,6 +1,10 @@
 """Pictures: the one way in which they are read, from a file, from bytes or from memory."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +15,9 @@ from attcot_analysis.errors import ProblemError, passing
 
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 """Chunks of a PNG that may tell its orientation behind the pixels."""
+
+DAMAGED_PNG = "is damaged or not a PNG"
+"""What to say of a file of a problem folder that is not a readable picture."""
 
 
 def upright_rgb(image: Image.Image, name: str = "The image") -> Image.Image:
@@ -60,32 +67,81 @@ def open_picture(
     *,
     damaged: str = "is damaged or no picture",
     formats: list[str] | None = None,
-    blank: bool = False,
 ) -> Image.Image:
     """Open a file and read it as `upright_rgb` does.
 
     Args:
         file: Path, an opened file, or a picture in memory, which may still have to be decoded.
         name: For messages.
-        damaged: What to say of a file that is no readable picture.
+        damaged: What to say of a file that is not a readable picture.
         formats: Of Pillow, which alone are read; default all.
-        blank: Give a blank picture of the same size, which need not be decoded for it.
 
     Raises:
         ProblemError: If it is missing, damaged, too large or of no known range.
     """
+    with _reading(name, damaged):
+        if isinstance(file, Image.Image):
+            file.load()
+            return upright_rgb(file, name)
+        with Image.open(file, formats=formats) as image:
+            upright = upright_rgb(image, name)
+            upright.load()
+            return upright
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture that stays in its PNG file until it is read.
+
+    Attributes:
+        file: Where it lies.
+        name: For messages.
+        size: Width and height once it is upright.
+    """
+
+    file: Path
+    name: str
+    size: tuple[int, int]
+    mode = "RGB"
+
+    @classmethod
+    def at(cls, file: Path, name: str) -> "StoredPicture":
+        """A stored picture of the size that its header gives; pixels are decoded only if they must.
+
+        Raises:
+            ProblemError: As `open_picture`.
+        """
+        with _reading(name, DAMAGED_PNG), Image.open(file, formats=["PNG"]) as image:
+            if image.mode in ("I", "F"):
+                upright_rgb(image, name)
+            return cls(file, name, _shown_size(image, file))
+
+    def read(self) -> Image.Image:
+        """The picture, read now or at one of the last looks.
+
+        Raises:
+            ProblemError: As `open_picture`.
+        """
+        try:
+            status = self.file.stat()
+        except OSError:
+            return _read_stored(self, ())
+        return _read_stored(self, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+# Looks are often at the same few pictures; the stamp tells a file that was written anew.
+@lru_cache(maxsize=16)
+def _read_stored(picture: StoredPicture, stamp: tuple[int, ...]) -> Image.Image:
+    return open_picture(picture.file, picture.name, damaged=DAMAGED_PNG, formats=["PNG"])
+
+
+@contextmanager
+def _reading(name: str, damaged: str) -> Iterator[None]:
+    """Turn whatever a file that cannot be read raises into one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(file, Image.Image):
-                file.load()
-                return upright_rgb(file, name)
-            with Image.open(file, formats=formats) as image:
-                if blank and image.mode not in ("I", "F"):
-                    return Image.new("RGB", _shown_size(image, file))
-                found = upright_rgb(image, name)
-                found.load()
-                return found
+            yield
     except ProblemError:
         raise
     except FileNotFoundError:
@@ -103,9 +159,9 @@ def open_picture(
         ) from error
 
 
-def _shown_size(image: Image.Image, file: str | Path | BinaryIO) -> tuple[int, int]:
+def _shown_size(image: Image.Image, file: Path) -> tuple[int, int]:
     """Width and height once it is upright; the pixels are decoded only if they must be."""
-    late = isinstance(file, str | Path) and any(mark in Path(file).read_bytes() for mark in _LATE)
+    late = any(mark in file.read_bytes() for mark in _LATE)
     exif = image.getexif() if late else Image.Image.getexif(image)
     turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (image.height, image.width) if turned else image.size

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import fits, other_forms
-from attcot_analysis.problems.pictures import upright_rgb
+from attcot_analysis.problems.pictures import StoredPicture, upright_rgb
 
 Box = tuple[float, float, float, float]
 """A pixel rectangle ``(x0, y0, x1, y1)``, half open, in the coordinates of the original image."""
@@ -36,8 +36,42 @@ class Step:
             )
 
 
+class _Picture:
+    """The attribute ``image``: a picture, or a `StoredPicture`, which is read at every look."""
+
+    def __get__(self, owner: object, kind: type | None = None) -> Image.Image:
+        """The picture itself, wherever it lies."""
+        if owner is None:
+            raise AttributeError("a class has no picture")  # So the field has no default.
+        held: Image.Image | StoredPicture = owner.__dict__["image"]
+        return held.read() if isinstance(held, StoredPicture) else held
+
+    def __set__(self, owner: object, picture: Image.Image | StoredPicture) -> None:
+        """Keep a picture, turned upright as files are when they are read."""
+        if isinstance(picture, Image.Image) and picture.mode == "RGB":
+            picture = upright_rgb(picture)
+        owner.__dict__["image"] = picture
+
+
+class _Pictured:
+    """What `Problem` and `Edit` share: a picture in memory or on disk, and its size."""
+
+    if not TYPE_CHECKING:  # To readers it is an image, and type checkers see a plain field.
+        image = _Picture()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture, in pixels; one on disk is not read for it."""
+        return self._held.size
+
+    @property
+    def _held(self) -> Image.Image | StoredPicture:
+        held: Image.Image | StoredPicture = self.__dict__["image"]
+        return held
+
+
 @dataclass(frozen=True)
-class Edit:
+class Edit(_Pictured):
     """A counterfactual version of a problem's picture.
 
     Attributes:
@@ -55,19 +89,15 @@ class Edit:
     steps: tuple[Step, ...]
     boxes: tuple[Box, ...]
 
-    def __post_init__(self) -> None:
-        """Turn the picture upright, as files are read."""
-        if self.image.mode == "RGB":
-            object.__setattr__(self, "image", upright_rgb(self.image))
-
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(_Pictured):
     """One item: a picture, a question about it, and everything needed to test an answer.
 
     Attributes:
         id: Unique within a set.
         image: RGB picture; an orientation tag turns it, so that boxes are of it as it is shown.
+            A `StoredPicture` stays on disk and is read at every look.
         question: Natural-language question, without any instruction on how to answer.
         candidates: The closed set of possible answers, at least two, all different; empty for an
             open question, whose answers can be generated but not forced.
@@ -101,12 +131,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""
-        if self.image.mode != "RGB":
+        if self._held.mode != "RGB":
             raise ProblemError(
-                f"Problem {self.id}: image mode is {self.image.mode}; convert it to RGB first, as "
+                f"Problem {self.id}: image mode is {self._held.mode}; convert it to RGB first, as "
                 "attcot_analysis.models.read_image does."
             )
-        object.__setattr__(self, "image", upright_rgb(self.image))
         if not self.question.strip():
             raise ProblemError(f"Problem {self.id}: the question is empty; give it a question.")
         if len(set(self.candidates)) != len(self.candidates) or len(self.candidates) == 1:
@@ -132,7 +161,7 @@ class Problem:
                 f"Problem {self.id}: tolerance is {self.tolerance}; give a share from 0 up to 1."
             )
         boxes = [box for step in self.steps for box in step.boxes]
-        _check_boxes(self.id, self.image, [*boxes, *self.evidence])
+        _check_boxes(self.id, self.size, [*boxes, *self.evidence])
         self._check_edit(self.twin, "twin")
         self._check_edit(self.control, "control")
 
@@ -151,21 +180,16 @@ class Problem:
         boxes = [box for step in self.steps for box in step.boxes]
         return tuple(dict.fromkeys([*boxes, *self.evidence]))
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the picture, in pixels."""
-        return self.image.size
-
     def _check_edit(self, edit: Edit | None, kind: str) -> None:
         if edit is None:
             return
         if edit.kind != kind:
             raise ProblemError(f"Problem {self.id}: its {kind} is marked {edit.kind!r}.")
-        resized = edit.image.size != self.image.size
-        if (resized and (edit.boxes or kind == "control")) or edit.image.mode != "RGB":
+        resized = edit.size != self.size
+        if (resized and (edit.boxes or kind == "control")) or edit._held.mode != "RGB":
             raise ProblemError(
-                f"Problem {self.id}: its {kind} image is {edit.image.size} {edit.image.mode}; "
-                f"expected {self.image.size} RGB like the original."
+                f"Problem {self.id}: its {kind} image is {edit.size} {edit._held.mode}; "
+                f"expected {self.size} RGB like the original."
             )
         if self.candidates and edit.answer not in self.candidates:
             raise ProblemError(
@@ -177,15 +201,15 @@ class Problem:
                 f"Problem {self.id}: the {kind}'s answer must {must} the original's "
                 f"{self.answer!r}, but is {edit.answer!r}."
             )
-        _check_boxes(self.id, self.image, edit.boxes)
+        _check_boxes(self.id, self.size, edit.boxes)
 
 
-def _check_boxes(problem_id: str, image: Image.Image, boxes: Sequence[Box]) -> None:
-    width, height = image.size
+def _check_boxes(problem_id: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:
+    width, height = size
     for box in boxes:
-        if not fits(box, image.size):
+        if not fits(box, size):
             raise ProblemError(
                 f"Problem {problem_id}: box {tuple(box)} does not lie in its {width}x{height} "
                 "image; boxes are (x0, y0, x1, y1) pixels, half open"
-                f"{other_forms(box, image.size)}."
+                f"{other_forms(box, size)}."
             )

@@ -1,12 +1,213 @@
-"""Adapters: datasets as they are published, read as problems."""
+"""Adapters: datasets as they are published, read as problems, checked and converted."""
 
-from attcot_analysis.problems.data.registry import (
-    ADAPTERS,
-    Adapter,
-    DataCheck,
-    check_data,
-    convert_data,
-    read_data,
-)
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.box_forms import FORMS
+from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
+from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
+from attcot_analysis.problems.data.hub import HUB_SETS, read_aokvqa, read_vstar
+from attcot_analysis.problems.data.source import Made, Place
+from attcot_analysis.problems.folder import save_problems
+from attcot_analysis.problems.problem import Problem
 
 __all__ = ["ADAPTERS", "Adapter", "DataCheck", "check_data", "convert_data", "read_data"]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A format that can be read.
+
+    Attributes:
+        title: The dataset.
+        read: Gives what makes the problems of each of its records.
+        hub: Hub id that can be given instead of files; empty if it is read from files only.
+    """
+
+    title: str
+    read: Callable[[Place], Iterator[Made]]
+    hub: str = ""
+
+
+_HUB = {name: Adapter(one.title, one.read, one.hub) for name, one in HUB_SETS.items()}
+
+ADAPTERS = {
+    "jsonl": Adapter("your own data: JSON lines and a folder of pictures", own.read),
+    "clevr": Adapter("CLEVR", clevr.read),
+    "chartqa": Adapter("ChartQA", chartqa.read, chartqa.HUB),
+    "visual-cot": Adapter("Visual CoT, with the rationales of its GQA part", visual_cot.read),
+    "vstar": Adapter("V*Bench", read_vstar),
+    **_HUB,
+    "a-okvqa": replace(_HUB["a-okvqa"], read=read_aokvqa),
+}
+"""Formats by name."""
+
+_OWN_BOXES = ("jsonl", "visual-cot")
+"""Formats of which people write files of their own."""
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What a check of a dataset found.
+
+    Attributes:
+        coverage: What can be measured on the problems that could be read.
+        faults: One sentence for every record that could not.
+    """
+
+    coverage: DataCoverage
+    faults: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every record could be read, and there is at least one."""
+        return not self.faults and self.coverage.n > 0
+
+
+def read_data(
+    source: str | Path,
+    format: str = "jsonl",
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    boxes: str | None = None,
+    faults: list[str] | None = None,
+) -> Iterator[Problem]:
+    """Read a dataset as it is published, problem by problem.
+
+    Args:
+        source: File, folder or hub id.
+        format: A name in `ADAPTERS`.
+        images: Folder of the pictures, where they do not lie beside the records.
+        split: Of the dataset; default the format's own.
+        boxes: Form of your own boxes, a name in `FORMS`; default pixels, refused where they show
+            another form.
+        faults: Where to put a sentence for every record that cannot be read; default is to stop
+            at the first.
+
+    Raises:
+        ProblemError: If the format is unknown or nothing can be read from the source, and, without
+            ``faults``, at the first record that is wrong.
+    """
+    return _read(_place(source, format, images, split, boxes), format, faults)
+
+
+def _place(
+    source: str | Path,
+    format: str,
+    images: str | Path | None,
+    split: str | None,
+    boxes: str | None,
+) -> Place:
+    if format not in ADAPTERS:
+        raise ProblemError(
+            f"There is no data format {format!r}; choose from {', '.join(ADAPTERS)}."
+        )
+    if boxes is not None and boxes not in FORMS:
+        raise ProblemError(f"There is no form of boxes {boxes!r}; choose from {', '.join(FORMS)}.")
+    if boxes is not None and format not in _OWN_BOXES:
+        raise ProblemError(
+            f"The boxes of {format} are of the form that it is published in; leave --boxes out."
+        )
+    return Place(str(source), None if images is None else Path(images), split, boxes)
+
+
+def _read(place: Place, format: str, faults: list[str] | None) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for made in ADAPTERS[format].read(place):
+        try:
+            problems = made()
+            for problem in problems:
+                if problem.id.lower() in seen:
+                    raise ProblemError(f"Problem {problem.id} is there twice; ids must be unique.")
+        except ProblemError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
+        seen |= {problem.id.lower() for problem in problems}
+        yield from problems
+
+
+def check_data(
+    source: str | Path,
+    format: str = "jsonl",
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    boxes: str | None = None,
+    limit: int | None = None,
+) -> DataCheck:
+    """Read a dataset and say what is wrong with it and what can be measured on it.
+
+    Args:
+        source: See `read_data`, as the next four.
+        format: See there.
+        images: See there.
+        split: See there.
+        boxes: See there.
+        limit: Read only the first so many problems.
+
+    Raises:
+        ProblemError: If the format is unknown or nothing can be read from the source.
+    """
+    faults: list[str] = []
+    count = CoverageCount()
+    place = _place(source, format, images, split, boxes)
+    for problem in islice(_read(place, format, faults), limit):
+        count.add(problem)
+    return _checked(count, place, faults)
+
+
+def _checked(count: CoverageCount, place: Place, faults: list[str]) -> DataCheck:
+    said = (place.seen.fault, place.seen.doubt)
+    warnings = (*count.coverage.warnings, *(one for one in said if one is not None))
+    return DataCheck(replace(count.coverage, warnings=warnings), tuple(faults))
+
+
+def convert_data(
+    source: str | Path,
+    folder: str | Path,
+    format: str = "jsonl",
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    boxes: str | None = None,
+    limit: int | None = None,
+    skip_faulty: bool = False,
+    overwrite: bool = False,
+) -> DataCheck:
+    """Write a dataset as a problem folder, which `load_problems` and ``attcot measure`` read.
+
+    Args:
+        source: See `read_data`.
+        folder: Where to; see `save_problems`.
+        format: See `read_data`, as the next three.
+        images: See there.
+        split: See there.
+        boxes: See there.
+        limit: Only the first so many problems.
+        skip_faulty: Leave out records that are wrong, instead of refusing the dataset.
+        overwrite: Replace a problem folder that is already there.
+
+    Raises:
+        ProblemError: As `read_data` and `save_problems`, and if the boxes show another form than
+            pixels, of which some would pass.
+    """
+    faults: list[str] = []
+    count = CoverageCount()
+    place = _place(source, format, images, split, boxes)
+    found = _read(place, format, faults if skip_faulty else None)
+
+    def counted() -> Iterator[Problem]:
+        for problem in islice(found, limit):
+            count.add(problem)
+            yield problem
+        if place.seen.fault is not None:
+            raise ProblemError(f"{source}: {place.seen.fault}")
+
+    save_problems(counted(), folder, overwrite=overwrite)
+    return _checked(count, place, faults)

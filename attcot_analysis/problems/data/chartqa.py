@@ -22,20 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.source import corner_boxes
 from attcot_analysis.problems.data.source import (
     Made,
     Place,
     Record,
+    choose,
+    corner_boxes,
     each,
     file_id,
     json_file,
     json_list,
     picture,
     rows,
+    yes_or_no,
 )
-from attcot_analysis.problems.data.source import choose
-from attcot_analysis.problems.data.source import yes_or_no
 from attcot_analysis.problems.problem import Box, Problem
 
 HUB = "HuggingFaceM4/ChartQA"

@@ -15,19 +15,16 @@ Control edits hide as much where no object is. Questions whose answer cannot be 
 colour of a hidden object, say) have no twin.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-from collections.abc import Mapping, Sequence
-import numpy as np
-import numpy.typing as npt
-from attcot_analysis.problems.problem import Box
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, floor
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.source import (
     Made,
@@ -40,7 +37,6 @@ from attcot_analysis.problems.data.source import (
 )
 from attcot_analysis.problems.occlusion import Rectangle, control_rectangles, occluded
 from attcot_analysis.problems.problem import Box, Edit, Problem
-
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "color": ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"),
@@ -59,7 +55,6 @@ COUNTS = tuple(str(n) for n in range(11))
 Objects = Sequence[Mapping[str, Any]]
 
 
-
 @dataclass(frozen=True)
 class Run:
     """What a program gives on a scene.
@@ -76,7 +71,6 @@ class Run:
     counted: tuple[int, ...]
 
 
-
 def candidates(program: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The possible answers of a program's last function."""
     last = _function(program[-1])
@@ -85,7 +79,6 @@ def candidates(program: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     if last.startswith("query_"):
         return ATTRIBUTES[last.removeprefix("query_")]
     return ("yes", "no")
-
 
 
 def run(
@@ -151,7 +144,6 @@ def run(
     return Run(answer, tuple(sorted(evidence)), tuple(sorted(counted)))
 
 
-
 _PLAIN: Mapping[str, Callable[..., Any]] = {
     "union": lambda a, b: a | b,
     "intersect": lambda a, b: a & b,
@@ -162,7 +154,6 @@ _PLAIN: Mapping[str, Callable[..., Any]] = {
 }
 
 _YES_NO = {True: "yes", False: "no"}
-
 
 
 def _function(node: Mapping[str, Any]) -> str:
@@ -187,7 +178,6 @@ _CUBE = 0.94
 _FITS = 2.0
 
 """Pixels; published coordinates are rounded to whole ones."""
-
 
 
 def object_boxes(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[Box]:
@@ -219,7 +209,6 @@ def object_boxes(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
     return found
 
 
-
 def _camera(places: FloatArray, seen: FloatArray) -> FloatArray:
     """Heading, descent and distance that show the places where they are seen."""
 
@@ -240,7 +229,6 @@ def _camera(places: FloatArray, seen: FloatArray) -> FloatArray:
     return camera
 
 
-
 def _in_view(camera: FloatArray, points: FloatArray) -> FloatArray:
     """Points as the camera sees them: to the right, upwards and ahead of it."""
     heading, descent, distance = camera
@@ -251,11 +239,9 @@ def _in_view(camera: FloatArray, points: FloatArray) -> FloatArray:
     return np.asarray(points @ axes.T + np.array([0.0, 0.0, distance]))
 
 
-
 def _pixels(points: FloatArray) -> FloatArray:
     x, y, depth = points.T
     return np.stack([_WIDTH / 2 + _FOCAL * x / depth, _HEIGHT / 2 - _FOCAL * y / depth, depth], 1)
-
 
 
 def _extent(
@@ -280,7 +266,6 @@ def _extent(
     return drawn.min(axis=0), drawn.max(axis=0)
 
 
-
 def _sphere(centre: FloatArray, radius: float) -> tuple[FloatArray, FloatArray]:
     """Where the planes through the camera that touch a sphere meet the picture."""
     side, depth = centre[:2], centre[2]
@@ -302,7 +287,6 @@ _MARGIN = 2 / 480
 """What an edit covers around an object, over the picture's width: its edges are soft."""
 
 
-
 def read(place: Place) -> Iterator[Made]:
     """Questions of the published folder."""
     folder = place.folder("CLEVR", "unpack CLEVR_v1.0.zip of its home page and give CLEVR_v1.0")
@@ -321,7 +305,6 @@ def read(place: Place) -> Iterator[Made]:
     questions = json_list(folder / "questions" / f"CLEVR_{split}_questions.json", "questions")
     images = [place.images or folder / "images" / split]
     return each(questions, partial(_problems, scenes=scenes, images=images))
-
 
 
 def _problems(
@@ -360,7 +343,6 @@ def _problems(
     return [problem if hidden is None else _with_edits(problem, covers, *hidden)]
 
 
-
 def _covers(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[Rectangle, ...]:
     """What must be filled for nothing of each object to be seen."""
     width, height = size
@@ -374,7 +356,6 @@ def _covers(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[Rectangle, ...
         )
         for x0, y0, x1, y1 in boxes
     )
-
 
 
 def _hidden(
@@ -401,7 +382,6 @@ def _hidden(
     return None
 
 
-
 def _with_edits(
     problem: Problem, covers: Sequence[Rectangle], gone: tuple[int, ...], answer: str
 ) -> Problem:
@@ -412,13 +392,11 @@ def _with_edits(
     return replace(problem, twin=twin, control=control)
 
 
-
 def _edit(
     problem: Problem, kind: Literal["twin", "control"], answer: str, hidden: Sequence[Rectangle]
 ) -> Edit:
     boxes = tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in hidden)
     return Edit(kind, occluded(problem.image, hidden), answer, (), boxes)
-
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -1,4 +1,4 @@
-"""One's own data: JSON lines beside a folder of pictures.
+"""Your own data: JSON lines beside a folder of pictures.
 
 One object per line; only ``image``, ``question`` and ``answer`` must be there::
 
@@ -22,12 +22,19 @@ from typing import Any
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.source import Made, Place, Record, each, json_lines, picture
-from attcot_analysis.problems.data.source import choose
-from attcot_analysis.problems.data.source import rationale_steps
 from attcot_analysis.problems.box_forms import to_pixels
-from attcot_analysis.problems.problem import Problem
+from attcot_analysis.problems.data.source import (
+    Made,
+    Place,
+    Record,
+    choose,
+    each,
+    json_lines,
+    picture,
+    rationale_steps,
+)
 from attcot_analysis.problems.folder import problem_from_record
+from attcot_analysis.problems.problem import Problem
 
 FIELDS = (
     "id",
@@ -52,7 +59,7 @@ _EDIT_FIELDS = ("image", "answer", "rationale", "steps", "boxes")
 
 def read(place: Place) -> Iterator[Made]:
     """Lines of a file, or of the one file ``*.jsonl`` of a folder."""
-    path = place.folder("one's own data", "give a .jsonl file, or the folder that holds one")
+    path = place.folder("your own data", "give a .jsonl file, or the folder that holds one")
     if path.is_dir():
         found = sorted(path.glob("*.jsonl")) or sorted(path.rglob("*.jsonl"))
         if place.split is not None and found:

@@ -1,35 +1,29 @@
 """Where a dataset's records come from: files as published, or the hub through `datasets`."""
 
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from attcot_analysis.errors import ProblemError
-from math import inf
-from typing import Any
-from attcot_analysis.problems.box_forms import BoxForms, fits, other_forms, to_pixels
-from attcot_analysis.problems.problem import Box
-from attcot_analysis.problems.problem import Step
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
+from pathlib import Path
 from typing import Any, NamedTuple
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from attcot_analysis.errors import ProblemError, passing
-from attcot_analysis.problems.box_forms import BoxForms
-from attcot_analysis.problems.pictures import open_picture
-from attcot_analysis.problems.problem import Problem
 
+from attcot_analysis.errors import ProblemError, passing
+from attcot_analysis.problems.box_forms import BoxForms, fits, other_forms, to_pixels
+from attcot_analysis.problems.pictures import open_picture
+from attcot_analysis.problems.problem import Box, Problem, Step
 
 _KNOWN = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 _SHARD = re.compile(r"-\d{5}(-of-\d{5})?$")
 
 _WORD = re.compile(r"[^\W\d_]+|\d+")
-
 
 
 def choose(files: Sequence[Path], root: Path, split: str | None, default: str = "") -> list[Path]:
@@ -64,11 +58,9 @@ def choose(files: Sequence[Path], root: Path, split: str | None, default: str = 
     raise ProblemError(f"{root} has {asked}; it has {', '.join(there)}: choose one with --split.")
 
 
-
 def says_split(files: Sequence[Path], root: Path, split: str) -> bool:
     """Whether any file's name or folder tells its split."""
     return any(_split(file, root, split)[0] for file in files)
-
 
 
 def _split(file: Path, root: Path, wanted: str) -> tuple[str, bool]:
@@ -93,7 +85,6 @@ def _split(file: Path, root: Path, wanted: str) -> tuple[str, bool]:
     return (name, True) if name in _KNOWN else ("", False)
 
 
-
 def _holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
     n = len(wanted)
     return n > 0 and any(list(words[at : at + n]) == list(wanted) for at in range(len(words)))
@@ -102,7 +93,6 @@ def _holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
 _BEYOND = 0.01
 
 """Of a side: how far published boxes reach beyond their picture by rounding."""
-
 
 
 def corner_boxes(
@@ -168,7 +158,6 @@ _AT_LINE = re.compile(r"^[ \t]*(?:step[ \t]*)?(\d{1,2})[.):][ \t]+", re.IGNORECA
 _HEAD = re.compile(r"^\s*(?:[-*\u2022]|(?:step\s*)?\d{1,2}[.):])\s+", re.IGNORECASE)
 
 
-
 def rationale_steps(text: str) -> tuple[Step, ...]:
     """Cut a rationale into steps: at its own numbers 1, 2, ..., else its lines, else sentences."""
     parts = _numbered(text) or [line for line in text.splitlines() if line.strip()]
@@ -176,7 +165,6 @@ def rationale_steps(text: str) -> tuple[Step, ...]:
         parts = _SENTENCE.split(parts[0])
     plain = [_HEAD.sub("", " ".join(part.split())).strip() for part in parts]
     return tuple(Step(part) for part in plain if part)
-
 
 
 def _numbered(text: str) -> list[str]:
@@ -192,7 +180,6 @@ def _numbered(text: str) -> list[str]:
     return []
 
 
-
 def with_options(question: str, options: Sequence[str]) -> str:
     """A question that lists its options by letter, so that a letter can be read as an answer.
 
@@ -205,11 +192,9 @@ def with_options(question: str, options: Sequence[str]) -> str:
     return f"{question.strip()}\n{listed}"
 
 
-
 def yes_or_no(answer: str) -> tuple[str, ...]:
     """Candidates of a question whose answer is yes or no; none for another."""
     return YES_NO if answer.strip().casefold() in ("yes", "no") else ()
-
 
 
 @dataclass(frozen=True)
@@ -220,7 +205,7 @@ class Place:
         source: A file or folder, or a hub id.
         images: Folder of the pictures, where they do not lie beside the records.
         split: Of the dataset; ``None`` for the format's own default.
-        boxes: Form of one's own boxes, a name in `FORMS`; ``None`` for pixels, unless they show
+        boxes: Form of your own boxes, a name in `FORMS`; ``None`` for pixels, unless they show
             another form.
         seen: Counts the boxes, to tell their form.
     """
@@ -255,6 +240,14 @@ class Place:
         return self.path
 
 
+_JSON = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
 
 class Record(NamedTuple):
     """One record of a dataset.
@@ -281,15 +274,16 @@ class Record(NamedTuple):
             )
         value = self.value[name]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ProblemError(f"{self.where}: {name} is {value!r:.60}, not what it should be.")
+            expected = " or ".join(
+                _JSON[one] for one in (kind if isinstance(kind, tuple) else (kind,))
+            )
+            raise ProblemError(f"{self.where}: {name} is {value!r:.60}; it must be {expected}.")
         return value
-
 
 
 Made = Callable[[], list[Problem]]
 
 """Makes the problems of one record; may raise `ProblemError`."""
-
 
 
 def json_lines(path: Path) -> Iterator[Record | ProblemError]:
@@ -304,7 +298,6 @@ def json_lines(path: Path) -> Iterator[Record | ProblemError]:
                 yield _record(f"{path}, line {number}", line)
 
 
-
 def _record(where: str, line: bytes) -> Record | ProblemError:
     try:
         value = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
@@ -313,7 +306,6 @@ def _record(where: str, line: bytes) -> Record | ProblemError:
     if not isinstance(value, dict):
         return ProblemError(f"{where} holds {value!r:.60}; expected a JSON object.")
     return Record(where, value)
-
 
 
 def json_file(path: Path) -> Any:
@@ -332,7 +324,6 @@ def json_file(path: Path) -> Any:
         ) from error
 
 
-
 def json_list(path: Path, key: str | None = None) -> Iterator[Record | ProblemError]:
     """Records of a JSON file that holds a list, or an object with a list under ``key``."""
     held = json_file(path)
@@ -347,7 +338,6 @@ def json_list(path: Path, key: str | None = None) -> Iterator[Record | ProblemEr
             yield Record(where, value)
         else:
             yield ProblemError(f"{where} is {value!r:.60}; expected a JSON object.")
-
 
 
 def rows(place: Place, split: str) -> Iterator[Record | ProblemError]:
@@ -369,7 +359,6 @@ def rows(place: Place, split: str) -> Iterator[Record | ProblemError]:
     if not files or files[0].suffix not in _TABLES:
         raise ProblemError(f"{place.source} holds no parquet file; give one, or the hub's id.")
     yield from of_split(place, files, split, lambda file: _TABLES[file.suffix](file))
-
 
 
 def of_split(
@@ -403,7 +392,6 @@ def of_split(
         raise ProblemError(f"{place.source} has no split {place.split!r}; {rest}.")
 
 
-
 def _parquet(path: Path) -> Iterator[Record]:
     number = 0
     try:
@@ -417,11 +405,9 @@ def _parquet(path: Path) -> Iterator[Record]:
         ) from error
 
 
-
 _TABLES = {".parquet": _parquet, ".jsonl": json_lines, ".json": json_list}
 
 """What reads a table, in the order in which they are looked for."""
-
 
 
 def hub_rows(source: str, split: str) -> Iterator[Record]:
@@ -447,7 +433,6 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
         ) from error
     for number, row in enumerate(loaded, start=1):
         yield Record(f"{source}, {split}, row {number}", row, number)
-
 
 
 def picture(value: object, where: str, *folders: Path) -> Image.Image:
@@ -479,17 +464,14 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
     return open_picture(found, f"{where}: {name}")
 
 
-
 def file_id(*parts: object) -> str:
     """An id that can name a file, of what a dataset calls an item."""
     text = "-".join(str(part) for part in parts)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:150] or "item"
 
 
-
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
-
 
 
 def each(
@@ -498,7 +480,6 @@ def each(
     """What makes the problems of every record, with the record's place in every message."""
     for record in records:
         yield partial(_made, record, make)
-
 
 
 def _made(record: Record | ProblemError, make: Callable[[Record], list[Problem]]) -> list[Problem]:

@@ -25,19 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.source import corner_boxes
 from attcot_analysis.problems.data.source import (
     Made,
     Place,
     Record,
+    corner_boxes,
     each,
     file_id,
     json_lines,
     json_list,
     of_split,
     picture,
+    rationale_steps,
+    yes_or_no,
 )
-from attcot_analysis.problems.data.source import rationale_steps, yes_or_no
 from attcot_analysis.problems.problem import Problem
 
 _ASKS_FOR_BOX = "Please provide the bounding box"
