@@ -68,26 +68,26 @@ _PIECES = re.compile(
 
 
 def public_modules() -> dict[str, dict[str, list[str]]]:
-    """Package → module → its public names, read from the sources of the package's top."""
-    tree = ast.parse((ROOT / "attcot_analysis" / "__init__.py").read_text(encoding="utf-8"))
-    assigned = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_MODULE_OF"
-    )
-    found: dict[str, dict[str, list[str]]] = {}
-    for name, module in ast.literal_eval(assigned).items():
-        found.setdefault(module.split(".")[0], {}).setdefault(module, []).append(name)
-    return found
+    """Page → module → its public names, read from the packages' stubs: a page per room."""
+    pages: dict[str, dict[str, list[str]]] = {}
+    for package in ("attcot_analysis", "attcot_lab"):
+        stub = ast.parse((ROOT / package / "__init__.pyi").read_text(encoding="utf-8"))
+        for node in stub.body:
+            if isinstance(node, ast.ImportFrom):
+                room = str(node.module).split(".")[0]
+                page = room if package == "attcot_analysis" else package
+                names = pages.setdefault(page, {}).setdefault(f"{package}.{node.module}", [])
+                names += [alias.name for alias in node.names]
+    return pages
 
 
 def reference_pages() -> Iterator[tuple[str, str]]:
-    """Path and text of every page of the reference: one per package."""
-    for package, modules in public_modules().items():
-        parts = [f"# {package}\n"]
+    """Path and text of every page of the reference: one per room, one for the laboratory."""
+    for page, modules in public_modules().items():
+        parts = [f"# {page}\n"]
         for module, names in modules.items():
-            parts += [f"::: attcot_analysis.{module}.{name}\n" for name in names]
-        yield f"{REFERENCE}/{package}.md", "\n".join(parts)
+            parts += [f"::: {module}.{name}\n" for name in names]
+        yield f"{REFERENCE}/{page}.md", "\n".join(parts)
 
 
 def navigation(pages: set[str]) -> list[dict[str, list[str]]]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import benchmarks as benches
-from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
 from benchmarks import access, access_cuda, commitment, grpo, sayo, training, variants, vista
 from benchmarks import bench as peak
+from benchmarks.__main__ import main
 from benchmarks.bench import (
     QWEN_0_5B,
     QWEN_7B,
@@ -155,7 +155,7 @@ def test_what_the_child_process_runs():
 def test_access_reports_every_row_of_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(access, "peak_memory", fake_peak)
     path = tmp_path / "new" / "access.json"
-    assert main(["bench", "access", "--quick", "--quiet", "--json", str(path)]) == 0
+    assert main(["access", "--quick", "--quiet", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())
     assert all(set(row) == {"name", "value", "unit", "bar", "holds"} for row in rows)
     assert all(row["bar"] is None and row["holds"] is None for row in rows)
@@ -229,7 +229,7 @@ def test_a_missed_bar_has_an_exit_code_of_its_own(monkeypatch, tmp_path, capsys)
     path = tmp_path / "rows.json"
     for value, code in ((1.0, 0), (2.0, 3)):
         monkeypatch.setattr(commitment, "run", run(value))
-        assert main(["bench", "commitment", "--json", str(path)]) == code
+        assert main(["commitment", "--json", str(path)]) == code
         assert read_rows(path)[0].holds is (code == 0)
     assert "time" in capsys.readouterr().out
 
@@ -239,9 +239,9 @@ def test_a_missed_bar_has_an_exit_code_of_its_own(monkeypatch, tmp_path, capsys)
     [(["nothing"], "access"), (["access", "--device", "abacus"], "abacus")],
 )
 def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, capsys):
-    assert main(["bench", *arguments, "--quick"]) == 1
+    assert main([*arguments, "--quick"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("attcot: ") and message in error
+    assert error.startswith("benchmarks: ") and message in error
     assert len(error.strip().splitlines()) <= 2
     known = {"access", "commitment", "explorer", "grpo", "sayo", "training", "vista"}
     assert set(benches.BENCHES) == known
@@ -249,7 +249,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
 
 def test_a_file_that_cannot_be_written_is_said_first(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commitment, "run", lambda **_: pytest.fail("ran"))
-    assert main(["bench", "commitment", "--json", str(tmp_path)]) == 1
+    assert main(["commitment", "--json", str(tmp_path)]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 

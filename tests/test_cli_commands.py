@@ -50,7 +50,7 @@ def test_the_help_is_one_page_and_names_the_whole_road(capsys):
         main(["--help"])
     page = capsys.readouterr().out
     assert len(page.splitlines()) <= 60
-    road = "doctor demo check-model generate measure finetune compare report run bench"
+    road = "doctor demo check-model generate measure finetune compare report run grid"
     assert all(f"\n    {command}" in page for command in road.split())
 
 

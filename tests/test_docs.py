@@ -16,6 +16,7 @@ from attcot_analysis.stats.catalogue import METRICS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PACKAGES = ("attcot_analysis", "attcot_lab")
 
 
 def script(name: str):
@@ -104,12 +105,14 @@ def test_a_new_page_gets_a_place_by_itself():
 
 def test_the_reference_names_every_public_name_once():
     named = re.findall(
-        r"^::: attcot_analysis\.(\S+)$",
+        r"^::: (attcot_\S+)$",
         "\n".join(text for _, text in HOOKS.reference_pages()),
         flags=re.MULTILINE,
     )
-    expected = [f"{module}.{name}" for name, module in attcot_analysis._MODULE_OF.items()]
-    assert sorted(named) == sorted(expected)
+    assert {name.split(".")[0] for name in named} == set(PACKAGES)
+    for package in (attcot_analysis, attcot_lab):
+        own = [name for name in named if name.startswith(package.__name__)]
+        assert sorted(name.rsplit(".", 1)[1] for name in own) == sorted(package.__all__)
 
 
 def test_the_site_asks_for_nothing_over_the_network():
@@ -189,7 +192,7 @@ def test_pictures_are_those_that_the_code_draws(tmp_path):
 def messages_in_the_sources() -> str:
     """Every text of the sources, what is put in replaced by …, one per line."""
     found = []
-    for path in (ROOT / "attcot_analysis").rglob("*.py"):
+    for path in [p for top in PACKAGES for p in (ROOT / top).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [

@@ -58,7 +58,7 @@ def test_the_wheel_holds_everything_that_ships_byte_for_byte(built):
             assert copy.read_bytes() == path.read_bytes()
             assert copy in outputs
     assert (folder / "attcot_analysis" / "py.typed").is_file()
-    assert (folder / "attcot_analysis" / "show" / "report.css").is_file()
+    assert (folder / "attcot_analysis" / "show" / "report" / "static" / "report.css").is_file()
 
 
 def test_what_the_wheel_holds_is_found_without_the_checkout(built, tmp_path):

@@ -100,6 +100,9 @@ class Lab:
         command += ["--ServerApp.port_retries=0", "--IdentityProvider.token="]
         command += ["--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True"]
         command += [f"--ServerApp.root_dir={root}"]
+        # Kernels import what is only in the checkout, too.
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        settings["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         self.log = root / "lab.log"
         with self.log.open("w") as log:
             self.server = subprocess.Popen(

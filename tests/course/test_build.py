@@ -11,8 +11,8 @@ from course.form import WIDGET_VIEW
 from course_files import FIRST, LAST
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from attcot_analysis.cli import main
 from attcot_analysis.errors import NotebookError
+from notebooks import main
 
 CELLS = [
     ("NUMBER = 2", ["parameters"]),
@@ -39,7 +39,7 @@ def notebook(tmp_path, monkeypatch):
 
 def test_a_build_runs_in_the_notebooks_folder_and_repeats_to_the_byte(notebook, capsys):
     folder = str(notebook.parent)
-    assert main(["notebooks", "build", "--folder", folder]) == 0
+    assert main(["--folder", folder]) == 0
     assert "00_demo" in capsys.readouterr().out
     built, contents = notebook.read_bytes(), notebook.with_name("README.md").read_text()
     run = nbformat.read(notebook, as_version=4)
@@ -55,7 +55,7 @@ def test_a_build_runs_in_the_notebooks_folder_and_repeats_to_the_byte(notebook, 
     nbformat.write(run, notebook)
     notebook.with_name("README.md").write_text("# Old\n")
     planted = notebook.read_bytes()
-    assert main(["notebooks", "build", "--check", "--folder", folder]) == 3
+    assert main(["--check", "--folder", folder]) == 3
     said = capsys.readouterr().out
     assert said.count("prints something else") == 1
     assert "cell 3 prints something else" in said and "-4" in said and "+3" in said
@@ -63,7 +63,7 @@ def test_a_build_runs_in_the_notebooks_folder_and_repeats_to_the_byte(notebook, 
     assert notebook.read_bytes() == planted
     assert notebook.with_name("README.md").read_text() == "# Old\n"
 
-    assert main(["notebooks", "build", "--quiet", "--folder", folder]) == 0
+    assert main(["--quiet", "--folder", folder]) == 0
     assert capsys.readouterr().out == ""
     assert notebook.read_bytes() == built
     assert notebook.with_name("README.md").read_text() == contents
