@@ -45,8 +45,6 @@ from .measures.dependence import net_dependence as net_dependence
 from .measures.dependence import prior_reliance as prior_reliance
 from .measures.divergence import divergence_steps as divergence_steps
 from .measures.divergence import token_divergence as token_divergence
-from .measures.edits import EditOptions as EditOptions
-from .measures.edits import edited_images as edited_images
 from .measures.heads import HeadRule as HeadRule
 from .measures.heads import at_heads as at_heads
 from .measures.heads import select_heads as select_heads
@@ -84,6 +82,8 @@ from .problems.data import DataCheck as DataCheck
 from .problems.data import check_data as check_data
 from .problems.data import convert_data as convert_data
 from .problems.data import read_data as read_data
+from .problems.edits import EditOptions as EditOptions
+from .problems.edits import edited_images as edited_images
 from .problems.folder import load_problems as load_problems
 from .problems.folder import save_problems as save_problems
 from .problems.problem import Box as Box

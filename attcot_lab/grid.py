@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.measures.edits import EditedImage
 from attcot_analysis.models import PromptMemory, load_mllm, remembering
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.edits import EditedImage
 from attcot_analysis.runs.differences import first_difference, told
 from attcot_analysis.runs.headline import MEASURES, headline_edits, headline_values
 from attcot_analysis.runs.provenance import build_manifest, model_record, problems_hash

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measures.edits import EditKind
 from attcot_analysis.presets import find_preset
+from attcot_analysis.problems.edits import EDIT_KINDS
 from attcot_analysis.runs.measure import Extra
 from attcot_analysis.shipped import config_file
 from attcot_analysis.train.finetune import FinetuneConfig
@@ -170,7 +170,7 @@ def _measure(given: Any, where: str) -> dict[str, Any]:
         listed = isinstance(given.get(name), list) or (name, given.get(name)) == ("layers", "all")
         if name in given and not listed:
             raise TrainingError(f"{where}: {name} is {given[name]!r}; give a list.")
-    for name, known in (("edits", get_args(EditKind)), ("extras", get_args(Extra))):
+    for name, known in (("edits", tuple(EDIT_KINDS)), ("extras", get_args(Extra))):
         unknown = [one for one in given.get(name, ()) if one not in known]
         if unknown:
             raise TrainingError(f"{where}: {name} {unknown[0]!r} is not one of {', '.join(known)}.")

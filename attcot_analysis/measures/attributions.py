@@ -26,7 +26,7 @@ from attcot_analysis.measures.maps import (
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate, encode_problem, evaluating
 from attcot_analysis.models.inputs import ImageLike, read_image
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.occlusion import Fill, occluded
+from attcot_analysis.problems.edits import Fill, occluded
 
 Method = Literal["occlusion", "shapley", "integrated_gradients"]
 

@@ -12,18 +12,19 @@ from tqdm.auto import tqdm
 
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, forced_answers
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import seen_edits
 from attcot_analysis.measures.answers import answer_problems, read_answer, stated_answer
 from attcot_analysis.measures.commitment import parsed_responses
-from attcot_analysis.measures.edits import (
+from attcot_analysis.models import Encoded, Mllm, encode_problem
+from attcot_analysis.problems import Problem
+from attcot_analysis.problems.edits import (
+    EDIT_KINDS,
     EditedImage,
     EditKind,
     EditOptions,
     edited_images,
     left_out,
-    seen_edits,
 )
-from attcot_analysis.models import Encoded, Mllm, encode_problem
-from attcot_analysis.problems import Problem
 
 CONTROL_OF: Mapping[str, str] = MappingProxyType({"twin": "control", "occlude": "occlude_control"})
 
@@ -406,7 +407,7 @@ def _check(
             "problem, and at least one problem."
         )
     for name, given, known in (
-        ("edits", edits, get_args(EditKind)),
+        ("edits", edits, tuple(EDIT_KINDS)),
         ("rationales", rationales, get_args(Rationale)),
     ):
         if not given or set(given) - set(known):

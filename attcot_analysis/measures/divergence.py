@@ -11,17 +11,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import seen_edits
 from attcot_analysis.measures.commitment import with_steps
-from attcot_analysis.measures.edits import (
+from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
+from attcot_analysis.models.load import TextStack, hidden_states, text_stack
+from attcot_analysis.problems import Problem
+from attcot_analysis.problems.edits import (
     EditKind,
     EditOptions,
     edited_images,
     left_out,
-    seen_edits,
 )
-from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
-from attcot_analysis.models.load import TextStack, hidden_states, text_stack
-from attcot_analysis.problems import Problem
 
 COLUMNS = ("item", "token", "step", "kl", "log_p_before", "log_p_after")
 """Columns of the table of divergence."""

@@ -11,7 +11,7 @@ from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.commitment import commitment_items
 from attcot_analysis.measures.dependence import dependence
-from attcot_analysis.measures.edits import EditedImage, EditKind, edited_images
+from attcot_analysis.problems.edits import EditedImage, EditKind, edited_images
 from attcot_analysis.measures.access import focus_items
 from attcot_analysis.measures.compare import item_values
 from attcot_analysis.models import Mllm, Mode

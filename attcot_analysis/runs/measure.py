@@ -17,7 +17,7 @@ from attcot_analysis.measures.commitment import other_items, other_rationales, p
 from attcot_analysis.measures.dependence import COLUMNS as DEPENDENCE
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
-from attcot_analysis.measures.edits import EditKind, edited_images
+from attcot_analysis.problems.edits import EditKind, edited_images
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.runs.records import Part
@@ -35,7 +35,7 @@ from attcot_analysis.runs.batches import by_length, estimated_lengths, in_order
 from attcot_analysis.measures.causal import causal_items
 from attcot_analysis.measures.commitment import CONTROLS
 from attcot_analysis.measures.commitment import commitment_items
-from attcot_analysis.measures.edits import EditKind
+from attcot_analysis.problems.edits import EDIT_KINDS, EditKind
 from attcot_analysis.runs.records import read_blocks
 from attcot_analysis.measures.compare import summarise
 from attcot_analysis.runs.provenance import build_manifest, processor_record
@@ -100,7 +100,7 @@ class Stages:
             raise MeasureError(f"batch_size is {self.batch_size}; give at least 1.")
         for name, given, known in (
             ("controls", self.controls, CONTROLS),
-            ("edits", self.edits, get_args(EditKind)),
+            ("edits", self.edits, tuple(EDIT_KINDS)),
             ("extras", self.extras, get_args(Extra)),
         ):
             if set(given) - set(known):

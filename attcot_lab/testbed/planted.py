@@ -18,7 +18,6 @@ from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import commitment, commitment_items
-from attcot_analysis.measures.edits import edited_images
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.problems import (
     ArrowsConfig,
@@ -28,6 +27,7 @@ from attcot_analysis.problems import (
     render_response,
 )
 from attcot_analysis.problems.arrows import cell_box
+from attcot_analysis.problems.edits import edited_images
 from attcot_analysis.problems.response import THINK_OPEN
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune

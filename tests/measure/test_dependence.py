@@ -9,9 +9,9 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import answers as answers_module
 from attcot_analysis.measures import dependence as module
 from attcot_analysis.measures.dependence import COLUMNS, dependence, net_dependence, prior_reliance
-from attcot_analysis.measures.edits import GREY, EditOptions, edited_images
 from attcot_analysis.models import Generation, collate, encode_problem
 from attcot_analysis.problems import Edit, Problem, Step, render_response
+from attcot_analysis.problems.edits import GREY, EditOptions, edited_images
 from attcot_analysis.stats.intervals import bootstrap_mean
 
 COLOURS = ("red", "blue", "green")

@@ -9,10 +9,10 @@ from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.divergence import COLUMNS, divergence_steps, token_divergence
-from attcot_analysis.measures.edits import GREY, EditOptions
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.models import load as stack_module
 from attcot_analysis.problems import Problem, Step, render_response
+from attcot_analysis.problems.edits import GREY, EditOptions
 from attcot_analysis.stats.intervals import step_curve
 
 STEPS = (Step("Go right.", ((0, 0, 16, 16),)), Step("Cell b1 holds a red circle."))

@@ -8,9 +8,15 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.edits import GREY, EditOptions, edited_images, left_out
 from attcot_analysis.problems import Problem, Step
-from attcot_analysis.problems.occlusion import control_rectangles, evidence_rectangles
+from attcot_analysis.problems.edits import (
+    GREY,
+    EditOptions,
+    control_rectangles,
+    edited_images,
+    evidence_rectangles,
+    left_out,
+)
 
 SIZE = (64, 48)
 

@@ -16,7 +16,7 @@ from attcot_analysis.models.families.tiles import idefics3_grids, internvl_grids
 
 __all__ = ["FAMILIES", "Family", "ProcessedPrompt", "family_of", "text_positions"]
 
-FAMILIES: tuple[Family, ...] = (
+FAMILIES: list[Family] = [
     Family("qwen2_5_vl", ("qwen2_5_vl",), qwen_grids, mrope_positions, "mm_token_type_ids"),
     Family("qwen3_vl", ("qwen3_vl",), qwen_grids, mrope_positions, "mm_token_type_ids"),
     Family("internvl", ("internvl",), internvl_grids, plain_positions),
@@ -25,7 +25,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("llava_onevision", ("llava_onevision",), llava_onevision_grids, plain_positions),
     Family("gemma3", ("gemma3",), gemma3_grids, plain_positions, "token_type_ids"),
     Family("idefics3", ("idefics3", "smolvlm"), idefics3_grids, plain_positions),
-)
+]
+"""Every family; `FAMILIES.append(Family(...))` adds one of your own."""
 
 
 def family_of(config: Any) -> Family:

@@ -35,7 +35,7 @@ from attcot_analysis.problems.data.source import (
     json_list,
     picture,
 )
-from attcot_analysis.problems.occlusion import Rectangle, control_rectangles, occluded
+from attcot_analysis.problems.edits import Rectangle, control_rectangles, occluded
 from attcot_analysis.problems.problem import Box, Edit, Problem
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
