@@ -5,7 +5,7 @@ from .arms import read_arm as read_arm
 from .arms import train_arm as train_arm
 from .claims.against import claim_against_claim as claim_against_claim
 from .claims.against import line_through_cells as line_through_cells
-from .claims.catalogue import CLAIMS as CLAIMS
+from .claims.claim import CLAIMS as CLAIMS
 from .claims.claim import Claim as Claim
 from .claims.claim import Term as Term
 from .claims.figures import claim_forest as claim_forest

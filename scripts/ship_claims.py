@@ -17,7 +17,7 @@ import pandas as pd
 from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import data_folder
-from attcot_lab.claims.catalogue import CLAIMS
+from attcot_lab.claims.claim import CLAIMS
 from attcot_lab.claims.table import VALUES_FILE, claims_table, read_values, write_claims
 
 BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")

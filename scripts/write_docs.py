@@ -12,8 +12,7 @@ from types import MappingProxyType
 from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS, NOTATION, Metric
-from attcot_lab.claims.catalogue import CLAIMS, PAPERS
-from attcot_lab.claims.claim import Claim
+from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = "images/measures"

@@ -1,12 +1,20 @@
-"""A claim as a hypothesis that values can contradict, and what an estimate says about it."""
+"""A claim as a hypothesis that values can contradict, and what an estimate says about it.
 
+The claims themselves, of three papers and of this project, are in ``claims.yaml``.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 import numpy as np
+import yaml
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_analysis.stats.intervals import Interval
 from attcot_lab.claims.pool import Estimate
@@ -169,3 +177,43 @@ def p_values(claim: Claim, estimate: Estimate) -> dict[Verdict, float]:
 def _turned(claim: Claim, low: float, high: float) -> tuple[float, float]:
     """The interval with "higher" as the direction in question."""
     return (low, high) if claim.sign > 0 else (-high, -low)
+
+
+def _read(path: Path) -> tuple[Mapping[str, str], tuple[Claim, ...]]:
+    """The papers of a file like ``claims.yaml``, each with its source, and all claims by topic."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    papers = {name: paper["source"] for name, paper in content["papers"].items()}
+    claims = tuple(
+        _claim(id, entry, topic, about["paper"], content)
+        for topic, about in content["topics"].items()
+        for id, entry in about["claims"].items()
+    )
+    return MappingProxyType(papers), claims
+
+
+def _claim(
+    id: str, entry: list[str] | dict[str, Any], topic: str, paper: str, content: dict[str, Any]
+) -> Claim:
+    """A claim from its entry: a line about two arms, or all fields that are not the usual ones."""
+    if isinstance(entry, list):
+        arm, other, metric, direction, sentence = entry
+        effect = content["effects"][metric][direction]
+        entry = {
+            "title": f"{arm_label(arm)} against {arm_label(other)}: {effect}",
+            "sentence": sentence,
+            "terms": [
+                {"arm": arm, "metric": metric},
+                {"arm": other, "metric": metric, "weight": -1.0},
+            ],
+            "direction": direction,
+            "caveat": content["caveats"].get(metric, ""),
+        }
+    terms = tuple(Term(**term) for term in entry["terms"])
+    usual = content["margins"].get(METRICS[terms[0].metric].unit, {})
+    sentence = content["papers"][paper]["sentences"][entry["sentence"]]
+    fields = usual | entry | {"terms": terms, "sentence": sentence}
+    return Claim(id=id, topic=topic, paper=paper, **fields)
+
+
+PAPERS, CLAIMS = _read(Path(__file__).with_name("claims.yaml"))
+"""Paper → where its claims are taken from; and all claims, by topic."""

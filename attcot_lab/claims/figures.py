@@ -22,9 +22,7 @@ from attcot_analysis.show.style import (
     format_number,
     new_figure,
 )
-from attcot_lab.claims import sayo, vista
-from attcot_lab.claims.catalogue import CLAIMS
-from attcot_lab.claims.claim import Claim
+from attcot_lab.claims.claim import CLAIMS, Claim
 from attcot_lab.figures import CellStyle, family_name, legend_above
 
 _COLUMNS = ("claim", "level", "family", "scale", "kind", "effect", "low", "high", "verdict")
@@ -258,6 +256,10 @@ _FEW = 2
 
 """No more claims than that need no overview."""
 
+_ALONE = ("SAYO", "VISTA")
+
+"""Papers with an overview of their own."""
+
 
 def save_page_pictures(
     table: pd.DataFrame, page: str | Path, claims: Sequence[Claim] = CLAIMS
@@ -293,10 +295,9 @@ def save_page_pictures(
 
 def _overviews(claims: Sequence[Claim]) -> list[tuple[str, str, dict[str, str]]]:
     """Title, file and claims of each overview: one of all would be too tall to read."""
-    alone = (sayo.PAPER, vista.PAPER)
-    rest = {claim.id: claim.title for claim in claims if claim.paper not in alone}
+    rest = {claim.id: claim.title for claim in claims if claim.paper not in _ALONE}
     found = [("Which claims hold, where", "overview", rest)]
-    for paper in alone:
+    for paper in _ALONE:
         own = {claim.id: claim.title for claim in claims if claim.paper == paper}
         found.append((f"{paper}: which claims hold, where", f"overview_{paper.lower()}", own))
     return found

@@ -9,8 +9,7 @@ import pandas as pd
 from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.show.style import arm_label, format_counts, format_interval, format_number
 from attcot_analysis.stats.catalogue import METRICS
-from attcot_lab.claims.catalogue import CLAIMS, PAPERS
-from attcot_lab.claims.claim import Claim
+from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim
 from attcot_lab.claims.table import VERDICTS, headline_rows, untested
 from attcot_lab.figures import family_name
 

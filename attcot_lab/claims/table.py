@@ -13,8 +13,8 @@ from attcot_analysis.measures._items import need_columns
 from attcot_analysis.runs.headline import CHANCE
 from attcot_analysis.stats.intervals import FloatArray, Interval
 from attcot_analysis.stats.significance import holm
-from attcot_lab.claims.catalogue import CLAIMS
 from attcot_lab.claims.claim import (
+    CLAIMS,
     Claim,
     Term,
     Verdict,

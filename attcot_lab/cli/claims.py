@@ -36,7 +36,7 @@ def _claims(given: argparse.Namespace, quiet: bool) -> None:
     from attcot_analysis.errors import RunError
     from attcot_analysis.measures.unread import unread_cells
     from attcot_analysis.shipped import CLAIMS_RESULTS, shipped
-    from attcot_lab.claims.catalogue import CLAIMS
+    from attcot_lab.claims.claim import CLAIMS
     from attcot_lab.claims.page import claims_page, describe
     from attcot_lab.claims.table import claims_table, read_values, run_facts, write_claims
 
