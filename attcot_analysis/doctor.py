@@ -1,6 +1,6 @@
 """The doctor: versions, devices, memory and files of this installation, and what would fail.
 
-It imports nothing that could be broken before it has looked whether it is.
+Whether installed versions go together is what ``pip check`` says.
 """
 
 import importlib
@@ -8,14 +8,12 @@ import math
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from packaging.requirements import Requirement
 from safetensors import SafetensorError, safe_open
 
 from attcot_analysis.errors import AttCoTError, ModelError, passing
@@ -29,16 +27,11 @@ TRAINING_BYTES = 16
 HEADROOM = 1.3
 """What a forward pass needs beside the weights, as a factor on them."""
 LITTLE_DISK = 5.0
+"""GiB."""
 
 Word = Literal["ok", "note", "fails"]
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_NEEDED_FOR = {
-    "train": "attcot finetune, grid, reproduce and accelerate launch",
-    "notebooks": "the notebooks",
-    "docs": "make docs",
-    "test": "make test",
-    "browser": "the browser tests",
-}
+_TRAINING = ("accelerate", "datasets", "peft", "trl")
 
 
 @dataclass(frozen=True)
@@ -70,72 +63,34 @@ def examine(model: str | Path | None = None, *, folder: str | Path = ".") -> lis
     Returns:
         The findings, in the order in which things would go wrong.
     """
-    found = [*_packages(), *_imports()]
-    works = all(one.word != "fails" for one in found)
-    found += [_memory(), *(_devices() if works else ()), _disk(Path(folder)), *_files(), _hub()]
-    if model is not None:
+    findings = list(_versions())
+    works = holds(findings)
+    findings += _memory()
+    if works:
+        findings += _devices()
+    findings += [_disk(Path(folder)), *_files(), _hub()]
+    if works and model is not None:
         try:
-            found += _model(model)
-        except (AttCoTError, ImportError) as error:
-            found.append(Finding("model", "fails", str(error)))
-    return found
+            findings += _model(model)
+        except AttCoTError as error:
+            findings.append(Finding("model", "fails", str(error)))
+    return findings
 
 
-def _packages() -> Iterator[Finding]:
-    """Versions against the bounds that the package itself declares."""
+def holds(findings: Sequence[Finding]) -> bool:
+    """Whether nothing fails."""
+    return all(finding.word != "fails" for finding in findings)
+
+
+def _versions() -> Iterator[Finding]:
+    """Versions, and what is installed but cannot be imported: built for something else."""
     python = platform.python_version()
     yield Finding("python", "ok", f"{python}, {platform.system()} {platform.machine()}")
     try:
-        declared = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or []]
+        yield Finding(DISTRIBUTION, "ok", metadata.version(DISTRIBUTION))
     except metadata.PackageNotFoundError:
-        yield Finding(
-            DISTRIBUTION,
-            "fails",
-            "is not installed, only lying here; run `pip install -e .` or install the wheel.",
-        )
-        return
-    yield Finding(DISTRIBUTION, "ok", metadata.version(DISTRIBUTION))
-    extras: dict[str, list[str]] = {}
-    core = []
-    for need in declared:
-        extra = next((e for e in _NEEDED_FOR if _asked_by(need, e)), None)
-        wrong = unmet(need)
-        if extra is None:
-            if wrong:
-                yield Finding(need.name, "fails", f"{wrong}; run `pip install '{need}'`.")
-            else:
-                core.append(f"{need.name} {metadata.version(need.name)}")
-        else:
-            extras.setdefault(extra, [])
-            extras[extra] += [f"{need.name} {wrong}"] if wrong else []
-    yield Finding("core", "ok", ", ".join(core))
-    for extra, lacking in extras.items():
-        if not lacking:
-            yield Finding(f"[{extra}]", "ok", "installed")
-            continue
-        remedy = f"pip install '{DISTRIBUTION}[{extra}]'"
-        what = f"needed for {_NEEDED_FOR[extra]}: {', '.join(lacking)}; {remedy}"
-        yield Finding(f"[{extra}]", "note", what)
-
-
-def unmet(need: Requirement) -> str:
-    """What is wrong with the installed version of a requirement; empty if nothing is."""
-    try:
-        version = metadata.version(need.name)
-    except metadata.PackageNotFoundError:
-        return "is not installed"
-    if need.specifier.contains(version, prereleases=True):
-        return ""
-    return f"{version} is installed, {need.specifier} is needed"
-
-
-def _asked_by(need: Requirement, extra: str) -> bool:
-    marker = need.marker
-    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({})
-
-
-def _imports() -> Iterator[Finding]:
-    """What is installed but cannot be imported: versions built for something else."""
+        remedy = "is not installed, only lying here; run `pip install -e .` or install the wheel."
+        yield Finding(DISTRIBUTION, "fails", remedy)
     # Our models come before torchvision: they mend one that was built for another torch.
     for name in ("torch", "attcot_analysis.models", "torchvision", "transformers"):
         try:
@@ -143,19 +98,22 @@ def _imports() -> Iterator[Finding]:
         # A broken binary raises whatever it likes.
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            detail = f"cannot be imported ({lines[0]}); install it again"
-            yield Finding(name, "fails", detail)
+            yield Finding(name, "fails", f"cannot be imported ({lines[0]}); install it again")
         else:
             yield Finding(name, "ok", f"imports {getattr(module, '__version__', '')}".rstrip())
+    try:
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in _TRAINING)
+        yield Finding("[train]", "ok", versions)
+    except metadata.PackageNotFoundError as error:
+        remedy = f"fine-tuning needs {error.name}; run `pip install '{DISTRIBUTION}[train]'`."
+        yield Finding("[train]", "note", remedy)
 
 
-def _memory() -> Finding:
+def _memory() -> Iterator[Finding]:
     total = total_memory()
-    cores = os.cpu_count() or 1
-    if total is None:
-        return Finding("memory", "note", f"{cores} cores, memory not known")
-    word: Word = "ok" if total > 2 * GIB else "note"
-    return Finding("memory", word, f"{total / GIB:.1f} GiB, {cores} cores")
+    if total is not None:
+        word: Word = "ok" if total > 2 * GIB else "note"
+        yield Finding("memory", word, f"{total / GIB:.1f} GiB, {os.cpu_count()} cores")
 
 
 def total_memory() -> int | None:
@@ -178,7 +136,6 @@ def _devices() -> Iterator[Finding]:
         mps = torch.backends.mps.is_available()
         what = "no CUDA device; models of billions of weights will be slow on the CPU"
         yield Finding("devices", "note", what + (" (Apple's mps is there: --device mps)" * mps))
-        return
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)
@@ -242,10 +199,10 @@ def _model(model: str | Path) -> Iterator[Finding]:
 def weights(folder: Path) -> tuple[float, float]:
     """How many weights a checkpoint folder has, and their bytes; both 0 if there are none.
 
-    Files that are no safetensors are taken for two bytes per weight.
+    Files that are not safetensors are taken for two bytes per weight.
     """
     count = size = 0.0
-    for path in (path for one in _WEIGHTS for path in folder.glob(one)):
+    for path in (path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         own = float(path.stat().st_size)
         size += own
         if path.suffix != ".safetensors":
@@ -274,23 +231,24 @@ def fits(count: float, size: float, room: tuple[str, float] | None) -> Iterator[
     if room is None:
         return
     name, most = room
-    needs = {
-        "to measure": (size * HEADROOM, "a smaller model"),
-        "to finetune": (count * TRAINING_BYTES, "--lora 16 --dtype bfloat16 (docs/training.md)"),
-    }
-    for what, (need, instead) in needs.items():
+    finetune = "--lora 16 --dtype bfloat16 (docs/training.md)"
+    needs: tuple[tuple[str, float, Word, str], ...] = (
+        ("to measure", size * HEADROOM, "fails", "a smaller model"),
+        ("to finetune", count * TRAINING_BYTES, "note", finetune),
+    )
+    for what, need, word, instead in needs:
         detail = f"about {need / GIB:.1f} GiB needed, {name} has {most / GIB:.1f}"
         if need <= most:
             yield Finding(what, "ok", detail)
         else:
-            word: Word = "fails" if what == "to measure" else "note"
             yield Finding(what, word, f"{detail}; take {instead} or a larger device.")
 
 
 def _largest() -> tuple[str, float] | None:
     """The device that `load_mllm` takes, and its memory in bytes."""
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    import torch
+
+    if torch.cuda.is_available():
         return torch.cuda.get_device_name(0), float(torch.cuda.mem_get_info(0)[1])
     total = total_memory()
     return None if total is None else ("this machine", float(total))
@@ -305,8 +263,3 @@ def _family(folder: Path) -> str:
         return family_of(AutoConfig.from_pretrained(folder)).name
     except (OSError, ValueError) as error:
         raise ModelError(f"The configuration of {folder} cannot be read: {error}") from error
-
-
-def holds(found: Sequence[Finding]) -> bool:
-    """Whether nothing fails."""
-    return all(one.word != "fails" for one in found)

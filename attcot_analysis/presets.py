@@ -1,18 +1,21 @@
-"""Presets: what a known model is loaded and read with, by a short name."""
+"""Presets: the settings that a known model is loaded and read with, by a short name."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from attcot_analysis.errors import ModelError
+from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.shipped import config_file
 
 FILE = "presets.yaml"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of one weight."""
+ITEMS_PER_BATCH = 64
+"""Where neither the command line nor a preset says how many."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,6 @@ class Preset:
                 "1, and above 0."
             )
 
-    @property
-    def weight_gib(self) -> float:
-        """Memory of the weights, GiB."""
-        return self.parameters * 1e9 * DTYPE_BYTES[self.dtype] / 2**30
-
     def __str__(self) -> str:
         """One line: what naming it stands for."""
         return (
@@ -68,62 +66,131 @@ class Preset:
         )
 
 
-def presets() -> dict[str, Preset]:
+def presets(path: str | Path | None = None) -> dict[str, Preset]:
     """Every preset, by name.
 
-    Raises:
-        ModelError: If ``configs/presets.yaml`` does not hold together.
-    """
-    return read_presets(config_file(FILE))
-
-
-def read_presets(path: str | Path) -> dict[str, Preset]:
-    """Read a file of presets.
-
     Args:
-        path: YAML: by name the fields of `Preset`; ``layers`` is ``[first, last]`` or
-            ``{of: [...]}``.
+        path: YAML with the fields of `Preset` by name; ``layers`` is ``[first, last]`` or
+            ``{of: [...]}``. Default the shipped ``configs/presets.yaml``.
 
     Raises:
-        ModelError: If it cannot be read or does not hold together.
+        ModelError: If the file cannot be read or a preset in it is not valid.
     """
+    path = config_file(FILE) if path is None else Path(path)
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"The presets in {path} cannot be read ({reason}); correct it.") from error
-    if not isinstance(found, Mapping):
+    if not isinstance(content, Mapping):
         raise ModelError(f"{path} must hold presets by name, as `my-model: {{hub: ...}}`.")
-    return {str(name): _preset(str(name), settings) for name, settings in found.items()}
+    return {str(name): _preset(str(name), settings) for name, settings in content.items()}
+
+
+def _preset(name: str, settings: Any) -> Preset:
+    wanted = [field.name for field in fields(Preset) if field.name != "name"]
+    if not isinstance(settings, Mapping) or set(settings) != set(wanted):
+        raise ModelError(f"Preset {name} must have exactly the fields {', '.join(wanted)}.")
+    band = settings["layers"]
+    match band:
+        case {"of": [*layers]} if all(type(layer) is int for layer in layers):
+            pass
+        case [int(first), int(last)]:
+            layers = list(range(first, last + 1))
+        case _:
+            raise ModelError(
+                f"Preset {name}: layers is {band!r}; give [first, last] or {{of: [...]}}."
+            )
+    try:
+        return Preset(name=name, **{**settings, "layers": tuple(layers)})
+    except TypeError as error:
+        raise ModelError(f"Preset {name} has a value of a wrong type: {error}.") from error
 
 
 def find_preset(name: str | Path) -> Preset | None:
-    """The preset of that name; ``None`` for a folder, or where there is none or no file of them."""
-    text = str(name)
-    if Path(text).exists() or "/" in text:
+    """The preset of that name; ``None`` for a folder, a hub id or a name that no preset has."""
+    if Path(name).exists() or "/" in str(name):
         return None
-    return presets().get(text)
+    return presets().get(str(name))
 
 
-def written(layers: tuple[int, ...]) -> str:
+def written(layers: Sequence[int]) -> str:
     """Layers as people write them: ``9-18``, ``11, 17``."""
     whole = len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1
     return f"{layers[0]}-{layers[-1]}" if whole else ", ".join(map(str, layers))
 
 
-def _preset(name: str, settings: Any) -> Preset:
-    wanted = [one.name for one in fields(Preset) if one.name != "name"]
-    if not isinstance(settings, Mapping) or set(settings) != set(wanted):
-        raise ModelError(f"Preset {name} must have exactly the fields {', '.join(wanted)}.")
-    given = dict(settings)
-    band = given.pop("layers")
-    listed = band.get("of") if isinstance(band, Mapping) else band
-    if not (isinstance(listed, list) and listed and all(type(one) is int for one in listed)):
-        raise ModelError(f"Preset {name}: layers is {band!r}; give [first, last] or {{of: [...]}}.")
-    layers = tuple(listed)
-    if not isinstance(band, Mapping):
-        layers = tuple(range(layers[0], layers[-1] + 1))
-    try:
-        return Preset(name=name, layers=layers, **given)
-    except TypeError as error:
-        raise ModelError(f"Preset {name} has a value of a wrong type: {error}.") from error
+@dataclass(frozen=True)
+class Chosen:
+    """What a model is loaded and read with: options of the command line, or else a preset's.
+
+    Attributes:
+        name: What `load_mllm` is given: a folder or a hub id.
+        dtype: Of the weights, ``None`` if neither says.
+        batch_size: Items per forward pass.
+        layers: Those whose attention is read; ``None`` for all.
+        preset: The preset that was named, if one was.
+    """
+
+    name: str
+    dtype: str | None
+    batch_size: int
+    layers: tuple[int, ...] | None
+    preset: Preset | None
+
+    def check(self, n_layers: int) -> None:
+        """See that a preset speaks of the model that was loaded.
+
+        Raises:
+            ModelError: If the checkpoint has another number of layers.
+        """
+        if self.preset is not None and self.preset.n_layers != n_layers:
+            raise ModelError(
+                f"Preset {self.preset.name} says {self.preset.n_layers} layers, but {self.name} "
+                f"has {n_layers}; give the hub id instead, with --layers, or correct presets.yaml."
+            )
+
+
+def choose(
+    model: str,
+    *,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    layers: Sequence[str] | None = None,
+) -> Chosen:
+    """The model of a command line; explicit options override those of its preset.
+
+    Args:
+        model: Checkpoint folder, hub id or preset.
+        dtype: Of the weights, if the command line says.
+        batch_size: Items per forward pass, if the command line says.
+        layers: Words such as ``9-18``, ``3`` or ``all``, if the command line says.
+
+    Raises:
+        ModelError: If the presets cannot be read.
+        MeasureError: If ``layers`` cannot be understood.
+    """
+    preset = find_preset(model)
+    band = _read_layers(layers) if layers and list(layers) != ["all"] else None
+    if preset is None:
+        return Chosen(model, dtype, batch_size or ITEMS_PER_BATCH, band, None)
+    return Chosen(
+        preset.hub,
+        dtype or preset.dtype,
+        batch_size or preset.batch_size,
+        band if layers else preset.layers,
+        preset,
+    )
+
+
+def _read_layers(words: Sequence[str]) -> tuple[int, ...]:
+    layers: set[int] = set()
+    for word in words:
+        named = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        first, last = (int(named[1]), int(named[2] or named[1])) if named else (1, 0)
+        if last < first:
+            raise MeasureError(
+                f"--layers {word!r} names no layers; give numbers, a range as 9-18, or all."
+            )
+        layers |= set(range(first, last + 1))
+    return tuple(sorted(layers))

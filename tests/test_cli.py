@@ -1,9 +1,14 @@
 """The command line: what it makes, and how it says what went wrong."""
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 
 from attcot_analysis import __version__
-from attcot_analysis.cli import main
+from attcot_analysis.cli import command_line, main
 from attcot_analysis.problems.folder import load_problems
 
 
@@ -31,13 +36,13 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert "exist" in capsys.readouterr().err or folder.exists()
 
 
-def test_an_interrupt_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_an_interrupt_says_how_to_resume(tmp_path, capsys, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("attcot_analysis.problems.folder.save_problems", stop)
     assert main(["testbed", "problems", str(tmp_path / "x"), "--items", "1"]) == 130
-    assert "go on" in capsys.readouterr().err
+    assert "resume" in capsys.readouterr().err
 
 
 def test_missing_data_folder_is_named(tmp_path, capsys, monkeypatch):
@@ -48,15 +53,90 @@ def test_missing_data_folder_is_named(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["testbed", "build", "--help"], ["--version"]])
 def test_help_and_version(arguments, capsys):
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    assert left.value.code == 0
-    assert (__version__ if arguments == ["--version"] else "usage: attcot") in (
+    assert main(arguments) == 0
+    assert (__version__ if arguments == ["--version"] else "Usage: attcot") in (
         capsys.readouterr().out
     )
 
 
 def test_a_command_is_required(capsys):
-    with pytest.raises(SystemExit) as left:
-        main([])
-    assert left.value.code == 2
+    assert main([]) == 2
+    assert capsys.readouterr().err == "attcot: Missing command. See `attcot --help`.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["mesure"], "No such command 'mesure'. Did you mean 'measure'? See `attcot --help`."),
+        (["testbed", "claim"], "Did you mean 'claims'? See `attcot testbed --help`."),
+        (["report", "run", "--exampels", "1"], "Did you mean --examples? See `attcot report --h"),
+        (["report", "run", "--examples", "x"], "Invalid value for '--examples': "),
+        (["report"], "Missing argument 'RUN'. See `attcot report --help`."),
+        (["report", "run", "more"], "unexpected extra argument(s) (more). See"),
+        (["generate", "m", "p"], "give one of --out and --requests. See `attcot generate --help`"),
+        (["generate", "m", "p", "--out", "a", "--requests", "b"], "give one of --out and"),
+        (["generate", "m", "p", "--out", "a", "--mode", "x"], "Invalid value for '--mode': "),
+    ],
+)
+def test_a_mistyped_command_line_is_one_sentence_with_what_may_be_meant(
+    arguments, sentence, capsys, monkeypatch
+):
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("attcot: ") and sentence in output.err
+    assert output.err.count("\n") == 1 and output.out == ""
+    monkeypatch.setenv("RANK", "1")
+    assert main(arguments) == 2 and capsys.readouterr().err == ""
+
+
+def test_an_option_that_is_a_list_takes_several_words():
+    def read(*words):
+        command = command_line().commands["measure"]
+        return command.make_context("measure", ["m", "p", "--out", "r", *words]).params
+
+    options = read("--also", "causal", "lens", "--layers", "1-2", "5", "--maps", "--edits", "twin")
+    assert options["extras"] == ["causal", "lens"] and options["layers"] == ["1-2", "5"]
+    assert options["edits"] == ["twin"] and options["maps"] and not options["controls"]
+    assert read("--edits", "twin", "--edits=blank")["edits"] == ["twin", "blank"]
+    assert read("--also", "lens", "--", *())["extras"] == ["lens"]
+
+
+def leaves(group, *names):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from leaves(command, *names, name)
+        else:
+            yield [*names, name], command
+
+
+@pytest.mark.parametrize(
+    ("names", "command"),
+    [pytest.param(*leaf, id="-".join(leaf[0])) for leaf in leaves(command_line())],
+)
+def test_every_command_says_all_of_its_help(names, command, capsys, monkeypatch):
+    """Rich reads what stands in square brackets as a style and would leave it out."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*names, "--help"]) == 0
+    page = re.sub(r"[\s│]", "", capsys.readouterr().out)
+    for text in (command.help, *(option.help for option in command.params if option.help)):
+        assert all(word in page for word in text.split()), text
+    assert {"--quiet"} <= {name for option in command.params for name in option.opts}
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from attcot_analysis.cli import main; main(['measure', '--help'])\n"
+    code += "print({'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+
+
+def test_completion_names_the_commands():
+    environment = {**os.environ, "_ATTCOT_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from attcot_analysis.cli import main; main()"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**environment, "COMP_WORDS": "attcot d"},
+    )
+    assert done.stdout.split() == ["doctor", "data", "demo"]

@@ -214,10 +214,8 @@ def test_every_quoted_error_is_raised_somewhere():
 
 def test_commands_in_the_docs_are_commands():
     """Every `attcot COMMAND --option` in a block of the docs is understood by the parser."""
-    from attcot_analysis.cli import _parser
+    from attcot_analysis.cli import command_line
 
-    parser = _parser()
-    commands = next(a for a in parser._actions if a.dest == "command").choices
     wrong = []
     for source in SOURCES:
         for block in re.findall(r"```bash\n(.*?)```", text_of(source), flags=re.DOTALL):
@@ -225,13 +223,15 @@ def test_commands_in_the_docs_are_commands():
                 words = line.split("#")[0].split()
                 if len(words) < 2 or words[0] != "attcot" or words[1].startswith("-"):
                     continue
-                known = commands.get(words[1])
-                options = set(known._option_string_actions) if known else set()
-                if known is None:
-                    wrong.append((source, words[1]))
-                elif known._subparsers is None:
-                    given = [word for word in words if re.fullmatch(r"--[a-z-]+", word)]
-                    wrong += [(source, line) for one in given if one not in options]
+                command, names = command_line(), words[1:]
+                while hasattr(command, "commands") and names:
+                    command = command.commands.get(names.pop(0))
+                if command is None:
+                    wrong.append((source, line))
+                    continue
+                options = {name for param in command.params for name in param.opts}
+                asked = {word for word in names if re.fullmatch(r"--[a-z-]+", word)}
+                wrong += [(source, line, option) for option in asked - options]
     assert wrong == []
 
 

@@ -1,16 +1,12 @@
-"""Presets: what they hold, and that what is given by hand goes before them."""
-
-from argparse import Namespace
+"""Presets: what they hold, and that explicit options override them."""
 
 import pytest
 
-from attcot_analysis.cli.options import chosen_model, read_layers
 from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.models.families import FAMILIES
-from attcot_analysis.presets import find_preset, presets, read_presets, written
+from attcot_analysis.presets import choose, find_preset, presets, written
 from attcot_analysis.train.objective import AttCoTConfig
 
-GIVEN = {"dtype": None, "batch_size": None, "layers": None}
 ONE = "{hub: a/b, parameters: 1, n_layers: 6, layers: [2, 3], dtype: float16, batch_size: 2}"
 
 
@@ -40,14 +36,13 @@ def test_every_family_but_none_unknown_has_a_preset():
     assert all(sign in hubs for sign in signs.values())
 
 
-def test_the_command_line_goes_before_the_preset():
-    plain = chosen_model(Namespace(**GIVEN), "qwen2.5-vl-7b")
+def test_explicit_options_override_the_preset():
+    plain = choose("qwen2.5-vl-7b")
     assert plain.name == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert (plain.dtype, plain.batch_size, plain.layers) == ("bfloat16", 16, tuple(range(9, 19)))
-    own = Namespace(dtype="float32", batch_size=3, layers=["1", "4-5"])
-    chosen = chosen_model(own, "qwen2.5-vl-7b")
+    chosen = choose("qwen2.5-vl-7b", dtype="float32", batch_size=3, layers=["1", "4-5"])
     assert (chosen.dtype, chosen.batch_size, chosen.layers) == ("float32", 3, (1, 4, 5))
-    assert chosen_model(Namespace(**{**GIVEN, "layers": ["all"]}), "qwen2.5-vl-7b").layers is None
+    assert choose("qwen2.5-vl-7b", layers=["all"]).layers is None
 
 
 def test_folders_and_hub_ids_are_no_presets(tmp_path, monkeypatch):
@@ -55,7 +50,7 @@ def test_folders_and_hub_ids_are_no_presets(tmp_path, monkeypatch):
     (tmp_path / "qwen2.5-vl-7b").mkdir()
     assert find_preset("qwen2.5-vl-7b") is None
     assert find_preset("Qwen/Qwen2.5-VL-7B-Instruct") is None and find_preset("mine") is None
-    chosen = chosen_model(Namespace(**GIVEN), "some/model")
+    chosen = choose("some/model")
     assert (chosen.name, chosen.dtype, chosen.batch_size, chosen.layers) == (
         "some/model",
         None,
@@ -65,7 +60,7 @@ def test_folders_and_hub_ids_are_no_presets(tmp_path, monkeypatch):
 
 
 def test_a_preset_of_another_depth_is_refused():
-    chosen = chosen_model(Namespace(**GIVEN), "qwen2.5-vl-7b")
+    chosen = choose("qwen2.5-vl-7b")
     chosen.check(28)
     with pytest.raises(ModelError, match=r"28 layers, but .* has 36"):
         chosen.check(36)
@@ -74,7 +69,7 @@ def test_a_preset_of_another_depth_is_refused():
 @pytest.mark.parametrize("words", [["x"], ["5-3"], ["-1"], ["1-"], ["all", "2"]])
 def test_layers_that_cannot_be_read(words):
     with pytest.raises(MeasureError, match="names no layers"):
-        read_layers(words)
+        choose("some/model", layers=words)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +89,7 @@ def test_what_does_not_hold_together_is_refused(tmp_path, text, sentence):
     path = tmp_path / "presets.yaml"
     path.write_text(text)
     with pytest.raises(ModelError, match=sentence):
-        read_presets(path)
+        presets(path)
 
 
 def test_layers_are_written_as_people_write_them():

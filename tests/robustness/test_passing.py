@@ -15,7 +15,7 @@ from faults import sentence
 from PIL import Image
 from transformers import AutoConfig
 
-from attcot_analysis.cli.exits import Exit, exit_of
+from attcot_analysis.cli import Exit, exit_of
 from attcot_analysis.errors import AttCoTError, NoMemoryError, RunError
 from attcot_analysis.measures.check import check_model
 from attcot_analysis.models import load_mllm

@@ -1,0 +1,694 @@
+"""`attcot`: thin commands over the functions that the notebooks call.
+
+Nothing heavy is imported before a command runs, so that help and completion answer at once.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+from typer import Argument, Option, Typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from attcot_analysis import __version__
+from attcot_analysis.errors import AttCoTError, MeasureError, refused_write
+
+
+class Exit(IntEnum):
+    """The exit codes; `MEANINGS` says them in words."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    DOES_NOT_HOLD = 3
+    NO_ROOM = 4
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.DONE: "done, and everything that was checked holds",
+    Exit.ERROR: "an error: one sentence says what is wrong and what to do",
+    Exit.USAGE: "the command line cannot be understood",
+    Exit.DOES_NOT_HOLD: "done, but something that was checked does not hold",
+    Exit.NO_ROOM: "memory ran out; what is finished is kept",
+    Exit.INTERRUPTED: "interrupted: the same command resumes",
+}
+_SHOWN = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code, one of `Exit`."""
+    # The libraries' own bars say nothing that ours do not; set before they are imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        result = command_line()(arguments, prog_name="attcot", standalone_mode=False)
+        if result == Exit.INTERRUPTED:
+            raise KeyboardInterrupt
+    except BaseException as error:
+        known = exit_of(error)
+        if known is None:
+            raise
+        code, sentence = known
+        # Of several processes the first speaks for all.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"attcot: {sentence}", file=sys.stderr, flush=True)
+        return code
+    if isinstance(result, bool):
+        return Exit.DONE if result else Exit.DOES_NOT_HOLD
+    return result or Exit.DONE
+
+
+@lru_cache
+def command_line() -> TyperGroup:
+    """All commands, those included that other packages add, as the laboratory does."""
+    for point in entry_points(group="attcot.commands"):
+        point.load()(app)
+    return cast(TyperGroup, get_command(app))
+
+
+def exit_of(error: BaseException) -> tuple[Exit, str] | None:
+    """The exit code of an error and the sentence to print; ``None`` for an unexpected error."""
+    if isinstance(error, AttCoTError):
+        return Exit.NO_ROOM if isinstance(error, MemoryError) else Exit.ERROR, str(error)
+    if isinstance(error, typer.TyperException):
+        return Exit.USAGE, _usage(error)
+    if isinstance(error, OSError):
+        sentence = refused_write(error)
+        return None if sentence is None else (Exit.ERROR, sentence)
+    if isinstance(error, KeyboardInterrupt):
+        return Exit.INTERRUPTED, "interrupted; run the same command again to resume."
+    # By name, since torch must not be imported to say that something else failed.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Exit.NO_ROOM, (
+            "Memory ran out; what is finished is kept. Give a smaller --batch-size (a run that was "
+            "begun with another one needs a new folder), a smaller model or --dtype bfloat16."
+        )
+    return None
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What cannot be understood in the command line, what may be meant, and where to look."""
+    meant = getattr(error, "possibilities", None)
+    sentence = error.message if meant else error.format_message()
+    if meant:
+        sentence += f". Did you mean {' or '.join(sorted(meant))}?"
+    elif not sentence.endswith((".", "?")):
+        sentence += "."
+    context = getattr(error, "ctx", None)
+    return f"{sentence} See `{context.command_path if context else 'attcot'} --help`."
+
+
+# --- what several commands share, here and in the laboratory ------------------------------------
+
+
+class ListCommand(TyperCommand):
+    """A command whose list options take several words each: ``--also causal lens``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat an option before each of its words, the form in which typer reads a list."""
+        listed = [param for param in self.params if getattr(param, "multiple", False)]
+        lists = {name for param in listed for name in param.opts}
+        words: list[str] = []
+        current = None
+        for position, word in enumerate(args):
+            if word == "--":
+                words += args[position:]
+                break
+            if word.startswith("-"):
+                current = word if word in lists else None
+            elif current is not None and words[-1] != current:
+                words.append(current)
+            words.append(word)
+        return super().parse_args(ctx, words)
+
+
+def in_ci() -> bool:
+    """Whether nobody is watching: continuous integration sets ``CI``."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+def processes(workers: int) -> int:
+    """How many processes ``--workers`` asks for."""
+    import torch
+
+    return workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+
+
+Model = Annotated[str, Argument(metavar="MODEL", help="checkpoint folder, hub id or preset")]
+Problems = Annotated[
+    Path, Argument(metavar="PROBLEMS", help="problem folder (problems.jsonl, images/)")
+]
+RunOut = Annotated[Path, Option(help="run folder")]
+Items = Annotated[int | None, Option(help="only the first so many")]
+BatchSize = Annotated[
+    int | None,
+    Option(help="items per forward pass, default 64; halved automatically when memory runs out"),
+]
+MaxNewTokens = Annotated[int, Option(help="limit of a response")]
+Dtype = Annotated[str | None, Option(help="such as bfloat16; default auto")]
+Device = Annotated[str | None, Option(help="such as cpu or cuda:1")]
+Revision = Annotated[str | None, Option(help="branch, tag or commit on the hub")]
+BootstrapSeed = Annotated[int, Option("--seed", help="of the intervals' bootstrap")]
+MovedProblems = Annotated[Path | None, Option("--problems", help="problem folder, if it has moved")]
+Examples = Annotated[int, Option(help="items whose maps are shown")]
+BrowserItems = Annotated[int, Option("--items", help="items in the item browser")]
+Overwrite = Annotated[bool, Option("--overwrite", help="replace what is there")]
+Workers = Annotated[int, Option(help="processes; 0: one per core, or 1 with a GPU")]
+Quiet = Annotated[
+    bool,
+    Option(
+        "--quiet",
+        callback=lambda quiet: quiet or in_ci(),
+        help="no progress bars (nor where CI is set)",
+    ),
+]
+
+app = Typer(
+    help="Does a multimodal LLM look before it answers?\n\nMODEL is a checkpoint folder, a hub id "
+    "or a preset\n(attcot doctor --presets). `attcot COMMAND --help` says more.",
+    epilog="Exit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in MEANINGS.items()),
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"attcot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _attcot(
+    version: Annotated[
+        bool,
+        Option("--version", callback=_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    pass
+
+
+# --- installation and model ---------------------------------------------------------------------
+
+
+@app.command("doctor")
+def _doctor(
+    model: Annotated[
+        str | None, Argument(metavar="MODEL", help="checkpoint folder, hub id or preset")
+    ] = None,
+    folder: Annotated[Path, Option(help="where runs would go")] = Path(),
+    as_json: Annotated[bool, Option("--json", help="print the findings as JSON")] = False,
+    list_presets: Annotated[
+        bool, Option("--presets", help="list the presets, nothing else")
+    ] = False,
+    quiet: Quiet = False,
+) -> bool:
+    """Versions, devices, memory, files: what would fail here?
+
+    Look at this installation and, if a model is named, whether it is known
+    and fits into memory. Nothing is downloaded.
+    """
+    from attcot_analysis.doctor import examine, holds
+    from attcot_analysis.presets import presets
+
+    if list_presets:
+        for preset in presets().values():
+            print(str(preset).removeprefix("preset "))
+        return True
+    findings = examine(model, folder=folder)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(finding)
+        failing = sum(finding.word == "fails" for finding in findings)
+        print(f"{failing} things would fail" if failing else "nothing would fail")
+    return holds(findings)
+
+
+@app.command("check-model")
+def _check_model(
+    model: Model,
+    dtype: Annotated[
+        str, Option(help="such as bfloat16; float32 is compared most closely")
+    ] = "float32",
+    device: Device = None,
+    revision: Revision = None,
+    trust_remote_code: Annotated[
+        bool, Option("--trust-remote-code", help="run code that comes with the checkpoint")
+    ] = False,
+    quiet: Quiet = False,
+) -> bool:
+    """Is this checkpoint read correctly?"""
+    from attcot_analysis.measures.check import check_model
+    from attcot_analysis.presets import choose
+
+    outcome = check_model(
+        choose(model).name,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        report=lambda check: print(check, flush=True),
+    )
+    print(outcome.verdict)
+    return outcome.holds
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+_data = Typer()
+app.add_typer(
+    _data,
+    name="data",
+    help="Check a dataset, convert it into a problem folder, read a batch's responses.",
+)
+
+DataPath = Annotated[str, Argument(metavar="PATH", help="file, folder or hub id")]
+DataFormat = Annotated[
+    str,
+    Option(
+        "--format",
+        metavar="NAME",
+        help="jsonl (your own), clevr, chartqa, visual-cot, m3cot, a-okvqa, vstar, naturalbench "
+        "or vilp",
+    ),
+]
+SkipFaulty = Annotated[bool, Option("--skip-faulty", help="leave out what is wrong")]
+Images = Annotated[Path | None, Option(help="folder of the pictures, if not beside PATH")]
+Split = Annotated[str | None, Option(help="of the dataset; default the format's own")]
+Boxes = Annotated[
+    Literal["pixels", "unit", "thousand", "xywh"] | None,
+    Option(
+        help="form of your own boxes: x0 y0 x1 y1 in pixels (default), 0 to 1 or 0 to 1000, or "
+        "x y width height in pixels"
+    ),
+]
+
+
+@_data.command("check")
+def _check_data(
+    path: DataPath,
+    data_format: DataFormat = "jsonl",
+    images: Images = None,
+    split: Split = None,
+    boxes: Boxes = None,
+    items: Items = None,
+    quiet: Quiet = False,
+) -> bool:
+    """What is wrong with a dataset, and what can be measured on it.
+
+    Read every record, print one sentence for each that is wrong, then what
+    can be measured on the others. Exit code 3 if anything is wrong.
+    """
+    from attcot_analysis.problems.data import check_data
+
+    checked = check_data(path, data_format, images=images, split=split, boxes=boxes, limit=items)
+    _print_faults(checked.faults)
+    print(checked.coverage)
+    return checked.holds
+
+
+@_data.command("convert")
+def _convert_data(
+    path: DataPath,
+    out: Annotated[Path, Option(help="new problem folder")],
+    data_format: DataFormat = "jsonl",
+    images: Images = None,
+    split: Split = None,
+    boxes: Boxes = None,
+    items: Items = None,
+    skip_faulty: SkipFaulty = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a dataset as a folder for attcot measure."""
+    from attcot_analysis.problems.data import convert_data
+
+    converted = convert_data(
+        path,
+        out,
+        data_format,
+        images=images,
+        split=split,
+        boxes=boxes,
+        limit=items,
+        skip_faulty=skip_faulty,
+        overwrite=overwrite,
+    )
+    _print_faults(converted.faults)
+    print(converted.coverage)
+    print(f"Problems: {out}")
+
+
+def _print_faults(faults: tuple[str, ...]) -> None:
+    for fault in faults[:_SHOWN]:
+        print(fault)
+    if len(faults) > _SHOWN:
+        print(f"... and {len(faults) - _SHOWN} more.")
+    if faults:
+        print(f"{len(faults)} records are wrong.\n")
+
+
+@_data.command("responses")
+def _convert_responses(
+    path: Annotated[Path, Argument(metavar="FILE", help="output of the batch")],
+    out: Annotated[Path, Option(help="new file (.jsonl)")],
+    problems: Annotated[Path | None, Option(help="folder of the items asked for")] = None,
+    items: Items = None,
+    skip_faulty: SkipFaulty = False,
+    quiet: Quiet = False,
+) -> None:
+    """The output of vllm run-batch as responses for attcot measure --generations.
+
+    Turn the output file of vllm run-batch (or of another OpenAI-compatible
+    batch) into the JSON lines of attcot measure --generations, and say what
+    is missing in it. Exit code 1 if anything is, unless --skip-faulty.
+    """
+    from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.generations import read_batch, write_generations
+
+    asked: list[str] = []
+    if problems is not None:
+        loaded = load_problems(problems, limit=items, keep_pictures=False)
+        asked = [problem.id for problem in loaded]
+    batch = read_batch(path, asked)
+    for fault in batch.faults[:_SHOWN]:
+        print(fault)
+    wrong = len(batch.faults) + len(batch.missing)
+    if not batch.lines or (wrong and not skip_faulty):
+        raise MeasureError(
+            f"{path} is not complete: {batch}, {len(batch.faults)} lines cannot be used; ask "
+            "for these again, or pass --skip-faulty."
+        )
+    print(batch)
+    print(f"Responses: {write_generations(out, batch)}")
+
+
+# --- run folders --------------------------------------------------------------------------------
+
+
+@app.command("generate")
+def _generate(
+    model: Model,
+    problems: Problems,
+    out: Annotated[Path | None, Option(help="run folder")] = None,
+    requests: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="write requests for vllm run-batch to this new file (.jsonl) instead",
+        ),
+    ] = None,
+    link_pictures: Annotated[
+        bool,
+        Option(
+            "--link-pictures",
+            help="requests name the pictures' files: start vLLM with --allowed-local-media-path",
+        ),
+    ] = False,
+    items: Items = None,
+    mode: Annotated[Literal["cot", "direct"], Option(help="with rationale?")] = "cot",
+    text_only: Annotated[bool, Option("--text-only", help="without the pictures")] = False,
+    samples: Annotated[int, Option(help="responses per item")] = 1,
+    temperature: Annotated[float, Option(help="0: greedy")] = 0.0,
+    batch_size: Annotated[int | None, Option(help="items at once; default 64")] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    dtype: Dtype = None,
+    device: Device = None,
+    revision: Revision = None,
+    seed: Annotated[int, Option(help="of sampling")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Let a model answer a folder of problems; re-running resumes.
+
+    Responses are kept with their tokens. Under accelerate launch the processes
+    share the items. With --requests nothing is loaded: the prompts are written
+    as the input of vllm run-batch, for a MODEL that goes by this name there.
+    """
+    from attcot_analysis.measures.unread import LIMIT, unread_sentence
+    from attcot_analysis.models import load_mllm
+    from attcot_analysis.presets import choose
+    from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.generations import write_requests
+    from attcot_analysis.runs.responses import generate_run, response_file
+    from attcot_analysis.runs.shards import Shards
+
+    if (out is None) == (requests is None):
+        raise typer.BadParameter("give one of --out and --requests")
+    chosen = choose(model, dtype=dtype, batch_size=batch_size)
+    if requests is not None:
+        own = {"batch-size": batch_size, "dtype": dtype, "device": device, "revision": revision}
+        useless = [name for name, value in own.items() if value is not None]
+        if useless or samples != 1:
+            name = (useless or ["samples"])[0]
+            raise MeasureError(
+                f"Requests ask for one response each, of a server; leave --{name} out."
+            )
+        asked = load_problems(problems, limit=items, keep_pictures=False)
+        path = write_requests(
+            requests,
+            asked,
+            model=chosen.name,
+            mode=mode,
+            text_only=text_only,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            folder=problems if link_pictures else None,
+        )
+        allowed = f" --allowed-local-media-path {problems.resolve()}" if link_pictures else ""
+        print(f"Requests: {path} ({len(asked)})")
+        print(f"Run them: vllm run-batch -i {path} -o FILE --model {chosen.name}{allowed}")
+        print("Then: attcot measure ... --generations FILE")
+        return
+    if link_pictures:
+        raise MeasureError("--link-pictures is for requests; give --requests FILE, too.")
+    assert out is not None
+    with Shards.here() as shards, shards.together():
+        run = generate_run(
+            out,
+            load_mllm(
+                chosen.name,
+                dtype=chosen.dtype or "auto",
+                device=device or shards.device,
+                revision=revision,
+            ),
+            load_problems(problems, limit=items),
+            mode=mode,
+            text_only=text_only,
+            samples=samples,
+            temperature=temperature,
+            batch_size=chosen.batch_size,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            shards=shards,
+            progress=not quiet,
+        )
+        if shards.main:
+            answers = run.read_table("responses")
+            right, ended = answers["correct"].mean(), answers["finished"].mean()
+            if (unread := answers["answer"].isna().mean()) > LIMIT:
+                print(unread_sentence(unread, "answers"))
+            print(f"{len(answers)} responses, {right:.1%} right, {ended:.1%} came to their end")
+            print(f"Responses: {response_file(run)}")
+
+
+@app.command("measure", cls=ListCommand)
+def _measure(
+    model: Model,
+    problems: Problems,
+    out: RunOut,
+    items: Items = None,
+    batch_size: BatchSize = None,
+    max_memory: Annotated[
+        str | None,
+        Option(
+            metavar="AMOUNT",
+            help="most memory of each process, such as 20GiB: of its GPU, else of the computer",
+        ),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    layers: Annotated[list[str] | None, Option(help="to read, such as 9-18; default all")] = None,
+    controls: Annotated[list[str] | None, Option(help="rationale, filler, other_item")] = None,
+    edits: Annotated[list[str] | None, Option(help="such as twin, control, blank, swap")] = None,
+    extras: Annotated[
+        list[str] | None,
+        Option(
+            "--also",
+            metavar="TABLE",
+            help="answer_access, causal (knockout, mean values, removal), lens, divergence",
+        ),
+    ] = None,
+    maps: Annotated[bool, Option("--maps", help="also keep attention maps")] = False,
+    dtype: Dtype = None,
+    device: Device = None,
+    revision: Revision = None,
+    generations: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="JSON lines of responses written elsewhere (vLLM, an API), measured instead of "
+            "responses written here",
+        ),
+    ] = None,
+    foreign: Annotated[
+        bool,
+        Option(
+            "--foreign",
+            help="another model wrote the generations: measure nothing that mixes both models' "
+            "answers",
+        ),
+    ] = False,
+    seed: BootstrapSeed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Measure one model on one folder of problems; re-running resumes.
+
+    Under accelerate launch or torchrun the processes share the items.
+    Explicit options override those of a preset.
+    """
+    from attcot_analysis.measures.unread import paragraph_note
+    from attcot_analysis.models import load_mllm
+    from attcot_analysis.models.load import memory_limit, parse_memory
+    from attcot_analysis.presets import choose
+    from attcot_analysis.problems.coverage import data_coverage
+    from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.generations import read_generations
+    from attcot_analysis.runs.measure import format_summary, measure_run
+    from attcot_analysis.runs.provenance import note_sources
+    from attcot_analysis.runs.shards import Shards
+
+    if foreign and generations is None:
+        raise MeasureError("--foreign says whose generations they are; give them, too.")
+    most = None if max_memory is None else parse_memory(max_memory)
+    chosen = choose(model, dtype=dtype, batch_size=batch_size, layers=layers)
+    parts: dict[str, Any] = {"controls": controls, "edits": edits, "extras": extras}
+    with Shards.here() as shards, memory_limit(most, device or shards.device), shards.together():
+        loaded = load_problems(problems, limit=items, keep_pictures=False)
+        mllm = load_mllm(
+            chosen.name,
+            dtype=chosen.dtype or "auto",
+            device=device or shards.device,
+            revision=revision,
+        )
+        chosen.check(mllm.n_layers)
+        if chosen.preset is not None and shards.main:
+            print(chosen.preset)
+        written = None
+        if generations is not None:
+            written = read_generations(generations, mllm, foreign=foreign)
+        run = measure_run(
+            out,
+            mllm,
+            loaded,
+            layers=chosen.layers,
+            **{name: value for name, value in parts.items() if value is not None},
+            maps=maps,
+            batch_size=chosen.batch_size,
+            max_new_tokens=max_new_tokens,
+            generations=written,
+            seed=seed,
+            shards=shards,
+            progress=not quiet,
+        )
+        if shards.main:
+            note_sources(run, model=chosen.name, problems=problems)
+            print(format_summary(run.read_table("summary")))
+            if note := paragraph_note(run.read_table("answers_cot")["text"]):
+                print(note)
+            for gap in data_coverage(loaded).gaps:
+                print(gap)
+            for name, size in run.manifest.get("halved", {}).items():
+                print(f"Out of memory: {name} was measured {size} items at a time.")
+            print(f"Run: {run.path}")
+
+
+@app.command("compare")
+def _compare(
+    before: Annotated[str, Argument(metavar="RUN_A", help="the run compared with")],
+    after: Annotated[str, Argument(metavar="RUN_B", help="the run compared")],
+    out: Annotated[Path, Option(help="run folder for the report")],
+    names: Annotated[
+        tuple[str, str] | None,
+        Option(metavar="A B", help="what the two are called; default: the models"),
+    ] = None,
+    problems: MovedProblems = None,
+    models: Annotated[
+        tuple[str, str] | None, Option(metavar="A B", help="checkpoints, if moved")
+    ] = None,
+    no_models: Annotated[bool, Option("--no-models", help="load no model for maps")] = False,
+    examples: Examples = 3,
+    items: BrowserItems = 24,
+    seed: BootstrapSeed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Two measured runs on the same items: verdicts, curves, maps, items, as a report.
+
+    Compare two runs of attcot measure on the same items, or arms of attcot
+    reproduce written as FOLDER:ARM. Several training seeds of one side are
+    joined by commas.
+    """
+    from attcot_analysis.show.report.compare import compare_runs
+
+    comparison = compare_runs(
+        before.split(","),
+        after.split(","),
+        out,
+        names=names,
+        problems=problems,
+        models=False if no_models else models,
+        examples=examples,
+        items=items,
+        seed=seed,
+    )
+    print(comparison)
+    print(f"Report: {comparison.report}")
+
+
+@app.command("report")
+def _report(
+    run_folder: Annotated[
+        str, Argument(metavar="RUN", help="folder that attcot measure has written")
+    ],
+    out: Annotated[
+        Path | None, Option(help="the page; default report.html in the run folder")
+    ] = None,
+    problems: MovedProblems = None,
+    examples: Examples = 3,
+    items: BrowserItems = 24,
+    seed: BootstrapSeed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """One measured run as one page: metrics, curves, maps, items.
+
+    Several training seeds are joined by commas; an arm of attcot reproduce is
+    FOLDER:ARM.
+    """
+    from attcot_analysis.show.report.compare import report_run
+
+    page = report_run(
+        run_folder.split(","),
+        out,
+        problems=problems,
+        examples=examples,
+        items=items,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    print(f"Report: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""The commands of the laboratory, which `attcot` finds by an entry point."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer import Argument, Option, Typer
+
+from attcot_analysis.cli import (
+    Items,
+    ListCommand,
+    Model,
+    Problems,
+    Quiet,
+    RunOut,
+    Workers,
+    processes,
+)
+
+_PANEL = "Laboratory"
+_lab = Typer()
+_testbed = Typer()
+
+
+def add(app: Typer) -> None:
+    """Add the commands to those of the library."""
+    app.add_typer(_lab)
+    app.add_typer(
+        _testbed,
+        name="testbed",
+        help="Make the testbed's models and problems, and try them.",
+        rich_help_panel=_PANEL,
+    )
+
+
+@_lab.command("demo", rich_help_panel=_PANEL)
+def _demo(
+    folder: Annotated[Path, Argument(metavar="DIR", help="new folder")],
+    quiet: Quiet = False,
+) -> None:
+    """Copy tiny models, problems and notebooks into a new folder."""
+    from attcot_lab.demo import write_demo
+
+    folder = write_demo(folder)
+    print((folder / "README.md").read_text(encoding="utf-8").rstrip())
+    print(f"\nDemo: {folder}")
+
+
+@_lab.command("reproduce", rich_help_panel=_PANEL)
+def _reproduce(
+    out: RunOut = Path("runs/reproduce"),
+    seeds: Annotated[int, Option(help="training seeds per arm")] = 3,
+    items: Annotated[int, Option(help="test items")] = 200,
+    workers: Workers = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune the testbed model with and without Att-CoT, measure both, write a report."""
+    from attcot_lab.reproduce import ReproduceConfig, reproduce
+
+    config = ReproduceConfig(seeds=tuple(range(seeds)), items=items)
+    run = reproduce(out, config, workers=processes(workers), progress=not quiet)
+    print(f"Report: {run.path / 'report.html'}")
+
+
+@_lab.command("finetune", rich_help_panel=_PANEL)
+def _finetune(
+    model: Model,
+    problems: Problems,
+    out: Annotated[Path, Option(help="new checkpoint folder")],
+    arm: Annotated[str, Option(help="a name in configs/arms, or a .yaml file")] = "att_cot",
+    items: Items = None,
+    steps: Annotated[int, Option(help="optimizer steps")] = 150,
+    batch_size: Annotated[int, Option(help="items per step")] = 16,
+    accumulation: Annotated[
+        int,
+        Option(
+            "--accumulation",
+            "--accumulate",
+            metavar="N",
+            help="parts a batch is split into, one after the other in memory",
+        ),
+    ] = 1,
+    learning_rate: Annotated[float, Option(help="of large models: 1e-5, with LoRA 1e-4")] = 1e-3,
+    lora: Annotated[
+        int | None,
+        Option(
+            metavar="RANK",
+            help="train adapters of this rank on the language model, such as 16, and no other "
+            "weights",
+        ),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, Option(metavar="A", help="their scale over the rank; default 2 RANK")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Option(help="to compute in; trained weights are float32 in either"),
+    ] = "float32",
+    gradient_checkpointing: Annotated[
+        bool,
+        Option("--gradient-checkpointing", help="less memory, more time, same result"),
+    ] = False,
+    seed: Annotated[int, Option(help="of the order of the data")] = 0,
+    save_every: Annotated[int, Option(help="steps between checkpoints")] = 50,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a model as an arm says: cot_sft, att_cot, ...; re-running resumes.
+
+    All its weights are trained, or adapters (--lora) that are merged into it
+    at the end. The folder appears when it is done. Re-running after an
+    interruption resumes from its last checkpoint. For several GPUs use your
+    own trainer, see docs/training.md.
+    """
+    from attcot_analysis.presets import choose
+    from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.train.finetune import FinetuneConfig
+    from attcot_lab.arms import read_arm, train_arm
+
+    config = FinetuneConfig(
+        steps=steps,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        learning_rate=learning_rate,
+        seed=seed,
+        lora=lora,
+        lora_alpha=lora_alpha,
+        dtype=dtype,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    folder = train_arm(
+        read_arm(arm),
+        choose(model).name,
+        load_problems(problems, limit=items),
+        out,
+        config,
+        save_every=save_every,
+        progress=not quiet,
+    )
+    print(f"Checkpoint: {folder}")
+
+
+@_lab.command("run", rich_help_panel=_PANEL)
+def _run(
+    file: Annotated[str, Argument(metavar="FILE", help="YAML file, or a name in configs/runs")],
+    out: Annotated[Path | None, Option(help="folder, instead of the file's own")] = None,
+    dry: Annotated[bool, Option("--dry", help="read the file and say what it asks for")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check, measure, fine-tune, compare, as a YAML file says; re-running resumes.
+
+    Do all that a run file asks for: check the model, measure it, fine-tune it
+    as every arm, measure those, and write a page per comparison.
+    """
+    from attcot_lab.run_file import read_run_file
+
+    config = read_run_file(file, out=out)
+    if dry:
+        print(config)
+        return
+    from attcot_lab.road import follow_road
+
+    folder = follow_road(config, progress=not quiet, say=lambda line: print(line, flush=True))
+    print(f"Run: {folder}")
+
+
+@_lab.command("grid", rich_help_panel=_PANEL)
+def _grid(
+    file: Annotated[str, Argument(metavar="FILE", help="YAML file, or a name in configs/grids")],
+    out: RunOut,
+    gather: Annotated[
+        bool, Option("--gather", help="only write the table of the cells finished so far")
+    ] = False,
+    workers: Workers = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune and measure models × problems × arms × seeds; re-running resumes.
+
+    Fine-tune and measure every cell of a grid. Re-running on the same folder
+    resumes, also with a file to which models, arms or seeds were added.
+    """
+    from attcot_analysis.runs.run import RunFolder
+    from attcot_lab.grid import grid_values, read_grid, run_grid
+
+    if gather:
+        run = RunFolder.open(out)
+        run.write_table("values", grid_values(run), overwrite=True)
+    else:
+        run = run_grid(out, read_grid(file), workers=processes(workers), progress=not quiet)
+    print(f"Values: {run.path / 'tables' / 'values.parquet'}")
+
+
+@_testbed.command("build")
+def _build(
+    names: Annotated[
+        list[str] | None,
+        Argument(metavar="NAME", help="such as internvl-large; default all six"),
+    ] = None,
+    out: Annotated[Path | None, Option(help="folder for checkpoints that are built anew")] = None,
+    seed: Annotated[int, Option(help="with --out: of weights and data")] = 0,
+    workers: Workers = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train tiny MLLMs from nothing: three families at two scales.
+
+    Those that are neither shipped nor built already go to the cache folder;
+    with --out they are built anew.
+    """
+    from attcot_lab.testbed.testbed_models import TESTBED_MODELS, build_models
+
+    folders = build_models(
+        names or list(TESTBED_MODELS),
+        out,
+        seed=seed,
+        workers=processes(workers),
+        progress=not quiet,
+    )
+    for folder in folders:
+        print(f"Checkpoint: {folder}")
+
+
+@_testbed.command("problems", cls=ListCommand)
+def _problems(
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="new problem folder")],
+    items: Annotated[int, Option(help="how many")] = 200,
+    seed: Annotated[int, Option(help="of the draws")] = 0,
+    kind: Annotated[str, Option(help="arrows, charts or counting")] = "arrows",
+    noise: Annotated[float | None, Option(help="grey levels of colour cast")] = None,
+    prior: Annotated[float | None, Option(help="share of habitual answers")] = None,
+    states_evidence: Annotated[
+        bool, Option("--states-evidence", help="last step says the colour")
+    ] = False,
+    knobs: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            metavar="KNOB=VALUE",
+            help="the kind's own knobs, such as hops=3, task=compare or style=line",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Generate a folder of problems."""
+    from attcot_analysis.problems.folder import save_problems
+    from attcot_lab.reproduce import ReproduceConfig
+    from attcot_lab.testbed.kinds import generate_problems, read_knobs
+
+    settings = {
+        "noise": ReproduceConfig().noise if noise is None else noise,
+        "prior": prior,
+        "states_evidence": states_evidence,
+        **read_knobs(knobs or []),
+    }
+    save_problems(generate_problems(kind, items, seed=seed, **settings), folder)
+    print(f"Problems: {folder}")
+
+
+@_testbed.command("validity")
+def _validity(
+    out: RunOut = Path("runs/validity"),
+    seeds: Annotated[int, Option(help="training seeds per kind of model")] = 4,
+    items: Annotated[int, Option(help="test items")] = 100,
+    workers: Workers = 0,
+    quiet: Quiet = False,
+) -> bool:
+    """Plant failures by training and see which metrics find them; re-running resumes."""
+    from attcot_lab.validity import ValidityConfig, describe, holds, validity
+
+    config = ValidityConfig(seeds=tuple(range(seeds)), items=items)
+    run = validity(out, config, workers=processes(workers), progress=not quiet)
+    table = run.read_table("separation")
+    print(describe(table))
+    print(f"Tables: {run.path / 'tables'}")
+    return holds(table)
+
+
+@_testbed.command("claims")
+def _claims(
+    results: Annotated[
+        Path | None, Option(help="run folder of a grid; default the shipped results")
+    ] = None,
+    grid: Annotated[
+        str | None, Option(metavar="FILE", help="run this grid first (needs --out)")
+    ] = None,
+    out: Annotated[Path | None, Option(help="run folder of --grid")] = None,
+    docs: Annotated[
+        Path | None, Option(metavar="PATH", help="write the page there, and its pictures")
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="draw an overview and one forest per claim"),
+    ] = None,
+    workers: Workers = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Hold the papers' claims against a grid's results: effect, interval, verdict.
+
+    With --results or --grid the table is also written there, as
+    claims.parquet and claims.json.
+    """
+    from attcot_analysis.errors import RunError
+    from attcot_analysis.measures.unread import unread_cells
+    from attcot_analysis.shipped import CLAIMS_RESULTS, shipped
+    from attcot_lab.claims.claim import CLAIMS
+    from attcot_lab.claims.page import claims_page, describe
+    from attcot_lab.claims.table import claims_table, read_values, run_facts, write_claims
+
+    if results and grid:
+        raise typer.BadParameter("give one of --results and --grid")
+    folder = results
+    if grid:
+        from attcot_lab.grid import read_grid, run_grid
+
+        if out is None:
+            raise RunError("--grid needs a run folder; say where to with --out FOLDER.")
+        workers = processes(workers)
+        folder = run_grid(out, read_grid(grid), workers=workers, progress=not quiet).path
+    own = folder is not None
+    folder = folder or shipped(CLAIMS_RESULTS)
+    values = read_values(folder)
+    table = claims_table(values)
+    unread = unread_cells(values, {(term.arm, term.metric) for c in CLAIMS for term in c.terms})
+    if unread:
+        print(f"{unread}\n")
+    print(describe(table))
+    if own:
+        write_claims(folder, table)
+        print(f"\nTable: {folder / 'claims.parquet'}")
+    if docs:
+        from attcot_lab.claims.figures import save_page_pictures
+
+        pictures = save_page_pictures(table, docs)
+        source = f"--results {folder.as_posix()} " if own else ""
+        page = claims_page(
+            table,
+            unread=unread,
+            run=run_facts(folder),
+            pictures=pictures,
+            command=f"attcot testbed claims {source}--docs {docs.as_posix()}",
+            subtitle=docs.stem.removeprefix("claims").replace("_", " ").strip(),
+        )
+        docs.write_text(page, encoding="utf-8")
+        print(f"Page: {docs}")
+    if figures:
+        from attcot_lab.claims.figures import save_claim_figures
+
+        save_claim_figures(table, figures)
+        print(f"Figures: {figures}")
