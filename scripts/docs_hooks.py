@@ -26,12 +26,13 @@ OUTSIDE: Mapping[str, str] = MappingProxyType(
 """File of the repository → page of the site."""
 ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "Start": ("index.md", "tutorial.md", "cli.md", "notebooks.md"),
+        "Start": ("index.md", "tutorial.md", "cli.md", "notebooks.md", "glossary.md"),
         "How to": (
             "howto/unsupported-family.md",
             "howto/out-of-memory.md",
             "howto/reading-the-report.md",
             "howto/own-trainer.md",
+            "extending.md",
         ),
         "Guides": (
             "measuring.md",

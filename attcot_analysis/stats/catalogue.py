@@ -94,7 +94,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(_METRICS)
 """All metrics by name, grouped by axis; those of other packages (`register_metrics`) come last."""
 
 
-def register_metrics(path: Path) -> None:
+def register_metrics(path: str | Path) -> None:
     """Add the metrics of another package to `METRICS`; the same ones again change nothing.
 
     Args:
@@ -103,7 +103,7 @@ def register_metrics(path: Path) -> None:
     Raises:
         MeasureError: If an entry is no metric, or its name already has another meaning.
     """
-    new, _ = _read(path)
+    new, _ = _read(Path(path))
     taken = [name for name, metric in new.items() if _METRICS.get(name, metric) != metric]
     if taken:
         raise MeasureError(
