@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
-from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
-from statsmodels.stats.proportion import proportion_effectsize
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.stats.intervals import (
@@ -66,11 +64,9 @@ def mcnemar(a: Numbers, b: Numbers) -> PairedTest:
             )
     if not first.size:
         return PairedTest("mcnemar", np.nan, np.nan, 0)
-    table = np.array(
-        [[((first == i) & (second == j)).sum() for j in (1, 0)] for i in (1, 0)], dtype=int
-    )
-    p_value = float(_mcnemar(table, exact=True).pvalue)
-    return PairedTest("mcnemar", min(p_value, 1.0), float((second - first).mean()), first.size)
+    lost, gained = int((first > second).sum()), int((first < second).sum())
+    p_value = min(1.0, 2 * float(stats.binom.cdf(min(lost, gained), lost + gained, 0.5)))
+    return PairedTest("mcnemar", p_value, float((second - first).mean()), first.size)
 
 
 def permutation_test(
@@ -79,9 +75,7 @@ def permutation_test(
     """Paired sign-flip permutation test of mean(b − a) = 0.
 
     Under the null an item's difference is as likely +d as −d. It knows of no training seeds, whose
-    luck all items share: see `seeds_items_test`. All 2^N sign patterns are used when they are no
-    more than `n_permutations`, else random ones with the observed pattern counted in (so p is
-    never 0).
+    luck all items share: see `seeds_items_test`. It is `max_statistic_test` of a single cell.
 
     Args:
         a: (N,) values, or the differences themselves when `b` is not given.
@@ -89,32 +83,14 @@ def permutation_test(
         n_permutations: Random sign patterns.
         seed: Seed of the patterns.
     """
-    if b is None:
-        differences = as_vector(a, "differences")
-        differences = differences[~np.isnan(differences)]
-    else:
-        first, second = _pairs(a, b)
-        differences = second - first
-    n = differences.size
-    if n == 0:
+    differences = _differences(a, b)
+    if not differences.size:
         return PairedTest(ITEMS_ONLY, np.nan, np.nan, 0)
-    observed = abs(differences.sum())
-    # Sums that differ only by rounding are ties, and ties count against the effect.
-    bound = observed - 1e-9 * max(observed, np.abs(differences).sum(), 1e-300)
-    exact = n < 63 and 2**n <= n_permutations
-    total = 2**n if exact else n_permutations
-    rng = np.random.default_rng(seed)
-    hits = 0
-    block = max(1, _BLOCK // n)
-    for start in range(0, total, block):
-        rows = np.arange(start, min(start + block, total))
-        if exact:
-            negative = (rows[:, None] >> np.arange(n)[None, :]) & 1
-        else:
-            negative = rng.integers(2, size=(rows.size, n))
-        hits += int((np.abs((1.0 - 2.0 * negative) @ differences) >= bound).sum())
-    p_value = hits / total if exact else (hits + 1) / (total + 1)
-    return PairedTest(ITEMS_ONLY, p_value, float(differences.mean()), n)
+    scale = np.abs(differences).max() or 1.0
+    test = max_statistic_test(
+        differences[:, None] / scale, n_permutations=n_permutations, seed=seed
+    )
+    return PairedTest(ITEMS_ONLY, float(test.p_value[0]), float(differences.mean()), test.n)
 
 
 def seeds_items_test(differences: Numbers) -> PairedTest:
@@ -169,8 +145,7 @@ def holm(p_values: Numbers) -> FloatArray:
     """
     raw, there = _p_values(p_values)
     p = raw[there]
-    # As statsmodels' multipletests, which collects all garbage in every call: a second once
-    # torch is loaded.
+    # As statsmodels' multipletests, which takes seconds to import and collects garbage every call.
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
     adjusted = np.full(raw.shape, np.nan)
@@ -194,14 +169,6 @@ def benjamini_hochberg(p_values: Numbers) -> FloatArray:
     return adjusted
 
 
-def cohens_h(share_a: float, share_b: float) -> float:
-    """Cohen's h of two shares, positive when b is larger (0.2 small, 0.5 medium, 0.8 large)."""
-    for share in (share_a, share_b):
-        if not 0 <= share <= 1:
-            raise MeasureError(f"Cohen's h takes shares in [0, 1], not {share}.")
-    return float(proportion_effectsize(share_b, share_a))
-
-
 def cohens_dz(a: Numbers, b: Numbers | None = None) -> float:
     """Paired effect size: mean difference over its standard deviation across items.
 
@@ -212,12 +179,7 @@ def cohens_dz(a: Numbers, b: Numbers | None = None) -> float:
     Returns:
         NaN with fewer than two pairs or when all differences are equal.
     """
-    if b is None:
-        differences = as_vector(a, "differences")
-        differences = differences[~np.isnan(differences)]
-    else:
-        first, second = _pairs(a, b)
-        differences = second - first
+    differences = _differences(a, b)
     if differences.size < 2 or np.ptp(differences) == 0:
         return float("nan")
     return float(differences.mean() / differences.std(ddof=1))
@@ -232,6 +194,15 @@ def _p_values(p_values: Numbers) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     return raw, there
 
 
+def _differences(a: Numbers, b: Numbers | None) -> FloatArray:
+    """Differences b - a of the items that have both, or the differences themselves."""
+    if b is not None:
+        first, second = _pairs(a, b)
+        return second - first
+    differences = as_vector(a, "differences")
+    return differences[~np.isnan(differences)]
+
+
 def _pairs(a: Numbers, b: Numbers) -> tuple[FloatArray, FloatArray]:
     first, second = as_vector(a, "a"), as_vector(b, "b")
     if first.shape != second.shape:
@@ -241,9 +212,6 @@ def _pairs(a: Numbers, b: Numbers) -> tuple[FloatArray, FloatArray]:
         )
     keep = ~(np.isnan(first) | np.isnan(second))
     return first[keep], second[keep]
-
-
-_cells_BLOCK = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,7 +343,7 @@ def max_statistic_test(
     total = 2**n if exact else n_permutations
     rng = np.random.default_rng(seed)
     alone, family = np.zeros(n_cells), np.zeros(n_cells)
-    block = max(1, _cells_BLOCK // max(n, n_cells))
+    block = max(1, _BLOCK // max(n, n_cells))
     for start in range(0, total, block):
         rows = np.arange(start, min(start + block, total))
         if exact:

@@ -20,7 +20,6 @@ from attcot_analysis.stats.intervals import (
 from attcot_analysis.stats.significance import (
     benjamini_hochberg,
     cohens_dz,
-    cohens_h,
     holm,
     mcnemar,
     permutation_test,
@@ -125,7 +124,6 @@ def test_too_little_data_gives_no_ends():
         (lambda: mcnemar([0.0, 0.5], [1.0, 1.0]), "0.5 in a"),
         (lambda: mcnemar([0.0], [1.0, 1.0]), "same items"),
         (lambda: holm([0.1, 1.2]), r"in \[0, 1\]"),
-        (lambda: cohens_h(0.5, 1.2), "1.2"),
     ],
 )
 def test_bad_input_is_one_sentence(call, message):
@@ -408,8 +406,6 @@ def test_corrections_refuse_what_is_no_p_value():
 
 
 def test_effect_sizes():
-    assert cohens_h(0.5, 0.5) == 0
-    assert cohens_h(0.25, 0.75) == pytest.approx(np.pi / 3)
     assert cohens_dz([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]) == pytest.approx(2.0)
     assert np.isnan(cohens_dz([1.0]))
     assert np.isnan(cohens_dz([1.0, 1.0]))
