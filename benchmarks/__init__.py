@@ -5,10 +5,13 @@ further module and a line in `BENCHES`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 
+import torch
+
 from attcot_analysis.errors import MeasureError
-from benchmarks.bench import Row
+from benchmarks.bench import Row, circumstances
 
 __all__ = ["BENCHES", "Row", "run_bench"]
 
@@ -47,12 +50,12 @@ def run_bench(
     _check_device(device)
     module = import_module(f"benchmarks.{name}")
     rows: list[Row] = module.run(progress=progress, quick=quick, device=device)
-    return rows
+    if quick:
+        rows = [replace(row, bar=None, holds=None) for row in rows]
+    return [*rows, *circumstances(device, quick)]
 
 
 def _check_device(device: str) -> None:
-    import torch
-
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

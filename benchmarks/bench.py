@@ -1,4 +1,4 @@
-"""`Row`: one measured number of a bench, with the bar it must reach."""
+"""What benches share: rows with bars, a clock, peak memory, kernels, and models of real shapes."""
 
 import contextlib
 import gc
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,8 @@ def judged(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
-    judge: bool = True,
 ) -> Row:
-    """A row with a bar; a value that is no number does not hold.
+    """A row with a bar; a value that is no number does not hold, and without bounds it informs.
 
     Args:
         name: What was measured.
@@ -81,9 +81,8 @@ def judged(
         unit: Of the value and of the bar.
         at_least: Lower bound.
         at_most: Upper bound.
-        judge: With ``False`` the bar is left out, as at shapes it was not set for.
     """
-    if not judge:
+    if at_least is None and at_most is None:
         return Row(name, float(value), unit)
     low = -math.inf if at_least is None else at_least
     high = math.inf if at_most is None else at_most
@@ -96,10 +95,12 @@ def judged(
     return Row(name, float(value), unit, bar, bool(low <= value <= high))
 
 
+class Scale(SimpleNamespace):
+    """How large a bench is: its sizes by name, which the bench explains where it sets them."""
+
+
 def circumstances(device: str, quick: bool) -> list[Row]:
     """Under what a bench ran, as rows."""
-    import torch
-
     cuda = device.startswith("cuda")
     return [
         Row("device", torch.cuda.get_device_name(device) if cuda else device, "name"),
@@ -287,8 +288,6 @@ def peak_memory(module: str, function: str, options: Mapping[str, Any]) -> Peak:
     Raises:
         MeasureError: If the process fails, for example for want of memory.
     """
-    import torch
-
     order = {
         "module": module,
         "function": function,
@@ -342,17 +341,11 @@ def _maximum() -> int:
 
 
 def _main() -> None:
-    import torch
-
     order = json.loads(sys.argv[1])
     torch.set_num_threads(order["threads"])
     prepare = getattr(import_module(order["module"]), order["function"])
     found = _measure(prepare(**order["options"]))
     print(_PREFIX + json.dumps({"before": found.before, "peak": found.peak}))
-
-
-if __name__ == "__main__":
-    _main()
 
 
 @dataclass(frozen=True)
@@ -449,3 +442,7 @@ def forward(mllm: Mllm, batch: dict[str, Tensor], **options: Any) -> Any:
     """
     with evaluating(mllm.model):
         return mllm.model(**batch, use_cache=False, logits_to_keep=1, **options)
+
+
+if __name__ == "__main__":
+    _main()

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page,
 from attcot_analysis.show.explorer.planes import Plane, choose_planes, pack_plane
 from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, PlaneKey, select
 from attcot_analysis.show.explorer.widget import LIVE_BUDGET, Explorer
-from benchmarks.bench import Row, circumstances, judged, timed
+from benchmarks.bench import Row, Scale, judged, timed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -183,30 +182,14 @@ _WATCH = """() => {
 }"""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How large a bench is.
-
-    Attributes:
-        layers: Of the large record.
-        heads: Of each layer.
-        steps: Of the rationale, 30 tokens each.
-        side: Of the token grid.
-        presses: Keys pressed per measurement.
-        judge: Whether our bars are for this scale.
-    """
-
-    layers: int
-    heads: int
-    steps: int
-    side: int
-    presses: int
-    judge: bool
-
-
-FULL = Scale(layers=28, heads=28, steps=10, side=32, presses=60, judge=True)
-
-QUICK = Scale(layers=4, heads=4, steps=2, side=8, presses=6, judge=False)
+FULL = Scale(
+    layers=28,  # of the large record
+    heads=28,  # of each layer
+    steps=10,  # of the rationale, 30 tokens each
+    side=32,  # of the token grid
+    presses=60,  # keys pressed per measurement
+)
+QUICK = Scale(layers=4, heads=4, steps=2, side=8, presses=6)
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -233,10 +216,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         "testbed's size": small,
         f"{scale.layers} x {scale.heads} x {len(large.tokens)} x {scale.side}²": large,
     }
-    rows = _sizes(named, scale)
-    rows += _kernel(large, scale)
-    rows += _latencies(named, scale, progress)
-    return [*rows, *circumstances(device, quick)]
+    return [*_sizes(named), *_kernel(large), *_latencies(named, scale.presses, progress)]
 
 
 def find_chromium() -> str:
@@ -252,7 +232,7 @@ def find_chromium() -> str:
     return path
 
 
-def _sizes(named: dict[str, ExplorerRecord], scale: Scale) -> list[Row]:
+def _sizes(named: dict[str, ExplorerRecord]) -> list[Row]:
     rows = [Row("script of a page", len(page_script()) / 1e3, "kB")]
     for name, record in named.items():
         everything = choose_planes(record, None).keys
@@ -265,14 +245,13 @@ def _sizes(named: dict[str, ExplorerRecord], scale: Scale) -> list[Row]:
                 len(explorer_fragment(record)) / 1e3,
                 "kB",
                 at_most=350,
-                judge=scale.judge,
             ),
             Row(f"still picture, {name}", len(explorer_png(record, select(record))) / 1e3, "kB"),
         ]
     return rows
 
 
-def _kernel(record: ExplorerRecord, scale: Scale) -> list[Row]:
+def _kernel(record: ExplorerRecord) -> list[Row]:
     made: list[Explorer] = []
     seconds = timed(lambda: made.append(Explorer(record)))
     answers = []
@@ -283,7 +262,7 @@ def _kernel(record: ExplorerRecord, scale: Scale) -> list[Row]:
     sent = len(made[0].data) / 1e6
     most = LIVE_BUDGET / 1e6
     return [
-        judged("sent at first, large", sent, "MB", at_most=most, judge=scale.judge),
+        judged("sent at first, large", sent, "MB", at_most=most),
         Row("making the widget, large", seconds, "s"),
         Row("kernel's answer to one choice, large", 1e3 * float(np.median(answers)), "ms"),
     ]
@@ -293,7 +272,7 @@ def _packed(record: ExplorerRecord, keys: list[PlaneKey]) -> list[Plane]:
     return [pack_plane(record, key) for key in keys]
 
 
-def _latencies(named: dict[str, ExplorerRecord], scale: Scale, progress: bool) -> list[Row]:
+def _latencies(named: dict[str, ExplorerRecord], presses: int, progress: bool) -> list[Row]:
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError as error:
@@ -313,14 +292,14 @@ def _latencies(named: dict[str, ExplorerRecord], scale: Scale, progress: bool) -
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(path.as_uri())
             page.wait_for_selector("#explorer[data-ready]", timeout=60_000)
-            rows += _of_page(page, name, scale)
+            rows += _of_page(page, name, presses)
             page.close()
         rows.append(Row("chromium", browser.version, "version"))
         browser.close()
     return rows
 
 
-def _of_page(page: "Page", name: str, scale: Scale) -> list[Row]:
+def _of_page(page: "Page", name: str, presses: int) -> list[Row]:
     """Latency of moving through tokens and through layers."""
     rows = []
     page.evaluate(_WATCH)
@@ -331,7 +310,7 @@ def _of_page(page: "Page", name: str, scale: Scale) -> list[Row]:
         start.press("Home")
         page.wait_for_timeout(200)
         page.evaluate("window.painted.length = window.framed.length = 0")
-        for press in range(scale.presses):
+        for press in range(presses):
             page.keyboard.press("ArrowLeft" if press % 4 == 3 else "ArrowRight")
             page.wait_for_timeout(40)
         painted, framed = _read(page, "painted"), _read(page, "framed")
@@ -341,7 +320,6 @@ def _of_page(page: "Page", name: str, scale: Scale) -> list[Row]:
                 float(np.median(painted)),
                 "ms",
                 at_most=30,
-                judge=scale.judge,
             ),
             Row(f"the same, 95th percentile, {name}", float(np.quantile(painted, 0.95)), "ms"),
             Row(f"key press to the next frame, {what}, {name}", float(np.median(framed)), "ms"),

@@ -7,7 +7,7 @@ questions.
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.stats.intervals import bootstrap_mean, paired_difference
 from attcot_analysis.train.region_reward import region_attention
 from attcot_lab.sayo import SayoConfig, finetune_sayo
-from benchmarks.bench import Row, circumstances, judged
+from benchmarks.bench import Row, Scale, judged
 
 KINDS = {"balanced": None, "habit-laden": 0.95}
 """Share of the training questions whose answer is the habitual one; ``None`` for chance."""
@@ -39,29 +39,14 @@ RUNS = (
 _TITLES = {"region": "region reward", "right": "right answers", "mass": "visual mass"}
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How large a bench is.
-
-    Attributes:
-        steps: Of every run.
-        lessons: Training questions.
-        asked: Questions of each set that are asked before and after.
-        generations: Completions per question and step.
-        tokens: At most, per completion.
-        judge: Whether our bars are for this scale.
-    """
-
-    steps: int
-    lessons: int
-    asked: int
-    generations: int
-    tokens: int
-    judge: bool
-
-
-FULL = Scale(steps=60, lessons=256, asked=96, generations=8, tokens=48, judge=True)
-QUICK = Scale(steps=1, lessons=4, asked=4, generations=2, tokens=8, judge=False)
+FULL = Scale(
+    steps=60,  # of every run
+    lessons=256,  # training questions
+    asked=96,  # questions of each set that are asked before and after
+    generations=8,  # completions per question and step
+    tokens=48,  # at most, per completion
+)
+QUICK = Scale(steps=1, lessons=4, asked=4, generations=2, tokens=8)
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -100,14 +85,14 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         rewarded = [name for name, weight in weights.items() if weight]
         name = f"rewarded for {arm}, {kind}"
         after = _read(trained, learned[kind], scale)
-        rows += _changes(f"questions trained on, {name}", knew[kind], after, rewarded, scale)
+        rows += _changes(f"questions trained on, {name}", knew[kind], after, rewarded)
         after = _read(trained, test, scale)
-        rows += _changes(f"questions not seen, {name}", before, after, (), scale)
+        rows += _changes(f"questions not seen, {name}", before, after, ())
     found = [
         Row(f"{title} of the base, questions not seen", bootstrap_mean(before[one]).value, "mean")
         for one, title in _TITLES.items()
     ]
-    return [*found, *rows, *circumstances(device, quick)]
+    return [*found, *rows]
 
 
 def _read(mllm: Mllm, problems: Sequence[Problem], scale: Scale) -> pd.DataFrame:
@@ -125,18 +110,15 @@ def _read(mllm: Mllm, problems: Sequence[Problem], scale: Scale) -> pd.DataFrame
     return pd.DataFrame(columns, dtype=float)
 
 
-def _changes(
-    where: str, first: pd.DataFrame, then: pd.DataFrame, own: Sequence[str], scale: Scale
-) -> list[Row]:
+def _changes(where: str, first: pd.DataFrame, then: pd.DataFrame, own: Sequence[str]) -> list[Row]:
     rows = []
     for one, title in _TITLES.items():
         change = paired_difference(first[one], then[one])
         name = f"{title}, {where}"
         rows.append(Row(f"change of {name}", change.value, "mean"))
-        if one in own:
-            judge = scale.judge
-            low = judged(f"low end, {name}", change.low, "mean", at_least=0.0, judge=judge)
-        else:
-            low = Row(f"low end, {name}", change.low, "mean")
-        rows += [low, Row(f"high end, {name}", change.high, "mean")]
+        bar = 0.0 if one in own else None
+        rows += [
+            judged(f"low end, {name}", change.low, "mean", at_least=bar),
+            Row(f"high end, {name}", change.high, "mean"),
+        ]
     return rows

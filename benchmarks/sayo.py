@@ -9,7 +9,7 @@ the same work.
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.region_reward import RegionRewardConfig
 from attcot_lab.sayo import SayoConfig, make_sayo_trainer
-from benchmarks.bench import QWEN_0_5B, SMALL, Row, circumstances, judged, random_mllm, wait
+from benchmarks.bench import QWEN_0_5B, SMALL, Row, Scale, judged, random_mllm, wait
 from benchmarks.training import median_interval
 
 # isort: split
@@ -33,29 +33,14 @@ FORMS = {
 }
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How large a bench is.
-
-    Attributes:
-        questions: Per step.
-        generations: Completions per question.
-        tokens: At most, per completion.
-        layers: Of the wide model, whose completions all have that many tokens.
-        steps: Timed ones, on the testbed model and on the wide one; the first does not count.
-        judge: Whether our bar is for this scale.
-    """
-
-    questions: int
-    generations: int
-    tokens: int
-    layers: int
-    steps: tuple[int, int]
-    judge: bool
-
-
-FULL = Scale(questions=4, generations=8, tokens=64, layers=4, steps=(11, 3), judge=True)
-QUICK = Scale(questions=1, generations=2, tokens=4, layers=2, steps=(2, 2), judge=False)
+FULL = Scale(
+    questions=4,  # per step
+    generations=8,  # completions per question
+    tokens=64,  # at most, per completion
+    layers=4,  # of the wide model, whose completions all have that many tokens
+    steps=(11, 3),  # timed on the testbed model and on the wide one; the first does not count
+)
+QUICK = Scale(questions=1, generations=2, tokens=4, layers=2, steps=(2, 2))
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -72,8 +57,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     rows = _rows("testbed model", tiny, problems, scale, scale.steps[0], progress)
     wide = random_mllm(shape, device=device)
     name = f"{shape.hidden} wide, {shape.layers} layers"
-    rows += _rows(name, wide, problems, scale, scale.steps[1], progress)
-    return [*rows, *circumstances(device, quick)]
+    return rows + _rows(name, wide, problems, scale, scale.steps[1], progress)
 
 
 def _rows(
@@ -91,7 +75,6 @@ def _rows(
                 float(np.median(shares)),
                 "share",
                 at_most=0.15,
-                judge=scale.judge,
             ),
             Row(f"low end of it, {what}", low, "share"),
             Row(f"high end of it, {what}", high, "share"),

@@ -2,13 +2,13 @@
 
 A step is the trainer's own: forward pass, loss and backward pass of one batch. The optimizer's
 step is the same for all and not counted, which makes the ratios larger. Beside it stands the
-eager way, see `benchmarks.training`.
+eager way, see `eager_step`.
 """
 
 import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, vi
 from attcot_analysis.train.terms import commitment_loss
 from attcot_analysis.train.trainer import AttCoTTrainer
 from benchmarks import commitment
-from benchmarks.bench import QWEN_0_5B, SMALL, Row, circumstances, interleaved, judged, random_mllm
+from benchmarks.bench import QWEN_0_5B, SMALL, Row, Scale, interleaved, judged, random_mllm
 from benchmarks.commitment import continued, last_log_p
 
 # isort: split
@@ -142,40 +142,15 @@ FORMS: Mapping[str, AttCoTConfig] = {
 """Both terms on: forced answers after the early half of the steps, and after all of them."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How large a bench is.
-
-    Attributes:
-        items: Batch size of the testbed model.
-        layers: Of the wide model.
-        steps: K of its one item.
-        step_tokens: About how many tokens each step has.
-        side: Of its picture, in pixels.
-        repeats: Timed rounds on the testbed model, on the wide one, and of the eager way there.
-        judge: Whether our bar is for this scale.
-    """
-
-    items: int
-    layers: int
-    steps: int
-    step_tokens: int
-    side: int
-    repeats: tuple[int, int, int]
-    judge: bool
-
-
 FULL = Scale(
-    items=16,
-    layers=QWEN_0_5B.layers,
-    steps=16,
-    step_tokens=20,
-    side=384,
-    repeats=(21, 5, 1),
-    judge=True,
+    items=16,  # batch size of the testbed model
+    layers=QWEN_0_5B.layers,  # of the wide model
+    steps=16,  # K of its one item
+    step_tokens=20,  # about how many each of them has
+    side=384,  # of its picture, in pixels
+    repeats=(21, 5, 1),  # rounds: testbed model, wide one, and the eager way there
 )
-
-QUICK = Scale(items=2, layers=2, steps=3, step_tokens=12, side=64, repeats=(1, 1, 1), judge=False)
+QUICK = Scale(items=2, layers=2, steps=3, step_tokens=12, side=64, repeats=(1, 1, 1))
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -189,16 +164,15 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     scale = QUICK if quick else FULL
     often, rounds, eager_rounds = scale.repeats
     tiny = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32, device=device)
-    bench = _Bench("testbed model", tiny, _testbed_batch(tiny, scale), scale.judge, progress)
+    bench = _Bench("testbed model", tiny, _testbed_batch(tiny, scale), progress)
     rows = [*bench.times(often), *bench.eager_times(often)]
     _move(tiny)
     rows += bench.equality()
     shape = replace(SMALL if quick else QWEN_0_5B, layers=scale.layers)
     wide = random_mllm(shape, device=device)
     name = "small" if quick else "0.5B-shaped"
-    bench = _Bench(name, wide, _wide_batch(wide, scale), scale.judge, progress)
-    rows += [*bench.times(rounds), *bench.eager_times(eager_rounds)]
-    return [*rows, *circumstances(device, quick)]
+    bench = _Bench(name, wide, _wide_batch(wide, scale), progress)
+    return [*rows, *bench.times(rounds), *bench.eager_times(eager_rounds)]
 
 
 class Step:
@@ -256,10 +230,7 @@ def _move(mllm: Mllm) -> None:
 
 
 def _wide_batch(mllm: Mllm, scale: Scale) -> dict[str, Any]:
-    shape = commitment.Scale(
-        scale.steps, scale.step_tokens, scale.side, scale.layers, repeats=1, judge=False
-    )
-    encoded = commitment.example(mllm, shape)
+    encoded = commitment.example(mllm, scale)
     candidates = candidate_tokens(mllm, commitment.CANDIDATES)
     return collate_examples(mllm, [Example("noise", encoded, candidates, 0, (None,) * scale.steps)])
 
@@ -267,10 +238,8 @@ def _wide_batch(mllm: Mllm, scale: Scale) -> dict[str, Any]:
 class _Bench:
     """All ways to make a step, on one model and batch."""
 
-    def __init__(
-        self, name: str, mllm: Mllm, batch: dict[str, Any], judge: bool, progress: bool
-    ) -> None:
-        self.name, self.mllm, self.judge = name, mllm, judge
+    def __init__(self, name: str, mllm: Mllm, batch: dict[str, Any], progress: bool) -> None:
+        self.name, self.mllm = name, mllm
         device = str(mllm.device)
         self.batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         self.options: dict[str, Any] = {
@@ -305,7 +274,6 @@ class _Bench:
                     max(apart),
                     "x",
                     at_most=1e-4,
-                    judge=self.judge,
                 )
             )
         return rows
@@ -323,7 +291,6 @@ class _Bench:
                     float(np.median(ratios)),
                     "x",
                     at_most=1.30,
-                    judge=self.judge,
                 ),
                 Row(f"low end of it, {form}, {self.name}", low, "x"),
                 Row(f"high end of it, {form}, {self.name}", high, "x"),

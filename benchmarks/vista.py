@@ -7,7 +7,7 @@ questions at all.
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
@@ -17,7 +17,7 @@ from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.vista.config import VistaConfig
 from attcot_lab.vista.drawing import draw_round
 from attcot_lab.vista.prefix import learn_both_orders
-from benchmarks.bench import Row, circumstances, judged
+from benchmarks.bench import Row, Scale, judged
 
 CASES = {
     "picture first only, top 5": ("first", 5),
@@ -27,31 +27,15 @@ CASES = {
 """Which model writes, and from which rank on a token is critical (the paper: 5)."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How large a bench is.
-
-    Attributes:
-        questions: Asked.
-        samples: K per question.
-        continuations: J per wrong response.
-        lessons: Problems that the second order is learned from.
-        steps: Of that.
-        noise: Of the pictures asked about; lessons have `ArrowsConfig`'s 240.
-        judge: Whether our bar is for this scale.
-    """
-
-    questions: int
-    samples: int
-    continuations: int
-    lessons: int
-    steps: int
-    noise: float
-    judge: bool
-
-
-FULL = Scale(192, 4, 4, lessons=384, steps=150, noise=400.0, judge=True)
-QUICK = Scale(4, 2, 1, lessons=8, steps=1, noise=2000.0, judge=False)
+FULL = Scale(
+    questions=192,  # asked
+    samples=4,  # K per question
+    continuations=4,  # J per wrong response
+    lessons=384,  # problems that the second order is learned from
+    steps=150,  # of that
+    noise=400.0,  # of the pictures asked about; lessons have 240
+)
+QUICK = Scale(questions=4, samples=2, continuations=1, lessons=8, steps=1, noise=2000.0)
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -83,8 +67,8 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
             )
             run_folder = RunFolder.create(Path(scratch) / f"{writer}{top}", {"case": case})
             model = base if writer == "first" else both
-            rows += _rows(case, model, asked, run_folder, drawing, scale, progress)
-    return [*rows, *circumstances(device, quick)]
+            rows += _rows(case, model, asked, run_folder, drawing, progress)
+    return rows
 
 
 def _rows(
@@ -93,7 +77,6 @@ def _rows(
     asked: Sequence[Problem],
     folder: RunFolder,
     config: VistaConfig,
-    scale: Scale,
     progress: bool,
 ) -> list[Row]:
     drawn = draw_round(model, asked, folder, 1, config, 0, progress)
@@ -116,7 +99,6 @@ def _rows(
             float(gain["low"]),
             "share",
             at_least=0.001,
-            judge=scale.judge,
         ),
         Row(f"difference, {case}", float(gain["value"]), "share"),
         Row(f"high end of it, {case}", float(gain["high"]), "share"),

@@ -10,7 +10,7 @@ import torch
 
 import benchmarks as benches
 from attcot_analysis.errors import MeasureError, RunError
-from benchmarks import access, access_cuda, commitment, grpo, sayo, training, variants, vista
+from benchmarks import access, commitment, grpo, run_bench, sayo, training, vista
 from benchmarks import bench as peak
 from benchmarks.__main__ import main
 from benchmarks.bench import (
@@ -18,7 +18,6 @@ from benchmarks.bench import (
     QWEN_7B,
     SMALL,
     Row,
-    circumstances,
     format_rows,
     interleaved,
     judged,
@@ -49,7 +48,7 @@ def small():
 def test_a_bar_is_judged(value, bounds, bar, holds):
     row = judged("x", value, "x", **bounds)
     assert (row.bar, row.holds) == (bar, holds)
-    assert judged("x", value, "x", judge=False, **bounds).holds is None
+    assert judged("x", value, "x").holds is None
 
 
 def test_a_verdict_needs_a_bar():
@@ -125,15 +124,15 @@ def test_access_compares_the_same_pass(small):
     """All three variants compute the same; the probe reads what eager shows, in every layer."""
     batch = random_batch(small, 96)
     assert int((batch["input_ids"] == small.image_token_id).sum()) == 48
-    cols, rows = variants.probe_inputs(batch)
-    assert rows.tolist() == [list(range(71, 95))] and cols.shape == (1, 96, variants.GROUPS)
-    found, weights = variants.probed(small, batch), variants.eager(small, batch)
+    cols, rows = access.probe_inputs(batch)
+    assert rows.tolist() == [list(range(71, 95))] and cols.shape == (1, 96, access.GROUPS)
+    found, weights = access.probed(small, batch), access.eager(small, batch)
     assert len(found) == len(weights) == SMALL.layers
     for layer, weight in enumerate(weights):
         expected = torch.einsum("bhrt,btc->bhrc", weight[:, :, 71:95], cols)
         assert torch.allclose(found[layer], expected, atol=1e-5)
     assert small.text_config._attn_implementation == "sdpa"
-    assert variants.eager_bytes(QWEN_0_5B, 8192) == 24 * 14 * 8192 * 8192 * 4
+    assert access.eager_bytes(QWEN_0_5B, 8192) == 24 * 14 * 8192 * 8192 * 4
 
 
 PEAKS = {"plain": 1000, "probed": 1010, "eager": 1500}
@@ -141,15 +140,15 @@ PEAKS = {"plain": 1000, "probed": 1010, "eager": 1500}
 
 def fake_peak(module, function, options):
     assert (module, function) == (access.__name__, "prepare")
-    assert callable(getattr(access, function)) and options["scale"] == access.QUICK.name
+    assert callable(getattr(access, function)) and options["shape"] == access.QUICK.shape
     return peak.Peak(900 * 2**20, PEAKS[options["variant"]] * 2**20)
 
 
 def test_what_the_child_process_runs():
     """Built from plain values, it runs the variant and nothing else."""
-    call = access.prepare("probed", access.QUICK.name, 96)
+    call = access.prepare("probed", access.QUICK.shape, 96)
     masses = call()
-    assert len(masses) == SMALL.layers and masses[0].shape == (1, SMALL.heads, 24, variants.GROUPS)
+    assert len(masses) == SMALL.layers and masses[0].shape == (1, SMALL.heads, 24, access.GROUPS)
 
 
 def test_access_reports_every_row_of_the_table(tmp_path, capsys, monkeypatch):
@@ -177,21 +176,21 @@ def test_access_reports_every_row_of_the_table(tmp_path, capsys, monkeypatch):
 
 def test_access_on_a_device_runs():
     """The table for accelerators, here on the CPU: without the rows of device memory."""
-    rows = access_cuda.run_cuda(quick=True, device="cpu")
+    rows = access.device_rows(access.DEVICE_QUICK, "cpu")
     values = {row.name: row.value for row in rows}
-    for length in access_cuda.QUICK.lengths:
+    for length in access.DEVICE_QUICK.lengths:
         assert values[f"time, probed / plain, T={length}"] > 0
         assert values[f"plain pass over its floor, T={length}"] > 0
         assert values[f"kernels of the plain pass, T={length}"] == f"flash x {SMALL.layers}"
         assert f"peak memory, probed / plain, T={length}" not in values
-    speeds = access_cuda.Speeds(half=1e12, single=1e12, copy=1e15)
-    floors = [access_cuda.probe_floor(access_cuda.FULL, speeds, n) for n in (4096, 8192)]
+    speeds = access.Speeds(half=1e12, single=1e12, copy=1e15)
+    floors = [access.probe_floor(QWEN_7B, speeds, n) for n in (4096, 8192)]
     assert floors[1] / floors[0] == pytest.approx(4.0)
-    assert access_cuda.pass_floor(access_cuda.FULL, speeds, 4096) > 2 * 6.5e9 * 4096 / 1e12
+    assert access.pass_floor(QWEN_7B, speeds, 4096) > 2 * 6.5e9 * 4096 / 1e12
 
 
 def test_commitment_reports_speed_and_equality():
-    rows = commitment.run(quick=True)
+    rows = run_bench("commitment", quick=True)
     differences = [row for row in rows if row.name.startswith("largest difference")]
     speeds = [row for row in rows if row.name.startswith("time, naive / packed")]
     assert len(differences) == len(speeds) == 2
@@ -202,7 +201,7 @@ def test_commitment_reports_speed_and_equality():
 
 
 def test_vista_reports_every_case_and_what_it_drew():
-    values = {row.name: row.value for row in vista.run(quick=True)}
+    values = {row.name: row.value for row in run_bench("vista", quick=True)}
     for case in vista.CASES:
         assert 0 <= values[f"hard questions, {case}"] <= vista.QUICK.questions
         low, high = (
@@ -214,7 +213,7 @@ def test_vista_reports_every_case_and_what_it_drew():
 
 
 def test_grpo_reports_every_run_before_and_after():
-    values = {row.name: row.value for row in grpo.run(quick=True)}
+    values = {row.name: row.value for row in run_bench("grpo", quick=True)}
     for arm, kind in grpo.RUNS:
         for which in ("trained on", "not seen"):
             name = f"right answers, questions {which}, rewarded for {arm}, {kind}"
@@ -224,7 +223,7 @@ def test_grpo_reports_every_run_before_and_after():
 
 def test_a_missed_bar_has_an_exit_code_of_its_own(monkeypatch, tmp_path, capsys):
     def run(value):
-        return lambda **_: [judged("time", value, "x", at_most=1.5), *circumstances("cpu", False)]
+        return lambda **_: [judged("time", value, "x", at_most=1.5)]
 
     path = tmp_path / "rows.json"
     for value, code in ((1.0, 0), (2.0, 3)):
@@ -261,7 +260,7 @@ def test_rows_of_another_file_are_refused(tmp_path):
 
 
 def test_training_reports_times_of_both_ways_and_equal_gradients():
-    rows = training.run(quick=True)
+    rows = run_bench("training", quick=True)
     values = {row.name: row.value for row in rows}
     assert all(row.bar is None and row.holds is None for row in rows)
     for form in training.FORMS:
@@ -276,7 +275,7 @@ def test_training_reports_times_of_both_ways_and_equal_gradients():
 
 
 def test_the_region_rewards_share_is_that_of_its_calls_in_the_step():
-    rows = sayo.run(quick=True)
+    rows = run_bench("sayo", quick=True)
     values = {row.name: row.value for row in rows}
     assert all(row.bar is None and row.holds is None for row in rows)
     for form in sayo.FORMS:
