@@ -4,15 +4,19 @@ import sys
 
 import nbformat
 import pytest
-from course import build_notebooks
-from course.chapters import notebook_paths
-from course.execution import differences, normalise, write
-from course.form import WIDGET_VIEW
 from course_files import FIRST, LAST
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from attcot_analysis.errors import NotebookError
-from notebooks import main
+from notebooks import (
+    WIDGET_VIEW,
+    build_notebooks,
+    differences,
+    main,
+    normalise,
+    notebook_paths,
+    write,
+)
 
 CELLS = [
     ("NUMBER = 2", ["parameters"]),

@@ -6,15 +6,15 @@ from typing import Any
 
 import nbformat
 import pytest
-from course.form import (
+from course_files import FIRST, LAST, good_notebook, printing
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from notebook_form import (
     MAX_BYTES,
     MAX_CODE_CELLS,
     MAX_UNCOMPARED_CELLS,
     form_faults,
     is_compared,
 )
-from course_files import FIRST, LAST, good_notebook, printing
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PRESENT = sorted(FOLDER.glob("*.ipynb"))

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from course import link_notebooks
-from course.links import CONTENTS
 from course_files import course
 
 from attcot_analysis.errors import NotebookError
+from notebooks import CONTENTS, link_notebooks
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = ("00_begin", "01_middle", "02_end")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import NotebookError
-from course.chapters import read_chapter
+from notebooks import COMPARED_TYPES, WIDGET_VIEW, is_bare, is_marked, read_chapter
 
 MAX_BYTES = 1_000_000
 MAX_CODE_CELLS = 25
@@ -26,13 +26,8 @@ SECTIONS = (
     "On your own model and data",
 )
 """Headings every notebook has, in this order."""
-COMPARED_TYPES = ("text/plain", "text/html", "text/latex", "image/svg+xml")
-"""What nbval compares of an output."""
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 _MODES = ("fast mode", "full mode")
-# `<Figure size ...>` and other bare reprs stay the same whatever the figure shows.
-_BARE_REPR = re.compile(r"\s*(?:<[\w.]+[^<>]*>)?\s*")
 _ABSOLUTE_PATH = re.compile(
     r"(?<![\w.])(?:/(?:content|home|mnt|opt|private|root|tmp|usr|Users|var|work|workspace)/[\w.-]+"
     r"|(?<!\w)[A-Za-z]:\\\w+)"
@@ -68,16 +63,6 @@ def is_compared(cell: Any) -> bool:
     if is_marked(cell, "nbval-ignore-output") or cell.get("execution_count") is None:
         return False
     return any(_output_is_compared(output) for output in cell.outputs)
-
-
-def is_marked(cell: Any, tag: str) -> bool:
-    """Whether a cell has one of nbval's marks, which it reads from tags and from comments."""
-    return tag in cell.metadata.get("tags", []) or tag.upper().replace("-", "_") in cell.source
-
-
-def is_bare(text: str) -> bool:
-    """Whether a text is empty or a repr that says nothing of what an object holds."""
-    return _BARE_REPR.fullmatch(text) is not None
 
 
 def _output_is_compared(output: Any) -> bool:
