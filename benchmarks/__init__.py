@@ -10,6 +10,8 @@ from importlib import import_module
 
 import torch
 
+# Before any module here asks transformers for torchvision; see models._torchvision.
+import attcot_analysis.models  # noqa: F401
 from attcot_analysis.errors import MeasureError
 from benchmarks.bench import Row, circumstances
 

@@ -25,14 +25,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from attcot_analysis.errors import MeasureError, RunError, passing
 from attcot_analysis.models import Mllm, evaluating, wrap_mllm
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 
 @dataclass(frozen=True)

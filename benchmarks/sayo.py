@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
@@ -22,10 +23,6 @@ from attcot_analysis.train.region_reward import RegionRewardConfig
 from attcot_lab.sayo import SayoConfig, make_sayo_trainer
 from benchmarks.bench import QWEN_0_5B, SMALL, Row, Scale, judged, random_mllm, wait
 from benchmarks.training import median_interval
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import TrainerCallback
 
 FORMS = {
     "last layer": RegionRewardConfig(),

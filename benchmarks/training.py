@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import TrainingArguments
 
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.attention.hook import attached
@@ -38,10 +39,6 @@ from attcot_analysis.train.trainer import AttCoTTrainer
 from benchmarks import commitment
 from benchmarks.bench import QWEN_0_5B, SMALL, Row, Scale, interleaved, judged, random_mllm
 from benchmarks.commitment import continued, last_log_p
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import TrainingArguments
 
 
 def eager_step(mllm: Mllm, batch: Mapping[str, Any], config: AttCoTConfig) -> float:

@@ -19,15 +19,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import ensure_torchvision
-
-# isort: split
-# After our models package, which makes torchvision importable.
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from attcot_analysis.errors import MeasureError
 
 
 def attend_few(
@@ -77,9 +73,6 @@ __all__ = [
     "intervening",
     "reading",
 ]
-
-
-ensure_torchvision()
 
 
 NAME = "attcot"

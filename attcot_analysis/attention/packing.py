@@ -6,24 +6,15 @@ forward pass reads what a loop of one forward pass per step and candidate would.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Mllm
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+from torch import Tensor
 from transformers.masking_utils import create_masks_for_generate
 
 from attcot_analysis.attention.candidates import (
@@ -37,7 +28,8 @@ from attcot_analysis.attention.candidates import (
     readout,
 )
 from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
-from attcot_analysis.models import Encoded, collate, evaluating, positions
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 
 _KINDS = frozenset({"full_attention", "sliding_attention"})
 

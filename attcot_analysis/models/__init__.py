@@ -1,13 +1,11 @@
 """Models: load any supported MLLM, build its inputs, say what each token is, generate."""
 
-from attcot_analysis.models._torchvision import ensure_torchvision
-
-ensure_torchvision()
-
-from attcot_analysis.models.families import FAMILIES, Family, family_of  # noqa: E402
-from attcot_analysis.models.generate import Generation, generate  # noqa: E402
-from attcot_analysis.models.grid import TokenGrid  # noqa: E402
-from attcot_analysis.models.inputs import (  # noqa: E402
+# First: the others ask transformers, and so torchvision, for image processors.
+from attcot_analysis.models import _torchvision  # noqa: F401
+from attcot_analysis.models.families import FAMILIES, family_of
+from attcot_analysis.models.generate import Generation, generate
+from attcot_analysis.models.grid import TokenGrid
+from attcot_analysis.models.inputs import (
     PROMPTS,
     Encoded,
     Mode,
@@ -20,15 +18,14 @@ from attcot_analysis.models.inputs import (  # noqa: E402
     prefix_ids,
     read_image,
 )
-from attcot_analysis.models.layout import Span, TokenLayout, token_starts  # noqa: E402
-from attcot_analysis.models.load import Mllm, evaluating, load_mllm, wrap_mllm  # noqa: E402
-from attcot_analysis.models.memory import PromptMemory, remembering  # noqa: E402
+from attcot_analysis.models.layout import Span, TokenLayout, token_starts
+from attcot_analysis.models.load import Mllm, evaluating, load_mllm, wrap_mllm
+from attcot_analysis.models.memory import PromptMemory, remembering
 
 __all__ = [
     "FAMILIES",
     "PROMPTS",
     "Encoded",
-    "Family",
     "Generation",
     "Mllm",
     "Mode",
@@ -41,7 +38,6 @@ __all__ = [
     "encode",
     "encode_problem",
     "encode_prompt",
-    "ensure_torchvision",
     "evaluating",
     "family_of",
     "generate",

@@ -33,3 +33,6 @@ def ensure_torchvision() -> None:
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
                 del sys.modules[name]
             torch.library.define(missing[1], _SCHEMA)
+
+
+ensure_torchvision()
