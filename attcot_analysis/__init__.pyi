@@ -123,6 +123,7 @@ from .show.pictures import region_picture as region_picture
 from .show.report.compare import Comparison as Comparison
 from .show.report.compare import compare_runs as compare_runs
 from .show.report.compare import report_run as report_run
+from .show.report.page import Report as Report
 from .show.report.page import write_report as write_report
 from .stats.intervals import Interval as Interval
 from .stats.intervals import at_positions as at_positions

@@ -15,12 +15,15 @@ from attcot_analysis.measures.compare import compare, summarise, wider_intervals
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.problems.folder import load_problems
+from attcot_analysis.runs.differences import brief
 from attcot_analysis.runs.measure import TABLES, measure_all, suite_values
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.runs.run import RunFolder, next_free
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
-from attcot_analysis.show.report.compare import embeds, model_maps, write_run_report
+from attcot_analysis.show.report.compare import write_run_report
 from attcot_analysis.show.report.items import Tables, example_problems
+from attcot_analysis.show.report.maps import embeds, model_maps
+from attcot_analysis.show.report.page import Report
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, finetune
 from attcot_analysis.train.finetune import recorded
 from attcot_lab.jobs import run_jobs
@@ -33,6 +36,13 @@ PAIRS = ((BASE, COT_SFT), (BASE, ATT_COT), (COT_SFT, ATT_COT))
 _MAX_NEW_TOKENS = 64
 _SAVE_EVERY = 50
 _EXAMPLES = 3
+_LIMITS = (
+    "Att-CoT's formulas are a reconstruction: the paper's own were not available to us. "
+    "A result here is about the reconstruction, not about the paper's method.",
+    "The testbed is tiny: a small model, generated pictures, a narrow question form. It shows "
+    "whether a diagnostic or a cure does what it should where the truth is known; it does not "
+    "show that a large model on photographs behaves the same.",
+)
 
 
 @dataclass(frozen=True)
@@ -218,16 +228,18 @@ def finish(
     pair = (COT_SFT, ATT_COT)
     shown = example_problems(tables, problems, pair, _EXAMPLES)
     models = {arm: load_mllm(checkpoints[arm], dtype=torch.float32) for arm in pair}
-    write_run_report(
-        run,
-        tables,
-        problems,
-        pair=pair,
+    report = Report(
         title="CoT fine-tuning with and without Att-CoT",
+        summary=summary,
+        comparisons=comparisons,
+        pair=pair,
         lead=_lead(config, len(problems)),
-        maps=[model_maps(models, problem) for problem in shown],
+        limits=_LIMITS,
         explorers=embeds(models, shown)[0],
+        manifest=brief(run.manifest),
     )
+    maps = [model_maps(models, problem) for problem in shown]
+    write_run_report(report, run.path / "report.html", tables, problems, maps=maps)
     run.write_json(
         "results",
         {"summary": summary.to_dict("records"), "comparisons": comparisons.to_dict("records")},

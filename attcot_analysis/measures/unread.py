@@ -56,7 +56,7 @@ def withheld(summary: pd.DataFrame, models: Collection[str]) -> dict[str, str]:
         what = _SHARES[rests_on]
         shares = [share for (model, of), share in found.items() if of == what and model in models]
         if shares:
-            reasons[metric] = f"inconclusive: {max(shares):.1%} of {what} were not read"
+            reasons[metric] = f"{max(shares):.1%} of {what} are unparsed"
     return reasons
 
 

@@ -64,7 +64,7 @@ def test_the_verdict_is_on_the_first_screen(visit, report, size):
     box = headline.bounding_box()
     assert box["y"] + box["height"] < SIZES[size][1]
     words = page.locator(".verdicts").first.locator(".word").all_inner_texts()
-    assert len(words) == 7 and set(words) <= {"Yes", "The opposite", "Undecided"}
+    assert len(words) == 7 and set(words) <= {"Yes", "The opposite", "Inconclusive"}
 
 
 @both_sizes

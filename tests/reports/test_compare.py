@@ -1,6 +1,5 @@
 """Two measured runs become a report; what it says is what the runs hold."""
 
-import html
 import json
 from dataclasses import replace
 from functools import partial
@@ -9,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measures import compare as metrics
 from attcot_analysis.runs.records import Records
 from attcot_analysis.show.figures import read_figure_data
-from attcot_analysis.show.report import compare
-from attcot_analysis.show.report import compare as maps
+from attcot_analysis.show.report import compare, maps
 from attcot_analysis.show.report.arms import read_arm
-from attcot_analysis.show.report.compare import compare_runs, kept_maps, model_maps, on_one_canvas
+from attcot_analysis.show.report.compare import compare_runs
+from attcot_analysis.show.report.maps import kept_maps, model_maps, on_one_canvas
 from attcot_analysis.show.report.pairing import find_model
 
 NAMES = ("cot_sft", "att_cot")
@@ -40,7 +40,11 @@ def drawn(monkeypatch):
     monkeypatch.setattr(compare, "summarise", partial(metrics.summarise, n_boot=20))
     few = partial(metrics.compare, n_boot=20, n_permutations=100)
     monkeypatch.setattr(compare, "compare", few)
-    monkeypatch.setattr(compare, "write_run_report", lambda *_, **parts: asked.update(parts))
+    monkeypatch.setattr(
+        compare,
+        "write_run_report",
+        lambda report, *_, **parts: asked.update(vars(report) | parts),
+    )
     return asked
 
 
@@ -74,10 +78,10 @@ def test_the_page_has_everything_and_shows_what_was_measured(pair, compared):
     sections = "answer curves metrics comparisons heatmaps explore items methods limits provenance"
     for name in sections.split():
         assert f'<section id="{name}"' in page
-    assert html.escape(compared.answers.headline) in page
+    assert escape(compared.answers.headline) in page
     assert "Att-CoT compared with CoT-SFT" in page
     (note,) = compared.notes
-    assert note.startswith("Only 6 items") and html.escape(note) in page
+    assert note.startswith("Only 6 items") and escape(note) in page
     assert page.count("<article") == 4 and "srcdoc=" in page
     assert "://" not in page.replace("http://www.w3.org", "")
     assert str(pair.folder) not in page
@@ -141,7 +145,7 @@ def test_a_run_compared_with_itself_differs_in_nothing(pair, drawn, tmp_path):
         models=False,
     )
     assert (found.answers.a, found.answers.b) == ("att_cot", "again"), "the models' names are one"
-    assert {answer.word for answer in found.answers.answers} == {"undecided"}
+    assert {answer.word for answer in found.answers.answers} == {"inconclusive"}
     assert found.run.read_table("comparisons")["value"].abs().max() == 0
     assert "differs in nothing" in found.answers.headline
     assert any("same weights" in note for note in found.notes)
@@ -157,7 +161,7 @@ def test_without_kept_maps_they_are_read_from_the_checkpoints(pair, drawn, tmp_p
     runs = [without_maps(pair, tmp_path, name) for name in NAMES]
     found = compare_runs(*runs, tmp_path / "out", names=NAMES, examples=1)
     (read,) = drawn["maps"]
-    assert read.before.shape == read.after.shape == (len(read.labels), 6, 6)
+    assert read.maps[0].shape == read.maps[1].shape == (len(read.labels), 6, 6)
     assert "right rationale is teacher-forced" in read.whose
     assert read.boxes == tuple(step.boxes for step in read.problem.steps)
     assert len(drawn["explorers"]) == 1 and found.notes == ()
@@ -188,7 +192,7 @@ def test_rationales_of_other_lengths_show_the_steps_that_both_have(pair):
     kept = (np.ones((3, 2, 2)), np.ones((2, 2, 2)))
     texts = (["1. look", "2. read", "3. say"], ["1. look", "2. guess"])
     found = kept_maps(pair.problems[0], NAMES, kept, texts)
-    assert found.labels == ("1. look", "step 2") and found.before.shape == (2, 2, 2)
+    assert found.labels == ("1. look", "step 2") and found.maps[0].shape == (2, 2, 2)
     assert found.boxes == () and "its own rationale" in found.whose
 
 
@@ -208,7 +212,7 @@ def test_items_without_a_rationale_borrow_the_second_arms_words(pair):
     found = model_maps(models, bare, response=said[bare.id])
     right = model_maps(models, pair.problems[0])
     assert "rationale of Att-CoT is teacher-forced" in found.whose and found.boxes == ()
-    assert found.labels == tuple(f"step {k + 1}" for k in range(len(found.before)))
+    assert found.labels == tuple(f"step {k + 1}" for k in range(len(found.maps[0])))
     assert right.labels[0].startswith("1. ") and len(right.boxes) == len(right.labels)
 
 

@@ -1,19 +1,20 @@
 """Answers that were not read are the first thing that is said, and accuracy is left alone."""
 
-import html
 import json
 import re
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from attcot_analysis.cli import main
-from attcot_analysis.measures.unread import LIMIT, paragraph_note, unread_shares
+from attcot_analysis.measures.unread import LIMIT, paragraph_note, unread_shares, withheld
 from attcot_analysis.runs.measure import format_summary
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.show.html import render
 from attcot_analysis.show.report.compare import compare_runs, report_run
-from attcot_analysis.show.report.page import write_report
-from attcot_analysis.show.report.questions import answer_questions, findings
+from attcot_analysis.show.report.page import Report, comparison_table, write_report
+from attcot_analysis.show.report.questions import answer_questions
 from attcot_analysis.stats.catalogue import METRICS
 
 NAMES = ("cot_sft", "att_cot")
@@ -47,10 +48,10 @@ def test_above_two_percent_nothing_is_said_about_accuracy(share, loud, whose):
     assert words["mass"] == "yes"
     if loud:
         assert found.headline.startswith("2.1% of the CoT answers of ")
-        assert words["accuracy_cot"] == words["habitual_cot"] == "inconclusive"
+        assert words["accuracy_cot"] == words["habitual_cot"] == "unparsed"
         assert not RIGHTER.search(found.headline.partition(";")[2])
         (said,) = [a for a in found.answers if a.question.metric == "accuracy_cot"]
-        assert str(said).endswith("Inconclusive. Accuracy, CoT: 2.1% of CoT answers were not read.")
+        assert str(said).endswith("Unparsed. Accuracy, CoT: 2.1% of CoT answers are unparsed.")
     else:
         assert found.headline.startswith("Compared with CoT-SFT, Att-CoT is right more often")
         assert words["accuracy_cot"] == "yes" and found.unread == ()
@@ -58,12 +59,18 @@ def test_above_two_percent_nothing_is_said_about_accuracy(share, loud, whose):
 
 def test_direct_answers_say_nothing_of_those_with_a_rationale():
     comparisons, summary = tables(unread_after=0.5, mode="direct")
-    (finding,) = findings(comparisons, METRICS, summary=summary)
-    assert "accuracy, direct (inconclusive: 50.0% of direct answers were not read)" in str(finding)
-    assert "accuracy, direct (higher" not in str(finding)
+    unparsed = withheld(summary, ("cot_sft", "att_cot"))
+    assert unparsed["accuracy_direct"] == "50.0% of direct answers are unparsed"
+    assert "accuracy_cot" not in unparsed
     assert unread_shares(summary) == {("att_cot", "direct answers"): 0.5}
-    (plain,) = findings(comparisons, METRICS)
-    assert "accuracy, direct (higher" in str(plain)
+    (answered,) = answer_questions(comparisons, summary, METRICS)
+    assert "unparsed" not in {answer.word for answer in answered.answers}
+    for reasons, words in ((unparsed, "no verdict: 50.0%"), ({}, "higher, better")):
+        table = comparison_table(comparisons, METRICS, reasons, 1)
+        values = {"drawn": None, "pairs": [table], "metrics": METRICS}
+        page = render("report/templates/comparisons.html.j2", values)
+        (row,) = re.findall(r"<tr><th[^>]*><a [^>]*>Accuracy, direct.*?</tr>", page, re.DOTALL)
+        assert words in row and ("higher" in row) == (not reasons)
 
 
 def test_the_printed_summary_begins_with_it():
@@ -102,12 +109,12 @@ def test_a_comparison_and_its_page_begin_with_it(pair, unread, tmp_path):
     assert not any(RIGHTER.search(line) for line in rest)
     page = found.report.read_text()
     shown = page[page.index('<section id="answer"') :]
-    sentence = html.escape(found.answers.unread[0])
+    sentence = escape(found.answers.unread[0])
     assert shown.index(sentence) == shown.index("<p") + len('<p class="headline">')
     compared = page[page.index('<section id="comparisons"') :]
     rows = re.findall(r"<tr>.*?</tr>", compared, re.DOTALL)
     (row,) = [row for row in rows if "accuracy, cot" in row.lower()]
-    assert "inconclusive: 16.7% of CoT answers were not read" in row
+    assert "no verdict: 16.7% of CoT answers are unparsed" in row
     assert not re.search(r"better|worse|higher|lower", row)
     assert any("1 of 6 rationales are one paragraph" in note for note in found.notes)
     held = json.loads((found.run.path / "results.json").read_text())
@@ -146,11 +153,6 @@ def test_where_nothing_can_be_said_the_tables_stay(tmp_path):
     comparisons, summary = tables(unread_after=0.5)
     rests = comparisons["metric"].isin(["accuracy_cot", "habitual_cot"])
     summary = summary.assign(low=0.0, high=1.0, n_items=50, n_seeds=1)
-    page = write_report(
-        tmp_path / "report.html",
-        title="t",
-        summary=summary,
-        comparisons=comparisons[rests],
-        metrics=METRICS,
-    ).read_text()
-    assert page.count("inconclusive: 50.0% of CoT answers were not read") == 2
+    report = Report(title="t", summary=summary, comparisons=comparisons[rests])
+    page = write_report(report, tmp_path / "report.html").read_text()
+    assert page.count("no verdict: 50.0% of CoT answers are unparsed") == 2

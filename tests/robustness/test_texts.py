@@ -24,7 +24,7 @@ from attcot_analysis.problems import (
 from attcot_analysis.runs.measure import ResponseStages, Stages
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
-from attcot_analysis.show.report.page import write_report
+from attcot_analysis.show.report.page import Report, write_report
 from benchmarks.explorer import planted_record
 
 
@@ -171,18 +171,16 @@ def report(folder):
     """A page with hostile text in whatever comes from models and data; figures have tests."""
     metrics, problem = make_metrics(), hostile_problem(HOSTILE)
     summary = make_summary(metrics).head(1).assign(model=HOSTILE)
-    path = write_report(
-        folder / "report.html",
+    report = Report(
         title=HOSTILE,
         summary=summary,
-        comparisons=pd.DataFrame(),
         metrics=metrics,
         examples=[make_item(problem, {HOSTILE: HOSTILE, "other": None}, HOSTILE)],
         lead=[HOSTILE],
         notes=[HOSTILE],
         manifest={HOSTILE: {HOSTILE: [HOSTILE]}},
     )
-    return path.read_text()
+    return write_report(report, folder / "report.html").read_text()
 
 
 def test_the_parser_sees_what_is_not_escaped():

@@ -12,7 +12,7 @@ from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.heatmaps import before_after
 from attcot_analysis.show.report.items import ItemArm, ItemStep, ReportItem
-from attcot_analysis.show.report.page import ReportEmbed, ReportFigure, write_report
+from attcot_analysis.show.report.page import Report, ReportEmbed, ReportFigure, write_report
 from attcot_analysis.stats.catalogue import METRICS, Metric
 
 ARMS = ("base", "cot_sft", "att_cot")
@@ -243,8 +243,7 @@ def make_report(
     before, after = (make_maps(seed)[0, 0, :3].reshape(-1, 6, 6) for seed in (0, 5))
     boxes = [step.boxes for step in problem.steps]
     access = make_access().groupby(["model", "step"], as_index=False)[["value", "low", "high", "n"]]
-    return write_report(
-        path,
+    report = Report(
         title=f"Base, CoT-SFT and Att-CoT on arrows{hostile}",
         summary=summary,
         comparisons=comparisons,
@@ -286,10 +285,10 @@ def make_report(
         pair=("cot_sft", "att_cot"),
         lead=[f"Three arms on made-up numbers.{hostile}"],
         notes=[f"These numbers are made up.{hostile}"],
-        figures=figures,
         manifest={
             "versions": {"torch": "2.9", "transformers": "5.10"},
             "seeds": [0, 1, 2, 3],
             "data": hostile or "arrows",
         },
     )
+    return write_report(report, path, figures=figures)

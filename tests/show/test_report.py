@@ -6,18 +6,18 @@ from html.parser import HTMLParser
 from io import BytesIO
 
 import numpy as np
-import pandas as pd
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
 from PIL import Image
 from show.samples import make_metrics, make_report, make_summary
 
 from attcot_analysis.errors import RunError, ShowError
+from attcot_analysis.show import html
 from attcot_analysis.show.figures import read_figure_data
-from attcot_analysis.show.markup import Markup, el, render, trusted
 from attcot_analysis.show.report.items import ItemArm, ReportItem, picture_url
-from attcot_analysis.show.report.page import write_report
-from attcot_analysis.show.report.questions import FOCUS, Verdict, findings, focus_metrics, verdict
-from attcot_analysis.stats.intervals import Interval
+from attcot_analysis.show.report.page import Report, write_report
+from attcot_analysis.show.report.questions import Verdict, focus_metrics, verdict
 
 
 class Page(HTMLParser):
@@ -79,12 +79,12 @@ def test_page_loads_nothing_and_runs_only_its_own_script(text, hostile):
         page = Page(source)
         assert page.tags.count("script") == 1
         digest = hashlib.sha256(scripts(source)[0].encode()).digest()
-        assert f"script-src &#x27;sha256-{base64.b64encode(digest).decode()}&#x27;" in source
+        assert f"script-src &#39;sha256-{base64.b64encode(digest).decode()}&#39;" in source
         assert not [name for name, _ in page.attributes if name.startswith("on")]
         for name, value in page.attributes:
             if name in ("src", "href", "xlink:href"):
                 assert value.startswith(("#", "data:")), value
-        assert "default-src &#x27;none&#x27;; img-src data:;" in source
+        assert "default-src &#39;none&#39;; img-src data:;" in source
         assert not re.search(r"url\((?!#)", source.replace(scripts(source)[0], ""))
     assert scripts(text) == scripts(hostile)
 
@@ -108,7 +108,7 @@ def test_numbers_of_both_tables_are_in_the_page(text, summary, comparisons):
 def test_answers_are_marked_right_wrong_and_habitual(text, problem):
     assert f"✓ {problem.answer}" in text
     assert f"✗ {problem.habitual} (habitual)" in text
-    assert "– no answer" in text
+    assert "– unparsed" in text
 
 
 def test_verdicts_come_first_and_the_pair_of_the_page_before_the_others(text):
@@ -132,7 +132,7 @@ def test_items_say_where_the_answer_settled_and_what_was_said_on_the_edits(text,
     assert f"Settled on <b>{problem.answer}</b> after step 3 of 3." in first
     assert first.count('class="here"') == 3 and "Settled on" not in silent
     assert "I do not know." in silent
-    assert "On a blank picture: no answer." in first
+    assert "On a blank picture: unparsed." in first
     assert f"Twin: the answer changes. Right answer: <b>{problem.twin.answer}</b>" in first
     assert first.count("<img") == 3
 
@@ -167,13 +167,8 @@ def test_same_input_same_page(text, tmp_path):
 
 
 def test_only_what_there_is_becomes_a_section(tmp_path, summary, metrics):
-    path = write_report(
-        tmp_path / "deep" / "report.html",
-        title="Bare",
-        summary=summary,
-        comparisons=pd.DataFrame(),
-        metrics=metrics,
-    )
+    report = Report(title="Bare", summary=summary, metrics=metrics)
+    path = write_report(report, tmp_path / "deep" / "report.html")
     ids = Page(path.read_text()).ids
     assert "metrics" in ids and "limits" in ids
     assert not {"comparisons", "curves", "heatmaps", "items", "provenance"} & set(ids)
@@ -182,23 +177,18 @@ def test_only_what_there_is_becomes_a_section(tmp_path, summary, metrics):
 def test_nothing_is_overwritten_silently(tmp_path, summary, metrics):
     path = tmp_path / "report.html"
     path.write_text("mine")
-    parts = {"title": "t", "summary": summary, "comparisons": pd.DataFrame(), "metrics": metrics}
+    report = Report(title="t", summary=summary, metrics=metrics)
     with pytest.raises(RunError, match="already there"):
-        write_report(path, **parts)
+        write_report(report, path)
     assert path.read_text() == "mine"
-    write_report(path, **parts, overwrite=True)
+    write_report(report, path, overwrite=True)
     assert path.read_text() != "mine"
 
 
 def test_a_table_without_interval_is_refused_and_leaves_no_file(tmp_path, summary, metrics):
+    report = Report(title="t", summary=summary.drop(columns="low"), metrics=metrics)
     with pytest.raises(ShowError, match="low"):
-        write_report(
-            tmp_path / "report.html",
-            title="t",
-            summary=summary.drop(columns="low"),
-            comparisons=pd.DataFrame(),
-            metrics=metrics,
-        )
+        write_report(report, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,9 +197,8 @@ def test_n_is_said_per_cell_where_it_differs(tmp_path):
     summary = make_summary(metrics)
     summary.loc[summary.metric == "mass", "n_items"] = 150
     summary.loc[summary.metric == "follow_twin", ["low", "high"]] = np.nan
-    path = write_report(
-        tmp_path / "r.html", title="t", summary=summary, comparisons=pd.DataFrame(), metrics=metrics
-    )
+    report = Report(title="t", summary=summary, metrics=metrics)
+    path = write_report(report, tmp_path / "r.html")
     text = path.read_text()
     assert text.count("150 items × 4 seeds") == 2
     assert "[–,\N{NO-BREAK SPACE}–]" in text
@@ -240,54 +229,31 @@ def data_of(url: str) -> bytes:
         (0.01, 0.2, "lower", Verdict("higher", False)),
         (-0.2, -0.01, "lower", Verdict("lower", True)),
         (-0.2, -0.01, None, Verdict("lower", None)),
-        (-0.2, 0.01, "higher", Verdict("undecided", None)),
-        (0.0, 0.2, "higher", Verdict("undecided", None)),
-        (float("nan"), float("nan"), "higher", Verdict("undecided", None)),
+        (-0.2, 0.01, "higher", Verdict("inconclusive", None)),
+        (0.0, 0.2, "higher", Verdict("inconclusive", None)),
+        (float("nan"), float("nan"), "higher", Verdict("inconclusive", None)),
     ],
 )
 def test_verdicts_come_from_the_interval(low, high, better, expected):
-    value = (low + high) / 2
-    assert verdict(Interval(value, low, high, 10), better) == expected
+    assert verdict(low, high, better) == expected
 
 
 def test_verdicts_in_words():
     assert str(Verdict("higher", True)) == "higher, better"
     assert str(Verdict("lower", None)) == "lower"
-    assert str(Verdict("undecided", None)) == "undecided"
-
-
-def test_findings_sort_every_focus_metric_once(comparisons, metrics):
-    found = findings(comparisons, metrics)
-    assert [f.heading for f in found] == [
-        "CoT-SFT compared with Base",
-        "Att-CoT compared with CoT-SFT",
-        "Att-CoT compared with Base",
-    ]
-    for finding in found:
-        named = sum(len(texts) for _, texts in finding.parts())
-        assert named == len(set(FOCUS) & set(metrics)) == 9
-        assert "192 items × 4 seeds" in str(finding)
-    rows = comparisons[comparisons.a == "cot_sft"].set_index("metric")
-    for name, low, high, kind, words in (
-        ("habitual_cot", -1, 0, found[1].better, "lower, −"),
-        ("follow_twin", -1, 0, found[1].worse, "lower, −"),
-        ("mass", 0, 1, found[1].changed, "higher, +"),
-        ("accuracy_direct", -1, 1, found[1].undecided, "−"),
-    ):
-        assert low < rows.loc[name, "low"] and rows.loc[name, "high"] < high
-        assert any(text.startswith(f"{metrics[name].title} ({words}") for text in kind)
+    assert str(Verdict("inconclusive", None)) == "inconclusive"
 
 
 def test_without_focus_metrics_all_are_named(metrics):
     assert focus_metrics(["zeta", "commitment_area"], metrics) == ["commitment_area", "zeta"]
 
 
-def test_markup_escapes_everything_but_itself():
-    built = el("p", "<b>", el("i", "&"), None, ["a", 1.5], title='"<', hidden=True, lang=None)
-    assert built == '<p title="&quot;&lt;" hidden>&lt;b&gt;<i>&amp;</i>a1.5</p>'
-    assert isinstance(built, Markup)
-    assert render(trusted("<b>")) == "<b>"
-    assert el("br") == "<br>"
-    assert el("svg", viewBox="0 0 1 1", aria_hidden="true") == (
-        '<svg viewBox="0 0 1 1" aria-hidden="true"></svg>'
-    )
+def test_templates_escape_every_text_and_miss_no_name():
+    record = {"name": "<b>\"'&", "page": '<p title="x">', "still": ""}
+    written = html.render("explorer/templates/fragment.html.j2", record)
+    assert 'title="&lt;b&gt;&#34;&#39;&amp;"' in written
+    assert 'srcdoc="&lt;p title=&#34;x&#34;&gt;"' in written
+    trusted = record | {"page": Markup(record["page"])}
+    assert html.render("explorer/templates/fragment.html.j2", trusted) == written
+    with pytest.raises(UndefinedError, match="still"):
+        html.render("explorer/templates/fragment.html.j2", {"name": "", "page": ""})

@@ -2,14 +2,15 @@
 
 import base64
 import gzip
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from markupsafe import Markup
+
 from attcot_analysis.errors import ShowError
+from attcot_analysis.show import html
 from attcot_analysis.show.explorer.figure import (
     Content,
     explorer_figure,
@@ -23,7 +24,6 @@ from attcot_analysis.show.explorer.record import (
     select,
     traits_of,
 )
-from attcot_analysis.show.markup import Markup, el, trusted
 
 PAGE_BUDGET = 24_000_000
 """Bytes of maps in a page of `explorer_page`, before compression."""
@@ -31,7 +31,6 @@ FRAME_BUDGET = 260_000
 """Bytes of maps in a frame of `explorer_fragment`, before compression."""
 
 _EXPORT = "export default { render };"
-_PRINT = "@media print{.attcot-still{display:block!important}.attcot-frame{display:none!important}}"
 
 __all__ = [
     "FRAME_BUDGET",
@@ -68,8 +67,7 @@ def explorer_page(
     selection = select(record) if selection is None else selection
     name = f"{record.problem.id}: {labels_of(record.models)}" if title is None else title
     content = make_content(record, budget, selection, live=False)
-    footer = el("footer", "This page is one file: it loads nothing. Made with Att-CoT Analysis.")
-    return _page(content, selection, name, look or {}, "ax-page", footer)
+    return _page(content, selection, name, look or {}, "ax-page")
 
 
 def explorer_fragment(
@@ -94,39 +92,20 @@ def explorer_fragment(
     selection = select(record) if selection is None else selection
     content = make_content(record, budget, selection, live=False)
     name = f"Attention explorer, {record.problem.id}: {labels_of(record.models)}"
-    page = _page(content, selection, name, look or {}, "ax-frame-page", None)
+    page = _page(content, selection, name, look or {}, "ax-frame-page")
     still = base64.b64encode(explorer_png(record, selection)).decode()
-    return el(
-        "div",
-        el("style", trusted(_PRINT)),
-        el(
-            "img",
-            src=f"data:image/png;base64,{still}",
-            alt=f"{name} (still picture)",
-            class_="attcot-still",
-            style="max-width:100%",
-        ),
-        el(
-            "iframe",
-            srcdoc=page,
-            title=name,
-            class_="attcot-frame",
-            # The script gives it its height; where none runs, only the picture shows.
-            style="width:100%;height:0;border:0;display:block",
-        ),
-    )
+    values = {"name": name, "page": page, "still": still}
+    return html.render("explorer/templates/fragment.html.j2", values)
 
 
 def script_policy() -> str:
     """The source expression that lets the explorer's script run, and no other."""
-    digest = hashlib.sha256(page_script().encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
+    return html.script_source(page_script())
 
 
-@cache
 def static_text(name: str) -> str:
     """A file of the explorer's: ``explorer.js`` or ``explorer.css``."""
-    return (files("attcot_analysis.show.explorer") / "static" / name).read_text(encoding="utf-8")
+    return html.static_text(f"explorer/static/{name}")
 
 
 @cache
@@ -148,7 +127,6 @@ def _page(
     title: str,
     look: Mapping[str, Any],
     kind: str,
-    footer: Markup | None,
 ) -> str:
     state = {
         "spec": content.spec,
@@ -165,26 +143,15 @@ def _page(
     )
     # mtime 0: the same bytes at any time.
     packed = base64.b64encode(gzip.compress(content.data, 9, mtime=0)).decode()
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("link", rel="icon", href="data:,"),
-        el("title", title),
-        el("style", trusted(static_text("explorer.css"))),
-    )
-    body = el(
-        "body",
-        el("main", el("h1", title, class_="ax-hidden"), el("div", id="explorer")),
-        footer,
-        el("noscript", "This explorer needs JavaScript; it loads nothing from elsewhere."),
-        el("script", trusted(json_text(state)), type="application/json", id="state"),
-        el("script", trusted(packed), type="application/octet-stream", id="data"),
-        el("script", trusted(page_script()), type="module"),
-        class_=kind,
-    )
-    return f"<!doctype html>\n{el('html', head, body, lang='en')}\n"
+    values = {
+        "title": title,
+        "policy": policy,
+        "kind": kind,
+        "state": Markup(json_text(state)),
+        "data": packed,
+        "script": Markup(page_script()),
+    }
+    return str(html.render("explorer/templates/explorer.html.j2", values))
 
 
 def json_text(value: object) -> str:

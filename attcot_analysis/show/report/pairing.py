@@ -46,7 +46,7 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
         )
     limits = [arm.settings.get("max_new_tokens") for arm in (a, b)]
     if None not in limits and limits[0] != limits[1]:
-        cut = [arm for arm in (a, b) if _unfinished(arm)]
+        cut = [arm for arm in (a, b) if cut_off(arm)]
         if cut:
             raise RunError(
                 f"Responses of {cut[0].path} were cut off at {cut[0].settings['max_new_tokens']} "
@@ -55,7 +55,7 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
             )
     notes = []
     for arm in (a, b):
-        if share := _unfinished(arm):
+        if share := cut_off(arm):
             notes.append(
                 f"{share:.0%} of the responses of {arm.name} were cut off at the length limit; "
                 "they count as they stand."
@@ -69,6 +69,12 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
         )
     notes += _version_notes(a, b) + _model_notes(a, b)
     return notes
+
+
+def cut_off(arm: MeasuredArm) -> float:
+    """Share of an arm's responses with a rationale that were cut off at the length limit."""
+    cut = [~kinds["answers_cot"]["finished"].astype(bool) for kinds in arm.tables.values()]
+    return float(pd.concat(cut).mean())
 
 
 def size_notes(n: int) -> list[str]:
@@ -213,12 +219,6 @@ def _shipped() -> Iterable[Path]:
         return sorted(path.parent for path in (data_folder() / "problems").glob(f"*/{LINES}"))
     except AttCoTError:
         return []
-
-
-def _unfinished(arm: MeasuredArm) -> float:
-    """Share of the responses with a rationale that were cut off."""
-    cut = [~kinds["answers_cot"]["finished"].astype(bool) for kinds in arm.tables.values()]
-    return float(pd.concat(cut).mean())
 
 
 def _layers(layers: Sequence[int] | None) -> str:
