@@ -1,14 +1,14 @@
 """Turn figures into SVG text, PNG bytes, and files with the data they show."""
 
-import html
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,11 @@ FigureData = pd.DataFrame | np.ndarray | Mapping[str, pd.DataFrame | np.ndarray]
 """What a figure shows: a table or array, or several by name."""
 
 _PRINT_DPI = 200
-_METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
-_GLOBAL_STYLE = re.compile(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", re.DOTALL)
+_SVG = "{http://www.w3.org/2000/svg}"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+_LOOK = "stroke-linejoin:round;stroke-linecap:butt"
+_NOT_XML = {code: None for code in (*range(32), 0xFFFE, 0xFFFF) if chr(code) not in "\t\n\r"}
+"""Characters that no XML document may hold, but the text of a model or data set does."""
 _ID = re.compile(r' id="([^"<>]*)"')
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]+)')
 
@@ -32,7 +35,7 @@ def figure_svg(figure: Figure) -> str:
     buffer = StringIO()
     with figure_style():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _own_ids(buffer.getvalue(), "id")
+    return _own_ids(buffer.getvalue().translate(_NOT_XML), "id")
 
 
 def figure_png(figure: Figure, *, dpi: float = 96) -> bytes:
@@ -57,16 +60,29 @@ def inline_svg(figure: Figure, prefix: str, alt: str, *, svg: str | None = None)
         svg: From `figure_svg`, if it is at hand: drawing takes long.
     """
     svg = figure_svg(figure) if svg is None else svg
-    svg = svg[svg.index("<svg") :]
-    svg = _GLOBAL_STYLE.sub("", _METADATA.sub("", svg))
-    look = "stroke-linejoin:round;stroke-linecap:butt"
-    opening = f'<svg role="img" aria-label="{html.escape(alt)}" style="{look}" '
-    svg = svg.replace("<svg ", opening, 1)
-    svg = _own_ids(svg, prefix)
-    svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--paper, #fff)")
-    for color in page_colors():
-        svg = re.sub(f'(?<=[:\\s]){color}(?=[;"])', page_color(color), svg)
-    return svg.strip()
+    root = ElementTree.fromstring(_own_ids(svg, prefix))
+    for child in list(root):
+        # What is said of the file, and the style of all its elements, which is `_LOOK`.
+        if child.tag == f"{_SVG}metadata" or child.find(f"{_SVG}style") is not None:
+            root.remove(child)
+    colors = {INK: "currentColor", PAPER: "var(--paper, #fff)"}
+    colors |= {color: page_color(color) for color in page_colors()}
+    for element in root.iter():
+        # A page knows these names without their namespaces.
+        element.tag = element.tag.removeprefix(_SVG)
+        if target := element.attrib.pop(_LINK, None):
+            element.set("xlink:href", target)
+        if style := element.get("style"):
+            element.set("style", "; ".join(_declarations(style, colors)))
+    root.attrib |= {"role": "img", "aria-label": alt, "style": _LOOK}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _declarations(style: str, colors: Mapping[str, str]) -> Iterator[str]:
+    """The declarations of a style, with other colours."""
+    for declaration in style.split(";"):
+        name, _, value = (part.strip() for part in declaration.partition(":"))
+        yield f"{name}: {colors.get(value, value)}"
 
 
 def _own_ids(svg: str, prefix: str) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from io import BytesIO
 from typing import Any
 
 import matplotlib
+import yaml
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -91,44 +93,25 @@ class ArmStyle:
     line: str | tuple[int, tuple[int, ...]]
 
 
+def _line(dashes: Any) -> str | tuple[int, tuple[int, ...]]:
+    return dashes if isinstance(dashes, str) else (dashes[0], tuple(dashes[1]))
+
+
+def _marker(marker: Any) -> Marker:
+    return marker if isinstance(marker, str) else tuple(marker)
+
+
+_TABLE = yaml.safe_load((files("attcot_analysis.show") / "arms.yaml").read_text(encoding="utf-8"))
 _KNOWN = {
-    style.name: style
-    for style in (
-        ArmStyle("base", "Base", "#7b8794", "s", (0, (1, 1))),
-        ArmStyle("direct_sft", "Direct-SFT", "#ca9161", "P", (0, (2, 2))),
-        ArmStyle("cot_sft", "CoT-SFT", "#d55e00", "^", (0, (5, 2))),
-        ArmStyle("att_cot", "Att-CoT", "#0173b2", "o", "-"),
-        ArmStyle("att_cot_vis", "Att-CoT, L_vis only", "#56b4e9", "X", (0, (7, 1))),
-        ArmStyle("att_cot_commit", "Att-CoT, L_commit only", "#3b4cc0", "p", (0, (5, 1, 1, 1))),
-        ArmStyle("att_cot_paper", "Att-CoT, paper's form", "#17a2a2", "h", (0, (9, 2, 1, 2))),
-        ArmStyle("avar", "Prompt tokens (AVAR)", "#b59f00", "<", (0, (3, 2, 1, 2))),
-        ArmStyle("random_layers", "Att-CoT, random layers", "#8c6d5a", ">", (0, (3, 3))),
-        ArmStyle(
-            "shuffled_images", "Att-CoT, shuffled pictures", "#d48fb0", (4, 1, 0), (0, (2, 4))
-        ),
-        ArmStyle("sayo", "SAYO", "#029e73", "D", (0, (6, 2, 1, 2))),
-        ArmStyle("vista", "VISTA", "#cc78bc", "v", (0, (3, 1))),
-        # Planted on purpose, to try the diagnostics on.
-        ArmStyle("honest", "Honest stepper", "#117733", "H", (0, (8, 2))),
-        ArmStyle("blind", "Blind", "#332288", "*", (0, (8, 2, 1, 2))),
-        ArmStyle("early", "Early committer", "#b8336a", "d", (0, (8, 2, 1, 2, 1, 2))),
-        ArmStyle("look_away", "Looks away", "#6699cc", "8", (0, (1, 3))),
+    row["name"]: ArmStyle(
+        row["name"], row["label"], row["color"], _marker(row["marker"]), _line(row["line"])
     )
+    for row in _TABLE
+    if "color" in row
 }
 ARMS: tuple[str, ...] = tuple(_KNOWN)
 """Known arms in the order in which they are drawn and listed."""
-_LABELS = {
-    "sayo_attention": "SAYO, attention alone",
-    "sayo_accuracy": "GRPO, accuracy alone",
-    "att_cot_sayo": "Att-CoT, then SAYO",
-    "vista_sft": "VISTA-SFT",
-    "vista_sft_plain": "VISTA-SFT, no resampling",
-    "vista_sft_no_vas": "VISTA-SFT, no VAS",
-    "vista_dpo": "VISTA-DPO",
-    "vista_dpo_plain": "VISTA-DPO, no resampling",
-    "vista_dpo_no_vas": "VISTA-DPO, no VAS",
-}
-"""What a reader sees for arms of the project that have no colour of their own."""
+_LABELS: Mapping[str, str] = {row["name"]: row["label"] for row in _TABLE}
 _SPARE_COLORS = (
     "#8f5bb5",
     "#4f7a28",

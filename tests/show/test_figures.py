@@ -164,11 +164,20 @@ def test_svg_is_stable_and_inline_svg_suits_a_page(commitment_table):
     other = inline_svg(again, "two", "")
     ids = [{part.split('"')[0] for part in text.split(' id="')[1:]} for text in (page, other)]
     assert ids[0] and not ids[0] & ids[1]
+    assert "ns0" not in page and page.count("xlink:href") > 10
     used = {
         part.split('"')[0].split(")")[0]
         for part in page.replace("url(#", 'href="#').split('href="#')[1:]
     }
     assert used <= ids[0]
+
+
+def test_text_that_looks_like_svg_or_is_no_xml_stays_text(commitment_table):
+    name = 'fill: #1f2933; <metadata> \x00\x1b\uffff "#0173b2" ]]>'
+    figure = commitment_curves(commitment_table.replace("base", name))
+    page = inline_svg(figure, "one", name)
+    assert "fill: #1f2933; &lt;metadata&gt; " in page and '"#0173b2" ]]&gt;' in page
+    assert not set("\x00\x1b\uffff") & set(page.partition("<g>")[2])
 
 
 def test_no_pyplot_figure_is_left():
