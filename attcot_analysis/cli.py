@@ -436,6 +436,8 @@ def _generate(
     share the items. With --requests nothing is loaded: the prompts are written
     as the input of vllm run-batch, for a MODEL that goes by this name there.
     """
+    if (out is None) == (requests is None):
+        raise typer.BadParameter("give one of --out and --requests")
     from attcot_analysis.measures.unread import LIMIT, unread_sentence
     from attcot_analysis.models import load_mllm
     from attcot_analysis.presets import choose
@@ -444,8 +446,6 @@ def _generate(
     from attcot_analysis.runs.responses import generate_run, response_file
     from attcot_analysis.runs.shards import Shards
 
-    if (out is None) == (requests is None):
-        raise typer.BadParameter("give one of --out and --requests")
     chosen = choose(model, dtype=dtype, batch_size=batch_size)
     if requests is not None:
         own = {"batch-size": batch_size, "dtype": dtype, "device": device, "revision": revision}
@@ -558,6 +558,8 @@ def _measure(
     Under accelerate launch or torchrun the processes share the items.
     Explicit options override those of a preset.
     """
+    if foreign and generations is None:
+        raise MeasureError("--foreign says whose generations they are; give them, too.")
     from attcot_analysis.measures.unread import paragraph_note
     from attcot_analysis.models import load_mllm
     from attcot_analysis.models.load import memory_limit, parse_memory
@@ -569,8 +571,6 @@ def _measure(
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
 
-    if foreign and generations is None:
-        raise MeasureError("--foreign says whose generations they are; give them, too.")
     most = None if max_memory is None else parse_memory(max_memory)
     chosen = choose(model, dtype=dtype, batch_size=batch_size, layers=layers)
     parts: dict[str, Any] = {"controls": controls, "edits": edits, "extras": extras}

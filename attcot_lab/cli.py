@@ -297,6 +297,8 @@ def _claims(
     With --results or --grid the table is also written there, as
     claims.parquet and claims.json.
     """
+    if results and grid:
+        raise typer.BadParameter("give one of --results and --grid")
     from attcot_analysis.errors import RunError
     from attcot_analysis.measures.unread import unread_cells
     from attcot_analysis.shipped import CLAIMS_RESULTS, shipped
@@ -304,8 +306,6 @@ def _claims(
     from attcot_lab.claims.page import claims_page, describe
     from attcot_lab.claims.table import claims_table, read_values, run_facts, write_claims
 
-    if results and grid:
-        raise typer.BadParameter("give one of --results and --grid")
     folder = results
     if grid:
         from attcot_lab.grid import read_grid, run_grid
