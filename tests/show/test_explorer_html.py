@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.show.explorer.figure import answer_end, arm_of, model_specs, steps_before
+from attcot_analysis.show.explorer.figure import arm_of, model_specs, steps_before
 from attcot_analysis.show.explorer.page import (
     explorer_fragment,
     explorer_page,
@@ -20,7 +20,7 @@ from attcot_analysis.show.explorer.page import (
     static_text,
 )
 from attcot_analysis.show.explorer.planes import plane_stats, plane_weights
-from attcot_analysis.show.explorer.record import select
+from attcot_analysis.show.explorer.record import answer_end, select
 from attcot_analysis.show.explorer.widget import Explorer
 from benchmarks.explorer import planted_record
 
@@ -112,7 +112,7 @@ def test_commitment_is_on_the_axis_of_the_tokens(record):
     assert (first["correct"], second["correct"]) == (False, True)
     assert second["leaked"][3] == [True, False, False, False]
     assert not any(map(any, second["leaked"][:3]))
-    assert answer_end(record) == record.answer + 1
+    assert answer_end(record.tokens, record.answer, "blue") == record.answer + 1
 
 
 def test_a_model_looks_the_same_as_elsewhere(record):

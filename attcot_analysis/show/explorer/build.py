@@ -22,7 +22,7 @@ from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
 from attcot_analysis.models import Mllm, encode_problem
 from attcot_analysis.models.inputs import ImageLike, read_image
 from attcot_analysis.problems import Problem, render_response
-from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, Head
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, Head, answer_end
 
 if TYPE_CHECKING:
     from attcot_analysis.show.explorer.widget import Explorer
@@ -170,11 +170,15 @@ def _measure(
     """Everything of one model; what it has no maps of is said in ``missing``."""
     wanted = _EVERY if sources is None else sources
     maps = [response_maps(mllm, problem, response, image=image)]
-    for source, read in _MAPS.items():
+    for source in ("rollout", "gradient_relevance"):
         if source not in wanted:
             continue
         try:
-            maps.append(read(mllm, problem, response, image, maps[0]))
+            if source == "rollout":
+                maps.append(rollout_maps(mllm, problem, response, targets="tokens", image=image))
+            else:
+                steps = gradient_maps(mllm, problem, response, targets="steps", image=image)
+                maps.append(by_token(steps, maps[0]))
         except MeasureError as error:
             if sources is not None:
                 raise
@@ -218,39 +222,9 @@ def by_token(steps: ResponseMaps, tokens: ResponseMaps) -> ResponseMaps:
         if step in of_step:
             rows[:, :, at] = steps.weights[:, :, of_step[step]]
     if steps.answer is not None and tokens.answer is not None:
-        stated, text = steps.tokens[steps.answer], ""
-        for at in range(tokens.answer, len(tokens.tokens)):
-            rows[:, :, at] = steps.weights[:, :, steps.answer]
-            text += tokens.tokens[at]
-            if len(text.strip()) >= len(stated):
-                break
-    return ResponseMaps(
-        rows, steps.grid, tokens.tokens, tokens.steps, tokens.boxes, tokens.answer, steps.source
-    )
-
-
-def _rollout(
-    mllm: Mllm,
-    problem: Problem,
-    response: str | Sequence[int],
-    image: ImageLike | None,
-    attention: ResponseMaps,
-) -> ResponseMaps:
-    return rollout_maps(mllm, problem, response, targets="tokens", image=image)
-
-
-def _gradient(
-    mllm: Mllm,
-    problem: Problem,
-    response: str | Sequence[int],
-    image: ImageLike | None,
-    attention: ResponseMaps,
-) -> ResponseMaps:
-    steps = gradient_maps(mllm, problem, response, targets="steps", image=image)
-    return by_token(steps, attention)
-
-
-_MAPS = {"rollout": _rollout, "gradient_relevance": _gradient}
+        end = answer_end(tokens.tokens, tokens.answer, steps.tokens[steps.answer])
+        rows[:, :, tokens.answer : end] = steps.weights[:, :, steps.answer, None]
+    return replace(tokens, weights=rows, grid=steps.grid, source=steps.source)
 
 
 def _looking(table: pd.DataFrame) -> list[Head]:

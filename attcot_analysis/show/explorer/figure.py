@@ -32,9 +32,10 @@ from attcot_analysis.show.explorer.record import (
     FloatArray,
     PlaneKey,
     Selection,
+    answer_end,
 )
 from attcot_analysis.show.figures import figure_png
-from attcot_analysis.show.heatmaps import backdrop, blend, colorize, png_bytes
+from attcot_analysis.show.heatmaps import colorize, overlay, png_bytes
 from attcot_analysis.show.style import (
     ARMS,
     DIVERGING,
@@ -101,7 +102,9 @@ class Content:
             "stepParts": list(record.step_parts),
             "parts": len(record.parts),
             "answer": record.answer,
-            "answerEnd": answer_end(record),
+            "answerEnd": 0
+            if record.answer is None
+            else answer_end(record.tokens, record.answer, stated_answer(record) or ""),
             "boxSets": [[list(map(float, box)) for box in some] for some in boxes],
             "boxOf": [boxes.index(some) for some in record.boxes],
             "even": [float(record.grid.coverage(some).mean()) for some in boxes],
@@ -168,18 +171,6 @@ def make_content(
 def index_of(planes: Iterable[Plane]) -> list[list[Any]]:
     """Where the script finds each plane in their joined bytes."""
     return [[plane.key.name, plane.rows, plane.cols] for plane in planes]
-
-
-def answer_end(record: ExplorerRecord) -> int:
-    """The token behind the answer's last."""
-    if record.answer is None:
-        return 0
-    text, stated = "", stated_answer(record) or ""
-    for at in range(record.answer, len(record.tokens)):
-        text += record.tokens[at]
-        if len(text.strip()) >= len(stated):
-            return at + 1
-    return len(record.tokens)
 
 
 def stated_answer(record: ExplorerRecord) -> str | None:
@@ -270,8 +261,6 @@ def picture_url(image: Image.Image) -> str:
 
 
 _SIDE = 240
-
-_OPACITY = 0.65
 
 
 def explorer_figure(
@@ -370,19 +359,19 @@ def _maps(
     drawn = [np.nan_to_num(one) for one in maps]
     top = max(float(np.abs(one).max()) for one in drawn)
     signed = is_signed(record, selection.source)
-    colours = [
-        colorize(one, -top if signed else 0.0, top, DIVERGING if signed else SEQUENTIAL)
-        for one in drawn
-    ]
-    names = [_cut(label, 22) for label in labels]
-    titles = [f"{name}: {-top if signed else 0:.2g} to {top:.2g}" for name in names]
+    low, cmap = (-top, DIVERGING) if signed else (0.0, SEQUENTIAL)
+    panels = [(one, low, top, cmap) for one in drawn]
+    titles = [f"{_cut(label, 22)}: {low:.2g} to {top:.2g}" for label in labels]
     if len(drawn) == 2:
         change = drawn[1] - drawn[0]
         limit = float(np.abs(change).max())
-        colours.append(colorize(change, -limit, limit, DIVERGING))
+        panels.append((change, -limit, limit, DIVERGING))
         titles.append(f"difference: ±{limit:.2g}")
-    ground, boxes = backdrop(record.picture, _SIDE), record.boxes[selection.token]
-    pictures = [blend(ground, one, _OPACITY, record.picture.size, boxes) for one in colours]
+    boxes = record.boxes[selection.token]
+    pictures = [
+        overlay(record.picture, values, low=low, high=high, cmap=cmap, boxes=boxes, side=_SIDE)
+        for values, low, high, cmap in panels
+    ]
     if len(pictures) == 1:
         pictures.insert(0, record.picture)
         titles.insert(0, "picture")

@@ -347,6 +347,16 @@ class ExplorerRecord:
         )
 
 
+def answer_end(tokens: Sequence[str], start: int, stated: str) -> int:
+    """The token behind the last one of an answer that starts at a token."""
+    text = ""
+    for at in range(start, len(tokens)):
+        text += tokens[at]
+        if len(text.strip()) >= len(stated):
+            return at + 1
+    return len(tokens)
+
+
 def labels_of(models: Sequence[ExplorerModel]) -> str:
     """The models' labels in one phrase."""
     return " vs ".join(model.label for model in models)
