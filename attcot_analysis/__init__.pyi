@@ -104,13 +104,13 @@ from .show.curves import access_curves as access_curves
 from .show.curves import access_grid as access_grid
 from .show.curves import commitment_curves as commitment_curves
 from .show.curves import training_curves as training_curves
+from .show.explorer.build import describe_record as describe_record
 from .show.explorer.build import explore as explore
 from .show.explorer.build import explorer_record as explorer_record
 from .show.explorer.page import explorer_fragment as explorer_fragment
 from .show.explorer.page import explorer_page as explorer_page
 from .show.explorer.record import ExplorerModel as ExplorerModel
 from .show.explorer.record import ExplorerRecord as ExplorerRecord
-from .show.explorer.record import describe_record as describe_record
 from .show.explorer.widget import Explorer as Explorer
 from .show.figures import read_figure_data as read_figure_data
 from .show.figures import save_figure as save_figure

@@ -11,7 +11,8 @@ from attcot_analysis.errors import ShowError
 from attcot_analysis.measures.maps import ResponseMaps
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step
-from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, describe_record
+from attcot_analysis.show.explorer.build import describe_record
+from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord
 
 TOKENS = ("<think>", "1. left", " eye", "2. down", " there", "</think>", "red")
 STEPS = (0, 1, 1, 2, 2, 0, 0)
