@@ -21,8 +21,12 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.maps import ResponseMaps, Source
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Box, Problem, Step
-from attcot_analysis.show.explorer.figure import explorer_png
-from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page, page_script
+from attcot_analysis.show.explorer.page import (
+    explorer_fragment,
+    explorer_page,
+    explorer_png,
+    page_script,
+)
 from attcot_analysis.show.explorer.planes import Plane, choose_planes, pack_plane
 from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, PlaneKey, select
 from attcot_analysis.show.explorer.widget import LIVE_BUDGET, Explorer

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from attcot_analysis.errors import RunError, ShowError
-from attcot_analysis.show.explorer.figure import arm_of, model_specs, steps_before
 from attcot_analysis.show.explorer.page import (
+    arm_of,
     explorer_fragment,
     explorer_page,
     json_text,
+    model_specs,
     page_script,
     script_policy,
     static_text,
+    steps_before,
 )
 from attcot_analysis.show.explorer.planes import plane_stats, plane_weights
 from attcot_analysis.show.explorer.record import answer_end, select

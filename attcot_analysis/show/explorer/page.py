@@ -1,28 +1,65 @@
-"""The explorer as HTML: one offline page, and a frame for notebooks and reports."""
+"""The explorer as HTML: what a page carries, the page itself, and its still picture.
+
+A page needs neither kernel nor network; a frame is for notebooks and reports. A widget carries the
+same `Content`.
+"""
 
 import base64
 import gzip
 import json
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from io import BytesIO
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from PIL import Image
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.show import html
-from attcot_analysis.show.explorer.figure import (
-    Content,
-    explorer_figure,
-    explorer_png,
-    make_content,
+from attcot_analysis.show.explorer.planes import (
+    Parcel,
+    Plane,
+    choose_planes,
+    index_of,
+    is_signed,
+    masses_of,
+    pack_plane,
+    plane_cells,
+    plane_weights,
+    same_source,
+    say_parcel,
 )
 from attcot_analysis.show.explorer.record import (
+    SOURCE_LABELS,
+    ExplorerModel,
     ExplorerRecord,
+    PlaneKey,
     Selection,
+    answer_end,
     labels_of,
     select,
     traits_of,
+)
+from attcot_analysis.show.figures import figure_png
+from attcot_analysis.show.heatmaps import colorize, overlay, png_bytes
+from attcot_analysis.show.style import (
+    ARMS,
+    DIVERGING,
+    GRID,
+    INK,
+    SEQUENTIAL,
+    ArmStyle,
+    arm_label,
+    arm_style,
+    figure_style,
+    new_figure,
+    styled_arms,
 )
 
 PAGE_BUDGET = 24_000_000
@@ -32,15 +69,203 @@ FRAME_BUDGET = 260_000
 
 _EXPORT = "export default { render };"
 
-__all__ = [
-    "FRAME_BUDGET",
-    "PAGE_BUDGET",
-    "explorer_figure",
-    "explorer_fragment",
-    "explorer_page",
-    "script_policy",
-    "select",
-]
+
+_LONGEST_SIDE = 512
+
+_MASS_NAMES = {"attention": "visual mass", "sink_free": "visual mass without sinks"}
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What one page or widget carries.
+
+    Attributes:
+        record: The record.
+        parcel: Its planes that are sent at first.
+        live: Whether a kernel can send more.
+    """
+
+    record: ExplorerRecord
+    parcel: Parcel
+    live: bool
+
+    @cached_property
+    def planes(self) -> list[Plane]:
+        """The planes, packed."""
+        pairs = zip(self.parcel.keys, self.parcel.factors, strict=True)
+        return [pack_plane(self.record, key, factor) for key, factor in pairs]
+
+    @cached_property
+    def data(self) -> bytes:
+        """The planes' bytes, then visual mass by layer and head of every model, if sent."""
+        return b"".join([*(plane.data for plane in self.planes), *self._masses[0]])
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """Everything else, JSON values only."""
+        record, problem = self.record, self.record.problem
+        boxes = list(dict.fromkeys(record.boxes))
+        masses, top = self._masses
+        return {
+            "live": self.live,
+            "note": say_parcel(record, self.parcel, live=self.live),
+            "item": problem.id,
+            "question": problem.question,
+            "right": problem.answer,
+            "habitual": problem.habitual,
+            "candidates": list(problem.candidates),
+            "text": record.text,
+            "picture": picture_url(record.picture),
+            "size": list(record.picture.size),
+            "tokens": list(record.tokens),
+            "steps": list(record.steps),
+            "stepParts": list(record.step_parts),
+            "parts": len(record.parts),
+            "answer": record.answer,
+            "answerEnd": 0
+            if record.answer is None
+            else answer_end(record.tokens, record.answer, stated_answer(record) or ""),
+            "boxSets": [[list(map(float, box)) for box in some] for some in boxes],
+            "boxOf": [boxes.index(some) for some in record.boxes],
+            "even": [float(record.grid.coverage(some).mean()) for some in boxes],
+            "rows": record.shape[0],
+            "cols": record.shape[1],
+            "layers": record.n_layers,
+            "layerNames": list(record.layers),
+            "heads": record.n_heads,
+            "imageTokens": len(record.grid),
+            "visual": [list(map(int, head)) for head in record.heads],
+            "visualNote": record.heads_note,
+            "sources": [_source(record, source) for source in record.sources],
+            "models": model_specs(record),
+            "colours": {"sequential": _colours(SEQUENTIAL), "diverging": _colours(DIVERGING)},
+            "index": index_of(self.planes),
+            "headMasses": len(masses[0]) if masses else 0,
+            "headTop": top,
+        }
+
+    @cached_property
+    def _masses(self) -> tuple[list[bytes], float]:
+        """Per model, visual mass ``(parts, L, H)`` as bytes, levels as in a plane; their end."""
+        record = self.record
+        if "attention" not in record.sources or not record.layered("attention"):
+            return [], 0.0
+        found = [
+            masses_of(record, record.maps_of("attention", at).weights)
+            for at in range(len(record.models))
+        ]
+        top = float(max(np.nanmax(masses) for masses in found)) or 1.0
+        levels = [
+            np.rint(255 * np.sqrt(np.nan_to_num(one) / top)).astype(np.uint8) for one in found
+        ]
+        return [one.tobytes() for one in levels], top
+
+
+def make_content(
+    record: ExplorerRecord, budget: int | None, first: Selection | None = None, *, live: bool
+) -> Content:
+    """Choose what to send.
+
+    Args:
+        record: The record.
+        budget: Bytes that the planes may take; ``None`` for no limit.
+        first: What is selected at first; sent in full if it can be.
+        live: Whether a kernel can send more.
+    """
+    key = None
+    if first is not None:
+        source = same_source(record, first.source)
+        key = PlaneKey(source, 0, first.layer, first.head)
+        if not record.layered(source):
+            key = PlaneKey(source, 0)
+    return Content(record, choose_planes(record, budget, key), live)
+
+
+def stated_answer(record: ExplorerRecord) -> str | None:
+    """The candidate that the text gives as its answer, ``None`` if it names none."""
+    if record.answer is None:
+        return None
+    tail = "".join(record.tokens[record.answer :]).strip()
+    found = [name for name in record.problem.candidates if tail.startswith(name)]
+    return max(found, key=len, default=None)
+
+
+def model_specs(record: ExplorerRecord) -> list[dict[str, Any]]:
+    """Per model its label, its look and what it answers."""
+    arms = [arm_of(model.label) for model in record.models]
+    with styled_arms(arms):
+        looks = [arm_style(arm) for arm in arms]
+    return [_model(record, model, look) for model, look in zip(record.models, looks, strict=True)]
+
+
+def _model(record: ExplorerRecord, model: ExplorerModel, look: ArmStyle) -> dict[str, Any]:
+    p, leaked = commitment_arrays(record, model)
+    return {
+        "label": model.label,
+        "color": look.color,
+        "dash": "" if isinstance(look.line, str) else " ".join(str(2 * on) for on in look.line[1]),
+        "marker": look.marker if isinstance(look.marker, str) else "o",
+        "answer": model.answer,
+        "correct": model.answer == record.problem.answer,
+        "response": model.response,
+        "p": None if p is None else [[round(float(value), 5) for value in row] for row in p],
+        "leaked": None if leaked is None else leaked.tolist(),
+    }
+
+
+def arm_of(label: str) -> str:
+    """The arm that a label is the name or the label of; the label itself if it is none's."""
+    return {arm_label(arm): arm for arm in ARMS}.get(label, label)
+
+
+def commitment_arrays(
+    record: ExplorerRecord, model: ExplorerModel
+) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.bool_] | None]:
+    """Forced answers of a model: probabilities and leaks, both ``(K + 1, candidates)``."""
+    table = model.commitment
+    if table is None:
+        return None, None
+    own = table[(table["item"] == record.problem.id) & (table["control"] == "rationale")]
+    order = list(record.problem.candidates)
+    p, leaked = (
+        own.pivot(index="step", columns="candidate", values=name)[order].to_numpy()
+        for name in ("p", "leaked")
+    )
+    return p.astype(float), leaked.astype(bool)
+
+
+def _source(record: ExplorerRecord, source: str) -> dict[str, Any]:
+    own = same_source(record, source)
+    label = SOURCE_LABELS[source]
+    if own != source:
+        label += " (no sink here: the same)"
+    return {
+        "key": source,
+        "own": own,
+        "label": label,
+        "layered": record.layered(source),
+        "signed": is_signed(record, source),
+        "quantity": record.quantity(source),
+        "massName": _MASS_NAMES.get(source, "sum over the picture"),
+    }
+
+
+def _colours(cmap: str) -> str:
+    table = colorize(np.arange(256, dtype=float)[None], 0.0, 255.0, cmap)[0]
+    return base64.b64encode(table.astype(np.uint8).tobytes()).decode()
+
+
+def picture_url(image: Image.Image) -> str:
+    """A picture as data URL: PNG, or JPEG where that is much smaller; at most 512 pixels."""
+    scale = _LONGEST_SIDE / max(image.size)
+    if scale < 1:
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    exact = png_bytes(image.convert("RGB"), compress_level=9)
+    buffer = BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=88)
+    kind, data = ("jpeg", buffer.getvalue()) if len(exact) > 60_000 else ("png", exact)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def explorer_page(
@@ -160,3 +385,177 @@ def json_text(value: object) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
+
+
+_SIDE = 240
+
+
+def explorer_figure(
+    record: ExplorerRecord, selection: Selection, models: tuple[int, ...] | None = None
+) -> Figure:
+    """Draw what an explorer shows for a selection.
+
+    Args:
+        record: The record.
+        selection: What is selected.
+        models: Indices of one model, or of two to compare; default, the first two.
+
+    Returns:
+        Above, the maps of the token on one colour scale, and with two models their difference;
+        below, over the tokens of the text, visual mass and the probability of the stated answer
+        when an answer is forced.
+    """
+    chosen = tuple(range(len(record.models)))[:2] if models is None else models
+    keys = [PlaneKey(selection.source, at, selection.layer, selection.head) for at in chosen]
+    weights = [plane_weights(record, key) for key in keys]
+    part = list(record.parts[record.part_of(selection)])
+    shown = [plane_cells(record, one[part].mean(axis=0, keepdims=True))[0] for one in weights]
+    labels = [record.models[at].label for at in chosen]
+    arms = [arm_of(label) for label in labels]
+    curves = [("mass", [one.sum(axis=1, dtype=np.float64) for one in weights])]
+    forced = [commitment_arrays(record, record.models[at])[0] for at in chosen]
+    if any(p is not None for p in forced):
+        curves.append(_answer_lines(record, forced))
+    with figure_style(), styled_arms(arms):
+        figure = new_figure(7.2, 2.9 + 1.2 * len(curves))
+        parts: Any = figure.subfigures(2, 1, height_ratios=[2.3, 1.1 * len(curves)])
+        upper, lower = parts
+        _maps(upper, record, selection, shown, labels)
+        axs = lower.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, (name, lines) in zip(axs, curves, strict=True):
+            _curve(ax, record, lines, arms, labels, selection.token, steps=name != "mass")
+            ax.set_ylabel(_cut(name, 18))
+        axs[0].set_ylim(0, 1.1 * max(float(np.nanmax(line)) for line in curves[0][1]) or 1)
+        _name_steps(axs[0], record)
+        axs[-1].set_xlabel("token of the text")
+        if len(labels) > 1:
+            axs[0].legend(loc="lower right", bbox_to_anchor=(1, 1.12), ncols=2, fontsize=7.5)
+    return figure
+
+
+def _answer_lines(
+    record: ExplorerRecord, forced: Sequence[npt.NDArray[np.float64] | None]
+) -> tuple[str, list[npt.NDArray[np.float64]]]:
+    """Per model the probability of the answer that it ends with, over the tokens."""
+    after = steps_before(record.steps)
+    nothing = np.full(len(after), np.nan)
+    lines = [
+        nothing if p is None else p[np.minimum(after, len(p) - 1), int(p[-1].argmax())]
+        for p in forced
+    ]
+    return "p(final answer)", lines
+
+
+def explorer_png(record: ExplorerRecord, selection: Selection) -> bytes:
+    """The figure as a small PNG of 256 colours, for viewers that strip scripts."""
+    buffer = BytesIO(figure_png(explorer_figure(record, selection), dpi=90))
+    image = Image.open(buffer).convert("RGB")
+    return png_bytes(
+        image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE),
+        compress_level=9,
+    )
+
+
+def steps_before(steps: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Per token, how many steps are finished when it is predicted, ``(R,)``."""
+    last = {step: at for at, step in enumerate(steps) if step}
+    ends = np.array(sorted(last.values()), dtype=np.int64)
+    return np.searchsorted(ends, np.arange(len(steps)), side="left")
+
+
+def _maps(
+    part: SubFigure,
+    record: ExplorerRecord,
+    selection: Selection,
+    maps: list[npt.NDArray[np.float32]],
+    labels: list[str],
+) -> None:
+    text = _cut(selection.text, 24) or "line end"
+    place = f", step {selection.step}" if selection.step else ""
+    what = f"token {selection.token} “{text}”{place}"
+    if selection.unit == "step":
+        what = f"step {selection.step}, mean over its tokens"
+    source = selection.source.replace("_", " ")
+    question = _cut(record.problem.question, 100)
+    part.suptitle(
+        f"{question}\n{what}; {source}, layer {selection.layer}, head {selection.head}",
+        fontsize=9,
+        x=0.01,
+        ha="left",
+    )
+    drawn = [np.nan_to_num(one) for one in maps]
+    top = max(float(np.abs(one).max()) for one in drawn)
+    signed = is_signed(record, selection.source)
+    low, cmap = (-top, DIVERGING) if signed else (0.0, SEQUENTIAL)
+    panels = [(one, low, top, cmap) for one in drawn]
+    titles = [f"{_cut(label, 22)}: {low:.2g} to {top:.2g}" for label in labels]
+    if len(drawn) == 2:
+        change = drawn[1] - drawn[0]
+        limit = float(np.abs(change).max())
+        panels.append((change, -limit, limit, DIVERGING))
+        titles.append(f"difference: ±{limit:.2g}")
+    boxes = record.boxes[selection.token]
+    pictures = [
+        overlay(record.picture, values, low=low, high=high, cmap=cmap, boxes=boxes, side=_SIDE)
+        for values, low, high, cmap in panels
+    ]
+    if len(pictures) == 1:
+        pictures.insert(0, record.picture)
+        titles.insert(0, "picture")
+    axs = part.subplots(1, len(pictures), squeeze=False)[0]
+    for ax, picture, title in zip(axs, pictures, titles, strict=True):
+        ax.imshow(np.asarray(picture), interpolation="nearest")
+        ax.set_title(title, fontsize=8.5)
+        ax.axis("off")
+
+
+def _curve(
+    ax: Axes,
+    record: ExplorerRecord,
+    lines: list[npt.NDArray[np.float64]],
+    arms: list[str],
+    labels: list[str],
+    token: int,
+    *,
+    steps: bool = False,
+) -> None:
+    places = np.arange(len(record.tokens))
+    for step, (first, last) in _spans(record).items():
+        ax.axvspan(first - 0.5, last + 0.5, color=GRID, alpha=0.1 + 0.1 * (step % 2), lw=0)
+    for line, arm, label in zip(lines, arms, labels, strict=True):
+        look = arm_style(arm)
+        kind = "steps-mid" if steps else "default"
+        name = _cut(label, 32)
+        ax.plot(places, line, color=look.color, ls=look.line, drawstyle=kind, label=name)
+    ax.axvline(token, color=INK, lw=1)
+    ax.set_xlim(-0.5, len(places) - 0.5)
+    if steps:
+        ax.set_ylim(-0.04, 1.04)
+
+
+def _cut(text: str, length: int) -> str:
+    """A text in one line, cut off with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def _spans(record: ExplorerRecord) -> dict[int, tuple[int, int]]:
+    """Per step its first and last token."""
+    return {
+        record.steps[tokens[0]]: (tokens[0], tokens[-1])
+        for tokens in record.parts[len(record.tokens) :]
+    }
+
+
+def _name_steps(ax: Axes, record: ExplorerRecord) -> None:
+    for step, (first, last) in _spans(record).items():
+        wide = (last - first + 1) / len(record.tokens) > 0.08
+        ax.annotate(
+            f"step {step}" if wide else f"{step}",
+            ((first + last) / 2, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+        )

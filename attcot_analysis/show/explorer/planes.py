@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,13 @@ def with_steps(record: ExplorerRecord, weights: FloatArray) -> FloatArray:
     return np.concatenate([weights, *means])
 
 
+def masses_of(record: ExplorerRecord, weights: FloatArray) -> FloatArray:
+    """Visual mass of every part by layer and head, ``(parts, L, H)``."""
+    tokens = weights.sum(axis=-1, dtype=np.float32)
+    flat = tokens.reshape(-1, tokens.shape[-1]).T
+    return with_steps(record, flat).reshape(-1, *tokens.shape[:2])
+
+
 def plane_cells(record: ExplorerRecord, weights: FloatArray) -> FloatArray:
     """Weights ``(P, N)`` laid out as pictures ``(P, rows, cols)``."""
     return np.asarray(record.grid.to_map(weights), dtype=np.float32)
@@ -197,6 +205,11 @@ def pack_plane(record: ExplorerRecord, key: PlaneKey, factor: int = 1) -> Plane:
     data = stats.astype("<f4").tobytes() + levels.astype(np.uint8).tobytes()
     rows, cols = coarse(cells[:1], factor).shape[1:]
     return Plane(key, rows, cols, data + bytes(-len(data) % 4))
+
+
+def index_of(planes: Sequence[Plane]) -> list[list[Any]]:
+    """Where the script finds each plane in their joined bytes."""
+    return [[plane.key.name, plane.rows, plane.cols] for plane in planes]
 
 
 def coarse(cells: FloatArray, factor: int) -> FloatArray:

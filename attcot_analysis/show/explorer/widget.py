@@ -14,15 +14,17 @@ import traitlets
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.show.explorer.figure import explorer_figure, index_of, make_content
 from attcot_analysis.show.explorer.page import (
     PAGE_BUDGET,
+    explorer_figure,
     explorer_fragment,
     explorer_page,
+    make_content,
     static_text,
 )
 from attcot_analysis.show.explorer.planes import (
     Reading,
+    index_of,
     pack_plane,
     plane_cells,
     plane_readings,
