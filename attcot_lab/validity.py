@@ -22,7 +22,7 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.causal import causal_access
-from attcot_analysis.measures.commitment import commitment, commitment_items
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.compare import item_values
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.models import Mllm, load_mllm
@@ -444,7 +444,7 @@ def _values(
     forced = commitment(
         mllm, problems, written, controls=("rationale",), empty="skip", batch_size=_BATCH
     )
-    access = visual_access(mllm, problems, written, skip_empty=True, batch_size=_BATCH)
+    access = visual_access(mllm, problems, written, empty="skip", batch_size=_BATCH)
     edits = dependence(
         mllm,
         problems,
@@ -463,12 +463,12 @@ def _values(
         rows="rationale",
         empty="skip",
         batch_size=_BATCH,
-    )
+    ).table
     found = item_values(
         model=job.kind,
         seed=job.seed,
         cot=answers,
-        commitment=commitment_items(forced, problems),
+        commitment=forced.items(),
         access=access,
         dependence=edits,
     )

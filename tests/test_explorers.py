@@ -54,7 +54,7 @@ def test_the_record_holds_what_measure_measures(record, random_mllm, problem, re
     assert (model.maps[0].weights == maps.weights).all()
     rolled = rollout_maps(random_mllm, problem, response).weights
     assert (model.by_source["rollout"].weights == rolled).all()
-    table = commitment(random_mllm, [problem], [response], controls=("rationale",))
+    table = commitment(random_mllm, [problem], [response], controls=("rationale",)).table
     assert model.commitment["p"].tolist() == table["p"].tolist()
     mass = plane_weights(record, PlaneKey("attention", 0)).sum(axis=1)
     assert mass == pytest.approx(maps.weights.sum(-1).mean((0, 1)), rel=1e-5)

@@ -1,16 +1,52 @@
 """What every measurement does with its items and its table, once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import takewhile
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
 
 import pandas as pd
+from numpy.typing import ArrayLike
+from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Mllm, encode_problem
-from attcot_analysis.problems import Problem
+from attcot_analysis.models import Encoded, Mllm, encode_problem
+from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.edits import EditedImage
+from attcot_analysis.problems.response import with_opening
+from attcot_analysis.stats.intervals import bootstrap_mean
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Response = Sequence[int] | str
+"""Token ids, as a model wrote them, or text."""
+
+Empty = Literal["error", "skip"]
+"""What to do with items that cannot be measured: raise an error, or leave them out and say so."""
+
+Need = Literal["rationale", "answer", "nothing"]
+"""What a response must have."""
+
+Skipped = Mapping[str, tuple[str, ...]]
+"""Why items were left out → their ids."""
+
+Work = TypeVar("Work")
+
+FIGURES = "attcot_analysis.show.results"
+"""The module that draws results, by the names of `Result.name`. It is looked up when a figure is
+asked for, since measurements know nothing of figures."""
+
+_LACKS = {
+    "rationale": ("has no rationale steps", "give it steps inside <think>", "no rationale step"),
+    "answer": ("states no answer", "give it one inside <answer>...</answer>", "no stated answer"),
+}
 
 
-def need_columns(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> None:
+def need_columns(table: pd.DataFrame, name: str, columns: Iterable[str]) -> None:
     """Raise `MeasureError` naming the columns that a table lacks."""
     missing = [column for column in columns if column not in table.columns]
     if missing:
@@ -31,3 +67,209 @@ def seen_edits(
         for at in {one.at for one in edited if one.boxes}
     }
     return [one for one in edited if not one.boxes or sees[one.at](one.boxes)]
+
+
+def response_text(mllm: Mllm, response: Response) -> str:
+    """A response as text, with the ``<think>`` that the chat template may have written before it.
+
+    Token ids are read up to the first that ends a response.
+    """
+    if not isinstance(response, str):
+        stop = set(mllm.stop_ids)
+        response = mllm.decode(list(takewhile(lambda token: token not in stop, map(int, response))))
+    return with_opening(response) if mllm.opens_rationale else response
+
+
+def parsed_responses(mllm: Mllm, responses: Sequence[Response]) -> list[ParsedResponse]:
+    """Parse responses to prompts of a model, which may open the rationale themselves."""
+    return [parse_response(response_text(mllm, one)) for one in responses]
+
+
+def batches(work: Sequence[Work], size: int, name: str, progress: bool) -> Iterator[Sequence[Work]]:
+    """Cut work into batches, with a progress bar of that name if asked for."""
+    for start in tqdm(range(0, len(work), size), desc=name, disable=not progress):
+        yield work[start : start + size]
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Problems with their responses, and which of them can be measured.
+
+    Attributes:
+        mllm: The model.
+        problems: All items.
+        responses: One per item.
+        images: Other pictures to show instead of the items' own, one per item.
+        parsed: By place among the problems, the responses that can be measured.
+        skipped: Why items were left out → their ids.
+    """
+
+    mllm: Mllm
+    problems: Sequence[Problem]
+    responses: Sequence[Response]
+    images: Sequence[ImageLike] | None
+    parsed: Mapping[int, ParsedResponse]
+    skipped: Skipped
+
+    @property
+    def places(self) -> list[int]:
+        """The places of the items that can be measured."""
+        return list(self.parsed)
+
+    @property
+    def measured(self) -> list[Problem]:
+        """The problems that can be measured."""
+        return [self.problems[at] for at in self.parsed]
+
+    def encode(self, at: int, response: Response | None = None) -> Encoded:
+        """An item with its response, or with another, on the picture that it is to show."""
+        return encode_problem(
+            self.mllm,
+            self.problems[at],
+            mode="cot",
+            response=self.responses[at] if response is None else response,
+            image=None if self.images is None else self.images[at],
+        )
+
+
+def paired(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    responses: Sequence[Response],
+    *,
+    images: Sequence[ImageLike] | None = None,
+    need: Need = "rationale",
+    forced: bool = False,
+    empty: Empty = "error",
+) -> Items:
+    """Pair problems with responses and see which of them can be measured.
+
+    Args:
+        mllm: The model.
+        problems: The items.
+        responses: One per item.
+        images: Other pictures to show instead of the items' own, one per item.
+        need: What a response must have.
+        forced: Whether answers are to be forced, for which an item must have candidates.
+        empty: What to do with items that cannot be measured.
+
+    Raises:
+        MeasureError: If the inputs differ in number, an item cannot be measured
+            (``empty="error"``), or none can.
+    """
+    if empty not in get_args(Empty):
+        raise MeasureError(f"empty is {empty!r}; choose from {', '.join(get_args(Empty))}.")
+    if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):
+        raise MeasureError(
+            f"Got {len(problems)} problems, {len(responses)} responses and "
+            f"{'no' if images is None else len(images)} images; give one of each per problem."
+        )
+    kept: dict[int, ParsedResponse] = {}
+    skipped: dict[str, list[str]] = {}
+    for at, parsed in enumerate(parsed_responses(mllm, responses)):
+        there = {"rationale": parsed.steps, "answer": parsed.answer_range, "nothing": True}[need]
+        if not there:
+            lack, remedy, why = _LACKS[need]
+            fault = f"its response {lack}; {remedy}"
+        elif forced and not problems[at].candidates:
+            why = "an open question"
+            fault = "it is an open question, so no answer can be forced on it; give it candidates"
+        else:
+            kept[at] = parsed
+            continue
+        if empty == "error":
+            raise MeasureError(
+                f"Item {problems[at].id}: {fault}, or pass empty='skip' to leave such items out."
+            )
+        skipped.setdefault(why, []).append(problems[at].id)
+    if not kept:
+        what = {"answer": "states an answer", "rationale": "has a rationale step"}.get(need, "is")
+        raise MeasureError(f"No response {what}, so there is nothing to measure.")
+    left = {why: tuple(ids) for why, ids in skipped.items()}
+    return Items(mllm, problems, responses, images, kept, left)
+
+
+class Result:
+    """A measurement's table, checked once, and what can be read off it.
+
+    Attributes:
+        table: The tidy table, one run's.
+        problems: The items by id; empty where none were given.
+        skipped: Why items were left out → their ids.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        problems: Iterable[Problem] = (),
+        *,
+        skipped: Skipped = MappingProxyType({}),
+    ) -> None:
+        """Check a table, as measured or as read back from a run folder.
+
+        Args:
+            table: The measurement's table, of one run.
+            problems: The items, where their answers or boxes are to be looked up.
+            skipped: Why items were left out → their ids.
+
+        Raises:
+            MeasureError: If the table lacks columns or rows, or holds several runs.
+        """
+        need_columns(table, self.name, self.columns)
+        if table.empty:
+            raise MeasureError(f"The table {self.name} has no rows; measure at least one item.")
+        self.table = table
+        self.problems = {problem.id: problem for problem in problems}
+        self.skipped = dict(skipped)
+        self._check()
+
+    def __repr__(self) -> str:
+        """What it is and of how many items."""
+        return f"{type(self).__name__}({self.n} items, {len(self.table)} rows)"
+
+    @property
+    def n(self) -> int:
+        """Number of items measured."""
+        return int(self.table["item"].nunique())
+
+    def figure(self, **options: object) -> "Figure":
+        """Draw the result; the options are those of its function in `attcot_analysis.show`."""
+        figure: Figure = getattr(import_module(FIGURES), self.name)(self, **options)
+        return figure
+
+    def describe(self) -> str:
+        """Say in a paragraph what was left out, of how many items this is, and what came out."""
+        sentences = [
+            f"{len(ids)} {'item' if len(ids) == 1 else 'items'} left out ({why}): "
+            f"{', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}."
+            for why, ids in self.skipped.items()
+        ]
+        sentences.append(f"{self.title} of {self.n} {'item' if self.n == 1 else 'items'}:")
+        return " ".join([*sentences, f"{'; '.join(self._numbers())}. 95 % bootstrap intervals."])
+
+    def _check(self) -> None:
+        """See that the table is whole."""
+
+    def _headline(self) -> dict[str, ArrayLike]:
+        """What is said first: name → values of the items."""
+        raise NotImplementedError
+
+    def _numbers(self) -> list[str]:
+        """The headline's means with their intervals."""
+        means = {
+            name: bootstrap_mean(pd.Series(values).astype(float))
+            for name, values in self._headline().items()
+        }
+        return [f"{name} {mean}" for name, mean in means.items() if mean.n]
+
+    def _problem(self, item: str) -> Problem:
+        if item not in self.problems:
+            raise MeasureError(
+                f"Item {item} of the table {self.name} is not among the {len(self.problems)} "
+                "problems given; give the problems the table was made from."
+            )
+        return self.problems[item]

@@ -5,26 +5,25 @@ question tokens that read the image before. `dependence` is the causal counterpa
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.probe import LayerCols, read_masses
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
-from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures._items import need_columns
-from attcot_analysis.measures.commitment import parsed_responses
-from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate, encode_problem
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
+from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate
 from attcot_analysis.models.inputs import ImageLike
-from attcot_analysis.problems import Box, ParsedResponse, Problem
+from attcot_analysis.problems import Box, Problem
+from attcot_analysis.stats.intervals import step_curve
 
 IMAGE, TEXT, SYSTEM, QUESTION, EVIDENCE = range(5)
 
@@ -45,6 +44,13 @@ ANSWER_QUANTITIES = (*QUANTITIES, "last_evidence_mass", "last_evidence_share")
 
 """The measured columns of `answer_access`."""
 
+WIDE = 0.5
+
+"""Evidence that covers more of the picture cannot be missed: such steps have no focus."""
+
+Head = tuple[int, int]
+
+"""Layer and head."""
 
 Weights = npt.NDArray[np.float64]
 
@@ -188,122 +194,43 @@ def quantities(
     return found
 
 
-WIDE = 0.5
-
-"""Evidence that covers more of the picture cannot be missed: such steps have no focus."""
-
-_COLUMNS = ("item", "focus", "unfocused_first_step", "refocused")
-
-
-def focus_items(access: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
-    """Focus of every item's rationale, and whether it comes back to evidence that it missed.
-
-    A step's focus is (r² - 1) / (r² + 1), where r is the share of its visual mass that lies on its
-    evidence boxes over the share that an even spread over all image tokens would put there (their
-    share of the picture's area where `access` does not hold ``evidence_area``); means over layers
-    and heads are taken first. It is 0 where attention is spread evenly, 0.6 at twice and -0.6 at
-    half of that. Steps without boxes, with boxes of which the model sees nothing, or with boxes on
-    more than `WIDE` of the picture, have none.
-
-    Args:
-        access: From `visual_access`.
-        problems: The items.
-
-    Returns:
-        One row per item that has such a step: ``item``; ``focus``, mean over these steps;
-        ``unfocused_first_step``, 1 if the first one's is below 0, else 0; ``refocused``, whether
-        the last one's is 0 or above, missing (NaN) unless the first one's is below and there are
-        two of them.
-
-    Raises:
-        MeasureError: If `access` lacks a column.
-
-    Source: score of arXiv 2602.08241 (there: last layer, chosen tokens, all boxes); steps, layers
-    and what counts as a correction are a reconstruction.
-    """
-    need_columns(access, "access", ("item", "step", "mass", "evidence_mass"))
-    known = {problem.id: problem for problem in problems}
-    even = ["evidence_area"] if "evidence_area" in access.columns else []
-    steps = access.groupby(["item", "step"], sort=False)[["mass", "evidence_mass", *even]].mean()
-    area = np.array(
-        [_area(known[item], int(step)) if item in known else np.nan for item, step in steps.index]
-    )
-    if even:
-        found = steps["evidence_area"].to_numpy()
-        seen = np.where((found > 0) & (found <= WIDE), found, np.nan)
-        area = np.where(np.isnan(found) | np.isnan(area), area, seen)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        squared = (steps["evidence_mass"] / steps["mass"] / area) ** 2
-    focus = ((squared - 1) / (squared + 1)).dropna().rename("focus").reset_index()
-    rows = []
-    for item, own in focus.sort_values("step", kind="stable").groupby("item", sort=False):
-        scores = own["focus"].to_numpy()
-        missed = scores[0] < 0
-        back = float(scores[-1] >= 0) if missed and len(scores) > 1 else np.nan
-        rows.append((item, float(scores.mean()), float(missed), back))
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
-
-
-def _area(problem: Problem, number: int) -> float:
-    """The share of the picture that a step's boxes cover; NaN for none, or too much of it."""
-    boxes = problem.step_boxes(number)
-    area = float(TokenGrid.regular(problem.image.size, 1, 1).coverage(boxes)[0])
-    return area if 0 < area <= WIDE else np.nan
-
-
-class Kind(NamedTuple):
-    """A kind of table.
-
-    Attributes:
-        blocks: Makes the blocks of an item.
-        there: Whether a response has any.
-        lack: What a response does wrong that has none.
-        labels: The columns of a block's labels.
-        quantities: The measured columns.
-    """
-
-    blocks: Callable[[Problem, Encoded], list[Block]]
-    there: Callable[[ParsedResponse], bool]
-    lack: str
-    labels: tuple[str, ...]
-    quantities: tuple[str, ...]
-
-
-STEPS = Kind(
-    step_blocks,
-    lambda parsed: bool(parsed.steps),
-    "has an empty rationale; visual access needs at least one step inside <think>...</think>",
-    ("step", "n_steps"),
-    QUANTITIES,
-)
-
-ANSWER = Kind(
-    answer_blocks,
-    lambda parsed: parsed.answer_range is not None,
-    "states no answer inside <answer>...</answer>",
-    ("n_steps",),
-    ANSWER_QUANTITIES,
-)
-
+Blocks = Callable[[Problem, Encoded], list[Block]]
 
 Part = list[tuple[Problem, Encoded]]
 
 """Items that go through one forward pass."""
 
 
-def read_access(
+def _read(
+    items: Items,
+    blocks: Blocks,
+    layers: Collection[int] | None,
+    sinks: bool | SinkRule,
+    batch_size: int,
+    progress: bool,
+) -> pd.DataFrame:
+    """The rows of every item's blocks."""
+    rule = sink_rule(sinks)
+    tables = []
+    with attached(items.mllm.model):
+        for chunk in batches(items.places, batch_size, "visual access", progress):
+            part = [(items.problems[at], items.encode(at)) for at in chunk]
+            tables += _read_part(items.mllm, part, blocks, layers, rule)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _read_part(
     mllm: Mllm,
     part: Part,
-    kinds: Sequence[Kind],
+    blocks: Blocks,
     layers: Collection[int] | None,
     rule: SinkRule | None,
-) -> list[list[pd.DataFrame]]:
-    """Per kind, the tables of some items, from one forward pass."""
-    blocks = [[kind.blocks(*pair) for kind in kinds] for pair in part]
-    flat = [[block for some in of_item for block in some] for of_item in blocks]
+) -> list[pd.DataFrame]:
+    """One table per block, from one forward pass."""
+    found = [blocks(*pair) for pair in part]
     columns = [
-        access_columns(item, [weights for block in some for weights in block.evidence.values()])
-        for (_, item), some in zip(part, flat, strict=True)
+        access_columns(item, [weights for block in own for weights in block.evidence.values()])
+        for (_, item), own in zip(part, found, strict=True)
     ]
     widest = max(column.shape[1] for column in columns)
     longest = max(len(column) for column in columns)
@@ -313,13 +240,8 @@ def read_access(
             for column in columns
         ]
     )
-    chosen = [
-        torch.from_numpy(np.concatenate([np.empty(0, np.int64), *(block.rows for block in some)]))
-        for some in flat
-    ]
+    chosen = [torch.from_numpy(np.concatenate([block.rows for block in own])) for own in found]
     rows = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
-    if not rows.numel():
-        return [[] for _ in kinds]
     batch = collate(mllm, [item for _, item in part])
     layer_cols: LayerCols | None = None
     with contextlib.ExitStack() as stack:
@@ -330,21 +252,18 @@ def read_access(
         cols = cols.to(mllm.device)
         masses = read_masses(mllm, batch, cols, rows, layers=layers, layer_cols=layer_cols)
     stacked = torch.stack(list(masses.values()), dim=1).cpu().double().numpy()
-    for (problem, _), own, read in zip(part, chosen, stacked, strict=True):
-        if not np.isfinite(read[:, :, : len(own)]).all():
+    tables = []
+    for (problem, item), own, read in zip(part, found, stacked, strict=True):
+        if not np.isfinite(read[:, :, : sum(len(block.rows) for block in own)]).all():
             raise MeasureError(
                 f"Item {problem.id}: the model's attention is not finite; check its weights and "
                 "dtype (fp16 overflows where bf16 does not)."
             )
-    tables: list[list[pd.DataFrame]] = [[] for _ in kinds]
-    for index, (problem, item) in enumerate(part):
         row, column = 0, EVIDENCE
-        for found, kind, some in zip(tables, kinds, blocks[index], strict=True):
-            for block in some:
-                stop = row + len(block.rows)
-                read = stacked[index][:, :, row:stop]
-                found.append(_table(problem, item, kind, block, read, masses, column, rule))
-                row, column = stop, column + len(block.evidence)
+        for block in own:
+            stop = row + len(block.rows)
+            tables.append(_table(problem, item, block, read[:, :, row:stop], masses, column, rule))
+            row, column = stop, column + len(block.evidence)
     return tables
 
 
@@ -355,7 +274,6 @@ def _sink_cols(finder: SinkFinder) -> LayerCols:
 def _table(
     problem: Problem,
     item: Encoded,
-    kind: Kind,
     block: Block,
     masses: npt.NDArray[np.float64],
     layers: Collection[int],
@@ -376,23 +294,11 @@ def _table(
         evidence=evidence,
         sinks=rule is not None,
     )
-    if kind is STEPS:
+    if "step" in block.labels:
         seen = block.evidence["evidence"]
         found["evidence_area"] = np.nan if seen is None else seen.mean()
     labels = {"item": problem.id, **block.labels, "layer": layer.ravel(), "head": head.ravel()}
     return pd.DataFrame({**labels, **found, "rows": n_rows})
-
-
-def joined(
-    found: Sequence[Sequence[pd.DataFrame]], kind: Kind, rule: SinkRule | None
-) -> pd.DataFrame:
-    """One table of many; with all columns even if there are none."""
-    tables = [table for part in found for table in part]
-    if tables:
-        return pd.concat(tables, ignore_index=True)
-    area = ("evidence_area",) if kind is STEPS else ()
-    measured = (*kind.quantities, *(() if rule is None else SINK_QUANTITIES), *area)
-    return pd.DataFrame(columns=["item", *kind.labels, "layer", "head", *measured, "rows"])
 
 
 _COURSES = {"mass": "", "share": "share_", "sink_free_mass": "sink_free_"}
@@ -400,61 +306,172 @@ _COURSES = {"mass": "", "share": "share_", "sink_free_mass": "sink_free_"}
 """Quantities whose course over the steps is summed up, and how late over early is called."""
 
 
-def access_trajectory(table: pd.DataFrame, *, rho: float | None = None) -> pd.DataFrame:
-    """Sum up `visual_access` per item: level and course over the rationale.
+class VisualAccess(Result):
+    """What `visual_access` measured: how much each rationale step attends to the image."""
 
-    Layers and heads are averaged first; select rows of the table to sum up some of them only
-    (`at_heads`).
+    name = "access"
+    title = "Visual access"
+    columns = ("item", "step", "n_steps", "layer", "head", *QUANTITIES)
 
-    Args:
-        table: From `visual_access`.
-        rho: Also count the steps that look less than this.
+    def at(self, heads: Iterable[Head]) -> "VisualAccess":
+        """The same of some heads only.
 
-    Returns:
-        One row per item: ``item, n_steps``; ``mass``, ``share``, ``density``, ``evidence_mass``
-        and ``evidence_share``, means over steps; ``mass_first_step``, ``mass_last_step``;
-        ``mass_slope``, the least-squares slope of mass against step position k/K (NaN for one
-        step); ``late_over_early``, mean mass of the last third of steps over the first third
-        (NaN for one step); ``share_slope`` and ``share_late_over_early``, the same of share: a
-        fall of mass that share does not show is dilution by the model's own text. Where the table
-        has sinks also ``sink_free_mass``, ``sink_share``, ``sink_free_mass_slope`` and
-        ``sink_free_late_over_early``. With ``rho`` also ``steps_below``, the share of steps whose
-        mass is less than it.
+        Args:
+            heads: Pairs of layer and head.
 
-    Raises:
-        MeasureError: If the table lacks a column.
-    """
-    missing = {"item", "step", "n_steps", *QUANTITIES} - set(table.columns)
-    if missing:
-        raise MeasureError(
-            f"The table lacks {', '.join(sorted(missing))}; give one made by visual_access()."
-        )
-    sinks = [name for name in SINK_QUANTITIES if name in table.columns]
-    columns = ["n_steps", *QUANTITIES, *sinks]
-    steps = table.groupby(["item", "step"], sort=False)[columns].mean().reset_index()
-    steps = steps.sort_values("step", kind="stable")
-    items = steps.groupby("item", sort=False)
-    course = pd.DataFrame.from_records(
-        [{"item": item, **_courses(group, rho)} for item, group in items],
-        columns=["item", *_courses(steps.iloc[:0], rho)],
-    )
-    found = items[columns].mean().reset_index().merge(course, on="item")
-    return found.astype({"n_steps": int})
+        Raises:
+            MeasureError: If the table lacks one of these.
+        """
+        wanted = {(int(layer), int(head)) for layer, head in heads}
+        known = list(zip(self.table["layer"], self.table["head"], strict=True))
+        missing = wanted - set(known)
+        if missing:
+            raise MeasureError(
+                f"The table lacks the heads {sorted(missing)} (layer, head); measure those layers "
+                "too."
+            )
+        table = self.table[[pair in wanted for pair in known]].reset_index(drop=True)
+        return VisualAccess(table, self.problems.values(), skipped=self.skipped)
+
+    def items(self, *, rho: float | None = None) -> pd.DataFrame:
+        """Sum up every item: level and course over the rationale; layers and heads averaged first.
+
+        Args:
+            rho: Also count the steps that look less than this.
+
+        Returns:
+            One row per item: ``item, n_steps``; ``mass``, ``share``, ``density``,
+            ``evidence_mass`` and ``evidence_share``, means over steps; ``mass_first_step``,
+            ``mass_last_step``; ``mass_slope``, the least-squares slope of mass against step
+            position k/K (NaN for one step); ``late_over_early``, mean mass of the last third of
+            steps over the first third (NaN for one step); ``share_slope`` and
+            ``share_late_over_early``, the same of share: a fall of mass that share does not show
+            is dilution by the model's own text. Where the table has sinks also
+            ``sink_free_mass``, ``sink_share``, ``sink_free_mass_slope`` and
+            ``sink_free_late_over_early``. With ``rho`` also ``steps_below``, the share of steps
+            whose mass is less than it.
+        """
+        sinks = [name for name in SINK_QUANTITIES if name in self.table.columns]
+        columns = ["n_steps", *QUANTITIES, *sinks]
+        steps = self.table.groupby(["item", "step"], sort=False)[columns].mean().reset_index()
+        items = steps.sort_values("step", kind="stable").groupby("item", sort=False)
+        course = pd.DataFrame([{"item": item, **_courses(own, rho)} for item, own in items])
+        means = items[columns].mean().reset_index().merge(course, on="item")
+        return means.astype({"n_steps": int})
+
+    def focus(self) -> pd.DataFrame:
+        """Focus of every item's rationale, and whether it comes back to evidence that it missed.
+
+        A step's focus is (r² - 1) / (r² + 1), where r is the share of its visual mass that lies
+        on its evidence boxes over the share that an even spread over all image tokens would put
+        there (their share of the picture's area where the table does not hold
+        ``evidence_area``); means over layers and heads are taken first. It is 0 where attention
+        is spread evenly, 0.6 at twice and -0.6 at half of that. Steps without boxes, with boxes
+        of which the model sees nothing, or with boxes on more than `WIDE` of the picture, have
+        none.
+
+        Returns:
+            One row per item that has such a step: ``item``; ``focus``, mean over these steps;
+            ``unfocused_first_step``, 1 if the first one's is below 0, else 0; ``refocused``,
+            whether the last one's is 0 or above, missing (NaN) unless the first one's is below
+            and there are two of them.
+
+        Source: score of arXiv 2602.08241 (there: last layer, chosen tokens, all boxes); steps,
+        layers and what counts as a correction are a reconstruction.
+        """
+        even = ["evidence_area"] if "evidence_area" in self.table.columns else []
+        groups = self.table.groupby(["item", "step"], sort=False)
+        steps = groups[["mass", "evidence_mass", *even]].mean()
+        area = np.array([self._area(item, int(step)) for item, step in steps.index])
+        if even:
+            seen = steps["evidence_area"].to_numpy()
+            fits = np.where((seen > 0) & (seen <= WIDE), seen, np.nan)
+            area = np.where(np.isnan(seen) | np.isnan(area), area, fits)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            squared = (steps["evidence_mass"] / steps["mass"] / area) ** 2
+        focus = ((squared - 1) / (squared + 1)).dropna().rename("focus").reset_index()
+        rows = []
+        for item, own in focus.sort_values("step", kind="stable").groupby("item", sort=False):
+            scores = own["focus"].to_numpy()
+            missed = scores[0] < 0
+            back = float(scores[-1] >= 0) if missed and len(scores) > 1 else np.nan
+            rows.append((item, float(scores.mean()), float(missed), back))
+        return pd.DataFrame(rows, columns=["item", "focus", "unfocused_first_step", "refocused"])
+
+    def steps(self, quantity: str = "mass") -> pd.DataFrame:
+        """A quantity per item and step, mean over layers and heads.
+
+        Returns:
+            ``item``, ``step``, ``value``; steps without evidence boxes are left out of the
+            quantities that need them.
+        """
+        means = self.table.groupby(["item", "step"], sort=False)[quantity].mean().dropna()
+        return means.rename("value").reset_index()
+
+    def curve(self, quantity: str = "mass", *, n_boot: int = 2000) -> pd.DataFrame:
+        """Average a quantity over items at every step, with intervals.
+
+        Returns:
+            One row per step: ``step``, ``value``, ``low``, ``high``, ``n`` (items).
+        """
+        curve = step_curve({0: self.steps(quantity)}, axis="step", n_boot=n_boot)
+        return curve.drop(columns="n_seeds")
+
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        items = self.items()
+        names = ("mass", "mass_slope", "share", "density", "evidence_share")
+        return {name.replace("_", " "): items[name] for name in names}
+
+    def _area(self, item: str, number: int) -> float:
+        """The share of the picture that a step's boxes cover; NaN for none, or too much of it."""
+        if item not in self.problems:
+            return np.nan
+        problem = self.problems[item]
+        grid = TokenGrid.regular(problem.image.size, 1, 1)
+        area = float(grid.coverage(problem.step_boxes(number))[0])
+        return area if 0 < area <= WIDE else np.nan
+
+
+class AnswerAccess(Result):
+    """What `answer_access` measured: how much the answer's row attends to the image."""
+
+    name = "answer_access"
+    title = "Visual access of the answer"
+    columns = ("item", "n_steps", "layer", "head", *ANSWER_QUANTITIES)
+
+    def items(self) -> pd.DataFrame:
+        """Means over layers and heads: ``item`` and the measured columns, one row per item."""
+        return self.table.groupby("item", sort=False)[list(ANSWER_QUANTITIES)].mean().reset_index()
+
+    def curve(self, quantity: str = "mass", *, n_boot: int = 2000) -> pd.DataFrame:
+        """Average a quantity over heads and items at every layer, with intervals.
+
+        Returns:
+            One row per layer: ``layer``, ``value``, ``low``, ``high``, ``n`` (items).
+        """
+        means = self.table.groupby(["item", "layer"], sort=False)[quantity].mean().dropna()
+        own = means.rename("value").reset_index()
+        return step_curve({0: own}, axis="layer", n_boot=n_boot).drop(columns="n_seeds")
+
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        items = self.items()
+        names = ("mass", "share", "density", "evidence_share", "last_evidence_share")
+        return {name.replace("_", " "): items[name] for name in names}
 
 
 def _courses(steps: pd.DataFrame, rho: float | None) -> dict[str, float]:
     """The course of one item's steps, given in order."""
     mass = steps["mass"].to_numpy()
     found = {
-        "mass_first_step": float(mass[0]) if len(mass) else np.nan,
-        "mass_last_step": float(mass[-1]) if len(mass) else np.nan,
+        "mass_first_step": float(mass[0]),
+        "mass_last_step": float(mass[-1]),
     }
     for quantity, prefix in _COURSES.items():
         if quantity in steps.columns:
             slope, late = _course(steps[quantity].to_numpy())
             found |= {f"{quantity}_slope": slope, f"{prefix}late_over_early": late}
     if rho is not None:
-        found["steps_below"] = float((mass < rho).mean()) if len(mass) else np.nan
+        found["steps_below"] = float((mass < rho).mean())
     return found
 
 
@@ -469,33 +486,18 @@ def _course(values: npt.NDArray[np.float64]) -> tuple[float, float]:
         return slope, float(values[-third:].mean() / values[:third].mean())
 
 
-Responses = Sequence[Sequence[int] | str]
-
-
-class AccessTables(NamedTuple):
-    """What `access_tables` measures.
-
-    Attributes:
-        steps: As from `visual_access`.
-        answer: As from `answer_access`.
-    """
-
-    steps: pd.DataFrame
-    answer: pd.DataFrame
-
-
 def visual_access(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Responses,
+    responses: Sequence[Response],
     *,
     images: Sequence[ImageLike] | None = None,
     layers: Collection[int] | None = None,
     sinks: bool | SinkRule = False,
+    empty: Empty = "error",
     batch_size: int = 16,
-    skip_empty: bool = False,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> VisualAccess:
     """Attention of each rationale step on the image, per layer and head.
 
     A step's values are means over its rows; the row of token t is position t - 1, whose query
@@ -524,40 +526,36 @@ def visual_access(
         images: Pictures to show instead of the problems' own.
         layers: Layers to read; all with full attention if ``None``.
         sinks: Also look for sink tokens, in the same forward pass: ``True``, or by which rule.
+        empty: What to do with items whose response has no step: raise an error, or leave them
+            out.
         batch_size: Items per forward pass.
-        skip_empty: Leave out items whose response has no step, instead of refusing them.
         progress: Show a progress bar.
 
     Returns:
-        One row per item, step, layer and head: ``item, step (1..K), n_steps, layer, head``, the
-        quantities above, and ``rows``, the number of rows averaged.
+        A result whose table has one row per item, step, layer and head: ``item, step (1..K),
+        n_steps, layer, head``, the quantities above, and ``rows``, the number of rows averaged.
 
     Raises:
-        MeasureError: If the numbers of problems, responses and images differ, or the sink rule
-            does not fit the model.
-        LayoutError: If a response has no step, unless ``skip_empty``.
+        MeasureError: If the numbers of problems, responses and images differ, a response has no
+            step (``empty="error"``) or none has, or the sink rule does not fit the model.
     """
-    _check_lengths(problems, responses, images)
-    rule = sink_rule(sinks)
-    kept = _kept(mllm, problems, responses, skip_empty, STEPS)
-    batches = _batches(mllm, problems, responses, kept, images, batch_size, progress)
-    with attached(mllm.model):
-        found = [read_access(mllm, part, [STEPS], layers, rule)[0] for part in batches]
-    return joined(found, STEPS, rule)
+    items = paired(mllm, problems, responses, images=images, empty=empty)
+    table = _read(items, step_blocks, layers, sinks, batch_size, progress)
+    return VisualAccess(table, items.measured, skipped=items.skipped)
 
 
 def answer_access(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Responses,
+    responses: Sequence[Response],
     *,
     images: Sequence[ImageLike] | None = None,
     layers: Collection[int] | None = None,
     sinks: bool | SinkRule = False,
+    empty: Empty = "error",
     batch_size: int = 16,
-    skip_empty: bool = False,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> AnswerAccess:
     """Attention of the row that predicts the answer's first token, per layer and head.
 
     Where does the model look at the moment it commits to an answer? The quantities are those of
@@ -573,104 +571,18 @@ def answer_access(
         images: Pictures to show instead of the problems' own.
         layers: Layers to read; all with full attention if ``None``.
         sinks: Also look for sink tokens; see `visual_access`.
+        empty: What to do with items whose response states no answer: raise an error, or leave
+            them out.
         batch_size: Items per forward pass.
-        skip_empty: Leave out items whose response states no answer, instead of refusing them.
         progress: Show a progress bar.
 
     Returns:
-        One row per item, layer and head: ``item, n_steps, layer, head``, the quantities, and
-        ``rows``, which is 1.
+        A result whose table has one row per item, layer and head: ``item, n_steps, layer,
+        head``, the quantities, and ``rows``, which is 1.
 
     Raises:
-        MeasureError: As `visual_access`.
-        LayoutError: If a response states no answer, unless ``skip_empty``.
+        MeasureError: As `visual_access`, of answers in place of steps.
     """
-    _check_lengths(problems, responses, images)
-    rule = sink_rule(sinks)
-    kept = _kept(mllm, problems, responses, skip_empty, ANSWER)
-    batches = _batches(mllm, problems, responses, kept, images, batch_size, progress)
-    with attached(mllm.model):
-        found = [read_access(mllm, part, [ANSWER], layers, rule)[0] for part in batches]
-    return joined(found, ANSWER, rule)
-
-
-def access_tables(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    responses: Responses,
-    *,
-    images: Sequence[ImageLike] | None = None,
-    layers: Collection[int] | None = None,
-    sinks: bool | SinkRule = False,
-    batch_size: int = 16,
-    progress: bool = False,
-) -> AccessTables:
-    """`visual_access` and `answer_access` from the same forward passes.
-
-    Items without a step have no rows in the first table, items without an answer none in the
-    second; the arguments are those of `visual_access`.
-
-    Raises:
-        MeasureError: As `visual_access`.
-    """
-    _check_lengths(problems, responses, images)
-    rule = sink_rule(sinks)
-    every = list(range(len(problems)))
-    batches = _batches(mllm, problems, responses, every, images, batch_size, progress)
-    kinds = [STEPS, ANSWER]
-    with attached(mllm.model):
-        found = [read_access(mllm, part, kinds, layers, rule) for part in batches]
-    steps, answer = ([parts[index] for parts in found] for index in range(2))
-    return AccessTables(joined(steps, STEPS, rule), joined(answer, ANSWER, rule))
-
-
-def _kept(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    responses: Responses,
-    skip_empty: bool,
-    kind: Kind,
-) -> list[int]:
-    """Which items have blocks; checked before any forward pass, so that nothing is lost."""
-    kept = []
-    for index, parsed in enumerate(parsed_responses(mllm, responses)):
-        if kind.there(parsed):
-            kept.append(index)
-        elif not skip_empty:
-            raise LayoutError(
-                f"Problem {problems[index].id}: its response {kind.lack} (skip_empty=True leaves "
-                "such items out)."
-            )
-    return kept
-
-
-def _batches(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    responses: Responses,
-    kept: Sequence[int],
-    images: Sequence[ImageLike] | None,
-    batch_size: int,
-    progress: bool,
-) -> Iterator[Part]:
-    starts = range(0, len(kept), batch_size)
-    for start in tqdm(starts, desc="visual access", disable=not progress):
-        part = []
-        for index in kept[start : start + batch_size]:
-            image = None if images is None else images[index]
-            item = encode_problem(mllm, problems[index], response=responses[index], image=image)
-            part.append((problems[index], item))
-        yield part
-
-
-def _check_lengths(
-    problems: Sequence[Problem],
-    responses: Responses,
-    images: Sequence[ImageLike] | None,
-) -> None:
-    if len(problems) != len(responses) or (images is not None and len(images) != len(problems)):
-        shown = "" if images is None else f" and {len(images)} images"
-        raise MeasureError(
-            f"{len(problems)} problems came with {len(responses)} responses{shown}; "
-            "give one per problem."
-        )
+    items = paired(mllm, problems, responses, images=images, need="answer", empty=empty)
+    table = _read(items, answer_blocks, layers, sinks, batch_size, progress)
+    return AnswerAccess(table, items.measured, skipped=items.skipped)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import batches
 from attcot_analysis.models import PROMPTS, Generation, Mllm, encode_problem, generate
 from attcot_analysis.models.inputs import ImageLike, Mode
 from attcot_analysis.problems import Problem, parse_response
@@ -74,10 +74,8 @@ def answer_problems(
     """
     _check(problems, mode, text_only, images)
     made: list[Generation] = []
-    starts = range(0, len(problems), batch_size)
     name = "answers, text only" if text_only else f"answers, {mode}"
-    for start in tqdm(starts, desc=name, disable=not progress):
-        chunk = range(start, min(start + batch_size, len(problems)))
+    for chunk in batches(range(len(problems)), batch_size, name, progress):
         prompts = [
             encode_problem(
                 mllm,
@@ -94,7 +92,7 @@ def answer_problems(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             batch_size=batch_size,
-            seed=seed + start,
+            seed=seed + chunk[0],
         )
     rows = [
         answer_row(problem, one, mode=mode, text_only=text_only, right=(answers or {}))

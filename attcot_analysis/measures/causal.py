@@ -15,15 +15,22 @@ import torch
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from attcot_analysis.attention.candidates import CandidateTokens, candidate_tokens
 from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
 from attcot_analysis.attention.knockout import Knockout, MeanValue
 from attcot_analysis.attention.packing import ForcedAnswers, Packed, pack
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import (
+    Empty,
+    Items,
+    Response,
+    Result,
+    batches,
+    paired,
+    response_text,
+)
 from attcot_analysis.measures.answers import answer_row, read_answer, stated_answer
-from attcot_analysis.measures.commitment import parsed_responses, response_text
 from attcot_analysis.models import Encoded, Mllm, Span, encode_problem, prefix_ids
 from attcot_analysis.models import generate as respond
 from attcot_analysis.problems import Problem
@@ -55,7 +62,7 @@ class Item(NamedTuple):
     """
 
     problem: Problem
-    response: Sequence[int] | str
+    response: Response
     answer: str | None
     n_steps: int
     ks: tuple[int, ...]
@@ -127,9 +134,7 @@ def checked_windows(windows: Sequence[Window] | None, n_layers: int) -> list[Win
     return found
 
 
-def check_choices(
-    kinds: Sequence[str], rows: str, keys: str, empty: str, *, generate: bool
-) -> None:
+def check_choices(kinds: Sequence[str], rows: str, keys: str, *, generate: bool) -> None:
     """Refuse what cannot be measured.
 
     Raises:
@@ -139,7 +144,6 @@ def check_choices(
         ("kinds", list(kinds), get_args(Kind)),
         ("rows", [rows], get_args(Rows)),
         ("keys", [keys], get_args(Keys)),
-        ("empty", [empty], ("error", "skip")),
     ):
         if not given or set(given) - set(known):
             raise MeasureError(f"{name} is {given}; choose from {', '.join(known)}.")
@@ -156,47 +160,26 @@ def check_choices(
 
 
 def plan_items(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    responses: Sequence[Sequence[int] | str],
-    steps: Sequence[int] | Sequence[float] | None,
-    rows: Rows,
-    empty: str,
+    pairs: Items, steps: Sequence[int] | Sequence[float] | None, rows: Rows
 ) -> list[Item]:
     """The items and the steps they are cut from.
 
     Raises:
-        MeasureError: If a response has no rationale step (``empty="error"``), steps are neither
-            numbers nor shares, candidates cannot be told apart, or nothing is left to measure.
+        MeasureError: If steps are neither numbers nor shares, candidates cannot be told apart, or
+            nothing is left to measure.
     """
     items = []
-    for problem, response, parsed in zip(
-        problems, responses, parsed_responses(mllm, responses), strict=True
-    ):
-        if not parsed.steps:
-            if empty == "error":
-                raise MeasureError(
-                    f"Item {problem.id}: its response has no rationale step to cut off; give it "
-                    "steps inside <think>, or pass empty='skip'."
-                )
-            continue
-        said = stated_answer(parsed, finished=True)
-        own = None
-        if said is not None:
-            own = read_answer(said, problem)
-        n_steps = len(parsed.steps)
+    for at, parsed in pairs.parsed.items():
+        problem, n_steps = pairs.problems[at], len(parsed.steps)
+        stated = stated_answer(parsed, finished=True)
+        own = None if stated is None else read_answer(stated, problem)
         ks = _asked(steps, n_steps, rows)
         if ks:
-            if not problem.candidates:
-                raise MeasureError(
-                    f"Item {problem.id} is an open question, so no answer can be forced on it; "
-                    "give it candidates or leave it out."
-                )
-            tokens = candidate_tokens(mllm, problem.candidates)
-            items.append(Item(problem, response, own, n_steps, ks, tokens))
+            tokens = candidate_tokens(pairs.mllm, problem.candidates)
+            items.append(Item(problem, pairs.responses[at], own, n_steps, ks, tokens))
     if not items:
         raise MeasureError(
-            "No response has a rationale step to measure from; give other responses or steps."
+            "No response has the steps to measure from; give other responses or steps."
         )
     return items
 
@@ -224,33 +207,6 @@ def _asked(
     return tuple(sorted({min(round(step * n_steps), last) for step in asked}))
 
 
-COLUMNS = (
-    "item",
-    "kind",
-    "keys",
-    "rows",
-    "first_layer",
-    "last_layer",
-    "k",
-    "n_steps",
-    "rationale",
-    "answer_before",
-    "answer_after",
-    "correct_before",
-    "correct_after",
-    "flipped",
-    "delta_accuracy",
-    "log_p_before",
-    "log_p_after",
-    "delta_log_p",
-    "log_p_right_before",
-    "log_p_right_after",
-    "delta_log_p_right",
-)
-
-"""Columns of the table of causal access."""
-
-
 GROUP = ("kind", "keys", "rows", "rationale", "first_layer", "last_layer")
 
 """What tells one intervention from another, but for the step it starts at."""
@@ -259,105 +215,130 @@ GROUP = ("kind", "keys", "rows", "rationale", "first_layer", "last_layer")
 Quantity = Literal["delta_log_p", "delta_log_p_right", "delta_accuracy", "flipped"]
 
 
-def causal_items(table: pd.DataFrame) -> pd.DataFrame:
-    """Reduce a table of causal access to one row per item and intervention.
+class CausalAccess(Result):
+    """What `causal_access` measured: what an answer loses without the image."""
 
-    Args:
-        table: From `causal_access`, one run.
+    name = "causal"
+    title = "Causal access"
+    columns = (
+        "item",
+        "kind",
+        "keys",
+        "rows",
+        "first_layer",
+        "last_layer",
+        "k",
+        "n_steps",
+        "rationale",
+        "answer_before",
+        "answer_after",
+        "correct_before",
+        "correct_after",
+        "flipped",
+        "delta_accuracy",
+        "log_p_before",
+        "log_p_after",
+        "delta_log_p",
+        "log_p_right_before",
+        "log_p_right_after",
+        "delta_log_p_right",
+    )
 
-    Returns:
-        ``item``, `GROUP`, ``n_steps``; ``k``, the first step cut from; ``delta_log_p``,
-        ``delta_log_p_right``, ``delta_accuracy``, ``flipped`` of that, the largest cut; and of
-        ``delta_log_p`` and ``delta_accuracy`` also ``_last``, of the smallest cut, from the last k
-        measured on, and ``_area``, the mean over k/K from the first k to the last (trapezoid rule;
-        the value itself for one k). An area near the first value means that the image is needed to
-        the end, one near zero that it is needed at the start only. Missing where the table has
-        none, as log-probabilities of regenerated rationales.
+    def items(self) -> pd.DataFrame:
+        """Reduce the table to one row per item and intervention.
 
-    Raises:
-        MeasureError: If the table lacks columns or holds several runs.
-    """
-    rows = []
-    for key, part in _checked(table).groupby(["item", *GROUP], sort=False):
-        position = (part["k"] / part["n_steps"].clip(lower=1)).to_numpy(float)
-        row = dict(zip(("item", *GROUP), key, strict=True))
-        row |= {"n_steps": part["n_steps"].iloc[0], "k": part["k"].iloc[0]}
-        for name in ("delta_log_p", "delta_log_p_right", "delta_accuracy", "flipped"):
-            row[name] = part[name].iloc[0]
-        for name in ("delta_log_p", "delta_accuracy"):
-            values = part[name].to_numpy(float)
-            row[f"{name}_last"] = values[-1]
-            row[f"{name}_area"] = values[0]
-            if len(values) > 1:
-                span = position[-1] - position[0]
-                row[f"{name}_area"] = float(trapezoid(values, position) / span)
-        rows.append(row)
-    return pd.DataFrame(rows).astype({"flipped": "boolean"})
+        Returns:
+            ``item``, `GROUP`, ``n_steps``; ``k``, the first step cut from; ``delta_log_p``,
+            ``delta_log_p_right``, ``delta_accuracy``, ``flipped`` of that, the largest cut; and
+            of ``delta_log_p`` and ``delta_accuracy`` also ``_last``, of the smallest cut, from
+            the last k measured on, and ``_area``, the mean over k/K from the first k to the last
+            (trapezoid rule; the value itself for one k). An area near the first value means that
+            the image is needed to the end, one near zero that it is needed at the start only.
+            Missing where the table has none, as log-probabilities of regenerated rationales.
+        """
+        rows = []
+        for key, part in self._ordered.groupby(["item", *GROUP], sort=False):
+            position = (part["k"] / part["n_steps"].clip(lower=1)).to_numpy(float)
+            row = dict(zip(("item", *GROUP), key, strict=True))
+            row |= {"n_steps": part["n_steps"].iloc[0], "k": part["k"].iloc[0]}
+            for name in ("delta_log_p", "delta_log_p_right", "delta_accuracy", "flipped"):
+                row[name] = part[name].iloc[0]
+            for name in ("delta_log_p", "delta_accuracy"):
+                values = part[name].to_numpy(float)
+                row[f"{name}_last"] = values[-1]
+                row[f"{name}_area"] = values[0]
+                if len(values) > 1:
+                    span = position[-1] - position[0]
+                    row[f"{name}_area"] = float(trapezoid(values, position) / span)
+            rows.append(row)
+        return pd.DataFrame(rows).astype({"flipped": "boolean"})
 
+    def curve(
+        self,
+        quantity: Quantity = "delta_log_p",
+        *,
+        axis: Literal["auto", "k", "position"] = "auto",
+        points: int = 11,
+        n_boot: int = 2000,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Average a change over items, per intervention and step cut from, with intervals.
 
-def causal_curve(
-    table: pd.DataFrame,
-    quantity: Quantity = "delta_log_p",
-    *,
-    axis: Literal["auto", "k", "position"] = "auto",
-    points: int = 11,
-    n_boot: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """Average a change over items, per intervention and step cut from, with intervals.
+        Args:
+            quantity: What to average.
+            axis: ``"k"``, steps before the cut; ``"position"``, k/K, on which every item's
+                values are read by linear interpolation between the first and last k measured of
+                it; ``"auto"`` takes k where all items have the same K.
+            points: Points of the position axis, from 0 to 1.
+            n_boot: Bootstrap resamples, over items.
+            seed: Seed of the bootstrap.
+            level: Confidence level.
 
-    Args:
-        table: From `causal_access`, one run.
-        quantity: What to average.
-        axis: ``"k"``, steps before the cut; ``"position"``, k/K, on which every item's values are
-            read by linear interpolation between the first and last k measured of it; ``"auto"``
-            takes k where all items have the same K.
-        points: Points of the position axis, from 0 to 1.
-        n_boot: Bootstrap resamples, over items.
-        seed: Seed of the bootstrap.
-        level: Confidence level.
+        Returns:
+            One row per intervention (`GROUP`) and point: ``k`` or ``position``, ``value``,
+            ``low``, ``high``, ``n`` (items). Points at which nothing was measured are left out.
+            For a sweep over depth take the rows of one k.
 
-    Returns:
-        One row per intervention (`GROUP`) and point: ``k`` or ``position``, ``value``, ``low``,
-        ``high``, ``n`` (items). Points at which nothing was measured are left out. For a sweep
-        over depth take the rows of one k.
+        Raises:
+            MeasureError: If the table has no such quantity.
+        """
+        table = self._ordered
+        if axis == "auto":
+            axis = "k" if table["n_steps"].nunique() == 1 else "position"
+        measured = table[table[quantity].notna()]
+        if measured.empty:
+            raise MeasureError(
+                f"The table of causal access has no {quantity}; choose another quantity."
+            )
+        if axis == "position":
+            measured = _on_positions(measured, quantity, np.linspace(0.0, 1.0, points))
+        rows = []
+        for key, part in measured.groupby([*GROUP, axis], sort=False):
+            values = part[quantity].to_numpy(float)
+            mean = bootstrap_mean(values, part["item"], n_boot=n_boot, seed=seed, level=level)
+            rows.append((*key, mean.value, mean.low, mean.high, mean.n))
+        return pd.DataFrame(rows, columns=[*GROUP, axis, "value", "low", "high", "n"])
 
-    Raises:
-        MeasureError: If the table lacks columns or holds several runs.
-    """
-    table = _checked(table)
-    if axis == "auto":
-        axis = "k" if table["n_steps"].nunique() == 1 else "position"
-    measured = table[table[quantity].notna()]
-    if measured.empty:
-        raise MeasureError(
-            f"The table of causal access has no {quantity}; choose another quantity."
-        )
-    if axis == "position":
-        measured = _on_positions(measured, quantity, np.linspace(0.0, 1.0, points))
-    rows = []
-    for key, part in measured.groupby([*GROUP, axis], sort=False):
-        values = part[quantity].to_numpy(float)
-        found = bootstrap_mean(values, part["item"], n_boot=n_boot, seed=seed, level=level)
-        rows.append((*key, found.value, found.low, found.high, found.n))
-    return pd.DataFrame(rows, columns=[*GROUP, axis, "value", "low", "high", "n"])
+    def _check(self) -> None:
+        twice = self.table.duplicated(["item", *GROUP, "k"])
+        if twice.any():
+            row = self.table[twice].iloc[0]
+            raise MeasureError(
+                f"Item {row['item']} has the kind {row['kind']} from step {row['k']} on twice; "
+                "pass the rows of one run."
+            )
+        self._ordered = self.table.sort_values("k", kind="stable")
 
-
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing or table.empty:
-        raise MeasureError(
-            f"The table of causal access is empty or lacks {missing}; make it with causal_access()."
-        )
-    twice = table.duplicated(["item", *GROUP, "k"])
-    if twice.any():
-        row = table[twice].iloc[0]
-        raise MeasureError(
-            f"Item {row['item']} has the kind {row['kind']} from step {row['k']} on twice; pass "
-            "the rows of one run."
-        )
-    return table.sort_values("k", kind="stable")
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        means: dict[str, npt.ArrayLike] = {}
+        groups = self.items().groupby(["kind", "rationale", "first_layer", "last_layer"])
+        for (kind, rationale, first, last), part in groups:
+            where = f"{kind} in layers {first} to {last}, rationale {rationale}"
+            if part["delta_log_p"].notna().any():
+                means[f"log p lost, {where}"] = part["delta_log_p"]
+            means[f"accuracy lost, {where}"] = part["delta_accuracy"]
+        return means
 
 
 def _on_positions(
@@ -376,9 +357,6 @@ def _on_positions(
     return pd.concat(frames, ignore_index=True)
 
 
-__all__ = ["causal_access", "causal_curve", "causal_items", "layer_windows"]
-
-
 _EDITS: dict[str, type[Knockout] | type[MeanValue]] = {
     "knockout": Knockout,
     "mean_value": MeanValue,
@@ -388,7 +366,7 @@ _EDITS: dict[str, type[Knockout] | type[MeanValue]] = {
 def causal_access(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Sequence[Sequence[int] | str],
+    responses: Sequence[Response],
     *,
     kinds: Sequence[Kind] = ("knockout", "mean_value", "removal"),
     windows: Sequence[Window] | None = None,
@@ -396,11 +374,11 @@ def causal_access(
     rows: Rows = "both",
     keys: Keys = "image",
     generate: bool = False,
-    empty: Literal["error", "skip"] = "error",
+    empty: Empty = "error",
     batch_size: int = 16,
     max_new_tokens: int = 256,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> CausalAccess:
     """Take the image from the rows after step k on, and see what becomes of the answer.
 
     Kinds:
@@ -439,14 +417,13 @@ def causal_access(
         keys: What is cut off, ``"image"``, or as a control the prompt's text: ``"system"`` (all
             before the image) or ``"question"`` (all after it).
         generate: Regenerate responses too; costs one generation per kind, window and k.
-        empty: What to do with responses that have no rationale step: raise an error, or leave
-            the item out.
+        empty: What to do with items that cannot be measured; see `commitment`.
         batch_size: Items per forward pass or generation.
         max_new_tokens: Length limit of what is regenerated.
         progress: Show a progress bar.
 
     Returns:
-        One row per item, kind, window, k and rationale:
+        A result whose table has one row per item, kind, window, k and rationale:
 
         * ``item``, ``kind``, ``keys``, ``rows`` (``"both"`` where rationale is regenerated),
           ``first_layer``, ``last_layer``, ``k``, ``n_steps``, ``rationale``;
@@ -467,25 +444,20 @@ def causal_access(
     Source: knockout after Geva et al. (arXiv 2304.14767), in layers × time as arXiv 2607.12815;
     removal after TVC (arXiv 2503.13360); mean value after CFPO (arXiv 2606.23206).
     """
-    if len(problems) != len(responses) or not problems:
-        raise MeasureError(
-            f"Got {len(problems)} problems and {len(responses)} responses; give one response per "
-            "problem, and at least one problem."
-        )
-    check_choices(kinds, rows, keys, empty, generate=generate)
+    check_choices(kinds, rows, keys, generate=generate)
     windows = checked_windows(windows, mllm.n_layers)
-    items = plan_items(mllm, problems, responses, steps, rows, empty)
+    pairs = paired(mllm, problems, responses, forced=True, empty=empty)
+    items = plan_items(pairs, steps, rows)
     found: list[dict[str, Any]] = []
     with attached(mllm.model):
-        starts = range(0, len(items), batch_size)
-        for start in tqdm(starts, desc="causal access", disable=not progress):
-            batch = _Batch(mllm, items[start : start + batch_size], keys)
+        for chunk in batches(items, batch_size, "causal access", progress):
+            batch = _Batch(mllm, chunk, keys)
             found += batch.fixed(list(plan_cuts(batch.items, kinds, windows, mllm.n_layers)), rows)
             if generate:
                 cuts = plan_cuts(batch.items, kinds, windows, mllm.n_layers)
                 found += batch.regenerated(cuts, max_new_tokens)
-    table = pd.DataFrame(found, columns=list(COLUMNS)).assign(keys=keys)
-    return table.astype({"flipped": "boolean"})
+    table = pd.DataFrame(found, columns=list(CausalAccess.columns)).assign(keys=keys)
+    return CausalAccess(table.astype({"flipped": "boolean"}), pairs.measured, skipped=pairs.skipped)
 
 
 class _Batch:

@@ -1,26 +1,25 @@
 """Commitment: when along its rationale a model decides on its answer."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from PIL import Image
+from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import trapezoid
 from scipy.special import softmax
-from tqdm.auto import tqdm
 
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Encoded, Mllm, encode_problem, token_starts
-from attcot_analysis.problems import ParsedResponse, Problem, parse_response
+from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
+from attcot_analysis.models import Encoded, Mllm, token_starts
+from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.problems import ParsedResponse, Problem
 from attcot_analysis.problems.reading import states
-from attcot_analysis.problems.response import number_range, with_opening
+from attcot_analysis.problems.response import number_range
 from attcot_analysis.stats.intervals import bootstrap_mean
 
 THRESHOLDS = (0.5, 0.8, 0.9)
@@ -28,10 +27,6 @@ THRESHOLDS = (0.5, 0.8, 0.9)
 PREMATURE = 0.25
 
 """A commitment position up to this is premature."""
-
-ITEM_COLUMNS = ("item", "control", "step", "n_steps", "candidate", "p", "leaked")
-
-"""What a commitment table must hold."""
 
 
 @dataclass(frozen=True)
@@ -57,200 +52,221 @@ class _Curve:
         return self.p[:, self.candidates.index(candidate)]
 
 
-def commitment_items(
-    table: pd.DataFrame,
-    problems: Iterable[Problem],
-    *,
-    answers: Mapping[str, str] | None = None,
-    thresholds: Sequence[float] = THRESHOLDS,
-) -> pd.DataFrame:
-    """Reduce a commitment table to one row per item and control.
+class Commitment(Result):
+    """What `commitment` measured: when along its rationale a model decides on its answer."""
 
-    Args:
-        table: From `commitment`, one run.
-        problems: The items, for their right and habitual answers.
-        answers: Right answers by item id where they are not the problems' own (pictures of
-            twins).
-        thresholds: Probabilities θ for the stricter commitment steps.
+    name = "commitment"
+    title = "Answer commitment"
+    columns = ("item", "control", "step", "n_steps", "candidate", "log_p", "p", "leaked")
 
-    Returns:
-        ``item``, ``control``, ``n_steps`` and
+    def items(
+        self,
+        *,
+        answers: Mapping[str, str] | None = None,
+        thresholds: Sequence[float] = THRESHOLDS,
+    ) -> pd.DataFrame:
+        """Reduce the table to one row per item and control.
 
-        * ``final``: most probable candidate after the last step (the first of equals);
-          ``correct``: it is the right answer;
-        * ``commitment_step``: τ, the first step from which on ``final`` stays the most probable,
-          0 to K; ``commitment_position``: τ/K, 0 when K = 0; ``premature``: position ≤ 0.25;
-        * ``commitment_step_θ``, ``commitment_position_θ``: the same with p(final) ≥ θ as well;
-          missing when the probability after the last step is below θ;
-        * ``target``: the final answer of the item's own rationale where the table has it, else
-          ``final``; ``area``: p_k(target) over k/K by the trapezoid rule (p_0 when K = 0), high
-          when decided early; ``p0_final``: p_0(target). Because the target is the same, the
-          areas of the controls can be held against the rationale's;
-        * ``p0_answer``, ``p0_habitual``: p_0 of the right and of the habitual answer (missing
-          when the problem has none);
-        * ``corrective``: wrong at k = 0 and right at the end; ``corruptive``: the reverse;
-        * ``leak_step``: first step up to which the rationale states ``final``; missing if never.
+        Args:
+            answers: Right answers by item id where they are not the problems' own (pictures of
+                twins).
+            thresholds: Probabilities θ for the stricter commitment steps.
 
-    Raises:
-        MeasureError: If the table lacks columns or steps, holds several runs, or does not fit
-            the problems.
+        Returns:
+            ``item``, ``control``, ``n_steps`` and
 
-    Source: reconstruction (arXiv 2606.01558); area as in ConfLens, arXiv 2609.35074, with
-    probability in place of negative entropy.
-    """
-    curves = list(_curves(table))
-    targets = _targets(curves)
-    known = {problem.id: problem for problem in problems}
-    rows = []
-    for curve in curves:
-        problem = _problem(known, curve.item)
-        answer = (answers or {}).get(curve.item, problem.answer)
-        best = [curve.candidates[index] for index in curve.p.argmax(axis=1)]
-        final, n_steps = curve.final, len(best) - 1
-        holds = np.array([candidate == final for candidate in best])
-        step = _first_lasting(holds)
-        target = targets.get(curve.item, final)
-        leaks = np.flatnonzero(curve.leaked[:, curve.candidates.index(final)])
-        habitual = problem.habitual
-        row: dict[str, object] = {
-            "item": curve.item,
-            "control": curve.control,
-            "n_steps": n_steps,
-            "final": final,
-            "correct": final == answer,
-            "commitment_step": int(step),
-            "commitment_position": step / max(n_steps, 1),
-            "premature": step / max(n_steps, 1) <= PREMATURE,
-            "target": target,
-            "area": _area(curve.of(target)),
-            "p0_final": float(curve.of(target)[0]),
-            "p0_answer": float(curve.of(answer)[0]),
-            "p0_habitual": np.nan if habitual is None else float(curve.of(habitual)[0]),
-            "corrective": best[0] != answer and final == answer,
-            "corruptive": best[0] == answer and final != answer,
-            "leak_step": float(leaks[0]) if len(leaks) else np.nan,
-        }
-        for theta in thresholds:
-            strict = _first_lasting(holds & (curve.of(final) >= theta))
-            row[f"commitment_step_{theta:g}"] = strict
-            row[f"commitment_position_{theta:g}"] = strict / max(n_steps, 1)
-        rows.append(row)
-    return pd.DataFrame(rows)
+            * ``final``: most probable candidate after the last step (the first of equals);
+              ``correct``: it is the right answer;
+            * ``commitment_step``: τ, the first step from which on ``final`` stays the most
+              probable, 0 to K; ``commitment_position``: τ/K, 0 when K = 0; ``premature``:
+              position ≤ 0.25;
+            * ``commitment_step_θ``, ``commitment_position_θ``: the same with p(final) ≥ θ as
+              well; missing when the probability after the last step is below θ;
+            * ``target``: the final answer of the item's own rationale where the table has it,
+              else ``final``; ``area``: p_k(target) over k/K by the trapezoid rule (p_0 when
+              K = 0), high when decided early; ``p0_final``: p_0(target). Because the target is
+              the same, the areas of the controls can be held against the rationale's;
+            * ``p0_answer``, ``p0_habitual``: p_0 of the right and of the habitual answer
+              (missing when the problem has none);
+            * ``corrective``: wrong at k = 0 and right at the end; ``corruptive``: the reverse;
+            * ``leak_step``: first step up to which the rationale states ``final``; missing if
+              never.
 
+        Raises:
+            MeasureError: If an item is not among the problems, or their candidates are others.
 
-def commitment_curve(
-    table: pd.DataFrame,
-    problems: Iterable[Problem] = (),
-    *,
-    which: Literal["final", "answer", "habitual"] = "final",
-    answers: Mapping[str, str] | None = None,
-    axis: Literal["auto", "k", "position"] = "auto",
-    points: int = 11,
-    n_boot: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """Average p_k over items, with intervals, on one axis.
+        Source: reconstruction (arXiv 2606.01558); area as in ConfLens, arXiv 2609.35074, with
+        probability in place of negative entropy.
+        """
+        rows = []
+        for curve in self._curves:
+            problem = self._problem(curve.item)
+            answer = (answers or {}).get(curve.item, problem.answer)
+            best = [curve.candidates[index] for index in curve.p.argmax(axis=1)]
+            final, n_steps = curve.final, len(best) - 1
+            holds = np.array([candidate == final for candidate in best])
+            step = _first_lasting(holds)
+            target = self._targets.get(curve.item, final)
+            leaks = np.flatnonzero(curve.leaked[:, curve.candidates.index(final)])
+            habitual = problem.habitual
+            row: dict[str, object] = {
+                "item": curve.item,
+                "control": curve.control,
+                "n_steps": n_steps,
+                "final": final,
+                "correct": final == answer,
+                "commitment_step": int(step),
+                "commitment_position": step / max(n_steps, 1),
+                "premature": step / max(n_steps, 1) <= PREMATURE,
+                "target": target,
+                "area": _area(curve.of(target)),
+                "p0_final": float(curve.of(target)[0]),
+                "p0_answer": float(curve.of(answer)[0]),
+                "p0_habitual": np.nan if habitual is None else float(curve.of(habitual)[0]),
+                "corrective": best[0] != answer and final == answer,
+                "corruptive": best[0] == answer and final != answer,
+                "leak_step": float(leaks[0]) if len(leaks) else np.nan,
+            }
+            for theta in thresholds:
+                strict = _first_lasting(holds & (curve.of(final) >= theta))
+                row[f"commitment_step_{theta:g}"] = strict
+                row[f"commitment_position_{theta:g}"] = strict / max(n_steps, 1)
+            rows.append(row)
+        return pd.DataFrame(rows)
 
-    Args:
-        table: From `commitment`, one run.
-        problems: The items; needed for ``"answer"`` and ``"habitual"``.
-        which: Whose probability: ``"final"`` the final answer of the item's own rationale (of
-            the control itself where the table has no ``"rationale"``), ``"answer"`` the right
-            answer, ``"habitual"`` the habitual one (items without one are left out).
-        answers: Right answers by item id where they are not the problems' own.
-        axis: ``"k"``, steps written, for curves that all have the same K; ``"position"``, k/K,
-            on which every item's curve is read by linear interpolation (as its area is), so that
-            every item counts at every point; ``"auto"`` takes k where it is defined. To compare
-            runs on one axis choose it.
-        points: Points of the position axis, from 0 to 1.
-        n_boot: Bootstrap resamples.
-        seed: Seed of the bootstrap.
-        level: Confidence level.
+    def curve(
+        self,
+        which: Literal["final", "answer", "habitual"] = "final",
+        *,
+        answers: Mapping[str, str] | None = None,
+        axis: Literal["auto", "k", "position"] = "auto",
+        points: int = 11,
+        n_boot: int = 2000,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Average p_k over items, with intervals, on one axis.
 
-    Returns:
-        One row per control and point: ``control``, ``k`` or ``position``, ``value``, ``low``,
-        ``high``, ``n`` (items).
+        Args:
+            which: Whose probability: ``"final"`` the final answer of the item's own rationale
+                (of the control itself where the table has no ``"rationale"``), ``"answer"`` the
+                right answer, ``"habitual"`` the habitual one (items without one are left out).
+            answers: Right answers by item id where they are not the problems' own.
+            axis: ``"k"``, steps written, for curves that all have the same K; ``"position"``,
+                k/K, on which every item's curve is read by linear interpolation (as its area
+                is), so that every item counts at every point; ``"auto"`` takes k where it is
+                defined. To compare runs on one axis choose it.
+            points: Points of the position axis, from 0 to 1.
+            n_boot: Bootstrap resamples.
+            seed: Seed of the bootstrap.
+            level: Confidence level.
 
-    Raises:
-        MeasureError: As `commitment_items`, or if ``axis="k"`` and curves differ in K.
-    """
-    curves = list(_curves(table))
-    targets = _targets(curves)
-    known = {problem.id: problem for problem in problems}
-    lengths = {len(curve.p) for curve in curves}
-    if axis == "auto":
-        axis = "k" if len(lengths) == 1 else "position"
-    if axis == "k" and len(lengths) > 1:
-        raise MeasureError(
-            f"The curves have {', '.join(str(n - 1) for n in sorted(lengths))} steps, so they "
-            "share no axis of steps; use axis='position'."
-        )
-    places = np.linspace(0.0, 1.0, max(lengths) if axis == "k" else points)
-    values: dict[str, list[NDArray[np.float64]]] = {}
-    for curve in curves:
-        wanted: str | None
-        if which == "final":
-            wanted = targets.get(curve.item, curve.final)
-        else:
-            problem = _problem(known, curve.item)
-            right = (answers or {}).get(curve.item, problem.answer)
-            wanted = right if which == "answer" else problem.habitual
-        if wanted is not None:
-            position = np.arange(len(curve.p)) / max(len(curve.p) - 1, 1)
-            read = np.interp(places, position, curve.of(wanted))
-            values.setdefault(curve.control, []).append(read)
-    rows = []
-    for control, found in values.items():
-        for index, column in enumerate(np.array(found).T):
-            interval = bootstrap_mean(column, n_boot=n_boot, seed=seed, level=level)
-            place = index if axis == "k" else float(places[index])
-            rows.append((control, place, interval.value, interval.low, interval.high, interval.n))
-    return pd.DataFrame(rows, columns=["control", axis, "value", "low", "high", "n"])
+        Returns:
+            One row per control and point: ``control``, ``k`` or ``position``, ``value``,
+            ``low``, ``high``, ``n`` (items).
 
-
-def _curves(table: pd.DataFrame) -> Iterator[_Curve]:
-    missing = [column for column in ITEM_COLUMNS if column not in table.columns]
-    if missing or table.empty:
-        raise MeasureError(
-            f"The commitment table is empty or lacks {missing}; make it with commitment()."
-        )
-    table = table.sort_values("step", kind="stable")
-    for key, part in table.groupby(["item", "control"], sort=False):
-        item, control = map(str, key)
-        n_k = int(part["n_steps"].iloc[0]) + 1
-        candidates = part["candidate"].to_numpy()[: max(len(part) // n_k, 1)]
-        whole = (
-            len(part) == n_k * len(candidates)
-            and len(set(candidates)) == len(candidates)
-            and (part["step"].to_numpy() == np.repeat(np.arange(n_k), len(candidates))).all()
-            and (part["candidate"].to_numpy() == np.tile(candidates, n_k)).all()
-        )
-        if not whole:
+        Raises:
+            MeasureError: As `items`, or if ``axis="k"`` and curves differ in K.
+        """
+        lengths = {len(curve.p) for curve in self._curves}
+        if axis == "auto":
+            axis = "k" if len(lengths) == 1 else "position"
+        if axis == "k" and len(lengths) > 1:
             raise MeasureError(
-                f"Item {item}, {control}: the table does not hold each of its candidates once "
-                f"per step from 0 to {n_k - 1}; pass the rows of one run, and all of them."
+                f"The curves have {', '.join(str(n - 1) for n in sorted(lengths))} steps, so they "
+                "share no axis of steps; use axis='position'."
             )
-        yield _Curve(
-            item,
-            control,
-            tuple(map(str, candidates)),
-            part["p"].to_numpy(dtype=np.float64).reshape(n_k, -1),
-            part["leaked"].to_numpy(dtype=bool).reshape(n_k, -1),
-        )
+        places = np.linspace(0.0, 1.0, max(lengths) if axis == "k" else points)
+        values: dict[str, list[NDArray[np.float64]]] = {}
+        for curve in self._curves:
+            wanted: str | None
+            if which == "final":
+                wanted = self._targets.get(curve.item, curve.final)
+            else:
+                problem = self._problem(curve.item)
+                right = (answers or {}).get(curve.item, problem.answer)
+                wanted = right if which == "answer" else problem.habitual
+            if wanted is not None:
+                position = np.arange(len(curve.p)) / max(len(curve.p) - 1, 1)
+                read = np.interp(places, position, curve.of(wanted))
+                values.setdefault(curve.control, []).append(read)
+        rows = []
+        for control, curves in values.items():
+            for index, column in enumerate(np.array(curves).T):
+                mean = bootstrap_mean(column, n_boot=n_boot, seed=seed, level=level)
+                place = index if axis == "k" else float(places[index])
+                rows.append((control, place, mean.value, mean.low, mean.high, mean.n))
+        return pd.DataFrame(rows, columns=["control", axis, "value", "low", "high", "n"])
+
+    def steps(
+        self,
+        which: Literal["final", "answer", "habitual"] = "final",
+        *,
+        control: str = "rationale",
+        lengths: Literal["common", "all"] = "common",
+    ) -> pd.DataFrame:
+        """One candidate's probability after every step, item by item.
+
+        Args:
+            which: The final answer of the item's own rationale, the right one, or the habitual
+                one (items without one are left out).
+            control: Whose rationale.
+            lengths: ``"common"`` leaves out items whose number of steps is not the most common
+                one, so that every item counts at every k; ``"all"`` keeps them, for
+                `at_positions`.
+
+        Returns:
+            ``item``, ``k``, ``value``.
+        """
+        target: Mapping[str, str | None] = self._targets
+        if which != "final":
+            target = {
+                problem.id: problem.answer if which == "answer" else problem.habitual
+                for problem in self.problems.values()
+            }
+        rows = self.table[self.table["control"] == control]
+        rows = rows[rows["candidate"] == rows["item"].map(target)]
+        if lengths == "common":
+            rows = rows[rows["n_steps"] == rows["n_steps"].mode().iloc[0]]
+        return rows.rename(columns={"step": "k", "p": "value"})[["item", "k", "value"]]
+
+    def _check(self) -> None:
+        table = self.table.sort_values("step", kind="stable")
+        groups = table.groupby(["item", "control"], sort=False)
+        self._curves = [_curve(str(item), str(control), part) for (item, control), part in groups]
+        self._targets = {
+            curve.item: curve.final for curve in self._curves if curve.control == "rationale"
+        }
+
+    def _headline(self) -> dict[str, ArrayLike]:
+        own = self.items()
+        own = own[own["control"] == "rationale"] if self._targets else own
+        names = ("commitment_position", "area", "premature", "corrective", "corruptive")
+        return {name.replace("_", " "): own[name] for name in names}
 
 
-def _targets(curves: Iterable[_Curve]) -> dict[str, str]:
-    return {curve.item: curve.final for curve in curves if curve.control == "rationale"}
-
-
-def _problem(known: Mapping[str, Problem], item: str) -> Problem:
-    if item not in known:
+def _curve(item: str, control: str, part: pd.DataFrame) -> _Curve:
+    """One item's rows under one control, in order of steps."""
+    n_k = int(part["n_steps"].iloc[0]) + 1
+    candidates = part["candidate"].to_numpy()[: max(len(part) // n_k, 1)]
+    whole = (
+        len(part) == n_k * len(candidates)
+        and len(set(candidates)) == len(candidates)
+        and (part["step"].to_numpy() == np.repeat(np.arange(n_k), len(candidates))).all()
+        and (part["candidate"].to_numpy() == np.tile(candidates, n_k)).all()
+    )
+    if not whole:
         raise MeasureError(
-            f"Item {item} of the commitment table is not among the {len(known)} problems given; "
-            "give the problems the table was made from."
+            f"Item {item}, {control}: the table does not hold each of its candidates once "
+            f"per step from 0 to {n_k - 1}; pass the rows of one run, and all of them."
         )
-    return known[item]
+    return _Curve(
+        item,
+        control,
+        tuple(map(str, candidates)),
+        part["p"].to_numpy(dtype=np.float64).reshape(n_k, -1),
+        part["leaked"].to_numpy(dtype=bool).reshape(n_k, -1),
+    )
 
 
 def _first_lasting(holds: NDArray[np.bool_]) -> float:
@@ -346,69 +362,6 @@ def other_rationales(problems: Sequence[Problem], responses: Sequence[ParsedResp
     return texts
 
 
-def response_text(mllm: Mllm, response: Sequence[int] | str) -> str:
-    """A response as text, with the ``<think>`` that the chat template may have written before it.
-
-    Token ids are read up to the first that ends a response.
-    """
-    if not isinstance(response, str):
-        stop = set(mllm.stop_ids)
-        response = mllm.decode(list(takewhile(lambda token: token not in stop, map(int, response))))
-    return with_opening(response) if mllm.opens_rationale else response
-
-
-def parsed_responses(mllm: Mllm, responses: Sequence[Sequence[int] | str]) -> list[ParsedResponse]:
-    """Parse responses to prompts of a model, which may open the rationale themselves."""
-    return [parse_response(response_text(mllm, one)) for one in responses]
-
-
-def with_steps(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    responses: Sequence[Sequence[int] | str],
-    *,
-    images: Sequence[Image.Image] | None = None,
-    empty: Literal["error", "skip"] = "error",
-    forced: bool = False,
-) -> dict[int, ParsedResponse]:
-    """Parse responses and keep those with rationale steps, by their place.
-
-    Args:
-        mllm: The model.
-        problems: The items.
-        responses: One per item.
-        images: Other pictures, to be counted only.
-        empty: What to do with responses without a step.
-        forced: Whether answers are to be forced, for which an item must have candidates.
-
-    Raises:
-        MeasureError: If the inputs differ in number, a response has no step
-            (``empty="error"``), or none has, or an item to be forced is an open question.
-    """
-    if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):
-        raise MeasureError(
-            f"Got {len(problems)} problems, {len(responses)} responses and "
-            f"{'no' if images is None else len(images)} images; give one of each per problem."
-        )
-    parsed = parsed_responses(mllm, responses)
-    used = {at: response for at, response in enumerate(parsed) if response.steps}
-    if empty == "error" and len(used) < len(problems):
-        name = problems[next(at for at in range(len(problems)) if at not in used)].id
-        raise MeasureError(
-            f"Item {name}: its response has no rationale steps, so there is no step to commit "
-            "at; give it steps inside <think>, or pass empty='skip' to leave such items out."
-        )
-    if not used:
-        raise MeasureError("No response has a rationale step, so there is nothing to measure.")
-    open_items = [problems[at].id for at in used if forced and not problems[at].candidates]
-    if open_items:
-        raise MeasureError(
-            f"Item {open_items[0]} is an open question, so no answer can be forced on it; give it "
-            "candidates or leave it out."
-        )
-    return used
-
-
 def prefix_texts(mllm: Mllm, encoded: Encoded) -> list[str]:
     """Decode the rationale up to every step: K + 1 texts, the first one empty.
 
@@ -435,31 +388,23 @@ def _ends_line(mllm: Mllm, step: Sequence[int]) -> int:
     return int(text.endswith("\n") and not any(char.isalnum() for char in text))
 
 
-__all__ = ["CONTROLS", "commitment", "commitment_curve", "commitment_items"]
-
-
 CONTROLS = ("rationale", "filler", "other_item")
 
 """The item's own rationale, and the two rationales it is held against."""
 
 
-COLUMNS = ("item", "control", "step", "n_steps", "candidate", "log_p", "p", "leaked")
-
-"""Columns of the table of commitment."""
-
-
 def commitment(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Sequence[Sequence[int] | str],
+    responses: Sequence[Response],
     *,
-    images: Sequence[Image.Image] | None = None,
+    images: Sequence[ImageLike] | None = None,
     controls: Sequence[str] = CONTROLS,
     others: Sequence[str] | None = None,
-    empty: Literal["error", "skip"] = "error",
+    empty: Empty = "error",
     batch_size: int = 16,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Commitment:
     """Force an answer after every step and read the candidates' probabilities.
 
     Controls: ``"rationale"`` is the response's own; ``"filler"`` replaces the words of each step
@@ -475,18 +420,18 @@ def commitment(
         controls: Any of ``"rationale"``, ``"filler"``, ``"other_item"``.
         others: Per item the rationale that ``"other_item"`` puts in, where partners are to be
             sought among more items than these; see `other_rationales`.
-        empty: What to do with responses that have no rationale step: raise an error, or leave
-            the item out of the table.
+        empty: What to do with items that cannot be measured, because their response has no
+            rationale step or they are open questions: raise an error, or leave them out.
         batch_size: Items per forward pass; each pass holds all forced answers of its items.
         progress: Show a progress bar.
 
     Returns:
-        One row per item, control, step and candidate: ``item``, ``control``, ``step`` (0 to
-        ``n_steps``), ``n_steps``, ``candidate``, ``log_p`` (nats; of the candidate's
-        whole text with the closing tag, wherever the tokenizer cuts it, from the last token on
-        that all candidates share), ``p`` (softmax of ``log_p`` over the candidates), ``leaked``
-        (the rationale up to this step states this candidate as a word, so its probability may
-        be read off the text).
+        A result whose table has one row per item, control, step and candidate: ``item``,
+        ``control``, ``step`` (0 to ``n_steps``), ``n_steps``, ``candidate``, ``log_p`` (nats; of
+        the candidate's whole text with the closing tag, wherever the tokenizer cuts it, from the
+        last token on that all candidates share), ``p`` (softmax of ``log_p`` over the
+        candidates), ``leaked`` (the rationale up to this step states this candidate as a word,
+        so its probability may be read off the text).
 
     Raises:
         MeasureError: If a response has no rationale step (``empty="error"``), candidates
@@ -499,39 +444,32 @@ def commitment(
     unknown = [control for control in controls if control not in CONTROLS]
     if unknown or not controls:
         raise MeasureError(f"Controls are {list(controls)}; choose from {', '.join(CONTROLS)}.")
-    parsed = with_steps(mllm, problems, responses, images=images, empty=empty, forced=True)
-    used = list(parsed)
-    tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in used}
+    items = paired(mllm, problems, responses, images=images, forced=True, empty=empty)
+    tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     partners: dict[int, str] = {}
     if "other_item" in controls:
         if others is None:
-            texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
+            texts = other_rationales(items.measured, list(items.parsed.values()))
         else:
-            texts = [others[at] for at in used]
-        partners = dict(zip(used, texts, strict=True))
-
-    def encode(at: int, response: Sequence[int] | str) -> Encoded:
-        image = None if images is None else images[at]
-        return encode_problem(mllm, problems[at], mode="cot", response=response, image=image)
-
+            texts = [others[at] for at in items.places]
+        partners = dict(zip(items.places, texts, strict=True))
     frames = []
-    starts = range(0, len(used), batch_size)
-    for start in tqdm(starts, desc="commitment", disable=not progress):
-        chunk = used[start : start + batch_size]
-        own = [encode(at, responses[at]) for at in chunk]
+    for chunk in batches(items.places, batch_size, "commitment", progress):
+        own = [items.encode(at) for at in chunk]
         for control in controls:
             if control == "rationale":
-                items = own
+                encoded = own
             elif control == "filler":
-                items = [filler_rationale(mllm, item) for item in own]
+                encoded = [filler_rationale(mllm, item) for item in own]
             else:
-                items = [encode(at, partners[at]) for at in chunk]
+                encoded = [items.encode(at, partners[at]) for at in chunk]
             names = [problems[at].id for at in chunk]
-            read = forced_answers(mllm, items, [tokens[at] for at in chunk], names=names)
-            for at, item, log_p in zip(chunk, items, read, strict=True):
+            read = forced_answers(mllm, encoded, [tokens[at] for at in chunk], names=names)
+            for at, item, log_p in zip(chunk, encoded, read, strict=True):
                 texts = prefix_texts(mllm, item)
                 frames.append(_rows(problems[at], control, log_p.double().numpy(), texts))
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    return Commitment(table, items.measured, skipped=items.skipped)
 
 
 def _rows(

@@ -8,9 +8,10 @@ import pandas as pd
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import need_columns
-from attcot_analysis.measures.access import access_trajectory
-from attcot_analysis.measures.causal import GROUP, causal_items
-from attcot_analysis.measures.dependence import prior_reliance
+from attcot_analysis.measures.access import VisualAccess
+from attcot_analysis.measures.causal import GROUP, CausalAccess
+from attcot_analysis.measures.commitment import Commitment
+from attcot_analysis.measures.dependence import Dependence, prior_reliance
 from attcot_analysis.stats.catalogue import METRICS, Metric
 from attcot_analysis.stats.intervals import (
     FloatArray,
@@ -84,10 +85,10 @@ def item_values(
     cot: pd.DataFrame | None = None,
     direct: pd.DataFrame | None = None,
     text_only: pd.DataFrame | None = None,
-    commitment: pd.DataFrame | None = None,
-    access: pd.DataFrame | None = None,
-    dependence: pd.DataFrame | None = None,
-    causal: pd.DataFrame | None = None,
+    commitment: Commitment | pd.DataFrame | None = None,
+    access: VisualAccess | pd.DataFrame | None = None,
+    dependence: Dependence | pd.DataFrame | None = None,
+    causal: CausalAccess | pd.DataFrame | None = None,
     focus: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Turn one run's tables into one long table of metric values per item.
@@ -98,12 +99,12 @@ def item_values(
         cot: From `answer_problems`.
         direct: From ``answer_problems(..., mode="direct")``.
         text_only: From ``answer_problems(..., text_only=True)``.
-        commitment: From `commitment_items`; rows of control rationales are left out.
-        access: From `visual_access` or `access_trajectory`.
-        dependence: From `dependence`.
-        causal: From `causal_access` or `causal_items`; read are the fixed rationales, cut in all
-            layers from step 0 on.
-        focus: From `focus_items`.
+        commitment: From `commitment`, or its `items`; rows of control rationales are left out.
+        access: From `visual_access`, its table or its `items`.
+        dependence: From `dependence`, or its table.
+        causal: From `causal_access`, its table or its `items`; read are the fixed rationales, cut
+            in all layers from step 0 on.
+        focus: From `VisualAccess.focus`.
 
     Returns:
         ``model``, ``seed``, ``item``, ``metric`` (a name in `METRICS`), ``value`` (float; shares
@@ -131,16 +132,21 @@ def item_values(
             columns["prior_agreement"] = _floats(reliance["agrees"])
             columns["prior_override"] = _floats(reliance["overridden"])
     if commitment is not None:
-        columns |= _commitment(commitment)
+        items = commitment.items() if isinstance(commitment, Commitment) else commitment
+        columns |= _commitment(items)
     if access is not None:
-        items = access if "mass_slope" in access.columns else access_trajectory(access)
+        if isinstance(access, pd.DataFrame) and "mass_slope" not in access.columns:
+            access = VisualAccess(access)
+        items = access.items() if isinstance(access, VisualAccess) else access
         found = _by_item(items, "access", _ACCESS)
         columns |= {name: _floats(found[name]) for name in _ACCESS}
     if focus is not None:
         found = _by_item(focus, "focus", _FOCUS)
         columns |= {name: _floats(found[name]) for name in _FOCUS}
     if dependence is not None:
-        columns |= _dependence(dependence)
+        columns |= _dependence(
+            dependence if isinstance(dependence, pd.DataFrame) else dependence.table
+        )
     if causal is not None:
         columns |= _causal(causal)
     if not columns:
@@ -180,7 +186,8 @@ def _answers(table: pd.DataFrame, mode: str) -> Columns:
 def _commitment(table: pd.DataFrame) -> Columns:
     if "candidate" in table.columns:
         raise MeasureError(
-            "The commitment table has a row per candidate; reduce it with commitment_items() first."
+            "The commitment table has a row per candidate; reduce it with "
+            "Commitment(table, problems).items() first."
         )
     if "control" in table.columns:
         table = table[table["control"] == "rationale"]
@@ -207,8 +214,10 @@ def _dependence(table: pd.DataFrame) -> Columns:
     return columns
 
 
-def _causal(table: pd.DataFrame) -> Columns:
-    items = table if "delta_log_p_area" in table.columns else causal_items(table)
+def _causal(given: CausalAccess | pd.DataFrame) -> Columns:
+    if isinstance(given, pd.DataFrame) and "delta_log_p_area" not in given.columns:
+        given = CausalAccess(given)
+    items = given.items() if isinstance(given, CausalAccess) else given
     need_columns(items, "causal", ("item", "k", "delta_log_p", *GROUP))
     whole = (items["first_layer"] == 0) & (items["last_layer"] == items["last_layer"].max())
     items = items[whole & (items["keys"] == "image") & (items["rationale"] == "fixed")]

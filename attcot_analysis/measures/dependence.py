@@ -5,16 +5,24 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 from scipy.special import log_softmax
-from tqdm.auto import tqdm
 
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, forced_answers
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import seen_edits
+from attcot_analysis.measures._items import (
+    Empty,
+    Need,
+    Response,
+    Result,
+    batches,
+    need_columns,
+    paired,
+    seen_edits,
+)
 from attcot_analysis.measures.answers import answer_problems, read_answer, stated_answer
-from attcot_analysis.measures.commitment import parsed_responses
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import (
@@ -30,68 +38,113 @@ CONTROL_OF: Mapping[str, str] = MappingProxyType({"twin": "control", "occlude": 
 
 """Edits that change the evidence → the edit as large that leaves it."""
 
-_COLUMNS = ("item", "edit", "rationale", "flipped", "delta_log_p")
+Rationale = Literal["fixed", "regenerated"]
 
 
-def net_dependence(table: pd.DataFrame, edit: str = "twin") -> pd.DataFrame:
-    """What an edit of the evidence does beyond an edit as large that leaves the evidence.
+class Dependence(Result):
+    """What `dependence` measured: what becomes of an answer when the picture is edited."""
 
-    Args:
-        table: From `dependence`, one run, with the edit and its control.
-        edit: ``"twin"`` (against ``"control"``) or ``"occlude"`` (against
-            ``"occlude_control"``).
-
-    Returns:
-        One row per item and rationale that has both: ``item``, ``edit``, ``rationale``;
-        ``delta_log_p``, ``delta_log_p_control``, ``net`` (their difference, nats);
-        ``flipped``, ``flipped_control``, ``net_flipped`` (their difference, −1, 0 or 1; missing
-        where either is). Average ``net`` with `bootstrap_mean`.
-
-    Raises:
-        MeasureError: If the table lacks columns, an edit or its control, holds an item twice, or
-            no item has both.
-
-    Source: net form as in CED, arXiv 2608.08021; reconstruction of arXiv 2606.01558.
-    """
-    if edit not in CONTROL_OF:
-        raise MeasureError(
-            f"{edit!r} has no matched control; choose {' or '.join(map(repr, CONTROL_OF))}."
-        )
-    missing = [column for column in _COLUMNS if column not in table.columns]
-    if missing:
-        raise MeasureError(
-            f"The table of dependence lacks {', '.join(missing)}; make it with dependence()."
-        )
-    keys = ["item", "rationale"]
-    parts = {}
-    for kind in (edit, CONTROL_OF[edit]):
-        part = table.loc[table["edit"] == kind, [*keys, "delta_log_p", "flipped"]]
-        if part.empty or part.duplicated(keys).any():
-            fault = "no rows" if part.empty else "an item twice"
-            raise MeasureError(
-                f"The table of dependence has {fault} for the edit {kind!r}; give one run of "
-                f"dependence(..., edits=({edit!r}, {CONTROL_OF[edit]!r}))."
-            )
-        parts[kind] = part
-    both = parts[edit].merge(parts[CONTROL_OF[edit]], on=keys, suffixes=("", "_control"))
-    if both.empty:
-        raise MeasureError(
-            f"No item has both {edit!r} and {CONTROL_OF[edit]!r}; measure both on the same items."
-        )
-    flips = [both[name].astype("Int64") for name in ("flipped", "flipped_control")]
-    return pd.DataFrame(
-        {
-            "item": both["item"],
-            "edit": edit,
-            "rationale": both["rationale"],
-            "delta_log_p": both["delta_log_p"],
-            "delta_log_p_control": both["delta_log_p_control"],
-            "net": both["delta_log_p"] - both["delta_log_p_control"],
-            "flipped": both["flipped"],
-            "flipped_control": both["flipped_control"],
-            "net_flipped": flips[0] - flips[1],
-        }
+    name = "dependence"
+    title = "Counterfactual dependence"
+    columns = (
+        "item",
+        "edit",
+        "rationale",
+        "answer_before",
+        "answer_after",
+        "expected",
+        "followed",
+        "flipped",
+        "log_p_before",
+        "log_p_after",
+        "delta_log_p",
     )
+
+    def items(
+        self, quantity: str = "delta_log_p", *, rationale: Rationale = "fixed"
+    ) -> pd.DataFrame:
+        """A quantity of every item, one column per edit.
+
+        Args:
+            quantity: A column of the table.
+            rationale: Of which rationale.
+
+        Returns:
+            ``item`` and the edits; missing where an item does not allow one.
+        """
+        rows = self.table[self.table["rationale"] == rationale]
+        wide = rows.pivot(index="item", columns="edit", values=quantity)
+        return wide.rename_axis(columns=None).reset_index()
+
+    def net(self, edit: str = "twin") -> pd.DataFrame:
+        """What an edit of the evidence does beyond an edit as large that leaves the evidence.
+
+        Args:
+            edit: ``"twin"`` (against ``"control"``) or ``"occlude"`` (against
+                ``"occlude_control"``).
+
+        Returns:
+            One row per item and rationale that has both: ``item``, ``edit``, ``rationale``;
+            ``delta_log_p``, ``delta_log_p_control``, ``net`` (their difference, nats);
+            ``flipped``, ``flipped_control``, ``net_flipped`` (their difference, −1, 0 or 1;
+            missing where either is). Average ``net`` with `bootstrap_mean`.
+
+        Raises:
+            MeasureError: If the table lacks an edit or its control, or no item has both.
+
+        Source: net form as in CED, arXiv 2608.08021; reconstruction of arXiv 2606.01558.
+        """
+        if edit not in CONTROL_OF:
+            raise MeasureError(
+                f"{edit!r} has no matched control; choose {' or '.join(map(repr, CONTROL_OF))}."
+            )
+        keys = ["item", "rationale"]
+        parts = {}
+        for kind in (edit, CONTROL_OF[edit]):
+            rows = self.table["edit"] == kind
+            parts[kind] = self.table.loc[rows, [*keys, "delta_log_p", "flipped"]]
+            if parts[kind].empty:
+                raise MeasureError(
+                    f"The table of dependence has no rows for the edit {kind!r}; give one run of "
+                    f"dependence(..., edits=({edit!r}, {CONTROL_OF[edit]!r}))."
+                )
+        both = parts[edit].merge(parts[CONTROL_OF[edit]], on=keys, suffixes=("", "_control"))
+        if both.empty:
+            raise MeasureError(
+                f"No item has both {edit!r} and {CONTROL_OF[edit]!r}; measure both on the same "
+                "items."
+            )
+        flips = [both[name].astype("Int64") for name in ("flipped", "flipped_control")]
+        return pd.DataFrame(
+            {
+                "item": both["item"],
+                "edit": edit,
+                "rationale": both["rationale"],
+                "delta_log_p": both["delta_log_p"],
+                "delta_log_p_control": both["delta_log_p_control"],
+                "net": both["delta_log_p"] - both["delta_log_p_control"],
+                "flipped": both["flipped"],
+                "flipped_control": both["flipped_control"],
+                "net_flipped": flips[0] - flips[1],
+            }
+        )
+
+    def _check(self) -> None:
+        twice = self.table.duplicated(["item", "edit", "rationale"])
+        if twice.any():
+            row = self.table[twice].iloc[0]
+            raise MeasureError(
+                f"The table of dependence has an item twice for the edit {row['edit']!r}; give "
+                "the table of one run."
+            )
+
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        means: dict[str, npt.ArrayLike] = {}
+        for (edit, rationale), part in self.table.groupby(["edit", "rationale"], sort=False):
+            if part["delta_log_p"].notna().any():
+                means[f"log p lost on {edit}, rationale {rationale}"] = part["delta_log_p"]
+            means[f"flipped on {edit}, rationale {rationale}"] = part["flipped"].astype("Float64")
+        return means
 
 
 def prior_reliance(answers: pd.DataFrame, text_only: pd.DataFrame) -> pd.DataFrame:
@@ -113,11 +166,11 @@ def prior_reliance(answers: pd.DataFrame, text_only: pd.DataFrame) -> pd.DataFra
     Source: reconstruction (textual-prior reliance of arXiv 2606.01558).
     """
     for name, table in (("answers", answers), ("text_only", text_only)):
-        missing = {"item", "answer", "correct", "habitual"} - set(table.columns)
-        if missing or table["item"].duplicated().any():
+        need_columns(table, name, ("item", "answer", "correct", "habitual"))
+        if table["item"].duplicated().any():
             raise MeasureError(
-                f"The table {name} lacks {', '.join(sorted(missing)) or 'nothing'} or holds an "
-                "item twice; give one table of answer_problems(), one run."
+                f"The table {name} holds an item twice; give one table of answer_problems(), one "
+                "run."
             )
     both = answers.merge(text_only, on="item", suffixes=("", "_text_only"))
     if len(both) != len(answers) or len(both) != len(text_only):
@@ -140,32 +193,7 @@ def prior_reliance(answers: pd.DataFrame, text_only: pd.DataFrame) -> pd.DataFra
     )
 
 
-__all__ = ["COLUMNS", "dependence", "net_dependence", "prior_reliance"]
-
-
-Rationale = Literal["fixed", "regenerated"]
-
-Response = Sequence[int] | str
-
-
 Reader = Callable[[Sequence[tuple[int, Image.Image, Response]], str], list[np.ndarray]]
-
-
-COLUMNS = (
-    "item",
-    "edit",
-    "rationale",
-    "answer_before",
-    "answer_after",
-    "expected",
-    "followed",
-    "flipped",
-    "log_p_before",
-    "log_p_after",
-    "delta_log_p",
-)
-
-"""Columns of the table of dependence."""
 
 
 def dependence(
@@ -178,19 +206,19 @@ def dependence(
     options: EditOptions | None = None,
     rationales: Sequence[Rationale] = ("fixed", "regenerated"),
     regenerated_log_p: bool = True,
-    empty: Literal["error", "skip"] = "error",
+    empty: Empty = "error",
     batch_size: int = 16,
     max_new_tokens: int = 256,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Dependence:
     """Edit every item's picture and see what becomes of its answer.
 
     Edits: ``"twin"`` is the smallest edit that changes the right answer; ``"control"`` an edit
     of the same size that leaves it; ``"blank"`` a mid-grey picture of the same size; ``"swap"``
     the picture of the next item (cyclic) with a different answer; ``"blur"`` the picture
     blurred; ``"occlude"`` the evidence boxes filled, ``"occlude_control"`` as much of the rest.
-    Items that do not allow an edit have no rows for it; ``attrs["left_out"]`` of the table names
-    them per edit. `net_dependence` holds an edit against its control.
+    Items that do not allow an edit have no rows for it; ``skipped`` names them per edit.
+    `Dependence.net` holds an edit against its control.
 
     Rationale ``"fixed"``: the base response's rationale is kept, word for word, and the answer
     forced after it, on both pictures. This asks whether the *answer* looks at the picture
@@ -219,7 +247,7 @@ def dependence(
         progress: Show a progress bar.
 
     Returns:
-        One row per item, edit and rationale:
+        A result whose table has one row per item, edit and rationale:
 
         * ``answer_before``: fixed: the candidate that is most probable after the base rationale
           on the original picture; regenerated: the base response's own answer (missing if none
@@ -240,14 +268,14 @@ def dependence(
     key-region occlusion is known to be used there); semantic edits with a recomputed answer are
     the strongest of its kind.
     """
-    _check(problems, base_responses, edits, rationales)
-    parsed = parsed_responses(mllm, base_responses)
-    steps = [len(one.steps) for one in parsed]
-    if empty == "error" and 0 in steps:
-        raise MeasureError(
-            f"Item {problems[steps.index(0)].id}: its response has no rationale step to keep; "
-            "give it steps inside <think>, or pass empty='skip'."
-        )
+    for name, given, known in (
+        ("edits", edits, tuple(EDIT_KINDS)),
+        ("rationales", rationales, get_args(Rationale)),
+    ):
+        if not given or set(given) - set(known):
+            raise MeasureError(f"{name} is {list(given)}; choose from {', '.join(known)}.")
+    need: Need = "rationale" if empty == "error" else "nothing"
+    parsed = list(paired(mllm, problems, base_responses, need=need, empty=empty).parsed.values())
     if edited is None:
         edited = [one for kind in edits for one in edited_images(problems, kind, options=options)]
     edited = seen_edits(mllm, problems, edited)
@@ -260,7 +288,7 @@ def dependence(
     def read(work: Sequence[tuple[int, Image.Image, Response]], name: str) -> list[np.ndarray]:
         return _log_p(mllm, problems, tokens, work, batch_size, name, progress)
 
-    with_steps = [at for at, n in enumerate(steps) if n and at in tokens]
+    with_steps = [at for at, one in enumerate(parsed) if one.steps and at in tokens]
     originals = [(at, problems[at].image, base_responses[at]) for at in with_steps]
     before = dict(zip(with_steps, read(originals, "dependence, before"), strict=True))
     rows = []
@@ -297,10 +325,13 @@ def dependence(
                 max_new_tokens=max_new_tokens,
                 progress=progress,
             )
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(Dependence.columns))
     table = table.astype({"followed": "boolean", "flipped": "boolean"})
-    table.attrs["left_out"] = left_out(problems, edited, edits)
-    return table
+    stepless = [problems[at].id for at, one in enumerate(parsed) if not one.steps]
+    skipped = {"no rationale step to keep": tuple(stepless)} if stepless else {}
+    for edit, names in left_out(problems, edited, edits).items():
+        skipped[f"no edit {edit}"] = tuple(names)
+    return Dependence(table, problems, skipped=skipped)
 
 
 def _regenerated(
@@ -354,9 +385,7 @@ def _log_p(
 ) -> list[np.ndarray]:
     """Per piece of work the candidates' log-probabilities after the last step, normalised."""
     results: list[np.ndarray] = []
-    starts = range(0, len(work), batch_size)
-    for start in tqdm(starts, desc=name, disable=not progress):
-        chunk = work[start : start + batch_size]
+    for chunk in batches(work, batch_size, name, progress):
         items: list[Encoded] = [
             encode_problem(mllm, problems[at], mode="cot", response=response, image=image)
             for at, image, response in chunk
@@ -393,22 +422,3 @@ def _row(
         "log_p_after": float(log_p[1]),
         "delta_log_p": float(log_p[0] - log_p[1]),
     }
-
-
-def _check(
-    problems: Sequence[Problem],
-    responses: Sequence[Response],
-    edits: Sequence[str],
-    rationales: Sequence[str],
-) -> None:
-    if not problems or len(problems) != len(responses):
-        raise MeasureError(
-            f"Got {len(problems)} problems and {len(responses)} responses; give one response per "
-            "problem, and at least one problem."
-        )
-    for name, given, known in (
-        ("edits", edits, tuple(EDIT_KINDS)),
-        ("rationales", rationales, get_args(Rationale)),
-    ):
-        if not given or set(given) - set(known):
-            raise MeasureError(f"{name} is {list(given)}; choose from {', '.join(known)}.")

@@ -4,16 +4,22 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import seen_edits
-from attcot_analysis.measures.commitment import with_steps
+from attcot_analysis.measures._items import (
+    Empty,
+    Response,
+    Result,
+    batches,
+    paired,
+    seen_edits,
+)
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
+from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.models.load import TextStack, hidden_states, text_stack
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import (
@@ -22,23 +28,66 @@ from attcot_analysis.problems.edits import (
     edited_images,
     left_out,
 )
+from attcot_analysis.stats.intervals import step_curve
 
-COLUMNS = ("item", "token", "step", "kl", "log_p_before", "log_p_after")
-"""Columns of the table of divergence."""
+Quantity = Literal["kl", "delta_log_p"]
+
+
+class TokenDivergence(Result):
+    """What `token_divergence` measured: what each rationale token owes to the picture."""
+
+    name = "divergence"
+    title = "Divergence along the rationale"
+    columns = ("item", "token", "step", "kl", "log_p_before", "log_p_after")
+
+    def steps(self, quantity: Quantity = "kl") -> pd.DataFrame:
+        """Mean over the tokens of every step.
+
+        Args:
+            quantity: ``"kl"``, or ``"delta_log_p"``: the tokens' own log-probability before −
+                after.
+
+        Returns:
+            ``item``, ``step``, ``value`` (nats per token).
+        """
+        means = self._tokens().groupby(["item", "step"], sort=False)[quantity].mean()
+        return means.rename("value").reset_index()
+
+    def items(self) -> pd.DataFrame:
+        """Means over each item's tokens: ``item``, ``kl``, ``delta_log_p`` (nats per token)."""
+        tokens = self._tokens()
+        return tokens.groupby("item", sort=False)[["kl", "delta_log_p"]].mean().reset_index()
+
+    def curve(self, quantity: Quantity = "kl", *, n_boot: int = 2000) -> pd.DataFrame:
+        """Average `steps` over items, with intervals.
+
+        Returns:
+            One row per step: ``step``, ``value``, ``low``, ``high``, ``n`` (items).
+        """
+        curve = step_curve({0: self.steps(quantity)}, axis="step", n_boot=n_boot)
+        return curve.drop(columns="n_seeds")
+
+    def _tokens(self) -> pd.DataFrame:
+        lost = self.table["log_p_before"] - self.table["log_p_after"]
+        return self.table.assign(delta_log_p=lost)
+
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        items = self.items()
+        return {"KL, nats per token": items["kl"], "log p lost per token": items["delta_log_p"]}
 
 
 def token_divergence(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Sequence[Sequence[int] | str],
+    responses: Sequence[Response],
     *,
     edit: EditKind = "blank",
     options: EditOptions | None = None,
-    images: Sequence[Image.Image] | None = None,
-    empty: Literal["error", "skip"] = "error",
+    images: Sequence[ImageLike] | None = None,
+    empty: Empty = "error",
     batch_size: int = 8,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> TokenDivergence:
     """Divergence between a rationale's predictions with the picture and with an edited one.
 
     The rationale stays as it is, token for token; only the picture differs. For the token at
@@ -50,7 +99,7 @@ def token_divergence(
         problems: The items.
         responses: Per item the response, as token ids (what the model wrote) or as text.
         edit: What is done to the picture, see `edited_images`. Items that do not allow it have
-            no rows; ``attrs["left_out"]`` of the table names them.
+            no rows; ``skipped`` names them.
         options: How to blur and occlude.
         images: Edited pictures to show instead, one per problem; ``edit`` is then not used.
         empty: What to do with responses that have no rationale step: raise an error, or leave
@@ -60,10 +109,11 @@ def token_divergence(
         progress: Show a progress bar.
 
     Returns:
-        One row per item and token of a rationale step: ``item``; ``token``, its place in the
-        response, from 0; ``step``, from 1; ``kl``, KL(with the picture ‖ with the edited one) over
-        the vocabulary, nats; ``log_p_before`` and ``log_p_after``, the token's own
-        log-probability with the picture and with the edited one, nats.
+        A result whose table has one row per item and token of a rationale step: ``item``;
+        ``token``, its place in the response, from 0; ``step``, from 1; ``kl``, KL(with the
+        picture ‖ with the edited one) over the vocabulary, nats; ``log_p_before`` and
+        ``log_p_after``, the token's own log-probability with the picture and with the edited
+        one, nats.
 
     Raises:
         MeasureError: If inputs do not fit together, no item allows the edit, a response has no
@@ -72,13 +122,16 @@ def token_divergence(
     Source: arXiv 2606.01558 (reconstruction); token dependency as in VPPO, arXiv 2510.09285, and
     CFPO, arXiv 2606.23206, with the exact divergence in place of an estimate from one token.
     """
-    used = with_steps(mllm, problems, responses, images=images, empty=empty)
+    items = paired(mllm, problems, responses, images=images, empty=empty)
+    skipped = dict(items.skipped)
+    shown: dict[int, ImageLike]
     if images is None:
         edited = seen_edits(mllm, problems, edited_images(problems, edit, options=options))
-        missing = left_out(problems, edited, [edit])
-        shown = {one.at: one.image for one in edited if one.at in used}
+        for kind, names in left_out(problems, edited, [edit]).items():
+            skipped[f"no edit {kind}"] = tuple(names)
+        shown = {one.at: one.image for one in edited if one.at in items.parsed}
     else:
-        shown, missing = {at: images[at] for at in used}, {}
+        shown = {at: images[at] for at in items.places}
     if not shown:
         raise MeasureError(
             f"No item with a rationale step allows the edit {edit!r}; choose another edit."
@@ -86,9 +139,7 @@ def token_divergence(
     stack = text_stack(mllm)
     pictures = {at: problems[at].image for at in shown}
     frames = []
-    order = list(shown)
-    for start in tqdm(range(0, len(order), batch_size), desc="divergence", disable=not progress):
-        chunk = order[start : start + batch_size]
+    for chunk in batches(list(shown), batch_size, "divergence", progress):
         own, other = (
             [
                 encode_problem(
@@ -102,33 +153,7 @@ def token_divergence(
         for at, item, first, second in zip(chunk, own, before, after, strict=True):
             frames.append(_rows(stack, problems[at], item, first, second))
     table = pd.concat(frames, ignore_index=True)
-    table.attrs["left_out"] = missing
-    return table
-
-
-def divergence_steps(
-    table: pd.DataFrame, quantity: Literal["kl", "delta_log_p"] = "kl"
-) -> pd.DataFrame:
-    """Mean over the tokens of every step, for `step_curve` and `bootstrap_mean`.
-
-    Args:
-        table: From `token_divergence`.
-        quantity: ``"kl"``, or ``"delta_log_p"``: the tokens' own log-probability before − after.
-
-    Returns:
-        ``item``, ``step``, ``value`` (nats per token).
-
-    Raises:
-        MeasureError: If the table lacks columns.
-    """
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise MeasureError(
-            f"The table of divergence lacks {', '.join(missing)}; make it with token_divergence()."
-        )
-    table = table.assign(delta_log_p=table["log_p_before"] - table["log_p_after"])
-    means = table.groupby(["item", "step"], sort=False)[quantity].mean()
-    return means.rename("value").reset_index()
+    return TokenDivergence(table, items.measured, skipped=skipped)
 
 
 def _rationale(item: Encoded) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 A head that looks is not a head that matters: cut it (`knockout`) to see what it does.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,14 +12,15 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from attcot_analysis.attention.hook import AttentionCall
 from attcot_analysis.attention.probe import Probe, checked_layers, key_weights, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
-from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.models import Encoded, Mllm, collate, encode_problem
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import Empty, Need, Response, Result, batches, paired
+from attcot_analysis.models import Encoded, Mllm, collate
 from attcot_analysis.problems import Problem
+from attcot_analysis.stats.intervals import Interval
 from attcot_analysis.stats.significance import resample_items
 
 Where = Literal["rationale", "answer", "prompt"]
@@ -163,21 +164,75 @@ class HeadRule:
                 raise MeasureError(f"{name} is {getattr(self, name)}; expected a share, 0 to 1.")
 
 
+class VisualHeads(Result):
+    """What `visual_heads` measured: which attention heads look at the picture."""
+
+    name = "heads"
+    title = "Visual heads"
+    columns = (
+        "layer",
+        "head",
+        "mass",
+        "mass_low",
+        "mass_high",
+        "ratio",
+        "efr",
+        "sink_share",
+        "visual",
+        "support",
+        "n",
+    )
+
+    @property
+    def n(self) -> int:
+        """Number of items that the heads were judged on."""
+        return int(self.table["n"].iloc[0])
+
+    def select(self, *, support: float = 0.0) -> list[Head]:
+        """The visual heads, most visual mass first.
+
+        Args:
+            support: Leave out heads with less support than this.
+        """
+        sure = self.table["support"].fillna(1.0) >= support
+        chosen = self.table[self.table["visual"].astype(bool) & sure]
+        chosen = chosen.sort_values("mass", ascending=False)
+        pairs = zip(chosen["layer"], chosen["head"], strict=True)
+        return [(int(layer), int(head)) for layer, head in pairs]
+
+    def curve(self) -> pd.DataFrame:
+        """One row per layer: ``layer``, ``visual`` (number of heads), mean ``mass``, ``ratio``."""
+        layers = self.table.groupby("layer")
+        means = layers.agg(visual=("visual", "sum"), mass=("mass", "mean"), ratio=("ratio", "mean"))
+        return means.reset_index()
+
+    def _numbers(self) -> list[str]:
+        said = [f"{len(self.select())} of {len(self.table)} heads look at the picture"]
+        for row in self.table.nlargest(3, "mass").to_dict("records"):
+            mean = Interval(row["mass"], row["mass_low"], row["mass_high"], row["n"])
+            said.append(f"layer {row['layer']}, head {row['head']}: mass {mean}")
+        return said
+
+
+_NEEDS: dict[Where, Need] = {"rationale": "rationale", "answer": "answer", "prompt": "nothing"}
+
+
 def visual_heads(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Sequence[Sequence[int] | str],
+    responses: Sequence[Response],
     *,
     where: Where = "rationale",
     rule: HeadRule | None = None,
     sinks: bool | SinkRule = True,
     layers: Collection[int] | None = None,
+    empty: Empty = "error",
     batch_size: int = 8,
     n_boot: int = 1000,
     seed: int = 0,
     level: float = 0.95,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> VisualHeads:
     """Find the heads that look at the picture.
 
     Per row: ``mass``, attention on image tokens; ``ratio``, mean attention per image token over
@@ -197,6 +252,8 @@ def visual_heads(
         sinks: Whether to look for sink tokens, or by which rule; without, ``sink_share`` is NaN
             and no head is left out for it.
         layers: Layers to read; all with full attention if ``None``.
+        empty: What to do with items whose response lacks these rows: raise an error, or leave
+            them out.
         batch_size: Items per forward pass.
         n_boot: Bootstrap resamples of the items.
         seed: Seed of the bootstrap.
@@ -204,41 +261,26 @@ def visual_heads(
         progress: Show a progress bar.
 
     Returns:
-        One row per layer and head: ``layer``, ``head``; ``mass``, ``ratio``, ``entropy``, ``efr``,
-        ``sink_share``, each with ``..._low`` and ``..._high`` (bootstrap over items; NaN for one
-        item); ``image_centric``, ``focused`` (bool); ``visual``, by the rule's criterion;
-        ``support``, the share of resamples in which it holds (NaN for one item); ``n``, items.
-        Items without such rows are left out.
+        A result whose table has one row per layer and head: ``layer``, ``head``; ``mass``,
+        ``ratio``, ``entropy``, ``efr``, ``sink_share``, each with ``..._low`` and ``..._high``
+        (bootstrap over items; NaN for one item); ``image_centric``, ``focused`` (bool);
+        ``visual``, by the rule's criterion; ``support``, the share of resamples in which it holds
+        (NaN for one item); ``n``, items.
 
     Raises:
-        MeasureError: If the numbers of problems and responses differ, or ``where`` is unknown.
-        LayoutError: If no item has such rows.
+        MeasureError: If the numbers of problems and responses differ, ``where`` is unknown, or a
+            response lacks such rows (``empty="error"``) or all do.
     """
     if where not in get_args(Where):
         raise MeasureError(
             f"where={where!r} is unknown; choose one of {', '.join(get_args(Where))}."
         )
-    if len(problems) != len(responses):
-        raise MeasureError(
-            f"{len(problems)} problems came with {len(responses)} responses; give one per problem."
-        )
+    pairs = paired(mllm, problems, responses, need=_NEEDS[where], empty=empty)
     rule, found = rule or HeadRule(), []
-    read: tuple[int, ...] = ()
-    pairs = list(zip(problems, responses, strict=True))
-    for start in tqdm(range(0, len(pairs), batch_size), desc="heads", disable=not progress):
-        part = [
-            encode_problem(mllm, problem, response=response)
-            for problem, response in pairs[start : start + batch_size]
-        ]
-        part = [item for item in part if len(head_rows(item, where)) and len(item.layout.image)]
-        if part:
-            read, values = read_heads(mllm, part, where, layers, sink_rule(sinks))
-            found.append(values)
-    if not found:
-        raise LayoutError(
-            f"No response has rows to read with where={where!r}; give items with an image whose "
-            "responses have steps and an answer."
-        )
+    for chunk in batches(pairs.places, batch_size, "heads", progress):
+        part = [pairs.encode(at) for at in chunk]
+        read, values = read_heads(mllm, part, where, layers, sink_rule(sinks))
+        found.append(values)
     items = np.concatenate(found)
     table = _table(items, rule, n_boot=n_boot, seed=seed, level=level)
     layer, head = np.meshgrid(list(read), range(mllm.n_heads), indexing="ij")
@@ -246,44 +288,7 @@ def visual_heads(
     table.insert(1, "head", head.ravel())
     if sink_rule(sinks) is None:
         table[["sink_share", "sink_share_low", "sink_share_high"]] = np.nan
-    return table
-
-
-def select_heads(table: pd.DataFrame, *, support: float = 0.0) -> list[Head]:
-    """The visual heads of a table of `visual_heads`, most visual mass first.
-
-    Args:
-        table: From `visual_heads`.
-        support: Leave out heads with less support than this.
-    """
-    need = {"layer", "head", "visual", "mass", "support"} - set(table.columns)
-    if need:
-        raise MeasureError(
-            f"The table lacks {', '.join(sorted(need))}; give one made by visual_heads()."
-        )
-    sure = table["support"].fillna(1.0) >= support
-    chosen = table[table["visual"].astype(bool) & sure].sort_values("mass", ascending=False)
-    return [
-        (int(layer), int(head)) for layer, head in zip(chosen["layer"], chosen["head"], strict=True)
-    ]
-
-
-def at_heads(table: pd.DataFrame, heads: Iterable[Head]) -> pd.DataFrame:
-    """The rows of a table with columns ``layer`` and ``head`` that speak of some heads.
-
-    Raises:
-        MeasureError: If the table knows no heads, or lacks one of these.
-    """
-    if not {"layer", "head"} <= set(table.columns):
-        raise MeasureError("The table has no columns layer and head; give one with a row per head.")
-    wanted = {(int(layer), int(head)) for layer, head in heads}
-    known = list(zip(table["layer"], table["head"], strict=True))
-    missing = wanted - set(known)
-    if missing:
-        raise MeasureError(
-            f"The table lacks the heads {sorted(missing)} (layer, head); measure those layers too."
-        )
-    return table[[pair in wanted for pair in known]].reset_index(drop=True)
+    return VisualHeads(table, pairs.measured, skipped=pairs.skipped)
 
 
 def _table(

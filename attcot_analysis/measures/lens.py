@@ -1,40 +1,104 @@
 """Logit lens: what a forced answer would be if it were read after each layer."""
 
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.special import softmax
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from attcot_analysis.attention.candidates import Readout
 from attcot_analysis.attention.packing import candidate_tokens, pack
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.commitment import with_steps
-from attcot_analysis.models import Mllm, encode_problem, evaluating
+from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
+from attcot_analysis.models import Mllm, evaluating
+from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.models.load import TextStack, hidden_states, text_stack
 from attcot_analysis.problems import Problem
+from attcot_analysis.stats.intervals import bootstrap_mean
 
-COLUMNS = ("item", "step", "n_steps", "layer", "candidate", "log_p", "p")
-"""Columns of the table of the lens."""
+
+class LensCommitment(Result):
+    """What `lens_commitment` measured: the answer as it stands after each layer."""
+
+    name = "lens"
+    title = "Logit lens at the forced answer"
+    columns = ("item", "step", "n_steps", "layer", "candidate", "log_p", "p")
+
+    def items(self) -> pd.DataFrame:
+        """From which layer on each forced answer already is the final one.
+
+        Returns:
+            One row per item and step: ``item``, ``step``, ``n_steps``, ``final`` (most probable
+            candidate in the last layer after the last step: the answer that is given in the
+            end); ``first_layer``, the earliest layer in which it is the most probable candidate
+            (in early layers this happens by chance in one of as many items as there are
+            candidates); ``settled_layer``, the earliest from which on it stays so up to the
+            last. Missing where there is none: at that step the model would answer something
+            else. Of use where the table has the model's last layer.
+        """
+        rows = []
+        for item, best in self._best.items():
+            final, layers = best.iloc[-1, -1], best.columns.to_numpy()
+            for step, holds in zip(best.index, (best == final).to_numpy(), strict=True):
+                rows.append((item, step, len(best) - 1, final, *_layers(holds, layers)))
+        columns = ["item", "step", "n_steps", "final", "first_layer", "settled_layer"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def curve(self, *, n_boot: int = 2000) -> pd.DataFrame:
+        """Average the final answer's probability over items, after every layer and step.
+
+        Returns:
+            One row per layer and step: ``layer``, ``step``, ``value``, ``low``, ``high``, ``n``
+            (items).
+        """
+        final = {item: best.iloc[-1, -1] for item, best in self._best.items()}
+        own = self.table[self.table["candidate"] == self.table["item"].map(final)]
+        rows = []
+        for key, part in own.groupby(["layer", "step"]):
+            mean = bootstrap_mean(part["p"], n_boot=n_boot)
+            rows.append((*key, mean.value, mean.low, mean.high, mean.n))
+        return pd.DataFrame(rows, columns=["layer", "step", "value", "low", "high", "n"])
+
+    def _check(self) -> None:
+        n_layers = self.table["layer"].nunique()
+        table = self.table.reset_index(drop=True)
+        self._best: dict[str, pd.DataFrame] = {}
+        for item, part in table.groupby("item", sort=False):
+            best = part.loc[part.groupby(["step", "layer"])["p"].idxmax()]
+            grid = best.pivot(index="step", columns="layer", values="candidate")
+            twice = part.duplicated(["step", "layer", "candidate"]).any()
+            shape = (int(part["n_steps"].iloc[0]) + 1, n_layers)
+            if twice or grid.isna().to_numpy().any() or grid.shape != shape:
+                raise MeasureError(
+                    f"Item {item}: the table does not hold each candidate once per layer and step "
+                    "from 0 to n_steps; pass the rows of one run, and all of them."
+                )
+            self._best[str(item)] = grid
+
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        items = self.items()
+        ends = items[items["step"] == items["n_steps"]]
+        return {
+            "first layer with the final answer, after the last step": ends["first_layer"],
+            "layer from which on it stays": ends["settled_layer"],
+        }
 
 
 def lens_commitment(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Sequence[Sequence[int] | str],
+    responses: Sequence[Response],
     *,
-    images: Sequence[Image.Image] | None = None,
+    images: Sequence[ImageLike] | None = None,
     layers: Collection[int] | None = None,
-    empty: Literal["error", "skip"] = "error",
+    empty: Empty = "error",
     batch_size: int = 16,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> LensCommitment:
     """Force an answer after every step and read the candidates after every layer.
 
     The hidden state at a forced answer's row is put through the model's final norm and output
@@ -50,16 +114,15 @@ def lens_commitment(
         responses: Per item the response, as token ids (what the model wrote) or as text.
         images: Other pictures to show instead of the items' own.
         layers: Which layers, from 0; default all.
-        empty: What to do with responses that have no rationale step: raise an error, or leave
-            the item out of the table.
+        empty: What to do with items that cannot be measured; see `commitment`.
         batch_size: Items per forward pass.
         progress: Show a progress bar.
 
     Returns:
-        One row per item, step, layer and candidate: ``item``, ``step`` (0 to ``n_steps``),
-        ``n_steps``, ``layer`` (read behind it; the last is the model's own output),
-        ``candidate``, ``log_p`` (nats; of the candidate's whole text, as in `commitment`), ``p``
-        (softmax of ``log_p`` over the candidates).
+        A result whose table has one row per item, step, layer and candidate: ``item``, ``step``
+        (0 to ``n_steps``), ``n_steps``, ``layer`` (read behind it; the last is the model's own
+        output), ``candidate``, ``log_p`` (nats; of the candidate's whole text, as in
+        `commitment`), ``p`` (softmax of ``log_p`` over the candidates).
 
     Raises:
         MeasureError: As `commitment`; if a layer does not exist; or if the model's output is not
@@ -68,29 +131,20 @@ def lens_commitment(
     Source: reconstruction; logit lens (nostalgebraist 2020; for VLMs arXiv 2410.02762 and
     2410.07149) at the forced answers of Lanham et al., arXiv 2307.13702.
     """
-    used = with_steps(mllm, problems, responses, images=images, empty=empty, forced=True)
+    items = paired(mllm, problems, responses, images=images, forced=True, empty=empty)
     stack = text_stack(mllm)
     last = mllm.n_layers - 1
     chosen = sorted(set(range(mllm.n_layers) if layers is None else layers))
     if not chosen or chosen[0] < 0 or chosen[-1] > last:
         raise MeasureError(f"Layers are {chosen}; choose from 0 to {last}, at least one.")
-    tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in used}
+    tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     frames = []
-    order = list(used)
-    for start in tqdm(range(0, len(order), batch_size), desc="lens", disable=not progress):
-        chunk = order[start : start + batch_size]
-        items = [
-            encode_problem(
-                mllm,
-                problems[at],
-                mode="cot",
-                response=responses[at],
-                image=None if images is None else images[at],
-            )
-            for at in chunk
-        ]
+    for chunk in batches(items.places, batch_size, "lens", progress):
         packed = pack(
-            mllm, items, [tokens[at] for at in chunk], names=[problems[at].id for at in chunk]
+            mllm,
+            [items.encode(at) for at in chunk],
+            [tokens[at] for at in chunk],
+            names=[problems[at].id for at in chunk],
         )
         with (
             torch.no_grad(),
@@ -108,49 +162,8 @@ def lens_commitment(
         packed.check_finite(read)
         for at, log_p in zip(chunk, read, strict=True):
             frames.append(_rows(problems[at], chosen, log_p.double().cpu().numpy()))
-    return pd.concat(frames, ignore_index=True)
-
-
-def lens_items(table: pd.DataFrame) -> pd.DataFrame:
-    """From which layer on each forced answer already is the final one.
-
-    Args:
-        table: From `lens_commitment`, one run, with the model's last layer.
-
-    Returns:
-        One row per item and step: ``item``, ``step``, ``n_steps``, ``final`` (most probable
-        candidate in the last layer after the last step: the answer that is given in the end);
-        ``first_layer``, the earliest layer in which it is the most probable candidate (in early
-        layers this happens by chance in one of as many items as there are candidates);
-        ``settled_layer``, the earliest from which on it stays so up to the last. Missing where
-        there is none: at that step the model would answer something else.
-
-    Raises:
-        MeasureError: If columns are missing or an item does not hold every layer at every step.
-    """
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing or table.empty:
-        raise MeasureError(
-            f"The table of the lens is empty or lacks {missing}; make it with lens_commitment()."
-        )
-    layers = np.sort(table["layer"].unique())
-    table = table.reset_index(drop=True)
-    rows = []
-    for item, part in table.groupby("item", sort=False):
-        best = part.loc[part.groupby(["step", "layer"])["p"].idxmax()]
-        grid = best.pivot(index="step", columns="layer", values="candidate")
-        n_steps = int(part["n_steps"].iloc[0])
-        twice = part.duplicated(["step", "layer", "candidate"]).any()
-        if twice or grid.isna().to_numpy().any() or grid.shape != (n_steps + 1, len(layers)):
-            raise MeasureError(
-                f"Item {item}: the table does not hold each candidate once per layer and step "
-                "from 0 to n_steps; pass the rows of one run, and all of them."
-            )
-        final = grid.iloc[-1, -1]
-        for step, holds in zip(grid.index, (grid == final).to_numpy(), strict=True):
-            rows.append((item, step, n_steps, final, *_layers(holds, layers)))
-    columns = ["item", "step", "n_steps", "final", "first_layer", "settled_layer"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.concat(frames, ignore_index=True)
+    return LensCommitment(table, items.measured, skipped=items.skipped)
 
 
 def _layers(holds: NDArray[np.bool_], layers: NDArray[np.int64]) -> tuple[float, float]:

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from attcot_analysis.attention.flow import Capture, carry, carry_gradients, frozen
 from attcot_analysis.attention.hook import attached, reading
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.attributions import attribution_maps
 from attcot_analysis.measures.maps import (
     ResponseMaps,
@@ -27,6 +27,7 @@ from attcot_analysis.measures.maps import (
 from attcot_analysis.models import Mllm, collate, evaluating
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import Box, Problem
+from attcot_analysis.stats.intervals import step_curve
 
 
 def rollout_maps(
@@ -149,19 +150,6 @@ def _image(asked: ResponseParts, flow: Tensor) -> Tensor:
     return flow.cpu()[:, torch.from_numpy(asked.item.layout.image)]
 
 
-COLUMNS = (
-    "item",
-    "source",
-    "step",
-    "evidence_share",
-    "evidence_area",
-    "peak_on_evidence",
-    "spearman",
-)
-
-"""Columns of `compare_maps` and `relevance_table`."""
-
-
 def relevance_maps(
     mllm: Mllm,
     problem: Problem,
@@ -206,15 +194,61 @@ def relevance_maps(
     return attribution_maps(mllm, problem, response, method=source, **given)
 
 
-def relevance_table(
+class Relevance(Result):
+    """What `relevance` measured: how sources of maps agree with evidence and each other."""
+
+    name = "relevance"
+    title = "Relevance of image tokens"
+    columns = (
+        "item",
+        "source",
+        "step",
+        "evidence_share",
+        "evidence_area",
+        "peak_on_evidence",
+        "spearman",
+    )
+
+    def items(self) -> pd.DataFrame:
+        """Means over steps and the answer: ``item``, ``source`` and the measured columns."""
+        measured = ["evidence_share", "evidence_area", "peak_on_evidence", "spearman"]
+        table = self.table.astype({"peak_on_evidence": "Float64"})
+        return table.groupby(["item", "source"], sort=False)[measured].mean().reset_index()
+
+    def curve(self, quantity: str = "evidence_share", *, n_boot: int = 2000) -> pd.DataFrame:
+        """Average a quantity over items for every source and step, with intervals.
+
+        Returns:
+            One row per source and step (0 is the answer): ``source``, ``step``, ``value``,
+            ``low``, ``high``, ``n`` (items).
+        """
+        values = self.table.rename(columns={quantity: "value"}).astype({"value": float})
+        curves = [
+            step_curve({0: part[["item", "step", "value"]].dropna()}, axis="step", n_boot=n_boot)
+            .drop(columns="n_seeds")
+            .assign(source=source)
+            for source, part in values.groupby("source", sort=False)
+        ]
+        return pd.concat(curves, ignore_index=True)
+
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        means: dict[str, npt.ArrayLike] = {}
+        for source, part in self.items().groupby("source", sort=False):
+            means[f"on evidence, {source}"] = part["evidence_share"]
+            means[f"rank correlation with the first source, {source}"] = part["spearman"]
+        return means
+
+
+def relevance(
     mllm: Mllm,
     problems: Sequence[Problem],
-    responses: Sequence[str | Sequence[int]],
+    responses: Sequence[Response],
     *,
     sources: Sequence[Source] = ("attention", "rollout", "gradient_relevance", "occlusion"),
     options: Mapping[Source, Mapping[str, Any]] | None = None,
+    empty: Empty = "error",
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Relevance:
     """Hold several sources against the evidence boxes, and against the first of them.
 
     Args:
@@ -223,34 +257,33 @@ def relevance_table(
         responses: One response per item, with a rationale.
         sources: What to compare; the others are correlated with the first.
         options: Per source further arguments, as for `relevance_maps`.
+        empty: What to do with items whose response has no step: raise an error, or leave them
+            out.
         progress: Show a progress bar.
 
     Returns:
-        The rows of `compare_maps` of every item.
+        A result whose table has the rows of `compare_maps` of every item.
 
     Raises:
-        MeasureError: If a source is unknown or the numbers of problems and responses differ.
-        LayoutError: If an item has not exactly one image, or its response no step.
+        MeasureError: If a source is unknown, the numbers of problems and responses differ, or a
+            response has no step (``empty="error"``) or none has.
+        LayoutError: If an item has not exactly one image.
     """
-    if len(problems) != len(responses) or not sources:
-        raise MeasureError(
-            f"Got {len(problems)} problems, {len(responses)} responses and {len(sources)} "
-            "sources; give one response per problem and at least one source."
-        )
+    if not sources:
+        raise MeasureError("No source was given to compare; give at least one.")
+    items = paired(mllm, problems, responses, empty=empty)
     further = {} if options is None else options
-    tables = [
-        compare_maps(
-            problem,
-            [
-                relevance_maps(mllm, problem, response, source=source, **further.get(source, {}))
-                for source in sources
-            ],
-        )
-        for problem, response in zip(
-            tqdm(problems, desc="relevance", disable=not progress), responses, strict=True
-        )
-    ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    tables = []
+    for (at,) in batches(items.places, 1, "relevance", progress):
+        maps = [
+            relevance_maps(
+                mllm, problems[at], responses[at], source=source, **further.get(source, {})
+            )
+            for source in sources
+        ]
+        tables.append(compare_maps(problems[at], maps))
+    table = pd.concat(tables, ignore_index=True)
+    return Relevance(table, items.measured, skipped=items.skipped)
 
 
 def compare_maps(problem: Problem, maps: Sequence[ResponseMaps]) -> pd.DataFrame:
@@ -309,7 +342,7 @@ def compare_maps(problem: Problem, maps: Sequence[ResponseMaps]) -> pd.DataFrame
                     "spearman": _spearman(values, first),
                 }
             )
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(Relevance.columns))
     return table.astype({"peak_on_evidence": "boolean"})
 
 

@@ -9,10 +9,8 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import commitment
-from attcot_analysis.measures.commitment import commitment_items
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.problems.edits import EditedImage, EditKind, edited_images
-from attcot_analysis.measures.access import focus_items
 from attcot_analysis.measures.compare import item_values
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
@@ -118,10 +116,10 @@ def _of_rationales(
         forced = commitment(
             mllm, problems, written, controls=("rationale",), empty="skip", batch_size=batch_size
         )
-        tables["commitment"] = commitment_items(forced, problems)
+        tables["commitment"] = forced.items()
     if "access" in measures:
-        access = visual_access(mllm, problems, written, skip_empty=True, batch_size=batch_size)
-        tables |= {"access": access, "focus": focus_items(access, problems)}
+        access = visual_access(mllm, problems, written, empty="skip", batch_size=batch_size)
+        tables |= {"access": access.items(), "focus": access.focus()}
     if "dependence" in measures:
         tables["dependence"] = dependence(
             mllm,
@@ -133,5 +131,5 @@ def _of_rationales(
             regenerated_log_p=False,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
-        )
+        ).table
     return tables

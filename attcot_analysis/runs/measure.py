@@ -6,16 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 import pandas as pd
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.access import answer_access, visual_access
+from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import answer_problems, answer_row
 from attcot_analysis.runs.batches import Places
-from attcot_analysis.measures.causal import causal_access
-from attcot_analysis.measures.commitment import COLUMNS as COMMITMENT
-from attcot_analysis.measures.commitment import CONTROLS, commitment
-from attcot_analysis.measures.commitment import other_items, other_rationales, parsed_responses
-from attcot_analysis.measures.dependence import COLUMNS as DEPENDENCE
-from attcot_analysis.measures.dependence import dependence
+from attcot_analysis.measures.causal import CausalAccess, causal_access
+from attcot_analysis.measures._items import Result, parsed_responses
+from attcot_analysis.measures.commitment import CONTROLS, Commitment, commitment
+from attcot_analysis.measures.commitment import other_items, other_rationales
+from attcot_analysis.measures.dependence import Dependence, dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.problems.edits import EditKind, edited_images
 from attcot_analysis.runs.generations import Generations
@@ -32,16 +31,12 @@ from pathlib import Path
 from typing import Any
 from attcot_analysis.runs.batches import Batched
 from attcot_analysis.runs.batches import by_length, estimated_lengths, in_order
-from attcot_analysis.measures.causal import causal_items
-from attcot_analysis.measures.commitment import CONTROLS
-from attcot_analysis.measures.commitment import commitment_items
 from attcot_analysis.problems.edits import EDIT_KINDS, EditKind
 from attcot_analysis.runs.records import read_blocks
 from attcot_analysis.measures.compare import summarise
 from attcot_analysis.runs.provenance import build_manifest, processor_record
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
-from attcot_analysis.measures.access import access_trajectory
 from attcot_analysis.measures.unread import unread_sentence, unread_shares
 from attcot_analysis.measures.compare import item_values
 from attcot_analysis.models import Mllm
@@ -199,7 +194,7 @@ class ResponseStages:
         """Rows of `commitment`, of the items that have a rationale and candidates."""
         kept = self._with_steps(at, forced=True)
         if not kept:
-            return Part(pd.DataFrame(columns=list(COMMITMENT)))
+            return Part(pd.DataFrame(columns=list(Commitment.columns)))
         others = [self.others[place] for place in kept]
         return self._rows(at, commitment, forced=True, controls=self.controls, others=others)
 
@@ -229,7 +224,7 @@ class ResponseStages:
     def _rows(
         self,
         at: Places,
-        measure: Callable[..., pd.DataFrame],
+        measure: Callable[..., Result | pd.DataFrame],
         *,
         forced: bool = False,
         **options: Any,
@@ -238,14 +233,14 @@ class ResponseStages:
         kept = self._with_steps(at, forced)
         if not kept:
             return Part(pd.DataFrame({"item": pd.Series(dtype=str)}))
-        table = measure(
+        found = measure(
             self.of.mllm,
             [self.of.problems[place] for place in kept],
             [self.responses[place] for place in kept],
             batch_size=self.of.batch_size,
             **options,
         )
-        return Part(table)
+        return Part(found.table if isinstance(found, Result) else found)
 
     def dependence(self, at: Places) -> Part:
         """Rows of `dependence`, of the edits that the items allow."""
@@ -256,10 +251,10 @@ class ResponseStages:
             for one in edited_images(self.of.problems, kind, only=at)
         ]
         if not edited:
-            return Part(pd.DataFrame(columns=list(DEPENDENCE)))
+            return Part(pd.DataFrame(columns=list(Dependence.columns)))
         # A fresh response of this model says nothing about an answer that another one gave.
         foreign = self.of.generations is not None and self.of.generations.foreign
-        table = dependence(
+        found = dependence(
             self.of.mllm,
             [self.of.problems[place] for place in at],
             [self.responses[place] for place in at],
@@ -270,7 +265,7 @@ class ResponseStages:
             batch_size=self.of.batch_size,
             max_new_tokens=self.of.max_new_tokens,
         )
-        return Part(table)
+        return Part(found.table)
 
     def maps(self, at: Places) -> Part:
         """Attention maps of the items' rationale steps, and a row per item with their shape."""
@@ -574,10 +569,10 @@ def _reduced(
         "cot": run.read_table("answers_cot"),
         "direct": run.read_table("answers_direct"),
         "text_only": None if foreign else run.read_table("answers_text_only"),
-        "commitment": reduced("commitment", lambda block: commitment_items(block, problems)),
-        "access": reduced("access", access_trajectory),
+        "commitment": reduced("commitment", lambda block: Commitment(block, problems).items()),
+        "access": reduced("access", lambda block: VisualAccess(block).items()),
         "dependence": run.read_table("dependence"),
-        "causal": reduced("causal", causal_items) if "causal" in extras else None,
+        "causal": reduced("causal", lambda block: CausalAccess(block).items()) if "causal" in extras else None,
     }
 
 
@@ -607,7 +602,7 @@ def suite_values(
         cot=tables["answers_cot"],
         direct=tables["answers_direct"],
         text_only=None if foreign else tables["answers_text_only"],
-        commitment=commitment_items(forced, problems) if len(forced) else None,
+        commitment=Commitment(forced, problems).items() if len(forced) else None,
         access=tables["access"] if len(tables["access"]) else None,
         dependence=tables["dependence"],
         causal=causal if causal is not None and len(causal) else None,

@@ -1,7 +1,7 @@
 """Curves over the rationale: commitment and visual access, one colour per arm, with intervals."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,16 +64,15 @@ def commitment_curves(
     Raises:
         ShowError: If a column is missing or there are no rows.
     """
-    return _line_panels(
+    return line_panels(
         curves,
-        ("k", "position"),
-        quantity,
-        title,
-        panels="control",
-        labels={
+        {
             "k": "rationale steps written before the answer is forced",
             "position": "share of the rationale written before the answer is forced",
         },
+        quantity,
+        title,
+        panels="control",
         limits=(0.0, 1.0),
         reference=None if chance is None else (chance, "chance"),
     )
@@ -99,15 +98,11 @@ def access_curves(
     Raises:
         ShowError: If a column is missing or there are no rows.
     """
-    return _line_panels(
+    return line_panels(
         curves,
-        ("step", "position"),
+        {"step": "rationale step", "position": "position in the rationale (share)"},
         quantity,
         title,
-        panels="quantity",
-        labels={"step": "rationale step", "position": "position in the rationale (share)"},
-        limits=(None, None),
-        reference=None,
     )
 
 
@@ -116,25 +111,27 @@ def access_grid(
     *,
     reference: str | None = None,
     quantity: str = "visual mass",
+    column: Literal["step", "head"] = "step",
 ) -> Figure:
     """Draw visual access by layer (rows) and step (columns), one panel per arm on one scale.
 
     Args:
-        table: Columns model, layer, step, value, optionally n.
+        table: Columns model, layer, step (or head), value, optionally n.
         reference: Arm to subtract; adds panels with the differences on a diverging scale centred
             at zero, in a second row if there are more than two arms.
         quantity: What value is, for the colour bar.
+        column: What the columns of a panel are.
 
     Raises:
         ShowError: If a column is missing, there are no rows, or the reference is not among them.
     """
-    need_columns(table, ("model", "layer", "step", "value"), "the access grid")
+    need_columns(table, ("model", "layer", column, "value"), "the access grid")
     arms = order_arms(table["model"])
     if reference is not None and reference not in arms:
         raise ShowError(f"The reference arm {reference!r} is not in the table; it has {arms}.")
-    layers, steps = sorted(set(table["layer"])), sorted(set(table["step"]))
+    layers, steps = sorted(set(table["layer"])), sorted(set(table[column]))
     grids = {
-        arm: rows.pivot_table(index="layer", columns="step", values="value", aggfunc="mean")
+        arm: rows.pivot_table(index="layer", columns=column, values="value", aggfunc="mean")
         .reindex(index=layers, columns=steps)
         .to_numpy(float)
         for arm, rows in table.groupby("model")
@@ -174,7 +171,7 @@ def access_grid(
             figure.colorbar(mesh, ax=lower.tolist(), label="difference")
         alone = upper if n_rows == 1 else [upper[arms.index(str(reference))]]
         for ax in [*alone, *lower]:
-            ax.set_xlabel("rationale step")
+            ax.set_xlabel("rationale step" if column == "step" else "head")
     return figure
 
 
@@ -196,19 +193,33 @@ def _grid_panel(
     return mesh
 
 
-def _line_panels(
+def line_panels(
     curves: pd.DataFrame,
-    x_names: tuple[str, ...],
+    labels: Mapping[str, str],
     quantity: str,
     title: str,
     *,
-    panels: str,
-    labels: dict[str, str],
-    limits: tuple[float | None, float | None],
-    reference: tuple[float, str] | None,
+    panels: str = "quantity",
+    limits: tuple[float | None, float | None] = (None, None),
+    reference: tuple[float, str] | None = None,
 ) -> Figure:
+    """Draw one line per arm with intervals, and one panel per value of a column.
+
+    Args:
+        curves: Columns model, value, low, high, n, one of the labels' and optionally that of the
+            panels.
+        labels: Columns that may be the horizontal axis → what to call it.
+        quantity: What value is, for the axis.
+        title: Title of the figure; empty for none.
+        panels: Column whose values get a panel each.
+        limits: Ends of the vertical axis.
+        reference: A line to draw: its height and name.
+
+    Raises:
+        ShowError: If a column is missing or there are no rows.
+    """
     need_columns(curves, ("model", "value", "low", "high"), "the curves")
-    x_name = first_column(curves, x_names, "the curves")
+    x_name = first_column(curves, tuple(labels), "the curves")
     groups = [None] if panels not in curves.columns else list(dict.fromkeys(curves[panels]))
     share_y = panels == "control"
     with figure_style():

@@ -6,7 +6,7 @@ them), and where several training seeds were measured on the same items it resam
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ import pandas as pd
 from scipy import stats
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.problems import Problem
 
 Numbers = npt.ArrayLike | pd.Series
 
@@ -372,53 +371,6 @@ def step_curve(runs: Mapping[int, pd.DataFrame], *, axis: str, n_boot: int = 200
             }
         )
     return pd.DataFrame(rows)
-
-
-def candidate_steps(
-    table: pd.DataFrame,
-    problems: Sequence[Problem],
-    which: Literal["final", "answer", "habitual"],
-    *,
-    control: str = "rationale",
-    lengths: Literal["common", "all"] = "common",
-) -> pd.DataFrame:
-    """One candidate's probability after every step, from a `commitment` table of one run.
-
-    Args:
-        table: From `commitment`.
-        problems: The items.
-        which: The final answer of the item's own rationale, the right one, or the habitual one
-            (items without one are left out).
-        control: Whose rationale.
-        lengths: ``"common"`` leaves out items whose number of steps is not the most common one,
-            so that every item counts at every k; ``"all"`` keeps them, for `at_positions`.
-
-    Returns:
-        ``item``, ``k``, ``value``.
-    """
-    if which == "final":
-        own = table[(table["control"] == "rationale") & (table["step"] == table["n_steps"])]
-        best = own.loc[own.groupby("item")["p"].idxmax()]
-        target = dict(zip(best["item"], best["candidate"], strict=True))
-    else:
-        chosen = {p.id: p.answer if which == "answer" else p.habitual for p in problems}
-        target = {item: answer for item, answer in chosen.items() if answer is not None}
-    rows = table[table["control"] == control]
-    rows = rows[rows["candidate"] == rows["item"].map(target)]
-    if lengths == "common":
-        rows = rows[rows["n_steps"] == rows["n_steps"].mode().iloc[0]]
-    return rows.rename(columns={"step": "k", "p": "value"})[["item", "k", "value"]]
-
-
-def access_steps(table: pd.DataFrame, quantity: str = "mass") -> pd.DataFrame:
-    """A quantity of a `visual_access` table per item and step, mean over layers and heads.
-
-    Returns:
-        ``item``, ``step``, ``value``; steps without evidence boxes are left out of the
-        quantities that need them.
-    """
-    means = table.groupby(["item", "step"], sort=False)[quantity].mean().dropna()
-    return means.rename("value").reset_index()
 
 
 def at_positions(table: pd.DataFrame, axis: str, *, points: int = 11) -> pd.DataFrame:

@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image
 
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measures._items import parsed_responses, response_text
 from attcot_analysis.measures.answers import match_answer, open_answer, stated_answer
-from attcot_analysis.measures.commitment import parsed_responses, response_text
 from attcot_analysis.models import (
     PROMPTS,
     Encoded,

@@ -17,7 +17,7 @@ from attcot_analysis.attention.hook import attached, intervening
 from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import answer_problems
-from attcot_analysis.measures.commitment import commitment, commitment_items
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.problems import (
     ArrowsConfig,
@@ -212,7 +212,7 @@ def property_checks(
 
     wrong = wrong_rationales(len(problems), config)
     forced = commitment(mllm, problems, wrong, controls=("rationale",), batch_size=batch_size)
-    after = commitment_items(forced, problems).set_index("item")["final"]
+    after = forced.items().set_index("item")["final"]
     found["same_after_wrong_rationale"] = _same(problems, own, after)
 
     texts = unseen_responses(mllm, problems, batch_size=batch_size, max_new_tokens=max_new_tokens)

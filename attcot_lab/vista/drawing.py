@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from attcot_analysis.measures._items import response_text
 from attcot_analysis.measures.answers import answer_row
-from attcot_analysis.measures.commitment import response_text
 from attcot_analysis.models import (
     Generation,
     Mllm,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from attcot_analysis.attention.probe import read_masses
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measures._items import parsed_responses
 from attcot_analysis.measures.access import IMAGE, QUESTION, SYSTEM, access_columns
-from attcot_analysis.measures.commitment import parsed_responses
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem
 from attcot_analysis.problems import Problem
@@ -181,7 +181,7 @@ def _unfollowed(
             edits=("twin",),
             rationales=("fixed",),
             batch_size=batch_size,
-        )
+        ).table
         followed.iloc[there] = table["followed"].to_numpy()
     return ~followed
 

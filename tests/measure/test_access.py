@@ -8,13 +8,8 @@ import pytest
 import torch
 from tiny import noise_image, tiny_mllm
 
-from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures.access import (
-    access_tables,
-    access_trajectory,
-    answer_access,
-    visual_access,
-)
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 
@@ -57,7 +52,7 @@ def test_uniform_attention_gives_the_numbers_one_can_count(items, responses):
     for layer in mllm.model.model.language_model.layers:
         torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
         torch.nn.init.zeros_(layer.self_attn.q_proj.bias)
-    table = visual_access(mllm, items, responses)
+    table = visual_access(mllm, items, responses).table
     assert len(table) == (3 + 1) * mllm.n_layers * mllm.n_heads
     covered = {("a", 1): 1.5, ("a", 2): np.nan, ("a", 3): 4.0, ("b", 1): 24.0}
     for item, response in zip(items, responses, strict=True):
@@ -81,7 +76,7 @@ def test_uniform_attention_gives_the_numbers_one_can_count(items, responses):
 
 @torch.no_grad()
 def test_access_equals_a_naive_reading_of_eager_attention(random_mllm, items, responses):
-    table = visual_access(random_mllm, items, responses, layers=[0, 2]).set_index(
+    table = visual_access(random_mllm, items, responses, layers=[0, 2]).table.set_index(
         ["item", "step", "layer", "head"]
     )
     eager = copy.deepcopy(random_mllm.model)
@@ -115,7 +110,7 @@ def test_the_answer_row_by_counting(items, responses):
     for layer in mllm.model.model.language_model.layers:
         torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
         torch.nn.init.zeros_(layer.self_attn.q_proj.bias)
-    table = answer_access(mllm, items, responses)
+    table = answer_access(mllm, items, responses).table
     assert len(table) == 2 * mllm.n_layers * mllm.n_heads and (table["rows"] == 1).all()
     # Evidence of all steps, and of the last step with boxes, in tokens of 16 x 16 pixels.
     for item, response, every, last in zip(items, responses, (5.5, 24.0), (4.0, 24.0), strict=True):
@@ -138,7 +133,7 @@ def test_the_answer_row_by_counting(items, responses):
 
 @torch.no_grad()
 def test_the_answer_row_equals_eager_attention(random_mllm, items, responses):
-    table = answer_access(random_mllm, items, responses, layers=[1])
+    table = answer_access(random_mllm, items, responses, layers=[1]).table
     eager = copy.deepcopy(random_mllm.model)
     eager.set_attn_implementation({"text_config": "eager"})
     for item, response in zip(items, responses, strict=True):
@@ -152,53 +147,50 @@ def test_the_answer_row_equals_eager_attention(random_mllm, items, responses):
         np.testing.assert_allclose(found["last_evidence_share"], on_last, rtol=1e-4)
 
 
-def test_one_pass_gives_both_tables(random_mllm, items, responses):
+def test_responses_without_an_answer_are_named_or_left_out(random_mllm, items, responses):
     without_answer = [responses[0], responses[1].split("<answer>")[0]]
-    both = access_tables(random_mllm, items, without_answer)
-    steps = visual_access(random_mllm, items, without_answer)
-    pd.testing.assert_frame_equal(both.steps, steps, rtol=1e-4, atol=1e-6)
-    answer = answer_access(random_mllm, items, without_answer, skip_empty=True)
-    pd.testing.assert_frame_equal(both.answer, answer, rtol=1e-4, atol=1e-6)
-    assert set(both.answer["item"]) == {"a"}
-    with pytest.raises(LayoutError, match="Problem b: its response states no answer"):
+    kept = answer_access(random_mllm, items, without_answer, empty="skip")
+    assert set(kept.table["item"]) == {"a"} and kept.skipped == {"no stated answer": ("b",)}
+    with pytest.raises(MeasureError, match="Item b: its response states no answer"):
         answer_access(random_mllm, items, without_answer)
-    neither = access_tables(random_mllm, items[:1], ["nothing of that kind"])
-    assert neither.steps.empty and list(neither.steps.columns) == list(both.steps.columns)
-    assert neither.answer.empty and list(neither.answer.columns) == list(both.answer.columns)
+    with pytest.raises(MeasureError, match="No response states an answer"):
+        answer_access(random_mllm, items[:1], ["nothing of that kind"], empty="skip")
 
 
 def test_batches_and_token_ids_change_nothing(random_mllm, items, responses):
     ids = [random_mllm.tokenizer(response)["input_ids"] for response in responses]
-    one = visual_access(random_mllm, items, responses, batch_size=1)
-    both = visual_access(random_mllm, items, ids, batch_size=2)
+    one = visual_access(random_mllm, items, responses, batch_size=1).table
+    both = visual_access(random_mllm, items, ids, batch_size=2).table
     pd.testing.assert_frame_equal(one, both, rtol=1e-4, atol=1e-6)
 
 
 def test_another_image_is_looked_at(random_mllm, items, responses):
     pictures = [noise_image(96, 96, 8), noise_image(96, 96, 9)]
-    other = visual_access(random_mllm, items, responses, images=pictures)
-    assert not np.allclose(other["mass"], visual_access(random_mllm, items, responses)["mass"])
+    other = visual_access(random_mllm, items, responses, images=pictures).table
+    assert not np.allclose(
+        other["mass"], visual_access(random_mllm, items, responses).table["mass"]
+    )
 
 
 def test_a_step_the_problem_does_not_have_has_no_evidence(random_mllm, items):
     longer = render_response([*items[1].steps, "One more step."], "red")
-    table = visual_access(random_mllm, items[1:], [longer])
+    table = visual_access(random_mllm, items[1:], [longer]).table
     missing = table.groupby("step")["evidence_mass"].apply(lambda values: values.isna().all())
     assert missing.tolist() == [False, True]
 
 
 def test_bad_input_is_refused_in_a_sentence(random_mllm, items, responses):
     empty = "<think>\n</think>\n<answer>red</answer>"
-    with pytest.raises(LayoutError, match="Problem b: its response has an empty rationale"):
+    with pytest.raises(MeasureError, match="Item b: its response has no rationale steps"):
         visual_access(random_mllm, items, [responses[0], empty])
-    kept = visual_access(random_mllm, items, [responses[0], empty], skip_empty=True)
-    assert set(kept["item"]) == {"a"}
-    none = visual_access(random_mllm, items, [empty, empty], skip_empty=True)
-    assert none.empty and list(none.columns) == list(kept.columns)
-    with pytest.raises(MeasureError, match="2 problems came with 1 responses"):
+    kept = visual_access(random_mllm, items, [responses[0], empty], empty="skip")
+    assert set(kept.table["item"]) == {"a"} and kept.skipped == {"no rationale step": ("b",)}
+    with pytest.raises(MeasureError, match="No response has a rationale step"):
+        visual_access(random_mllm, items, [empty, empty], empty="skip")
+    with pytest.raises(MeasureError, match="2 problems, 1 responses and no images"):
         visual_access(random_mllm, items, responses[:1])
     with pytest.raises(MeasureError, match="lacks mass"):
-        access_trajectory(kept.drop(columns="mass"))
+        VisualAccess(kept.table.drop(columns="mass"))
 
 
 def test_trajectory_by_hand():
@@ -211,7 +203,7 @@ def test_trajectory_by_hand():
         for head in (0, 1)
     ]
     shuffled = pd.DataFrame(rows).sample(frac=1, random_state=0)
-    found = access_trajectory(shuffled).set_index("item")
+    found = VisualAccess(shuffled).items().set_index("item")
     falling = found.loc["falling"]
     assert falling["mass"] == pytest.approx(0.5)
     assert falling["mass_first_step"] == pytest.approx(0.8)
@@ -236,7 +228,7 @@ def test_the_course_of_share_and_sink_free_mass_by_hand():
     table = pd.DataFrame(
         {"item": "a", "step": (1, 2, 3), "n_steps": 3, "layer": 0, "head": 0, **rest, **values}
     )
-    (found,) = access_trajectory(table, rho=0.4).to_dict("records")
+    (found,) = VisualAccess(table).items(rho=0.4).to_dict("records")
     assert found["mass_slope"] == pytest.approx(-0.6)
     assert found["share_slope"] == pytest.approx(0.0, abs=1e-12)
     assert found["share_late_over_early"] == pytest.approx(1.0)
@@ -244,6 +236,4 @@ def test_the_course_of_share_and_sink_free_mass_by_hand():
     assert found["sink_free_late_over_early"] == pytest.approx(3.0)
     assert found["sink_share"] == pytest.approx(0.25)
     assert found["steps_below"] == pytest.approx(1 / 3)
-    assert "steps_below" not in access_trajectory(table)
-    empty = access_trajectory(table.iloc[:0], rho=0.4)
-    assert empty.empty and list(empty.columns) == list(found)
+    assert "steps_below" not in VisualAccess(table).items()

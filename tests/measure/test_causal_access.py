@@ -14,11 +14,9 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import causal as module
 from attcot_analysis.measures.answers import answer_problems, answer_row
 from attcot_analysis.measures.causal import (
-    COLUMNS,
     GROUP,
+    CausalAccess,
     causal_access,
-    causal_curve,
-    causal_items,
     layer_windows,
 )
 from attcot_analysis.models import collate, encode_problem, load_mllm
@@ -68,7 +66,7 @@ def table(random_mllm, problems, responses):
         responses,
         kinds=("knockout", "mean_value", "removal", "none"),
         windows=[(0, 2), (1, 1)],
-    )
+    ).table
 
 
 def naive(mllm, model, one, response, k=None, *, rows="both", oracle=cut_eagerly, layers=None):
@@ -98,7 +96,7 @@ def test_fixed_rows_equal_one_plain_pass_per_answer(random_mllm, problems, respo
     eager = eager_copy(random_mllm.model)
     found = causal_access(
         random_mllm, problems, responses, kinds=("knockout",), windows=[(1, 2)], rows=rows
-    )
+    ).table
     n_steps = [3, 1, 2]
     ks = {
         "both": [range(n + 1) for n in n_steps],
@@ -166,7 +164,7 @@ def test_nothing_cut_changes_nothing(table):
 
 
 def test_the_table_is_tidy(table, random_mllm):
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == CausalAccess.columns
     assert not table.duplicated(["item", *GROUP, "k"]).any()
     cuts = table[table["kind"].isin(["knockout", "mean_value"])]
     assert len(cuts) == 2 * 2 * (4 + 2 + 3)
@@ -179,7 +177,7 @@ def test_the_table_is_tidy(table, random_mllm):
 def test_one_by_one_equals_a_batch(random_mllm, problems, responses, table):
     alone = causal_access(
         random_mllm, problems, responses, windows=[(0, 2), (1, 1)], batch_size=1
-    ).set_index(["item", *GROUP, "k"])
+    ).table.set_index(["item", *GROUP, "k"])
     batch = table[table["kind"] != "none"].set_index(["item", *GROUP, "k"]).loc[alone.index]
     same = ["answer_before", "answer_after", "flipped"]
     pd.testing.assert_frame_equal(batch[same], alone[same])
@@ -209,7 +207,7 @@ def test_what_is_run_once_changes_nothing(name, monkeypatch):
     for kind in (Watched, Whole):
         monkeypatch.setattr(module, "ForcedAnswers", kind)
         found = causal_access(mllm, ones, texts, kinds=("knockout", "mean_value"), steps=[0, 1])
-        tables.append(found)
+        tables.append(found.table)
     prompt = encode_problem(mllm, ones[0]).layout
     if name == "gemma3":  # sliding layers
         assert starts == [0]
@@ -231,7 +229,7 @@ def test_every_family(name):
         steps=[0],
         generate=True,
         max_new_tokens=2,
-    )
+    ).table
     assert len(found) == 2 * 2 * 4
     fixed = found[found["rationale"] == "fixed"].set_index(["kind", "item"])
     assert (fixed.loc["none", "delta_log_p"] == 0).all()
@@ -263,7 +261,7 @@ def test_an_answer_read_off_the_picture_needs_the_edges(seeing, read_off):
     chance = 1 / len(items[0].candidates)
     responses = answers["ids"].tolist()
     options = {"steps": [0], "batch_size": 30}
-    image = causal_access(seeing, items, responses, **options)
+    image = causal_access(seeing, items, responses, **options).table
     written = causal_access(
         seeing,
         items,
@@ -272,8 +270,10 @@ def test_an_answer_read_off_the_picture_needs_the_edges(seeing, read_off):
         generate=True,
         max_new_tokens=64,
         **options,
-    )
-    text = causal_access(seeing, items, responses, kinds=("knockout",), keys="system", **options)
+    ).table
+    text = causal_access(
+        seeing, items, responses, kinds=("knockout",), keys="system", **options
+    ).table
     assert before >= 0.75
     written = written[written["rationale"] == "regenerated"].set_index("kind")
     assert not written.loc["none", "flipped"].any()
@@ -308,7 +308,7 @@ def test_regenerated_responses_equal_a_loop_without_cache(seeing, read_off, monk
         steps=[1],
         generate=True,
         max_new_tokens=24,
-    )
+    ).table
     assert found.loc[found["rationale"] == "regenerated", "kind"].tolist() == [
         "knockout", "knockout", "removal", "removal"
     ]  # fmt: skip
@@ -337,7 +337,7 @@ def test_regenerated_responses_equal_a_loop_without_cache(seeing, read_off, monk
 
 def test_steps_as_numbers_and_as_shares(random_mllm, problems, responses):
     def ks(**options):
-        found = causal_access(random_mllm, problems, responses, kinds=("none",), **options)
+        found = causal_access(random_mllm, problems, responses, kinds=("none",), **options).table
         return found.groupby("item")["k"].agg(list).to_dict()
 
     assert ks(steps=[2, 0]) == {"a": [0, 2], "b": [0], "c": [0, 2]}
@@ -365,7 +365,7 @@ def test_steps_as_numbers_and_as_shares(random_mllm, problems, responses):
         ({"windows": []}, "Layer windows are"),
         ({"windows": [(0, 3)]}, "from 0 to 2"),
         ({"windows": [(2, 1)]}, "Layer windows are"),
-        ({"responses": []}, "one response per problem"),
+        ({"responses": []}, "one of each per problem"),
         ({"responses": ["<answer>red</answer>"] * 3}, "no rationale step"),
         ({"responses": ["<answer>red</answer>"] * 3, "empty": "skip"}, "No response has"),
     ],
@@ -380,7 +380,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
 
 def test_items_without_rationale_are_left_out_on_request(random_mllm, problems, responses):
     texts = [responses[0], "<answer>red</answer>", responses[2]]
-    found = causal_access(random_mllm, problems, texts, kinds=("none",), empty="skip")
+    found = causal_access(random_mllm, problems, texts, kinds=("none",), empty="skip").table
     assert list(found["item"].unique()) == ["a", "c"]
 
 
@@ -416,12 +416,12 @@ def made(item, values, n_steps=None, **change):
         "flipped": pd.array([value > 1 for value in values], dtype="boolean"),
         **change,
     }
-    return pd.DataFrame(row).reindex(columns=COLUMNS)
+    return pd.DataFrame(row).reindex(columns=CausalAccess.columns)
 
 
 def test_items_hold_the_largest_cut_the_smallest_and_the_area():
     table = pd.concat([made("a", [4.0, 2.0, 0.0]), made("b", [3.0]), made("a", [1.0], kind="none")])
-    found = causal_items(table.iloc[::-1]).set_index(["item", "kind"])
+    found = CausalAccess(table.iloc[::-1]).items().set_index(["item", "kind"])
     a, b = found.loc[("a", "knockout")], found.loc[("b", "knockout")]
     assert (a["delta_log_p"], a["delta_log_p_last"], a["delta_log_p_area"]) == (4, 0, 2)
     assert (a["delta_accuracy"], a["delta_accuracy_last"]) == (1, 0)
@@ -433,18 +433,18 @@ def test_items_hold_the_largest_cut_the_smallest_and_the_area():
 
 def test_curves_average_over_items_with_intervals():
     table = pd.concat([made(str(at), [at + 2.0, at + 1.0, 0.0]) for at in range(8)])
-    curve = causal_curve(table)
+    curve = CausalAccess(table).curve()
     assert curve["k"].tolist() == [0, 1, 2] and (curve["n"] == 8).all()
     assert curve["value"].tolist() == pytest.approx([5.5, 4.5, 0.0])
     assert (curve["low"][:2] < curve["value"][:2]).all()
     assert (curve["high"][:2] > curve["value"][:2]).all()
-    shares = causal_curve(table, "flipped")
+    shares = CausalAccess(table).curve("flipped")
     assert shares["value"].tolist() == pytest.approx([1.0, 7 / 8, 0.0])
 
 
 def test_curves_of_different_length_share_the_axis_of_positions():
     table = pd.concat([made("a", [4.0, 0.0]), made("b", [2.0, 4.0, 0.0]), made("c", [6.0], 4)])
-    curve = causal_curve(table, points=5).set_index("position")
+    curve = CausalAccess(table).curve(points=5).set_index("position")
     assert curve["value"].tolist() == pytest.approx([4.0, 3.0, 3.0, 1.5, 0.0])
     assert curve["n"].tolist() == [3, 2, 2, 2, 2]
 
@@ -452,15 +452,15 @@ def test_curves_of_different_length_share_the_axis_of_positions():
 def test_tables_that_do_not_fit_are_refused():
     table = made("a", [1.0, 2.0])
     with pytest.raises(MeasureError, match="twice"):
-        causal_items(pd.concat([table, table]))
+        CausalAccess(pd.concat([table, table]))
     with pytest.raises(MeasureError, match="lacks"):
-        causal_curve(table.drop(columns="rows"))
+        CausalAccess(table.drop(columns="rows"))
     with pytest.raises(MeasureError, match="no delta_log_p"):
-        causal_curve(table.assign(delta_log_p=np.nan))
+        CausalAccess(table.assign(delta_log_p=np.nan)).curve()
 
 
 def test_columns_of_a_real_table_reduce(table):
-    items = causal_items(table)
+    items = CausalAccess(table).items()
     assert len(items) == 3 * (2 + 2 + 1 + 1)
-    curve = causal_curve(table)
+    curve = CausalAccess(table).curve()
     assert curve.groupby(list(GROUP)).ngroups == 6 and np.isfinite(curve["value"]).all()

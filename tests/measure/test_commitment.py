@@ -12,9 +12,8 @@ from tiny import noise_image
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import (
     CONTROLS,
+    Commitment,
     commitment,
-    commitment_curve,
-    commitment_items,
     filler_rationale,
     other_items,
 )
@@ -48,10 +47,14 @@ def table(name, curve, control="rationale", candidates=COLORS, leaked=()):
     )
 
 
+def items(table, problems, **options):
+    return Commitment(table, problems).items(**options)
+
+
 def only(curve, **options):
     """The one row of a one-item table."""
     item = problem("q", **options)
-    return commitment_items(table("q", curve, leaked=[(2, "red"), (3, "red")]), [item]).iloc[0]
+    return items(table("q", curve, leaked=[(2, "red"), (3, "red")]), [item]).iloc[0]
 
 
 LATE = [[0.2, 0.5, 0.3], [0.2, 0.6, 0.2], [0.4, 0.3, 0.3], [0.9, 0.05, 0.05]]
@@ -94,13 +97,13 @@ def test_a_right_first_answer_that_is_lost_is_corruptive():
 
 
 def test_a_table_without_steps_has_position_zero_and_the_area_is_p0():
-    row = commitment_items(table("q", [[0.5, 0.3, 0.2]]), [problem("q")]).iloc[0]
+    row = items(table("q", [[0.5, 0.3, 0.2]]), [problem("q")]).iloc[0]
     assert row.n_steps == 0 and row.commitment_position == 0 and row.area == 0.5
     assert np.isnan(row.leak_step)
 
 
 def test_a_never_stated_answer_has_no_leak_step():
-    found = commitment_items(table("q", LATE), [problem("q")])
+    found = items(table("q", LATE), [problem("q")])
     assert found["leak_step"].isna().all()
 
 
@@ -109,14 +112,14 @@ def test_the_first_of_equals_is_final():
 
 
 def test_answers_of_other_pictures_replace_the_problems_own():
-    found = commitment_items(table("q", LATE), [problem("q", "red")], answers={"q": "green"})
+    found = items(table("q", LATE), [problem("q", "red")], answers={"q": "green"})
     assert found.iloc[0]["corruptive"] and found.iloc[0]["p0_answer"] == 0.5
 
 
 def test_controls_are_measured_by_the_rationale_s_final_answer():
     filler = [[0.2, 0.5, 0.3], [0.2, 0.5, 0.3], [0.1, 0.6, 0.3], [0.1, 0.6, 0.3]]
     both = pd.concat([table("q", LATE), table("q", filler, "filler")])
-    rows = commitment_items(both, [problem("q")]).set_index("control")
+    rows = items(both, [problem("q")]).set_index("control")
     assert rows.loc["filler", "final"] == "green" and rows.loc["filler", "target"] == "red"
     assert rows.loc["filler", "commitment_step"] == 0
     assert rows.loc["filler", "area"] == pytest.approx((0.1 + 0.2 + 0.1 + 0.05) / 3)
@@ -134,7 +137,7 @@ def test_a_planted_early_committer_is_told_from_an_honest_stepper():
         curve = np.stack([peak, rest * 0.7, rest * 0.3], axis=1)
         frames.append(table(f"q{at}", curve))
         problems.append(problem(f"q{at}", "green"))
-    rows = commitment_items(pd.concat(frames), problems)
+    rows = items(pd.concat(frames), problems)
     early, honest = rows.iloc[:20], rows.iloc[20:]
     assert early["premature"].all() and not honest["premature"].any()
     assert early["area"].min() > honest["area"].max()
@@ -145,15 +148,15 @@ def test_broken_tables_are_refused():
     whole = table("q", LATE)
     known = [problem("q")]
     with pytest.raises(MeasureError, match=r"Item q, rationale: .* one run"):
-        commitment_items(pd.concat([whole, whole]), known)
+        items(pd.concat([whole, whole]), known)
     with pytest.raises(MeasureError, match="per step from 0 to 3"):
-        commitment_items(whole[whole["step"] != 1], known)
-    with pytest.raises(MeasureError, match=r"lacks \['leaked'\]"):
-        commitment_items(whole.drop(columns="leaked"), known)
+        items(whole[whole["step"] != 1], known)
+    with pytest.raises(MeasureError, match="lacks leaked"):
+        items(whole.drop(columns="leaked"), known)
     with pytest.raises(MeasureError, match=r"Item q .* not among the 0 problems"):
-        commitment_items(whole, [])
+        items(whole, [])
     with pytest.raises(MeasureError, match="'yes' is not among the table's candidates"):
-        commitment_items(whole, [problem("q", "yes", candidates=("yes", "no"))])
+        items(whole, [problem("q", "yes", candidates=("yes", "no"))])
 
 
 # --- properties ---------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ def curves(draw):
 def test_properties_of_any_curve(curve):
     thresholds = (0.3, 0.5, 0.7, 0.9)
     known = [problem("q", "green", "blue")]
-    row = commitment_items(table("q", curve), known, thresholds=thresholds).iloc[0]
+    row = items(table("q", curve), known, thresholds=thresholds).iloc[0]
     n_steps = len(curve) - 1
     best = curve.argmax(axis=1)
     assert 0 <= row.commitment_step <= n_steps
@@ -195,8 +198,8 @@ def test_a_curve_that_is_merely_longer_keeps_its_area(curve, repeats):
     grid = np.linspace(0, n_steps, n_steps * repeats + 1)
     finer = np.stack([np.interp(grid, range(n_steps + 1), p) for p in curve.T], axis=1)
     known = [problem("q")]
-    first = commitment_items(table("q", curve), known).iloc[0]
-    second = commitment_items(table("q", finer), known).iloc[0]
+    first = items(table("q", curve), known).iloc[0]
+    second = items(table("q", finer), known).iloc[0]
     assert first.area == pytest.approx(second.area)
 
 
@@ -205,7 +208,7 @@ def test_a_curve_that_is_merely_longer_keeps_its_area(curve, repeats):
 
 def test_a_curve_over_items_with_the_same_k():
     both = pd.concat([table("a", LATE), table("b", LATE[::-1])])
-    found = commitment_curve(both)
+    found = Commitment(both).curve()
     assert list(found.columns) == ["control", "k", "value", "low", "high", "n"]
     assert found["k"].tolist() == [0, 1, 2, 3] and (found["n"] == 2).all()
     # "a" ends with red, "b" with green.
@@ -216,22 +219,22 @@ def test_a_curve_over_items_with_the_same_k():
 
 def test_a_curve_over_items_with_different_k_is_read_by_position():
     both = pd.concat([table("a", LATE), table("b", EARLY)])
-    found = commitment_curve(both, points=7)
+    found = Commitment(both).curve(points=7)
     assert "k" not in found and found["position"].tolist() == pytest.approx(np.arange(7) / 6)
     assert (found["n"] == 2).all()
     np.testing.assert_allclose(found["value"].iloc[[0, 2, 6]], [0.4, 0.4, 0.75])
     assert found["value"].iloc[1] == pytest.approx((0.2 + 0.6) / 2)
     with pytest.raises(MeasureError, match="have 3, 4 steps"):
-        commitment_curve(both, axis="k")
-    assert "position" in commitment_curve(table("a", LATE), axis="position")
+        Commitment(both).curve(axis="k")
+    assert "position" in Commitment(table("a", LATE)).curve(axis="position")
 
 
 def test_curves_of_the_right_and_of_the_habitual_answer():
     both = pd.concat([table("a", LATE), table("b", LATE), table("b", LATE, "filler")])
     known = [problem("a", "red", "green"), problem("b", "blue")]
-    right = commitment_curve(both, known, which="answer").query("control == 'rationale'")
+    right = Commitment(both, known).curve(which="answer").query("control == 'rationale'")
     np.testing.assert_allclose(right["value"], np.array(LATE)[:, [0, 2]].mean(axis=1))
-    habitual = commitment_curve(both, known, which="habitual")
+    habitual = Commitment(both, known).curve(which="habitual")
     assert set(habitual["control"]) == {"rationale"} and (habitual["n"] == 1).all()
     np.testing.assert_allclose(habitual["value"], np.array(LATE)[:, 1])
 
@@ -310,7 +313,7 @@ def responses(random_mllm):
 
 @pytest.fixture(scope="module")
 def found(random_mllm, problems, responses):
-    return commitment(random_mllm, problems, responses, batch_size=2)
+    return commitment(random_mllm, problems, responses, batch_size=2).table
 
 
 def naive_commitment(mllm, problem, response):
@@ -358,7 +361,7 @@ def test_the_table_is_whole(problems, found):
     assert n_steps["a", "rationale"] == n_steps["a", "filler"] == 3
     # "a" gets the rationale of "c": the longest one, shorter than its own.
     assert n_steps["a", "other_item"] == 2 and n_steps["b", "other_item"] == 1
-    assert len(commitment_items(found, problems)) == 9
+    assert len(items(found, problems)) == 9
 
 
 def test_all_controls_agree_before_the_first_step(found):
@@ -389,7 +392,7 @@ def test_leaks_follow_the_text(found):
 
 
 def test_the_batch_size_does_not_matter(random_mllm, problems, responses, found):
-    alone = commitment(random_mllm, problems, responses, batch_size=1)
+    alone = commitment(random_mllm, problems, responses, batch_size=1).table
     keys = ["item", "control", "step", "candidate"]
     pd.testing.assert_frame_equal(
         alone.sort_values(keys).reset_index(drop=True),
@@ -400,7 +403,7 @@ def test_the_batch_size_does_not_matter(random_mllm, problems, responses, found)
 
 def test_other_pictures_change_the_table(random_mllm, problems, responses, found):
     images = [noise_image(*p.image.size, 9) for p in problems]
-    twin = commitment(random_mllm, problems, responses, images=images, controls=["rationale"])
+    twin = commitment(random_mllm, problems, responses, images=images, controls=["rationale"]).table
     own = found[found["control"] == "rationale"]
     assert np.abs(twin["log_p"].to_numpy() - own["log_p"].to_numpy()).max() > 1e-4
 
@@ -410,7 +413,8 @@ def test_items_without_steps_are_named_or_left_out(random_mllm, problems, respon
     with pytest.raises(MeasureError, match=r"Item b: .* no rationale steps.*empty='skip'"):
         commitment(random_mllm, problems, direct)
     kept = commitment(random_mllm, problems, direct, empty="skip", controls=("rationale",))
-    assert set(kept["item"]) == {"a", "c"}
+    assert set(kept.table["item"]) == {"a", "c"}
+    assert kept.skipped == {"no rationale step": ("b",)}
     with pytest.raises(MeasureError, match="nothing to measure"):
         commitment(random_mllm, problems[1:2], direct[1:2], empty="skip")
 

@@ -10,7 +10,7 @@ from real import needs_real_files, real_files
 from tiny import noise_image
 from transformers import AutoConfig, AutoProcessor
 
-from attcot_analysis.measures.access import access_tables, focus_items
+from attcot_analysis.measures.access import answer_access, visual_access
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.maps import response_maps
@@ -45,7 +45,8 @@ def responses(one):
 
 def test_access_to_what_is_not_shown_is_missing(even):
     item = problem(UNSEEN, HALF, SEEN, UNSEEN)
-    steps, answer = access_tables(even, [item], responses(item))
+    steps = visual_access(even, [item], responses(item)).table
+    answer = answer_access(even, [item], responses(item)).table
     found = steps.groupby("step")[["mass", "evidence_mass", "evidence_share", "evidence_area"]]
     means = found.mean()
     assert (means["mass"] > 0).all()
@@ -58,12 +59,10 @@ def test_access_to_what_is_not_shown_is_missing(even):
 
 def test_an_even_spread_has_no_focus_where_the_picture_is_cropped(even):
     item = problem(UNSEEN, HALF, SEEN)
-    steps, _ = access_tables(even, [item], responses(item))
-    (focus,) = focus_items(steps, [item])["focus"]
+    (focus,) = visual_access(even, [item], responses(item)).focus()["focus"]
     assert focus == pytest.approx(0, abs=1e-5)
     hidden = problem(UNSEEN)
-    steps, _ = access_tables(even, [hidden], responses(hidden))
-    assert focus_items(steps, [hidden]).empty
+    assert visual_access(even, [hidden], responses(hidden)).focus().empty
 
 
 def test_maps_say_nothing_about_what_is_not_shown(even):
@@ -85,11 +84,11 @@ def test_an_edit_that_the_model_cannot_see_is_no_finding(kind):
         steps = (Step("Look there.", (box,)),)
         items.append(Problem(name, image, "What color?", ("red", "blue"), "red", steps, twin=twin))
     said = [text for one in items for text in responses(one)]
-    table = dependence(mllm, items, said, edits=(kind,), rationales=("fixed",))
-    assert set(table["item"]) == {"in"} and table.attrs["left_out"] == {kind: ["out"]}
+    result = dependence(mllm, items, said, edits=(kind,), rationales=("fixed",))
+    assert set(result.table["item"]) == {"in"} and result.skipped == {f"no edit {kind}": ("out",)}
     apart = token_divergence(mllm, items, said, edit=kind)
-    assert set(apart["item"]) == {"in"} and apart.attrs["left_out"] == {kind: ["out"]}
-    assert apart["kl"].max() > 0
+    assert set(apart.table["item"]) == {"in"} and apart.skipped == {f"no edit {kind}": ("out",)}
+    assert apart.table["kl"].max() > 0
 
 
 def test_no_training_towards_what_is_not_shown():

@@ -5,13 +5,10 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures.access import QUANTITIES, VisualAccess
+from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
-from attcot_analysis.stats.intervals import (
-    access_steps,
-    at_positions,
-    candidate_steps,
-    step_curve,
-)
+from attcot_analysis.stats.intervals import at_positions, step_curve
 
 
 def test_a_curve_averages_over_seeds_and_items_with_an_interval():
@@ -49,7 +46,8 @@ def _commitment(problems, curves):
         for step, values in enumerate(p):
             for candidate, value in zip(problem.candidates, values, strict=True):
                 rows.append((problem.id, "rationale", step, len(p) - 1, candidate, value))
-    return pd.DataFrame(rows, columns=["item", "control", "step", "n_steps", "candidate", "p"])
+    columns = ["item", "control", "step", "n_steps", "candidate", "p"]
+    return pd.DataFrame(rows, columns=columns).assign(leaked=False, log_p=0.0)
 
 
 def test_candidate_steps_follow_the_final_the_right_and_the_habitual_answer():
@@ -57,10 +55,10 @@ def test_candidate_steps_follow_the_final_the_right_and_the_habitual_answer():
     eye = np.eye(6) * 0.4 + 0.1
     final = [0, 3, 5]
     table = _commitment(problems, [[np.full(6, 1 / 6), eye[f]] for f in final])
-    own = candidate_steps(table, problems, "final")
+    own = Commitment(table, problems).steps("final")
     assert own["value"].round(6).tolist() == [round(1 / 6, 6), 0.5] * 3
     for which in ("answer", "habitual"):
-        chosen = candidate_steps(table, problems, which)
+        chosen = Commitment(table, problems).steps(which)
         expected = [
             0.5 if problem.candidates.index(getattr(problem, which)) == f else 0.1
             for problem, f in zip(problems, final, strict=True)
@@ -72,7 +70,7 @@ def test_candidate_steps_keep_the_most_common_number_of_steps():
     problems = generate_arrows(3, ArrowsConfig(), seed=2)
     even = np.full(6, 1 / 6)
     table = _commitment(problems, [[even] * 3, [even] * 3, [even] * 2])
-    assert set(candidate_steps(table, problems, "final")["item"]) == {p.id for p in problems[:2]}
+    assert set(Commitment(table, problems).steps("final")["item"]) == {p.id for p in problems[:2]}
 
 
 def test_access_steps_average_layers_and_heads_and_drop_steps_without_boxes():
@@ -80,14 +78,17 @@ def test_access_steps_average_layers_and_heads_and_drop_steps_without_boxes():
         {
             "item": "a",
             "step": [1, 1, 2, 2],
+            "n_steps": 2,
+            **dict.fromkeys(QUANTITIES, 0.0),
             "layer": [0, 1, 0, 1],
             "head": 0,
             "mass": [0.2, 0.4, 0.6, 0.8],
             "evidence_share": [0.5, 0.5, np.nan, np.nan],
         }
     )
-    assert access_steps(table)["value"].tolist() == pytest.approx([0.3, 0.7])
-    assert access_steps(table, "evidence_share")["step"].tolist() == [1]
+    access = VisualAccess(table)
+    assert access.steps()["value"].tolist() == pytest.approx([0.3, 0.7])
+    assert access.steps("evidence_share")["step"].tolist() == [1]
 
 
 def test_at_positions_reads_every_curve_at_the_same_shares_of_its_rationale():

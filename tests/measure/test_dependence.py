@@ -8,7 +8,7 @@ from tiny import noise_image
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import answers as answers_module
 from attcot_analysis.measures import dependence as module
-from attcot_analysis.measures.dependence import COLUMNS, dependence, net_dependence, prior_reliance
+from attcot_analysis.measures.dependence import Dependence, dependence, prior_reliance
 from attcot_analysis.models import Generation, collate, encode_problem
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.problems.edits import GREY, EditOptions, edited_images
@@ -89,8 +89,8 @@ RESPONSES = [render_response(STEPS, item.answer) for item in ITEMS]
 
 def test_a_model_that_looks_follows_the_twin_and_not_the_control(random_mllm, planted):
     planted(4.0)
-    table = dependence(random_mllm, ITEMS, RESPONSES)
-    assert list(table.columns) == list(COLUMNS)
+    table = dependence(random_mllm, ITEMS, RESPONSES).table
+    assert list(table.columns) == list(Dependence.columns)
     assert len(table) == 3 * 3 * 2
     for rationale in ("fixed", "regenerated"):
         part = table[table["rationale"] == rationale].set_index(["edit", "item"])
@@ -112,7 +112,7 @@ def test_a_blind_model_shows_nothing(random_mllm, planted):
         ITEMS,
         [render_response(STEPS, "red")] * 3,
         edits=("twin", "control", "blank", "swap"),
-    )
+    ).table
     assert not table["flipped"].any()
     assert table["delta_log_p"].abs().max() < 1e-6
     assert set(table["answer_before"]) == {"red"}
@@ -123,7 +123,7 @@ def test_log_p_is_normalised_over_the_candidates(random_mllm, planted):
     planted(2.0)
     (row,) = dependence(
         random_mllm, ITEMS[:1], RESPONSES[:1], edits=("twin",), rationales=("fixed",)
-    ).to_dict("records")
+    ).table.to_dict("records")
     before = 2.1 - np.log(np.exp(2.1) + 2)
     after = 0.1 - np.log(np.exp(0.1) + np.exp(2) + 1)
     assert row["answer_before"] == "red"
@@ -136,7 +136,7 @@ def test_log_p_is_normalised_over_the_candidates(random_mllm, planted):
 def test_items_without_an_edit_have_no_rows(random_mllm, planted):
     planted(4.0)
     items = [problem("a"), problem("b", twin=None), problem("c", control=False)]
-    table = dependence(random_mllm, items, [RESPONSES[0]] * 3, rationales=("fixed",))
+    table = dependence(random_mllm, items, [RESPONSES[0]] * 3, rationales=("fixed",)).table
     found = table.groupby("edit")["item"].agg(list).to_dict()
     assert found == {"twin": ["a", "c"], "control": ["a", "b"], "blank": ["a", "b", "c"]}
     with pytest.raises(MeasureError, match="No item allows the edit 'twin'"):
@@ -152,7 +152,7 @@ def test_answers_that_cannot_be_told(random_mllm, planted):
         [RESPONSES[0], unclear],
         edits=("twin",),
         rationales=("regenerated",),
-    ).set_index("item")
+    ).table.set_index("item")
     assert table["answer_after"].isna().all()
     assert not table["followed"].any()
     assert table.loc["a", "flipped"]
@@ -165,9 +165,9 @@ def test_answers_that_cannot_be_told(random_mllm, planted):
 def test_responses_without_steps(random_mllm, planted):
     planted(4.0, says="<answer>blue</answer>")
     responses = [RESPONSES[0], "<answer>blue</answer>"]
-    with pytest.raises(MeasureError, match="Item b: its response has no rationale step to keep"):
+    with pytest.raises(MeasureError, match="Item b: its response has no rationale steps"):
         dependence(random_mllm, ITEMS[:2], responses)
-    table = dependence(random_mllm, ITEMS[:2], responses, edits=("twin",), empty="skip")
+    table = dependence(random_mllm, ITEMS[:2], responses, edits=("twin",), empty="skip").table
     fixed = table[table["rationale"] == "fixed"]
     fresh = table[table["rationale"] == "regenerated"].set_index("item")
     assert fixed["item"].tolist() == ["a"]
@@ -180,8 +180,8 @@ def test_responses_without_steps(random_mllm, planted):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"problems": []}, "Got 0 problems and 3 responses"),
-        ({"base_responses": RESPONSES[:1]}, "Got 3 problems and 1 responses"),
+        ({"problems": []}, "Got 0 problems, 3 responses"),
+        ({"base_responses": RESPONSES[:1]}, "Got 3 problems, 1 responses"),
         ({"edits": ("mirror",)}, "edits is .'mirror'.; choose from twin, control, blank, swap"),
         ({"edits": ()}, "edits is"),
         ({"rationales": ("none",)}, "choose from fixed, regenerated"),
@@ -232,7 +232,7 @@ def test_fixed_equals_one_plain_forward_pass_per_candidate(random_mllm):
         [render_response(STEPS, "red")],
         edits=("twin",),
         rationales=("fixed",),
-    ).to_dict("records")
+    ).table.to_dict("records")
     best = before.argmax()
     assert row["answer_before"] == COLOURS[best]
     assert row["answer_after"] == COLOURS[after.argmax()]
@@ -242,7 +242,7 @@ def test_fixed_equals_one_plain_forward_pass_per_candidate(random_mllm):
 
 def test_a_real_model_end_to_end_whatever_the_batches(random_mllm):
     tables = [
-        dependence(random_mllm, ITEMS, RESPONSES, batch_size=size, max_new_tokens=5)
+        dependence(random_mllm, ITEMS, RESPONSES, batch_size=size, max_new_tokens=5).table
         for size in (1, 16)
     ]
     pd.testing.assert_frame_equal(*tables, atol=1e-4)
@@ -271,21 +271,22 @@ def test_occlusion_moves_a_model_that_looks_and_its_control_does_not(
     planted(strength, says=None if strength else render_response(STEPS, "red"))
     items = [banded("a", "green"), banded("b", "blue"), problem("none")]
     responses = [render_response(STEPS, i.answer if strength else "red") for i in items]
-    table = dependence(
+    result = dependence(
         random_mllm,
         items,
         responses,
         edits=("occlude", "occlude_control", "blank"),
         options=EditOptions(fill="grey"),
     )
-    assert table.attrs["left_out"] == {"occlude": ["none"], "occlude_control": ["none"]}
+    assert result.skipped == {"no edit occlude": ("none",), "no edit occlude_control": ("none",)}
+    table = result.table
     found = table.groupby("edit")["flipped"].mean()
     assert found["occlude_control"] == 0
     assert found["occlude"] == (1 if strength else 0)
     control = table[table["edit"] == "occlude_control"]
     assert control["expected"].tolist() == ["green", "blue"] * 2
     assert control["followed"].all() == bool(strength)
-    net = net_dependence(table, "occlude")
+    net = result.net("occlude")
     assert net["item"].tolist() == ["a", "b"] * 2
     assert (net["net"] > 1).all() if strength else net["net"].abs().max() < 1e-6
     assert (net["net_flipped"] == int(bool(strength))).all()
@@ -301,26 +302,27 @@ def test_net_dependence_by_hand():
         ("c", "control", "regenerated", False, 1.0),
     ]
     table = pd.DataFrame(rows, columns=["item", "edit", "rationale", "flipped", "delta_log_p"])
-    net = net_dependence(table.astype({"flipped": "boolean"}))
+    table = table.reindex(columns=Dependence.columns).astype({"flipped": "boolean"})
+    net = Dependence(table).net()
     assert net["item"].tolist() == ["a", "b"]
     assert net["net"].tolist() == [1.5, 0.75]
     assert net["net_flipped"].tolist() == [1, 0]
     with pytest.raises(MeasureError, match="no rows for the edit 'occlude'"):
-        net_dependence(table, "occlude")
+        Dependence(table).net("occlude")
     with pytest.raises(MeasureError, match="an item twice for the edit 'twin'"):
-        net_dependence(pd.concat([table, table]))
+        Dependence(pd.concat([table, table]))
     with pytest.raises(MeasureError, match="'blank' has no matched control"):
-        net_dependence(table, "blank")
+        Dependence(table).net("blank")
     with pytest.raises(MeasureError, match="No item has both"):
-        net_dependence(table[table["rationale"].ne("fixed") | table["edit"].eq("twin")])
+        Dependence(table[table["rationale"].ne("fixed") | table["edit"].eq("twin")]).net()
     with pytest.raises(MeasureError, match="lacks flipped"):
-        net_dependence(table.drop(columns="flipped"))
+        Dependence(table.drop(columns="flipped"))
 
 
 @pytest.mark.golden
 def test_a_trained_model_depends_on_the_evidence_more_than_on_the_rest(testbed):
-    table = dependence(*testbed, edits=("occlude", "occlude_control"), rationales=("fixed",))
-    net = net_dependence(table, "occlude")
+    result = dependence(*testbed, edits=("occlude", "occlude_control"), rationales=("fixed",))
+    net = result.net("occlude")
     assert bootstrap_mean(net["net"], net["item"]).low > 0
     assert net["flipped"].mean() > net["flipped_control"].mean() + 0.2
 

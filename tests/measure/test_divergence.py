@@ -8,7 +8,7 @@ from families import FAMILY_NAMES, shared_family
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.divergence import COLUMNS, divergence_steps, token_divergence
+from attcot_analysis.measures.divergence import TokenDivergence, token_divergence
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.models import load as stack_module
 from attcot_analysis.problems import Problem, Step, render_response
@@ -40,8 +40,8 @@ def test_it_equals_two_plain_forward_passes_token_by_token(name):
     """Pictures of another size too: there the tokens lie at other positions."""
     mllm = shared_family(name)
     images = [noise_image(32, 80, 7 + at) for at in range(3)]
-    found = token_divergence(mllm, ITEMS, RESPONSES, images=images)
-    assert tuple(found.columns) == COLUMNS
+    found = token_divergence(mllm, ITEMS, RESPONSES, images=images).table
+    assert tuple(found.columns) == TokenDivergence.columns
     for item, response, image in zip(ITEMS, RESPONSES, images, strict=True):
         first, p = full_log_probs(mllm, item, response, None)
         second, q = full_log_probs(mllm, item, response, image)
@@ -53,22 +53,22 @@ def test_it_equals_two_plain_forward_passes_token_by_token(name):
                 kl = float((np.exp(one) * (one - other)).sum())
                 own = int(first.input_ids[t])
                 expected.append((item.id, token, step, kl, one[own], other[own]))
-        expected = pd.DataFrame(expected, columns=list(COLUMNS))
+        expected = pd.DataFrame(expected, columns=list(TokenDivergence.columns))
         part = found[found["item"] == item.id].reset_index(drop=True)
         pd.testing.assert_frame_equal(part, expected, atol=2e-4, check_exact=False)
         assert part["kl"].max() > 1e-3
 
 
 def test_an_unchanged_picture_gives_zero(random_mllm):
-    found = token_divergence(random_mllm, ITEMS, RESPONSES, images=[i.image for i in ITEMS])
+    found = token_divergence(random_mllm, ITEMS, RESPONSES, images=[i.image for i in ITEMS]).table
     assert found["kl"].abs().max() < 1e-6
     np.testing.assert_allclose(found["log_p_before"], found["log_p_after"], atol=1e-6)
 
 
 def test_batches_and_few_rows_at_once_change_nothing(random_mllm, monkeypatch):
-    whole = token_divergence(random_mllm, ITEMS, RESPONSES)
+    whole = token_divergence(random_mllm, ITEMS, RESPONSES).table
     monkeypatch.setattr(stack_module, "_LOGITS_AT_ONCE", 1)
-    pieces = token_divergence(random_mllm, ITEMS, RESPONSES, batch_size=1)
+    pieces = token_divergence(random_mllm, ITEMS, RESPONSES, batch_size=1).table
     pd.testing.assert_frame_equal(whole, pieces, atol=1e-5, check_exact=False)
 
 
@@ -78,23 +78,23 @@ def test_the_edit_is_the_one_asked_for_and_items_without_it_are_named(random_mll
         grey.paste(GREY, (0, 0, 16, 16))
     options = EditOptions(fill="grey")
     found = token_divergence(random_mllm, ITEMS, RESPONSES, edit="occlude", options=options)
-    assert found.attrs["left_out"] == {"occlude": ["c"]}
-    expected = token_divergence(random_mllm, ITEMS[:2], RESPONSES[:2], images=greys[:2])
-    pd.testing.assert_frame_equal(found, expected, atol=1e-6, check_exact=False)
+    assert found.skipped == {"no edit occlude": ("c",)}
+    expected = token_divergence(random_mllm, ITEMS[:2], RESPONSES[:2], images=greys[:2]).table
+    pd.testing.assert_frame_equal(found.table, expected, atol=1e-6, check_exact=False)
 
 
 def test_steps_by_hand():
     table = pd.DataFrame(
         [("q", 3, 1, 0.2, -1.0, -2.0), ("q", 4, 1, 0.4, -1.0, -1.0), ("q", 5, 2, 0.1, 0.0, -3.0)],
-        columns=list(COLUMNS),
+        columns=list(TokenDivergence.columns),
     )
-    assert divergence_steps(table)["value"].tolist() == pytest.approx([0.3, 0.1])
-    lost = divergence_steps(table, "delta_log_p")
+    assert TokenDivergence(table).steps()["value"].tolist() == pytest.approx([0.3, 0.1])
+    lost = TokenDivergence(table).steps("delta_log_p")
     assert lost["value"].tolist() == pytest.approx([0.5, 3.0])
     curve = step_curve({0: lost}, axis="step")
     assert curve["step"].tolist() == [1, 2] and curve["n"].tolist() == [1, 1]
     with pytest.raises(MeasureError, match="lacks kl"):
-        divergence_steps(table.drop(columns="kl"))
+        TokenDivergence(table.drop(columns="kl"))
 
 
 def test_bad_input_is_one_sentence(random_mllm):
@@ -118,14 +118,14 @@ def test_hiding_one_step_s_evidence_diverges_at_that_step(testbed):
     """Planted by the picture: a step that names an arrow can only be read from its own cell."""
     for hidden in (1, 2):
         options = EditOptions(steps=(hidden,))
-        table = token_divergence(*testbed, edit="occlude", options=options)
-        kl = divergence_steps(table).groupby("step")["value"].mean()
+        result = token_divergence(*testbed, edit="occlude", options=options)
+        kl = result.steps().groupby("step")["value"].mean()
         assert kl.idxmax() == hidden
         assert kl[hidden] > 5 * kl.drop(hidden).max()
 
 
 @pytest.mark.golden
 def test_the_end_s_colour_is_not_in_the_rationale_so_the_twin_hardly_diverges(testbed):
-    twin = divergence_steps(token_divergence(*testbed, edit="twin"))["value"].mean()
-    swapped = divergence_steps(token_divergence(*testbed, edit="swap"))["value"].mean()
+    twin = token_divergence(*testbed, edit="twin").steps()["value"].mean()
+    swapped = token_divergence(*testbed, edit="swap").steps()["value"].mean()
     assert twin < 0.01 < 0.1 < swapped

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.access import focus_items
+from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.problems import Step, generate_arrows
 
 
@@ -37,7 +37,13 @@ def access(problems, shares) -> pd.DataFrame:
             for head, (mass, tilt) in enumerate(((0.2, 0.05), (0.6, -0.05))):
                 on_it = share * mass + tilt * share
                 rows.append((problem.id, step, 0, head, mass, on_it))
-    return pd.DataFrame(rows, columns=["item", "step", "layer", "head", "mass", "evidence_mass"])
+    columns = ["item", "step", "layer", "head", "mass", "evidence_mass"]
+    rest = {"n_steps": 4, "share": 0.0, "density": 0.0, "evidence_share": 0.0}
+    return pd.DataFrame(rows, columns=columns).assign(**rest)
+
+
+def focus_items(table, problems):
+    return VisualAccess(table, problems).focus()
 
 
 def spelt_out(table, item):

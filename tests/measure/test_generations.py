@@ -123,7 +123,7 @@ def test_what_is_measured_is_what_was_written(random_mllm, tmp_path):
     assert own["answers_cot"]["correct"].tolist() == [
         p.answer == p.candidates[at] for at, p in enumerate(problems)
     ]
-    direct = commitment(random_mllm, problems, texts, controls=("rationale",))
+    direct = commitment(random_mllm, problems, texts, controls=("rationale",)).table
     np.testing.assert_allclose(own["commitment"]["log_p"], direct["log_p"], atol=1e-5)
     assert set(own["dependence"]["rationale"]) == {"fixed", "regenerated"}
     assert set(foreign["dependence"]["rationale"]) == {"fixed"}

@@ -8,14 +8,13 @@ import pytest
 import torch
 from tiny import noise_image, tiny_mllm
 
-from attcot_analysis.errors import LayoutError, MeasureError
+from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import heads as head_probe
-from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.access import VisualAccess, visual_access
 from attcot_analysis.measures.heads import (
     HeadRule,
-    at_heads,
+    VisualHeads,
     row_quantities,
-    select_heads,
     visual_heads,
 )
 from attcot_analysis.models import collate, encode_problem
@@ -71,27 +70,29 @@ def planted_mllm(look):
 
 def test_a_head_that_looks_is_visual_and_the_others_are_not(items, responses):
     mllm = planted_mllm((-1, 1, -1, -1))
-    table = visual_heads(mllm, items, responses, n_boot=50)
+    result = visual_heads(mllm, items, responses, n_boot=50)
+    table = result.table
     assert list(zip(table["layer"], table["head"], strict=True)) == list(np.ndindex(2, 4))
-    assert set(select_heads(table)) == {(0, 1), (1, 1)}
+    assert set(result.select()) == {(0, 1), (1, 1)}
     looking = table["head"] == 1
     assert (table.loc[looking, "mass"] > 0.9).all() and (table.loc[~looking, "mass"] < 0.1).all()
     assert (table["support"] == looking).all()
     assert (table["n"] == 3).all()
 
     none = visual_heads(planted_mllm((-1, -1, -1, -1)), items, responses, n_boot=50)
-    assert select_heads(none) == []
+    assert none.select() == []
 
 
 def test_the_focused_criterion_takes_the_head_whose_look_is_narrow(items, responses):
-    table = visual_heads(
+    result = visual_heads(
         planted_mllm((-1, 0, 1, 0)),
         items,
         responses,
         rule=HeadRule("focused", efr_quantile=0.25, ratio_quantile=0.75),
         n_boot=20,
     )
-    assert {head for _, head in select_heads(table)} == {2}
+    assert {head for _, head in result.select()} == {2}
+    table = result.table
     even = table[table["head"].isin([1, 3])]
     np.testing.assert_allclose(even["ratio"], 1.0, rtol=1e-4)
     # Spread evenly: log N, averaged over pictures of 36, 24 and 36 tokens.
@@ -115,7 +116,7 @@ def by_hand(weights, item, rows):
 @pytest.mark.parametrize("where", ["rationale", "answer", "prompt"])
 @torch.no_grad()
 def test_numbers_equal_eager_attention(random_mllm, items, responses, where, monkeypatch):
-    table = visual_heads(random_mllm, items, responses, where=where, n_boot=20)
+    table = visual_heads(random_mllm, items, responses, where=where, n_boot=20).table
     eager = copy.deepcopy(random_mllm.model)
     eager.set_attn_implementation({"text_config": "eager"})
     expected = []
@@ -145,14 +146,14 @@ def test_numbers_equal_eager_attention(random_mllm, items, responses, where, mon
         assert (table[f"{name}_low"] <= table[f"{name}_high"]).all()
 
     monkeypatch.setattr(head_probe, "_NUMBERS_AT_ONCE", 1)
-    again = visual_heads(random_mllm, items, responses, where=where, n_boot=20, batch_size=1)
+    again = visual_heads(random_mllm, items, responses, where=where, n_boot=20, batch_size=1).table
     pd.testing.assert_frame_equal(table, again, rtol=1e-4, atol=1e-6)
 
 
 def test_mass_agrees_with_visual_access(random_mllm, items, responses):
-    table = visual_heads(random_mllm, items, responses, layers=[1], sinks=False, n_boot=20)
+    table = visual_heads(random_mllm, items, responses, layers=[1], sinks=False, n_boot=20).table
     assert table["sink_share"].isna().all()
-    access = visual_access(random_mllm, items, responses, layers=[1])
+    access = visual_access(random_mllm, items, responses, layers=[1]).table
     weighted = access.assign(sums=access["mass"] * access["rows"])
     sums = weighted.groupby(["item", "head"], sort=False)[["sums", "rows"]].sum()
     expected = (sums["sums"] / sums["rows"]).groupby("head").mean()
@@ -172,35 +173,39 @@ def test_row_quantities_by_hand():
 
 def head_table(**columns):
     fixed = {"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "support": [1.0, 0.6, 1.0, np.nan]}
-    return pd.DataFrame(fixed | columns)
+    unread = dict.fromkeys(("mass_low", "mass_high", "ratio", "efr", "sink_share"), np.nan)
+    return pd.DataFrame(fixed | columns).assign(n=1, **unread)
 
 
 def test_selected_heads_filter_an_access_table(random_mllm, items, responses):
     table = head_table(visual=[True, True, False, True], mass=[0.3, 0.5, 0.9, 0.4])
-    assert select_heads(table) == [(0, 1), (1, 1), (0, 0)]
-    assert select_heads(table, support=0.9) == [(1, 1), (0, 0)]
+    assert VisualHeads(table).select() == [(0, 1), (1, 1), (0, 0)]
+    assert VisualHeads(table).select(support=0.9) == [(1, 1), (0, 0)]
     access = visual_access(random_mllm, items, responses)
-    found = at_heads(access, [(1, 1), (0, 0)])
+    found = access.at([(1, 1), (0, 0)]).table
     assert set(zip(found["layer"], found["head"], strict=True)) == {(0, 0), (1, 1)}
-    assert len(found) == len(access) / 6
+    assert len(found) == len(access.table) / 6
     with pytest.raises(MeasureError, match=r"lacks the heads \[\(7, 0\)\]"):
-        at_heads(access, [(7, 0)])
-    with pytest.raises(MeasureError, match="no columns layer and head"):
-        at_heads(access.drop(columns="head"), [(0, 0)])
-    with pytest.raises(MeasureError, match="lacks support, visual"):
-        select_heads(access)
+        access.at([(7, 0)])
+    with pytest.raises(MeasureError, match="lacks head"):
+        VisualAccess(access.table.drop(columns="head"))
+    with pytest.raises(MeasureError, match=r"lacks .*visual, support"):
+        VisualHeads(access.table)
 
 
 def test_bad_input_is_refused_in_a_sentence(random_mllm, items, responses):
-    with pytest.raises(MeasureError, match="3 problems came with 1 responses"):
+    with pytest.raises(MeasureError, match="3 problems, 1 responses and no images"):
         visual_heads(random_mllm, items, responses[:1])
     with pytest.raises(MeasureError, match="where='image' is unknown"):
         visual_heads(random_mllm, items, responses, where="image")
-    with pytest.raises(LayoutError, match="No response has rows to read with where='answer'"):
-        visual_heads(random_mllm, items[:1], ["<think>\n1. It is red.\n"], where="answer")
+    cut = ["<think>\n1. It is red.\n"]
+    with pytest.raises(MeasureError, match="Item 1: its response states no answer"):
+        visual_heads(random_mllm, items[:1], cut, where="answer")
+    with pytest.raises(MeasureError, match="No response states an answer"):
+        visual_heads(random_mllm, items[:1], cut, where="answer", empty="skip")
     with pytest.raises(MeasureError, match="Criterion 'all' is unknown"):
         HeadRule("all")
     with pytest.raises(MeasureError, match=r"min_mass is 2.0; expected a share"):
         HeadRule(min_mass=2.0)
-    one = visual_heads(random_mllm, items[:1], responses[:1], n_boot=20)
+    one = visual_heads(random_mllm, items[:1], responses[:1], n_boot=20).table
     assert one["support"].isna().all() and one["mass_low"].isna().all()

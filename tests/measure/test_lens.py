@@ -10,7 +10,7 @@ from tiny import noise_image, tiny_mllm
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
-from attcot_analysis.measures.lens import COLUMNS, lens_commitment, lens_items
+from attcot_analysis.measures.lens import LensCommitment, lens_commitment
 from attcot_analysis.models import encode_problem
 from attcot_analysis.models import load as stack_module
 from attcot_analysis.problems import Problem, Step, render_response
@@ -29,7 +29,7 @@ RESPONSES = [render_response(STEPS, "green"), render_response(STEPS[:1], "white"
 
 @pytest.fixture(scope="module")
 def found(random_mllm):
-    return lens_commitment(random_mllm, ITEMS, RESPONSES)
+    return lens_commitment(random_mllm, ITEMS, RESPONSES).table
 
 
 def naive_lens(mllm, item, response, k, layer):
@@ -54,7 +54,7 @@ def naive_lens(mllm, item, response, k, layer):
 
 
 def test_every_layer_equals_its_hidden_states_through_norm_and_head(random_mllm, found):
-    assert tuple(found.columns) == COLUMNS
+    assert tuple(found.columns) == LensCommitment.columns
     assert found["item"].unique().tolist() == ["b", "a"]
     for item, response, n_steps in zip(ITEMS, RESPONSES, (2, 1), strict=True):
         for k in range(n_steps + 1):
@@ -68,7 +68,7 @@ def test_every_layer_equals_its_hidden_states_through_norm_and_head(random_mllm,
 
 
 def test_the_last_layer_is_the_model_s_own_output(random_mllm, found):
-    own = commitment(random_mllm, ITEMS, RESPONSES, controls=["rationale"])
+    own = commitment(random_mllm, ITEMS, RESPONSES, controls=["rationale"]).table
     last = found[found["layer"] == random_mllm.n_layers - 1].reset_index(drop=True)
     assert last[["item", "step", "candidate"]].equals(own[["item", "step", "candidate"]])
     np.testing.assert_allclose(last["log_p"], own["log_p"], atol=1e-5)
@@ -79,8 +79,8 @@ def test_the_last_layer_is_the_model_s_own_output(random_mllm, found):
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_the_last_layer_is_the_output_in_every_family(name):
     mllm = shared_family(name)
-    own = commitment(mllm, ITEMS, RESPONSES, controls=["rationale"])
-    last = lens_commitment(mllm, ITEMS, RESPONSES, layers=[mllm.n_layers - 1])
+    own = commitment(mllm, ITEMS, RESPONSES, controls=["rationale"]).table
+    last = lens_commitment(mllm, ITEMS, RESPONSES, layers=[mllm.n_layers - 1]).table
     np.testing.assert_allclose(last["log_p"], own["log_p"], atol=2e-5)
 
 
@@ -88,7 +88,7 @@ def test_few_layers_small_batches_and_few_rows_at_once_change_nothing(
     random_mllm, found, monkeypatch
 ):
     monkeypatch.setattr(stack_module, "_LOGITS_AT_ONCE", 1)
-    some = lens_commitment(random_mllm, ITEMS, RESPONSES, layers=[1], batch_size=1)
+    some = lens_commitment(random_mllm, ITEMS, RESPONSES, layers=[1], batch_size=1).table
     expected = found[found["layer"] == 1].reset_index(drop=True)
     pd.testing.assert_frame_equal(some, expected, atol=1e-5, check_dtype=False)
 
@@ -101,13 +101,15 @@ def test_a_planted_early_layer_decides_and_later_ones_only_pass_it_on():
         for layer in layers[1:]:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-    table = lens_commitment(mllm, ITEMS, RESPONSES)
-    by_layer = table.pivot(index=["item", "step", "candidate"], columns="layer", values="log_p")
+    result = lens_commitment(mllm, ITEMS, RESPONSES)
+    by_layer = result.table.pivot(
+        index=["item", "step", "candidate"], columns="layer", values="log_p"
+    )
     np.testing.assert_allclose(by_layer[0], by_layer[2], atol=1e-5)
-    decided = lens_items(table)
+    decided = result.items()
     assert decided["settled_layer"].dropna().eq(0).all()
     assert (decided["step"] == decided["n_steps"]).sum() == 2
-    honest = lens_items(lens_commitment(tiny_mllm(), ITEMS, RESPONSES))
+    honest = lens_commitment(tiny_mllm(), ITEMS, RESPONSES).items()
     ends = honest[honest["step"] == honest["n_steps"]]
     assert ends["settled_layer"].notna().all() and ends["settled_layer"].gt(0).any()
 
@@ -120,17 +122,17 @@ def test_items_by_hand():
         for layer, top in enumerate(tops)
         for candidate in "ab"
     ]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    found = lens_items(table)
+    table = pd.DataFrame(rows, columns=list(LensCommitment.columns))
+    found = LensCommitment(table).items()
     assert found["final"].tolist() == ["b"] * 3
     assert found["first_layer"].tolist() == [1, 0, 0]
     np.testing.assert_array_equal(found["settled_layer"], [np.nan, 0, 2])
     with pytest.raises(MeasureError, match="Item q: the table does not hold"):
-        lens_items(pd.concat([table, table]))
+        LensCommitment(pd.concat([table, table]))
     with pytest.raises(MeasureError, match="Item q: the table does not hold"):
-        lens_items(table[(table["layer"] != 1) | (table["step"] != 1)])
-    with pytest.raises(MeasureError, match=r"lacks \['p'\]"):
-        lens_items(table.drop(columns="p"))
+        LensCommitment(table[(table["layer"] != 1) | (table["step"] != 1)])
+    with pytest.raises(MeasureError, match="lacks p;"):
+        LensCommitment(table.drop(columns="p"))
 
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused_and_leaves_no_hooks():
@@ -154,13 +156,13 @@ def test_bad_input_is_one_sentence(random_mllm):
         lens_commitment(random_mllm, ITEMS, ["<answer>red</answer>", RESPONSES[1]])
     table = lens_commitment(
         random_mllm, ITEMS, ["<answer>red</answer>", RESPONSES[1]], empty="skip", layers=[2]
-    )
+    ).table
     assert table["item"].unique().tolist() == ["a"]
 
 
 @pytest.mark.golden
 def test_the_trained_model_s_answer_is_settled_late_in_the_stack_and_after_the_last_step(testbed):
-    table = lens_items(lens_commitment(*testbed))
+    table = lens_commitment(*testbed).items()
     ends = table[table["step"] == table["n_steps"]]
     assert ends["settled_layer"].mean() > 1
     assert table.groupby("step")["settled_layer"].count().idxmax() == 3

@@ -12,8 +12,7 @@ from scipy import stats
 
 import attcot_lab
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.causal import COLUMNS as CAUSAL_COLUMNS
-from attcot_analysis.measures.causal import GROUP
+from attcot_analysis.measures.causal import GROUP, CausalAccess
 from attcot_analysis.measures.compare import (
     METRICS,
     Metric,
@@ -206,7 +205,7 @@ CAUSAL = pd.DataFrame(
         ("i0", "removal", "image", "both", "fixed", 0, 3, 2, 3.0),
     ],
     columns=["item", *GROUP, "k", "delta_log_p"],
-).reindex(columns=CAUSAL_COLUMNS)
+).reindex(columns=CausalAccess.columns)
 CAUSAL["n_steps"] = 2
 FOCUS = pd.DataFrame(
     [("i0", -0.2, 1.0, 1.0), ("i1", 0.3, 0.0, np.nan)],
@@ -323,10 +322,10 @@ def test_values_survive_the_disk(tmp_path):
         ({"text_only": COT}, "table text_only was made with the picture"),
         ({"cot": COT.drop(columns="correct")}, "table cot lacks correct"),
         ({"cot": pd.concat([COT, COT])}, "table cot holds item i0 twice"),
-        ({"commitment": COMMITMENT.assign(candidate="red")}, "reduce it with commitment_items"),
+        ({"commitment": COMMITMENT.assign(candidate="red")}, "reduce it with Commitment"),
         ({"commitment": COMMITMENT.drop(columns="area")}, "table commitment lacks area"),
         ({"dependence": COT}, "table dependence lacks edit"),
-        ({"access": COT}, "lacks density, evidence_mass"),
+        ({"access": COT}, "table access lacks step, "),
     ],
 )  # fmt: skip
 def test_bad_tables_are_one_sentence(tables, message):

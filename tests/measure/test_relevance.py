@@ -10,10 +10,10 @@ from tiny import noise_image
 from attcot_analysis.errors import LayoutError, MeasureError
 from attcot_analysis.measures.maps import QUANTITIES, ResponseMaps, Source
 from attcot_analysis.measures.relevance import (
-    COLUMNS,
+    Relevance,
     compare_maps,
+    relevance,
     relevance_maps,
-    relevance_table,
 )
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Problem, Step
@@ -97,7 +97,7 @@ def test_relevance_on_the_evidence_is_told_from_relevance_elsewhere(problem):
     right = planted([[1, 0, 0, 0], [0, 2, 0, 0], [1, 1, 0, 0]], answer=2)
     wrong = planted([[0, 0, 1, 1], [0, 0, 0, 3], [0, 0, 0, 1]], "rollout", answer=2)
     table = compare_maps(problem, [right, wrong])
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == Relevance.columns
     assert table["step"].tolist() == [0, 1, 2, 0, 1, 2]
     assert table["evidence_share"].tolist() == [1, 1, 1, 0, 0, 0]
     assert table["peak_on_evidence"].tolist() == [True] * 3 + [False] * 3
@@ -136,23 +136,22 @@ def test_maps_of_different_responses_are_refused(problem):
 
 def test_the_table_holds_what_the_maps_say(random_mllm, problem, every):
     sources = ("attention", "rollout", "occlusion")
-    table = relevance_table(
+    table = relevance(
         random_mllm,
         [problem],
         [RESPONSE],
         sources=sources,
         options={"occlusion": OPTIONS["occlusion"]},
-    )
+    ).table
     expected = compare_maps(problem, [every[source] for source in sources])
     assert table.equals(expected) and len(table) == 9
-    assert relevance_table(random_mllm, [], []).columns.tolist() == list(COLUMNS)
 
 
 def test_what_cannot_be_compared_is_refused(random_mllm, problem):
     with pytest.raises(MeasureError, match="Source 'saliency' is unknown"):
         relevance_maps(random_mllm, problem, RESPONSE, source="saliency")
     with pytest.raises(MeasureError, match="1 problems, 0 responses"):
-        relevance_table(random_mllm, [problem], [])
+        relevance(random_mllm, [problem], [])
 
 
 def test_maps_without_steps_have_no_step_maps(random_mllm, problem):

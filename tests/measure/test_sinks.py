@@ -12,7 +12,7 @@ from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.sinks import SinkRule, find_sinks, sink_strength
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.access import access_trajectory, visual_access
+from attcot_analysis.measures.access import VisualAccess, visual_access
 from attcot_analysis.measures.heads import visual_heads
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
@@ -143,7 +143,7 @@ def test_sink_free_mass_equals_eager_attention_on_the_other_image_tokens(
     sinks = [encoded[0].layout.image[[3, 20]], encoded[1].layout.image[[0]]]
     places = [(index, int(place)) for index, some in enumerate(sinks) for place in some]
     with massive(random_mllm.model, places):
-        table = visual_access(random_mllm, items, responses, sinks=True).set_index(
+        table = visual_access(random_mllm, items, responses, sinks=True).table.set_index(
             ["item", "step", "layer", "head"]
         )
     eager = copy.deepcopy(random_mllm.model)
@@ -169,18 +169,16 @@ def test_sink_free_mass_equals_eager_attention_on_the_other_image_tokens(
 def test_without_sinks_all_mass_is_free_and_the_rest_of_the_table_is_the_same(
     random_mllm, items, responses
 ):
-    plain = visual_access(random_mllm, items, responses)
-    table = visual_access(random_mllm, items, responses, sinks=SinkRule(), batch_size=1)
+    plain = visual_access(random_mllm, items, responses).table
+    table = visual_access(random_mllm, items, responses, sinks=SinkRule(), batch_size=1).table
     assert (table["sink_share"] == 0).all()
     assert (table["sink_free_mass"] == table["mass"]).all()
     both = table.drop(columns=["sink_free_mass", "sink_share"])
     pd.testing.assert_frame_equal(both, plain, rtol=1e-4, atol=1e-6)
-    assert "sink_share" not in access_trajectory(plain)
-    found = access_trajectory(table)
+    assert "sink_share" not in VisualAccess(plain).items()
+    found = VisualAccess(table).items()
     assert (found["sink_free_mass"] == found["mass"]).all()
     np.testing.assert_allclose(found["sink_free_mass_slope"], found["mass_slope"])
-    none = visual_access(random_mllm, [], [], sinks=True)
-    assert none.empty and list(none.columns) == list(table.columns)
 
 
 def test_a_threshold_no_token_can_reach_is_refused(items, responses):
@@ -217,13 +215,13 @@ def test_every_family_shows_a_planted_sink_to_access_and_heads(name, items, resp
     mllm = shared_family(name)
     encoded = encode_problem(mllm, items[0], response=responses[0])
     place = int(encoded.layout.image[0])
-    plain = visual_access(mllm, items[:1], responses[:1])
-    clean = visual_access(mllm, items[:1], responses[:1], sinks=True)
+    plain = visual_access(mllm, items[:1], responses[:1]).table
+    clean = visual_access(mllm, items[:1], responses[:1], sinks=True).table
     pd.testing.assert_frame_equal(clean[plain.columns], plain, rtol=1e-4, atol=1e-6)
     with massive(mllm.model, [(0, place)]):
         found = find_sinks(mllm, encoded)
-        access = visual_access(mllm, items[:1], responses[:1], sinks=True)
-        heads = visual_heads(mllm, items[:1], responses[:1])
+        access = visual_access(mllm, items[:1], responses[:1], sinks=True).table
+        heads = visual_heads(mllm, items[:1], responses[:1]).table
     assert np.flatnonzero(found.tokens[PLANTED_LAYER]).tolist() == [place]
     read = [layer for layer in set(access["layer"]) if found.tokens[layer, place]]
     assert read

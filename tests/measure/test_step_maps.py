@@ -17,7 +17,7 @@ def problem():
 def test_step_maps_sum_to_the_mass_that_visual_access_reports(random_mllm, problem):
     response = render_response(problem.steps, problem.answer)
     maps = response_maps(random_mllm, problem, response)
-    access = visual_access(random_mllm, [problem], [response])
+    access = visual_access(random_mllm, [problem], [response]).table
     expected = access.groupby("step")["mass"].mean().to_numpy()
     np.testing.assert_allclose(maps.step_maps().sum(axis=(1, 2)), expected, rtol=1e-4)
     assert maps.step_maps([0]).shape == (len(problem.steps), *maps.grid.shape)

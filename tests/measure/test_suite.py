@@ -231,11 +231,11 @@ def test_batches_see_the_items_outside_them(real):
         found = run.read_table(name)
         assert_frame_equal(found, expected, check_dtype=False, rtol=1e-4, atol=1e-5)
 
-    check("commitment", commitment(mllm, problems, written))
-    check("access", visual_access(mllm, problems, written))
+    check("commitment", commitment(mllm, problems, written).table)
+    check("access", visual_access(mllm, problems, written).table)
     at_once = dependence(
         mllm, problems, written, edits=REAL["edits"], max_new_tokens=REAL["max_new_tokens"]
-    )
+    ).table
     check("dependence", at_once)
     assert set(at_once["edit"]) == {"twin", "swap"}
 
@@ -248,9 +248,9 @@ def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
     assert list(tables) == [*TABLES, *get_args(Extra)]
     written = tables["answers_cot"]["ids"].tolist()
     for name, at_once in (
-        ("answer_access", answer_access(mllm, problems, written)),
-        ("lens", lens_commitment(mllm, problems, written)),
-        ("divergence", token_divergence(mllm, problems, written, edit="blank")),
+        ("answer_access", answer_access(mllm, problems, written).table),
+        ("lens", lens_commitment(mllm, problems, written).table),
+        ("divergence", token_divergence(mllm, problems, written, edit="blank").table),
     ):
         assert_frame_equal(tables[name], at_once, check_dtype=False, rtol=1e-4, atol=1e-5)
     values = suite_values(tables, problems, model="tiny", seed=0)

@@ -20,9 +20,10 @@ from tiny import noise_image
 
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers
 from attcot_analysis.errors import LayoutError, MeasureError
+from attcot_analysis.measures._items import parsed_responses
 from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.answers import answer_problems
-from attcot_analysis.measures.commitment import commitment, parsed_responses
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.maps import response_parts
 from attcot_analysis.models import Generation, encode
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
@@ -267,7 +268,7 @@ def test_what_a_thinking_model_wrote_is_measured_as_with_the_tag_in_its_response
     bare = [text.removeprefix("<think>\n") for text in texts]
     ids = [tokens(mllm, text) for text in bare]
     tables = [
-        (commitment(mllm, items, given), visual_access(mllm, items, given))
+        (commitment(mllm, items, given).table, visual_access(mllm, items, given).table)
         for given in (texts, bare, ids)
     ]
     assert tables[0][0].groupby("item")["n_steps"].first().tolist() == [1, 2, 3]

@@ -28,7 +28,7 @@ def forced(lengths, controls=("rationale",)):
                     p = share if best else (1 - share) / 2
                     rows.append((problem.id, control, step, n_steps, candidate, p, False))
     columns = ["item", "control", "step", "n_steps", "candidate", "p", "leaked"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(log_p=0.0)
 
 
 def looked(lengths, boxes=True, layers=(0, 1)):
@@ -41,7 +41,7 @@ def looked(lengths, boxes=True, layers=(0, 1)):
         for head in (0, 1)
     ]
     columns = ["item", "step", "n_steps", "layer", "head", "mass", "evidence_share"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(share=0.1, density=1.0, evidence_mass=0.1)
 
 
 def arm(lengths, **options):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attcot_analysis.measures.commitment import commitment_items
+from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.problems import parse_response
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.items import differing_items, example_problems, report_items
@@ -32,7 +32,7 @@ def test_an_item_says_what_the_tables_say(pair, tables):
             forced = forced[
                 (forced["item"] == item.problem.id) & (forced["control"] == "rationale")
             ]
-            (settled,) = commitment_items(forced, [item.problem])["commitment_step"]
+            (settled,) = Commitment(forced, [item.problem]).items()["commitment_step"]
             assert done.settled == settled
             last = forced[forced["step"] == forced["n_steps"]].set_index("candidate")["p"]
             assert done.steps[-1].best == last.idxmax()

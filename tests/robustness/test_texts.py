@@ -61,9 +61,9 @@ def test_a_rationale_of_four_thousand_tokens_is_measured(random_mllm, problems, 
     response = render_response(steps, problems[0].answer)
     assert len(random_mllm.tokenizer(response)["input_ids"]) > 4000
     with fault("4k-token rationale"):
-        table = commitment(random_mllm, problems[:1], [response], controls=("rationale",))
+        table = commitment(random_mllm, problems[:1], [response], controls=("rationale",)).table
         assert table["step"].max() == 20
-        access = visual_access(random_mllm, problems[:1], [response], layers=[1])
+        access = visual_access(random_mllm, problems[:1], [response], layers=[1]).table
         assert access["step"].max() == 20 and access["mass"].between(0, 1).all()
 
 

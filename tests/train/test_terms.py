@@ -94,7 +94,7 @@ def test_sink_free_mass_is_the_one_that_is_measured(
             layers=config.vis_layers,
             sinks=SinkRule(),
             batch_size=2,
-        )
+        ).table
     found = [layer for layer, tokens in batch.sinks.tokens.items() if tokens.any()]
     assert found == [1, 2] and batch.sinks.tokens[1][:, planted].all()
     assert (table["sink_free_mass"] < table["mass"]).any()
@@ -273,9 +273,9 @@ def test_the_target_is_a_quantile_of_what_right_items_have(mllm, training_proble
     problems = list(training_problems)
     config = AttCoTConfig(vis_region=region, vis_layers=(1,))
     responses = [render_response(problem.steps, problem.answer) for problem in problems]
-    access = visual_access(mllm, problems, responses, layers=[1])
+    access = visual_access(mllm, problems, responses, layers=[1]).table
     column = "mass" if region == "image" else "evidence_mass"
-    answers = commitment(mllm, problems, responses, controls=["rationale"])
+    answers = commitment(mllm, problems, responses, controls=["rationale"]).table
     last = answers[answers["step"] == answers["n_steps"]]
     given = last.loc[last.groupby("item")["p"].idxmax()].set_index("item")["candidate"]
     right = [problem.id for problem in problems if given[problem.id] == problem.answer]
@@ -293,7 +293,7 @@ def test_the_target_is_a_quantile_of_what_right_items_have(mllm, training_proble
 def test_a_target_needs_an_item_that_is_answered_right(mllm, training_problems):
     problem = replace(training_problems[0], twin=None, control=None)
     response = render_response(problem.steps, problem.answer)
-    table = commitment(mllm, [problem], [response], controls=["rationale"])
+    table = commitment(mllm, [problem], [response], controls=["rationale"]).table
     last = table[table["step"] == table["n_steps"]]
     least = last.loc[last["p"].idxmin(), "candidate"]
     with pytest.raises(TrainingError, match="none with rows that count is answered right"):

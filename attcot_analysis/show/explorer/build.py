@@ -16,7 +16,7 @@ import pandas as pd
 from attcot_analysis.attention.sinks import find_sinks
 from attcot_analysis.errors import MeasureError, ShowError
 from attcot_analysis.measures.answers import answer_problems
-from attcot_analysis.measures.commitment import commitment, commitment_items
+from attcot_analysis.measures.commitment import Commitment, commitment
 from attcot_analysis.measures.heads import HeadRule, visual_heads
 from attcot_analysis.measures.maps import ResponseMaps, response_maps
 from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
@@ -56,8 +56,8 @@ def explore(
             maps only compare on one text (the first model's response if there is no rationale).
         sources: What maps to offer; ``"attention"`` always is. ``None``: all that are defined for
             the models. Gradients cost one backward pass per step, all else a forward pass or two.
-        heads: The visual heads, e.g. from `select_heads`. ``None``: those of the first model on
-            this item by ``HeadRule()`` that look more than an even look would.
+        heads: The visual heads, e.g. from `VisualHeads.select`. ``None``: those of the first
+            model on this item by ``HeadRule()`` that look more than an even look would.
         image: Another picture to show instead of the item's own.
         max_new_tokens: Length limit of the models' own responses.
         **start: What to show first: ``layer``, ``head``, ``token``, ``source``.
@@ -128,7 +128,7 @@ def explorer_record(
     elif response is None:
         response = list(own[label]["ids"])
         text = f"What {label} writes by itself."
-    table = visual_heads(first, [problem], [response], rule=_RULE, n_boot=1)
+    table = visual_heads(first, [problem], [response], rule=_RULE, n_boot=1).table
     layers = tuple(int(layer) for layer in sorted(table["layer"].unique()))
     missing: list[str] = []
     found = [
@@ -193,7 +193,7 @@ def _measure(
             [response],
             images=None if image is None else [read_image(image)],
             controls=("rationale",),
-        )
+        ).table
     return ExplorerModel(
         label=label,
         maps=tuple(maps),
@@ -331,7 +331,7 @@ def _place(grid: TokenGrid, token: int) -> str:
 def _mind(model: ExplorerModel, problem: Problem) -> str:
     assert model.commitment is not None
     table = model.commitment[model.commitment["control"] == "rationale"]
-    item = commitment_items(table, [problem], thresholds=(SURE,)).iloc[0]
+    item = Commitment(table, [problem]).items(thresholds=(SURE,)).iloc[0]
     p = table[table["candidate"] == item["final"]].sort_values("step")["p"]
     when = f"never (p stays below {SURE:g})"
     if not np.isnan(item[f"commitment_step_{SURE:g}"]):

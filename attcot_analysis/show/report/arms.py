@@ -9,6 +9,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from attcot_analysis.errors import AttCoTError, RunError
+from attcot_analysis.measures.access import VisualAccess
+from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.maps import FloatArray
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.measure import TABLES, suite_values
@@ -20,7 +22,7 @@ from attcot_analysis.show.intervals import counts
 from attcot_analysis.show.report.items import Tables
 from attcot_analysis.show.report.page import ReportFigure
 from attcot_analysis.show.style import arm_label
-from attcot_analysis.stats.intervals import access_steps, at_positions, candidate_steps, step_curve
+from attcot_analysis.stats.intervals import at_positions, step_curve
 
 Runs = str | Path | Sequence[str | Path]
 
@@ -354,7 +356,7 @@ def commitment_by_arm(
     Args:
         tables: What was measured.
         problems: The items.
-        which: Whose probability; see `candidate_steps`.
+        which: Whose probability; see `Commitment.steps`.
         axis: Steps written, for items with the most common number of steps, or positions, for all.
         controls: One curve for each, named in a column ``control``.
     """
@@ -364,9 +366,8 @@ def commitment_by_arm(
             runs = {}
             for seed, kinds in seeds.items():
                 lengths: Literal["common", "all"] = "common" if axis == "step" else "all"
-                found = candidate_steps(
-                    kinds["commitment"], problems, which, control=control, lengths=lengths
-                )
+                forced = Commitment(kinds["commitment"], problems)
+                found = forced.steps(which, control=control, lengths=lengths)
                 runs[seed] = found if axis == "step" else at_positions(found, "k")
             curve = step_curve(runs, axis="k" if axis == "step" else "position")
             parts.append(curve.assign(model=arm, **({"control": control} if controls else {})))
@@ -383,7 +384,9 @@ def access_by_arm(
     parts = []
     for arm, seeds in tables.items():
         for quantity in quantities:
-            runs = {seed: access_steps(kinds["access"], quantity) for seed, kinds in seeds.items()}
+            runs = {
+                seed: VisualAccess(kinds["access"]).steps(quantity) for seed, kinds in seeds.items()
+            }
             if all(len(table) for table in runs.values()):
                 if axis == "position":
                     runs = {seed: at_positions(table, "step") for seed, table in runs.items()}

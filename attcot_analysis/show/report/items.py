@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from attcot_analysis.errors import ShowError
-from attcot_analysis.measures.commitment import commitment_items
+from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.show.heatmaps import png_bytes
 from attcot_analysis.show.style import arm_label
@@ -245,7 +245,7 @@ def _steps(
     forced = forced[forced["control"] == "rationale"]
     if forced.empty:
         return (), None
-    item = commitment_items(forced, [problem]).iloc[0]
+    item = Commitment(forced, [problem]).items().iloc[0]
     looked = found["access"].groupby("step")["mass"].mean()
     texts = ("", *parse_response(text).step_texts)
     steps = []

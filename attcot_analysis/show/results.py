@@ -1,0 +1,149 @@
+"""The figure of each measurement's result, under the measurement's name; see `Result.figure`."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from attcot_analysis.measures.access import AnswerAccess, VisualAccess
+from attcot_analysis.measures.causal import CausalAccess
+from attcot_analysis.measures.commitment import Commitment
+from attcot_analysis.measures.compare import item_values, summarise
+from attcot_analysis.measures.dependence import Dependence
+from attcot_analysis.measures.divergence import TokenDivergence
+from attcot_analysis.measures.heads import VisualHeads
+from attcot_analysis.measures.lens import LensCommitment
+from attcot_analysis.measures.relevance import Relevance
+from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves, line_panels
+from attcot_analysis.show.intervals import metric_intervals
+from attcot_analysis.stats.catalogue import METRICS
+
+
+def commitment(
+    result: Commitment, *, model: str = "model", title: str = "When does the answer settle?"
+) -> Figure:
+    """Draw the probability of the final answer after each step, with chance where it is one.
+
+    Args:
+        result: From `commitment`.
+        model: What to call the model.
+        title: Title of the figure; empty for none.
+    """
+    sizes = result.table.groupby("item")["candidate"].nunique().unique()
+    chance = 1 / float(sizes[0]) if len(sizes) == 1 else None
+    return commitment_curves(result.curve().assign(model=model), chance=chance, title=title)
+
+
+def access(
+    result: VisualAccess,
+    *,
+    quantities: tuple[str, ...] = ("mass", "share"),
+    model: str = "model",
+    title: str = "Does it keep looking while it writes?",
+) -> Figure:
+    """Draw quantities of visual access at each rationale step, a panel for each.
+
+    Args:
+        result: From `visual_access`.
+        quantities: Columns of its table.
+        model: What to call the model.
+        title: Title of the figure; empty for none.
+    """
+    curves = [result.curve(name).assign(quantity=name, model=model) for name in quantities]
+    return access_curves(pd.concat(curves), quantity="share of attention", title=title)
+
+
+def answer_access(
+    result: AnswerAccess,
+    *,
+    quantity: str = "mass",
+    model: str = "model",
+    title: str = "Does it look when it answers?",
+) -> Figure:
+    """Draw a quantity of the answer's row by layer, mean over heads.
+
+    Args:
+        result: From `answer_access`.
+        quantity: A column of its table.
+        model: What to call the model.
+        title: Title of the figure; empty for none.
+    """
+    curve = result.curve(quantity).assign(model=model)
+    return line_panels(curve, {"layer": "layer"}, quantity, title)
+
+
+def dependence(result: Dependence, *, model: str = "model") -> Figure:
+    """Draw every metric of counterfactual dependence that the edits allow, with its interval.
+
+    Args:
+        result: From `dependence`.
+        model: What to call the model.
+    """
+    values = item_values(model=model, seed=0, dependence=result)
+    return metric_intervals(summarise(values), METRICS)
+
+
+def causal(
+    result: CausalAccess, *, title: str = "What is lost without the image from here on?"
+) -> Figure:
+    """Draw the log p lost by the step from which the image is cut off, one line per kind.
+
+    Args:
+        result: From `causal_access`; drawn are fixed rationales, a panel for each window of
+            layers.
+        title: Title of the figure; empty for none.
+    """
+    curve = result.curve()
+    curve = curve[curve["rationale"] == "fixed"].rename(columns={"kind": "model"})
+    window = "layers " + curve["first_layer"].astype(str) + " to " + curve["last_layer"].astype(str)
+    labels = {"k": "rationale steps before the cut", "position": "position of the cut (share)"}
+    return line_panels(curve.assign(quantity=window), labels, "log p lost (nats)", title)
+
+
+def divergence(
+    result: TokenDivergence,
+    *,
+    model: str = "model",
+    title: str = "What the words owe to the picture",
+) -> Figure:
+    """Draw the divergence of each rationale step.
+
+    Args:
+        result: From `token_divergence`.
+        model: What to call the model.
+        title: Title of the figure; empty for none.
+    """
+    curve = result.curve().assign(model=model)
+    return access_curves(curve, quantity="KL per token (nats)", title=title)
+
+
+def lens(result: LensCommitment, *, model: str = "model") -> Figure:
+    """Draw the final answer's probability by layer and steps written.
+
+    Args:
+        result: From `lens_commitment`.
+        model: What to call the model.
+    """
+    return access_grid(result.curve().assign(model=model), quantity="p(final answer)")
+
+
+def heads(result: VisualHeads, *, model: str = "model") -> Figure:
+    """Draw the visual mass of every head, by layer.
+
+    Args:
+        result: From `visual_heads`.
+        model: What to call the model.
+    """
+    table = result.table.rename(columns={"mass": "value"}).assign(model=model)
+    return access_grid(table, column="head")
+
+
+def relevance(
+    result: Relevance, *, title: str = "How much relevance lies on the step's evidence?"
+) -> Figure:
+    """Draw the share of relevance on the evidence of each step, one line per source.
+
+    Args:
+        result: From `relevance`.
+        title: Title of the figure; empty for none.
+    """
+    curve = result.curve().rename(columns={"source": "model"})
+    return line_panels(curve, {"step": "rationale step (0: answer)"}, "share on evidence", title)

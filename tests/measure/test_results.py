@@ -1,0 +1,90 @@
+"""What all results share: their table is checked once, described in words and drawn."""
+
+import ast
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import matplotlib.figure
+import pytest
+
+import attcot_analysis
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import FIGURES, Result, paired
+from attcot_analysis.measures.access import answer_access, visual_access
+from attcot_analysis.measures.causal import causal_access
+from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.dependence import dependence
+from attcot_analysis.measures.divergence import token_divergence
+from attcot_analysis.measures.heads import visual_heads
+from attcot_analysis.measures.lens import lens_commitment
+from attcot_analysis.measures.relevance import relevance
+from attcot_analysis.problems import generate_arrows, render_response
+
+LIBRARY = Path(attcot_analysis.__file__).parent
+PROBLEMS = generate_arrows(4, seed=3)
+TEXTS = [render_response(item.steps, item.answer) for item in PROBLEMS]
+MEASURES = {
+    "commitment": commitment,
+    "access": visual_access,
+    "answer_access": answer_access,
+    "causal": causal_access,
+    "heads": visual_heads,
+    "relevance": partial(relevance, sources=("attention", "rollout")),
+    "divergence": token_divergence,
+    "lens": lens_commitment,
+    "dependence": partial(dependence, rationales=("fixed",)),
+}
+
+
+@pytest.fixture(scope="module")
+def results(random_mllm):
+    """By name; the first response has nothing that could be measured."""
+    given = [PROBLEMS, ["", *TEXTS[1:]]]
+    return {name: measure(random_mllm, *given, empty="skip") for name, measure in MEASURES.items()}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_result_is_described_with_what_was_left_out_first_and_drawn(results, name):
+    result = results[name]
+    said = result.describe()
+    (why,) = result.skipped
+    assert said.startswith(f"1 item left out ({why}): {PROBLEMS[0].id}. {result.title} of 3 items:")
+    assert "n=3" in said and "95 % bootstrap intervals" in said and "nan" not in said
+    assert isinstance(result.figure(), matplotlib.figure.Figure)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_table_without_columns_or_rows_is_refused(results, name):
+    result = results[name]
+    for column in result.columns:
+        with pytest.raises(MeasureError, match=f"The table {name} lacks {column};"):
+            type(result)(result.table.drop(columns=column))
+    with pytest.raises(MeasureError, match="has no rows"):
+        type(result)(result.table.iloc[:0])
+
+
+def test_every_result_has_a_figure_and_nothing_else_is_looked_up_by_name(results):
+    assert {type(result) for result in results.values()} == set(Result.__subclasses__())
+    for kind in Result.__subclasses__():
+        assert callable(getattr(import_module(FIGURES), kind.name))
+    rooms = ("problems", "stats", "models", "attention", "measures", "runs")
+    for path in (file for room in rooms for file in (LIBRARY / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            assert name != "import_module" or path.name == "_items.py"
+
+
+def test_items_are_paired_and_those_that_cannot_be_measured_counted(random_mllm):
+    bare = {"candidates": (), "twin": None, "control": None, "habitual": None}
+    items = [*PROBLEMS[:2], replace(PROBLEMS[2], **bare)]
+    texts = [TEXTS[0], "red", TEXTS[2]]
+    found = paired(random_mllm, items, texts, forced=True, empty="skip")
+    assert found.places == [0]
+    ids = [item.id for item in items]
+    assert found.skipped == {"no rationale step": (ids[1],), "an open question": (ids[2],)}
+    with pytest.raises(MeasureError, match=r"it is an open question.*empty='skip'"):
+        paired(random_mllm, items[2:], texts[2:], forced=True)
+    with pytest.raises(MeasureError, match="choose from error, skip"):
+        paired(random_mllm, items, texts, empty="drop")
