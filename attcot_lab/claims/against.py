@@ -92,7 +92,7 @@ def line_through_cells(
             f"A line needs {_FEWEST} cells that differ in the failure, and there are "
             f"{len(cells)}; give the claims of a larger grid."
         )
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         (x, y),
         _line,
         paired=True,
@@ -104,7 +104,7 @@ def line_through_cells(
     ).confidence_interval
     slope, at_zero, r = (
         Interval(float(value), float(low), float(high), len(cells), level)
-        for value, low, high in zip(_line(x, y), found.low, found.high, strict=True)
+        for value, low, high in zip(_line(x, y), ends.low, ends.high, strict=True)
     )
     return CellLine(slope, at_zero, r, _without(cells))
 
@@ -115,10 +115,11 @@ def _line(x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _without(cells: pd.DataFrame) -> pd.Series:
-    found = {}
+    correlations = {}
     for column in CELL:
         for name in dict.fromkeys(cells[column]):
             rest = cells[cells[column] != name]
             if len(rest) >= _FEWEST and np.ptp(rest["failure"]) > 0:
-                found[str(name)] = stats.pearsonr(rest["failure"], rest["cure"]).statistic
-    return pd.Series(found, name="r", dtype=float)
+                r = stats.pearsonr(rest["failure"], rest["cure"]).statistic
+                correlations[str(name)] = r
+    return pd.Series(correlations, name="r", dtype=float)

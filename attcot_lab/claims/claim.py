@@ -164,14 +164,14 @@ def p_values(claim: Claim, estimate: Estimate) -> dict[Verdict, float]:
         return estimate.p_at_least(bound) if claim.sign > 0 else estimate.p_at_most(-bound)
 
     if claim.absence:
-        found: dict[Verdict, float] = {"supported": down(margin), "opposite": up(0.0)}
+        by_verdict: dict[Verdict, float] = {"supported": down(margin), "opposite": up(0.0)}
     else:
-        found = {
+        by_verdict = {
             "supported": up(0.0),
             "opposite": down(0.0),
             "not supported": max(up(-margin), down(margin)),
         }
-    return {name: min(1.0, 2 * p) for name, p in found.items()}
+    return {name: min(1.0, 2 * p) for name, p in by_verdict.items()}
 
 
 def _turned(claim: Claim, low: float, high: float) -> tuple[float, float]:

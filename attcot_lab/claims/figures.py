@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Polygon
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from attcot_analysis.show.figures import figure_png, save_figure
@@ -188,15 +188,8 @@ def _diamond(ax: Axes, row: pd.Series, y: float) -> None:
 
 
 def _tile(ax: Axes, x: float, y: float, verdict: str) -> None:
-    half = 0.44
-    corners = [
-        (x - half, y - half),
-        (x + half, y - half),
-        (x + half, y + half),
-        (x - half, y + half),
-    ]
     color = _VERDICT_COLORS[verdict]
-    ax.add_patch(Polygon(corners, closed=True, facecolor=color, linewidth=0))
+    ax.add_patch(Rectangle((x - 0.44, y - 0.44), 0.88, 0.88, facecolor=color, linewidth=0))
     mark = _VERDICT_MARKS.get(verdict, "")
     ax.text(x, y, mark, ha="center", va="center", color=PAPER, fontsize=8.5, fontweight="bold")
 
@@ -258,7 +251,7 @@ _FEW = 2
 
 _ALONE = ("SAYO", "VISTA")
 
-"""Papers with an overview of their own."""
+"""Papers with an overview of their own: one of all claims would be too tall to read."""
 
 
 def save_page_pictures(
@@ -279,9 +272,16 @@ def save_page_pictures(
     images.mkdir(parents=True, exist_ok=True)
     present = set(table["claim"])
     figures = {}
-    for title, name, own in _overviews(claims):
-        if len(present & set(own)) > _FEW:
-            figures[title] = (name, claims_overview(table, own, title=title))
+    for paper in ("", *_ALONE):
+        shown = {
+            claim.id: claim.title
+            for claim in claims
+            if claim.paper == paper or (not paper and claim.paper not in _ALONE)
+        }
+        if len(present & set(shown)) > _FEW:
+            title = f"{paper}: which claims hold, where" if paper else "Which claims hold, where"
+            name = f"overview_{paper.lower()}" if paper else "overview"
+            figures[title] = (name, claims_overview(table, shown, title=title))
     for claim in claims:
         if claim.id in PICTURED and claim.id in present:
             forest = claim_forest(
@@ -291,13 +291,3 @@ def save_page_pictures(
     for name, figure in figures.values():
         (images / f"{page.stem}_{name}.png").write_bytes(figure_png(figure))
     return {title: f"images/{page.stem}_{name}.png" for title, (name, _) in figures.items()}
-
-
-def _overviews(claims: Sequence[Claim]) -> list[tuple[str, str, dict[str, str]]]:
-    """Title, file and claims of each overview: one of all would be too tall to read."""
-    rest = {claim.id: claim.title for claim in claims if claim.paper not in _ALONE}
-    found = [("Which claims hold, where", "overview", rest)]
-    for paper in _ALONE:
-        own = {claim.id: claim.title for claim in claims if claim.paper == paper}
-        found.append((f"{paper}: which claims hold, where", f"overview_{paper.lower()}", own))
-    return found

@@ -29,12 +29,12 @@ class _Line:
     Attributes:
         claim: The claim.
         row: Its row that is pooled over all cells.
-        table: All of its rows.
+        rows: All of its rows.
     """
 
     claim: Claim
     row: Row
-    table: pd.DataFrame
+    rows: Sequence[Row]
 
     @property
     def effect(self) -> str:
@@ -51,9 +51,9 @@ class _Line:
     @property
     def verdict(self) -> str:
         """In the mean over these cells."""
-        said = str(self.row["verdict"])
-        small = bool(self.row["negligible"]) and said in ("supported", "opposite")
-        return f"{said} (negligible)" if small else said
+        verdict = str(self.row["verdict"])
+        small = bool(self.row["negligible"]) and verdict in ("supported", "opposite")
+        return f"{verdict} (negligible)" if small else verdict
 
     @property
     def beyond(self) -> str:
@@ -90,16 +90,17 @@ class _Line:
 
     def by_part(self, parts: Mapping[tuple[str, str], str]) -> list[str]:
         """Effect, interval and mark of the verdict in every part, empty where not measured."""
-        said = []
-        for level, name in parts:
-            own = self.table[(self.table["level"] == level) & (self.table[level] == name)]
-            for _, row in own.iterrows():
-                value = format_number(float(row["effect"]), signed=True, digits=2)
-                ends = format_interval(float(row["low"]), float(row["high"]), signed=True, digits=2)
-                said.append(f"{value} {ends} {_MARKS.get(str(row['verdict']), '?')}")
-            if own.empty:
-                said.append("")
-        return said
+        rows = {(row["level"], row.get(row["level"])): row for row in self.rows}
+        texts = []
+        for part in parts:
+            row = rows.get(part)
+            if row is None:
+                texts.append("")
+                continue
+            value = format_number(row["effect"], signed=True, digits=2)
+            ends = format_interval(row["low"], row["high"], signed=True, digits=2)
+            texts.append(f"{value} {ends} {_MARKS.get(row['verdict'], '?')}")
+        return texts
 
 
 def claims_page(
@@ -124,7 +125,7 @@ def claims_page(
         unread: In which cells answers were not read, see `unread_cells`; the first line.
     """
     lines = _lines(table, claims)
-    by_paper = {paper: [one for one in lines if one.claim.paper == paper] for paper in PAPERS}
+    by_paper = {paper: [line for line in lines if line.claim.paper == paper] for paper in PAPERS}
     negative = [
         line
         for verdict in ("opposite", "not supported", "undecided")
@@ -149,7 +150,7 @@ def claims_page(
         run=run or {},
         pictures=pictures or {},
         papers=PAPERS,
-        by_paper={paper: own for paper, own in by_paper.items() if own},
+        by_paper={paper: tested for paper, tested in by_paper.items() if tested},
         negative=negative,
         mixed=mixed,
         parts=parts,
@@ -159,14 +160,14 @@ def claims_page(
 
 def describe(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> str:
     """A claims table for a terminal: the pooled effect of every claim, by topic."""
-    said = []
+    text = []
     for topic, lines in _by_topic(_lines(table, claims)):
-        said += ["", topic, "-" * len(topic)]
+        text += ["", topic, "-" * len(topic)]
         for line in lines:
-            said += [f"{line.claim.title}: {line.verdict}", f"    {line.effect}; {line.n}"]
-            said += [f"    cells: {line.cells}; beyond: {line.beyond}"]
-    said += [f"Not measured: {missing}" for missing in _missing(table, claims)]
-    return "\n".join(said).strip()
+            text += [f"{line.claim.title}: {line.verdict}", f"    {line.effect}; {line.n}"]
+            text += [f"    cells: {line.cells}; beyond: {line.beyond}"]
+    text += [f"Not measured: {missing}" for missing in _missing(table, claims)]
+    return "\n".join(text).strip()
 
 
 def _template() -> jinja2.Template:
@@ -187,30 +188,39 @@ def _template() -> jinja2.Template:
 
 def _lines(table: pd.DataFrame, claims: Sequence[Claim]) -> list[_Line]:
     """One per claim that was tested, in the order of the claims."""
-    rows, own = headline_rows(table), dict(tuple(table.groupby("claim", sort=False)))
-    return [_Line(one, rows[one.id], own[one.id]) for one in claims if one.id in rows]
+    rows: dict[str, list[Row]] = {}
+    for row in table.to_dict("records"):
+        fields = {str(column): value for column, value in row.items()}
+        rows.setdefault(str(row["claim"]), []).append(fields)
+    pooled = headline_rows(table)
+    return [
+        _Line(claim, pooled[claim.id], rows[claim.id]) for claim in claims if claim.id in pooled
+    ]
 
 
 def _by_topic(lines: Sequence[_Line]) -> list[tuple[str, list[_Line]]]:
-    return [(topic, list(own)) for topic, own in groupby(lines, lambda line: line.claim.topic)]
+    return [(topic, list(group)) for topic, group in groupby(lines, lambda line: line.claim.topic)]
 
 
 def _counted(lines: Sequence[_Line], column: str) -> str:
     """How many lines have each verdict."""
-    said = [line.row[column] for line in lines]
-    return ", ".join(f"{said.count(name)} {name}" for name in VERDICTS if name in said)
+    verdicts = [line.row[column] for line in lines]
+    return ", ".join(f"{verdicts.count(name)} {name}" for name in VERDICTS if name in verdicts)
 
 
 def _missing(table: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
     """What was not measured: claim by claim, or whole topics."""
     missing = untested(table, claims)
     begun = {claim.topic for claim in claims if claim not in missing}
-    said = [f"{one.title} ({', '.join(one.arms)})" for one in missing if one.topic in begun]
+    texts = []
+    for claim in missing:
+        if claim.topic in begun:
+            texts.append(f"{claim.title} ({', '.join(claim.arms)})")
     for topic in dict.fromkeys(claim.topic for claim in missing if claim.topic not in begun):
-        own = [claim for claim in missing if claim.topic == topic]
-        arms = dict.fromkeys(arm for claim in own for arm in claim.arms)
-        said.append(f"{own[0].paper}: {topic}, {len(own)} claims ({', '.join(arms)})")
-    return said
+        whole = [claim for claim in missing if claim.topic == topic]
+        arms = dict.fromkeys(arm for claim in whole for arm in claim.arms)
+        texts.append(f"{whole[0].paper}: {topic}, {len(whole)} claims ({', '.join(arms)})")
+    return texts
 
 
 def _setting(table: pd.DataFrame) -> str:

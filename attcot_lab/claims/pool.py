@@ -166,7 +166,7 @@ class Pool:
         center = np.full(len(means), means.mean())
         if not many:
             for kind in set(kinds):
-                of_kind = np.array([one == kind for one in kinds])
+                of_kind = np.array(kinds) == kind
                 center[of_kind] = means[of_kind].mean()
         parts = (means - center) * share
         between = [_clustered(parts, models)]
@@ -185,10 +185,10 @@ class Pool:
         return self._made(chosen, np.sqrt(variance), df, np.empty(0))
 
     def _chosen(self, chosen: Sequence[int] | None) -> tuple[int, ...]:
-        found = tuple(range(len(self.cells)) if chosen is None else chosen)
-        if not found:
+        cells = tuple(range(len(self.cells)) if chosen is None else chosen)
+        if not cells:
             raise MeasureError("A pool of no cells was asked for; name at least one.")
-        return found
+        return cells
 
     def _made(self, chosen: Sequence[int], error: float, df: float, draws: FloatArray) -> Estimate:
         n_items = sum(
@@ -221,9 +221,9 @@ class Pool:
         """Variance of the chosen cells' mean with these cells fixed, and degrees of freedom."""
         variances, weights = [], []
         for kind in self._kinds:
-            own = [at for at in chosen if self.cells[at].kind == kind]
-            if own:
-                variance, df = _two_way([self._matrices[at] for at in own], len(chosen))
+            of_kind = [at for at in chosen if self.cells[at].kind == kind]
+            if of_kind:
+                variance, df = _two_way([self._matrices[at] for at in of_kind], len(chosen))
                 variances.append(variance)
                 weights.append(variance**2 / df)
         total = float(sum(variances))
@@ -239,20 +239,20 @@ class Pool:
     def _draws(self) -> list[FloatArray]:
         """Per cell its bootstrap means; the cells of a kind share the draws."""
         rng = np.random.default_rng(self._seed)
-        found = [np.empty(0)] * len(self.cells)
+        draws = [np.empty(0)] * len(self.cells)
         for kind in self._kinds:
-            own = [at for at, cell in enumerate(self.cells) if cell.kind == kind]
-            n_seeds, n_items = self._matrices[own[0]].shape
+            of_kind = [at for at, cell in enumerate(self.cells) if cell.kind == kind]
+            n_seeds, n_items = self._matrices[of_kind[0]].shape
             rows = times_drawn(rng, n_seeds, self._n_boot)
             columns = times_drawn(rng, n_items, self._n_boot)
-            for at in own:
+            for at in of_kind:
                 matrix = self._matrices[at]
                 there = (~np.isnan(matrix)).astype(float)
                 total = (weighted_sum(rows, np.nan_to_num(matrix)) * columns).sum(axis=1)
                 count = (weighted_sum(rows, there) * columns).sum(axis=1)
                 with np.errstate(invalid="ignore"):
-                    found[at] = total / count
-        return found
+                    draws[at] = total / count
+        return draws
 
 
 def _two_way(matrices: Sequence[FloatArray], n_cells: int) -> tuple[float, float]:

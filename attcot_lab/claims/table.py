@@ -95,17 +95,20 @@ def claims_table(
     """
     need_columns(values, "values", VALUES)
     measured = _measured(values, claims)
-    cells = values[["model", "family", "scale", "kind"]].drop_duplicates()
-    names = sorted((tuple(map(str, row)) for row in cells.itertuples(index=False)), key=_place)
+    combinations = values[["model", "family", "scale", "kind"]].drop_duplicates()
+    names = sorted(
+        (tuple(map(str, row)) for row in combinations.itertuples(index=False)), key=_rank
+    )
     rows: list[dict[str, Any]] = []
     for claim in claims:
-        found = []
+        cells, places = [], []
         for model, family, scale, kind in names:
             effects = _effects(claim, measured.get(kind), model, (chance or {}).get(kind))
             if effects is not None:
-                found.append((Cell(model, kind, effects), family, scale))
-        if found:
-            rows += _claim_rows(claim, found, n_boot=n_boot, seed=seed, level=level)
+                cells.append(Cell(model, kind, effects))
+                places.append({"family": family, "scale": scale, "kind": kind})
+        if cells:
+            rows += _claim_rows(claim, Pool(cells, n_boot=n_boot, seed=seed), places, level)
     if not rows:
         raise MeasureError(
             "None of the claims can be tested on these values; they need arms such as base, "
@@ -132,36 +135,34 @@ def untested(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> list[Clai
 
 
 def _claim_rows(
-    claim: Claim,
-    found: Sequence[tuple[Cell, str, str]],
-    *,
-    n_boot: int,
-    seed: int,
-    level: float,
+    claim: Claim, pool: Pool, places: Sequence[Mapping[str, str]], level: float
 ) -> list[dict[str, Any]]:
-    pool = Pool([cell for cell, _, _ in found], n_boot=n_boot, seed=seed)
-    where = [{"family": family, "scale": scale, "kind": cell.kind} for cell, family, scale in found]
-    alone = [pool.estimate((at,)) for at in range(len(found))]
-    singles = [
-        _row(claim, one, "cell", named, level) for one, named in zip(alone, where, strict=True)
+    """The pooled rows of a claim, then its cells'; places: family, scale and kind of every cell."""
+    every = range(len(places))
+    estimates = [pool.estimate((at,)) for at in every]
+    cells = [
+        _row(claim, estimates[at], "cell", places[at], level) | {"verdict_corrected": corrected}
+        for at, corrected in enumerate(_corrected(claim, estimates, 1 - level))
     ]
-    for row, said in zip(singles, _corrected(claim, alone, 1 - level), strict=True):
-        row["verdict_corrected"] = said
-    rows = [_pooled(claim, pool, tuple(range(len(found))), "all", {}, level)]
+    rows = [_pooled(claim, pool, every, "all", {}, level)]
     for column in ("kind", "family", "scale"):
-        for name in dict.fromkeys(named[column] for named in where):
-            chosen = tuple(at for at, named in enumerate(where) if named[column] == name)
-            if 1 < len(chosen) < len(found):
+        for name in dict.fromkeys(place[column] for place in places):
+            chosen = [at for at in every if places[at][column] == name]
+            if 1 < len(chosen) < len(places):
                 rows.append(_pooled(claim, pool, chosen, column, {column: name}, level))
     for row in rows:
-        inside = [single for single, named in zip(singles, where, strict=True) if _in(row, named)]
-        row["effect_min"] = min(single["effect"] for single in inside)
-        row["effect_max"] = max(single["effect"] for single in inside)
+        pooled_over = [
+            cell
+            for cell, place in zip(cells, places, strict=True)
+            if all(row[column] in (ALL, name) for column, name in place.items())
+        ]
+        row["effect_min"] = min(cell["effect"] for cell in pooled_over)
+        row["effect_max"] = max(cell["effect"] for cell in pooled_over)
         for name in VERDICTS:
-            key = f"cells_{name.replace(' ', '_')}"
-            row[key] = sum(single["verdict"] == name for single in inside)
-            row[f"{key}_corrected"] = sum(one["verdict_corrected"] == name for one in inside)
-    return rows + singles
+            for column, end in (("verdict", ""), ("verdict_corrected", "_corrected")):
+                n_cells = sum(cell[column] == name for cell in pooled_over)
+                row[f"cells_{name.replace(' ', '_')}{end}"] = n_cells
+    return rows + cells
 
 
 def _row(
@@ -191,7 +192,7 @@ def _row(
 def _pooled(
     claim: Claim,
     pool: Pool,
-    chosen: tuple[int, ...],
+    chosen: Sequence[int],
     name: str,
     where: Mapping[str, str],
     level: float,
@@ -201,30 +202,25 @@ def _pooled(
     if other is not None:
         wider = other.interval(level)
         low, high = min(wider.low, row["low"]), max(wider.high, row["high"])
-        said = verdict(claim, Interval(wider.value, low, high, wider.n, level))
-        row |= {"low_beyond": low, "high_beyond": high, "verdict_beyond": said}
+        beyond = verdict(claim, Interval(wider.value, low, high, wider.n, level))
+        row |= {"low_beyond": low, "high_beyond": high, "verdict_beyond": beyond}
     return row
 
 
 def _corrected(claim: Claim, cells: Sequence[Estimate], alpha: float) -> list[Verdict]:
     """Every cell's verdict, each of its p values corrected for the number of cells."""
-    found = [p_values(claim, one) for one in cells]
-    names = list(found[0])
-    p = {name: holm([one[name] for one in found]) for name in names}
+    by_cell = [p_values(claim, cell) for cell in cells]
+    corrected = {name: holm([p[name] for p in by_cell]) for name in by_cell[0]}
     return [
-        next((name for name in names if p[name][at] < alpha), "undecided")
-        for at in range(len(found))
+        next((name for name, p in corrected.items() if p[at] < alpha), "undecided")
+        for at in range(len(cells))
     ]
 
 
-def _place(names: tuple[str, ...]) -> tuple[object, ...]:
+def _rank(names: tuple[str, ...]) -> tuple[object, ...]:
     """Where a cell stands: by kind, family and scale, the smaller scale first."""
     model, family, scale, kind = names
     return kind, family, _SCALES.index(scale) if scale in _SCALES else len(_SCALES), scale, model
-
-
-def _in(row: Mapping[str, Any], where: Mapping[str, str]) -> bool:
-    return all(row[column] in (ALL, name) for column, name in where.items())
 
 
 def _measured(values: pd.DataFrame, claims: Sequence[Claim]) -> dict[str, _Kind]:
@@ -232,7 +228,7 @@ def _measured(values: pd.DataFrame, claims: Sequence[Claim]) -> dict[str, _Kind]
     metrics = {term.metric for claim in claims for term in claim.terms}
     keys = ["model", "arm", "metric", "seed", "item"]
     wanted = values[values["metric"].isin(metrics)]
-    found = {}
+    measured = {}
     for kind, part in wanted.groupby("kind", observed=True):
         part = part.astype({name: str for name in keys if name != "seed"})
         twice = part.duplicated(keys)
@@ -247,8 +243,8 @@ def _measured(values: pd.DataFrame, claims: Sequence[Claim]) -> dict[str, _Kind]
         for at, values_of in zip(wide.index, wide.to_numpy(float), strict=True):
             model, arm, metric, seed = at
             runs.setdefault((model, arm, metric), {})[int(seed)] = values_of
-        found[str(kind)] = _Kind(list(wide.columns), runs)
-    return found
+        measured[str(kind)] = _Kind(list(wide.columns), runs)
+    return measured
 
 
 def _effects(
@@ -364,9 +360,9 @@ def run_facts(folder: str | Path) -> dict[str, str]:
             f"{training.get('steps')} steps of {training.get('batch_size')} at "
             f"{training.get('learning_rate')}; tested on {_tested_on(kind.get('test_prior'))}"
         )
-    seeds = sorted({int(one) for one in values.loc[values["arm"] != BASE, "seed"]})
+    seeds = sorted({int(seed) for seed in values.loc[values["arm"] != BASE, "seed"]})
     if seeds:
-        gaps = [str(one) for one in range(seeds[0], seeds[-1]) if one not in seeds]
+        gaps = [str(seed) for seed in range(seeds[0], seeds[-1]) if seed not in seeds]
         missing = f"; {' and '.join(gaps)} of this range missing" if gaps else ""
         facts["Training seeds"] = f"{', '.join(map(str, seeds))}{missing}"
     if parts.get("arms"):
@@ -393,16 +389,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     """The file's entries; none if it is not there."""
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """A pooled row as JSON can hold it, without what the entry says already."""
     left_out = ("claim", "paper", "level", "family", "scale", "kind", "verdict_corrected")
-    found = {}
+    plain = {}
     for key, value in row.items():
         if key not in left_out:
             value = value.item() if isinstance(value, np.generic) else value
-            found[key] = None if pd.isna(value) else value
-    return found
+            plain[key] = None if pd.isna(value) else value
+    return plain
