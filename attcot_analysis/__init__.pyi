@@ -106,7 +106,6 @@ from .show.explorer.page import explorer_page as explorer_page
 from .show.explorer.record import ExplorerModel as ExplorerModel
 from .show.explorer.record import ExplorerRecord as ExplorerRecord
 from .show.explorer.widget import Explorer as Explorer
-from .show.figures import read_figure_data as read_figure_data
 from .show.figures import save_figure as save_figure
 from .show.heatmaps import before_after as before_after
 from .show.heatmaps import heatmap_row as heatmap_row

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from attcot_analysis.errors import RunError, passing, writing
+from attcot_analysis.errors import RunError, writing
 from attcot_analysis.show.style import INK, PAPER, figure_style, page_color, page_colors
 
 FigureData = pd.DataFrame | np.ndarray | Mapping[str, pd.DataFrame | np.ndarray] | None
@@ -120,8 +120,8 @@ def save_figure(
     Args:
         figure: What to save.
         stem: Path without suffix; its folder is made if needed.
-        data: The table or array that the figure was drawn from, or several by name;
-            `read_figure_data` gives them back.
+        data: The table or array that the figure was drawn from, or several by name; kept under
+            ``"data"``: a table as records, an array as nested lists, NaN as null.
         about: Anything else worth keeping (caption, parameters, versions), JSON values.
         svg: From `figure_svg`, if it is at hand.
         overwrite: Replace files that are already there.
@@ -150,30 +150,6 @@ def save_figure(
     return files
 
 
-def read_figure_data(stem: str | Path) -> FigureData:
-    """Read back the ``data`` of a saved figure.
-
-    Args:
-        stem: As for `save_figure`; with or without a suffix.
-
-    Raises:
-        RunError: If it is missing or damaged.
-    """
-    path = Path(stem)
-    path = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))["data"]
-        if isinstance(held, dict):
-            return {name: _restored(part) for name, part in held.items()}
-        return None if held is None else _restored(held)
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing; save the figure with save_figure.") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise passing(error, path) or RunError(
-            f"{path} is damaged; draw the figure again."
-        ) from error
-
-
 def _plain(data: Any) -> Any:
     """Tables as lists of records, arrays as nested lists, NaN as null."""
     if isinstance(data, pd.DataFrame):
@@ -185,12 +161,6 @@ def _plain(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {str(name): _plain(part) for name, part in data.items()}
     return data
-
-
-def _restored(held: list[Any]) -> pd.DataFrame | np.ndarray:
-    if not held or isinstance(held[0], dict):
-        return pd.DataFrame(held)
-    return np.array(held, dtype=float)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

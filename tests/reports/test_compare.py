@@ -14,7 +14,6 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measures import compare as metrics
 from attcot_analysis.runs.records import Records
-from attcot_analysis.show.figures import read_figure_data
 from attcot_analysis.show.report import compare, maps
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.compare import compare_runs
@@ -94,7 +93,7 @@ def test_maps_are_those_that_the_runs_kept(pair, compared):
     stems = sorted((compared.run.path / "figures").glob("maps_*.json"))
     (stem,) = stems
     item = stem.stem.removeprefix("maps_")
-    data = read_figure_data(stem)
+    data = json.loads(stem.read_text())["data"]
     for name, key in (("cot_sft", "before"), ("att_cot", "after")):
         kept = Records(pair.run(name), "maps").arrays([item])[item]
         np.testing.assert_allclose(data[key], kept, atol=1e-7)
@@ -102,7 +101,8 @@ def test_maps_are_those_that_the_runs_kept(pair, compared):
 
 def test_curves_are_saved_with_intervals(compared):
     for name in ("commitment_final", "access", "commitment_controls"):
-        curve = read_figure_data(compared.run.path / "figures" / name)
+        file = compared.run.path / "figures" / f"{name}.json"
+        curve = pd.DataFrame(json.loads(file.read_text())["data"])
         assert set(curve["model"]) == set(NAMES)
         assert (curve["low"] <= curve["value"] + 1e-9).all()
         assert (curve["value"] <= curve["high"] + 1e-9).all()

@@ -20,7 +20,6 @@ from attcot_analysis.runs.provenance import noted_sources
 from attcot_analysis.runs.records import Part, Records
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, read_key, select
-from attcot_analysis.show.figures import read_figure_data
 from attcot_analysis.show.report.arms import read_arm as read_measured
 from attcot_lab.arms import read_arm
 from attcot_lab.grid_config import read_grid
@@ -165,7 +164,6 @@ FILES = {
     "corrupt manifest": ["manifest.json", "sources.json"],
     "corrupt parquet": ["tables/answers_cot.parquet", "parts/access/*.parquet"],
     "corrupt safetensors": ["arrays/maps/*.safetensors", "arrays/maps/index.json"],
-    "corrupt figure data": ["figure.json"],
 }
 
 
@@ -180,7 +178,6 @@ def run(tmp_path_factory):
     rows = pd.DataFrame({"item": ["a", "b"], "x": [1.0, 2.0], "ids": [[1], [2, 3]]})
     run.write_table("answers_cot", rows)
     run.write_json("sources", {"model": {"folder": "../m"}, "problems": {"folder": "../p"}})
-    run.write_json("figure", {"data": [{"x": 1}]})
     records = Records(run, "maps")
     records.write(0, ["a", "b"], Part(rows, {"a": np.ones(3)}))
     records.merge(["a", "b"])
@@ -199,7 +196,6 @@ def read_all(folder):
         lambda: Records(run, "maps").arrays(),
         Records(run, "access").items,
         partial(Records(run, "access").merge, ["a"]),
-        partial(read_figure_data, folder / "figure"),
         *(partial(run.read_table, name) for name in run.tables),
     ]
     return [survives(call) for call in calls]

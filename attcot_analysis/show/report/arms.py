@@ -20,7 +20,7 @@ from attcot_analysis.runs.run import RunFolder, one_line
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.intervals import counts
 from attcot_analysis.show.report.items import Tables
-from attcot_analysis.show.report.page import ReportFigure
+from attcot_analysis.show.report.page import ReportFigure, report_figure
 from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.intervals import at_positions, step_curve
 
@@ -256,45 +256,20 @@ def _commitment_curves(
     sizes = {len(problem.candidates) for problem in problems if problem.candidates}
     chance = 1 / sizes.pop() if len(sizes) == 1 else None
     line = " The thin grey line is chance." if chance else ""
-    final = commitment_by_arm(tables, problems, "final", axis=axis)
-    curves = [
-        ReportFigure(
-            commitment_curves(final, chance=chance, title=""),
-            "When does the answer settle?",
-            "Probability of the model's own final answer when it is forced to answer within its "
-            "own rationale. A curve that is high at the left has decided before it wrote."
-            f"{line}{_n(final)}",
-            name="commitment_final",
-            data=final,
-        )
-    ]
+
+    def figure(
+        which: Literal["final", "habitual"], name: str, quantity: str, controls: Sequence[str] = ()
+    ) -> ReportFigure:
+        curve = commitment_by_arm(tables, problems, which, axis=axis, controls=controls)
+        drawn = commitment_curves(curve, quantity=quantity, chance=chance, title="")
+        return report_figure(name, drawn, curve, chance=line, n=_n(curve))
+
+    curves = [figure("final", "commitment_final", "p(final answer)")]
     if any(problem.habitual is not None and problem.candidates for problem in problems):
-        habitual = commitment_by_arm(tables, problems, "habitual", axis=axis)
-        curves.append(
-            ReportFigure(
-                commitment_curves(habitual, quantity="p(habitual answer)", chance=chance, title=""),
-                "The textual prior along the rationale",
-                "Probability of the habitual answer. Where items are balanced, anything above "
-                f"chance is the prior speaking, not the picture.{line}{_n(habitual)}",
-                name="commitment_habitual",
-                data=habitual,
-            )
-        )
+        curves.append(figure("habitual", "commitment_habitual", "p(habitual answer)"))
     controls = _controls(tables)
     if len(controls) > 1:
-        held = commitment_by_arm(tables, problems, "final", axis=axis, controls=controls)
-        curves.append(
-            ReportFigure(
-                commitment_curves(held, chance=chance, title=""),
-                "Is it the rationale that settles the answer?",
-                "Probability of the same final answer when the rationale is replaced: where a "
-                "filler or another item's rationale raises it as much, the words do not matter."
-                f"{line}{_n(held)}",
-                wide=True,
-                name="commitment_controls",
-                data=held,
-            )
-        )
+        curves.append(figure("final", "commitment_controls", "p(final answer)", controls))
     return curves
 
 
@@ -308,25 +283,21 @@ def _access_curves(
     difference = f", and its difference from {arm_label(reference)}" if alike else ""
     shares = access["quantity"].nunique() > 1
     evidence = ", and which share of that lies on the evidence boxes of the step being written"
-    evidence = evidence if shares else ""
     return [
-        ReportFigure(
+        report_figure(
+            "access",
             access_curves(access, title=""),
-            "Does it keep looking while it writes?",
-            f"Attention of a rationale token's row on all image tokens{evidence}. "
-            f"Mean over layers, heads and rows.{_n(access)}",
+            access,
             wide=shares,
-            name="access",
-            data=access,
+            evidence=evidence if shares else "",
+            n=_n(access),
         ),
-        ReportFigure(
+        report_figure(
+            "access_layers",
             access_grid(layers, reference=reference if alike else None),
-            "Visual access by layer and step",
-            f"Mean visual mass over heads, rows and {len(problems)} items, all seeds of an arm "
-            f"together{difference}. For intervals see the curves.",
-            wide=True,
-            name="access_layers",
-            data=layers,
+            layers,
+            items=str(len(problems)),
+            difference=difference,
         ),
     ]
 

@@ -11,7 +11,7 @@ from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.models import Mllm, TokenGrid
 from attcot_analysis.problems import Box, Problem, parse_response, render_response
 from attcot_analysis.show.heatmaps import before_after, heatmap_row
-from attcot_analysis.show.report.page import ReportEmbed, ReportFigure
+from attcot_analysis.show.report.page import ReportEmbed, ReportFigure, report_figure
 from attcot_analysis.show.style import arm_label
 
 FloatArray = npt.NDArray[np.floating]
@@ -44,19 +44,12 @@ class StepMaps:
 
     def figure(self) -> ReportFigure:
         """Draw the maps of one arm, or both on one scale with their difference."""
-        image, name = self.problem.image, f"maps_{self.problem.id}"
+        image, item = self.problem.image, self.problem.id
+        name = f"maps_{item}"
         if len(self.arms) == 1:
-            return ReportFigure(
-                heatmap_row(image, list(self.maps[0]), self.labels),
-                f"Where it looks on {self.problem.id}",
-                "Attention of each step's rows on the image tokens while the model writes its own "
-                "rationale, mean over rows, layers and heads (one item; no interval can be drawn).",
-                wide=True,
-                name=name,
-                data={"maps": self.maps[0]},
-            )
+            drawn = heatmap_row(image, list(self.maps[0]), self.labels)
+            return report_figure("maps_of_one", drawn, {"maps": self.maps[0]}, name=name, item=item)
         before, after = self.maps
-        first, second = map(arm_label, self.arms)
         drawn = before_after(
             image,
             list(before),
@@ -65,17 +58,17 @@ class StepMaps:
             names=(self.arms[0], self.arms[1]),
             boxes=self.boxes or None,
         )
-        frames = " Frames: evidence boxes." if self.boxes else ""
-        return ReportFigure(
+        first, second = map(arm_label, self.arms)
+        return report_figure(
+            "maps_of_two",
             drawn,
-            f"{first} and {second} on {self.problem.id}",
-            "Attention of each step's rows on the image tokens, mean over layers and heads, "
-            f"{self.whose} (one item, one run per arm; no interval can be drawn). One colour "
-            f"scale for both models; below, {second} minus {first}, with zero in the middle."
-            f"{frames}",
-            wide=True,
+            {"before": np.asarray(before), "after": np.asarray(after)},
             name=name,
-            data={"before": np.asarray(before), "after": np.asarray(after)},
+            first=first,
+            second=second,
+            item=item,
+            whose=self.whose,
+            frames=" Frames: evidence boxes." if self.boxes else "",
         )
 
 

@@ -4,10 +4,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -66,6 +69,37 @@ class ReportFigure:
     wide: bool = False
     name: str = ""
     data: FigureData = None
+
+
+@cache
+def _figure_texts() -> Mapping[str, Mapping[str, Any]]:
+    text = (files("attcot_analysis.show.report") / "figures.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+def report_figure(
+    key: str, figure: Figure, data: FigureData, *, name: str = "", wide: bool = False, **words: str
+) -> ReportFigure:
+    """A figure with its title and caption of ``figures.yaml``.
+
+    Args:
+        key: Its entry.
+        figure: What is drawn.
+        data: What it was drawn from.
+        name: What its files are called; default the entry.
+        wide: Whether it takes the whole width even if the entry does not say so.
+        **words: What is filled in.
+    """
+    text = _figure_texts()[key]
+    return ReportFigure(
+        figure,
+        text["title"].format(**words),
+        text["caption"].format(**words),
+        alt=text.get("alt", ""),
+        wide=wide or text.get("wide", False),
+        name=name or key,
+        data=data,
+    )
 
 
 @dataclass(frozen=True)
@@ -285,16 +319,7 @@ def _metrics(report: Report, drawings: _Drawings) -> dict[str, Any]:
     summary, metrics = report.summary, report.metrics
     need_columns(summary, ("model", "metric", "value", "low", "high"), "metrics by arm")
     chosen = summary[summary["metric"].isin(focus_metrics(summary["metric"], metrics))]
-    figure = ReportFigure(
-        metric_intervals(chosen, metrics),
-        "The main metrics by arm",
-        "Dots are means over items and training seeds, lines their 95% intervals; "
-        "each panel has its own axis. The table below holds all metrics.",
-        alt="Dot-and-interval plot of numbers that are in the table below.",
-        wide=True,
-        name="metrics",
-        data=chosen,
-    )
+    figure = report_figure("metrics", metric_intervals(chosen, metrics), chosen)
     columns = []
     for arm in order_arms(summary["model"]):
         cells = _rows(summary[summary["model"] == arm])
@@ -324,17 +349,7 @@ def _comparisons(
     chosen = comparisons[[name in named and name not in unparsed[a, b] for name, a, b in keys]]
     drawn = None
     if len(chosen):
-        figure = ReportFigure(
-            comparison_intervals(chosen, metrics),
-            "Paired differences of the main metrics",
-            "Second arm minus first, on the same items. A filled marker's 95% interval excludes "
-            "zero, a hollow one's does not. The table below holds all metrics.",
-            alt="Dot-and-interval plot of differences that are in the table below, with a zero "
-            "line.",
-            wide=True,
-            name="comparisons",
-            data=chosen,
-        )
+        figure = report_figure("comparisons", comparison_intervals(chosen, metrics), chosen)
         drawn = drawings.draw(figure)
     tables = [
         comparison_table(rows, metrics, unparsed[key], number)
