@@ -57,8 +57,11 @@ def test_the_wheel_holds_everything_that_ships_byte_for_byte(built):
             copy = inside / path.relative_to(ROOT)
             assert copy.read_bytes() == path.read_bytes()
             assert copy in outputs
-    assert (folder / "attcot_analysis" / "py.typed").is_file()
-    assert (folder / "attcot_analysis" / "show" / "report" / "static" / "report.css").is_file()
+    for package in ("attcot_analysis", "attcot_lab"):
+        files = {path for path in (ROOT / package).rglob("*.*") if path.is_file()}
+        wanted = {path.relative_to(ROOT) for path in files if "__pycache__" not in path.parts}
+        assert wanted and {path for path in wanted if not (folder / path).is_file()} == set()
+        assert {path.suffix for path in wanted} >= {".py", ".pyi", ".typed", ".yaml", ".j2"}
 
 
 def test_what_the_wheel_holds_is_found_without_the_checkout(built, tmp_path):
