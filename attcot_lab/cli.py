@@ -205,7 +205,7 @@ def _build(
     Those that are neither shipped nor built already go to the cache folder;
     with --out they are built anew.
     """
-    from attcot_lab.testbed.testbed_models import TESTBED_MODELS, build_models
+    from attcot_lab.testbed.build import TESTBED_MODELS, build_models
 
     folders = build_models(
         names or list(TESTBED_MODELS),

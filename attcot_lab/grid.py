@@ -25,7 +25,7 @@ from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.arms import Arm, train_arm, training_values
 from attcot_lab.grid_config import Cell, GridConfig, read_grid
 from attcot_lab.jobs import run_jobs
-from attcot_lab.testbed.testbed_models import TESTBED_MODELS, testbed_model
+from attcot_lab.testbed.build import TESTBED_MODELS, testbed_model
 
 __all__ = ["Cell", "GridConfig", "grid_values", "read_grid", "run_grid"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from attcot_analysis.show.report.items import Tables, example_problems
 from attcot_analysis.show.report.maps import embeds, model_maps
 from attcot_analysis.show.report.page import Report
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, finetune
-from attcot_analysis.train.finetune import recorded
 from attcot_lab.jobs import run_jobs
 
 BASE = "base"
@@ -109,7 +108,7 @@ def reproduce(
         problems = load_problems(shipped(TESTBED_PROBLEMS), limit=config.items)
     manifest = build_manifest(
         seed=config.seeds[0],
-        config=recorded(config),
+        config=asdict(config),
         models={BASE: base},
         data={"test": problems},
     )

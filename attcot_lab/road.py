@@ -9,7 +9,7 @@ Layout of the folder::
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from attcot_analysis.runs.measure import measure_run
 from attcot_analysis.runs.provenance import model_record, note_sources, problems_records, versions
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.report.compare import compare_runs, report_run
-from attcot_analysis.train.finetune import recorded
 from attcot_lab.arms import train_arm
 from attcot_lab.run_file import RunFile, Tuning
 
@@ -73,7 +72,7 @@ def follow_road(config: RunFile, *, progress: bool = False, say: Say = print) ->
 
 def _manifest(config: RunFile, problems: list[Problem], training: list[Problem]) -> dict[str, Any]:
     # Where things lie is no setting; what they hold is.
-    settings = recorded(config)
+    settings = asdict(config)
     for name in ("out", "problems", "compare", "check"):
         del settings[name]
     if config.tuning is not None:

@@ -5,8 +5,9 @@ Source: arXiv 2602.08241 and its published code; what is ours or a reconstructio
 """
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -16,34 +17,22 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm
 from attcot_analysis.models.generate import only_settings
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.checkpoints import Seals, check_weights, load_weights
-from attcot_analysis.train.finetune import language_lora
+from attcot_analysis.train.checkpoints import (
+    SafeCheckpoints,
+    new_folder,
+    open_unfinished,
+    run_record,
+    train_into,
+)
+from attcot_analysis.train.finetune import FinetuneConfig, finetune, language_lora
 from attcot_analysis.train.region_reward import RegionRewardConfig
 from attcot_analysis.train.rewards import AccuracyReward, FormatReward, RegionReward, grpo_rows
 
 # isort: split
 # After our models package, which makes torchvision importable.
-import json
-import os
-import shutil
-from dataclasses import asdict
-
 from datasets import Dataset
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-
-from attcot_analysis.models import load_mllm
-from attcot_analysis.train.checkpoints import (
-    KeepLast,
-    alone,
-    clear,
-    new_folder,
-    open_unfinished,
-    run_record,
-    save_result,
-    train,
-)
-from attcot_analysis.train.finetune import LOG_FILE, FinetuneConfig, finetune, recorded
 
 Aggregation = Literal["normalize_then_sum", "sum_then_normalize"]
 
@@ -185,26 +174,13 @@ def sayo_config(options: Mapping[str, Any], *, steps: int, seed: int) -> SayoCon
         raise TrainingError(f"A SAYO option does not fit: {error}.") from error
 
 
-class SayoTrainer(GRPOTrainer):
+class SayoTrainer(SafeCheckpoints, GRPOTrainer):
     """`GRPOTrainer` that resumes with the weights it saved, and writes no model card."""
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not load_weights(self, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         # Else `transformers` adds the checkpoint's own settings to those of the run.
         with only_settings(cast(torch.nn.Module, self.model), self.generation_config):
             return super()._generate_single_turn(*args, **kwargs)
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Save finite weights only.
-
-        Raises:
-            TrainingError: If one is not.
-        """
-        check_weights(self.model, self.state.global_step)
-        super().save_model(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: it would name things that this run has nothing to do with."""
@@ -278,15 +254,9 @@ def make_sayo_trainer(
         peft_config=language_lora(config.lora) if config.lora else None,
     )
     region.bind(trainer)
-    trainer.add_callback(Seals())
     # It prints every log entry; they are all in the training log.
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-_TIMES = ("step_time", "train_runtime")
-
-"""What differs between two equal runs has no place in their logs."""
 
 
 def finetune_sayo(
@@ -300,10 +270,8 @@ def finetune_sayo(
 ) -> Path:
     """Train `base` with GRPO and save model, processor and log into `folder`.
 
-    The folder appears only when the run has finished. With `save_every` a run that was killed
-    goes on from its last complete checkpoint when it is called again in the same way, and ends
-    with the weights of one that was not (to the last bit on the CPU); remains of a run with other
-    settings, problems or base are thrown away.
+    As with `finetune`, the folder appears only when the run has finished, and with `save_every` an
+    interrupted one resumes.
 
     The log holds TRL's values per step, among them ``rewards/region/mean``,
     ``rewards/accuracy/mean`` and ``rewards/format/mean``, and beside them ``region/ratio``,
@@ -325,45 +293,13 @@ def finetune_sayo(
         TrainingError: If the folder exists, or settings do not fit.
     """
     config = config or SayoConfig()
-    folder = new_folder(folder)
-    if save_every is not None and save_every < 1:
-        raise TrainingError(f"save_every is {save_every}; give a number of steps from 1.")
-    with alone(folder):
-        # Another run may have finished it since.
-        new_folder(folder)
-        set_seed(config.seed)
-        mllm = load_mllm(base, dtype=torch.float32)
-        working = folder.with_name(f".{folder.name}.unfinished")
-        options: dict[str, Any] = {}
-        if save_every is not None:
-            options = {"save_strategy": "steps", "save_steps": save_every}
-        side = mllm.tokenizer.padding_side
-        trainer = make_sayo_trainer(mllm, problems, config, working, progress=progress, **options)
-        last = None
-        with trainer.accelerator.main_process_first():
-            if save_every is not None:
-                last = open_unfinished(working, run_record(base, problems, asdict(config)))
-            elif trainer.is_world_process_zero():
-                shutil.rmtree(working, ignore_errors=True)
-        trainer.add_callback(KeepLast())
-        train(trainer, last)
-        mllm.tokenizer.padding_side = side
-        if trainer.is_world_process_zero():
-            trained: Any = trainer.model
-            check_weights(trained, trainer.state.global_step)
-            model = trained.merge_and_unload() if config.lora else mllm.model
-            save_result(trainer, model, mllm.processor, working)
-            history = [
-                {name: value for name, value in entry.items() if name not in _TIMES}
-                for entry in trainer.state.log_history
-                if "train_runtime" not in entry
-            ]
-            log = {"config": asdict(config), "base": str(base), "history": history}
-            (working / LOG_FILE).write_text(json.dumps(log, indent=1))
-            clear(working)
-            os.replace(working, folder)
-        trainer.accelerator.wait_for_everyone()
-    return folder
+
+    def make(mllm: Mllm, working: Path, **arguments: Any) -> SayoTrainer:
+        return make_sayo_trainer(mllm, problems, config, working, progress=progress, **arguments)
+
+    return train_into(
+        folder, make, base, problems, asdict(config), seed=config.seed, save_every=save_every
+    )
 
 
 def train_sayo(
@@ -389,7 +325,7 @@ def train_sayo(
         problems: Items, with evidence boxes in their steps for the region reward.
         folder: Where to save; must not exist.
         config: The run of the stage before, and what is said above.
-        save_every: Steps between checkpoints that an interrupted run goes on from.
+        save_every: Steps between checkpoints that an interrupted run resumes from.
         progress: Show a progress bar.
 
     Raises:
@@ -411,7 +347,7 @@ def train_sayo(
         return finetune_sayo(base, problems, folder, own, save_every=save_every, progress=progress)
     folder = new_folder(folder)
     stages = folder.with_name(f".{folder.name}.stages")
-    open_unfinished(stages, run_record(base, problems, recorded(config)))
+    open_unfinished(stages, run_record(base, problems, asdict(config)))
     tuned = stages / "sft"
     if not tuned.exists():
         finetune(base, problems, tuned, config, save_every=save_every, progress=progress)

@@ -7,7 +7,7 @@ from what it writes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,6 @@ from attcot_analysis.runs.provenance import build_manifest, model_record
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.stats.intervals import FloatArray, Interval, Numbers, as_matrix
-from attcot_analysis.train.finetune import recorded
 from attcot_lab.jobs import run_jobs
 from attcot_lab.testbed.planted import (
     BLIND,
@@ -372,7 +371,7 @@ def validity(
     problems = config.problems()
     manifest = build_manifest(
         seed=config.seeds[0],
-        config=recorded(config),
+        config=asdict(config),
         models={"base": base},
         data={"test": problems},
     )

@@ -1,10 +1,13 @@
-"""Checkpoints of an unfinished training run: which one is complete, and whose run it was."""
+"""A training run in a folder: begun or resumed, with checkpoints that say when they are complete.
+
+`train_into` is the whole of it, whatever trainer it runs.
+"""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,204 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 
 from attcot_analysis.errors import TrainingError, passing, writing
 from attcot_analysis.files import locked, write_whole
+from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
+
+LOG_FILE = "training_log.json"
+"""The log of a finished run, in its folder."""
+ADAPTER = "adapter"
+"""Folder of a finished run's adapters, beside the weights that they are merged into."""
+RUN_FILE = "unfinished.json"
+"""Says what an unfinished run was started with."""
+COMPLETE = "complete"
+"""File that a checkpoint gets last, with the hash of every other file; one without it may lack
+anything."""
+PIECES = ("trainer_state.json", "optimizer*", "scheduler.pt", "rng_state*")
+"""What a trainer resumes without, and without a word, where it is not there."""
+_REFUSED = ("I/O error", "IoError", "PytorchStreamWriter", "unexpected pos")
+"""What safetensors and torch say of a write that the disk has refused."""
+_TIME = "step_time"
+"""What differs between two equal runs has no place in their logs."""
+
+
+def train_into(
+    folder: str | Path,
+    make: Callable[..., Any],
+    base: str | Path,
+    problems: Sequence[Problem],
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    noted: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    log_every: int = 1,
+    save_every: int | None = None,
+) -> Path:
+    """Train `base` in a trainer of any kind and save model, processor and log into `folder`.
+
+    The folder appears only when the run has finished, so one that exists is complete. With
+    `save_every` a run that was killed resumes from its last complete checkpoint when it is called
+    again in the same way; remains of a run with another base, other problems, `config` or `inputs`
+    are thrown away. Adapters are merged into the weights, and saved by themselves in `ADAPTER`.
+
+    Args:
+        folder: Where to save; must not exist.
+        make: ``(mllm, working, **arguments) -> trainer``; `working` is the folder for checkpoints,
+            and the arguments are those of `transformers.TrainingArguments` that save them.
+        base: Local folder or hub id.
+        problems: What is trained on.
+        config: What the run is made with, JSON values; it is in the log.
+        seed: Of whatever is drawn from here on.
+        dtype: Type that the base is loaded in.
+        noted: Further entries of the log.
+        inputs: What else must be the same for an unfinished run to be resumed.
+        log_every: Steps between two entries of the log.
+        save_every: Steps between checkpoints, a multiple of `log_every`; default none.
+
+    Returns:
+        `folder`, a checkpoint that `load_mllm` reads.
+
+    Raises:
+        TrainingError: If the folder exists, `save_every` does not fit, the trainer ends early, no
+            weight has changed or one is not finite, the checkpoint to resume from is damaged, or
+            the disk is full.
+        RunError: If another run is training into the folder.
+    """
+    folder = new_folder(folder)
+    if save_every is not None and (save_every < 1 or save_every % log_every):
+        raise TrainingError(
+            f"save_every is {save_every}; give a multiple of {log_every}, the steps between two "
+            "log entries, so that no entry spans an interruption."
+        )
+    saving = {"save_strategy": "steps", "save_steps": save_every} if save_every else {}
+    working = folder.with_name(f".{folder.name}.unfinished")
+    with alone(folder):
+        # Another run may have finished it since.
+        new_folder(folder)
+        set_seed(seed)
+        mllm = load_mllm(base, dtype=dtype)
+        # Trainers that sample turn it.
+        side = mllm.tokenizer.padding_side
+        trainer = make(mllm, working, **saving)
+        last = None
+        with trainer.accelerator.main_process_first():
+            if save_every is not None:
+                record = run_record(base, problems, {**config, **(inputs or {})})
+                last = open_unfinished(working, record)
+            elif trainer.is_world_process_zero():
+                shutil.rmtree(working, ignore_errors=True)
+        trainer.add_callback(KeepLast())
+        _train(trainer, last)
+        mllm.tokenizer.padding_side = side
+        if trainer.is_world_process_zero():
+            _save(trainer, mllm, working)
+            history = [
+                {name: value for name, value in entry.items() if name != _TIME}
+                for entry in trainer.state.log_history
+                if "train_runtime" not in entry
+            ]
+            log = {"config": dict(config), "base": str(base), **(noted or {}), "history": history}
+            (working / LOG_FILE).write_text(json.dumps(log, indent=1))
+            (working / RUN_FILE).unlink(missing_ok=True)
+            for checkpoint in _checkpoints(working):
+                shutil.rmtree(checkpoint)
+            os.replace(working, folder)
+        trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _train(trainer: Any, checkpoint: Path | None) -> None:
+    """Run a trainer to its last step, and see that it has changed something."""
+    before = _sums(trainer.model)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    done, asked = trainer.state.global_step, trainer.state.max_steps
+    if done < asked:
+        raise TrainingError(
+            f"The training ended after {done} of {asked} steps, because its data did; give more "
+            "examples, or a smaller batch."
+        )
+    if _sums(trainer.model) == before:
+        raise TrainingError(
+            f"Every weight is as it was before, after {done} of {asked} steps; raise the learning "
+            "rate or lower its warm-up, and see that the loss has a gradient (in SAYO, that "
+            "rewards differ among the completions of a question)."
+        )
+
+
+def _save(trainer: Any, mllm: Mllm, folder: Path) -> None:
+    """Save what a run has trained, model and processor, finite weights only."""
+    step = trainer.state.global_step
+    check_weights(trainer.model, step)
+    if hasattr(trainer.model, "peft_config"):
+        merge_adapters(trainer.model, folder)
+        check_weights(mllm.model, step)
+    mllm.model.save_pretrained(folder)
+    mllm.processor.save_pretrained(folder)
+
+
+def merge_adapters(model: Any, folder: Path) -> None:
+    """Save a model's adapters into ``<folder>/adapter`` and merge them into its weights, in place.
+
+    Args:
+        model: A `peft.PeftModel`.
+        folder: Where the merged model will be saved.
+    """
+    model.save_pretrained(folder / ADAPTER)
+    # A page about the adapters with nothing filled in.
+    (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+    model.merge_and_unload(safe_merge=True)
+
+
+class SafeCheckpoints:
+    """What every trainer of this package does with checkpoints, mixed in before its class.
+
+    Those that it writes are marked when they are complete (`Seals`) and hold finite weights; it
+    resumes from whole ones only, with the weights that were saved (`load_weights`); and a training
+    that took no step is an error.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build the trainer."""
+        super().__init__(*args, **kwargs)
+        self._seal()
+
+    def _seal(self) -> None:
+        trainer: Any = self
+        trainer.add_callback(Seals())
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train.
+
+        Raises:
+            TrainingError: If no step was taken, or the checkpoint to resume from is damaged.
+        """
+        own: Any = super()
+        output = own.train(*args, **kwargs)
+        check_trained(self)
+        return output
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save finite weights only.
+
+        Raises:
+            TrainingError: If one is not.
+        """
+        own: Any = super()
+        trainer: Any = self
+        check_weights(trainer.model, trainer.state.global_step)
+        own.save_model(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        own: Any = super()
+        if not load_weights(self, resume_from_checkpoint):
+            own._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 def check_weights(model: Any, step: int | None = None) -> None:
@@ -64,29 +259,6 @@ def check_trained(trainer: Any) -> None:
         )
 
 
-def train(trainer: Any, checkpoint: Path | None = None) -> None:
-    """Run a trainer to its last step, from a checkpoint if there is one, and see that it trained.
-
-    Raises:
-        TrainingError: If it ended before its last step, or no weight has changed.
-    """
-    before = _sums(trainer.model)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    check_trained(trainer)
-    done, asked = trainer.state.global_step, trainer.state.max_steps
-    if done < asked:
-        raise TrainingError(
-            f"The training ended after {done} of {asked} steps, because its data did; give more "
-            "examples, or a smaller batch."
-        )
-    if _sums(trainer.model) == before:
-        raise TrainingError(
-            f"Every weight is as it was before, after {done} of {asked} steps; raise the learning "
-            "rate or lower its warm-up, and see that the loss has a gradient (in SAYO, that "
-            "rewards differ among the completions of a question)."
-        )
-
-
 def _finite(tensor: torch.Tensor) -> bool:
     own = _local(tensor)
     # One-byte floats cannot be asked, and hold frozen weights only.
@@ -101,24 +273,6 @@ def _sums(model: nn.Module) -> list[float]:
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return found
-
-
-RUN_FILE = "unfinished.json"
-
-"""Says what an unfinished run was started with."""
-
-COMPLETE = "complete"
-
-"""File that a checkpoint gets last, with the hash of every other file; one without it may lack
-anything."""
-
-PIECES = ("trainer_state.json", "optimizer*", "scheduler.pt", "rng_state*")
-
-"""What a trainer goes on without, and without a word, where it is not there."""
-
-_REFUSED = ("I/O error", "IoError", "PytorchStreamWriter", "unexpected pos")
-
-"""What safetensors and torch say of a write that the disk has refused."""
 
 
 def new_folder(folder: str | Path) -> Path:
@@ -161,7 +315,7 @@ def alone(folder: Path) -> Iterator[None]:
 def run_record(
     base: str | Path, problems: Sequence[Problem], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a run must share with an unfinished one to go on with it; see `open_unfinished`."""
+    """What a run must share with an unfinished one to resume it; see `open_unfinished`."""
     local = Path(base).is_dir()
     return {
         "base": {"weights": weights_hash(base), **settings_files(base)} if local else str(base),
@@ -184,8 +338,8 @@ class Seals(TrainerCallback):
         if distributed.is_available() and distributed.is_initialized():
             # Every process writes a part of it.
             distributed.barrier()
-        newest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and newest.is_dir():
+        newest = _newest(args, state)
+        if newest is not None:
             text = json.dumps(_hashes(newest), indent=1)
             write_whole(newest / COMPLETE, lambda part: part.write_text(text))
 
@@ -201,13 +355,17 @@ class KeepLast(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Called when a checkpoint has been written."""
-        folder = Path(str(args.output_dir))
-        newest = folder / f"checkpoint-{state.global_step}"
-        if not state.is_world_process_zero or not (newest / COMPLETE).is_file():
-            return
-        for old in _checkpoints(folder):
-            if old != newest:
-                shutil.rmtree(old, ignore_errors=True)
+        newest = _newest(args, state)
+        if newest is not None and (newest / COMPLETE).is_file():
+            for old in _checkpoints(newest.parent):
+                if old != newest:
+                    shutil.rmtree(old, ignore_errors=True)
+
+
+def _newest(args: TrainingArguments, state: TrainerState) -> Path | None:
+    """The checkpoint that has just been written, in the process that looks after checkpoints."""
+    folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+    return folder if state.is_world_process_zero and folder.is_dir() else None
 
 
 def check_checkpoint(checkpoint: str | Path) -> None:
@@ -244,14 +402,14 @@ def last_complete(folder: Path) -> Path | None:
 
 
 def open_unfinished(folder: Path, record: Mapping[str, Any]) -> Path | None:
-    """Go on with the unfinished run in `folder` if it is the same one, else start it anew.
+    """Resume the unfinished run in `folder` if it is the same one, else start it anew.
 
     Args:
         folder: The run's working folder, which need not exist.
         record: What the run is made with, JSON values.
 
     Returns:
-        The checkpoint to go on from, ``None`` to begin at the first step.
+        The checkpoint to resume from, ``None`` to begin at the first step.
     """
     note = folder / RUN_FILE
     try:
@@ -266,13 +424,6 @@ def open_unfinished(folder: Path, record: Mapping[str, Any]) -> Path | None:
     shutil.rmtree(folder, ignore_errors=True)
     write_whole(note, lambda part: part.write_text(json.dumps(record)))
     return None
-
-
-def clear(folder: Path) -> None:
-    """Remove what only an unfinished run needs."""
-    (folder / RUN_FILE).unlink(missing_ok=True)
-    for one in _checkpoints(folder):
-        shutil.rmtree(one)
 
 
 def load_weights(trainer: Any, checkpoint: str | Path) -> bool:
@@ -297,17 +448,6 @@ def load_weights(trainer: Any, checkpoint: str | Path) -> bool:
     saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
     model.load_state_dict(saved.state_dict())
     return True
-
-
-def save_result(trainer: Any, model: Any, processor: Any, folder: Path) -> None:
-    """Save what a run has trained, model and processor.
-
-    Raises:
-        TrainingError: If a weight is not finite.
-    """
-    check_weights(model, trainer.state.global_step)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

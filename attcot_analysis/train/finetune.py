@@ -1,43 +1,25 @@
 """Fine-tune a checkpoint on problems with their rationales: CoT-SFT, or Att-CoT on top of it."""
 
-import json
 import math
-import os
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Mllm, Mode, load_mllm
+from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.checkpoints import (
-    KeepLast,
-    alone,
-    check_weights,
-    clear,
-    new_folder,
-    open_unfinished,
-    run_record,
-    save_result,
-    train,
-)
+from attcot_analysis.train.checkpoints import new_folder, train_into
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.trainer import AttCoTTrainer
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-ADAPTER = "adapter"
-
-"""Folder of the adapters, beside the weights that they are merged into."""
-
 
 LANGUAGE_MODULES = (
     r".*(?:language_model|text_model)\.(?:.*\.)?"
@@ -98,21 +80,6 @@ def add_adapters(mllm: Mllm, rank: int, alpha: float | None = None) -> Any:
             "a peft_config of your own in your own trainer."
         ) from error
 
-
-def merge_adapters(model: Any, folder: Path) -> None:
-    """Save a model's adapters into ``<folder>/adapter`` and merge them into its weights, in place.
-
-    Args:
-        model: From `add_adapters`.
-        folder: Where the merged model will be saved.
-    """
-    model.save_pretrained(folder / ADAPTER)
-    # A page about the adapters with nothing filled in.
-    (folder / ADAPTER / "README.md").unlink(missing_ok=True)
-    model.merge_and_unload(safe_merge=True)
-
-
-LOG_FILE = "training_log.json"
 
 LOG_EVERY = 10
 
@@ -218,7 +185,9 @@ class FinetuneConfig:
         Raises:
             TrainingError: If something else is asked for.
         """
-        asked = [name for name, plain in _LATER.items() if getattr(self, name) != plain]
+        plain = FinetuneConfig()
+        names = ("lora", "lora_alpha", "dtype", "gradient_checkpointing")
+        asked = [name for name in names if getattr(self, name) != getattr(plain, name)]
         if asked:
             raise TrainingError(
                 f"{who} takes no {' and no '.join(asked)}: these are for CoT-SFT and Att-CoT; "
@@ -230,31 +199,6 @@ class FinetuneConfig:
         """Type that the base is loaded in."""
         frozen = self.lora is not None and self.dtype == "bfloat16"
         return torch.bfloat16 if frozen else torch.float32
-
-
-_LATER = {
-    one.name: one.default
-    for one in fields(FinetuneConfig)
-    if one.name in ("lora", "lora_alpha", "dtype", "gradient_checkpointing")
-}
-
-"""Settings that runs of before do not know, with what those were made with."""
-
-
-def recorded(config: Any) -> dict[str, Any]:
-    """A configuration as it is written down to tell runs apart, `FinetuneConfig` itself or inside.
-
-    It is what `asdict` gives, but settings that came later are there only where they are set, so
-    that a run which was begun before them can be gone on with.
-    """
-
-    def settings(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if made.keys() >= _LATER.keys():
-            made = {k: v for k, v in made.items() if k not in _LATER or v != _LATER[k]}
-        return made
-
-    return asdict(config, dict_factory=settings)
 
 
 def finetune(
@@ -274,7 +218,7 @@ def finetune(
     ``adapter``, as `peft` reads them.
 
     The folder appears only when the run has finished, so one that exists is complete. With
-    `save_every` a run that was killed goes on from its last complete checkpoint when it is called
+    `save_every` a run that was killed resumes from its last complete checkpoint when it is called
     again in the same way, and ends with the weights and the log of one that was not (to the last
     bit on the CPU); remains of a run with other settings, problems or base are thrown away.
 
@@ -285,8 +229,8 @@ def finetune(
         config: The run.
         dataset: Makes the examples of the problems.
         save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
-        report_to: Where the log goes beside `LOG_FILE`, as `transformers` names it, such as
-            ``"tensorboard"``, whose files then lie in `folder`.
+        report_to: Where the log goes beside ``training_log.json``, as `transformers` names it,
+            such as ``"tensorboard"``, whose files then lie in `folder`.
         progress: Show a progress bar.
 
     Returns:
@@ -295,48 +239,31 @@ def finetune(
     Raises:
         TrainingError: If the folder exists, problems have no rationale or are fewer than a batch,
             `save_every` or the device does not fit, the loss or a weight is not finite, the
-            checkpoint to go on from is damaged, or the disk is full.
+            checkpoint to resume from is damaged, or the disk is full.
         RunError: If another run is training into the folder.
     """
     config = config or FinetuneConfig()
     folder = new_folder(folder)
-    if save_every is not None and (save_every < 1 or save_every % LOG_EVERY):
-        raise TrainingError(
-            f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
-            "log entries, so that no entry spans an interruption."
-        )
     _check_device(config)
-    with alone(folder):
-        # Another run may have finished it since.
-        new_folder(folder)
-        set_seed(config.seed)
-        mllm = load_mllm(base, dtype=config.loaded_in)
-        working = folder.with_name(f".{folder.name}.unfinished")
-        last = None
-        if save_every is not None:
-            other = {} if dataset is RationaleDataset else {"dataset": dataset.__name__}
-            record = run_record(base, problems, recorded(config) | other)
-            last = open_unfinished(working, record)
-        else:
-            shutil.rmtree(working, ignore_errors=True)
-        options: dict[str, Any] = {"report_to": list(report_to)}
-        if save_every:
-            options |= {"save_strategy": "steps", "save_steps": save_every}
-        trainer = make_trainer(
-            mllm, problems, config, working, dataset=dataset, progress=progress, **options
+
+    def make(mllm: Mllm, working: Path, **arguments: Any) -> AttCoTTrainer:
+        arguments["report_to"] = list(report_to)
+        return make_trainer(
+            mllm, problems, config, working, dataset=dataset, progress=progress, **arguments
         )
-        trainer.add_callback(KeepLast())
-        train(trainer, last)
-        if config.lora is not None:
-            check_weights(trainer.model, trainer.state.global_step)
-            merge_adapters(trainer.model, working)
-        save_result(trainer, mllm.model, mllm.processor, working)
-        history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
-        log = {"config": asdict(config), "base": str(base), "history": history}
-        (working / LOG_FILE).write_text(json.dumps(log, indent=1))
-        clear(working)
-        os.replace(working, folder)
-    return folder
+
+    return train_into(
+        folder,
+        make,
+        base,
+        problems,
+        asdict(config),
+        seed=config.seed,
+        dtype=config.loaded_in,
+        inputs={"dataset": dataset.__name__},
+        log_every=LOG_EVERY,
+        save_every=save_every,
+    )
 
 
 def make_trainer(

@@ -1,7 +1,7 @@
 """The Att-CoT terms inside a Trainer: as a mixin for a class, or attached to somebody's object."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
 from attcot_analysis.problems import Problem, render_response
 from attcot_analysis.problems.response import is_open, without_opening
-from attcot_analysis.train.checkpoints import Seals, check_trained, check_weights, load_weights
+from attcot_analysis.train.checkpoints import SafeCheckpoints
 from attcot_analysis.train.data import Example, collate_examples, step_weights
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.terms import NOTES, AttCoTTerms
@@ -127,7 +127,7 @@ _EVAL = "eval_"
 _NONE = torch.zeros(())
 
 
-class AttCoTMixin:
+class AttCoTMixin(SafeCheckpoints):
     """Adds λ_vis · L_vis + λ_commit · L_commit to a Trainer's loss.
 
     Mix it in before the trainer, ``class AttCoTTrainer(AttCoTMixin, Trainer)``, and use
@@ -147,39 +147,33 @@ class AttCoTMixin:
         Raises:
             TrainingError: If the trainer's settings would silently drop the auxiliary gradient.
         """
-        self.mllm = mllm
-        self.attcot = attcot or AttCoTConfig()
-        self._terms = AttCoTTerms(mllm, self.attcot)
-        self._notes = Notes(self.attcot)
+        self._take(mllm, attcot or AttCoTConfig())
         super().__init__(*args, **kwargs)
-        _set_up(self, self.attcot)
+        self._set_up()
+
+    def _take(self, mllm: Mllm, attcot: AttCoTConfig) -> None:
+        self.mllm, self.attcot = mllm, attcot
+        self._terms = AttCoTTerms(mllm, attcot)
+        self._notes = Notes(attcot)
+
+    def _set_up(self) -> None:
+        """Check the settings of a trainer that is built, and let parts weigh by their tokens.
+
+        Qwen's classes say that they take no token count, and trainers then average the means of
+        unequal parts, so that the loss would depend on how a batch is split.
+        """
+        check_arguments(self, self.attcot)
+        if self.attcot.active:
+            self.model_accepts_loss_kwargs = True
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, with the probe's attention in place if L_vis needs it.
 
         Raises:
-            TrainingError: If no step was taken, or the checkpoint to go on from is damaged.
+            TrainingError: If no step was taken, or the checkpoint to resume from is damaged.
         """
         with _attention(self.mllm, self.attcot):
-            found = super().train(*args, **kwargs)  # type: ignore[misc]
-        check_trained(self)
-        return found
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Save finite weights only.
-
-        Raises:
-            TrainingError: If one is not.
-        """
-        own: Any = super()
-        trainer: Any = self
-        check_weights(trainer.model, trainer.state.global_step)
-        own.save_model(*args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        own: Any = super()
-        if not load_weights(self, resume_from_checkpoint):
-            own._load_from_checkpoint(resume_from_checkpoint, model)
+            return super().train(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -193,22 +187,35 @@ class AttCoTMixin:
         Raises:
             TrainingError: If the loss is not finite, or a term has no gradient.
         """
+        trainer: Any = self
         own: Any = super()
-        return _loss_with_terms(
-            self,
-            self._terms,
-            self._notes,
-            own.compute_loss,
-            model,
-            inputs,
-            return_outputs,
-            num_items_in_batch,
-        )
+        terms, inputs = self._terms, dict(inputs)
+        examples: list[Example] | None = inputs.pop(KEY, None)
+        options = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
+        if not self.attcot.active or examples is None:
+            result = own.compute_loss(model, inputs, **options)
+            _check_finite(trainer, result[0] if return_outputs else result)
+            return result
+        # Evaluation outside train() has no backward pass, so it can switch on its own.
+        switched = self.mllm.text_config._attn_implementation == NAME
+        with contextlib.nullcontext() if switched else _attention(self.mllm, self.attcot):
+            batch = terms.prepare(inputs, examples)
+            with terms.running(batch):
+                result = own.compute_loss(model, batch.inputs, **options)
+        loss = result[0] if return_outputs else result
+        _check_finite(trainer, loss)
+        auxiliary, values = terms.loss(batch)
+        self._notes.add(values, training=trainer.model.training)
+        state = trainer.state
+        ramp = self.attcot.ramp((state.global_step + 1) / max(state.max_steps, 1))
+        loss = loss + ramp * auxiliary.to(loss.device) / _parts(trainer, num_items_in_batch)
+        return (loss, result[1]) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the auxiliary terms' means since the last log beside the trainer's own values."""
-        means = self._notes.means(self.accelerator, logs)  # type: ignore[attr-defined]
-        super().log({**logs, **means}, *args, **kwargs)  # type: ignore[misc]
+        own: Any = super()
+        trainer: Any = self
+        own.log({**logs, **self._notes.means(trainer.accelerator, logs)}, *args, **kwargs)
 
 
 class AttCoTTrainer(AttCoTMixin, Trainer):
@@ -218,9 +225,8 @@ class AttCoTTrainer(AttCoTMixin, Trainer):
 def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
     """Add the Att-CoT terms to a Trainer object that exists already.
 
-    Its ``compute_loss``, ``train``, ``log``, ``save_model`` and how it resumes are replaced on the
-    object; its class, data and settings stay. Batches without `Example` objects (see `CotCollator`)
-    train as before.
+    `AttCoTMixin` is put before the object's class, as it would stand in a class of its own; its
+    data and settings stay. Batches without `Example` objects (see `CotCollator`) train as before.
 
     Args:
         trainer: A `transformers.Trainer` or any subclass.
@@ -231,48 +237,27 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
         The same trainer.
 
     Raises:
-        TrainingError: If the trainer trains another model, or its settings would silently drop
-            the auxiliary gradient.
+        TrainingError: If the trainer trains another model, has the terms already, or its settings
+            would silently drop the auxiliary gradient.
     """
     if not any(module is mllm.model for module in trainer.model.modules()):
         raise TrainingError(
             "The trainer does not train the given model; wrap the model object that was handed "
             "to the trainer (wrap_mllm(model, processor)), before PEFT or FSDP wrap it."
         )
-    _set_up(trainer, attcot)
-    terms, notes = AttCoTTerms(mllm, attcot), Notes(attcot)
-    own_loss, own_train, own_log = trainer.compute_loss, trainer.train, trainer.log
-    own_load, own_save = trainer._load_from_checkpoint, trainer.save_model
-
-    def compute_loss(
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        return _loss_with_terms(
-            trainer, terms, notes, own_loss, model, inputs, return_outputs, num_items_in_batch
-        )
-
-    def train(*args: Any, **kwargs: Any) -> Any:
-        with _attention(mllm, attcot):
-            found = own_train(*args, **kwargs)
-        check_trained(trainer)
-        return found
-
-    def save(*args: Any, **kwargs: Any) -> None:
-        check_weights(trainer.model, trainer.state.global_step)
-        own_save(*args, **kwargs)
-
-    def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        own_log({**logs, **notes.means(trainer.accelerator, logs)}, *args, **kwargs)
-
-    def load(checkpoint: str, model: Any = None) -> None:
-        if not load_weights(trainer, checkpoint):
-            own_load(checkpoint, model)
-
-    trainer.compute_loss, trainer.train, trainer.log = compute_loss, train, log
-    trainer._load_from_checkpoint, trainer.save_model = load, save
+    own = type(trainer)
+    # What is set on the object itself would hide the mixin's methods.
+    replaced = [
+        name for name in vars(trainer) if name in {**vars(SafeCheckpoints), **vars(AttCoTMixin)}
+    ]
+    if issubclass(own, AttCoTMixin) or replaced:
+        what = f"a {replaced[0]} of its own" if replaced else "the Att-CoT terms already"
+        raise TrainingError(f"The trainer has {what}; attach the terms to a fresh {own.__name__}.")
+    check_arguments(trainer, attcot)
+    trainer.__class__ = type(f"AttCoT{own.__name__}", (AttCoTMixin, own), {})
+    trainer._take(mllm, attcot)
+    trainer._set_up()
+    trainer._seal()
     return trainer
 
 
@@ -312,54 +297,8 @@ class Notes:
         }
 
 
-def _set_up(trainer: Any, attcot: AttCoTConfig) -> None:
-    """Check the settings, and let accumulated parts weigh by their tokens.
-
-    Qwen's classes say that they take no token count, and trainers then average the means of
-    unequal parts, so that the loss would depend on how a batch is split.
-    """
-    check_arguments(trainer, attcot)
-    trainer.add_callback(Seals())
-    if attcot.active:
-        trainer.model_accepts_loss_kwargs = True
-
-
 def _attention(mllm: Mllm, attcot: AttCoTConfig) -> contextlib.AbstractContextManager[None]:
     return attached(mllm.model) if attcot.active else contextlib.nullcontext()
-
-
-def _loss_with_terms(
-    trainer: Any,
-    terms: AttCoTTerms,
-    notes: Notes,
-    own: Callable[..., Any],
-    model: Any,
-    inputs: dict[str, Any],
-    return_outputs: bool,
-    num_items_in_batch: Tensor | int | None,
-) -> Any:
-    inputs = dict(inputs)
-    examples: list[Example] | None = inputs.pop(KEY, None)
-    options = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
-    if not terms.config.active or examples is None:
-        result = own(model, inputs, **options)
-        _check_finite(trainer, result[0] if return_outputs else result)
-        return result
-    # Evaluation outside train() has no backward pass, so it can switch on its own.
-    switched = terms.mllm.text_config._attn_implementation == NAME
-    with contextlib.nullcontext() if switched else _attention(terms.mllm, terms.config):
-        batch = terms.prepare(inputs, examples)
-        with terms.running(batch):
-            result = own(model, batch.inputs, **options)
-    loss = result[0] if return_outputs else result
-    _check_finite(trainer, loss)
-    auxiliary, seen = terms.loss(batch)
-    notes.add(seen, training=trainer.model.training)
-    state = trainer.state
-    ramp = terms.config.ramp((state.global_step + 1) / max(state.max_steps, 1))
-    divisor = _parts(trainer, num_items_in_batch)
-    loss = loss + ramp * auxiliary.to(loss.device) / divisor
-    return (loss, result[1]) if return_outputs else loss
 
 
 def _parts(trainer: Any, num_items_in_batch: Tensor | int | None) -> int:

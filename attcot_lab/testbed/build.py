@@ -1,19 +1,19 @@
-"""Build the testbed's tiny MLLMs: checkpoints of real classes, a megabyte or two each.
+"""The testbed's tiny MLLMs: checkpoints of real classes, a megabyte or two each, built and by name.
 
 The vision tower first learns to read pictures through a linear probe; then the whole model learns
-to describe them, to answer directly, and to answer after a rationale.
-The result is an ordinary Hugging Face checkpoint with processor, tokenizer and chat template.
+to describe them, to answer directly, and to answer after a rationale. The result is an ordinary
+Hugging Face checkpoint with processor, tokenizer and chat template.
 """
 
-import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,15 +25,27 @@ from transformers import set_seed
 
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.probe import Probe
-from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages, load_mllm, wrap_mllm
+from attcot_analysis.errors import RunError, TrainingError
+from attcot_analysis.models import Mllm, Mode, build_messages, load_mllm, wrap_mllm
 from attcot_analysis.models.grid import TokenGrid
-from attcot_analysis.problems import ArrowsConfig, Box, Problem, render_response
+from attcot_analysis.problems import ArrowsConfig, Problem
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, DIRECT_CUE, THINK_OPEN
-from attcot_analysis.train.checkpoints import check_weights
+from attcot_analysis.shipped import shipped
+from attcot_analysis.train.checkpoints import check_weights, new_folder
 from attcot_analysis.train.data import IGNORED
-from attcot_lab.testbed.kinds import KINDS
-from attcot_lab.testbed.lessons import KindConfig, Labels, Lesson, lesson_of
+from attcot_lab.jobs import run_jobs
+from attcot_lab.testbed.charts import ChartsConfig
+from attcot_lab.testbed.counting import CountingConfig
+from attcot_lab.testbed.lessons import (
+    KindConfig,
+    Labels,
+    Lesson,
+    Row,
+    Teacher,
+    chat_prompt,
+    lesson_of,
+    sentences,
+)
 from attcot_lab.testbed.tiny import TinySpec, tiny_model, tiny_processor
 
 BUILD_FILE = "testbed_build.json"
@@ -42,36 +54,6 @@ _PICTURES = 64
 """Pictures per step of the vision stage."""
 History = list[dict[str, str | float]]
 """What a stage logs: stage, step and loss."""
-
-
-class Source(NamedTuple):
-    """Where a line of a response comes from, as far as that is taught.
-
-    Attributes:
-        box: Pixels.
-        word: A word of the prompt.
-    """
-
-    box: Box | None = None
-    word: str | None = None
-
-
-class Row(NamedTuple):
-    """A picture, the prompt about it and the response to learn.
-
-    Attributes:
-        image: The picture.
-        prompt: Question in chat form.
-        response: What to learn.
-        sources: Per line of the response where it comes from; lines after the last have none.
-        problem: What is asked, if it is a problem.
-    """
-
-    image: Image.Image
-    prompt: str
-    response: str
-    sources: Sequence[Source] = ()
-    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -160,9 +142,7 @@ def build_testbed_model(
         TrainingError: If the folder exists or the training diverges.
     """
     config = config or BuildConfig()
-    folder = Path(folder)
-    if folder.exists():
-        raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
+    folder = new_folder(folder)
     set_seed(config.seed)
     mllm = new_testbed_model(config)
     history = train_vision(mllm, config, progress=progress)
@@ -178,7 +158,7 @@ def build_testbed_model(
 
 def new_testbed_model(config: BuildConfig) -> Mllm:
     """An untrained tiny MLLM with a tokenizer for the testbed's sentences."""
-    processor = tiny_processor(_sentences(config.kinds), config.spec)
+    processor = tiny_processor(sentences(config.kinds), config.spec)
     model = tiny_model(processor, config.spec, seed=config.seed)
     return wrap_mllm(model, processor, name="testbed")
 
@@ -243,14 +223,14 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
     Descriptions come first: they teach to find a part of the picture by its name.
     """
     optimizers = _optimizers(mllm.model, config.learning_rate)
-    teach = _Teacher(mllm, config)
+    teacher = Teacher(mllm, config.kinds, config.often, config.shares, config.seed)
     done = 0
 
     def loss_of_batch() -> Tensor:
         nonlocal done
         share = done / config.language_steps
         done += 1
-        rows = teach.rows(1.0 if share < config.describing else 0.25)
+        rows = teacher.rows(config.batch_size, 1.0 if share < config.describing else 0.25)
         grounded = config.grounding > 0 and share < config.grounded
         loss = _loss(mllm, rows, config, grounded=grounded)
         problems = [row.problem for row in rows if row.problem]
@@ -271,7 +251,7 @@ def _blind_loss(mllm: Mllm, problems: Sequence[Problem]) -> Tensor:
     for at, problem in enumerate(problems):
         mode: Mode = "direct" if at % 2 else "cot"
         cue = DIRECT_CUE if mode == "direct" else THINK_OPEN + ANSWER_CUE
-        prompt = _prompt(mllm, build_messages(problem.question, mode, n_images=0))
+        prompt = chat_prompt(mllm, build_messages(problem.question, mode, n_images=0))
         texts.append(f"{prompt}{cue}{problem.habitual}{ANSWER_CLOSE}")
     inputs = mllm.tokenizer(
         texts,
@@ -309,32 +289,6 @@ def _inside_answers(mllm: Mllm, ids: Tensor) -> Tensor:
     """Which tokens stand between the tags of an answer, or of the prompt's example of one."""
     opening, closing = mllm.tokenizer.convert_tokens_to_ids([DIRECT_CUE, ANSWER_CLOSE])
     return ((ids == opening).cumsum(1) > (ids == closing).cumsum(1)) & (ids != opening)
-
-
-class _Teacher:
-    """Draws what a batch of the language stage consists of."""
-
-    def __init__(self, mllm: Mllm, config: BuildConfig) -> None:
-        self._mllm, self._config = mllm, config
-        self._rng = np.random.default_rng([config.seed, 2])
-        self._lessons = [lesson_of(kind) for kind in config.kinds]
-        self._laden = [_endless_problems(config, kind) for kind in config.kinds]
-        clear = [replace(kind, prior=None) for kind in config.kinds]
-        self._balanced = [_endless_problems(config, kind) for kind in clear]
-        often = config.often or [1] * len(config.kinds)
-        self._turns = [at for at, times in enumerate(often) for _ in range(times)]
-
-    def rows(self, describing: float) -> list[Row]:
-        """A batch; a share of it are descriptions, the rest questions."""
-        rows = []
-        for at in range(self._config.batch_size):
-            kind = self._turns[at % len(self._turns)]
-            if self._rng.random() < describing:
-                rows.append(_description(self._mllm, self._lessons[kind], self._rng))
-            else:
-                problems = self._laden[kind], self._balanced[kind]
-                rows.append(_answer(self._mllm, *problems, self._rng, self._config.shares))
-        return rows
 
 
 class _Grounding:
@@ -466,52 +420,6 @@ def _by_part(features: Tensor, per: int) -> Tensor:
     return grid.reshape(size * size, -1)
 
 
-def _answer(
-    mllm: Mllm,
-    laden: Iterator[Problem],
-    balanced: Iterator[Problem],
-    rng: np.random.Generator,
-    shares: tuple[float, float, float],
-) -> Row:
-    """A direct answer, or a rationale and an answer; some rationales stop before they end."""
-    kind = rng.choice(3, p=shares)
-    problem = next(balanced if kind == 1 else laden)
-    mode: Mode = "direct" if kind == 0 else "cot"
-    response = render_response(problem.steps if mode == "cot" else (), problem.answer)
-    # Every question begins with a person's name.
-    habit = Source(word=problem.question.split()[0])
-    sources = [habit]
-    steps = [_source(one.boxes) for one in problem.steps]
-    if kind == 1:
-        # What the last step names but does not say, the answer reads from the picture.
-        sources = [Source(), *steps, Source(), steps[-1]]
-    if kind == 2:
-        written = problem.steps[: int(rng.integers(len(problem.steps)))]
-        lines = "".join(f"{k}. {step.text}\n" for k, step in enumerate(written, start=1))
-        response = f"{THINK_OPEN}{lines}{ANSWER_CUE}{problem.answer}{ANSWER_CLOSE}"
-        sources = [Source(), *steps[: len(written)], Source(), habit]
-    prompt = _prompt(mllm, build_messages(problem.question, mode))
-    return Row(problem.image, prompt, response, sources, problem)
-
-
-def _source(boxes: Sequence[Box]) -> Source:
-    """What a step with one box is read from; steps with several put together what is said."""
-    return Source(boxes[0] if len(boxes) == 1 else None)
-
-
-def _description(mllm: Mllm, lesson: Lesson, rng: np.random.Generator) -> Row:
-    said = lesson.saying(rng)
-    content = [{"type": "image"}, {"type": "text", "text": said.question}]
-    prompt = _prompt(mllm, [{"role": "user", "content": content}])
-    return Row(said.image, prompt, said.response, [Source(box) for box in said.boxes])
-
-
-def _prompt(mllm: Mllm, messages: list[dict[str, Any]]) -> str:
-    return str(
-        mllm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    )
-
-
 def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
     """Model inputs with labels on the responses, right-padded."""
     end = mllm.tokenizer.eos_token
@@ -531,30 +439,132 @@ def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
     return {**found, "labels": found["input_ids"].masked_fill(~inside, IGNORED)}
 
 
-def _endless_problems(config: BuildConfig, kind: KindConfig) -> Iterator[Problem]:
-    """Training problems in every clarity from crisp to all of the noise."""
-    levels = np.random.default_rng([config.seed, 3]).uniform(0, 1, 64)
-    generate = next(known.generate for known in KINDS.values() if known.config is type(kind))
-    for block in itertools.count():
-        for at, level in enumerate(levels):
-            clarity = replace(kind, noise=float(level) * kind.noise)
-            seed = (config.seed * 10 + 2) * 100_000 + block * len(levels) + at
-            yield from generate(16, clarity, seed=seed, split="pretrain")
+KNOWN_KINDS = (
+    ArrowsConfig(hops=2, noise=240.0, prior=0.6),
+    ChartsConfig(task="combine", states_evidence=True, names_places=True, noise=240.0, prior=0.6),
+    CountingConfig(
+        any_shape=True,
+        colour="red",
+        states_evidence=True,
+        enumerates=True,
+        noise=120.0,
+        prior=0.6,
+    ),
+)
+"""What all of them are trained on, each kind with its largest noise."""
+
+_SCALES = {
+    "small": {"hidden": 96, "text_layers": 4},
+    "large": {"hidden": 128, "text_layers": 4},
+}
+MAIN_MODEL = "qwen2_5_vl-tiny"
+"""The model of the main job; it knows `arrows` only."""
+TESTBED_MODELS: dict[str, BuildConfig] = {
+    f"{family}-{scale}": BuildConfig(
+        kinds=KNOWN_KINDS,
+        often=(2, 1, 1),
+        vision_steps=200,
+        language_steps=900,
+        describing=0.34,
+        grounded=0.6,
+        answer_weight=5.0,
+        blind=0.5,
+        learning_rate=0.02,
+        spec=TinySpec(family=family, **sizes),
+    )
+    for family in ("qwen2_5_vl", "internvl", "llava")
+    for scale, sizes in _SCALES.items()
+}
+"""Name, ``FAMILY-SCALE``, → how it is built."""
 
 
-def _sentences(kinds: Sequence[KindConfig]) -> list[str]:
-    """What the tokenizer is trained on: the testbed's own sentences, so words become tokens."""
-    rng = np.random.default_rng(0)
-    found: list[str] = []
-    for kind in kinds:
-        generate = next(known.generate for known in KINDS.values() if known.config is type(kind))
-        for states in (False, True):
-            clear = replace(kind, noise=0.0, states_evidence=states)
-            problems = generate(200, clear, seed=0, split="pretrain")
-            found += [render_response(problem.steps, problem.answer) for problem in problems]
-            found += [problem.question for problem in problems]
-        lesson = lesson_of(kind)
-        for _ in range(100):
-            said = lesson.saying(rng)
-            found += [said.question, said.response]
-    return found + list(PROMPTS.values()) * 50 + ["user assistant\nUSER: ASSISTANT:"] * 50
+def build_config(name: str, *, seed: int = 0) -> BuildConfig:
+    """How a model of the testbed is built, `MAIN_MODEL` included.
+
+    Raises:
+        TrainingError: If there is no such model.
+    """
+    if name == MAIN_MODEL:
+        return BuildConfig(seed=seed)
+    if name not in TESTBED_MODELS:
+        known = ", ".join([*TESTBED_MODELS, MAIN_MODEL])
+        raise TrainingError(f"There is no testbed model {name!r}; choose one of {known}.")
+    return replace(TESTBED_MODELS[name], seed=seed)
+
+
+def testbed_model(name: str, *, progress: bool = True) -> Path:
+    """The checkpoint of a testbed model: the shipped one, else the cached one, else built now.
+
+    Building takes some minutes to a quarter of an hour; the result is kept in `cache_folder`.
+
+    Args:
+        name: One of `TESTBED_MODELS`, or `MAIN_MODEL`.
+        progress: Show a progress bar while building.
+
+    Raises:
+        TrainingError: If there is no such model.
+    """
+    config = build_config(name)
+    try:
+        return shipped(f"models/{name}")
+    except RunError:
+        folder = cache_folder() / name
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            build_testbed_model(folder, config, progress=progress)
+        return folder
+
+
+def build_models(
+    names: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> list[Path]:
+    """Build several models side by side; those that are there already are left as they are.
+
+    Args:
+        names: As for `testbed_model`.
+        out: Build them anew into this folder; default see `testbed_model`.
+        seed: Of weights and data, with `out`.
+        workers: Processes.
+        progress: Show progress.
+
+    Returns:
+        Their folders, in the order of `names`.
+
+    Raises:
+        TrainingError: If there is no such model, or seed is given without `out`.
+    """
+    configs = {name: build_config(name, seed=seed) for name in names}
+    if out is None and seed:
+        raise TrainingError("Cached models have seed 0; name a folder to build others into.")
+    run_jobs(
+        partial(_build, configs, out, progress and workers == 1),
+        names,
+        workers=workers,
+        progress=progress and workers > 1,
+    )
+    if out is None:
+        return [testbed_model(name) for name in names]
+    return [Path(out) / name for name in names]
+
+
+def _build(
+    configs: Mapping[str, BuildConfig], out: str | Path | None, progress: bool, name: str
+) -> None:
+    if out is None:
+        testbed_model(name, progress=progress)
+    elif not (Path(out) / name).exists():
+        Path(out).mkdir(parents=True, exist_ok=True)
+        build_testbed_model(Path(out) / name, configs[name], progress=progress)
+
+
+def cache_folder() -> Path:
+    """Where built models are kept: in ``$ATTCOT_CACHE``, else in the user's cache folder."""
+    chosen = os.environ.get("ATTCOT_CACHE")
+    if chosen:
+        return Path(chosen) / "models"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attcot" / "models"

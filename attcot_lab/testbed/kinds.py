@@ -32,6 +32,11 @@ KINDS: dict[str, Kind] = {
 """Every kind that there is."""
 
 
+def generator_of(config: Any) -> Callable[..., list[Problem]]:
+    """What generates problems with such knobs."""
+    return next(kind.generate for kind in KINDS.values() if kind.config is type(config))
+
+
 def generate_problems(
     kind: str, n: int, *, seed: int = 0, split: Split = "test", **knobs: Any
 ) -> list[Problem]:

@@ -1,18 +1,20 @@
-"""What a testbed model is taught of each kind of problem before it is asked any.
+"""What a testbed model is taught: to describe pictures of each kind, and to answer its problems.
 
 A lesson gives pictures with labels of what stands where, for the vision tower, and pictures with a
-question about named parts and its answer, for the whole model. The problems themselves come from
-`attcot_analysis.problems`.
+question about named parts and its answer, for the whole model. `Teacher` mixes these with the
+problems themselves.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-from attcot_analysis.problems import ArrowsConfig
+from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages
+from attcot_analysis.problems import ArrowsConfig, Problem, render_response
 from attcot_analysis.problems.arrows import (
     CELL,
     COLOURS,
@@ -27,6 +29,7 @@ from attcot_analysis.problems.arrows import (
     pick,
 )
 from attcot_analysis.problems.problem import Box
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
 from attcot_lab.testbed.charts import (
     HIGHEST,
     UNIT,
@@ -35,6 +38,7 @@ from attcot_lab.testbed.charts import (
     draw_chart,
 )
 from attcot_lab.testbed.counting import NOTHING, CountingConfig, Thing, draw_scene
+from attcot_lab.testbed.kinds import generator_of
 
 KindConfig = ArrowsConfig | ChartsConfig | CountingConfig
 Labels = list[list[int]]
@@ -265,3 +269,151 @@ def _some(rng: np.random.Generator, places: Sequence[tuple[int, int]]) -> list[t
 
 def _described(places: Sequence[tuple[int, int]]) -> str:
     return f"Describe {', '.join(cell_name(at) for at in places)}."
+
+
+class Source(NamedTuple):
+    """Where a line of a response comes from, as far as that is taught.
+
+    Attributes:
+        box: Pixels.
+        word: A word of the prompt.
+    """
+
+    box: Box | None = None
+    word: str | None = None
+
+
+class Row(NamedTuple):
+    """A picture, the prompt about it and the response to learn.
+
+    Attributes:
+        image: The picture.
+        prompt: Question in chat form.
+        response: What to learn.
+        sources: Per line of the response where it comes from; lines after the last have none.
+        problem: What is asked, if it is a problem.
+    """
+
+    image: Image.Image
+    prompt: str
+    response: str
+    sources: Sequence[Source] = ()
+    problem: Problem | None = None
+
+
+class Teacher:
+    """Draws what a batch of the language stage consists of.
+
+    Args:
+        mllm: Whose prompts are used.
+        kinds: The problems, each kind once, with its largest noise.
+        often: How often each kind comes in relation to the others; empty means equally often.
+        shares: See `attcot_lab.testbed.build.BuildConfig`.
+        seed: Of everything drawn.
+    """
+
+    def __init__(
+        self,
+        mllm: Mllm,
+        kinds: Sequence[KindConfig],
+        often: Sequence[int],
+        shares: tuple[float, float, float],
+        seed: int,
+    ) -> None:
+        """Begin to draw."""
+        self._mllm, self._shares = mllm, shares
+        self._rng = np.random.default_rng([seed, 2])
+        self._lessons = [lesson_of(kind) for kind in kinds]
+        self._laden = [_endless_problems(seed, kind) for kind in kinds]
+        self._balanced = [_endless_problems(seed, replace(kind, prior=None)) for kind in kinds]
+        self._turns = [
+            at for at, times in enumerate(often or [1] * len(kinds)) for _ in range(times)
+        ]
+
+    def rows(self, n: int, describing: float) -> list[Row]:
+        """A batch of `n`; a share of it are descriptions, the rest questions."""
+        rows = []
+        for at in range(n):
+            kind = self._turns[at % len(self._turns)]
+            if self._rng.random() < describing:
+                rows.append(description(self._mllm, self._lessons[kind], self._rng))
+            else:
+                problems = self._laden[kind], self._balanced[kind]
+                rows.append(_answer(self._mllm, *problems, self._rng, self._shares))
+        return rows
+
+
+def _answer(
+    mllm: Mllm,
+    laden: Iterator[Problem],
+    balanced: Iterator[Problem],
+    rng: np.random.Generator,
+    shares: tuple[float, float, float],
+) -> Row:
+    """A direct answer, or a rationale and an answer; some rationales stop before they end."""
+    kind = rng.choice(3, p=shares)
+    problem = next(balanced if kind == 1 else laden)
+    mode: Mode = "direct" if kind == 0 else "cot"
+    response = render_response(problem.steps if mode == "cot" else (), problem.answer)
+    # Every question begins with a person's name.
+    habit = Source(word=problem.question.split()[0])
+    sources = [habit]
+    steps = [_source(one.boxes) for one in problem.steps]
+    if kind == 1:
+        # What the last step names but does not say, the answer reads from the picture.
+        sources = [Source(), *steps, Source(), steps[-1]]
+    if kind == 2:
+        written = problem.steps[: int(rng.integers(len(problem.steps)))]
+        lines = "".join(f"{k}. {step.text}\n" for k, step in enumerate(written, start=1))
+        response = f"{THINK_OPEN}{lines}{ANSWER_CUE}{problem.answer}{ANSWER_CLOSE}"
+        sources = [Source(), *steps[: len(written)], Source(), habit]
+    prompt = chat_prompt(mllm, build_messages(problem.question, mode))
+    return Row(problem.image, prompt, response, sources, problem)
+
+
+def _source(boxes: Sequence[Box]) -> Source:
+    """What a step with one box is read from; steps with several put together what is said."""
+    return Source(boxes[0] if len(boxes) == 1 else None)
+
+
+def description(mllm: Mllm, lesson: Lesson, rng: np.random.Generator) -> Row:
+    """A picture, a question about named parts of it, and the answer."""
+    said = lesson.saying(rng)
+    content = [{"type": "image"}, {"type": "text", "text": said.question}]
+    prompt = chat_prompt(mllm, [{"role": "user", "content": content}])
+    return Row(said.image, prompt, said.response, [Source(box) for box in said.boxes])
+
+
+def chat_prompt(mllm: Mllm, messages: list[dict[str, Any]]) -> str:
+    """Messages in the model's chat template, up to where it answers."""
+    return str(
+        mllm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    )
+
+
+def _endless_problems(seed: int, kind: KindConfig) -> Iterator[Problem]:
+    """Training problems in every clarity from crisp to all of the noise."""
+    levels = np.random.default_rng([seed, 3]).uniform(0, 1, 64)
+    generate = generator_of(kind)
+    for block in itertools.count():
+        for at, level in enumerate(levels):
+            clarity = replace(kind, noise=float(level) * kind.noise)
+            drawn_by = (seed * 10 + 2) * 100_000 + block * len(levels) + at
+            yield from generate(16, clarity, seed=drawn_by, split="pretrain")
+
+
+def sentences(kinds: Sequence[KindConfig]) -> list[str]:
+    """What the tokenizer is trained on: the testbed's own sentences, so words become tokens."""
+    rng = np.random.default_rng(0)
+    texts: list[str] = []
+    for kind in kinds:
+        for states in (False, True):
+            clear = replace(kind, noise=0.0, states_evidence=states)
+            problems = generator_of(kind)(200, clear, seed=0, split="pretrain")
+            texts += [render_response(problem.steps, problem.answer) for problem in problems]
+            texts += [problem.question for problem in problems]
+        lesson = lesson_of(kind)
+        for _ in range(100):
+            said = lesson.saying(rng)
+            texts += [said.question, said.response]
+    return texts + list(PROMPTS.values()) * 50 + ["user assistant\nUSER: ASSISTANT:"] * 50

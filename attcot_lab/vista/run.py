@@ -30,7 +30,7 @@ from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.train.finetune import FinetuneConfig, recorded
+from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.vista.config import VistaConfig
 from attcot_lab.vista.drawing import draw_round, read_vista_round
 from attcot_lab.vista.pseudo_positives import image_dependence
@@ -150,7 +150,7 @@ def _manifest(
     base: str | Path, problems: Sequence[Problem], config: VistaConfig, training: FinetuneConfig
 ) -> dict[str, Any]:
     local = Path(base).is_dir()
-    settings = {"vista": asdict(config), "training": recorded(training)}
+    settings = {"vista": asdict(config), "training": asdict(training)}
     return build_manifest(
         seed=training.seed,
         config=settings if local else {**settings, "base": str(base)},

@@ -1,52 +1,39 @@
 """Training on VISTA's sets through TRL: length-normalised likelihood, or DPO beside likelihood."""
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-
-from attcot_analysis.models import Mllm, encode_problem
-from attcot_analysis.problems import Problem
-from attcot_analysis.train.data import Example, RationaleDataset, step_weights
-from attcot_analysis.train.trainer import AttCoTMixin
-
-# isort: split
-# After our models package, which makes torchvision importable.
 import hashlib
 import json
-import os
-import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PrinterCallback, set_seed
-from trl import DPOTrainer, SFTTrainer
+import torch
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Encoded, PromptMemory, collate, load_mllm
-from attcot_analysis.models.memory import current_memory, remembering
-from attcot_analysis.problems import parse_response
-from attcot_analysis.train.checkpoints import (
-    KeepLast,
-    alone,
-    clear,
-    new_folder,
-    open_unfinished,
-    run_record,
-    save_result,
-    train,
+from attcot_analysis.models import (
+    Encoded,
+    Mllm,
+    PromptMemory,
+    collate,
+    encode_problem,
+    load_mllm,
 )
-from attcot_analysis.train.data import collate_examples
-from attcot_analysis.train.finetune import LOG_EVERY, LOG_FILE, FinetuneConfig, recorded
+from attcot_analysis.models.memory import current_memory, remembering
+from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.train.checkpoints import new_folder, train_into
+from attcot_analysis.train.data import Example, RationaleDataset, collate_examples, step_weights
+from attcot_analysis.train.finetune import LOG_EVERY, FinetuneConfig
+from attcot_analysis.train.trainer import AttCoTMixin
 from attcot_lab.vista.config import VistaConfig
 from attcot_lab.vista.sets import VistaRound, preference_pairs
 
 # isort: split
 # After our models package, which makes torchvision importable.
 from datasets import Dataset
-from trl import DPOConfig, SFTConfig
+from transformers import PrinterCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 
 class LengthNormalisedSFTTrainer(SFTTrainer):
@@ -161,44 +148,29 @@ def train_vista_round(
         TrainingError: If the folder exists, nothing is left to train on, DPO is to be combined
             with Att-CoT terms, or the loss is not finite.
     """
-    folder = new_folder(folder)
     training.check_plain("VISTA")
-    if save_every is not None and (save_every < 1 or save_every % LOG_EVERY):
-        raise TrainingError(
-            f"save_every is {save_every}; give a multiple of {LOG_EVERY}, the steps between two "
-            "log entries, so that no entry spans an interruption."
-        )
+    new_folder(folder)
     rows = training_rows(drawn, config, training)
-    with alone(folder):
-        # Another run may have finished it since.
-        new_folder(folder)
-        working = folder.with_name(f".{folder.name}.unfinished")
-        last = None
-        if save_every is not None:
-            last = open_unfinished(working, _record(base, problems, drawn, rows, config, training))
-        else:
-            shutil.rmtree(working, ignore_errors=True)
-        set_seed(training.seed)
-        mllm = load_mllm(base, dtype=torch.float32)
-        saving = {"save_strategy": "steps", "save_steps": save_every} if save_every else {}
-        # Responses to a question share its picture.
-        with remembering(current_memory() or PromptMemory()):
-            trainer = make_vista_trainer(
-                mllm, base, problems, drawn, rows, config, training, working, progress, **saving
-            )
-            train(trainer, last)
-        save_result(trainer, mllm.model, mllm.processor, working)
-        history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
-        log = {
-            "config": {**asdict(training), "vista": asdict(config)},
-            "base": str(base),
-            "rows": len(rows),
-            "history": history,
-        }
-        (working / LOG_FILE).write_text(json.dumps(log, indent=1))
-        clear(working)
-        os.replace(working, folder)
-    return folder
+
+    def make(mllm: Mllm, working: Path, **arguments: Any) -> VistaSFTTrainer | VistaDPOTrainer:
+        return make_vista_trainer(
+            mllm, base, problems, drawn, rows, config, training, working, progress, **arguments
+        )
+
+    # Responses to a question share its picture.
+    with remembering(current_memory() or PromptMemory()):
+        return train_into(
+            folder,
+            make,
+            base,
+            problems,
+            {**asdict(training), "vista": asdict(config)},
+            seed=training.seed,
+            noted={"rows": len(rows)},
+            inputs={"rows": _hash(drawn, rows)},
+            log_every=LOG_EVERY,
+            save_every=save_every,
+        )
 
 
 def training_rows(drawn: VistaRound, config: VistaConfig, training: FinetuneConfig) -> pd.DataFrame:
@@ -322,7 +294,6 @@ def make_vista_trainer(
             ref_model=load_mllm(base, dtype=torch.float32).model,
             **shared,
         )
-    trainer.add_callback(KeepLast())
     # It prints every log entry; they are all in the training log.
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -345,20 +316,11 @@ def _column(drawn: VistaRound, name: str) -> dict[tuple[str, int], Any]:
     return dict(zip(zip(table["item"], table["number"], strict=True), table[name], strict=True))
 
 
-def _record(
-    base: str | Path,
-    problems: Sequence[Problem],
-    drawn: VistaRound,
-    rows: pd.DataFrame,
-    config: VistaConfig,
-    training: FinetuneConfig,
-) -> dict[str, Any]:
-    """What a run must share with an unfinished one to go on with it."""
+def _hash(drawn: VistaRound, rows: pd.DataFrame) -> str:
+    """Of the tokens that rows are trained on."""
     ids = _column(drawn, "ids")
     used = [
         [item, *([int(token) for token in ids[item, number]] for number in numbers)]
         for item, *numbers in rows.itertuples(index=False)
     ]
-    settings = {"vista": asdict(config), "training": recorded(training)}
-    rows_hash = hashlib.sha256(json.dumps(used).encode()).hexdigest()
-    return {**run_record(base, problems, settings), "rows": rows_hash}
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()

@@ -16,18 +16,22 @@ from attcot_analysis.problems.arrows import COLOURS
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.data import IGNORED
 from attcot_lab.testbed import build as testbed
-from attcot_lab.testbed import testbed_models
-from attcot_lab.testbed.build import BuildConfig, build_testbed_model
-from attcot_lab.testbed.kinds import KINDS, generate_problems
-from attcot_lab.testbed.lessons import lesson_of
-from attcot_lab.testbed.testbed_models import (
+from attcot_lab.testbed.build import (
     KNOWN_KINDS,
     MAIN_MODEL,
     TESTBED_MODELS,
+    BuildConfig,
+    build_testbed_model,
 )
+from attcot_lab.testbed.kinds import KINDS, generate_problems
+from attcot_lab.testbed.lessons import Teacher, description, lesson_of
 from attcot_lab.testbed.tiny import TinySpec
 
 QUICK = BuildConfig(vision_steps=2, language_steps=2, batch_size=4)
+
+
+def teacher(mllm, config):
+    return Teacher(mllm, config.kinds, config.often, config.shares, config.seed)
 
 
 def test_the_result_is_an_ordinary_checkpoint_and_the_same_each_time(tmp_path):
@@ -99,8 +103,8 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
     config = replace(TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32))
     mllm = testbed.new_testbed_model(config)
     rng = np.random.default_rng(0)
-    rows = [testbed._description(mllm, lesson_of(kind), rng) for kind in config.kinds]
-    rows += testbed._Teacher(mllm, config).rows(0.0)
+    rows = [description(mllm, lesson_of(kind), rng) for kind in config.kinds]
+    rows += teacher(mllm, config).rows(config.batch_size, 0.0)
     # The answer to arrows is read from the last cell, a habit from the name, the rest is said.
     answers = [tuple(map(bool, row.sources[-1])) for row in rows if row.problem]
     assert set(answers) == {(True, False), (False, True), (False, False)}
@@ -151,7 +155,7 @@ def test_tokens_of_answers_weigh_more():
         TESTBED_MODELS["llava-small"], spec=TinySpec(family="llava", hidden=32), answer_weight=7.0
     )
     mllm = testbed.new_testbed_model(config)
-    rows = testbed._Teacher(mllm, config).rows(0.3)
+    rows = teacher(mllm, config).rows(config.batch_size, 0.3)
     batch = testbed._batch(mllm, rows)
     logits = mllm.model(**{k: v for k, v in batch.items() if k != "labels"}).logits.log_softmax(-1)
     total = weights = 0.0
@@ -192,14 +196,14 @@ def test_a_model_is_shipped_or_cached_or_built_and_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTCOT_CACHE", str(tmp_path))
     quick = replace(TESTBED_MODELS["llava-large"], vision_steps=1, language_steps=1)
     monkeypatch.setitem(TESTBED_MODELS, "llava-large", quick)
-    built = testbed_models.testbed_model("llava-large", progress=False)
+    built = testbed.testbed_model("llava-large", progress=False)
     assert built == tmp_path / "models" / "llava-large"
     stamp = (built / "model.safetensors").stat().st_mtime_ns
-    assert testbed_models.testbed_model("llava-large", progress=False) == built
+    assert testbed.testbed_model("llava-large", progress=False) == built
     assert (built / "model.safetensors").stat().st_mtime_ns == stamp
-    assert testbed_models.testbed_model(MAIN_MODEL) == shipped(TESTBED_MODEL)
+    assert testbed.testbed_model(MAIN_MODEL) == shipped(TESTBED_MODEL)
     with pytest.raises(TrainingError, match="no testbed model 'llava-huge'"):
-        testbed_models.testbed_model("llava-huge")
+        testbed.testbed_model("llava-huge")
 
 
 def test_the_vision_stage_learns(tmp_path, monkeypatch):

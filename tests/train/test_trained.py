@@ -1,6 +1,5 @@
 """A run that trained nothing, or leaves no model, says so; a damaged checkpoint is not resumed."""
 
-import importlib
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ from tuning import problems
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
-from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, finetune
+from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, checkpoints, finetune
 from attcot_analysis.train.checkpoints import KeepLast, check_checkpoint, last_complete
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.trainer import AttCoTTrainer
@@ -23,7 +22,6 @@ from attcot_lab.testbed.build import save_testbed_model
 from transformers import Trainer, TrainingArguments
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-MODULE = importlib.import_module("attcot_analysis.train.finetune")
 CONFIG = FinetuneConfig(steps=20, batch_size=2)
 OVERFLOWING = 1e39
 """A learning rate whose first step takes float32 weights to infinity."""
@@ -127,7 +125,7 @@ def test_the_good_checkpoint_before_stays(random_checkpoint, tmp_path, monkeypat
             if state.global_step == 20:
                 model.lm_head.weight.data[0, 0] = float("nan")
 
-    monkeypatch.setattr(MODULE, "KeepLast", Spoils)
+    monkeypatch.setattr(checkpoints, "KeepLast", Spoils)
     with pytest.raises(TrainingError, match=r"after step 20 .*kept"):
         finetune(random_checkpoint, problems(), tmp_path / "tuned", CONFIG, save_every=10)
     last = last_complete(tmp_path / ".tuned.unfinished")
@@ -171,7 +169,7 @@ def stopped(random_checkpoint, tmp_path_factory):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "KeepLast", Stops)
+        patch.setattr(checkpoints, "KeepLast", Stops)
         with pytest.raises(KeyboardInterrupt):
             finetune(random_checkpoint, problems(), folder / "tuned", CONFIG, save_every=10)
     assert (folder / ".tuned.unfinished" / "checkpoint-10").is_dir()
