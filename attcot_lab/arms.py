@@ -19,8 +19,8 @@ from attcot_analysis.train.objective import AttCoTConfig
 from attcot_lab.sayo import OPTIONS as SAYO_OPTIONS
 from attcot_lab.sayo import train_sayo
 from attcot_lab.settings import check_fields, check_mapping, read_yaml, shown
-from attcot_lab.vista.config import OPTIONS as VISTA_OPTIONS
-from attcot_lab.vista.config import vista_config
+from attcot_lab.vista.sets import OPTIONS as VISTA_OPTIONS
+from attcot_lab.vista.sets import vista_config
 
 UNTRAINED = "none"
 """The recipe of an arm that is measured as it is."""

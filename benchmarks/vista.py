@@ -14,9 +14,9 @@ from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.finetune import FinetuneConfig
-from attcot_lab.vista.config import VistaConfig
-from attcot_lab.vista.drawing import draw_round
+from attcot_lab.vista.draw import draw_round
 from attcot_lab.vista.prefix import learn_both_orders
+from attcot_lab.vista.sets import VistaConfig
 from benchmarks.bench import Row, Scale, judged
 
 CASES = {

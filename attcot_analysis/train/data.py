@@ -82,17 +82,9 @@ class RationaleDataset(Dataset[Example]):
         return example
 
     def _encode(self, index: int) -> Example:
-        problem = self._problems[index]
-        steps = problem.steps if self._mode == "cot" else ()
-        encoded = encode_problem(
-            self._mllm,
-            problem,
-            mode=self._mode,
-            response=render_response(steps, problem.answer),
-            end=True,
-        )
+        problem, encoded = self._problems[index], self._encoded(index)
         candidates, answer = self._candidates(problem)
-        boxes = [problem.step_boxes(number) for number in range(1, len(steps) + 1)]
+        boxes = [problem.step_boxes(number) for number in range(1, encoded.layout.n_steps + 1)]
         return Example(
             name=problem.id,
             encoded=encoded,
@@ -100,6 +92,16 @@ class RationaleDataset(Dataset[Example]):
             answer=answer,
             evidence=step_weights(encoded, boxes),
         )
+
+    def _encoded(self, index: int) -> Encoded:
+        """Prompt and response of an example; what other data than the problems' own replaces."""
+        problem = self._problems[index]
+        return encode_problem(
+            self._mllm, problem, mode=self._mode, response=self._response(problem), end=True
+        )
+
+    def _response(self, problem: Problem) -> str:
+        return render_response(problem.steps if self._mode == "cot" else (), problem.answer)
 
     def _candidates(self, problem: Problem) -> tuple[CandidateTokens | None, int]:
         """The candidates' tokens and the place of the right one."""

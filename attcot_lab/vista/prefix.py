@@ -1,7 +1,6 @@
 """Prefix resampling: where a wrong rationale left what the model says when it looks last."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from attcot_analysis.models import (
     evaluating,
 )
 from attcot_analysis.models.load import hidden_states, text_stack
-from attcot_analysis.problems import Problem, render_response
-from attcot_analysis.train.data import Example, RationaleDataset
+from attcot_analysis.problems import Problem
+from attcot_analysis.train.data import RationaleDataset
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 
 CRITICAL = (
@@ -224,19 +223,13 @@ class BothOrders(RationaleDataset):
         super().__init__(mllm, [*problems, *problems], mode=mode)
         self._usual = len(problems)
 
-    def _encode(self, index: int) -> Example:
-        example = super()._encode(index)
+    def _encoded(self, index: int) -> Encoded:
         if index < self._usual:
-            return example
+            return super()._encoded(index)
         problem = self._problems[index]
-        encoded = encode_prompt(
-            self._mllm,
-            reordered_prompt(self._mllm, problem.question),
-            [problem.image],
-            response=render_response(problem.steps, problem.answer),
-            end=True,
-        )
-        return replace(example, encoded=encoded)
+        prompt = reordered_prompt(self._mllm, problem.question)
+        response = self._response(problem)
+        return encode_prompt(self._mllm, prompt, [problem.image], response=response, end=True)
 
 
 def learn_both_orders(

@@ -17,31 +17,31 @@ drawn stays beside the trained checkpoint, ``<folder>.vista``::
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
+from PIL import Image
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import load_mllm
+from attcot_analysis.measures._items import parsed_responses
+from attcot_analysis.measures.dependence import dependence
+from attcot_analysis.models import Mllm, encode_problem, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.stats.intervals import Interval, bootstrap_mean
+from attcot_analysis.train.checkpoints import new_folder
 from attcot_analysis.train.finetune import FinetuneConfig
-from attcot_lab.vista.config import VistaConfig
-from attcot_lab.vista.drawing import draw_round, read_vista_round
-from attcot_lab.vista.pseudo_positives import image_dependence
-from attcot_lab.vista.sets import (
-    VistaRound,
-    gains,
-    is_positive,
-    preference_pairs,
-    take_over_first_round,
-)
-from attcot_lab.vista.training import train_vista_round
+from attcot_lab.validity import auroc
+from attcot_lab.vista.draw import draw_round, read_vista_round, take_over_first_round
+from attcot_lab.vista.prefix import response_logits
+from attcot_lab.vista.sets import VistaConfig, VistaRound, is_positive
+from attcot_lab.vista.train import train_vista_round
 
 
 def run_vista(
@@ -136,7 +136,7 @@ def _write_sets(
         "kept": int(selected["kept"].sum()),
     }
     if config.objective == "dpo":
-        pairs = preference_pairs(drawn.responses, selected, config, seed=seed)
+        pairs = drawn.pairs(config, seed=seed)
         run.write_table(f"round{number}.pairs", pairs, overwrite=True)
         counts["pairs"] = len(pairs)
     run.write_json(f"round{number}", counts, overwrite=True)
@@ -160,8 +160,7 @@ def _manifest(
 
 
 def _check(problems: Sequence[Problem], folder: Path, training: FinetuneConfig) -> None:
-    if folder.exists():
-        raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
+    new_folder(folder)
     if not problems:
         raise TrainingError("There are no problems to train on; give at least one.")
     ids = [problem.id for problem in problems]
@@ -176,10 +175,11 @@ def _check(problems: Sequence[Problem], folder: Path, training: FinetuneConfig) 
 
 
 QUESTIONS = 64
-
 """Of so many questions the positives are shown the twin: several forward passes each."""
 
 _DRAWS = {"continued": "mended", "plain": "plain"}
+INDEPENDENT = float(np.log(2))
+"""A response that the twin's picture makes less than half as probable hangs on the picture."""
 
 
 def vista_values(
@@ -209,7 +209,7 @@ def vista_values(
         RunError: If the first round is missing or damaged.
     """
     drawn = read_vista_round(vista_folder(folder), 1)
-    found = gains(drawn.responses)
+    found = drawn.gains()
     sampled = (found["draw"] == "sampled") & (found["success"] == "answer")
     parts = {
         "unsolved": 1 - found[sampled].set_index("item")["value"],
@@ -278,3 +278,162 @@ def _hanging(
         found[f"independent_{name}"] = own["independent"].mean().astype(np.float64)
         found[f"response_dependence_{name}"] = own["drop"].mean()
     return found
+
+
+@dataclass(frozen=True)
+class PseudoPositives:
+    """Whether dropped positives are image-independent more often than kept ones.
+
+    Attributes:
+        kept: Share of the kept positives that are; interval over questions.
+        dropped: Share of the dropped positives that are.
+        difference: Dropped − kept within a question, mean over questions that have both: above
+            zero the filter does what it is for. Scores compare responses to one question, so this
+            is the fair test.
+        auroc: Probability that an independent positive has a lower score than a dependent one.
+        of: The column that says so, ``"independent"`` or ``"unfollowed"``.
+    """
+
+    kept: Interval
+    dropped: Interval
+    difference: Interval
+    auroc: float
+    of: str
+
+
+def image_dependence(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    positives: pd.DataFrame,
+    *,
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """Ask of every right response whether it hangs on what the twin changes.
+
+    Two answers, because neither alone is enough. ``drop``: by how much the whole response becomes
+    less probable under the twin's picture, less what the control edit's picture does; a response
+    that was made up from the question alone is as probable as before. ``unfollowed``: behind the
+    response's own rationale the twin's picture is shown, and the forced answer is not the twin's;
+    where the rationale states the evidence that says little, as the answer is copied from it.
+
+    Args:
+        mllm: The model that wrote them.
+        problems: What they answer; those without a twin have no rows.
+        positives: ``item``, ``number``, ``ids``, and whatever else, kept as it is.
+        batch_size: Responses per forward pass.
+
+    Returns:
+        The rows with ``log_p``, ``log_p_twin`` and ``log_p_control`` (nats, of the whole
+        response; NaN without a control), ``drop`` (control, or without one the original, − twin),
+        ``independent`` (drop below `INDEPENDENT`), ``unfollowed`` (missing without a rationale
+        step).
+
+    Raises:
+        TrainingError: If no positive's problem has a twin.
+
+    Source: reconstruction; arXiv 2605.11931 calls such responses pseudo-positives and has no test
+    of them.
+    """
+    by_id = {problem.id: problem for problem in problems if problem.twin is not None}
+    rows = positives[positives["item"].isin(list(by_id))].reset_index(drop=True)
+    if not len(rows):
+        raise TrainingError(
+            "None of the positives answers a problem with a twin; give problems that have one."
+        )
+    asked = [by_id[item] for item in rows["item"]]
+    ids = rows["ids"].tolist()
+    pictures: dict[str, list[Image.Image | None]] = {
+        "log_p": [one.image for one in asked],
+        "log_p_twin": [None if one.twin is None else one.twin.image for one in asked],
+        "log_p_control": [None if one.control is None else one.control.image for one in asked],
+    }
+    found = {
+        name: _log_p(mllm, asked, ids, images, batch_size) for name, images in pictures.items()
+    }
+    before = np.where(np.isnan(found["log_p_control"]), found["log_p"], found["log_p_control"])
+    drop = before - found["log_p_twin"]
+    return rows.assign(
+        **found,
+        drop=drop,
+        independent=drop < INDEPENDENT,
+        unfollowed=_unfollowed(mllm, asked, ids, batch_size),
+    )
+
+
+def pseudo_positives(table: pd.DataFrame, *, of: str = "independent") -> PseudoPositives:
+    """Hold dropped positives against kept ones.
+
+    Args:
+        table: From `image_dependence`, with ``vas`` and ``kept`` as `positives` gives them.
+        of: ``"independent"`` or ``"unfollowed"``; rows where it is missing are left out.
+
+    Raises:
+        TrainingError: If a column is missing.
+    """
+    missing = {"item", "vas", "kept", of} - set(table.columns)
+    if missing:
+        raise TrainingError(
+            f"The table lacks {', '.join(sorted(missing))}; merge what positives() and "
+            "image_dependence() give."
+        )
+    table = table[table[of].notna()]
+    flag = table[of].astype(float)
+    by_question = flag.groupby([table["item"], table["kept"]]).mean().unstack()
+    both = by_question.reindex(columns=[False, True]).dropna()
+    shares = {
+        kept: bootstrap_mean(flag[table["kept"] == kept], table["item"][table["kept"] == kept])
+        for kept in (True, False)
+    }
+    return PseudoPositives(
+        kept=shares[True],
+        dropped=shares[False],
+        difference=bootstrap_mean((both[False] - both[True]).to_numpy()),
+        auroc=auroc(-table["vas"][flag > 0], -table["vas"][flag == 0]),
+        of=of,
+    )
+
+
+def _log_p(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[int]],
+    images: Sequence[Image.Image | None],
+    batch_size: int,
+) -> npt.NDArray[np.float64]:
+    """Log-probability of each response under a picture, NaN where there is none."""
+    found = np.full(len(problems), np.nan)
+    there = [at for at, image in enumerate(images) if image is not None]
+    for start in range(0, len(there), batch_size):
+        chunk = there[start : start + batch_size]
+        items = [
+            encode_problem(mllm, problems[at], response=responses[at], image=images[at])
+            for at in chunk
+        ]
+        for at, item, parts in zip(chunk, items, response_logits(mllm, items), strict=True):
+            tokens = item.input_ids[item.prompt_length :]
+            total, read = 0.0, 0
+            for logits in parts:
+                own = tokens[read : read + len(logits)].to(logits.device)[:, None]
+                total += float(logits.log_softmax(1).gather(1, own).double().sum())
+                read += len(logits)
+            found[at] = total
+    return found
+
+
+def _unfollowed(
+    mllm: Mllm, problems: Sequence[Problem], responses: Sequence[Sequence[int]], batch_size: int
+) -> pd.Series:
+    parsed = parsed_responses(mllm, responses)
+    there = [at for at, response in enumerate(parsed) if response.steps]
+    followed = pd.Series(pd.NA, index=range(len(problems)), dtype="boolean")
+    if there:
+        table = dependence(
+            mllm,
+            [problems[at] for at in there],
+            [responses[at] for at in there],
+            edits=("twin",),
+            rationales=("fixed",),
+            batch_size=batch_size,
+        ).table
+        followed.iloc[there] = table["followed"].to_numpy()
+    return ~followed

@@ -28,7 +28,7 @@ from attcot_analysis.measures.maps import response_parts
 from attcot_analysis.models import Generation, encode
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
 from attcot_analysis.problems.response import ANSWER_CLOSE
-from attcot_lab.vista.drawing import Start, _row
+from attcot_lab.vista.draw import Start, _row
 
 EVERY = ["stand_in", *(pytest.param(name, marks=needs_real_files) for name in CHECKPOINTS)]
 STEPS = ("The star is in cell a1.", "Cell b1 holds 3 cups.", "So it is done")

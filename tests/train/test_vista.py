@@ -13,13 +13,12 @@ from attcot_analysis.models import Generation, collate, encode_problem, load_mll
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig
 from attcot_lab.arms import arm_of, read_arm, train_arm
-from attcot_lab.vista import drawing as vista_drawing
-from attcot_lab.vista import drawing as vista_sampling
+from attcot_lab.vista import draw as vista_draw
 from attcot_lab.vista import run as vista
-from attcot_lab.vista.config import VistaConfig, vista_config
-from attcot_lab.vista.drawing import read_vista_round
+from attcot_lab.vista.draw import read_vista_round
 from attcot_lab.vista.run import run_vista, vista_folder
-from attcot_lab.vista.training import (
+from attcot_lab.vista.sets import VistaConfig, vista_config
+from attcot_lab.vista.train import (
     make_vista_trainer,
     train_vista_round,
     training_rows,
@@ -70,7 +69,7 @@ def problems(training_problems):
 @pytest.fixture
 def scribe(monkeypatch, problems):
     one = Scribe(list(dict.fromkeys(problem.answer for problem in problems)))
-    monkeypatch.setattr(vista_sampling, "generate", one)
+    monkeypatch.setattr(vista_draw, "generate", one)
     return one
 
 
@@ -78,7 +77,7 @@ def scribe(monkeypatch, problems):
 def drawn(scribe, random_checkpoint, problems, tmp_path):
     """One round, not trained on."""
     run = RunFolder.create(tmp_path / "drawn", {"seed": 0, "config": {}})
-    return vista_drawing.draw_round(random_checkpoint, problems, run, 1, CONFIG, 0)
+    return vista_draw.draw_round(random_checkpoint, problems, run, 1, CONFIG, 0)
 
 
 def weights(folder):

@@ -12,21 +12,14 @@ from tiny import noise_image
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import PROMPTS, collate, encode, encode_problem, encode_prompt
 from attcot_analysis.problems import Step
-from attcot_lab.vista.config import VistaConfig, vista_config
-from attcot_lab.vista.drawing import Start, sample_responses
+from attcot_lab.vista.draw import Start, attention_shares, middle_layer, sample_responses
 from attcot_lab.vista.prefix import (
     critical_tokens,
     mended_prefix,
     reordered_prompt,
 )
-from attcot_lab.vista.pseudo_positives import (
-    attention_shares,
-    image_dependence,
-    middle_layer,
-    pseudo_positives,
-    vision_scores,
-)
-from attcot_lab.vista.sets import VistaRound, positives, preference_pairs, yields
+from attcot_lab.vista.run import image_dependence, pseudo_positives
+from attcot_lab.vista.sets import VistaConfig, VistaRound, vision_scores, vista_config
 
 # isort: split
 # After our models package, which makes torchvision importable.
@@ -205,27 +198,30 @@ DRAWN = responses(
 )
 
 
+def drawn(table):
+    return VistaRound(table, critical=pd.DataFrame())
+
+
 def numbers(table, name="number"):
     return list(zip(table["item"], table[name], strict=True))
 
 
 def test_positives_are_distinct_finished_and_filtered_by_their_question():
-    found = positives(DRAWN, VistaConfig())
+    found = drawn(DRAWN).positives(VistaConfig())
     assert numbers(found) == [("a", 0), ("a", 2), ("b", 2), ("c", 0)]
     np.testing.assert_allclose(found["vas"], [1, -1, 0, 0])
     assert found["kept"].tolist() == [True, False, True, True]
-    assert positives(DRAWN, VistaConfig(vas=False))["kept"].all()
-    assert positives(DRAWN, VistaConfig(tau=-1.0))["kept"].all()
-    plain = positives(DRAWN, VistaConfig(extra="plain"))
+    assert drawn(DRAWN).positives(VistaConfig(vas=False))["kept"].all()
+    assert drawn(DRAWN).positives(VistaConfig(tau=-1.0))["kept"].all()
+    plain = drawn(DRAWN).positives(VistaConfig(extra="plain"))
     assert numbers(plain) == [("a", 0), ("a", 2), ("c", 0), ("d", 2)]
-    none = positives(DRAWN[DRAWN["item"] == "d"], VistaConfig(extra="none"))
+    none = drawn(DRAWN[DRAWN["item"] == "d"]).positives(VistaConfig(extra="none"))
     assert len(none) == 0 and none["kept"].dtype == bool
 
 
 def test_pairs_are_of_one_question_and_drawn_at_random():
     config = VistaConfig(vas=False)
-    selected = positives(DRAWN, config)
-    found = preference_pairs(DRAWN, selected, config, seed=0)
+    found = drawn(DRAWN).pairs(config, seed=0)
     # c has nothing wrong to be preferred to; what was cut off after its answer is not wrong.
     assert numbers(found, "chosen") == [("a", 0), ("a", 2), ("b", 2)]
     assert numbers(found, "rejected") == [("a", 4), ("a", 4), ("b", 0)]
@@ -233,14 +229,13 @@ def test_pairs_are_of_one_question_and_drawn_at_random():
         ("a", "sampled", [0], True, True, 0.5, True),
         *[("a", "sampled", [at], False, True, np.nan, False) for at in range(1, 9)],
     )
-    selected = positives(many, config)
-    drawn = [preference_pairs(many, selected, config, seed=s)["rejected"][0] for s in range(20)]
-    assert len(set(drawn)) > 3 and set(drawn) <= set(range(1, 9))
-    assert drawn[7] == preference_pairs(many, selected, config, seed=7)["rejected"][0]
+    wrong = [drawn(many).pairs(config, seed=s)["rejected"][0] for s in range(20)]
+    assert len(set(wrong)) > 3 and set(wrong) <= set(range(1, 9))
+    assert wrong[7] == drawn(many).pairs(config, seed=7)["rejected"][0]
 
 
 def test_yields_count_hard_questions():
-    table = VistaRound(DRAWN, pd.DataFrame()).yields().set_index(["success", "draw"])
+    table = drawn(DRAWN).yields().set_index(["success", "draw"])
     assert table.loc[("answer", "sampled"), "value"] == 0.5
     for draw, value in (("continued", 0.5), ("plain", 0.5), ("continued - plain", 0.0)):
         assert table.loc[("answer", draw), "value"] == value
@@ -252,11 +247,12 @@ def test_yields_count_hard_questions():
     assert table.loc[("rationale", "continued"), "responses"] == 2
     assert table.loc[("answer", "continued"), "tokens"] == 3
     mended = DRAWN.assign(kept=(DRAWN["origin"] == "continued").astype(int))
-    assert yields(mended).set_index(["success", "draw"]).loc[("answer", "continued"), "tokens"] == 1
-    unknown = yields(DRAWN.assign(sound=pd.NA).astype({"sound": "boolean"}))
+    cut = drawn(mended).yields().set_index(["success", "draw"])
+    assert cut.loc[("answer", "continued"), "tokens"] == 1
+    unknown = drawn(DRAWN.assign(sound=pd.NA).astype({"sound": "boolean"})).yields()
     assert unknown.set_index("success").loc["rationale", "n"].max() == 0
     with pytest.raises(TrainingError, match="draw some"):
-        yields(DRAWN.iloc[:0])
+        drawn(DRAWN.iloc[:0]).yields()
 
 
 def test_samples_are_read_with_their_prefix(random_mllm, training_problems):

@@ -10,11 +10,9 @@ from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_lab.arms import arm_of, read_arm, training_values
 from attcot_lab.vista import run as told
-from attcot_lab.vista.config import VistaConfig
-from attcot_lab.vista.drawing import typed
-from attcot_lab.vista.pseudo_positives import INDEPENDENT
-from attcot_lab.vista.run import easy_excess, vista_folder, vista_values
-from attcot_lab.vista.sets import PARTS, gains, yields
+from attcot_lab.vista.draw import PARTS, typed
+from attcot_lab.vista.run import INDEPENDENT, easy_excess, vista_folder, vista_values
+from attcot_lab.vista.sets import VistaConfig, VistaRound
 
 CONFIG = VistaConfig(control=True, batch_size=4)
 
@@ -47,9 +45,9 @@ MORE = [
 
 
 def test_the_means_of_the_gains_are_the_yields(training_problems):
-    table = drawn(training_problems[:4], MORE)
-    means = gains(table).groupby(["success", "draw"])["value"].agg(["mean", "size"])
-    summed = yields(table).set_index(["success", "draw"])
+    made = VistaRound(drawn(training_problems[:4], MORE), critical=pd.DataFrame())
+    means = made.gains().groupby(["success", "draw"])["value"].agg(["mean", "size"])
+    summed = made.yields().set_index(["success", "draw"])
     assert len(means) == 6
     for key, row in means.iterrows():
         assert row["mean"] == pytest.approx(summed.loc[key, "value"])

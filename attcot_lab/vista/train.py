@@ -23,11 +23,10 @@ from attcot_analysis.models import (
 from attcot_analysis.models.memory import current_memory, remembering
 from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.train.checkpoints import new_folder, train_into
-from attcot_analysis.train.data import Example, RationaleDataset, collate_examples, step_weights
+from attcot_analysis.train.data import RationaleDataset, collate_examples
 from attcot_analysis.train.finetune import LOG_EVERY, FinetuneConfig
 from attcot_analysis.train.trainer import AttCoTMixin
-from attcot_lab.vista.config import VistaConfig
-from attcot_lab.vista.sets import VistaRound, preference_pairs
+from attcot_lab.vista.sets import VistaConfig, VistaRound
 
 # isort: split
 # After our models package, which makes torchvision importable.
@@ -95,19 +94,12 @@ class ResponseDataset(RationaleDataset):
         super().__init__(mllm, problems, mode="direct")
         self._responses, self._finished = responses, finished
 
-    def _encode(self, index: int) -> Example:
-        problem = self._problems[index]
-        encoded = encode_problem(
-            self._mllm, problem, response=self._responses[index], end=self._finished[index]
-        )
-        candidates, answer = self._candidates(problem)
-        boxes = [problem.step_boxes(number) for number in range(1, encoded.layout.n_steps + 1)]
-        return Example(
-            name=problem.id,
-            encoded=encoded,
-            candidates=candidates,
-            answer=answer,
-            evidence=step_weights(encoded, boxes),
+    def _encoded(self, index: int) -> Encoded:
+        return encode_problem(
+            self._mllm,
+            self._problems[index],
+            response=self._responses[index],
+            end=self._finished[index],
         )
 
 
@@ -186,7 +178,7 @@ def training_rows(drawn: VistaRound, config: VistaConfig, training: FinetuneConf
         )
     selected = drawn.positives(config)
     if training.attcot.active:
-        texts = _column(drawn, "text")
+        texts = drawn.column("text")
         steps = [
             bool(parse_response(texts[key]).steps)
             for key in zip(selected["item"], selected["number"], strict=True)
@@ -194,7 +186,7 @@ def training_rows(drawn: VistaRound, config: VistaConfig, training: FinetuneConf
         selected = selected.assign(kept=selected["kept"] & np.array(steps, dtype=bool))
     rows = selected[selected["kept"]].rename(columns={"number": "chosen"})[["item", "chosen"]]
     if config.objective == "dpo":
-        rows = preference_pairs(drawn.responses, selected, config, seed=training.seed)
+        rows = drawn.pairs(config, seed=training.seed, selected=selected)
     if not len(rows):
         said = "of them has a wrong response beside it" if len(selected) else "is there to keep"
         raise TrainingError(
@@ -232,7 +224,7 @@ def make_vista_trainer(
     """
     parts = PARTS[config.objective]
     by_id = {problem.id: problem for problem in problems}
-    ids, finished = _column(drawn, "ids"), _column(drawn, "finished")
+    ids, finished = drawn.column("ids"), drawn.column("finished")
     keys = [key for part in parts for key in zip(rows["item"], rows[part], strict=True)]
     data = ResponseDataset(
         mllm,
@@ -310,15 +302,9 @@ def preference_batch(mllm: Mllm, items: Sequence[Encoded]) -> dict[str, Any]:
     return {**batch, "completion_mask": behind.long() * batch["attention_mask"]}
 
 
-def _column(drawn: VistaRound, name: str) -> dict[tuple[str, int], Any]:
-    """One column of the responses, by item and number."""
-    table = drawn.responses
-    return dict(zip(zip(table["item"], table["number"], strict=True), table[name], strict=True))
-
-
 def _hash(drawn: VistaRound, rows: pd.DataFrame) -> str:
     """Of the tokens that rows are trained on."""
-    ids = _column(drawn, "ids")
+    ids = drawn.column("ids")
     used = [
         [item, *([int(token) for token in ids[item, number]] for number in numbers)]
         for item, *numbers in rows.itertuples(index=False)

@@ -1,6 +1,6 @@
 """Drawing a round: samples, critical tokens, continuations and attention, kept block by block."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,14 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from attcot_analysis.attention.probe import read_masses
+from attcot_analysis.errors import AttCoTError, TrainingError
 from attcot_analysis.measures._items import response_text
+from attcot_analysis.measures.access import IMAGE, QUESTION, SYSTEM, access_columns
 from attcot_analysis.measures.answers import answer_row
 from attcot_analysis.models import (
+    Encoded,
     Generation,
     Mllm,
     PromptMemory,
+    collate,
     encode_problem,
     generate,
     load_mllm,
@@ -23,10 +29,16 @@ from attcot_analysis.models import (
 from attcot_analysis.models.memory import current_memory, remembering
 from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.runs.run import RunFolder
-from attcot_lab.vista.config import Origin, VistaConfig
+from attcot_analysis.train.objective import AttCoTConfig, readable_layers
 from attcot_lab.vista.prefix import CRITICAL, critical_tokens, mended_prefix
-from attcot_lab.vista.pseudo_positives import SHARES, attention_shares
-from attcot_lab.vista.sets import PARTS, VistaRound, distinct, is_positive
+from attcot_lab.vista.sets import (
+    Origin,
+    VistaConfig,
+    VistaRound,
+    distinct,
+    is_positive,
+    vista_config,
+)
 
 COLUMNS = (
     "item",
@@ -40,8 +52,24 @@ COLUMNS = (
     "finished",
     "sound",
 )
-
 """Columns of a table of responses."""
+SHARES = ("system", "image", "instruction", "share")
+"""Columns of the table of attention."""
+PARTS = ("responses", "critical")
+"""Tables of what a round has drawn."""
+_DRAWING = (
+    "samples",
+    "continuations",
+    "top",
+    "temperature",
+    "max_new_tokens",
+    "layer",
+    "batch_size",
+    "block",
+)
+"""Settings that what is drawn depends on, beside which origins there are."""
+
+_SAME = ("seed", "models", "data", "versions", "platform")
 
 
 @dataclass(frozen=True)
@@ -290,3 +318,134 @@ def _with_shares(
 
 def _seeds(path: Sequence[int]) -> list[int]:
     return [int(one) for one in np.random.SeedSequence(list(path)).generate_state(3)]
+
+
+def middle_layer(mllm: Mllm) -> int:
+    """The layer nearest to the middle, ⌊L/2⌋, that has full attention (the lower of two).
+
+    Raises:
+        TrainingError: If no layer has full attention.
+
+    Source: "middle layer" in arXiv 2605.11931; which one exactly is a reconstruction.
+    """
+    middle = mllm.n_layers // 2
+    for layer in sorted(range(mllm.n_layers), key=lambda one: (abs(one - middle), one)):
+        if readable_layers(mllm, AttCoTConfig(vis_layers=(layer,))):
+            return layer
+    raise TrainingError(
+        f"No layer of {mllm.name} has full attention, so that no attention on the picture can be "
+        "scored; use vas=False."
+    )
+
+
+def attention_shares(
+    mllm: Mllm, items: Sequence[Encoded], *, layer: int | None = None, batch_size: int = 16
+) -> pd.DataFrame:
+    """Attention of responses on the parts of their prompts, from the probe.
+
+    Args:
+        mllm: The model that wrote the responses.
+        items: Encoded with an image and the response, without end token.
+        layer: Which one; default `middle_layer`.
+        batch_size: Items per forward pass.
+
+    Returns:
+        One row per item. ``system``, ``image``, ``instruction``: attention on what stands before
+        the image tokens, on them, and on the rest of the prompt, mean over the layer's heads,
+        summed over the rows that predict the response's tokens (rationale, tags and answer);
+        ``share``: S = image / (system + image + instruction), NaN for an empty response.
+
+    Raises:
+        MeasureError: If the layer does not exist or has no full attention.
+
+    Source: arXiv 2605.11931; mean over heads and sum over tokens are a reconstruction.
+    """
+    chosen = middle_layer(mllm) if layer is None else layer
+    sums = np.zeros((len(items), 3))
+    for start in range(0, len(items), batch_size):
+        part = items[start : start + batch_size]
+        batch = collate(mllm, part)
+        length = batch["input_ids"].shape[1]
+        cols = torch.stack(
+            [
+                F.pad(access_columns(item, []), (0, 0, 0, length - len(item.input_ids)))
+                for item in part
+            ]
+        )
+        rows = torch.nn.utils.rnn.pad_sequence(
+            [torch.as_tensor(item.layout.rows(item.layout.response)) for item in part],
+            batch_first=True,
+            padding_value=-1,
+        )
+        if not rows.numel():
+            continue
+        masses = read_masses(mllm, batch, cols.to(mllm.device), rows, layers=[chosen])[chosen]
+        found = masses.double().mean(1).sum(1)[:, [SYSTEM, IMAGE, QUESTION]]
+        sums[start : start + len(part)] = found.cpu().numpy()
+    with np.errstate(invalid="ignore"):
+        share = sums[:, 1] / sums.sum(1)
+    return pd.DataFrame(np.column_stack([sums, share]), columns=list(SHARES))
+
+
+def take_over_first_round(
+    run: RunFolder, siblings: Iterable[str | Path], config: VistaConfig
+) -> Path | None:
+    """Copy the first round's responses from a run that has drawn the same, and at least as much.
+
+    The first round is written by the base, so runs that differ in objective, filter or in what
+    they train on draw the same. Each origin has its own seed and is scored by itself, so that what
+    is taken over is what would have been drawn.
+
+    Args:
+        run: The run that is to draw.
+        siblings: Folders of other runs, as `vista_folder` names them; those that are damaged,
+            unfinished, or of another base, seed, problems, versions or settings are passed over.
+        config: Settings of `run`.
+
+    Returns:
+        The folder that was taken from, also noted in the run's manifest as ``first_round_from``;
+        ``None`` if nothing was, or the round was begun already.
+    """
+    names = [f"round1.{part}" for part in PARTS]
+    # A round that was begun has blocks of its own, which draw_round goes on with.
+    if any(table.startswith("round1.") for table in run.tables):
+        return None
+    for folder in map(Path, siblings):
+        if folder.resolve() == run.path.resolve():
+            continue
+        try:
+            found = _drawn_alike(run, RunFolder.open(folder), config, names)
+        except AttCoTError:
+            continue
+        if found is not None:
+            for name, table in zip(names, found, strict=True):
+                run.write_table(name, table)
+            run.note("first_round_from", folder.name)
+            return folder
+    return None
+
+
+def _drawn_alike(
+    run: RunFolder, other: RunFolder, config: VistaConfig, names: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    own, theirs = run.manifest, other.manifest
+    settings = theirs.get("config", {})
+    if "vista" not in settings or not all(other.has(name) for name in names):
+        return None
+    # A base that is no local folder is among the settings.
+    if own["config"].get("base") != settings.get("base"):
+        return None
+    if any(own.get(key) != theirs.get(key) for key in _SAME):
+        return None
+    drawn_by = vista_config(settings["vista"])
+    if any(getattr(config, name) != getattr(drawn_by, name) for name in _DRAWING):
+        return None
+    if not set(config.drawn) <= set(drawn_by.drawn):
+        return None
+    # Without extra samples no critical token is looked for.
+    if (config.extra == "none") != (drawn_by.extra == "none"):
+        return None
+    responses, critical = (other.read_table(name) for name in names)
+    kept = responses[responses["origin"].isin(config.drawn)].reset_index(drop=True)
+    kept["number"] = kept.groupby("item", sort=False).cumcount()
+    return kept, critical
