@@ -4,12 +4,11 @@ Source: arXiv 2602.08241 and its published code; what is ours or a reconstructio
 `SayoConfig`, `RegionRewardConfig` and ``docs/sayo.md``.
 """
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 
@@ -21,12 +20,25 @@ from attcot_analysis.train.checkpoints import (
     SafeCheckpoints,
     new_folder,
     open_unfinished,
+    run_arguments,
     run_record,
     train_into,
 )
 from attcot_analysis.train.finetune import FinetuneConfig, finetune, language_lora
 from attcot_analysis.train.region_reward import RegionRewardConfig
 from attcot_analysis.train.rewards import AccuracyReward, FormatReward, RegionReward, grpo_rows
+from attcot_analysis.train.settings import (
+    Amount,
+    Count,
+    Index,
+    Positive,
+    Several,
+    Share,
+    SomeShare,
+    Weight,
+    check_settings,
+    read_settings,
+)
 
 # isort: split
 # After our models package, which makes torchvision importable.
@@ -70,56 +82,31 @@ class SayoConfig:
         TrainingError: If a value is out of range.
     """
 
-    steps: int = 100
-    questions: int = 4
-    num_generations: int = 8
-    accumulation: int = 1
-    attention: float = 1.0
-    accuracy: float = 1.0
-    form: float = 1.0
+    steps: Count = 100
+    questions: Count = 4
+    num_generations: Several = 8
+    accumulation: Count = 1
+    attention: Weight = 1.0
+    accuracy: Weight = 1.0
+    form: Weight = 1.0
     reward: RegionRewardConfig = field(default_factory=RegionRewardConfig)
     aggregation: Aggregation = "normalize_then_sum"
-    learning_rate: float = 5e-6
-    warmup: float = 0.0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    beta: float = 0.0
-    max_completion: int = 256
-    lora: int = 0
-    seed: int = 0
+    learning_rate: Amount = 5e-6
+    warmup: Share = 0.0
+    temperature: Positive = 1.0
+    top_p: SomeShare = 1.0
+    beta: Amount = 0.0
+    max_completion: Count = 256
+    lora: Index = 0
+    seed: Index = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, least in (
-            ("steps", 1),
-            ("questions", 1),
-            ("num_generations", 2),
-            ("accumulation", 1),
-            ("max_completion", 1),
-            ("lora", 0),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise TrainingError(f"{name} is {value!r}; expected a whole number from {least}.")
-        for name in ("attention", "accuracy", "form", "learning_rate", "temperature", "beta"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise TrainingError(f"{name} is {value!r}; expected a number from 0.")
-        for name in ("warmup", "top_p"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise TrainingError(f"{name} is {value!r}; expected 0 to 1.")
-        if not self.temperature or not self.top_p:
-            raise TrainingError("temperature and top_p must be above 0, or all samples are one.")
+        check_settings(self)
         if not any(self.weights):
             raise TrainingError(
                 "attention, accuracy and form all have weight 0, so that nothing is rewarded; give "
                 "one of them a weight."
-            )
-        if self.aggregation not in get_args(Aggregation):
-            raise TrainingError(
-                f"aggregation is {self.aggregation!r}; choose {' or '.join(get_args(Aggregation))}."
             )
         if self.completions % self.accumulation:
             raise TrainingError(
@@ -160,18 +147,8 @@ def sayo_config(options: Mapping[str, Any], *, steps: int, seed: int) -> SayoCon
         TrainingError: If a field is unknown, or a value does not fit.
     """
     given = {key: value for key, value in options.items() if key != SFT_FIRST}
-    reward = given.pop("reward", None) or {}
-    known = [one.name for one in fields(RegionRewardConfig)]
-    if not isinstance(reward, Mapping) or not set(reward) <= set(known):
-        raise TrainingError(f"The option reward is {reward!r}; it has {', '.join(known)}.")
-    own: dict[str, Any] = {
-        key: tuple(one) if isinstance(one, list) else one for key, one in reward.items()
-    }
-    try:
-        config = SayoConfig(**{"steps": steps, **given}, seed=seed)
-        return replace(config, reward=RegionRewardConfig(**own))
-    except TypeError as error:
-        raise TrainingError(f"A SAYO option does not fit: {error}.") from error
+    reward = read_settings(RegionRewardConfig, given.pop("reward", None) or {})
+    return read_settings(SayoConfig, {"steps": steps, **given}, reward=reward, seed=seed)
 
 
 class SayoTrainer(SafeCheckpoints, GRPOTrainer):
@@ -216,11 +193,9 @@ def make_sayo_trainer(
             f"{len(problems)} problems do not fill a step of {config.questions} questions; give "
             "more problems, or a smaller number of questions."
         )
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": config.steps,
+    settings = {
+        **run_arguments(folder, config, progress=progress),
         "per_device_train_batch_size": config.completions // config.accumulation,
-        "gradient_accumulation_steps": config.accumulation,
         "num_generations": config.num_generations,
         "max_completion_length": config.max_completion,
         "temperature": config.temperature,
@@ -228,19 +203,9 @@ def make_sayo_trainer(
         "beta": config.beta,
         "reward_weights": list(config.weights),
         "multi_objective_aggregation": config.aggregation,
-        "learning_rate": config.learning_rate,
-        "warmup_steps": round(config.warmup * config.steps),
-        "lr_scheduler_type": "linear",
-        "seed": config.seed,
-        "data_seed": config.seed,
         "bf16": False,
         "gradient_checkpointing": False,
         "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "remove_unused_columns": False,
-        "disable_tqdm": not progress,
-        "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": mllm.device.type == "cpu",
     }
     mllm.tokenizer.padding_side = "left"

@@ -134,6 +134,31 @@ def train_into(
     return folder
 
 
+def run_arguments(folder: str | Path, config: Any, *, progress: bool) -> dict[str, Any]:
+    """The `transformers.TrainingArguments` that all trainers of `train_into` have in common.
+
+    Args:
+        folder: Where checkpoints would go.
+        config: Has ``steps``, ``accumulation``, ``learning_rate``, ``warmup`` and ``seed``.
+        progress: Show a progress bar.
+    """
+    return {
+        "output_dir": str(folder),
+        "max_steps": config.steps,
+        "gradient_accumulation_steps": config.accumulation,
+        "learning_rate": config.learning_rate,
+        "warmup_steps": round(config.warmup * config.steps),
+        "lr_scheduler_type": "linear",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "save_strategy": "no",
+        "report_to": [],
+        "remove_unused_columns": False,
+        "disable_tqdm": not progress,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
 def _train(trainer: Any, checkpoint: Path | None) -> None:
     """Run a trainer to its last step, and see that it has changed something."""
     before = _sums(trainer.model)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
@@ -13,9 +13,10 @@ from transformers import PrinterCallback, TrainingArguments
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
-from attcot_analysis.train.checkpoints import new_folder, train_into
+from attcot_analysis.train.checkpoints import new_folder, run_arguments, train_into
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.objective import AttCoTConfig
+from attcot_analysis.train.settings import Count, Limits, Positive, check_settings
 from attcot_analysis.train.trainer import AttCoTTrainer
 
 if TYPE_CHECKING:
@@ -89,6 +90,18 @@ LOG_EVERY = 10
 Dtype = Literal["float32", "bfloat16"]
 
 
+def _is_rate(value: Any) -> bool:
+    try:
+        # YAML reads 1e-4 as a text.
+        return 0 < float(value) < math.inf
+    except (TypeError, ValueError):
+        return False
+
+
+def _leaves_steps(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < 1
+
+
 @dataclass(frozen=True)
 class FinetuneConfig:
     """One fine-tuning run.
@@ -115,66 +128,46 @@ class FinetuneConfig:
             together.
     """
 
-    steps: int = 150
-    batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    warmup: float = 0.1
+    steps: Count = 150
+    batch_size: Count = 16
+    accumulation: Count = 1
+    learning_rate: Annotated[float, Limits(_is_rate, "give a rate above 0")] = 1e-3
+    warmup: Annotated[float, Limits(_leaves_steps, "give a share of the steps below 1")] = 0.1
     seed: int = 0
     mode: Mode = "cot"
     attcot: AttCoTConfig = field(default_factory=AttCoTConfig)
-    lora: int | None = None
-    lora_alpha: float | None = None
-    dtype: Dtype = "float32"
+    lora: (
+        Annotated[
+            int,
+            Limits(
+                lambda rank: type(rank) is int and rank > 0,
+                "give the adapters' rank, a whole number from 1 (16, say), or leave it out to "
+                "train all weights",
+            ),
+        ]
+        | None
+    ) = None
+    lora_alpha: Positive | None = None
+    dtype: Annotated[
+        Dtype,
+        Limits(
+            lambda name: name in get_args(Dtype),
+            f"train in {' or '.join(get_args(Dtype))} (float16 needs its loss scaled, which the "
+            "terms are not)",
+        ),
+    ] = "float32"
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
-        if self.steps < 1 or self.batch_size < 1 or self.accumulation < 1:
-            raise TrainingError(
-                f"steps={self.steps}, batch_size={self.batch_size} and accumulation="
-                f"{self.accumulation} must all be at least 1."
-            )
+        """Check the values."""
+        check_settings(self)
         if self.batch_size % self.accumulation:
             raise TrainingError(
                 f"A batch of {self.batch_size} does not split into {self.accumulation} equal "
                 "parts; choose an accumulation that divides it."
             )
-        self._check_rate()
-        self._check_lora()
-        if self.dtype not in get_args(Dtype):
-            raise TrainingError(
-                f"dtype is {self.dtype!r}; train in {' or '.join(get_args(Dtype))} (float16 needs "
-                "its loss scaled, which the terms are not)."
-            )
-        if not isinstance(self.gradient_checkpointing, bool):
-            raise TrainingError(
-                f"gradient_checkpointing is {self.gradient_checkpointing!r}; give true or false."
-            )
-
-    def _check_rate(self) -> None:
-        try:
-            # YAML reads 1e-4 as a text.
-            fits = 0 < float(self.learning_rate) < math.inf and 0 <= float(self.warmup) < 1
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise TrainingError(
-                f"learning_rate is {self.learning_rate!r} and warmup {self.warmup!r}; give a rate "
-                "above 0, and the share of the steps that warms up, from 0 to below 1."
-            )
-
-    def _check_lora(self) -> None:
-        rank, alpha = self.lora, self.lora_alpha
-        if rank is not None and (type(rank) is not int or rank < 1):
-            raise TrainingError(
-                f"lora is {rank!r}; give the adapters' rank, a whole number from 1 (16, say), or "
-                "leave it out to train all weights."
-            )
-        if alpha is not None and rank is None:
+        if self.lora_alpha is not None and self.lora is None:
             raise TrainingError("lora_alpha scales adapters, and there are none; give lora, too.")
-        if alpha is not None and (type(alpha) not in (int, float) or not 0 < alpha < math.inf):
-            raise TrainingError(f"lora_alpha is {alpha!r}; give a number above 0.")
 
     def check_plain(self, who: str) -> None:
         """See that all weights are to be trained in float32, which is all that some recipes know.
@@ -294,24 +287,13 @@ def make_trainer(
         TrainingError: If the problems are too few for a batch.
     """
     half = config.dtype == "bfloat16"
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": config.steps,
+    settings = {
+        **run_arguments(folder, config, progress=progress),
         "per_device_train_batch_size": config.batch_size // config.accumulation,
-        "gradient_accumulation_steps": config.accumulation,
-        "learning_rate": config.learning_rate,
-        "warmup_steps": round(config.warmup * config.steps),
-        "lr_scheduler_type": "linear",
-        "seed": config.seed,
-        "data_seed": config.seed,
         "bf16": half,
         "logging_steps": LOG_EVERY,
-        "save_strategy": "no",
         "report_to": ["tensorboard"] if find_spec("tensorboard") else [],
-        "remove_unused_columns": False,
-        "disable_tqdm": not progress,
         "dataloader_drop_last": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
     }
     if half and mllm.device.type == "cpu":
         settings["use_cpu"] = True

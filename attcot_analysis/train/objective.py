@@ -8,7 +8,6 @@ above a target, L_commit (`attcot_analysis.train.terms`) penalises answers that 
 already fixed after the first steps.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm
+from attcot_analysis.train.settings import Share, SomeShare, Weight, check_settings
 
 
 @dataclass(frozen=True)
@@ -76,49 +76,24 @@ class AttCoTConfig:
         TrainingError: If a value is out of range.
     """
 
-    lambda_vis: float = 0.0
-    lambda_commit: float = 0.0
+    lambda_vis: Weight = 0.0
+    lambda_commit: Weight = 0.0
     vis_form: Literal["hinge", "log", "price"] = "hinge"
     vis_region: Literal["image", "evidence", "sink_free"] = "image"
     vis_rows: Literal["rationale", "question"] = "rationale"
-    vis_target: float = 0.6
+    vis_target: Share = 0.6
     vis_layers: tuple[int, ...] | Literal["all"] | None = None
     vis_heads: tuple[tuple[int, int], ...] | None = None
     commit_form: Literal["confidence", "answer"] = "confidence"
-    commit_margin: float = 0.1
+    commit_margin: Share = 0.1
     commit_margins: Literal["constant", "rising"] | None = None
     commit_weights: Literal["uniform", "falling"] | None = None
-    commit_until: float = 0.5
-    warmup: float = 0.1
+    commit_until: SomeShare = 0.5
+    warmup: Share = 0.1
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("lambda_vis", "lambda_commit"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise TrainingError(
-                    f"{name} is {getattr(self, name)}; a weight is a number from 0 on."
-                )
-        for name in ("vis_target", "commit_margin", "commit_until", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
-        if self.commit_until == 0:
-            raise TrainingError(
-                "commit_until is 0, so that no forced answer is looked at; give a share above 0, "
-                "or set lambda_commit=0."
-            )
-        for name, known in (
-            ("vis_form", ("hinge", "log", "price")),
-            ("vis_region", ("image", "evidence", "sink_free")),
-            ("vis_rows", ("rationale", "question")),
-            ("commit_form", ("confidence", "answer")),
-            ("commit_margins", (None, "constant", "rising")),
-            ("commit_weights", (None, "uniform", "falling")),
-        ):
-            if getattr(self, name) not in known:
-                raise TrainingError(
-                    f"{name} is {getattr(self, name)!r}; choose one of "
-                    f"{', '.join(map(str, known))}."
-                )
+        check_settings(self)
         for name in ("vis_layers", "vis_heads"):
             if getattr(self, name) is not None and not getattr(self, name):
                 raise TrainingError(f"{name} is empty; name at least one, or None.")

@@ -19,9 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 
 from attcot_analysis.attention.hook import attached
@@ -32,6 +30,8 @@ from attcot_analysis.models import Encoded, Mllm, Span, collate, evaluating, pos
 from attcot_analysis.problems import Box
 from attcot_analysis.train.data import evidence_weights
 from attcot_analysis.train.objective import AttCoTConfig, readable_layers
+from attcot_analysis.train.settings import SomeShare, Weight, check_settings
+from attcot_analysis.train.terms import head_logits
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class RegionRewardConfig:
     """
 
     layers: tuple[int, ...] | Literal["last", "middle"] = "last"
-    entropy_top: float = 0.3
+    entropy_top: SomeShare = 0.3
     region: Literal["problem", "step"] = "problem"
     sink_free: bool = False
-    mass_weight: float = 0.0
+    mass_weight: Weight = 0.0
     only_correct: bool = False
 
     def __post_init__(self) -> None:
@@ -71,16 +71,7 @@ class RegionRewardConfig:
             raise TrainingError(
                 f"layers is {self.layers!r}; choose last, middle, or name at least one layer."
             )
-        if not 0 < self.entropy_top <= 1:
-            raise TrainingError(
-                f"entropy_top is {self.entropy_top}; expected a share above 0, up to 1."
-            )
-        if self.region not in ("problem", "step"):
-            raise TrainingError(f"region is {self.region!r}; choose problem or step.")
-        if not 0 <= self.mass_weight < float("inf"):
-            raise TrainingError(
-                f"mass_weight is {self.mass_weight}; a weight is a number from 0 on."
-            )
+        check_settings(self)
 
     def chosen_layers(self, mllm: Mllm) -> tuple[int, ...]:
         """The layers to read in a model.
@@ -220,21 +211,13 @@ def row_entropies(mllm: Mllm, hidden: Tensor, temperature: float = 1.0) -> Tenso
     Returns:
         ``(N,)`` fp32, in nats.
     """
-    head = mllm.model.get_output_embeddings()
-    weight, bias = head.weight, getattr(head, "bias", None)
-    if isinstance(weight, DTensor):
-        weight = weight.full_tensor()
-        bias = bias.full_tensor() if isinstance(bias, DTensor) else bias
-    cap = getattr(mllm.text_config, "final_logit_softcapping", None)
-    found = [hidden.new_zeros(0, dtype=torch.float32)]
+    at_once = max(1, _LOGITS_AT_ONCE // len(mllm.model.get_output_embeddings().weight))
+    entropies = [hidden.new_zeros(0, dtype=torch.float32)]
     with torch.autocast(hidden.device.type, enabled=False):
-        for part in hidden.to(weight.dtype).split(max(1, _LOGITS_AT_ONCE // len(weight))):
-            logits = F.linear(part, weight, bias).float()
-            if cap is not None:
-                logits = torch.tanh(logits / cap) * cap
-            log_probs = (logits / temperature).log_softmax(-1)
-            found.append(-(log_probs.exp() * log_probs).sum(-1))
-    return torch.cat(found)
+        for part in hidden.split(at_once):
+            log_probs = (head_logits(mllm, part) / temperature).log_softmax(-1)
+            entropies.append(-(log_probs.exp() * log_probs).sum(-1))
+    return torch.cat(entropies)
 
 
 def most_uncertain(entropies: Tensor, share: float) -> Tensor:

@@ -388,7 +388,7 @@ class AttCoTTerms:
                 "The forced answers carry no gradient, so that loss_commit would train nothing; "
                 "train without reentrant gradient checkpointing, and not the output head alone."
             )
-        log_probs = batch.packed.joint.log_probs(self._logits(batch.hidden))
+        log_probs = batch.packed.joint.log_probs(head_logits(self.mllm, batch.hidden))
         n_steps = [len(example.encoded.layout.steps) for example in batch.examples]
         answers = [example.answer for example in batch.examples]
         loss = commitment_loss(log_probs, batch.steps, n_steps, answers, self.config)
@@ -400,17 +400,26 @@ class AttCoTTerms:
     def _trains(self) -> bool:
         return bool(self.mllm.model.training) and torch.is_grad_enabled()
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """What the output head makes of hidden states; FSDP2 keeps its weight in parts."""
-        head = self.mllm.model.get_output_embeddings()
-        hidden = hidden.to(head.weight.dtype)
-        if isinstance(head.weight, DTensor):
-            bias = None if head.bias is None else head.bias.full_tensor()
-            logits = F.linear(hidden, head.weight.full_tensor(), bias)
-        else:
-            logits = head(hidden)
-        cap = getattr(self.mllm.text_config, "final_logit_softcapping", None)
-        return logits.float() if cap is None else torch.tanh(logits.float() / cap) * cap
+
+def head_logits(mllm: Mllm, hidden: Tensor) -> Tensor:
+    """What the output head makes of hidden states, in fp32; FSDP2 keeps its weight in parts.
+
+    Args:
+        mllm: The model.
+        hidden: ``(N, d)`` what its backbone put out, final norm included.
+
+    Returns:
+        ``(N, V)``.
+    """
+    head = mllm.model.get_output_embeddings()
+    hidden = hidden.to(head.weight.dtype)
+    if isinstance(head.weight, DTensor):
+        bias = None if head.bias is None else head.bias.full_tensor()
+        logits = F.linear(hidden, head.weight.full_tensor(), bias).float()
+    else:
+        logits = head(hidden).float()
+    cap = getattr(mllm.text_config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ Nothing here asks a model, so a stored round can be filtered again with other se
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import pandas as pd
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.stats.intervals import bootstrap_mean
+from attcot_analysis.train.settings import Count, Positive, Weight, check_settings, read_settings
 
 Objective = Literal["sft", "dpo"]
 Extra = Literal["prefix", "plain", "none"]
@@ -55,50 +56,27 @@ class VistaConfig:
     """
 
     objective: Objective = "sft"
-    rounds: int = 3
-    samples: int = 10
+    rounds: Count = 3
+    samples: Count = 10
     extra: Extra = "prefix"
     control: bool = False
-    continuations: int = 3
-    top: int = 5
-    temperature: float = 1.0
-    max_new_tokens: int = 256
+    continuations: Count = 3
+    top: Count = 5
+    temperature: Positive = 1.0
+    max_new_tokens: Count = 256
     vas: bool = True
     tau: float = -0.5
     layer: int | None = None
-    beta: float = 0.1
-    nll: float = 0.5
-    learning_rate: float | None = None
-    batch_size: int = 64
-    block: int = 32
+    beta: Positive = 0.1
+    nll: Weight = 0.5
+    learning_rate: Positive | None = None
+    batch_size: Count = 64
+    block: Count = 32
     keep_models: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, known in (("objective", get_args(Objective)), ("extra", get_args(Extra))):
-            if getattr(self, name) not in known:
-                raise TrainingError(
-                    f"VISTA's {name} is {getattr(self, name)!r}; choose one of {', '.join(known)}."
-                )
-        for name in (
-            "rounds",
-            "samples",
-            "continuations",
-            "top",
-            "max_new_tokens",
-            "batch_size",
-            "block",
-        ):
-            if getattr(self, name) < 1:
-                raise TrainingError(
-                    f"VISTA's {name} is {getattr(self, name)}; it must be at least 1."
-                )
-        for name in ("temperature", "beta", "learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise TrainingError(f"VISTA's {name} is {value}; it must be above 0.")
-        if self.nll < 0:
-            raise TrainingError(f"VISTA's nll is {self.nll}; a weight is a number from 0 on.")
+        check_settings(self)
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -127,10 +105,7 @@ def vista_config(options: Mapping[str, Any]) -> VistaConfig:
     Raises:
         TrainingError: If one is unknown, of a wrong type, or out of range.
     """
-    try:
-        return VistaConfig(**options)
-    except TypeError as error:
-        raise TrainingError(f"An option of VISTA has a wrong name or type: {error}.") from error
+    return read_settings(VistaConfig, options)
 
 
 YIELDS = ("success", "draw", "value", "low", "high", "n", "responses", "tokens")

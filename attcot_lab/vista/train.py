@@ -22,7 +22,7 @@ from attcot_analysis.models import (
 )
 from attcot_analysis.models.memory import current_memory, remembering
 from attcot_analysis.problems import Problem, parse_response
-from attcot_analysis.train.checkpoints import new_folder, train_into
+from attcot_analysis.train.checkpoints import new_folder, run_arguments, train_into
 from attcot_analysis.train.data import RationaleDataset, collate_examples
 from attcot_analysis.train.finetune import LOG_EVERY, FinetuneConfig
 from attcot_analysis.train.trainer import AttCoTMixin
@@ -241,26 +241,15 @@ def make_vista_trainer(
             return collate_examples(mllm, examples)
         return preference_batch(mllm, [example.encoded for example in examples])
 
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": training.steps,
+    settings = {
+        **run_arguments(folder, training, progress=progress),
         "per_device_train_batch_size": training.batch_size // training.accumulation,
-        "gradient_accumulation_steps": training.accumulation,
         "learning_rate": config.learning_rate or training.learning_rate,
-        "warmup_steps": round(training.warmup * training.steps),
-        "lr_scheduler_type": "linear",
-        "seed": training.seed,
-        "data_seed": training.seed,
         "bf16": False,
         "gradient_checkpointing": False,
         "max_length": None,
         "logging_steps": LOG_EVERY,
-        "save_strategy": "no",
-        "report_to": [],
-        "remove_unused_columns": False,
-        "disable_tqdm": not progress,
         "dataloader_drop_last": len(rows) >= training.batch_size,
-        "dataloader_pin_memory": torch.cuda.is_available(),
         **arguments,
     }
     shared: dict[str, Any] = {

@@ -70,7 +70,7 @@ def test_the_shipped_arms_are_what_they_are_called():
         ({**TEXTS, "images": "none"}, "images is 'none'"),
         ({**TEXTS, "attcot": {"lambda": 1}}, "attcot has no field lambda"),
         ({**TEXTS, "attcot": {"lambda_vis": -1}}, "a weight is a number from 0 on"),
-        ({**TEXTS, "attcot": {"lambda_vis": "much"}}, "wrong type"),
+        ({**TEXTS, "attcot": {"lambda_vis": "much"}}, "lambda_vis is 'much'"),
         ({**TEXTS, "attcot": [1]}, "give names with values"),
         ({**TEXTS, "mode": "direct", "attcot": TERMS}, "has none of"),
         ({**TEXTS, "layers": "random"}, "whose weight is 0"),

@@ -221,7 +221,7 @@ def test_what_would_count_wrongly_is_refused(random_mllm, training_problems):
         ({"aggregation": "sum"}, "choose normalize_then_sum or"),
         ({"accumulation": 3}, "do not split into 3"),
         ({"reward": {"layer": 1}}, "it has layers, entropy_top"),
-        ({"depth": 1}, "does not fit"),
+        ({"depth": 1}, "it has steps, questions"),
     ],
 )
 def test_options_without_sense_are_refused(options, sentence):

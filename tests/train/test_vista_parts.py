@@ -332,13 +332,13 @@ def test_dropped_positives_are_held_against_kept_ones_of_their_question():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"objective": "ppo"}, "objective is 'ppo'; choose one of sft, dpo"),
+        ({"objective": "ppo"}, "objective is 'ppo'; choose sft or dpo"),
         ({"extra": "more"}, "extra is 'more'"),
         ({"samples": 0}, "samples is 0"),
-        ({"temperature": 0}, "temperature is 0; it must be above 0"),
+        ({"temperature": 0}, "temperature is 0; give a number above 0"),
         ({"nll": -1}, "nll is -1"),
-        ({"k": 3}, "wrong name or type"),
-        ({"samples": "ten"}, "wrong name or type"),
+        ({"k": 3}, "it has objective, rounds"),
+        ({"samples": "ten"}, "samples is 'ten'; give a whole number"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(options, sentence):
