@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
@@ -87,9 +87,6 @@ LOG_EVERY = 10
 """Steps between two entries of the log."""
 
 
-Dtype = Literal["float32", "bfloat16"]
-
-
 def _is_rate(value: Any) -> bool:
     try:
         # YAML reads 1e-4 as a text.
@@ -98,8 +95,29 @@ def _is_rate(value: Any) -> bool:
         return False
 
 
-def _leaves_steps(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value < 1
+Rate = Annotated[float, Limits(_is_rate, "give a rate above 0")]
+Warmup = Annotated[
+    float,
+    Limits(
+        lambda share: isinstance(share, int | float) and 0 <= share < 1,
+        "give the share of the steps that warms up, from 0 to below 1",
+    ),
+]
+Rank = Annotated[
+    int,
+    Limits(
+        lambda rank: type(rank) is int and rank > 0,
+        "give the adapters' rank, a whole number from 1 (16, say), or leave it out to train all "
+        "weights",
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"],
+    Limits(
+        lambda name: name in ("float32", "bfloat16"),
+        "train in float32 or bfloat16 (float16 needs its loss scaled, which the terms are not)",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -131,31 +149,14 @@ class FinetuneConfig:
     steps: Count = 150
     batch_size: Count = 16
     accumulation: Count = 1
-    learning_rate: Annotated[float, Limits(_is_rate, "give a rate above 0")] = 1e-3
-    warmup: Annotated[float, Limits(_leaves_steps, "give a share of the steps below 1")] = 0.1
+    learning_rate: Rate = 1e-3
+    warmup: Warmup = 0.1
     seed: int = 0
     mode: Mode = "cot"
     attcot: AttCoTConfig = field(default_factory=AttCoTConfig)
-    lora: (
-        Annotated[
-            int,
-            Limits(
-                lambda rank: type(rank) is int and rank > 0,
-                "give the adapters' rank, a whole number from 1 (16, say), or leave it out to "
-                "train all weights",
-            ),
-        ]
-        | None
-    ) = None
+    lora: Rank | None = None
     lora_alpha: Positive | None = None
-    dtype: Annotated[
-        Dtype,
-        Limits(
-            lambda name: name in get_args(Dtype),
-            f"train in {' or '.join(get_args(Dtype))} (float16 needs its loss scaled, which the "
-            "terms are not)",
-        ),
-    ] = "float32"
+    dtype: Dtype = "float32"
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:

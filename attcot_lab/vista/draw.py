@@ -1,9 +1,9 @@
 """Drawing a round: samples, critical tokens, continuations and attention, kept block by block."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -204,20 +204,18 @@ def draw_round(
     """
     names = [f"round{number}.{part}" for part in PARTS]
     if not all(run.has(name) for name in names):
-        loaded: list[Mllm] = []
-
-        def model() -> Mllm:
-            if not loaded:
-                loaded.append(load_mllm(writer, dtype=torch.float32))
-            return loaded[0]
-
+        mllm: Mllm | None = None
         starts = range(0, len(problems), config.block)
+        blocks = [[f"{name}.{block:05d}" for name in names] for block in range(len(starts))]
         for block, start in enumerate(tqdm(starts, desc=f"round {number}", disable=not progress)):
-            own = list(problems[start : start + config.block])
-            draws = _seeds([seed, number, block])
-            _write_block(run, names, block, partial(_draw, model, own, config, draws))
-        for name in names:
-            parts = [f"{name}.{block:05d}" for block in range(len(starts))]
+            if all(run.has(name) for name in blocks[block]):
+                continue
+            mllm = mllm or load_mllm(writer, dtype=torch.float32)
+            own = problems[start : start + config.block]
+            drawn = _draw(mllm, own, config, _seeds([seed, number, block]))
+            for name, table in zip(blocks[block], (drawn.responses, drawn.critical), strict=True):
+                run.write_table(name, table, overwrite=True)
+        for name, parts in zip(names, zip(*blocks, strict=True), strict=True):
             table = pd.concat([run.read_table(part) for part in parts], ignore_index=True)
             run.write_table(name, table, overwrite=True)
         for name in names:
@@ -226,24 +224,13 @@ def draw_round(
     return read_vista_round(run.path, number)
 
 
-def _write_block(
-    run: RunFolder, names: Sequence[str], block: int, draw: Callable[[], VistaRound]
-) -> None:
-    parts = [f"{name}.{block:05d}" for name in names]
-    if not all(run.has(part) for part in parts):
-        drawn = draw()
-        for part, table in zip(parts, (drawn.responses, drawn.critical), strict=True):
-            run.write_table(part, table, overwrite=True)
-
-
 def _draw(
-    model: Callable[[], Mllm],
+    mllm: Mllm,
     problems: Sequence[Problem],
     config: VistaConfig,
     seeds: Sequence[int],
 ) -> VistaRound:
     """Everything that a block of questions is to be drawn, with its attention."""
-    mllm = model()
     by_id = {problem.id: problem for problem in problems}
     starts = [Start(problem) for problem in problems for _ in range(config.samples)]
     tables = [sample_responses(mllm, starts, origin="sampled", config=config, seed=seeds[0])]
@@ -428,24 +415,26 @@ def take_over_first_round(
 def _drawn_alike(
     run: RunFolder, other: RunFolder, config: VistaConfig, names: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    own, theirs = run.manifest, other.manifest
-    settings = theirs.get("config", {})
+    settings = other.manifest.get("config", {})
     if "vista" not in settings or not all(other.has(name) for name in names):
         return None
-    # A base that is no local folder is among the settings.
-    if own["config"].get("base") != settings.get("base"):
-        return None
-    if any(own.get(key) != theirs.get(key) for key in _SAME):
-        return None
     drawn_by = vista_config(settings["vista"])
-    if any(getattr(config, name) != getattr(drawn_by, name) for name in _DRAWING):
-        return None
-    if not set(config.drawn) <= set(drawn_by.drawn):
-        return None
-    # Without extra samples no critical token is looked for.
-    if (config.extra == "none") != (drawn_by.extra == "none"):
+    alike = _drawing(run.manifest, config) == _drawing(other.manifest, drawn_by)
+    if not alike or not set(config.drawn) <= set(drawn_by.drawn):
         return None
     responses, critical = (other.read_table(name) for name in names)
     kept = responses[responses["origin"].isin(config.drawn)].reset_index(drop=True)
     kept["number"] = kept.groupby("item", sort=False).cumcount()
     return kept, critical
+
+
+def _drawing(manifest: Mapping[str, Any], config: VistaConfig) -> dict[str, Any]:
+    """What a first round depends on, beside which origins there are."""
+    return {
+        **{key: manifest.get(key) for key in _SAME},
+        # A base that is no local folder is among the settings.
+        "base": manifest["config"].get("base"),
+        **{name: getattr(config, name) for name in _DRAWING},
+        # Without extra samples no critical token is looked for.
+        "critical": config.extra != "none",
+    }

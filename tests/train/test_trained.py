@@ -101,7 +101,7 @@ def test_weights_that_have_not_changed_are_no_result(random_checkpoint, tmp_path
 def test_a_learning_rate_is_a_number_above_zero(rate):
     with pytest.raises(TrainingError, match=r"learning_rate is .*; give a rate above 0"):
         FinetuneConfig(learning_rate=rate)
-    with pytest.raises(TrainingError, match="warmup is 1; give a share"):
+    with pytest.raises(TrainingError, match="warmup is 1; give the share"):
         FinetuneConfig(warmup=1)
     assert FinetuneConfig(learning_rate="1e-4")
 
