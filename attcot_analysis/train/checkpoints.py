@@ -296,8 +296,8 @@ def _sums(model: nn.Module) -> list[float]:
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return found
+    own: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own
 
 
 def new_folder(folder: str | Path) -> Path:
@@ -394,7 +394,7 @@ def _newest(args: TrainingArguments, state: TrainerState) -> Path | None:
 
 
 def check_checkpoint(checkpoint: str | Path) -> None:
-    """See that a checkpoint is what was written, before a run goes on from it.
+    """See that a checkpoint is what was written, before a run resumes from it.
 
     One that `Seals` has not marked must at least have its `PIECES`: `transformers.Trainer` goes
     on without them, with a fresh optimizer or from the first step.
@@ -415,7 +415,7 @@ def check_checkpoint(checkpoint: str | Path) -> None:
     if wrong:
         raise TrainingError(
             f"{folder} is damaged: {wrong}. Nothing was trained; put the file back, or remove this "
-            "checkpoint and run the same command again, which goes on from the one before it or "
+            "checkpoint and run the same command again, which resumes from the one before it or "
             "from the beginning."
         )
 
@@ -456,7 +456,7 @@ def load_weights(trainer: Any, checkpoint: str | Path) -> bool:
 
     `save_pretrained` writes the weights of vision-language models under the names of older
     versions, and `transformers.Trainer`, when it resumes, looks for today's: it finds none, warns,
-    and goes on with the weights it happens to have (huggingface/transformers issue 43701).
+    and continues with the weights it happens to have (huggingface/transformers issue 43701).
 
     The checkpoint is first checked (`check_checkpoint`).
 
@@ -477,20 +477,20 @@ def load_weights(trainer: Any, checkpoint: str | Path) -> bool:
 
 def _hashes(folder: Path) -> dict[str, str]:
     """Every file of a checkpoint, but for the mark, with its hash."""
-    found = {}
+    hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / COMPLETE and not path.name.endswith(".part"):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(folder).as_posix()] = digest
-    return found
+            hashes[path.relative_to(folder).as_posix()] = digest
+    return hashes
 
 
-def _first_difference(written: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+def _first_difference(written: Mapping[str, str], present: Mapping[str, str]) -> str | None:
     for name, digest in written.items():
-        if name not in found:
+        if name not in present:
             return f"{name} is missing"
-        if found[name] != digest:
+        if present[name] != digest:
             return f"{name} is not what was written"
     return None
 

@@ -119,15 +119,15 @@ def forced_candidates(examples: Sequence[Example]) -> list[CandidateTokens]:
     Raises:
         TrainingError: If one is an open question.
     """
-    found = []
+    candidates = []
     for example in examples:
         if example.candidates is None:
             raise TrainingError(
                 f"Item {example.name} is an open question, so no answer can be forced on it; give "
                 "it candidates, or train without the commitment term (lambda_commit=0)."
             )
-        found.append(example.candidates)
-    return found
+        candidates.append(example.candidates)
+    return candidates
 
 
 def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
@@ -141,8 +141,8 @@ def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
 
 def step_weights(encoded: Encoded, boxes: Sequence[Sequence[Box]]) -> tuple[Tensor | None, ...]:
     """Per step `evidence_weights`; ``None`` without boxes, or where the model sees none of them."""
-    found = [evidence_weights(encoded, own) if own else None for own in boxes]
-    return tuple(None if one is None or not one.any() else one for one in found)
+    weights = [evidence_weights(encoded, own) if own else None for own in boxes]
+    return tuple(None if one is None or not one.any() else one for one in weights)
 
 
 def evidence_weights(encoded: Encoded, boxes: Sequence[Box]) -> Tensor:

@@ -218,12 +218,12 @@ def readable_layers(mllm: Mllm, config: AttCoTConfig) -> tuple[int, ...]:
     if kinds is None:
         slides = getattr(mllm.text_config, "sliding_window", None) is not None
         kinds = ["sliding_attention" if slides else "full_attention"] * mllm.n_layers
-    found = tuple(layer for layer in chosen if kinds[layer] == "full_attention")
+    readable = tuple(layer for layer in chosen if kinds[layer] == "full_attention")
     named = config.vis_heads is not None or isinstance(config.vis_layers, tuple)
-    if config.lambda_vis > 0 and (not found or (named and found != chosen)):
+    if config.lambda_vis > 0 and (not readable or (named and readable != chosen)):
         full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
         raise TrainingError(
-            f"Of layers {list(chosen)}, whose attention L_vis is to read, only {list(found)} have "
-            f"full attention and so see the image; set vis_layers to some of {full}."
+            f"Of layers {list(chosen)}, whose attention L_vis is to read, only {list(readable)} "
+            f"have full attention and so see the image; set vis_layers to some of {full}."
         )
-    return found
+    return readable

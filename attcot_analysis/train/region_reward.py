@@ -110,11 +110,11 @@ class SharedPrompts:
         """Values of each item's image tokens, ``(N, C)``, at their places: ``(B, P - 1, C)``."""
         length = self.inputs["input_ids"].shape[1]
         width = max(value.shape[1] for value in values)
-        found = torch.zeros(len(items), length, width)
+        columns = torch.zeros(len(items), length, width)
         for at, (item, value) in enumerate(zip(items, values, strict=True)):
             places = torch.as_tensor(item.layout.image) + length + 1 - item.prompt_length
-            found[at, places, : value.shape[1]] = value
-        return found.to(self.inputs["input_ids"].device)
+            columns[at, places, : value.shape[1]] = value
+        return columns.to(self.inputs["input_ids"].device)
 
 
 def continued(prompt: Encoded, response: Sequence[int]) -> Encoded:
@@ -388,11 +388,11 @@ def region_attention(
         raise TrainingError(f"{len(items)} responses came with boxes for {len(boxes)}; give both.")
     layers = config.chosen_layers(mllm)
     plans = [plan_rows(mllm, *one, config) for one in zip(items, boxes, strict=True)]
-    found: list[RegionAttention] = []
+    attention: list[RegionAttention] = []
     for start in range(0, len(items), batch_size):
         part = slice(start, start + batch_size)
-        found += _read(mllm, items[part], plans[part], layers, config, temperature)
-    return found
+        attention += _read(mllm, items[part], plans[part], layers, config, temperature)
+    return attention
 
 
 def _read(
@@ -429,14 +429,16 @@ def _read(
         probe = Probe(layers, layer_cols=layer_cols)
         masses = run_probe(mllm, batch, probe, rows, cols, forward)
     entropies = row_entropies(mllm, kept[0], temperature).double().cpu()
-    found, first = [], 0
+    attention, first = [], 0
     for at, plan in enumerate(plans):
         number = len(plan.rows)
         own = {layer: mass[at, :, :number].double().cpu() for layer, mass in masses.items()}
         tokens = {layer: amounts[layer][at].double().cpu() for layer in layers}
-        found.append(reduce_masses(plan, entropies[first : first + number], own, tokens, config))
+        attention.append(
+            reduce_masses(plan, entropies[first : first + number], own, tokens, config)
+        )
         first += number
-    return found
+    return attention
 
 
 def reduce_masses(

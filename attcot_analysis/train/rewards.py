@@ -136,11 +136,11 @@ class AccuracyReward:
             TrainingError: If the dataset lacks ``answer`` or ``candidates``.
         """
         rows = rows_of(columns, ("answer", "candidates"), self.__name__)
-        found: list[float | None] = []
+        rewards: list[float | None] = []
         for ids, row in zip(completion_ids, rows, strict=True):
             right = None if row["answer"] is None else is_right(self.mllm, ids, row)
-            found.append(None if right is None else float(right))
-        return found
+            rewards.append(None if right is None else float(right))
+        return rewards
 
 
 class FormatReward:
@@ -258,7 +258,7 @@ class RegionReward:
                 temperature=temperature,
                 batch_size=size,
             )
-        found: list[float | None] = []
+        rewards: list[float | None] = []
         reasons: list[str | None] = []
         for one, ids, row in zip(self.seen, completion_ids, rows, strict=True):
             reason: str | None = one.missing
@@ -266,12 +266,12 @@ class RegionReward:
                 reason = _WRONG
             reward = one.reward
             if reason is not None or reward is None:
-                found.append(None)
+                rewards.append(None)
             else:
-                found.append(reward + self.config.mass_weight * one.visual_mass)
+                rewards.append(reward + self.config.mass_weight * one.visual_mass)
             reasons.append(reason)
         self._note(reasons, log_metric)
-        return found
+        return rewards
 
     def _encoded(
         self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]

@@ -92,20 +92,20 @@ def commitment_loss(
     """
     p, real, done = _stacked(log_probs, steps, n_steps)
     if config.commit_form == "confidence":
-        found = p.amax(dim=-1)
+        fixed = p.amax(dim=-1)
         n_candidates = [scores.shape[1] for scores in log_probs]
         chance = 1 / torch.tensor(n_candidates, dtype=p.dtype, device=p.device)
         start = (chance + config.commit_margin).clamp(max=1)[:, None]
     else:
         right = torch.tensor(answers, device=p.device)[:, None, None]
-        found = p.gather(2, right.expand(-1, p.shape[1], 1))[..., 0]
-        start = found[:, :1].detach()
+        fixed = p.gather(2, right.expand(-1, p.shape[1], 1))[..., 0]
+        start = fixed[:, :1].detach()
     own = config.commit_form == "answer"
     rising = own if config.commit_margins is None else config.commit_margins == "rising"
     falling = own if config.commit_weights is None else config.commit_weights == "falling"
     margin = start + (1 - start) * done if rising else start
     # Unlike clamp, relu has no gradient at 0, where p_0 stands against the margin it sets itself.
-    excess = torch.relu(found - margin)
+    excess = torch.relu(fixed - margin)
     excess = (1 - done) * excess if falling else excess
     return ((excess * real).sum(1) / real.sum(1)).mean()
 
@@ -283,8 +283,8 @@ class AttCoTTerms:
         """
         if batch.probe is None or batch.groups is None or batch.rows is None:
             raise TrainingError("The batch was prepared without a probe.")
-        found = batch.probe.masses(differentiable=self._trains)
-        missing = set(self.layers) - found.keys()
+        by_layer = batch.probe.masses(differentiable=self._trains)
+        missing = set(self.layers) - by_layer.keys()
         if missing:
             raise TrainingError(
                 f"Layers {sorted(missing)} did not attend in the forward pass, so that L_vis "
@@ -293,7 +293,7 @@ class AttCoTTerms:
         groups = batch.groups[:, None, :, None]
         masses = {
             layer: one.gather(3, groups.expand(-1, one.shape[1], -1, -1))[..., 0]
-            for layer, one in found.items()
+            for layer, one in by_layer.items()
         }
         return visual_mass(masses, self.config), batch.rows >= 0
 
@@ -450,7 +450,7 @@ def visual_target(
     """
     terms = AttCoTTerms(mllm, replace(config or AttCoTConfig(), lambda_vis=1.0, lambda_commit=0.0))
     data = RationaleDataset(mllm, problems)
-    found: list[float] = []
+    right: list[float] = []
     with evaluating(mllm.model), attached(mllm.model):
         for start in range(0, len(data), batch_size):
             examples = [data[at] for at in range(start, min(start + batch_size, len(data)))]
@@ -473,14 +473,14 @@ def visual_target(
                 mllm.model(**batch.inputs, use_cache=False, logits_to_keep=1)
             mass, counted = terms.row_masses(batch)
             means = (mass * counted).sum(1) / counted.sum(1)
-            found += [
+            right += [
                 float(mean)
                 for mean, rows, scores, one in zip(means, counted, answers, examples, strict=True)
                 if rows.any() and int(scores[-1].argmax()) == one.answer
             ]
-    if not found:
+    if not right:
         raise TrainingError(
             f"Of {len(problems)} items none with rows that count is answered right, so that there "
             "is no mass to take a target from; give more or easier items."
         )
-    return float(np.quantile(found, quantile))
+    return float(np.quantile(right, quantile))

@@ -77,7 +77,7 @@ def check_arguments(trainer: Any, config: AttCoTConfig) -> None:
         ),
         (
             getattr(args, "torch_compile", False),
-            "A compiled model does not notice that hooks change, and would go on with those of its "
+            "A compiled model does not notice that hooks change, and would keep those of its "
             "first step; set torch_compile=False",
         ),
         (

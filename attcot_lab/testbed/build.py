@@ -193,9 +193,9 @@ def train_vision(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> H
         parts = []
         for at, (lesson, probe) in enumerate(zip(lessons, probes, strict=True)):
             own = features[at * each : (at + 1) * each]
-            found = torch.stack([_by_part(f, lesson.part // token) for f in own])
+            by_part = torch.stack([_by_part(f, lesson.part // token) for f in own])
             truth = torch.tensor([_with_places(labels) for _, labels in drawn[at]])
-            scores = probe(found).split(_sizes(lesson, config), dim=-1)
+            scores = probe(by_part).split(_sizes(lesson, config), dim=-1)
             parts += [
                 F.cross_entropy(score.flatten(0, 1), truth[..., i].flatten())
                 for i, score in enumerate(scores)
@@ -314,8 +314,8 @@ class _Grounding:
         for at, row in enumerate(rows):
             for line, (box, word) in enumerate(row.sources):
                 if box is not None:
-                    found = torch.as_tensor(grid.coverage([box]), dtype=cols.dtype)
-                    cols[at, image[at], line] = found
+                    covered = torch.as_tensor(grid.coverage([box]), dtype=cols.dtype)
+                    cols[at, image[at], line] = covered
                 if word is not None:
                     forms = [word, f" {word}", f"Ġ{word}"]
                     spelt = torch.tensor([vocabulary[form] for form in forms if form in vocabulary])
@@ -349,9 +349,9 @@ class _Grounding:
                 half = mass[:, heads]
                 own = (self._lines + at * self._most)[:, None, :, None].expand(*half.shape[:3], 1)
                 known = self._known[..., at]
-                found = half.gather(3, own)[..., 0].transpose(1, 2)[known]
-                terms.append(-(found + 1e-12).log().flatten())
-                weights.append(self._weight[known][:, None].expand_as(found).flatten())
+                pointed = half.gather(3, own)[..., 0].transpose(1, 2)[known]
+                terms.append(-(pointed + 1e-12).log().flatten())
+                weights.append(self._weight[known][:, None].expand_as(pointed).flatten())
         weight = torch.cat(weights)
         return (torch.cat(terms) * weight).sum() / weight.sum()
 
@@ -408,8 +408,8 @@ def _optimizers(
 
 def _image_features(mllm: Mllm, images: list[Image.Image]) -> list[Tensor]:
     """Per image its tokens' features, ``(n_tokens, hidden)``."""
-    found = mllm.processor.image_processor(images=images, return_tensors="pt")
-    inputs = {name: found[name] for name in ("pixel_values", "image_grid_thw") if name in found}
+    encoded = mllm.processor.image_processor(images=images, return_tensors="pt")
+    inputs = {name: encoded[name] for name in ("pixel_values", "image_grid_thw") if name in encoded}
     return list(mllm.model.model.get_image_features(**inputs, return_dict=True).pooler_output)
 
 
@@ -423,20 +423,20 @@ def _by_part(features: Tensor, per: int) -> Tensor:
 def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
     """Model inputs with labels on the responses, right-padded."""
     end = mllm.tokenizer.eos_token
-    found = mllm.processor(
+    encoded = mllm.processor(
         text=[row.prompt + row.response + end for row in rows],
         images=[row.image for row in rows],
         padding=True,
         padding_side="right",
         return_tensors="pt",
     )
-    lengths = found["attention_mask"].sum(dim=1)
+    lengths = encoded["attention_mask"].sum(dim=1)
     responses = [row.response + end for row in rows]
     learned = mllm.tokenizer(responses, add_special_tokens=False)["input_ids"]
-    places = torch.arange(found["input_ids"].shape[1])
+    places = torch.arange(encoded["input_ids"].shape[1])
     starts = lengths - torch.tensor([len(ids) for ids in learned])
     inside = (places >= starts[:, None]) & (places < lengths[:, None])
-    return {**found, "labels": found["input_ids"].masked_fill(~inside, IGNORED)}
+    return {**encoded, "labels": encoded["input_ids"].masked_fill(~inside, IGNORED)}
 
 
 KNOWN_KINDS = (

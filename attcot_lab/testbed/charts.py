@@ -221,8 +221,8 @@ def _steps(chart: Chart, named: Sequence[str], config: ChartsConfig) -> tuple[St
     for place, colour in zip(_places(chart, named), named, strict=True):
         reached = f"reaches {chart[colour]}."
         if config.names_places:
-            found = f"{thing} {place} {reached}"
-            text = found if config.states_evidence else f"Look at {thing.lower()} {place}."
+            stated = f"{thing} {place} {reached}"
+            text = stated if config.states_evidence else f"Look at {thing.lower()} {place}."
         else:
             text = f"{colour} is in column {place}"
             text += f" and {reached}" if config.states_evidence else "."

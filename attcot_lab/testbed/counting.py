@@ -278,13 +278,13 @@ def _steps(scene: Scene, asked: _Asked, config: CountingConfig) -> tuple[Step, .
     for row in range(config.size):
         text = f"Look at row {row + 1}."
         if config.states_evidence and config.enumerates:
-            found = []
+            cells = []
             for column in range(config.size):
                 thing = scene.get((column, row))
                 done = {at: one for at, one in scene.items() if at[::-1] <= (row, column)}
                 so_far = " to ".join(map(num2words, _numbers(done, asked, range(row + 1))))
-                found.append(f"{thing.colour if thing else NOTHING} {so_far}")
-            text = f"Row {row + 1}: {', '.join(found)}."
+                cells.append(f"{thing.colour if thing else NOTHING} {so_far}")
+            text = f"Row {row + 1}: {', '.join(cells)}."
         elif config.states_evidence:
             numbers = _numbers(scene, asked, (row,))
             words = " and ".join(f"{n} {c}" for n, c in zip(numbers, asked.colours, strict=True))

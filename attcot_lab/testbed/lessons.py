@@ -234,8 +234,8 @@ class SceneLesson:
         if self.config.enumerates:
             words = [thing.colour if thing else NOTHING for thing in things]
             return f"Row {row + 1}: {', '.join(words)}."
-        found = sum(t is not None and (t.colour, t.shape) == wanted for t in things)
-        return f"Row {row + 1} has {found}."
+        count = sum(t is not None and (t.colour, t.shape) == wanted for t in things)
+        return f"Row {row + 1} has {count}."
 
     def _scene(
         self, rng: np.random.Generator

@@ -257,16 +257,16 @@ def _critical(
     wrong = distinct(sampled[~sampled["correct"] & (sampled["ids"].map(len) > 0)])
     if config.extra == "none":
         wrong = wrong.iloc[:0]
-    found = critical_tokens(
+    table = critical_tokens(
         mllm,
         [by_id[item] for item in wrong["item"]],
         wrong["ids"].tolist(),
         top=config.top,
         batch_size=config.batch_size,
     )
-    found.insert(0, "item", wrong["item"].to_numpy(object))
-    found.insert(1, "number", wrong["number"].to_numpy(np.int64))
-    return found[["item", "number", *CRITICAL]]
+    table.insert(0, "item", wrong["item"].to_numpy(object))
+    table.insert(1, "number", wrong["number"].to_numpy(np.int64))
+    return table[["item", "number", *CRITICAL]]
 
 
 def _mended(
@@ -297,9 +297,9 @@ def _with_shares(
             encode_problem(mllm, by_id[item], response=ids)
             for item, ids in zip(right["item"], right["ids"], strict=True)
         ]
-        found = attention_shares(mllm, items, layer=config.layer, batch_size=config.batch_size)
+        shares = attention_shares(mllm, items, layer=config.layer, batch_size=config.batch_size)
         for name, column in columns.items():
-            column[places] = found[name]
+            column[places] = shares[name]
     return responses.assign(**columns)
 
 
@@ -367,8 +367,8 @@ def attention_shares(
         if not rows.numel():
             continue
         masses = read_masses(mllm, batch, cols.to(mllm.device), rows, layers=[chosen])[chosen]
-        found = masses.double().mean(1).sum(1)[:, [SYSTEM, IMAGE, QUESTION]]
-        sums[start : start + len(part)] = found.cpu().numpy()
+        parts = masses.double().mean(1).sum(1)[:, [SYSTEM, IMAGE, QUESTION]]
+        sums[start : start + len(part)] = parts.cpu().numpy()
     with np.errstate(invalid="ignore"):
         share = sums[:, 1] / sums.sum(1)
     return pd.DataFrame(np.column_stack([sums, share]), columns=list(SHARES))
@@ -394,18 +394,18 @@ def take_over_first_round(
         ``None`` if nothing was, or the round was begun already.
     """
     names = [f"round1.{part}" for part in PARTS]
-    # A round that was begun has blocks of its own, which draw_round goes on with.
+    # A round that was begun has blocks of its own, with which draw_round resumes.
     if any(table.startswith("round1.") for table in run.tables):
         return None
     for folder in map(Path, siblings):
         if folder.resolve() == run.path.resolve():
             continue
         try:
-            found = _drawn_alike(run, RunFolder.open(folder), config, names)
+            tables = _drawn_alike(run, RunFolder.open(folder), config, names)
         except AttCoTError:
             continue
-        if found is not None:
-            for name, table in zip(names, found, strict=True):
+        if tables is not None:
+            for name, table in zip(names, tables, strict=True):
                 run.write_table(name, table)
             run.note("first_round_from", folder.name)
             return folder

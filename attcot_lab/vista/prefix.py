@@ -203,8 +203,8 @@ def _found(
 def _image_ids(mllm: Mllm) -> list[int]:
     """Ids that stand for pictures, which no response can hold."""
     config = mllm.model.config
-    found = [getattr(config, name, None) for name in ("video_token_id", "video_token_index")]
-    return [mllm.image_token_id, *(int(one) for one in found if one is not None)]
+    video = [getattr(config, name, None) for name in ("video_token_id", "video_token_index")]
+    return [mllm.image_token_id, *(int(one) for one in video if one is not None)]
 
 
 class BothOrders(RationaleDataset):

@@ -57,7 +57,7 @@ def run_vista(
 ) -> Path:
     """Let a model improve itself on problems of which only the answers are used.
 
-    Called again after an interruption it goes on: with the block of questions that was being
+    Called again after an interruption it resumes: with the block of questions that was being
     drawn, with the round that was being trained, and, with `save_every`, with the last checkpoint.
 
     Args:
@@ -209,13 +209,13 @@ def vista_values(
         RunError: If the first round is missing or damaged.
     """
     drawn = read_vista_round(vista_folder(folder), 1)
-    found = drawn.gains()
-    sampled = (found["draw"] == "sampled") & (found["success"] == "answer")
+    gains = drawn.gains()
+    sampled = (gains["draw"] == "sampled") & (gains["success"] == "answer")
     parts = {
-        "unsolved": 1 - found[sampled].set_index("item")["value"],
+        "unsolved": 1 - gains[sampled].set_index("item")["value"],
         "easy_excess": easy_excess(drawn.responses),
     }
-    for (success, draw), own in found.groupby(["success", "draw"], sort=False):
+    for (success, draw), own in gains.groupby(["success", "draw"], sort=False):
         if draw in _DRAWS:
             parts[f"gain_{_DRAWS[draw]}_{success}"] = own.set_index("item")["value"]
     if config.control and config.vas:
@@ -272,12 +272,12 @@ def _hanging(
     asked = positives[positives["item"].isin(chosen)].merge(ids, on=["item", "number"])
     mllm = load_mllm(base, dtype=torch.float32)
     table = image_dependence(mllm, problems, asked, batch_size=config.batch_size)
-    found = {}
+    values = {}
     for kept, name in ((True, "kept"), (False, "dropped")):
         own = table[table["kept"] == kept].groupby("item", sort=False)
-        found[f"independent_{name}"] = own["independent"].mean().astype(np.float64)
-        found[f"response_dependence_{name}"] = own["drop"].mean()
-    return found
+        values[f"independent_{name}"] = own["independent"].mean().astype(np.float64)
+        values[f"response_dependence_{name}"] = own["drop"].mean()
+    return values
 
 
 @dataclass(frozen=True)
@@ -347,13 +347,13 @@ def image_dependence(
         "log_p_twin": [None if one.twin is None else one.twin.image for one in asked],
         "log_p_control": [None if one.control is None else one.control.image for one in asked],
     }
-    found = {
+    log_p = {
         name: _log_p(mllm, asked, ids, images, batch_size) for name, images in pictures.items()
     }
-    before = np.where(np.isnan(found["log_p_control"]), found["log_p"], found["log_p_control"])
-    drop = before - found["log_p_twin"]
+    before = np.where(np.isnan(log_p["log_p_control"]), log_p["log_p"], log_p["log_p_control"])
+    drop = before - log_p["log_p_twin"]
     return rows.assign(
-        **found,
+        **log_p,
         drop=drop,
         independent=drop < INDEPENDENT,
         unfollowed=_unfollowed(mllm, asked, ids, batch_size),
@@ -401,7 +401,7 @@ def _log_p(
     batch_size: int,
 ) -> npt.NDArray[np.float64]:
     """Log-probability of each response under a picture, NaN where there is none."""
-    found = np.full(len(problems), np.nan)
+    totals = np.full(len(problems), np.nan)
     there = [at for at, image in enumerate(images) if image is not None]
     for start in range(0, len(there), batch_size):
         chunk = there[start : start + batch_size]
@@ -416,8 +416,8 @@ def _log_p(
                 own = tokens[read : read + len(logits)].to(logits.device)[:, None]
                 total += float(logits.log_softmax(1).gather(1, own).double().sum())
                 read += len(logits)
-            found[at] = total
-    return found
+            totals[at] = total
+    return totals
 
 
 def _unfollowed(

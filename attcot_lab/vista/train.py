@@ -123,7 +123,7 @@ def train_vista_round(
 
     Also for a stored round that is to be filtered with other settings: nothing is sampled. As
     with `finetune`, the folder appears only when the run has finished, and with `save_every` an
-    interrupted one goes on.
+    interrupted one resumes.
 
     Args:
         base: Local folder or hub id; also DPO's reference.
