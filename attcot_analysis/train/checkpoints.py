@@ -104,7 +104,7 @@ def train_into(
         new_folder(folder)
         set_seed(seed)
         mllm = load_mllm(base, dtype=dtype)
-        # Trainers that sample turn it.
+        # GRPO pads on the left; what is saved pads as the base does.
         side = mllm.tokenizer.padding_side
         trainer = make(mllm, working, **saving)
         last = None
