@@ -237,8 +237,8 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
         The same trainer.
 
     Raises:
-        TrainingError: If the trainer trains another model, has the terms already, or its settings
-            would silently drop the auxiliary gradient.
+        TrainingError: If the trainer trains another model, has the terms already or methods
+            replaced on the object, or its settings would silently drop the auxiliary gradient.
     """
     if not any(module is mllm.model for module in trainer.model.modules()):
         raise TrainingError(
@@ -246,13 +246,14 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
             "to the trainer (wrap_mllm(model, processor)), before PEFT or FSDP wrap it."
         )
     own = type(trainer)
-    # What is set on the object itself would hide the mixin's methods.
-    replaced = [
-        name for name in vars(trainer) if name in {**vars(SafeCheckpoints), **vars(AttCoTMixin)}
-    ]
-    if issubclass(own, AttCoTMixin) or replaced:
-        what = f"a {replaced[0]} of its own" if replaced else "the Att-CoT terms already"
-        raise TrainingError(f"The trainer has {what}; attach the terms to a fresh {own.__name__}.")
+    if issubclass(own, AttCoTMixin):
+        raise TrainingError("The trainer has the Att-CoT terms already; attach them only once.")
+    hiding = [name for name in vars(trainer) if callable(getattr(AttCoTMixin, name, None))]
+    if hiding:
+        raise TrainingError(
+            f"{hiding[0]} was replaced on the trainer object itself, which would hide that of the "
+            "Att-CoT terms; replace it in a subclass, and attach the terms to an object of that."
+        )
     check_arguments(trainer, attcot)
     trainer.__class__ = type(f"AttCoT{own.__name__}", (AttCoTMixin, own), {})
     trainer._take(mllm, attcot)

@@ -1,6 +1,7 @@
 """Figures of a VISTA round: a mended rationale, scores kept and dropped, yields."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ def mended_rationale(
     notes = [first]
     if plausible:
         said = ", ".join(_quoted(token) for token in plausible)
-        notes += _wrap(f"Most probable there, had it looked last: {said}.", columns)
+        text = f"Most probable there, had it looked last: {said}."
+        notes += wrap(text, columns, break_long_words=False, break_on_hyphens=False)
     lines = max(line for _, line, _ in places) + 1
     with figure_style(axes_grid=False):
         width, height = columns * _COLUMN + 0.2, _LINE * (lines + len(notes) + 0.9)
@@ -233,16 +235,6 @@ def _flow(texts: Sequence[str], columns: int) -> list[tuple[str, int, int]]:
         if text.endswith(_RETURN):
             line, column = line + 1, 0
     return places
-
-
-def _wrap(text: str, columns: int) -> list[str]:
-    words: list[str] = []
-    for word in text.split(" "):
-        if words and len(words[-1]) + 1 + len(word) <= columns:
-            words[-1] += f" {word}"
-        else:
-            words.append(word)
-    return words
 
 
 def _seen(token: str) -> str:

@@ -290,6 +290,19 @@ def test_a_model_the_trainer_does_not_train_is_refused(
         attach(trainer, random_mllm, BOTH)
 
 
+def test_terms_are_attached_once_and_where_nothing_hides_them(
+    random_checkpoint, training_problems, tmp_path
+):
+    trainer, mllm = _trainer(random_checkpoint, training_problems, tmp_path, None, cls=SFTTrainer)
+    trainer.compute_loss = trainer.compute_loss
+    with pytest.raises(TrainingError, match=r"compute_loss was replaced .* in a subclass"):
+        attach(trainer, mllm, BOTH)
+    del trainer.compute_loss
+    assert isinstance(attach(trainer, mllm, BOTH), SFTTrainer)
+    with pytest.raises(TrainingError, match="already; attach them only once"):
+        attach(trainer, mllm, BOTH)
+
+
 def test_a_resumed_run_ends_with_the_weights_and_losses_of_one_that_was_not(
     random_checkpoint, training_problems, tmp_path
 ):
