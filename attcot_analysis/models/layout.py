@@ -107,19 +107,6 @@ class TokenLayout:
             )
         return tuple(cut.stop for cut in self.cuts)
 
-    def require_steps(self) -> tuple[Span, ...]:
-        """The steps, for measurements that need at least one.
-
-        Raises:
-            LayoutError: If the rationale is empty or missing.
-        """
-        if not self.steps:
-            raise LayoutError(
-                "The response has an empty rationale; this measurement needs at least one "
-                "numbered step inside <think>...</think>."
-            )
-        return self.steps
-
 
 def token_starts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, IntArray]:
     """Decode ids and say where in the text each token starts.

@@ -216,7 +216,7 @@ def _check_folder(path: Path) -> None:
     if not path.is_dir():
         return
     if not (path / "config.json").is_file():
-        raise ModelError(f"{path} is no checkpoint folder: it has no config.json.")
+        raise ModelError(f"{path} is not a checkpoint folder: it has no config.json.")
     if not any((path / f"{part}_config.json").is_file() for part in ("processor", "preprocessor")):
         raise ModelError(
             f"{path} has no processor (processor_config.json or preprocessor_config.json); "
@@ -253,7 +253,7 @@ def parse_memory(text: str) -> int:
     """
     found = _AMOUNT.fullmatch(text.strip())
     if found is None or not float(found[1]):
-        raise ModelError(f"{text!r} is no amount of memory; write it as 20GiB or 800MB.")
+        raise ModelError(f"{text!r} is not an amount of memory; write it as 20GiB or 800MB.")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS[found[2].upper()])
 
 

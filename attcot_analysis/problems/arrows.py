@@ -240,7 +240,7 @@ class ArrowsConfig:
             )
         if self.end is not None and not all(0 <= place < self.size for place in self.end):
             raise ProblemError(
-                f"Walks shall end in {self.end}, which is not on a {self.size}x{self.size} board; "
+                f"Walks are to end in {self.end}, which is not on a {self.size}x{self.size} board; "
                 f"give (column, row) below {self.size}, or None."
             )
         check_clarity(self.noise, self.prior)

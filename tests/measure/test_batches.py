@@ -247,7 +247,7 @@ def test_what_is_no_amount_of_memory_is_refused(text):
 def test_the_command_refuses_what_is_no_amount_before_it_loads_anything(tmp_path, capsys):
     given = ["measure", "no/such/model", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main([*given, "--max-memory", "much"]) == 1
-    assert capsys.readouterr().err.startswith("attcot: 'much' is no amount of memory")
+    assert capsys.readouterr().err.startswith("attcot: 'much' is not an amount of memory")
 
 
 def test_a_limit_makes_too_much_fail_as_out_of_memory_and_ends():

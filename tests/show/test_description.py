@@ -126,5 +126,5 @@ def test_what_was_not_measured_is_not_told():
 
 
 def test_a_step_that_is_not_there_is_refused():
-    with pytest.raises(ShowError, match="no step 3 to tell of; the text has steps 1 to 2"):
+    with pytest.raises(ShowError, match="no step 3 to describe; the text has steps 1 to 2"):
         describe_record(record(BEFORE), step=3)

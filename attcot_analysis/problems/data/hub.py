@@ -90,7 +90,7 @@ def _m3cot(record: Record, folders: Sequence[Path]) -> list[Problem]:
     at = ord(letter) - 65 if len(letter) == 1 else -1
     if not 0 <= at < len(choices):
         raise ProblemError(
-            f"{record.where}: its answer {letter!r} is no letter of its {len(choices)} choices."
+            f"{record.where}: its answer {letter!r} is not a letter of its {len(choices)} choices."
         )
     context = (record.value.get("context") or "").strip()
     question = "\n".join(part for part in (context, record.field("question")) if part)

@@ -420,7 +420,7 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
         from datasets import load_dataset
     except ImportError as error:
         raise ProblemError(
-            f"{source} is no file here, and reading the hub needs the datasets package; install "
+            f"{source} is not a file here, and reading the hub needs the datasets package; install "
             "attcot-analysis[train]."
         ) from error
     try:
@@ -428,7 +428,7 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ProblemError(
-            f"{source} is no file here, and its split {split!r} cannot be loaded from the hub "
+            f"{source} is not a file here, and its split {split!r} cannot be loaded from the hub "
             f"({reason})."
         ) from error
     for number, row in enumerate(loaded, start=1):

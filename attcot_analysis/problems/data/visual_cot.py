@@ -119,7 +119,7 @@ def _conversation(record: Record) -> dict[str, Any]:
         shares = json.loads(said[1]) if box and said[1].lstrip().startswith("[") else None
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ProblemError(
-            f"{record.where} is no conversation as viscot_363k.json has them ({error})."
+            f"{record.where} is not a conversation as in viscot_363k.json ({error})."
         ) from error
     return {
         "question": question,

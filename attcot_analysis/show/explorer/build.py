@@ -57,7 +57,7 @@ def explore(
         sources: What maps to offer; ``"attention"`` always is. ``None``: all that are defined for
             the models. Gradients cost one backward pass per step, all else a forward pass or two.
         heads: The visual heads, e.g. from `VisualHeads.select`. ``None``: those of the first
-            model on this item by ``HeadRule()`` that look more than an even look would.
+            model on this item by ``HeadRule()`` that look more than uniform attention would.
         image: Another picture to show instead of the item's own.
         max_new_tokens: Length limit of the models' own responses.
         **start: What to show first: ``layer``, ``head``, ``token``, ``source``.
@@ -140,8 +140,8 @@ def explorer_record(
     if heads is None:
         heads = _looking(table)
         note = (
-            f"Visual heads: visual mass of at least {_RULE.min_mass:g}, more than an even look, "
-            f"at most half of it on sinks, on this item in {label}."
+            f"Visual heads: visual mass of at least {_RULE.min_mass:g}, more than uniform "
+            f"attention, at most half of it on sinks, on this item in {label}."
         )
     return ExplorerRecord(
         problem=problem,
@@ -229,7 +229,7 @@ def by_token(steps: ResponseMaps, tokens: ResponseMaps) -> ResponseMaps:
 
 
 def _looking(table: pd.DataFrame) -> list[Head]:
-    """The visual heads of a table that look more than an even look would."""
+    """The visual heads of a table that look more than uniform attention would."""
     chosen = table[table["visual"] & (table["ratio"] >= 1)]
     pairs = zip(chosen["layer"], chosen["head"], strict=True)
     return [(int(layer), int(head)) for layer, head in pairs]
@@ -246,19 +246,19 @@ _NUMBERED = re.compile(r"^\s*\d+\.\s*")
 
 
 def describe_record(record: ExplorerRecord, *, step: int = 2) -> str:
-    """Say where the models looked, when they made up their minds, and what they answer.
+    """Say where the models looked, when they decided, and what they answer.
 
     Of attention, mean over layers and heads: the step's over its rows, with the token at which
     most of it lay on the evidence; and that of the row which predicts the answer. A place is the
-    ninth of the picture in which the image token with most weight lies. An even look would put on
-    the boxes the share of the picture that they cover. The mind is made up at the first step from
+    ninth of the picture in which the image token with most weight lies. Uniform attention would put
+    on the boxes the share of the picture that they cover. The decision falls at the first step from
     which on the final forced answer stays the most probable, with a probability of at least `SURE`.
 
     One item is an illustration; whether it is typical takes all of them, with intervals.
 
     Args:
         record: From `explorer_record`, or of an `Explorer`.
-        step: Which step to tell of.
+        step: Which step to describe.
 
     Returns:
         Paragraphs with one line per model, numbers rounded to two digits.
@@ -268,7 +268,7 @@ def describe_record(record: ExplorerRecord, *, step: int = 2) -> str:
     """
     n_steps = record.models[0].maps[0].n_steps
     if not 1 <= step <= n_steps:
-        raise ShowError(f"There is no step {step} to tell of; the text has steps 1 to {n_steps}.")
+        raise ShowError(f"There is no step {step} to describe; the text has steps 1 to {n_steps}.")
     at_step = [at for at, number in enumerate(record.steps) if number == step]
     text = _NUMBERED.sub("", "".join(record.tokens[at] for at in at_step)).strip()
     heading = f"Where did it look when it wrote step {step}, {_quoted(text)}?"
