@@ -118,6 +118,29 @@ def test_no_import_cycle(graph):
     assert cycle(graph) == []
 
 
+def needed(module: str, graph: dict[str, set[str]], without: str) -> set[str]:
+    """What importing a module brings in, packages above a module among it."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in graph and name not in seen and not name.startswith(without):
+            seen.add(name)
+            waiting += [*graph[name], *([name.rpartition(".")[0]] if "." in name else [])]
+    return seen
+
+
+def test_a_comparison_needs_few_modules(graph):
+    """Of the library, and without the explorers, which are made where checkpoints are at hand."""
+    report = f"{PACKAGE}.show.report.compare"
+    modules = needed(report, graph, without=f"{PACKAGE}.show.explorer")
+    assert report in modules and f"{PACKAGE}.show" in modules
+    assert not any(
+        module.startswith(f"{PACKAGE}.{room}") for room in ("train", "cli") for module in modules
+    )
+    assert len(modules) <= 78, sorted(modules)
+
+
 def test_every_import_is_a_declared_requirement(graph):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     texts = sum(project["optional-dependencies"].values(), project["dependencies"])
