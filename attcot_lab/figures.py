@@ -124,17 +124,17 @@ def entropy_strip(
     with figure_style(axes_grid_axis="y"):
         figure = new_figure(min(9.6, 1.2 + 0.19 * len(tokens)), 2.6)
         ax = figure.subplots()
-        for own, face, name in ((chosen, _COUNTED, "counts"), (~chosen, PAPER, "does not")):
+        for kept, face, name in ((chosen, _COUNTED, "counts"), (~chosen, PAPER, "does not")):
             color = _COUNTED if face == _COUNTED else GRID
-            ax.vlines(places[own], 0, height[own], color=color, linewidth=1.4)
+            ax.vlines(places[kept], 0, height[kept], color=color, linewidth=1.4)
             ax.plot(
-                places[own],
-                height[own],
+                places[kept],
+                height[kept],
                 marker="o",
                 linestyle="none",
                 color=color,
                 markerfacecolor=face,
-                label=f"{name} ({own.sum()} of {len(tokens)})",
+                label=f"{name} ({kept.sum()} of {len(tokens)})",
             )
         labels = [_shown(token) for token in tokens]
         ax.set_xticks(places, labels, rotation=90, fontsize=8)
@@ -176,16 +176,16 @@ def reward_curve(points: pd.DataFrame, *, title: str = "") -> Figure:
         ax.axvline(1.0, color=INK, linewidth=0.8)
         ax.plot(line, (line**2 - 1) / (line**2 + 1), color=GRID, label="closed form")
         for arm in order_arms(points["model"]):
-            own = points[points["model"] == arm]
+            measured = points[points["model"] == arm]
             style = arm_style(arm)
             ax.plot(
-                own["ratio"],
-                own["reward"],
+                measured["ratio"],
+                measured["reward"],
                 marker=style.marker,
                 linestyle="none",
                 color=style.color,
                 markerfacecolor="none",
-                label=f"{style.label} ({len(own)} responses)",
+                label=f"{style.label} ({len(measured)} responses)",
             )
         ax.set_xscale("log", base=2)
         ax.set_xticks([tick for tick in _TICKS if low <= tick <= high])
@@ -219,7 +219,7 @@ def separation_table(
 
     Args:
         table: Columns failure, metric, auroc, low, high, n_items, n_seeds, and expected
-            ("rings", "silent", "open" or missing), as `validity_table.separations` makes them.
+            ("rings", "silent", "open" or missing), as `attcot_lab.validity.separations` makes them.
         metrics: What a reader sees for a metric's name.
         title: Title of the figure; empty for none.
 
@@ -257,7 +257,7 @@ def separation_table(
             text = "\n".join(lines)
             ax.text(x, y, text, ha="center", va="center", color=PAPER if dark else INK, fontsize=8)
         ax.set_xticks(range(len(names)), [(metrics or {}).get(name, name) for name in names])
-        ax.set_yticks(range(len(rows)), [arm_label(one) for one in rows])
+        ax.set_yticks(range(len(rows)), [arm_label(name) for name in rows])
         ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(rows) - 0.5, -0.5))
         ax.xaxis.tick_top()
         ax.tick_params(length=0)

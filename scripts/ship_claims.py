@@ -49,12 +49,12 @@ def main(folder: str, name: str = "claims") -> None:
 def reduced(values: pd.DataFrame) -> pd.DataFrame:
     """The values that claims are about, small: float32 of few digits, names as categories."""
     metrics = {term.metric for claim in CLAIMS for term in claim.terms} | {CHANCE, *BESIDE}
-    found = values[values["metric"].isin(metrics) & values["value"].notna()]
+    rows = values[values["metric"].isin(metrics) & values["value"].notna()]
     keys = ["metric", "arm", "model", "kind", "seed", "item"]
-    found = found.sort_values(keys, kind="stable", ignore_index=True)
+    rows = rows.sort_values(keys, kind="stable", ignore_index=True)
     names = {name: "category" for name in ("model", "family", "scale", "kind", "arm", "item")}
-    return found.assign(
-        value=found["value"].round(DIGITS).astype(np.float32), seed=found["seed"].astype(np.int16)
+    return rows.assign(
+        value=rows["value"].round(DIGITS).astype(np.float32), seed=rows["seed"].astype(np.int16)
     ).astype({**names, "metric": "category"})
 
 

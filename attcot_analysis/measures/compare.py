@@ -304,9 +304,12 @@ def compare_heads(
     items = first.index.intersection(second.index)
     if items.empty:
         raise MeasureError("before and after have no item in common; measure the same items.")
-    one, other = first.loc[items].to_numpy(float), second.loc[items].to_numpy(float)
-    differences = other - one
-    one, other = (np.where(np.isnan(differences), np.nan, values) for values in (one, other))
+    matrices = first.loc[items].to_numpy(float), second.loc[items].to_numpy(float)
+    differences = matrices[1] - matrices[0]
+    means = [
+        resample_items(np.where(np.isnan(differences), np.nan, matrix), n_boot=1).value
+        for matrix in matrices
+    ]
     test = max_statistic_test(differences, n_permutations=n_permutations, seed=seed)
     adjusted = test.p_family
     if correction != "max":
@@ -321,8 +324,8 @@ def compare_heads(
     low, high = drawn.interval(level)
     heads = first.columns.to_frame(index=False)
     return heads.assign(
-        before=resample_items(one, n_boot=1).value,
-        after=resample_items(other, n_boot=1).value,
+        before=means[0],
+        after=means[1],
         difference=drawn.value,
         low=low,
         high=high,
@@ -435,12 +438,12 @@ def compare(
     second = dict(_matrices(values[values["model"] == b]))
     rows = []
     for name in (name for name in first if name in second):
-        one, other = _aligned(first[name], second[name], name, a, b)
-        differences = paired_matrix(one, other)
+        values_a, values_b = _aligned(first[name], second[name], name, a, b)
+        differences = paired_matrix(values_a, values_b)
         known = differences[~np.isnan(differences).all(axis=1)]
         by_seed = [float(np.nanmean(row)) for row in known] or [np.nan]
         items = _item_means(known)
-        test = _test(name, one, other, known, n_permutations, seed)
+        test = _test(name, values_a, values_b, known, n_permutations, seed)
         rows.append(
             {"metric": name, "a": a, "b": b}
             | _estimate(differences, n_boot=n_boot, seed=seed, level=level)
@@ -514,20 +517,20 @@ def _estimate(
 
 
 def _aligned(
-    one: pd.DataFrame, other: pd.DataFrame, name: str, a: str, b: str
+    first: pd.DataFrame, second: pd.DataFrame, name: str, a: str, b: str
 ) -> tuple[FloatArray, FloatArray]:
-    items = one.columns.intersection(other.columns)
+    items = first.columns.intersection(second.columns)
     if items.empty:
         raise MeasureError(f"{a} and {b} have no item in common on {name}; measure the same items.")
-    if len(one) > 1 and len(other) > 1:
-        seeds = one.index.intersection(other.index)
+    if len(first) > 1 and len(second) > 1:
+        seeds = first.index.intersection(second.index)
         if seeds.empty:
             raise MeasureError(
-                f"{a} has seeds {list(one.index)} and {b} {list(other.index)}; give runs that are "
-                "to be paired the same seed."
+                f"{a} has seeds {list(first.index)} and {b} {list(second.index)}; give runs that "
+                "are to be paired the same seed."
             )
-        one, other = one.loc[seeds], other.loc[seeds]
-    return one[items].to_numpy(float), other[items].to_numpy(float)
+        first, second = first.loc[seeds], second.loc[seeds]
+    return first[items].to_numpy(float), second[items].to_numpy(float)
 
 
 def _item_means(differences: FloatArray) -> FloatArray:
@@ -539,14 +542,14 @@ def _item_means(differences: FloatArray) -> FloatArray:
 
 def _test(
     name: str,
-    one: FloatArray,
-    other: FloatArray,
+    values_a: FloatArray,
+    values_b: FloatArray,
     known: FloatArray,
     n_permutations: int,
     seed: int,
 ) -> PairedTest:
     if len(known) > 1:
         return seeds_items_test(known)
-    if name in METRICS and METRICS[name].binary and len(one) == len(other) == 1:
-        return mcnemar(one[0], other[0])
+    if name in METRICS and METRICS[name].binary and len(values_a) == len(values_b) == 1:
+        return mcnemar(values_a[0], values_b[0])
     return permutation_test(_item_means(known), n_permutations=n_permutations, seed=seed)

@@ -359,13 +359,13 @@ def step_curve(runs: Mapping[int, pd.DataFrame], *, axis: str, n_boot: int = 200
     rows = []
     for step, part in stacked.groupby(axis, sort=True):
         matrix = part.pivot(index="seed", columns="item", values="value")
-        found = bootstrap_seeds_items(matrix.to_numpy(float), n_boot=n_boot)
+        mean = bootstrap_seeds_items(matrix.to_numpy(float), n_boot=n_boot)
         rows.append(
             {
                 axis: step,
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
+                "value": mean.value,
+                "low": mean.low,
+                "high": mean.high,
                 "n": matrix.shape[1],
                 "n_seeds": matrix.shape[0],
             }

@@ -207,6 +207,16 @@ def test_what_ships_fits_together(results, page):
     assert f"{later[0].title} | {format_number(top['effect'], signed=True)} {ends} |" in text
 
 
+@pytest.mark.parametrize("results", ["claims", "commitment", "in_distribution"])
+def test_the_shipped_results_are_about_these_claims(results):
+    path = shipped(f"results/{results}") / "claims.json"
+    entries = json.loads(path.read_text(encoding="utf-8"))["claims"]
+    fields = ["id", "title", "topic", "paper", "sentence", "metric", "unit", "direction", "margin"]
+    assert [[entry[field] for field in fields] for entry in entries] == [
+        [getattr(claim, field) for field in fields] for claim in CLAIMS
+    ]
+
+
 def test_the_first_page_says_what_the_tables_say():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     said = " ".join(readme.replace("*", "").split())
