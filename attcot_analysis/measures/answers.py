@@ -9,7 +9,7 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import batches
 from attcot_analysis.models import PROMPTS, Generation, Mllm, encode_problem, generate
 from attcot_analysis.models.inputs import ImageLike, Mode
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.reading import match_answer, open_answer, stated_answer
 
 COLUMNS = (
@@ -112,9 +112,7 @@ def answer_row(
     """Read one response; a row of the table that `answer_problems` describes."""
     parsed = parse_response(generation.text)
     stated = stated_answer(parsed, finished=generation.finished)
-    answer = None
-    if stated is not None:
-        answer = read_answer(stated, problem)
+    answer = None if stated is None else read_answer(stated, problem)
     match = "none" if answer is None else "exact" if stated == answer else "loose"
     return {
         "item": problem.id,
@@ -130,6 +128,12 @@ def answer_row(
         "finished": generation.finished,
         "n_steps": len(parsed.steps),
     }
+
+
+def parsed_answer(parsed: ParsedResponse, problem: Problem) -> str | None:
+    """What a finished response answers to a problem; ``None`` if that cannot be told."""
+    stated = stated_answer(parsed, finished=True)
+    return None if stated is None else read_answer(stated, problem)
 
 
 def read_answer(stated: str, problem: Problem) -> str | None:

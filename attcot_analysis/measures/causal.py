@@ -30,7 +30,7 @@ from attcot_analysis.measures._items import (
     paired,
     response_text,
 )
-from attcot_analysis.measures.answers import answer_row, read_answer, stated_answer
+from attcot_analysis.measures.answers import answer_row, parsed_answer
 from attcot_analysis.models import Encoded, Mllm, Span, encode_problem, prefix_ids
 from attcot_analysis.models import generate as respond
 from attcot_analysis.problems import Problem
@@ -171,8 +171,7 @@ def plan_items(
     items = []
     for at, parsed in pairs.parsed.items():
         problem, n_steps = pairs.problems[at], len(parsed.steps)
-        stated = stated_answer(parsed, finished=True)
-        own = None if stated is None else read_answer(stated, problem)
+        own = parsed_answer(parsed, problem)
         ks = _asked(steps, n_steps, rows)
         if ks:
             tokens = candidate_tokens(pairs.mllm, problem.candidates)
@@ -335,9 +334,9 @@ class CausalAccess(Result):
         groups = self.items().groupby(["kind", "rationale", "first_layer", "last_layer"])
         for (kind, rationale, first, last), part in groups:
             where = f"{kind} in layers {first} to {last}, rationale {rationale}"
-            if part["delta_log_p"].notna().any():
-                means[f"log p lost, {where}"] = part["delta_log_p"]
-            means[f"accuracy lost, {where}"] = part["delta_accuracy"]
+            fixed = rationale == "fixed"
+            name = "log p lost" if fixed else "accuracy lost"
+            means[f"{name}, {where}"] = part["delta_log_p" if fixed else "delta_accuracy"]
         return means
 
 

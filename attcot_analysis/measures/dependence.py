@@ -22,7 +22,7 @@ from attcot_analysis.measures._items import (
     paired,
     seen_edits,
 )
-from attcot_analysis.measures.answers import answer_problems, read_answer, stated_answer
+from attcot_analysis.measures.answers import answer_problems, parsed_answer
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import (
@@ -139,11 +139,18 @@ class Dependence(Result):
             )
 
     def _headline(self) -> dict[str, npt.ArrayLike]:
-        means: dict[str, npt.ArrayLike] = {}
-        for (edit, rationale), part in self.table.groupby(["edit", "rationale"], sort=False):
-            if part["delta_log_p"].notna().any():
-                means[f"log p lost on {edit}, rationale {rationale}"] = part["delta_log_p"]
-            means[f"flipped on {edit}, rationale {rationale}"] = part["flipped"].astype("Float64")
+        lost = self.items()
+        means: dict[str, npt.ArrayLike] = {
+            f"log p lost on {edit} minus {control}, rationale fixed": lost[edit] - lost[control]
+            for edit, control in CONTROL_OF.items()
+            if {edit, control} <= set(lost.columns)
+        }
+        for (kind, rationale), part in self.table.groupby(["edit", "rationale"], sort=False):
+            if rationale == "fixed":
+                means[f"log p lost on {kind}, rationale fixed"] = part["delta_log_p"]
+            else:
+                flipped = part["flipped"].astype("Float64")
+                means[f"answer flipped on {kind}, rationale regenerated"] = flipped
         return means
 
 
@@ -308,11 +315,7 @@ def dependence(
                 )
             )
     if "regenerated" in rationales:
-        stated = [stated_answer(one, finished=True) for one in parsed]
-        answers = [
-            None if said is None else read_answer(said, p)
-            for said, p in zip(stated, problems, strict=True)
-        ]
+        answers = [parsed_answer(one, p) for one, p in zip(parsed, problems, strict=True)]
         for kind in edits:
             rows += _regenerated(
                 mllm,
