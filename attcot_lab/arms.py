@@ -1,16 +1,31 @@
-"""Arms: what one column of a comparison is trained with, read from a file."""
+"""Arms: what one column of a comparison is trained with, read from a file.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+What is read from YAML files, arms here and plans in `attcot_lab.plan`, is checked by `Record` and
+`checked`: every error is one sentence with file, field, value and what is allowed.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from transformers import AutoConfig
 
 from attcot_analysis.errors import AttCoTError, TrainingError
-from attcot_analysis.models import Mode
+from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
 from attcot_analysis.shipped import config_file
 from attcot_analysis.train.data import with_pictures_of_others
@@ -18,7 +33,7 @@ from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_lab.sayo import OPTIONS as SAYO_OPTIONS
 from attcot_lab.sayo import train_sayo
-from attcot_lab.settings import check_fields, check_mapping, read_yaml, shown
+from attcot_lab.testbed.planted import PlantConfig, plant, planted_tables
 from attcot_lab.vista.sets import OPTIONS as VISTA_OPTIONS
 from attcot_lab.vista.sets import vista_config
 
@@ -27,9 +42,177 @@ UNTRAINED = "none"
 Images = Literal["own", "shuffled"]
 Layers = Literal["own", "random"]
 
+_ALLOWED = {
+    "bool_type": "true or false",
+    "dict_type": "names with values",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""Pydantic's kind of error → what would have been right."""
+_WRONG = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+"""What values of a wrong type or size meet, where they are first counted, compared or called."""
 
-@dataclass(frozen=True)
-class Arm:
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The names and values in a YAML file.
+
+    Raises:
+        TrainingError: If it is missing, not YAML, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{path} is not YAML ({reason}); correct it.") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise TrainingError(f"{path} must hold names with values, as `title: CoT-SFT`.")
+    return content
+
+
+def find_file(name: str | Path, folder: str, what: str) -> Path:
+    """A YAML file by its path, or by its name in a folder of ``configs``.
+
+    Raises:
+        TrainingError: If there is none of that name.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = config_file(f"{folder}/{name}.yaml")
+        if not path.is_file():
+            known = ", ".join(sorted(other.stem for other in config_file(folder).glob("*.yaml")))
+            raise TrainingError(
+                f"There is no {what} {shown([str(name)])}; choose one of {known}, or give the path "
+                "of a .yaml file."
+            )
+    return path
+
+
+class Record(BaseModel):
+    """Settings from a file: no unknown name, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, given: Any) -> Any:
+        if isinstance(given, cls):
+            return given
+        return _with_names(given, cls.model_fields)
+
+
+Made = TypeVar("Made", bound=Record)
+
+
+def checked(kind: type[Made], given: Any, where: str) -> Made:
+    """A record of the contents of a file.
+
+    Args:
+        kind: Of the record.
+        given: The contents.
+        where: The file, as the sentence of an error begins.
+
+    Raises:
+        TrainingError: If they do not hold together.
+    """
+    try:
+        return kind.model_validate(given)
+    except AttCoTError as error:
+        raise TrainingError(f"{where}: {error}") from error
+    except ValidationError as error:
+        raise TrainingError(_sentence(error, where)) from error
+    except _WRONG as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"{where}: a value is of a wrong type or size: {reason}.") from error
+
+
+def shown(names: Collection[object]) -> str:
+    """Names from a file, as they may stand in a sentence."""
+    plain = [one if isinstance(one, str) and one.isprintable() else repr(one) for one in names]
+    return ", ".join(sorted(plain))
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    """The first of pydantic's complaints as one of our sentences."""
+    complaints = error.errors()
+    missing = sorted(str(one["loc"][-1]) for one in complaints if one["type"] == "missing")
+    if missing:
+        return f"{where} has no {' and no '.join(missing)}; write it."
+    first = complaints[0]
+    # Pydantic puts the alternatives of a union behind the field's own name.
+    path = [str(part) for part in first["loc"] if "[" not in str(part)]
+    inside = where if not path else f"{where}: {shown(['.'.join(path)])}"
+    reason = first.get("ctx", {}).get("error")
+    if isinstance(reason, ValidationError):
+        return _sentence(reason, inside)
+    if isinstance(reason, AttCoTError):
+        return f"{inside}: {reason}"
+    if reason is not None:
+        return f"{inside} {reason}"
+    allowed = _ALLOWED.get(first["type"])
+    if first["type"] == "literal_error":
+        allowed = f"one of {first['ctx']['expected']}".replace("'", "")
+    allowed = allowed or first["msg"].removeprefix("Input should be ")
+    verb = "choose" if first["type"] == "literal_error" else "give"
+    value = repr(first["input"])
+    return f"{inside} is {value if len(value) < 80 else value[:77] + '...'}; {verb} {allowed}."
+
+
+def _with_names(given: Any, known: Collection[str]) -> Any:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"is {given!r}; give names with values.")
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"has no field {shown(unknown)}; it has {', '.join(sorted(known))}.")
+    return given
+
+
+def settings_of(kind: type, *, without: Collection[str] = ()) -> BeforeValidator:
+    """Let a field hold the settings of a dataclass by name, such as those of `FinetuneConfig`.
+
+    Args:
+        kind: The dataclass.
+        without: Fields of it that a file may not set.
+    """
+    known = {one.name: one.type for one in fields(kind) if one.name not in without}
+
+    def check(given: Any) -> Any:
+        if is_dataclass(given):
+            return given
+        given = _with_names({} if given is None else given, known)
+        for name, value in given.items():
+            # Pydantic would take true for 1.
+            if isinstance(value, bool) and known[name] is not bool:
+                raise ValueError(f"says {name} is {value!r}; give another value.")
+        return TypeAdapter(kind).validate_python(given)
+
+    return BeforeValidator(check)
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; write it.")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_words)]
+
+
+def _recipe(name: str) -> str:
+    known = (*RECIPES, UNTRAINED)
+    if name not in known:
+        raise ValueError(f"is {name!r}; choose one of {', '.join(known)}.")
+    return name
+
+
+class Arm(Record):
     """One way to train (or not) that is compared with others.
 
     Attributes:
@@ -43,59 +226,43 @@ class Arm:
             seed, from the other layers as far as there are enough.
         attcot: The objective.
         options: Settings of recipes that have their own.
-
-    Raises:
-        TrainingError: If a value is unknown, or the values contradict each other.
     """
 
-    name: str
-    title: str
-    about: str
-    recipe: str = "sft"
+    name: Text
+    title: Text
+    about: Text
+    recipe: Annotated[str, AfterValidator(_recipe)] = "sft"
     mode: Mode = "cot"
     images: Images = "own"
     layers: Layers = "own"
-    attcot: AttCoTConfig = field(default_factory=AttCoTConfig)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    attcot: Annotated[AttCoTConfig, settings_of(AttCoTConfig)] = Field(default_factory=AttCoTConfig)
+    options: dict[str, Any] = Field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("name", "title", "about"):
-            if not getattr(self, name).strip():
-                raise TrainingError(f"Arm {self.name!r} has no {name}; write one.")
-        for name, known in (
-            ("recipe", (*RECIPES, UNTRAINED)),
-            ("mode", get_args(Mode)),
-            ("images", get_args(Images)),
-            ("layers", get_args(Layers)),
-        ):
-            if getattr(self, name) not in known:
-                raise TrainingError(
-                    f"Arm {self.name}: {name} is {getattr(self, name)!r}; choose one of "
-                    f"{', '.join(known)}."
-                )
+    @model_validator(mode="after")
+    def _fits(self) -> "Arm":
         if self.mode == "direct" and self.attcot.active:
-            raise TrainingError(
-                f"Arm {self.name}: both terms are about rationales, which mode 'direct' has none "
-                "of; use mode 'cot' or leave attcot out."
+            raise ValueError(
+                "has attcot terms, which are about rationales, and mode 'direct' has none of them; "
+                "use mode 'cot' or leave attcot out."
             )
         if self.layers == "random" and not self.attcot.lambda_vis:
-            raise TrainingError(
-                f"Arm {self.name}: layers are those of L_vis, whose weight is 0; set "
-                "attcot.lambda_vis or leave layers out."
+            raise ValueError(
+                "draws the layers of L_vis, whose weight is 0; set attcot.lambda_vis or leave "
+                "layers out."
             )
         if not self.trained and (self.attcot.active or self.images != "own" or self.options):
-            raise TrainingError(
-                f"Arm {self.name} is not trained, so it takes no attcot, images or options; leave "
-                "them out or name a recipe."
+            raise ValueError(
+                "is not trained, so it takes no attcot, images or options; leave them out or name "
+                "a recipe."
             )
-        known_options = RECIPES[self.recipe].options if self.trained else ()
-        unknown = [option for option in self.options if option not in known_options]
+        known = RECIPES[self.recipe].options if self.trained else ()
+        unknown = [option for option in self.options if option not in known]
         if unknown:
-            raise TrainingError(
-                f"Arm {self.name}: recipe {self.recipe} has no option {shown(unknown)}; it "
-                f"has {', '.join(known_options) or 'none'}."
+            raise ValueError(
+                f"has no option {shown(unknown)}; recipe {self.recipe} has "
+                f"{', '.join(known) or 'none'}."
             )
+        return self
 
     @property
     def trained(self) -> bool:
@@ -104,6 +271,7 @@ class Arm:
 
 
 Train = Callable[..., Path]
+Tables = Callable[[Mllm, Sequence[Problem], pd.DataFrame], Mapping[str, pd.DataFrame]]
 Values = Callable[[Arm, str | Path, Sequence[Problem], Path], pd.DataFrame]
 TOLD = ("item", "metric", "value")
 """Columns of what a training tells."""
@@ -120,6 +288,8 @@ class Recipe:
         options: The names in ``Arm.options`` that it reads.
         values: ``(arm, base, problems, folder) -> table`` of `TOLD`: what a finished training tells
             about its problems, as metrics of the catalogue; ``None`` for nothing.
+        tables: ``(mllm, problems, answers) -> tables by name``: what is measured on a trained model
+            beside everything else, given its answers to the test problems; ``None`` for nothing.
         slim: Whether it knows LoRA, bfloat16 and gradient checkpointing, the config's ``lora``,
             ``lora_alpha``, ``dtype`` and ``gradient_checkpointing``.
     """
@@ -127,47 +297,28 @@ class Recipe:
     train: Train
     options: tuple[str, ...] = ()
     values: Values | None = None
+    tables: Tables | None = None
     slim: bool = False
 
 
-def _sft(
-    arm: Arm,
-    base: str | Path,
-    problems: Sequence[Problem],
-    folder: str | Path,
-    config: FinetuneConfig,
-    **options: Any,
-) -> Path:
-    return finetune(base, problems, folder, config, **options)
+def _sft(arm: Arm, *run: Any, **options: Any) -> Path:
+    return finetune(*run, **options)
 
 
-def _sayo(
-    arm: Arm,
-    base: str | Path,
-    problems: Sequence[Problem],
-    folder: str | Path,
-    config: FinetuneConfig,
-    **options: Any,
-) -> Path:
-    return train_sayo(arm.name, arm.options, base, problems, folder, config, **options)
+def _sayo(arm: Arm, *run: Any, **options: Any) -> Path:
+    return train_sayo(arm.name, arm.options, *run, **options)
 
 
 def _vista(
-    arm: Arm,
-    base: str | Path,
-    problems: Sequence[Problem],
-    folder: str | Path,
-    config: FinetuneConfig,
-    **options: Any,
+    arm: Arm, base: str, problems: Sequence[Problem], folder: Path, *config: Any, **options: Any
 ) -> Path:
     # Only those who train with it need TRL.
     from attcot_lab.vista.run import run_vista
 
     # Arms beside each other, as in a grid, draw their first round once.
     siblings = sorted(Path(folder).parent.glob("*.vista"))
-    return run_vista(
-        base, problems, folder, vista_config(arm.options), config, siblings=siblings, **options
-    )
+    own = vista_config(arm.options)
+    return run_vista(base, problems, folder, own, *config, siblings=siblings, **options)
 
 
 def _vista_values(
@@ -178,10 +329,26 @@ def _vista_values(
     return vista_values(base, problems, folder, vista_config(arm.options))
 
 
+def _planted(
+    arm: Arm,
+    base: str,
+    problems: Sequence[Problem],
+    folder: Path,
+    config: FinetuneConfig,
+    *,
+    save_every: int | None = None,
+    progress: bool = False,
+) -> Path:
+    # A failure is planted by problems made for it: as many as there are, and no others.
+    how = PlantConfig(items=len(problems), finetune=config)
+    return plant(arm.name, base, folder, how, seed=config.seed, progress=progress)
+
+
 RECIPES: dict[str, Recipe] = {
     "sft": Recipe(_sft, slim=True),
     "sayo": Recipe(_sayo, SAYO_OPTIONS),
     "vista": Recipe(_vista, VISTA_OPTIONS, _vista_values),
+    "planted": Recipe(_planted, tables=planted_tables),
 }
 """Every way to train; further recipes add themselves here."""
 
@@ -194,16 +361,9 @@ def read_arm(name: str | Path) -> Arm:
             of `Arm` but the name.
 
     Raises:
-        TrainingError: If the file is missing or no YAML, or the arm does not hold together.
+        TrainingError: If the file is missing or not YAML, or the arm does not hold together.
     """
-    path = Path(name)
-    if path.suffix != ".yaml":
-        path = config_file(f"arms/{name}.yaml")
-        if not path.is_file():
-            raise TrainingError(
-                f"There is no arm {shown([str(name)])}; choose one of {', '.join(arm_names())}, or "
-                "give the path of a .yaml file."
-            )
+    path = find_file(name, "arms", "arm")
     return arm_of(path.stem, read_yaml(path))
 
 
@@ -218,26 +378,9 @@ def arm_of(name: str, settings: Mapping[str, Any]) -> Arm:
     Raises:
         TrainingError: If a field is unknown or missing, or the arm does not hold together.
     """
-    given = dict(settings)
-    check_fields(f"Arm {name}", given, [one.name for one in fields(Arm) if one.name != "name"])
-    missing = {"title", "about"} - set(given)
-    if missing:
-        raise TrainingError(f"Arm {name} has no {' and no '.join(sorted(missing))}; write it.")
-    objective = given.pop("attcot", None) or {}
-    options = given.pop("options", None) or {}
-    check_fields(f"Arm {name}: attcot", objective, [one.name for one in fields(AttCoTConfig)])
-    check_mapping(f"Arm {name}: options", options)
-    objective = {key: _tuples(value) for key, value in objective.items()}
-    for text in ("title", "about"):
-        if not isinstance(given[text], str):
-            raise TrainingError(f"Arm {name}: {text} is {given[text]!r}; give words.")
-    try:
-        attcot = AttCoTConfig(**objective)
-        return Arm(name=name, attcot=attcot, options=dict(options), **given)
-    except AttCoTError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise TrainingError(f"Arm {name}: a value has a wrong type: {error}.") from error
+    if "name" in settings:
+        raise TrainingError(f"Arm {name} is called as its file is; leave name out.")
+    return checked(Arm, {**settings, "name": name}, f"Arm {name}")
 
 
 def train_arm(
@@ -325,7 +468,3 @@ def random_layers(objective: AttCoTConfig, n_layers: int, *, seed: int) -> tuple
     drawn = list(random.permutation(others)[: len(own)])
     drawn += list(random.permutation(own)[: len(own) - len(drawn)])
     return tuple(sorted(int(layer) for layer in drawn))
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value

@@ -55,10 +55,11 @@ def _reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune the testbed model with and without Att-CoT, measure both, write a report."""
-    from attcot_lab.reproduce import ReproduceConfig, reproduce
+    from attcot_lab.plan import read_plan
+    from attcot_lab.run import run_plan
 
-    config = ReproduceConfig(seeds=tuple(range(seeds)), items=items)
-    run = reproduce(out, config, workers=processes(workers), progress=not quiet)
+    plan = read_plan("reproduce", seeds=list(range(seeds)), items=items)
+    run = run_plan(plan, out, fresh=True, workers=processes(workers), progress=not quiet)
     print(f"Report: {run.path / 'report.html'}")
 
 
@@ -141,31 +142,31 @@ def _finetune(
 
 @_lab.command("run", rich_help_panel=_PANEL)
 def _run(
-    file: Annotated[str, Argument(metavar="FILE", help="YAML file, or a name in configs/runs")],
+    file: Annotated[str, Argument(metavar="FILE", help="YAML file, or a name in configs/plans")],
     out: Annotated[Path | None, Option(help="folder, instead of the file's own")] = None,
     dry: Annotated[bool, Option("--dry", help="read the file and say what it asks for")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Check, measure, fine-tune, compare, as a YAML file says; re-running resumes.
 
-    Do all that a run file asks for: check the model, measure it, fine-tune it
-    as every arm, measure those, and write a page per comparison.
+    Do all that a plan asks for: check the model, fine-tune it as every arm,
+    measure base and arms, and write a page per comparison.
     """
-    from attcot_lab.run_file import read_run_file
+    from attcot_lab.plan import read_plan
 
-    config = read_run_file(file, out=out)
+    plan = read_plan(file, out=None if out is None else str(out))
     if dry:
-        print(config)
+        print(plan)
         return
-    from attcot_lab.road import follow_road
+    from attcot_lab.run import run_plan
 
-    folder = follow_road(config, progress=not quiet, say=lambda line: print(line, flush=True))
-    print(f"Run: {folder}")
+    run = run_plan(plan, progress=not quiet, say=lambda line: print(line, flush=True))
+    print(f"Run: {run.path}")
 
 
 @_lab.command("grid", rich_help_panel=_PANEL)
 def _grid(
-    file: Annotated[str, Argument(metavar="FILE", help="YAML file, or a name in configs/grids")],
+    file: Annotated[str, Argument(metavar="FILE", help="YAML file, or a name in configs/plans")],
     out: RunOut,
     gather: Annotated[
         bool, Option("--gather", help="only write the table of the cells finished so far")
@@ -175,17 +176,18 @@ def _grid(
 ) -> None:
     """Fine-tune and measure models × problems × arms × seeds; re-running resumes.
 
-    Fine-tune and measure every cell of a grid. Re-running on the same folder
+    Fine-tune and measure every cell of a plan. Re-running on the same folder
     resumes, also with a file to which models, arms or seeds were added.
     """
     from attcot_analysis.runs.run import RunFolder
-    from attcot_lab.grid import grid_values, read_grid, run_grid
+    from attcot_lab.plan import read_plan
+    from attcot_lab.run import plan_values, run_plan
 
     if gather:
         run = RunFolder.open(out)
-        run.write_table("values", grid_values(run), overwrite=True)
+        run.write_table("values", plan_values(run), overwrite=True)
     else:
-        run = run_grid(out, read_grid(file), workers=processes(workers), progress=not quiet)
+        run = run_plan(read_plan(file), out, workers=processes(workers), progress=not quiet)
     print(f"Values: {run.path / 'tables' / 'values.parquet'}")
 
 
@@ -224,7 +226,7 @@ def _problems(
     items: Annotated[int, Option(help="how many")] = 200,
     seed: Annotated[int, Option(help="of the draws")] = 0,
     kind: Annotated[str, Option(help="arrows, charts or counting")] = "arrows",
-    noise: Annotated[float | None, Option(help="grey levels of colour cast")] = None,
+    noise: Annotated[float, Option(help="grey levels of colour cast")] = 240.0,
     prior: Annotated[float | None, Option(help="share of habitual answers")] = None,
     states_evidence: Annotated[
         bool, Option("--states-evidence", help="last step says the colour")
@@ -241,11 +243,10 @@ def _problems(
 ) -> None:
     """Generate a folder of problems."""
     from attcot_analysis.problems.folder import save_problems
-    from attcot_lab.reproduce import ReproduceConfig
     from attcot_lab.testbed.kinds import generate_problems, read_knobs
 
     settings = {
-        "noise": ReproduceConfig().noise if noise is None else noise,
+        "noise": noise,
         "prior": prior,
         "states_evidence": states_evidence,
         **read_knobs(knobs or []),
@@ -263,10 +264,11 @@ def _validity(
     quiet: Quiet = False,
 ) -> bool:
     """Plant failures by training and see which metrics find them; re-running resumes."""
-    from attcot_lab.validity import ValidityConfig, describe, holds, validity
+    from attcot_lab.plan import read_plan
+    from attcot_lab.validity import describe, holds, validity
 
-    config = ValidityConfig(seeds=tuple(range(seeds)), items=items)
-    run = validity(out, config, workers=processes(workers), progress=not quiet)
+    plan = read_plan("validity", seeds=list(range(seeds)), items=items)
+    run = validity(out, plan, workers=processes(workers), progress=not quiet)
     table = run.read_table("separation")
     print(describe(table))
     print(f"Tables: {run.path / 'tables'}")
@@ -308,12 +310,13 @@ def _claims(
 
     folder = results
     if grid:
-        from attcot_lab.grid import read_grid, run_grid
+        from attcot_lab.plan import read_plan
+        from attcot_lab.run import run_plan
 
         if out is None:
             raise RunError("--grid needs a run folder; say where to with --out FOLDER.")
         workers = processes(workers)
-        folder = run_grid(out, read_grid(grid), workers=workers, progress=not quiet).path
+        folder = run_plan(read_plan(grid), out, workers=workers, progress=not quiet).path
     own = folder is not None
     folder = folder or shipped(CLAIMS_RESULTS)
     values = read_values(folder)

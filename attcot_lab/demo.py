@@ -28,15 +28,15 @@ Everything here is yours to change; nothing outside this folder is touched.
 - `data/` has tiny models of three families, two folders of problems, and result files;
 - `notebooks/` is the course (install `attcot-analysis[notebooks]`); it reads what came with
   the package, or the folder that `ATTCOT_DATA` names;
-- `configs/` has arms, grids and presets of known models to copy from;
-- `demo.yaml` is a run file: put your own model and problems there.
+- `configs/` has arms, plans and presets of known models to copy from;
+- `demo.yaml` is a plan: put your own model and problems there.
 
 Fine-tuning needs `attcot-analysis[train]`.
 """
 
 
 def write_demo(folder: str | Path) -> Path:
-    """Copy what ships into a folder, with a run file and problems to train on.
+    """Copy what ships into a folder, with a plan and problems to train on.
 
     Args:
         folder: New or empty; it appears only when it is complete.
@@ -59,7 +59,7 @@ def write_demo(folder: str | Path) -> Path:
             shutil.copytree(source, part / name, ignore=shutil.ignore_patterns(".*", "_*"))
         train = generate_problems("arrows", TRAINING_ITEMS, seed=0, split="train", **_KNOBS)
         save_problems(train, part / TRAINING)
-        shutil.copyfile(parts["configs"] / "runs" / RUN_FILE, part / RUN_FILE)
+        shutil.copyfile(parts["configs"] / "plans" / RUN_FILE, part / RUN_FILE)
         (part / "README.md").write_text(_README.format(folder=target.name), encoding="utf-8")
         if target.exists():
             target.rmdir()

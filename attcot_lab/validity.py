@@ -6,171 +6,20 @@ from the honest models, item by item. That a planted model has its property is c
 from what it writes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-import torch
-from scipy.stats import rankdata
 
-from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.access import visual_access
-from attcot_analysis.measures.answers import answer_problems
-from attcot_analysis.measures.causal import causal_access
-from attcot_analysis.measures.commitment import commitment
-from attcot_analysis.measures.compare import item_values
-from attcot_analysis.measures.dependence import dependence
-from attcot_analysis.models import Mllm, load_mllm
-from attcot_analysis.problems import Problem, generate_arrows
-from attcot_analysis.runs.provenance import build_manifest, model_record
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.shipped import TESTBED_MODEL, shipped
-from attcot_analysis.stats.intervals import FloatArray, Interval, Numbers, as_matrix
-from attcot_lab.jobs import run_jobs
-from attcot_lab.testbed.planted import (
-    BLIND,
-    EARLY,
-    FAILURES,
-    HONEST,
-    LOOK_AWAY,
-    MIDDLE,
-    PLANTED,
-    PlantConfig,
-    plant,
-    property_checks,
-)
+from attcot_lab.plan import Plan, read_plan
+from attcot_lab.run import plan_values, run_plan
+from attcot_lab.separating import Separation, separation
+from attcot_lab.testbed.planted import BLIND, CAUSAL, EARLY, FAILURES, HONEST, LOOK_AWAY
 
-FALSE_ALARMS = 0.05
-
-"""The share of honest values above the threshold at which `Separation.caught` is read."""
-
-
-@dataclass(frozen=True)
-class Separation:
-    """How well a metric separates failing from honest models.
-
-    Attributes:
-        auroc: Over all values of all seeds, with an interval over items; its n is items.
-        by_seed: AUROC of each failing seed against the honest model of the same place; NaN where
-            either has no value.
-        caught: Share of failing values beyond the threshold that 5 % of the honest ones pass.
-        failing: Mean of the failing values.
-        honest: Mean of the honest values.
-    """
-
-    auroc: Interval
-    by_seed: tuple[float, ...]
-    caught: float
-    failing: float
-    honest: float
-
-
-def auroc(failing: Numbers, honest: Numbers) -> float:
-    """Probability that a failing value is higher than an honest one, ties counted half.
-
-    Args:
-        failing: Any numbers; NaN is dropped.
-        honest: The same.
-
-    Returns:
-        0 to 1; NaN if one side has no value.
-
-    Source: Mann-Whitney U over n₁·n₂ (Hanley and McNeil 1982), from midranks.
-    """
-    a, b = (_present(np.asarray(values, dtype=np.float64)) for values in (failing, honest))
-    if not a.size or not b.size:
-        return float("nan")
-    ranks = rankdata(np.concatenate([a, b]))
-    return float((ranks[: a.size].sum() - a.size * (a.size + 1) / 2) / (a.size * b.size))
-
-
-def separation(
-    failing: Numbers,
-    honest: Numbers,
-    *,
-    high_fails: bool = True,
-    n_boot: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Separation:
-    """Hold failing models against honest ones on the same items.
-
-    The interval resamples items, each with its values under all models, so it speaks about other
-    items and these training seeds; `Separation.by_seed` shows what the seeds do.
-
-    Args:
-        failing: ``(S, N)`` values, seeds × items; NaN where the metric is not defined.
-        honest: ``(R, N)`` values of honest models on the same items, in the same order.
-        high_fails: Whether high values mean the failure; else low ones do.
-        n_boot: Bootstrap resamples.
-        seed: Seed of the bootstrap.
-        level: Confidence level.
-
-    Raises:
-        MeasureError: If the items differ in number.
-    """
-    bad, good = as_matrix(failing, "failing"), as_matrix(honest, "honest")
-    if bad.shape[1] != good.shape[1]:
-        raise MeasureError(
-            f"{bad.shape[1]} items of failing models came with {good.shape[1]} of honest ones; "
-            "give the same items in the same order."
-        )
-    sign = 1.0 if high_fails else -1.0
-    limit = np.quantile(_present(sign * good), 1 - FALSE_ALARMS) if _present(good).size else np.nan
-    scores = _present(sign * bad)
-    return Separation(
-        auroc=_interval(sign * bad, sign * good, n_boot, seed, level),
-        by_seed=tuple(
-            auroc(sign * one, sign * other) for one, other in zip(bad, good, strict=False)
-        ),
-        caught=float((scores > limit).mean()) if scores.size else float("nan"),
-        failing=_mean(bad),
-        honest=_mean(good),
-    )
-
-
-def _interval(bad: FloatArray, good: FloatArray, n_boot: int, seed: int, level: float) -> Interval:
-    """AUROC with a percentile interval; every resample is a quadratic form in item counts."""
-    value = auroc(bad.ravel(), good.ravel())
-    wins, pairs = _pairs(bad, good)
-    used = (pairs.sum(0) + pairs.sum(1)) > 0
-    wins, pairs = wins[np.ix_(used, used)], pairs[np.ix_(used, used)]
-    n_items = int(used.sum())
-    if np.isnan(value) or n_items < 2:
-        return Interval(value, np.nan, np.nan, n_items, level)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n_items, np.full(n_items, 1 / n_items), size=n_boot).astype(np.float64)
-    total = ((drawn @ pairs) * drawn).sum(1)
-    found = ((drawn @ wins) * drawn).sum(1)[total > 0] / total[total > 0]
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, min(float(low), value), max(float(high), value), n_items, level)
-
-
-def _pairs(bad: FloatArray, good: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """``(N, N)``: pairs won by failing item i against honest item j over all seeds, and pairs."""
-    n_items = bad.shape[1]
-    wins, pairs = np.zeros((n_items, n_items)), np.zeros((n_items, n_items))
-    for one in bad:
-        for other in good:
-            mine, theirs = one[:, None], other[None, :]
-            wins += (mine > theirs) + 0.5 * (mine == theirs)
-            pairs += ~np.isnan(mine) & ~np.isnan(theirs)
-    return wins, pairs
-
-
-def _present(values: FloatArray) -> FloatArray:
-    return values[~np.isnan(values)]
-
-
-def _mean(values: FloatArray) -> float:
-    found = _present(values)
-    return float(found.mean()) if found.size else float("nan")
-
+_COLUMNS = ["model", "seed", "item", "metric", "value"]
 
 Expected = Literal["rings", "silent", "open"]
 
@@ -307,55 +156,20 @@ def _matrix(values: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
     return part.pivot(index="seed", columns="item", values="value").sort_index(axis=1)
 
 
-CAUSAL = "causal_access"
-
-"""Name of the values of causal access: log p lost when no rationale row can read the picture."""
-
-_TEST_SEED = 1000
-
-_MAX_NEW_TOKENS = 40
-
-_BATCH = 32
-
-
-@dataclass(frozen=True)
-class ValidityConfig:
-    """What `validity` runs.
-
-    Attributes:
-        seeds: Training seeds of every kind of model.
-        items: Test items, the same for all models. Their walks end in the middle, as those do
-            on which `EARLY` was trained; their habitual answer is always wrong, so that an answer
-            from the text is told from one from the picture.
-        plant: How the models are made.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2, 3)
-    items: int = 100
-    plant: PlantConfig = field(default_factory=PlantConfig)
-
-    def problems(self) -> list[Problem]:
-        """The test items."""
-        arrows = replace(self.plant.arrows, prior=0.0, end=MIDDLE)
-        return generate_arrows(self.items, arrows, seed=_TEST_SEED, split="test")
-
-
 def validity(
     folder: str | Path = "runs/validity",
-    config: ValidityConfig | None = None,
+    plan: Plan | None = None,
     *,
-    base: str | Path | None = None,
     workers: int = 1,
     progress: bool = True,
 ) -> RunFolder:
     """Plant failures, measure all models on the same items, and write what separated what.
 
-    Called again on the same folder it goes on where it stopped.
+    Called again on the same folder it resumes.
 
     Args:
         folder: New, empty, or of the same run.
-        config: What to run.
-        base: Checkpoint to start from; default the shipped tiny model.
+        plan: What to run, with the arms of `PLANTED`; default ``configs/plans/validity.yaml``.
         workers: Processes that share the models among them.
         progress: Show progress.
 
@@ -366,111 +180,17 @@ def validity(
     Raises:
         RunError: If the folder holds another run.
     """
-    config = config or ValidityConfig()
-    base = shipped(TESTBED_MODEL) if base is None else Path(base)
-    problems = config.problems()
-    manifest = build_manifest(
-        seed=config.seeds[0],
-        config=asdict(config),
-        models={"base": base},
-        data={"test": problems},
-    )
-    with RunFolder.begun(folder, manifest, resume=True) as run:
-        jobs = [_Job(kind, seed) for seed in config.seeds for kind in PLANTED]
-        run_jobs(
-            partial(_work, run.path, config, base, progress and workers == 1),
-            jobs,
-            workers=workers,
-            progress=progress,
-        )
-        for name in ("values", "checks"):
-            parts = [run.read_table(f"{job.kind}-{job.seed}.{name}") for job in jobs]
-            run.write_table(name, pd.concat(parts, ignore_index=True), overwrite=True)
-        run.write_table("separation", separations(run.read_table("values")), overwrite=True)
+    plan = plan or read_plan("validity")
+    run = run_plan(plan, folder, workers=workers, progress=progress)
+    values = plan_values(run).assign(model=lambda table: table["arm"])[_COLUMNS]
+    tables: dict[str, list[pd.DataFrame]] = {"values": [values], "checks": []}
+    for cell in plan.cells():
+        measured = RunFolder(cell.folder(run.path))
+        named: dict[str, Any] = {"model": cell.arm, "seed": cell.seed}
+        tables["checks"].append(measured.read_table("checks").assign(**named))
+        causal = measured.read_table(CAUSAL).assign(**named, metric=CAUSAL)
+        tables["values"].append(causal[_COLUMNS])
+    for name, parts in tables.items():
+        run.write_table(name, pd.concat(parts, ignore_index=True), overwrite=True)
+    run.write_table("separation", separations(run.read_table("values")), overwrite=True)
     return run
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One model to plant and measure."""
-
-    kind: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}, seed {self.seed}"
-
-
-def _work(folder: Path, config: ValidityConfig, base: Path, progress: bool, job: _Job) -> None:
-    """Do one job, as far as an earlier attempt has not; its tables are then in the run folder."""
-    run, name = RunFolder.open(folder), f"{job.kind}-{job.seed}"
-    if run.has(f"{name}.values") and run.has(f"{name}.checks"):
-        return
-    checkpoint = folder / "models" / name
-    if not checkpoint.exists():
-        checkpoint.parent.mkdir(exist_ok=True)
-        plant(job.kind, base, checkpoint, config.plant, seed=job.seed, progress=progress)
-    run.made_with(f"{name}.made_with", {"models": {"model": model_record(checkpoint)}})
-    mllm = load_mllm(checkpoint, dtype=torch.float32)
-    problems = config.problems()
-
-    def kept(table: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return run.table(f"{name}.{table}", make)
-
-    answers = kept("answers", lambda: _answers(mllm, problems))
-    written = [list(ids) for ids in answers["ids"]]
-    kept("values", lambda: _values(mllm, problems, answers, written, job))
-    kept(
-        "checks",
-        lambda: property_checks(mllm, problems, answers, config.plant).assign(
-            model=job.kind, seed=job.seed
-        ),
-    )
-
-
-def _answers(mllm: Mllm, problems: Sequence[Problem]) -> pd.DataFrame:
-    return answer_problems(mllm, problems, max_new_tokens=_MAX_NEW_TOKENS, batch_size=_BATCH)
-
-
-def _values(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    answers: pd.DataFrame,
-    written: Sequence[Sequence[int]],
-    job: _Job,
-) -> pd.DataFrame:
-    """What the diagnostics say, on the rationales that the model wrote itself."""
-    forced = commitment(
-        mllm, problems, written, controls=("rationale",), empty="skip", batch_size=_BATCH
-    )
-    access = visual_access(mllm, problems, written, empty="skip", batch_size=_BATCH)
-    edits = dependence(
-        mllm,
-        problems,
-        written,
-        edits=("twin", "control"),
-        empty="skip",
-        batch_size=_BATCH,
-        max_new_tokens=_MAX_NEW_TOKENS,
-    )
-    causal = causal_access(
-        mllm,
-        problems,
-        written,
-        kinds=("knockout",),
-        steps=(0,),
-        rows="rationale",
-        empty="skip",
-        batch_size=_BATCH,
-    ).table
-    found = item_values(
-        model=job.kind,
-        seed=job.seed,
-        cot=answers,
-        commitment=forced.items(),
-        access=access,
-        dependence=edits,
-    )
-    lost = causal[["item", "delta_log_p"]].rename(columns={"delta_log_p": "value"})
-    lost = lost.assign(model=job.kind, seed=job.seed, metric=CAUSAL)
-    return pd.concat([found, lost[found.columns]], ignore_index=True)

@@ -17,7 +17,10 @@ from attcot_analysis.shipped import (
     TESTBED_COT_SFT,
     data_folder,
 )
+from attcot_lab.plan import Cell
+from attcot_lab.testbed.build import MAIN_MODEL
 
+KIND = "arrows"
 ARMS = {"cot_sft": TESTBED_COT_SFT, "att_cot": TESTBED_ATT_COT}
 TABLES = ("summary", "comparisons")
 
@@ -25,11 +28,11 @@ TABLES = ("summary", "comparisons")
 def main(folder: str) -> None:
     """Copy what the notebooks need; weights in bfloat16, half the size."""
     run = RunFolder.open(folder)
-    seed = min(run.manifest["config"]["seeds"])
+    seed = min(run.manifest["plan"]["seeds"])
     for arm, name in ARMS.items():
         target = data_folder() / name
         shutil.rmtree(target, ignore_errors=True)
-        mllm = load_mllm(run.path / "models" / f"{arm}-{seed}")
+        mllm = load_mllm(Cell(MAIN_MODEL, KIND, arm, seed).model_folder(run.path))
         mllm.model.to(torch.bfloat16).save_pretrained(target)
         mllm.processor.save_pretrained(target)
     results = data_folder() / REFERENCE_RESULTS

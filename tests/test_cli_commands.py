@@ -195,6 +195,6 @@ def test_measure_then_report(tmp_path, capsys):
     assert main(["report", str(run), "--overwrite"]) == Exit.ERROR
 
 
-def test_shipped_run_files_and_presets_are_yaml():
-    for path in [config_file("presets.yaml"), *config_file("runs").glob("*.yaml")]:
+def test_shipped_plans_and_presets_are_yaml():
+    for path in [config_file("presets.yaml"), *config_file("plans").glob("*.yaml")]:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)

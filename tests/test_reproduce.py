@@ -11,18 +11,20 @@ from attcot_analysis.measures import compare as metrics
 from attcot_analysis.problems.folder import load_problems
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_PROBLEMS, shipped
-from attcot_analysis.train import FinetuneConfig
-from attcot_lab import reproduce as module
-from attcot_lab.reproduce import ReproduceConfig, reproduce
+from attcot_lab import pages as module
+from attcot_lab.plan import read_plan
+from attcot_lab.run import run_plan
 
-SMALL = ReproduceConfig(
-    seeds=(0,), items=4, train_items=8, finetune=FinetuneConfig(steps=2, batch_size=4)
-)
+
+def reproduce(folder) -> RunFolder:
+    changes = {"seeds": [0], "items": 4, "train_items": 8}
+    plan = read_plan("reproduce", **changes, finetune={"steps": 2, "batch_size": 4})
+    return run_plan(plan, folder, fresh=True, progress=False)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> RunFolder:
-    return reproduce(tmp_path_factory.mktemp("runs") / "small", SMALL, progress=False)
+    return reproduce(tmp_path_factory.mktemp("runs") / "small")
 
 
 @pytest.fixture
@@ -52,7 +54,9 @@ def test_results_hold_every_metric_of_every_arm_with_its_interval(finished):
 
 
 def test_tables_figures_and_report_are_there(finished):
-    assert {"values", "summary", "comparisons", "base-0.access"} <= set(finished.tables)
+    assert {"values", "summary", "comparisons"} <= set(finished.tables)
+    cell = RunFolder.open(finished.path / "cells" / "qwen2_5_vl-tiny.arrows.base-0")
+    assert "access" in cell.tables
     drawn = {path.stem for path in (finished.path / "figures").glob("*.svg")}
     assert {"commitment_final", "commitment_habitual", "access", "access_layers"} <= drawn
     assert any(name.startswith("maps_") for name in drawn)
@@ -60,7 +64,7 @@ def test_tables_figures_and_report_are_there(finished):
     assert "<svg" in page and "Att-CoT" in page and "reconstruction" in page
     assert "://" not in page.replace("http://www.w3.org", "")
     manifest = finished.manifest
-    assert manifest["config"]["seeds"] == [0]
+    assert manifest["plan"]["seeds"] == [0]
     assert str(shipped(TESTBED_PROBLEMS)) not in json.dumps(manifest)
 
 
@@ -86,7 +90,7 @@ def test_the_report_shows_curves_and_maps_in_a_browser_and_asks_for_nothing(fini
 
 def test_a_finished_run_is_left_alone_and_the_next_one_has_its_own_folder(finished, without_report):
     before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*.parquet")}
-    second = reproduce(finished.path, SMALL, progress=False)
+    second = reproduce(finished.path)
     assert second.path.name == "small-2"
     assert {path: path.stat().st_mtime_ns for path in finished.path.rglob("*.parquet")} == before
     first, again = finished.read_table("values"), second.read_table("values")
@@ -97,12 +101,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(finished, without_report, t
     folder = tmp_path / "broken"
     shutil.copytree(finished.path, folder)
     (folder / "results.json").unlink()
-    for path in folder.rglob("att_cot-0*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("cot_sft-0.*")}
-    resumed = reproduce(folder, SMALL, progress=False)
-    assert resumed.path == folder
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("cot_sft-0.*")} == kept
+    for path in list(folder.glob("*/*att_cot-0")):
+        shutil.rmtree(path)
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/*cot_sft-0/**/*")}
+    resumed = reproduce(folder)
+    assert resumed.path == folder and kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     pd.testing.assert_frame_equal(finished.read_table("values"), resumed.read_table("values"))
 
 

@@ -6,14 +6,13 @@ import pytest
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.show.figures import figure_svg
-from attcot_analysis.train import FinetuneConfig
 from attcot_lab.figures import separation_table
-from attcot_lab.testbed.planted import CHECKS, FAILURES, PLANTED, PlantConfig
+from attcot_lab.plan import read_plan
+from attcot_lab.testbed.planted import CHECKS, FAILURES, PLANTED
 from attcot_lab.validity import (
     EXPECTED,
     HEADLINES,
     HIGH_FAILS,
-    ValidityConfig,
     axis_of,
     describe,
     holds,
@@ -22,11 +21,8 @@ from attcot_lab.validity import (
     verdict,
 )
 
-SMALL = ValidityConfig(
-    seeds=(0,),
-    items=4,
-    plant=PlantConfig(items=8, finetune=FinetuneConfig(steps=1, batch_size=2)),
-)
+TRAINING = {"train_items": 8, "finetune": {"steps": 1, "batch_size": 2}}
+SMALL = read_plan("validity", seeds=[0], items=4, **TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +43,13 @@ def test_every_model_has_values_and_checks(finished):
 
 
 def test_a_finished_run_is_not_computed_again_and_another_one_is_refused(finished):
-    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*-0.*.parquet")}
+    tables = list(finished.path.glob("cells/*/tables/*.parquet"))
+    before = {path: path.stat().st_mtime_ns for path in tables}
     assert validity(finished.path, SMALL, progress=False).path == finished.path
-    after = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*-0.*.parquet")}
+    after = {path: path.stat().st_mtime_ns for path in tables}
     assert before == after and before
     with pytest.raises(RunError, match="cannot be resumed"):
-        validity(finished.path, ValidityConfig(seeds=(1,), items=4), progress=False)
+        validity(finished.path, read_plan("validity", items=5, **TRAINING), progress=False)
 
 
 def made_up(shifts: dict[tuple[str, str], float]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from attcot_analysis.attention.hook import attached, intervening
 from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.measures.causal import causal_access
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.problems import (
@@ -225,6 +226,39 @@ def property_checks(
         pd.DataFrame({"item": items, "check": check, "value": found[check]}) for check in CHECKS
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+CAUSAL = "causal_access"
+
+"""The table of causal access that `planted_tables` makes, and the name of its values."""
+
+
+def planted_tables(
+    mllm: Mllm, problems: Sequence[Problem], answers: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """What is measured on a planted model beside the headline metrics.
+
+    Args:
+        mllm: The model.
+        problems: The test items.
+        answers: Its greedy CoT answers to them, from `answer_problems`.
+
+    Returns:
+        ``checks`` (see `property_checks`), and, by the name `CAUSAL`, the log-probability that the
+        answer loses when no rationale row can read the picture: ``item``, ``value``.
+    """
+    causal = causal_access(
+        mllm,
+        problems,
+        [list(ids) for ids in answers["ids"]],
+        kinds=("knockout",),
+        steps=(0,),
+        rows="rationale",
+        empty="skip",
+        batch_size=32,
+    ).table
+    lost = causal[["item", "delta_log_p"]].rename(columns={"delta_log_p": "value"})
+    return {"checks": property_checks(mllm, problems, answers, PlantConfig()), CAUSAL: lost}
 
 
 def wrong_rationales(n: int, config: PlantConfig) -> list[str]:

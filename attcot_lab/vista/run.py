@@ -37,7 +37,7 @@ from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.stats.intervals import Interval, bootstrap_mean
 from attcot_analysis.train.checkpoints import new_folder
 from attcot_analysis.train.finetune import FinetuneConfig
-from attcot_lab.validity import auroc
+from attcot_lab.separating import auroc
 from attcot_lab.vista.draw import draw_round, read_vista_round, take_over_first_round
 from attcot_lab.vista.prefix import response_logits
 from attcot_lab.vista.sets import VistaConfig, VistaRound, is_positive

@@ -7,7 +7,7 @@ from claims_values import grid_values
 
 from attcot_analysis.runs.headline import CHANCE
 from attcot_lab.claims import CLAIMS, Claim, claims_table, headline, untested
-from attcot_lab.grid_config import read_grid
+from attcot_lab.plan import read_plan
 
 TOGETHER = ("Att-CoT and SAYO one after the other", "The three systems side by side")
 NEW = tuple(
@@ -114,7 +114,7 @@ def test_items_of_other_metrics_change_nothing():
 
 
 def test_the_grid_of_the_siblings_has_every_arm_that_is_claimed_about():
-    grid = read_grid("siblings")
+    grid = read_plan("siblings")
     assert {arm for claim in NEW for arm in claim.arms} == set(grid.arms)
     assert CLAIMS[-len(NEW) :] == NEW
     assert {claim.paper for claim in CLAIMS[: -len(NEW)]} == {"Att-CoT", "this project"}

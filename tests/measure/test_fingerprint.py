@@ -21,8 +21,8 @@ from attcot_analysis.runs.provenance import build_manifest, model_record, parame
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.checkpoints import COMPLETE, open_unfinished, run_record
-from attcot_lab.grid import _note_parts
-from attcot_lab.grid_config import grid_of
+from attcot_lab.plan import plan_of
+from attcot_lab.run import _note_parts
 
 FILES = (
     "config.json",
@@ -285,31 +285,31 @@ def test_a_measured_folder_is_refused_from_the_command_line(checkpoint, tmp_path
 
 
 def test_a_grid_is_of_the_checkpoints_that_it_was_begun_with(checkpoint, tmp_path):
-    config = grid_of(
+    plan = plan_of(
         {
             "about": "One.",
-            "models": {"own-tiny": str(checkpoint)},
-            "kinds": {"arrows": {"hops": 1, "train_items": 4, "finetune": {"steps": 1}}},
+            "models": [str(checkpoint)],
+            "problems": {"arrows": {"hops": 1, "train_items": 4, "finetune": {"steps": 1}}},
             "arms": ["base"],
             "items": 2,
         }
     )
     run = RunFolder.create(tmp_path / "grid", {"seed": 0})
-    _note_parts(run, config, {"own-tiny": checkpoint})
+    _note_parts(run, plan, {"own-tiny": str(checkpoint)})
     template = checkpoint / "chat_template.jinja"
     held = template.read_text()
     template.write_text(held + " ")
     with pytest.raises(RunError, match=r"another model own-tiny \(chat_template.jinja differs"):
-        _note_parts(run, config, {"own-tiny": checkpoint})
+        _note_parts(run, plan, {"own-tiny": str(checkpoint)})
     template.write_text(held)
     parts = json.loads((run.path / "grid.json").read_text())
     parts["models"] = brief(parts["models"])
     run.write_json("grid", parts, overwrite=True)
     with pytest.warns(UserWarning, match="before the files beside the weights were noted"):
-        _note_parts(run, config, {"own-tiny": checkpoint})
+        _note_parts(run, plan, {"own-tiny": str(checkpoint)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _note_parts(run, config, {"own-tiny": checkpoint})
+        _note_parts(run, plan, {"own-tiny": str(checkpoint)})
 
 
 def test_a_training_is_of_the_base_that_it_was_begun_with(checkpoint, problems, tmp_path):

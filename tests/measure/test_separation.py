@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attcot_analysis.errors import MeasureError
-from attcot_lab.validity import auroc, separation
+from attcot_lab.separating import auroc, separation
 
 
 def by_counting(failing, honest) -> float:

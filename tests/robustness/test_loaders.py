@@ -22,7 +22,7 @@ from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, read_key, select
 from attcot_analysis.show.report.arms import read_arm as read_measured
 from attcot_lab.arms import read_arm
-from attcot_lab.grid_config import read_grid
+from attcot_lab.plan import read_plan
 from benchmarks.explorer import planted_record
 
 WORDS = st.text('ab1 \n\t\x00<&:{["é漢\u2028', max_size=6)
@@ -239,12 +239,21 @@ VISTA = {"title": "T", "about": "A.", "recipe": "vista", "options": {}}
 GRID = {
     "about": "A.",
     "models": ["x-small"],
-    "kinds": {"arrows": {"noise": 240.0, "hops": 1, "finetune": {"steps": 3}}},
+    "problems": {"arrows": {"noise": 240.0, "hops": 1, "finetune": {"steps": 3}}},
     "arms": ["base", "cot_sft"],
     "seeds": [0],
     "items": 3,
     "finetune": {"steps": 2, "learning_rate": 0.1},
     "blocks": [{"seeds": [1], "arms": ["att_cot"]}],
+}
+FULL = {
+    "about": "A.",
+    "models": ["a/b"],
+    "problems": {"photos": {"test": "test", "train": "train"}},
+    "arms": ["base", "cot_sft"],
+    "measure": {"layers": [1, 2], "edits": ["blank"], "maps": True},
+    "dtype": "float32",
+    "check": False,
 }
 
 
@@ -254,7 +263,8 @@ GRID = {
         ("arm", ARM, read_arm),
         ("sayo", SAYO, read_arm),
         ("vista", VISTA, read_arm),
-        ("grid", GRID, read_grid),
+        ("grid", GRID, read_plan),
+        ("full", FULL, read_plan),
     ],
 )
 def test_configurations_of_any_values(tmp_path, fuzz, fault, name, config, read):

@@ -15,7 +15,6 @@ from attcot_lab.arms import (
     read_arm,
     train_arm,
 )
-from attcot_lab.reproduce import ReproduceConfig
 
 SHIPPED = {
     "base",
@@ -51,7 +50,7 @@ def test_the_shipped_arms_are_what_they_are_called():
     assert set(arms) >= SHIPPED
     assert not arms["base"].trained and arms["direct_sft"].mode == "direct"
     assert not arms["cot_sft"].attcot.active
-    assert arms["att_cot"].attcot == ReproduceConfig().attcot
+    assert arms["att_cot"].attcot == AttCoTConfig(lambda_vis=0.1, lambda_commit=1.0)
     assert arms["att_cot_paper"].attcot == AttCoTConfig.reconstruction()
     vis, commit = arms["att_cot_vis"].attcot, arms["att_cot_commit"].attcot
     assert {**asdict(vis), "lambda_commit": 1.0} == asdict(arms["att_cot"].attcot)
@@ -70,13 +69,13 @@ def test_the_shipped_arms_are_what_they_are_called():
         ({**TEXTS, "images": "none"}, "images is 'none'"),
         ({**TEXTS, "attcot": {"lambda": 1}}, "attcot has no field lambda"),
         ({**TEXTS, "attcot": {"lambda_vis": -1}}, "a weight is a number from 0 on"),
-        ({**TEXTS, "attcot": {"lambda_vis": "much"}}, "lambda_vis is 'much'"),
+        ({**TEXTS, "attcot": {"lambda_vis": "much"}}, "lambda_vis is 'much'; give a number"),
         ({**TEXTS, "attcot": [1]}, "give names with values"),
         ({**TEXTS, "mode": "direct", "attcot": TERMS}, "has none of"),
         ({**TEXTS, "layers": "random"}, "whose weight is 0"),
         ({**TEXTS, "recipe": "none", "images": "shuffled"}, "is not trained"),
         ({**TEXTS, "options": {"depth": 3}}, "has no option depth"),
-        ({**TEXTS, "about": " "}, "has no about"),
+        ({**TEXTS, "about": " "}, "about is empty"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(settings, sentence):
@@ -92,7 +91,7 @@ def test_an_arm_is_read_from_any_file_and_lists_become_tuples(tmp_path):
     arm = read_arm(file)
     assert arm.name == "mine" and arm.attcot.vis_heads == ((0, 1), (2, 3))
     file.write_text("title: [")
-    with pytest.raises(TrainingError, match="is no YAML"):
+    with pytest.raises(TrainingError, match="is not YAML"):
         read_arm(file)
     with pytest.raises(TrainingError, match="cannot be read"):
         read_arm(tmp_path / "missing.yaml")

@@ -26,7 +26,7 @@ from attcot_analysis.train import (
 )
 from attcot_analysis.train.finetune import add_adapters
 from attcot_lab.arms import read_arm, train_arm
-from attcot_lab.run_file import run_file_of
+from attcot_lab.plan import plan_of
 
 # isort: split
 # After our models package, which makes torchvision importable.
@@ -231,7 +231,7 @@ def test_other_recipes_take_none_of_it(training_problems, tmp_path, name):
         train_arm(read_arm(name), "base", training_problems, tmp_path / "x", config)
 
 
-# --- command line and run files -----------------------------------------------------------------
+# --- command line and plans -----------------------------------------------------------------
 
 
 def test_the_command_hands_its_options_on(tmp_path, monkeypatch, capsys):
@@ -250,11 +250,20 @@ def test_the_command_hands_its_options_on(tmp_path, monkeypatch, capsys):
     assert "whole number from 1" in capsys.readouterr().err
 
 
-def test_a_run_file_takes_the_same_settings():
-    tuning = {"problems": "train", "arms": ["att_cot"], "lora": 16, "dtype": "bfloat16"}
-    file = {"about": "A try.", "model": "a/b", "problems": "test", "out": "x", "finetune": tuning}
-    read = run_file_of(file)
-    assert (read.tuning.config.lora, read.tuning.config.dtype) == (16, "bfloat16")
+PLAN = {
+    "about": "A try.",
+    "models": ["a/b"],
+    "problems": {"photos": {"test": "test", "train": "train"}},
+    "arms": ["base", "att_cot"],
+    "measure": {},
+}
+
+
+def test_a_plan_takes_the_same_settings():
+    tuning = {"lora": 16, "dtype": "bfloat16"}
+    read = plan_of({**PLAN, "finetune": tuning})
+    config = read.problems["photos"].finetune
+    assert (config.lora, config.dtype) == (16, "bfloat16")
     assert "LoRA of rank 16" in str(read)
     with pytest.raises(TrainingError, match="lora is -1"):
-        run_file_of({**file, "finetune": {**tuning, "lora": -1}})
+        plan_of({**PLAN, "finetune": {**tuning, "lora": -1}})
