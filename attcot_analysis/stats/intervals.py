@@ -179,19 +179,37 @@ def crossed_t_interval(matrix: Numbers, *, level: float = 0.95) -> Interval:
     mean = float(cells.mean())
     if n_items < 2:
         return Interval(mean, np.nan, np.nan, n_items, level)
-    ms_seed, ms_item, ms_rest = mean_squares(cells)
+    variance, df = crossed_variance(*mean_squares(cells), n_seeds=n_seeds, n_items=n_items)
+    half = float(stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance / cells.size))
+    return Interval(mean, mean - half, mean + half, n_items, level)
+
+
+def crossed_variance(
+    seed: float, item: float, rest: float, *, n_seeds: int, n_items: int
+) -> tuple[float, float]:
+    """Variance of a mean over seeds × items from its parts, and its degrees of freedom.
+
+    Args:
+        seed: Between seeds, as a mean square or in any other unit.
+        item: Between items, likewise; the variance is never below it.
+        rest: Of seed by item.
+        n_seeds: Seeds; with one, `item` is all there is.
+        n_items: Items, at least two.
+
+    Returns:
+        The variance in the unit of its parts, and Satterthwaite's degrees of freedom, at least
+        ``n_seeds - 1``.
+    """
     df = float(n_items - 1)
     if n_seeds > 1:
         spread = (
-            ms_seed**2 / (n_seeds - 1)
-            + ms_item**2 / (n_items - 1)
-            + ms_rest**2 / ((n_seeds - 1) * (n_items - 1))
+            seed**2 / (n_seeds - 1)
+            + item**2 / (n_items - 1)
+            + rest**2 / ((n_seeds - 1) * (n_items - 1))
         )
         if spread > 0:
-            df = max((ms_seed + ms_item - ms_rest) ** 2 / spread, float(n_seeds - 1))
-    variance = max(ms_seed + ms_item - ms_rest, ms_item) / cells.size
-    half = float(stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance))
-    return Interval(mean, mean - half, mean + half, n_items, level)
+            df = max((seed + item - rest) ** 2 / spread, float(n_seeds - 1))
+    return max(seed + item - rest, item), df
 
 
 def complete_cells(matrix: Numbers) -> FloatArray:

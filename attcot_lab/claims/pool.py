@@ -14,7 +14,13 @@ import pandas as pd
 from scipy import stats
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.stats.intervals import FloatArray, Interval, times_drawn, weighted_sum
+from attcot_analysis.stats.intervals import (
+    FloatArray,
+    Interval,
+    crossed_variance,
+    times_drawn,
+    weighted_sum,
+)
 
 MIN_BEYOND = 3
 """So many models, or kinds, are needed to say something about others."""
@@ -271,20 +277,15 @@ def _two_way(matrices: Sequence[FloatArray], n_cells: int) -> tuple[float, float
     n_seeds, n_items = int(counts.any(axis=1).sum()), int(counts.any(axis=0).sum())
     if n_items < 2:
         return np.nan, 1.0
-    items = moved.sum(axis=0)
+    seeds, items = moved.sum(axis=1), moved.sum(axis=0)
+    by_seed, by_both = 0.0, 0.0
     by_item = n_items / (n_items - 1) * float(items @ items)
-    if n_seeds < 2:
-        return by_item, float(n_items - 1)
-    seeds = moved.sum(axis=1)
-    by_seed = n_seeds / (n_seeds - 1) * float(seeds @ seeds)
-    rest = moved - seeds[:, None] / n_items - items[None, :] / n_seeds
-    left = (n_seeds - 1) * (n_items - 1)
-    by_both = n_seeds * n_items / left * float((rest**2).sum())
-    spread = by_seed**2 / (n_seeds - 1) + by_item**2 / (n_items - 1) + by_both**2 / left
-    df = float(n_seeds - 1)
-    if spread > 0:
-        df = max((by_seed + by_item - by_both) ** 2 / spread, df)
-    return max(by_seed + by_item - by_both, by_item), df
+    if n_seeds > 1:
+        by_seed = n_seeds / (n_seeds - 1) * float(seeds @ seeds)
+        rest = moved - seeds[:, None] / n_items - items[None, :] / n_seeds
+        left = (n_seeds - 1) * (n_items - 1)
+        by_both = n_seeds * n_items / left * float((rest**2).sum())
+    return crossed_variance(by_seed, by_item, by_both, n_seeds=n_seeds, n_items=n_items)
 
 
 def _clustered(parts: FloatArray, labels: Sequence[str]) -> float:
