@@ -1,5 +1,7 @@
 """Fine-tuning: CoT-SFT and the Att-CoT objective, measured by the probe that analyses them."""
 
+# Before any module here asks trl for torchvision; see models._torchvision.
+import attcot_analysis.models  # noqa: F401
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.finetune import FinetuneConfig, finetune, language_lora, make_trainer
 from attcot_analysis.train.objective import AttCoTConfig

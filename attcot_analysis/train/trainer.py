@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer
+from trl import SFTTrainer
+from trl.data_utils import apply_chat_template, is_conversational, prepare_multimodal_messages
 
 from attcot_analysis.attention.hook import NAME, attached
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
@@ -19,11 +21,6 @@ from attcot_analysis.train.checkpoints import SafeCheckpoints
 from attcot_analysis.train.data import Example, collate_examples, step_weights
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.terms import NOTES, AttCoTTerms
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from trl import SFTTrainer
-from trl.data_utils import apply_chat_template, is_conversational, prepare_multimodal_messages
 
 
 def check_arguments(trainer: Any, config: AttCoTConfig) -> None:

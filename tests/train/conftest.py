@@ -2,6 +2,8 @@
 
 import pytest
 
+# Before any test module here asks trl for torchvision; see models._torchvision.
+import attcot_analysis.models  # noqa: F401
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 
 

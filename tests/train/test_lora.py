@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from processes import Child
 from safetensors.torch import load_file
 from tiny import tiny_mllm
@@ -27,10 +28,6 @@ from attcot_analysis.train import (
 from attcot_analysis.train.finetune import add_adapters
 from attcot_lab.arms import read_arm, train_arm
 from attcot_lab.plan import plan_of
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from peft import PeftModel
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.5)
 CONFIG = FinetuneConfig(

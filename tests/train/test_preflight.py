@@ -3,16 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+from peft import get_peft_model
 from tiny import tiny_mllm
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.train import AttCoTConfig, language_lora
 from attcot_analysis.train.objective import readable_layers
 from attcot_analysis.train.trainer import check_arguments
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from peft import get_peft_model
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0)
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 from tuning import problems
 
 from attcot_analysis.errors import TrainingError
@@ -16,10 +17,6 @@ from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.trainer import AttCoTTrainer
 from attcot_lab.sayo import SayoConfig, finetune_sayo, make_sayo_trainer
 from attcot_lab.testbed.build import save_testbed_model
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import Trainer, TrainingArguments
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = FinetuneConfig(steps=20, batch_size=2)

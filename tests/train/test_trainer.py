@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments, set_seed
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
@@ -17,10 +18,6 @@ from attcot_analysis.train import (
     make_trainer,
 )
 from attcot_analysis.train.data import probe_rows
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import Trainer, TrainingArguments, set_seed
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.0)
 

@@ -3,6 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import set_seed
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
@@ -10,12 +13,6 @@ from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, language
 from attcot_analysis.train.data import RationaleDataset, collate_examples
 from attcot_analysis.train.terms import AttCoTTerms
 from attcot_analysis.train.trainer import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.0, vis_region="evidence")
 

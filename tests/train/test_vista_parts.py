@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from spelt_out import eager_copy
 from tiny import noise_image
 
 from attcot_analysis.errors import TrainingError
@@ -20,10 +21,6 @@ from attcot_lab.vista.prefix import (
 )
 from attcot_lab.vista.run import image_dependence, pseudo_positives
 from attcot_lab.vista.sets import VistaConfig, VistaRound, vision_scores, vista_config
-
-# isort: split
-# After our models package, which makes torchvision importable.
-from spelt_out import eager_copy
 
 TEXTS = (
     "<think>\n1. Cell b1 holds a red circle.\n</think>\n<answer>red</answer>",
