@@ -95,14 +95,14 @@ def _own_ids(svg: str, prefix: str) -> str:
     numbered = {name: f"{prefix}-{number}" for number, name in enumerate(names, start=1)}
     waiting = set(names)
 
-    def rename(found: re.Match[str]) -> str:
-        name = found.group(1)
+    def rename(match: re.Match[str]) -> str:
+        name = match.group(1)
         if name not in waiting:
             return ""
         waiting.discard(name)
         return f' id="{numbered[name]}"'
 
-    svg = _REFERENCE.sub(lambda found: f"{found.group(1)}{numbered[found.group(2)]}", svg)
+    svg = _REFERENCE.sub(lambda match: f"{match[1]}{numbered[match[2]]}", svg)
     return _ID.sub(rename, svg)
 
 

@@ -97,8 +97,8 @@ class MeasuredArm:
         if not self.has_maps:
             return {}
         run = RunFolder.open(self.path)
-        there = set(run.read_table(_MAPS)["item"])
-        wanted = [item for item in items if item in there]
+        kept = set(run.read_table(_MAPS)["item"])
+        wanted = [item for item in items if item in kept]
         return Records(run, _MAPS).arrays(wanted) if wanted else {}
 
     def responses(self) -> dict[str, str]:
@@ -124,17 +124,17 @@ def read_arm(runs: Runs) -> MeasuredArm:
     """
     if isinstance(runs, str | Path):
         return _read(runs)
-    found = [_read(run) for run in runs]
-    if not found:
+    arms = [_read(run) for run in runs]
+    if not arms:
         raise RunError("No run was given for one side of the comparison; give at least one.")
-    first = found[0]
-    for other in found[1:]:
+    first = arms[0]
+    for other in arms[1:]:
         if (other.settings, other.data) != (first.settings, first.data):
             raise RunError(
                 f"{first.path} and {other.path} were to be seeds of one arm, but were measured on "
                 "other items or with other settings; measure all seeds alike."
             )
-    tables = [kinds for arm in found for kinds in arm.tables.values()]
+    tables = [kinds for arm in arms for kinds in arm.tables.values()]
     return replace(first, tables=dict(enumerate(tables)))
 
 
@@ -338,8 +338,8 @@ def commitment_by_arm(
             for seed, kinds in seeds.items():
                 lengths: Literal["common", "all"] = "common" if axis == "step" else "all"
                 forced = Commitment(kinds["commitment"], problems)
-                found = forced.steps(which, control=control, lengths=lengths)
-                runs[seed] = found if axis == "step" else at_positions(found, "k")
+                steps = forced.steps(which, control=control, lengths=lengths)
+                runs[seed] = steps if axis == "step" else at_positions(steps, "k")
             curve = step_curve(runs, axis="k" if axis == "step" else "position")
             parts.append(curve.assign(model=arm, **({"control": control} if controls else {})))
     return pd.concat(parts, ignore_index=True)
@@ -389,7 +389,7 @@ def _controls(tables: Tables) -> list[str]:
         for seeds in tables.values()
         for kinds in seeds.values()
     ]
-    return [control for control in every[0] if all(control in one for one in every)]
+    return [control for control in every[0] if all(control in arm for arm in every)]
 
 
 def _n(curve: pd.DataFrame) -> str:

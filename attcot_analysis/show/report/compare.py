@@ -217,8 +217,8 @@ def report_run(
             summary=wider_intervals(summarise(arm.values(shared), seed=seed)),
             lead=[
                 f"What {seeds}{arm_label(arm.name)} does on {len(shared)} items. Numbers of one "
-                "model say what it does, not whether that is good: hold it against another one, "
-                "or against itself before training, with attcot compare."
+                "model say what it does, not whether that is good: compare it with another one, "
+                "or with itself before training, by attcot compare."
             ],
             notes=notes,
             manifest=brief(RunFolder.open(arm.path).manifest),
@@ -256,7 +256,7 @@ def write_run_report(
         full = replace(
             report,
             curves=run_curves(tables, problems, pair[0]),
-            heatmaps=[found.figure() for found in maps],
+            heatmaps=[item.figure() for item in maps],
             examples=report_items(tables, problems, pair, items),
         )
         return write_report(full, path, figures=path.parent / "figures", overwrite=overwrite)

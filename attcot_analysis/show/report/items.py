@@ -179,12 +179,12 @@ def report_items(
     differing = differing_items(tables, problems, pair)[: (n + 1) // 2]
     rest = [problem for problem in problems if problem not in differing]
     chosen = {problem.id for problem in (*differing, *rest[: n - len(differing)])}
-    told = {problem.id for problem in differing}
+    chosen_for = {problem.id for problem in differing}
     items = []
     for problem in problems:
         if problem.id in chosen:
             note = "One of the first items, not chosen for what it shows."
-            if problem.id in told:
+            if problem.id in chosen_for:
                 note = (
                     f"Chosen because {before} and {after} differ on it: it shows what differs, "
                     "not what is typical."
@@ -212,16 +212,16 @@ def differing_items(
         return answers.groupby("item")["correct"].mean()
 
     gap = (right(pair[1]) - right(pair[0])).abs()
-    found = [problem for problem in problems if gap.get(problem.id, 0.0) > 0]
-    return sorted(found, key=lambda problem: -float(gap[problem.id]))
+    differing = [problem for problem in problems if gap.get(problem.id, 0.0) > 0]
+    return sorted(differing, key=lambda problem: -float(gap[problem.id]))
 
 
 def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> ItemArm:
     seed = min(seeds)
-    found = {name: table[table["item"] == problem.id] for name, table in seeds[seed].items()}
-    said = found["answers_cot"].iloc[0]
-    steps, settled = _steps(found, problem, str(said["text"]))
-    edits = found["dependence"]
+    rows = {name: table[table["item"] == problem.id] for name, table in seeds[seed].items()}
+    answered = rows["answers_cot"].iloc[0]
+    steps, settled = _steps(rows, problem, str(answered["text"]))
+    edits = rows["dependence"]
     edits = edits[edits["rationale"] == "regenerated"]
     after = {
         str(kind): _candidate(answer)
@@ -229,8 +229,8 @@ def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> I
         if kind in ("twin", "control", "blank")
     }
     return ItemArm(
-        text=str(said["text"]),
-        answer=_candidate(said["answer"]),
+        text=str(answered["text"]),
+        answer=_candidate(answered["answer"]),
         steps=steps,
         settled=settled,
         edits=after,
@@ -239,14 +239,14 @@ def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> I
 
 
 def _steps(
-    found: Mapping[str, pd.DataFrame], problem: Problem, text: str
+    rows: Mapping[str, pd.DataFrame], problem: Problem, text: str
 ) -> tuple[tuple[ItemStep, ...], int | None]:
-    forced = found["commitment"]
+    forced = rows["commitment"]
     forced = forced[forced["control"] == "rationale"]
     if forced.empty:
         return (), None
     item = Commitment(forced, [problem]).items().iloc[0]
-    looked = found["access"].groupby("step")["mass"].mean()
+    looked = rows["access"].groupby("step")["mass"].mean()
     texts = ("", *parse_response(text).step_texts)
     steps = []
     for k, part in forced.groupby("step", sort=True):

@@ -127,11 +127,11 @@ def paragraph_notes(*arms: MeasuredArm) -> list[str]:
 
 
 def find_problems(
-    a: MeasuredArm, b: MeasuredArm, given: str | Path | None = None
+    a: MeasuredArm, b: MeasuredArm, folder: str | Path | None = None
 ) -> tuple[list[Problem], list[str]]:
     """Find the items that both arms were measured on.
 
-    Looked at are the folder given, or else those noted in the runs and the shipped ones. A run on
+    Looked at are the folder, or else those noted in the runs and the shipped ones. A run on
     the first items of the other's compares with it on these.
 
     Returns:
@@ -140,7 +140,7 @@ def find_problems(
     Raises:
         RunError: If no folder holds the items of both.
     """
-    places = [Path(given)] if given is not None else [*_noted(a, b), *_shipped()]
+    places = [Path(folder)] if folder is not None else [*_noted(a, b), *_shipped()]
     n = max(int(arm.data["n"]) for arm in (a, b))
     for place in places:
         problems = load_problems(place, limit=n)
@@ -149,9 +149,9 @@ def find_problems(
             more = max((a, b), key=lambda arm: int(arm.data["n"]))
             note = f"{more.name} was measured on {n} items; compared are the first {shared} of them"
             return problems[:shared], [] if shared == n else [f"{note}, which both have."]
-    if given is not None:
+    if folder is not None:
         raise RunError(
-            f"The problems in {given} are not those that {a.path} and {b.path} were measured on; "
+            f"The problems in {folder} are not those that {a.path} and {b.path} were measured on; "
             "give the folder that both were measured on."
         )
     if a.data["n"] != b.data["n"] and places:
@@ -166,17 +166,17 @@ def find_problems(
     )
 
 
-def find_model(arm: MeasuredArm, given: str | Path | None = None) -> Mllm:
+def find_model(arm: MeasuredArm, checkpoint: str | Path | None = None) -> Mllm:
     """Load the model that an arm was measured with.
 
     Args:
         arm: The arm; of several seeds its first.
-        given: Where the checkpoint is now, if not where the run has it from.
+        checkpoint: Where it is now, if not where the run has it from.
 
     Raises:
         RunError: If it is not there, is another one, or does not fit into memory.
     """
-    place = given if given is not None else arm.checkpoint
+    place = arm.checkpoint if checkpoint is None else checkpoint
     wanted = arm.model.get("weights_sha256")
     if wanted is not None:
         folder = next((path for path in _folders(place) if path.is_dir()), None)

@@ -161,10 +161,10 @@ class Answers:
         good, bad = _list(clauses["yes"]), _list(clauses["no"])
         if not good and not bad:
             return f"{names} differs in nothing that these items can decide."
-        said = f"{names} {', but '.join(part for part in (good, bad) if part)}."
+        sentence = f"{names} {', but '.join(part for part in (good, bad) if part)}."
         if clauses["inconclusive"]:
-            said += f" Inconclusive: whether it {_list(clauses['inconclusive'], last='or')}."
-        return said
+            sentence += f" Inconclusive: whether it {_list(clauses['inconclusive'], last='or')}."
+        return sentence
 
 
 def answer_questions(
