@@ -44,6 +44,20 @@ from attcot_analysis.stats.catalogue import METRICS, Metric
 
 _COLUMN = 6.0  # inches; a wider figure would be too small in half the page
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
+_TITLES = {
+    "answer": "In short",
+    "curves": "Curves over the rationale",
+    "metrics": "Metrics by arm",
+    "comparisons": "Paired comparisons",
+    "heatmaps": "Where it looks",
+    "explore": "Look for yourself",
+    "items": "Item by item",
+    "methods": "How it was measured",
+    "meaning": "What each metric means, and what would falsify the reading",
+    "limits": "Limits",
+    "provenance": "Provenance",
+}
+"""Sections by the names of their templates."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 
 
@@ -198,13 +212,6 @@ class _Section:
     html: Markup
 
 
-def _section(name: str, title: str, values: Mapping[str, Any] | None) -> _Section | None:
-    """A section, filled in from its template; none where there is nothing to show."""
-    if values is None:
-        return None
-    return _Section(name, title, html.render(f"report/templates/{name}.html.j2", values))
-
-
 def _page(report: Report, sections: Sequence[_Section]) -> str:
     script = html.static_text("report/static/report.js")
     embedded = {item.scripts for item in report.explorers if item.scripts}
@@ -224,7 +231,7 @@ def _page(report: Report, sections: Sequence[_Section]) -> str:
 
 
 def _sections(report: Report, drawings: "_Drawings") -> list[_Section]:
-    """The sections in the page's order, in which figures and tables are numbered."""
+    """The sections that have something to show, in the page's order, which numbers the figures."""
     compared = len(report.comparisons) > 0
     answers = []
     if compared:
@@ -238,36 +245,24 @@ def _sections(report: Report, drawings: "_Drawings") -> list[_Section]:
         for (model, what), share in unread_shares(report.summary).items()
     ]
     answer = {"unread": unread, "answered": answers, "lead": report.lead, "notes": report.notes}
-    sections = [
-        _section("answer", "In short", answer | {"words": WORDS} if any(answer.values()) else None),
-        _section("curves", "Curves over the rationale", drawings.all(report.curves)),
-        _section("metrics", "Metrics by arm", _metrics(report, drawings)),
-        _section(
-            "comparisons",
-            "Paired comparisons",
-            _comparisons(report, pair, drawings) if compared else None,
-        ),
-        _section("heatmaps", "Where it looks", drawings.all(report.heatmaps)),
-        _section(
-            "explore",
-            "Look for yourself",
-            {"explorers": report.explorers} if report.explorers else None,
-        ),
-        _section("items", "Item by item", _items(report, pair) if report.examples else None),
-        _section("methods", "How it was measured", {}),
-        _section(
-            "meaning",
-            "What each metric means, and what would falsify the reading",
-            {"notes": _notes(report)},
-        ),
-        _section("limits", "Limits", {"limits": report.limits}),
-        _section(
-            "provenance",
-            "Provenance",
-            {"manifest": _flat(report.manifest)} if report.manifest else None,
-        ),
+    values: dict[str, Mapping[str, Any] | None] = {
+        "answer": answer | {"words": WORDS} if any(answer.values()) else None,
+        "curves": drawings.all(report.curves),
+        "metrics": _metrics(report, drawings),
+        "comparisons": _comparisons(report, pair, drawings) if compared else None,
+        "heatmaps": drawings.all(report.heatmaps),
+        "explore": {"explorers": report.explorers} if report.explorers else None,
+        "items": _items(report, pair) if report.examples else None,
+        "methods": {},
+        "meaning": {"notes": _notes(report)},
+        "limits": {"limits": report.limits},
+        "provenance": {"manifest": _flat(report.manifest)} if report.manifest else None,
+    }
+    return [
+        _Section(name, _TITLES[name], html.render(f"report/templates/{name}.html.j2", shown))
+        for name, shown in values.items()
+        if shown is not None
     ]
-    return [section for section in sections if section is not None]
 
 
 @dataclass(frozen=True)
