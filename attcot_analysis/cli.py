@@ -635,9 +635,8 @@ def _compare(
 ) -> None:
     """Two measured runs on the same items: verdicts, curves, maps, items, as a report.
 
-    Compare two runs of attcot measure on the same items, or arms of attcot
-    reproduce written as FOLDER:ARM. Several training seeds of one side are
-    joined by commas.
+    Compare two runs of attcot measure on the same items. Several training
+    seeds of one side are joined by commas.
     """
     from attcot_analysis.show.report.compare import compare_runs
 
@@ -673,8 +672,7 @@ def _report(
 ) -> None:
     """One measured run as one page: metrics, curves, maps, items.
 
-    Several training seeds are joined by commas; an arm of attcot reproduce is
-    FOLDER:ARM.
+    Several training seeds are joined by commas.
     """
     from attcot_analysis.show.report.compare import report_run
 

@@ -105,21 +105,7 @@ def test_an_unfinished_run_and_no_run_are_refused(pair, tmp_path):
         read_arm(other.path)
 
 
-def test_arms_of_one_folder_are_named_and_seeds_are_joined(pair, tmp_path):
-    whole = RunFolder.create(
-        tmp_path / "several",
-        {"seed": 0, "models": {}, "data": pair.run("att_cot").manifest["data"]},
-    )
-    one = read_arm(pair.path("att_cot"))
-    for arm, seed in (("base", 0), ("att_cot", 0), ("att_cot", 1)):
-        for name, table in one.tables[0].items():
-            whole.write_table(f"{arm}-{seed}.{name}", table)
-    with pytest.raises(RunError, match=r"has several arms, but att_cot, base; .*several:base"):
-        read_arm(whole.path)
-    with pytest.raises(RunError, match="no arm sayo"):
-        read_arm(f"{whole.path}:sayo")
-    found = read_arm(f"{whole.path}:att_cot")
-    assert (found.name, list(found.tables)) == ("att_cot", [0, 1])
+def test_runs_of_several_seeds_are_joined(pair, tmp_path):
     joined = read_arm([pair.path("att_cot"), pair.copy("att_cot", tmp_path / "again")])
     assert list(joined.tables) == [0, 1]
     other = pair.copy("att_cot", tmp_path / "other", settings={"layers": [0]})

@@ -1,6 +1,5 @@
-"""`MeasuredArm`: what a run, or one arm of a run, has measured, read for a comparison."""
+"""`MeasuredArm`: what one arm's runs have measured, read for a comparison, and its curves."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,15 +24,9 @@ from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.intervals import at_positions, step_curve
 
 Runs = str | Path | Sequence[str | Path]
-
-"""A run folder, ``FOLDER:ARM`` for one arm of a run with several, or one of these per seed."""
-
-
+"""A run folder, or several of one arm, one per training seed."""
 _MAPS = "maps"
-
 _MORE = ("causal",)
-
-_ARM_TABLE = re.compile(r"(?P<arm>.+)-(?P<seed>\d+)\.answers_cot")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +107,8 @@ def read_arm(runs: Runs) -> MeasuredArm:
     """Read one side of a comparison.
 
     Args:
-        runs: A folder that `measure_run` has written; ``FOLDER:ARM`` for an arm of a run of
-            `reproduce`; or several of these, one per training seed. Their order gives the seeds,
-            0, 1, ...
+        runs: A folder that `measure_run` has written, or several of these, one per training seed.
+            Their order gives the seeds, 0, 1, ...
 
     Raises:
         RunError: If a run is missing, unfinished or of another kind, or the several were not
@@ -138,85 +130,40 @@ def read_arm(runs: Runs) -> MeasuredArm:
     return replace(first, tables=dict(enumerate(tables)))
 
 
-def _read(where: str | Path) -> MeasuredArm:
-    path, arm = Path(where), None
-    if not path.is_dir() and ":" in path.name:
-        path, _, arm = str(where).rpartition(":")  # type: ignore[assignment]
-        path = Path(path)
+def _read(path: str | Path) -> MeasuredArm:
     run = RunFolder.open(path)
     manifest = run.manifest
     try:
-        if arm is None and "model" in manifest.get("models", {}):
-            return _measured(run, manifest)
-        return _arm_of_several(run, manifest, arm)
+        if "model" not in manifest.get("models", {}):
+            raise RunError(
+                f"{run.path} is no run that can be compared; give a folder that attcot measure "
+                "has written, or a cell's folder of a plan."
+            )
+        missing = [name for name in (*TABLES, "values") if name not in run.tables]
+        if missing:
+            raise RunError(
+                f"{run.path} is not finished: it lacks {', '.join(missing)}; run the attcot "
+                "measure command that made it again."
+            )
+        sources = noted_sources(run)
+        model = manifest["models"]["model"]
+        names = (*TABLES, *(name for name in _MORE if name in run.tables))
+        return MeasuredArm(
+            name=str(model["name"]),
+            tables={int(manifest.get("seed", 0)): {name: run.read_table(name) for name in names}},
+            settings=manifest.get("config", {}),
+            model=model,
+            data=manifest["data"]["test"],
+            versions=manifest.get("versions", {}),
+            path=run.path,
+            checkpoint=sources.model or str(model["name"]),
+            problems=sources.problems,
+            has_maps=_MAPS in run.tables,
+        )
     except AttCoTError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{run.path / 'manifest.json'} is damaged ({one_line(error)}).") from error
-
-
-def _measured(run: RunFolder, manifest: Mapping[str, Any]) -> MeasuredArm:
-    missing = [name for name in (*TABLES, "values") if name not in run.tables]
-    if missing:
-        raise RunError(
-            f"{run.path} is not finished: it lacks {', '.join(missing)}; run the attcot measure "
-            "command that made it again."
-        )
-    sources = noted_sources(run)
-    model = manifest["models"]["model"]
-    names = (*TABLES, *(name for name in _MORE if name in run.tables))
-    return MeasuredArm(
-        name=str(model["name"]),
-        tables={int(manifest.get("seed", 0)): {name: run.read_table(name) for name in names}},
-        settings=manifest.get("config", {}),
-        model=model,
-        data=manifest["data"]["test"],
-        versions=manifest.get("versions", {}),
-        path=run.path,
-        checkpoint=sources.model or str(model["name"]),
-        problems=sources.problems,
-        has_maps=_MAPS in run.tables,
-    )
-
-
-def _arm_of_several(run: RunFolder, manifest: Mapping[str, Any], arm: str | None) -> MeasuredArm:
-    found: dict[str, list[int]] = {}
-    for name in run.tables:
-        if matched := _ARM_TABLE.fullmatch(name):
-            found.setdefault(matched["arm"], []).append(int(matched["seed"]))
-    if not found or "test" not in manifest.get("data", {}):
-        raise RunError(
-            f"{run.path} is no run that can be compared; give a folder that attcot measure has "
-            "written, or an arm of one of attcot reproduce as FOLDER:ARM."
-        )
-    if arm not in found:
-        asked = "several arms" if arm is None else f"no arm {arm}"
-        example = f"{run.path}:{sorted(found)[-1]}"
-        raise RunError(
-            f"{run.path} has {asked}, but {', '.join(sorted(found))}; name one, such as {example}."
-        )
-    tables = {}
-    for seed in sorted(found[arm]):
-        missing = [name for name in TABLES if f"{arm}-{seed}.{name}" not in run.tables]
-        if missing:
-            raise RunError(
-                f"{run.path} is not finished: {arm}, seed {seed}, lacks {', '.join(missing)}; run "
-                "the command that made it again."
-            )
-        tables[seed] = {name: run.read_table(f"{arm}-{seed}.{name}") for name in TABLES}
-    trained = run.path / "models" / f"{arm}-{min(tables)}"
-    record = manifest.get("models", {}).get(arm, {"name": trained.name})
-    return MeasuredArm(
-        name=arm,
-        tables=tables,
-        settings={},
-        model=record,
-        data=manifest["data"]["test"],
-        versions=manifest.get("versions", {}),
-        path=run.path,
-        checkpoint=trained if trained.is_dir() else record["name"],
-        problems=noted_sources(run).problems,
-    )
 
 
 Axis = Literal["step", "position"]

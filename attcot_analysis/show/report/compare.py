@@ -93,8 +93,8 @@ def compare_runs(
     it writes what is missing. Any other folder that holds something is refused.
 
     Args:
-        a: The run compared with: a folder of `measure_run`, ``FOLDER:ARM`` for an arm of
-            `reproduce`, or several of these, one per training seed, in the same order as ``b``'s.
+        a: The run compared with: a folder of `measure_run`, or several of these, one per training
+            seed, in the same order as ``b``'s.
         b: The run compared.
         out: Folder to write to.
         names: What the two are called; an arm's name (``cot_sft``) gives it the arm's label and
@@ -172,8 +172,7 @@ def report_run(
     There are no verdicts: those need something to compare with, see `compare_runs`.
 
     Args:
-        run: A folder that `measure_run` has written, ``FOLDER:ARM`` for an arm of `reproduce`, or
-            one of these per training seed.
+        run: A folder that `measure_run` has written, or one of these per training seed.
         out: The page; default ``report.html`` in the (first) run's folder. Figures go to
             ``figures`` beside it.
         problems: Folder of the items, if it has moved.
