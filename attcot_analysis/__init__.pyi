@@ -52,10 +52,8 @@ from .measures.painting import paintable_tokens as paintable_tokens
 from .measures.painting import painted_tokens as painted_tokens
 from .measures.relevance import Relevance as Relevance
 from .measures.relevance import compare_maps as compare_maps
-from .measures.relevance import gradient_maps as gradient_maps
 from .measures.relevance import relevance as relevance
 from .measures.relevance import relevance_maps as relevance_maps
-from .measures.relevance import rollout_maps as rollout_maps
 from .models.generate import Generation as Generation
 from .models.generate import generate as generate
 from .models.grid import TokenGrid as TokenGrid

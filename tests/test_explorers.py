@@ -8,7 +8,7 @@ from tiny import tiny_mllm
 from attcot_analysis.errors import MeasureError, ShowError
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.maps import response_maps
-from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
+from attcot_analysis.measures.relevance import relevance_maps
 from attcot_analysis.problems import render_response
 from attcot_analysis.show.explorer import build as flow
 from attcot_analysis.show.explorer.build import by_token, explore, explorer_record
@@ -52,7 +52,9 @@ def test_the_record_holds_what_measure_measures(record, random_mllm, problem, re
     model = record.models[0]
     maps = response_maps(random_mllm, problem, response)
     assert (model.maps[0].weights == maps.weights).all()
-    rolled = rollout_maps(random_mllm, problem, response).weights
+    rolled = relevance_maps(
+        random_mllm, problem, response, source="rollout", targets="tokens"
+    ).weights
     assert (model.by_source["rollout"].weights == rolled).all()
     table = commitment(random_mllm, [problem], [response], controls=("rationale",)).table
     assert model.commitment["p"].tolist() == table["p"].tolist()
@@ -61,7 +63,7 @@ def test_the_record_holds_what_measure_measures(record, random_mllm, problem, re
 
 
 def test_relevance_of_a_step_stands_at_its_tokens(record, random_mllm, problem, response):
-    steps = gradient_maps(random_mllm, problem, response, targets="steps")
+    steps = relevance_maps(random_mllm, problem, response, source="gradient_relevance")
     weights = record.models[0].by_source["gradient_relevance"].weights[0, 0]
     for token, step in enumerate(record.steps):
         if step:
@@ -128,10 +130,12 @@ def test_pictures_cut_into_tiles_and_windows_of_attention(family, problem, respo
 def test_what_is_not_defined_for_a_model_is_left_out_and_said(
     random_mllm, problem, response, monkeypatch
 ):
-    def refuse(*given, **more):
-        raise MeasureError("This model cannot be followed.")
+    def refuse(*given, source, **more):
+        if source == "rollout":
+            raise MeasureError("This model cannot be followed.")
+        return relevance_maps(*given, source=source, **more)
 
-    monkeypatch.setattr(flow, "rollout_maps", refuse)
+    monkeypatch.setattr(flow, "relevance_maps", refuse)
     record = explorer_record(random_mllm, problem, response, max_new_tokens=4)
     assert record.sources == ("attention", "sink_free", "gradient_relevance")
     assert record.text == "The response given. No rollout: This model cannot be followed."

@@ -30,43 +30,8 @@ from attcot_analysis.problems import Box, Problem
 from attcot_analysis.stats.intervals import step_curve
 
 
-def rollout_maps(
-    mllm: Mllm,
-    problem: Problem,
-    response: str | Sequence[int],
-    *,
-    targets: Targets = "tokens",
-    answer: str | None = None,
-    image: ImageLike | None = None,
-    block: int | None = None,
-) -> ResponseMaps:
-    """Attention rollout from a response's rows to the image tokens.
-
-    The rollout matrix is the product over layers of ``(A + I) / 2``, A the mean over heads; a
-    row of it says how much of what stands there was passed on from each input token, if
-    attention alone passed things on and every head and layer counted the same. It does not know
-    what the row was used for. Exact, at the memory of the queries and keys of all layers; a
-    layer's T x T attention is never held.
-
-    Args:
-        mllm: The model.
-        problem: The item, with one picture.
-        response: Text, or token ids as generated.
-        targets: Which rows: of every token, or the means over every step's and the answer's.
-        answer: An answer to force after the rationale, instead of what the response says there.
-        image: Another picture to show instead of the item's own.
-        block: Query positions at a time; the result does not depend on it.
-
-    Returns:
-        ``source="rollout"``; weights ``(1, 1, R, N)``, non-negative, a row sums to at most 1.
-
-    Raises:
-        MeasureError: If attention cannot be followed through every layer.
-        LayoutError: If the item has not exactly one image, or its response not the parts.
-
-    Source: Abnar & Zuidema 2020 (arXiv 2005.00928).
-    """
-    asked = response_parts(mllm, problem, response, targets, answer=answer, image=image)
+def _rollout(mllm: Mllm, asked: ResponseParts, block: int | None = None) -> ResponseMaps:
+    """Attention rollout; see `relevance_maps`."""
     capture = Capture()
     model = mllm.model
     with torch.no_grad(), evaluating(model), attached(model), reading(capture):
@@ -75,44 +40,8 @@ def rollout_maps(
     return maps_of_parts(asked, _image(asked, flow).numpy(), "rollout")
 
 
-def gradient_maps(
-    mllm: Mllm,
-    problem: Problem,
-    response: str | Sequence[int],
-    *,
-    targets: Targets = "steps",
-    answer: str | None = None,
-    image: ImageLike | None = None,
-    block: int | None = None,
-) -> ResponseMaps:
-    """Gradient-weighted relevance of the image tokens for what a response says.
-
-    Layer by layer ``R <- R + E_h[(A * dA)^+] R``, with dA the gradient of the part's
-    log-probability with respect to the attention A; a part's map is the mean of its rows of R.
-    Unlike rollout it asks for what raised this very text. Exact; one forward pass, and one
-    backward pass per part, which stops at the first layer. A layer's T x T attention is never
-    held, nor its gradient.
-
-    Args:
-        mllm: The model.
-        problem: The item, with one picture.
-        response: Text, or token ids as generated.
-        targets: Parts with a map, each at the cost of a backward pass: ``"tokens"``, ``"steps"``
-            (and the answer) or ``"answer"``.
-        answer: An answer to force after the rationale, instead of what the response says there.
-        image: Another picture to show instead of the item's own.
-        block: Query positions at a time; the result does not depend on it.
-
-    Returns:
-        ``source="gradient_relevance"``; weights ``(1, 1, R, N)``, non-negative, without unit.
-
-    Raises:
-        MeasureError: If attention cannot be followed through every layer, or log p is not finite.
-        LayoutError: If the item has not exactly one image, or its response not the parts.
-
-    Source: Chefer, Gur & Wolf, ICCV 2021 (arXiv 2103.15679), its rules for self-attention.
-    """
-    asked = response_parts(mllm, problem, response, targets, answer=answer, image=image)
+def _gradients(mllm: Mllm, asked: ResponseParts, block: int | None = None) -> ResponseMaps:
+    """Gradient-weighted relevance; see `relevance_maps`."""
     capture = Capture(gradients=True)
     model = mllm.model
     with (
@@ -163,35 +92,53 @@ def relevance_maps(
 ) -> ResponseMaps:
     """Maps of a response's parts from one of the sources.
 
+    * ``"attention"``: see `response_maps`; always one map per token, which ``step_weights``
+      averages over steps.
+    * ``"rollout"``: the product over layers of ``(A + I) / 2``, A the mean over heads. A row of it
+      says how much of what stands there was passed on from each input token, if attention alone
+      passed things on and every head and layer counted the same; it does not know what the row
+      was used for. A part's map is the mean of its rows, ``(1, 1, R, N)``, non-negative; a row
+      sums to at most 1.
+    * ``"gradient_relevance"``: layer by layer ``R <- R + E_h[(A * dA)^+] R``, with dA the gradient
+      of the part's log-probability with respect to the attention A; a part's map is the mean of
+      its rows of R, non-negative, without unit. Unlike rollout it asks for what raised this very
+      text. One forward pass, and one backward pass per part, which stops at the first layer.
+    * ``"occlusion"``, ``"shapley"``, ``"integrated_gradients"``: see `attribution_maps`.
+
+    Rollout and gradients are exact, at the memory of the queries and keys of all layers; a layer's
+    T x T attention is never held, nor its gradient.
+
     Args:
         mllm: The model.
         problem: The item, with one picture.
         response: Text, or token ids as generated.
-        source: ``"attention"`` (`response_maps`), ``"rollout"`` (`rollout_maps`),
-            ``"gradient_relevance"`` (`gradient_maps`), or a method of `attribution_maps`.
-        targets: Parts with a map. Attention always has one per token, which ``step_weights``
-            averages over steps.
+        source: See above.
+        targets: Parts with a map: ``"tokens"``, ``"steps"`` (and the answer) or ``"answer"``.
         answer: An answer to force after the rationale, instead of what the response says there.
         image: Another picture to show instead of the item's own.
-        options: Passed on to the source.
+        options: Passed on to the source. Rollout and gradients take ``block``, query positions at
+            a time, on which the result does not depend.
 
     Raises:
-        MeasureError: If the source is unknown or not defined for the model.
+        MeasureError: If the source is unknown or not defined for the model, attention cannot be
+            followed through every layer, or log p is not finite.
         LayoutError: If the item has not exactly one image, or its response not the parts.
+
+    Source: Abnar & Zuidema 2020 (arXiv 2005.00928); Chefer, Gur & Wolf, ICCV 2021 (arXiv
+    2103.15679), its rules for self-attention.
     """
     if source not in get_args(Source):
         raise MeasureError(
             f"Source {source!r} is unknown; choose from {', '.join(get_args(Source))}."
         )
-    given: dict[str, Any] = {"answer": answer, "image": image, **options}
+    given: dict[str, Any] = {"answer": answer, "image": image}
     if source == "attention":
-        return response_maps(mllm, problem, response, **given)
+        return response_maps(mllm, problem, response, **given, **options)
     given["targets"] = targets
-    if source == "rollout":
-        return rollout_maps(mllm, problem, response, **given)
-    if source == "gradient_relevance":
-        return gradient_maps(mllm, problem, response, **given)
-    return attribution_maps(mllm, problem, response, method=source, **given)
+    if source == "rollout" or source == "gradient_relevance":
+        asked = response_parts(mllm, problem, response, **given)
+        return (_rollout if source == "rollout" else _gradients)(mllm, asked, **options)
+    return attribution_maps(mllm, problem, response, method=source, **given, **options)
 
 
 class Relevance(Result):

@@ -1,6 +1,7 @@
 """Rollout, gradient relevance and attributions in every family, against eager attention."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from tiny import noise_image
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.attributions import attribution_maps, token_sums
 from attcot_analysis.measures.maps import response_parts
-from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
+from attcot_analysis.measures.relevance import relevance_maps
 from attcot_analysis.models import collate, encode
 from attcot_analysis.problems import Problem, Step
+
+rollout_maps = partial(relevance_maps, source="rollout")
+gradient_maps = partial(relevance_maps, source="gradient_relevance")
 
 RESPONSE = "<think>\n1. Cell b1 holds a red circle.\n</think>\n<answer>red</answer>"
 BY_PIXELS = ("qwen2_5_vl", "qwen3_vl", "llava", "gemma3")

@@ -1,6 +1,7 @@
 """Rollout and gradient relevance against T x T products of eager attention, kept as oracle here."""
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from attcot_analysis.attention.flow import Capture, carry, carry_gradients, froz
 from attcot_analysis.attention.hook import AttentionCall, reading
 from attcot_analysis.errors import LayoutError, MeasureError
 from attcot_analysis.measures.maps import ResponseParts, response_parts
-from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
+from attcot_analysis.measures.relevance import relevance_maps
 from attcot_analysis.models import collate
 from attcot_analysis.problems import Problem, Step
 
@@ -21,6 +22,9 @@ RESPONSE = (
     "<think>\n1. The star is in cell a1 and its arrow points right.\n"
     "2. Cell b1 holds a red circle.\n</think>\n<answer>red</answer>"
 )
+
+rollout_maps = partial(relevance_maps, source="rollout")
+gradient_maps = partial(relevance_maps, source="gradient_relevance")
 
 
 @pytest.fixture(scope="module")

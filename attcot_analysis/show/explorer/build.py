@@ -18,8 +18,8 @@ from attcot_analysis.errors import MeasureError, ShowError
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import Commitment, commitment
 from attcot_analysis.measures.heads import HeadRule, visual_heads
-from attcot_analysis.measures.maps import ResponseMaps, response_maps
-from attcot_analysis.measures.relevance import gradient_maps, rollout_maps
+from attcot_analysis.measures.maps import ResponseMaps, Targets, response_maps
+from attcot_analysis.measures.relevance import relevance_maps
 from attcot_analysis.models import Mllm, TokenGrid, encode_problem
 from attcot_analysis.models.inputs import ImageLike, read_image
 from attcot_analysis.problems import Box, Problem, render_response
@@ -175,11 +175,11 @@ def _measure(
         if source not in wanted:
             continue
         try:
-            if source == "rollout":
-                maps.append(rollout_maps(mllm, problem, response, targets="tokens", image=image))
-            else:
-                steps = gradient_maps(mllm, problem, response, targets="steps", image=image)
-                maps.append(by_token(steps, maps[0]))
+            targets: Targets = "tokens" if source == "rollout" else "steps"
+            found = relevance_maps(
+                mllm, problem, response, source=source, targets=targets, image=image
+            )
+            maps.append(found if source == "rollout" else by_token(found, maps[0]))
         except MeasureError as error:
             if sources is not None:
                 raise
