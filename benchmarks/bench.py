@@ -183,14 +183,14 @@ def interleaved(
     Returns:
         Per variant its seconds, ``(repeats,)``.
     """
-    found: dict[str, list[float]] = {variant: [] for variant in variants}
+    taken: dict[str, list[float]] = {variant: [] for variant in variants}
     for turn in tqdm(range(repeats + warm_up), desc=name, disable=not progress):
         for variant, call in variants.items():
             gc.collect()
             seconds = timed(call, device)
             if turn >= warm_up:
-                found[variant].append(seconds)
-    return {variant: np.array(seconds) for variant, seconds in found.items()}
+                taken[variant].append(seconds)
+    return {variant: np.array(seconds) for variant, seconds in taken.items()}
 
 
 def timed(call: Callable[[], object], device: str = "cpu") -> float:
@@ -333,16 +333,16 @@ def _status(field: str) -> int:
 def _maximum() -> int:
     import resource
 
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found if sys.platform == "darwin" else found * 1024
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * 1024
 
 
 def _main() -> None:
     order = json.loads(sys.argv[1])
     torch.set_num_threads(order["threads"])
     prepare = getattr(import_module(order["module"]), order["function"])
-    found = _measure(prepare(**order["options"]))
-    print(_PREFIX + json.dumps({"before": found.before, "peak": found.peak}))
+    peak = _measure(prepare(**order["options"]))
+    print(_PREFIX + json.dumps({"before": peak.before, "peak": peak.peak}))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def example(mllm: Mllm, scale: Scale) -> Encoded:
 
 def naive_answers(mllm: Mllm, item: Encoded, candidates: CandidateTokens) -> Tensor:
     """Log-probabilities ``(K + 1, n_candidates)``, one forward pass of all candidates per k."""
-    found = []
+    scores = []
     for end in item.layout.step_ends:
         texts = [continued(item, end, [*candidates.shared, *tail]) for tail in candidates.tails]
         n_read = [len(tail) for tail in candidates.tails]
@@ -80,8 +80,8 @@ def naive_answers(mllm: Mllm, item: Encoded, candidates: CandidateTokens) -> Ten
             output = mllm.model(
                 **collate(mllm, texts), use_cache=False, logits_to_keep=max(n_read) + 1
             )
-        found.append(last_log_p(output.logits, texts, n_read).cpu())
-    return torch.stack(found)
+        scores.append(last_log_p(output.logits, texts, n_read).cpu())
+    return torch.stack(scores)
 
 
 def continued(item: Encoded, end: int, more: Sequence[int]) -> Encoded:
@@ -101,13 +101,13 @@ def last_log_p(logits: Tensor, items: Sequence[Encoded], n_read: Sequence[int]) 
         items: The batch.
         n_read: How many tokens of each.
     """
-    found = []
+    scores = []
     left_out = max(len(item.input_ids) for item in items) - logits.shape[1]
     for at, (item, n) in enumerate(zip(items, n_read, strict=True)):
         stop = len(item.input_ids) - left_out
         read = logits[at, stop - n - 1 : stop - 1].float().log_softmax(-1)
-        found.append(read.gather(1, item.input_ids[-n:, None].to(read.device)).sum())
-    return torch.stack(found)
+        scores.append(read.gather(1, item.input_ids[-n:, None].to(read.device)).sum())
+    return torch.stack(scores)
 
 
 def _rows(name: str, mllm: Mllm, scale: Scale, device: str, progress: bool) -> list[Row]:

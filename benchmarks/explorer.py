@@ -95,7 +95,7 @@ def planted_record(
     def maps(weights: npt.NDArray[np.float32], source: Source) -> ResponseMaps:
         return ResponseMaps(weights, grid, tuple(tokens), tuple(of_step), per_token, answer, source)
 
-    found = []
+    planted = []
     for at in range(models):
         walk = _walk(len(tokens) + 3 * layers + 5 * heads, rows, cols, speed=0.37 + 0.11 * at)
         strides = (3 * walk.strides[0], 5 * walk.strides[0], *walk.strides)
@@ -104,7 +104,7 @@ def planted_record(
         slow = _walk(len(tokens), rows, cols, speed=0.15 + 0.05 * at)[None, None]
         by_step = slow[:, :, [2 + (step - 1) * step_tokens if step else 0 for step in of_step]]
         by_step = np.where(np.array(of_step)[:, None] > 0, by_step, np.nan).astype(np.float32)
-        found.append(
+        planted.append(
             ExplorerModel(
                 label=f"{labels[at]}{text or ''}",
                 maps=(
@@ -118,7 +118,7 @@ def planted_record(
             )
         )
     visual = tuple((layer, head) for layer in range(layers) for head in range(layer % 2, heads, 2))
-    return ExplorerRecord(problem, tuple(found), visual, "Every other head.", "Planted words.")
+    return ExplorerRecord(problem, tuple(planted), visual, "Every other head.", "Planted words.")
 
 
 def _walk(n: int, rows: int, cols: int, speed: float) -> npt.NDArray[np.float32]:
@@ -332,7 +332,7 @@ def _of_page(page: "Page", name: str, presses: int) -> list[Row]:
 
 
 def _read(page: Any, name: str) -> list[float]:
-    found = [float(value) for value in page.evaluate(f"window.{name}")]
-    if not found:
+    latencies = [float(value) for value in page.evaluate(f"window.{name}")]
+    if not latencies:
         raise MeasureError("The explorer's picture did not change on a key press.")
-    return found
+    return latencies

@@ -88,11 +88,11 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         rows += _changes(f"questions trained on, {name}", knew[kind], after, rewarded)
         after = _read(trained, test, scale)
         rows += _changes(f"questions not seen, {name}", before, after, ())
-    found = [
+    levels = [
         Row(f"{title} of the base, questions not seen", bootstrap_mean(before[one]).value, "mean")
         for one, title in _TITLES.items()
     ]
-    return [*found, *rows]
+    return [*levels, *rows]
 
 
 def _read(mllm: Mllm, problems: Sequence[Problem], scale: Scale) -> pd.DataFrame:

@@ -100,12 +100,12 @@ class _Clock(TrainerCallback):
         """The reward, timed."""
         wait(self._device)
         start = time.perf_counter()
-        found = self._reward(completion_ids=completion_ids, **columns)
+        rewards = self._reward(completion_ids=completion_ids, **columns)
         wait(self._device)
         self.rewards.append(time.perf_counter() - start)
         self.lengths += [len(ids) for ids in completion_ids]
         self.completions = len(completion_ids)
-        return found
+        return rewards
 
     def on_step_begin(self, *_arguments: Any, **_options: Any) -> None:
         """Called before a step's batch is prepared."""

@@ -81,9 +81,9 @@ def _rows(
 ) -> list[Row]:
     drawn = draw_round(model, asked, folder, 1, config, 0, progress)
     yields = drawn.yields()
-    found = yields[yields["success"] == "rationale"].set_index("draw")
+    by_draw = yields[yields["success"] == "rationale"].set_index("draw")
     draws = ["continued", "plain", "continued - plain"]
-    mended, plain, gain = found.reindex(draws).to_dict("records")
+    mended, plain, gain = by_draw.reindex(draws).to_dict("records")
     critical = drawn.critical["position"]
     return [
         Row(f"wrong responses, {case}", float(len(critical)), "count"),

@@ -324,18 +324,18 @@ def differences(stored: Any, fresh: Any) -> list[str]:
 
     As nbval: pictures are not compared, nor are cells tagged ``nbval-ignore-output``.
     """
-    found = []
+    reports = []
     for index, (old, new) in enumerate(zip(stored.cells, fresh.cells, strict=True)):
         if new.cell_type != "code" or is_marked(new, "nbval-ignore-output"):
             continue
         if old.get("execution_count") is None and old.source.strip():
-            found.append(f"cell {index} was stored without having run")
+            reports.append(f"cell {index} was stored without having run")
         before, after = _texts(old), _texts(new)
         if before != after:
             lines = difflib.unified_diff(before, after, "stored", "now", n=0, lineterm="")
             shown = list(lines)[2 : 2 + _SHOWN_LINES]
-            found.append("\n    ".join([f"cell {index} prints something else", *shown]))
-    return found
+            reports.append("\n    ".join([f"cell {index} prints something else", *shown]))
+    return reports
 
 
 def _texts(cell: Any) -> list[str]:

@@ -350,11 +350,11 @@ def _line(problem: Problem) -> str:
 
 
 def _images(problem: Problem) -> list[tuple[str, Image.Image]]:
-    found = [(f"{problem.id}.png", problem.image)]
+    images = [(f"{problem.id}.png", problem.image)]
     for edit in (problem.twin, problem.control):
         if edit is not None:
-            found.append((f"{problem.id}.{edit.kind}.png", edit.image))
-    return found
+            images.append((f"{problem.id}.{edit.kind}.png", edit.image))
+    return images
 
 
 def _check_id(name: object, seen: set[str], where: str) -> None:

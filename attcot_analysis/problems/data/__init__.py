@@ -200,10 +200,10 @@ def convert_data(
     faults: list[str] = []
     count = CoverageCount()
     place = _place(source, format, images, split, boxes)
-    found = _read(place, format, faults if skip_faulty else None)
+    problems = _read(place, format, faults if skip_faulty else None)
 
     def counted() -> Iterator[Problem]:
-        for problem in islice(found, limit):
+        for problem in islice(problems, limit):
             count.add(problem)
             yield problem
         if place.seen.fault is not None:

@@ -135,20 +135,20 @@ def element_boxes(chart: Any, question: str, answer: str) -> list[list[float]]:
 
 
 def _list(series: Mapping[str, Any], key: str) -> Sequence[Any]:
-    found = series.get(key)
-    return found if isinstance(found, list) else []
+    values = series.get(key)
+    return values if isinstance(values, list) else []
 
 
 def _numbers(boxes: Sequence[Any]) -> list[list[float]]:
     """Boxes with an area; points of a line may have none, or none at all."""
-    found = []
+    numbers = []
     for box in boxes:
         if isinstance(box, Mapping):
             given = [box.get(key) for key in ("x", "y", "w", "h")]
             sides = [float(side) for side in given if isinstance(side, int | float)]
             if len(sides) == len(given) and min(sides[2:]) > 0:
-                found.append(sides)
-    return found
+                numbers.append(sides)
+    return numbers
 
 
 def _named(name: object, text: str) -> bool:

@@ -111,34 +111,34 @@ def run(
             values.append(None)
             continue
         if name == "scene":
-            found: Any = {at for at in range(len(objects)) if at not in without}
+            value: Any = {at for at in range(len(objects)) if at not in without}
         elif name == "unique":
-            found = next(iter(inputs[0])) if len(inputs[0]) == 1 else None
-            evidence |= inputs[0] if found is not None else set()
+            value = next(iter(inputs[0])) if len(inputs[0]) == 1 else None
+            evidence |= inputs[0] if value is not None else set()
         elif name.startswith("filter_"):
             key = name.removeprefix("filter_")
-            found = {at for at in inputs[0] if objects[at][key] == given[0]}
+            value = {at for at in inputs[0] if objects[at][key] == given[0]}
         elif name.startswith("same_"):
             key, own = name.removeprefix("same_"), inputs[0]
-            found = {
+            value = {
                 at
                 for at in range(len(objects))
                 if at not in without and at != own and objects[at][key] == objects[own][key]
             }
         elif name == "relate":
-            found = {at for at in relationships[given[0]][inputs[0]] if at not in without}
+            value = {at for at in relationships[given[0]][inputs[0]] if at not in without}
         elif name in _PLAIN:
-            found = _PLAIN[name](*inputs)
+            value = _PLAIN[name](*inputs)
             if name in ("count", "exist"):
                 evidence |= inputs[0]
                 counted |= inputs[0]
         elif name.startswith("query_"):
-            found = objects[inputs[0]][name.removeprefix("query_")]
+            value = objects[inputs[0]][name.removeprefix("query_")]
         elif name.startswith("equal_"):
-            found = inputs[0] == inputs[1]
+            value = inputs[0] == inputs[1]
         else:
             raise KeyError(name)
-        values.append(found)
+        values.append(value)
     last = values[-1]
     answer = _YES_NO[last] if isinstance(last, bool) else None if last is None else str(last)
     return Run(answer, tuple(sorted(evidence)), tuple(sorted(counted)))
@@ -198,15 +198,15 @@ def object_boxes(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
     places = np.array([one["3d_coords"] for one in objects], dtype=float).reshape(-1, 3)
     seen = np.array([one["pixel_coords"] for one in objects], dtype=float).reshape(-1, 3)
     camera = _camera(places, seen)
-    found = []
+    boxes = []
     for place, thing in zip(places, objects, strict=True):
         low, high = (edge * scale for edge in _extent(camera, place, thing))
         x0, y0 = (float(edge) for edge in np.maximum(low, 0.0))
         x1, y1 = (float(edge) for edge in np.minimum(high, (width, height)))
         if not (x0 < x1 and y0 < y1):
             raise ValueError(f"an object lies outside of the picture, at {thing['pixel_coords']}")
-        found.append((x0, y0, x1, y1))
-    return found
+        boxes.append((x0, y0, x1, y1))
+    return boxes
 
 
 def _camera(places: FloatArray, seen: FloatArray) -> FloatArray:

@@ -61,14 +61,14 @@ def read(place: Place) -> Iterator[Made]:
     """Lines of a file, or of the one file ``*.jsonl`` of a folder."""
     path = place.folder("your own data", "give a .jsonl file, or the folder that holds one")
     if path.is_dir():
-        found = sorted(path.glob("*.jsonl")) or sorted(path.rglob("*.jsonl"))
-        if place.split is not None and found:
-            found = choose(found, path, place.split)
-        if len(found) != 1:
+        files = sorted(path.glob("*.jsonl")) or sorted(path.rglob("*.jsonl"))
+        if place.split is not None and files:
+            files = choose(files, path, place.split)
+        if len(files) != 1:
             raise ProblemError(
-                f"{path} holds {len(found)} .jsonl files; name the one that is meant."
+                f"{path} holds {len(files)} .jsonl files; name the one that is meant."
             )
-        path = found[0]
+        path = files[0]
     elif place.split is not None:
         choose([path], path, place.split)
     folders = [path.parent] if place.images is None else [place.images, path.parent]

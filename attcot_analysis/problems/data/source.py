@@ -123,7 +123,7 @@ def corner_boxes(
     width, height = image_size
     source = (float(width), float(height)) if of is None else of
     beyond = inf if cut else max(2.0, _BEYOND * max(source))
-    found = []
+    boxes = []
     for box in given:
         numbers = list(box) if isinstance(box, list | tuple) else []
         if len(numbers) != 4 or not all(
@@ -142,8 +142,8 @@ def corner_boxes(
                 f"{where}: box {box!r:.60} covers nothing of its {width}x{height} picture, or "
                 f"reaches beyond it{maybe}."
             )
-        found.append((x0, y0, x1, y1))
-    return tuple(dict.fromkeys(found))
+        boxes.append((x0, y0, x1, y1))
+    return tuple(dict.fromkeys(boxes))
 
 
 YES_NO = ("Yes", "No")
@@ -171,9 +171,9 @@ def _numbered(text: str) -> list[str]:
     """The parts behind the numbers 1, 2, ... of a text; empty unless it begins with 1."""
     for pattern in (_AT_LINE, _INLINE):
         heads: list[re.Match[str]] = []
-        for found in pattern.finditer(text):
-            if int(found[1]) == len(heads) + 1:
-                heads.append(found)
+        for number in pattern.finditer(text):
+            if int(number[1]) == len(heads) + 1:
+                heads.append(number)
         if len(heads) > 1 and not text[: heads[0].start()].strip():
             ends = [*(head.start() for head in heads[1:]), len(text)]
             return [text[head.end() : end] for head, end in zip(heads, ends, strict=True)]
@@ -354,8 +354,8 @@ def rows(place: Place, split: str) -> Iterator[Record | ProblemError]:
         return
     files = [place.path]
     if place.path.is_dir():
-        found = ([*place.path.rglob(f"*{kind}")] for kind in _TABLES)
-        files = sorted(next((some for some in found if some), []))
+        tables = ([*place.path.rglob(f"*{kind}")] for kind in _TABLES)
+        files = sorted(next((some for some in tables if some), []))
     if not files or files[0].suffix not in _TABLES:
         raise ProblemError(f"{place.source} holds no parquet file; give one, or the hub's id.")
     yield from of_split(place, files, split, lambda file: _TABLES[file.suffix](file))
@@ -457,11 +457,11 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
     if not isinstance(value, str | Path) or not str(value):
         raise ProblemError(f"{where} has no picture ({value!r:.60}).")
     name = f"picture {value}"
-    found = next((f / value for f in folders or (Path(),) if (f / value).is_file()), None)
-    if found is None:
+    file = next((f / value for f in folders or (Path(),) if (f / value).is_file()), None)
+    if file is None:
         looked = ", ".join(map(str, dict.fromkeys(folders))) or "this folder"
         raise ProblemError(f"{where}: {name} does not exist in {looked}.")
-    return open_picture(found, f"{where}: {name}")
+    return open_picture(file, f"{where}: {name}")
 
 
 def file_id(*parts: object) -> str:

@@ -64,20 +64,20 @@ def read(place: Place) -> Iterator[Made]:
 
 
 def _problems(record: Record, roots: list[Path], place: Place) -> list[Problem]:
-    found = _conversation(record) if "conversations" in record.value else _metadata(record)
-    name, given = found["image"], str(record.value.get("dataset", ""))
+    fields = _conversation(record) if "conversations" in record.value else _metadata(record)
+    name, given = fields["image"], str(record.value.get("dataset", ""))
     inside = ("", given, f"cot/{given}", "images", f"{given}/images", f"cot_image_data/{given}")
     image = picture(name, record.where, *(root / part for root in roots for part in inside))
-    if found["boxes"] and found["shares"]:
-        _check_shares(found["boxes"][0], found["shares"], image.size, record.where)
-    answer = str(found["answer"]).strip()
+    if fields["boxes"] and fields["shares"]:
+        _check_shares(fields["boxes"][0], fields["shares"], image.size, record.where)
+    answer = str(fields["answer"]).strip()
     candidates = yes_or_no(answer)
     boxes = corner_boxes(
-        found["boxes"],
+        fields["boxes"],
         image.size,
         record.where,
         form=place.boxes or "pixels",
-        of=found["of"],
+        of=fields["of"],
         seen=place.seen if place.boxes is None else None,
     )
     number = record.where.rpartition(" ")[2]
@@ -85,10 +85,10 @@ def _problems(record: Record, roots: list[Path], place: Place) -> list[Problem]:
         Problem(
             id=file_id("viscot", given, Path(name).stem, number),
             image=image,
-            question=found["question"],
+            question=fields["question"],
             candidates=candidates,
             answer=answer.capitalize() if candidates else answer,
-            steps=rationale_steps(found["thought"]),
+            steps=rationale_steps(fields["thought"]),
             evidence=boxes,
             metadata={"dataset": f"visual-cot/{given}", "split": str(record.value.get("split"))},
         )

@@ -131,11 +131,11 @@ def explorer_record(
     table = visual_heads(first, [problem], [response], rule=_RULE, n_boot=1).table
     layers = tuple(int(layer) for layer in sorted(table["layer"].unique()))
     missing: list[str] = []
-    found = [
+    measured = [
         _measure(name, mllm, problem, response, sources, layers, image, own[name], missing)
         for name, mllm in named.items()
     ]
-    kept = set.intersection(*({maps.source for maps in model.maps} for model in found))
+    kept = set.intersection(*({maps.source for maps in model.maps} for model in measured))
     note = "Visual heads as given."
     if heads is None:
         heads = _looking(table)
@@ -147,7 +147,7 @@ def explorer_record(
         problem=problem,
         models=tuple(
             replace(model, maps=tuple(maps for maps in model.maps if maps.source in kept))
-            for model in found
+            for model in measured
         ),
         heads=tuple((layers.index(layer), head) for layer, head in heads if layer in layers),
         heads_note=note,

@@ -150,13 +150,13 @@ class Content:
         record = self.record
         if "attention" not in record.sources or not record.layered("attention"):
             return [], 0.0
-        found = [
+        by_model = [
             masses_of(record, record.maps_of("attention", at).weights)
             for at in range(len(record.models))
         ]
-        top = float(max(np.nanmax(masses) for masses in found)) or 1.0
+        top = float(max(np.nanmax(masses) for masses in by_model)) or 1.0
         levels = [
-            np.rint(255 * np.sqrt(np.nan_to_num(one) / top)).astype(np.uint8) for one in found
+            np.rint(255 * np.sqrt(np.nan_to_num(one) / top)).astype(np.uint8) for one in by_model
         ]
         return [one.tobytes() for one in levels], top
 
@@ -186,8 +186,8 @@ def stated_answer(record: ExplorerRecord) -> str | None:
     if record.answer is None:
         return None
     tail = "".join(record.tokens[record.answer :]).strip()
-    found = [name for name in record.problem.candidates if tail.startswith(name)]
-    return max(found, key=len, default=None)
+    named = [name for name in record.problem.candidates if tail.startswith(name)]
+    return max(named, key=len, default=None)
 
 
 def model_specs(record: ExplorerRecord) -> list[dict[str, Any]]:

@@ -81,12 +81,12 @@ def plane_weights(record: ExplorerRecord, key: PlaneKey, rows: slice = slice(Non
         return _layer(record, maps, mask, key.layer, key.head)
     if key.layer == "mean" and key.head == "visual":
         return _pooled(record, maps, mask)
-    found = np.zeros(maps.shape[2:], dtype=np.float32)
+    reduced = np.zeros(maps.shape[2:], dtype=np.float32)
     layers = list(_layers(record, key))
     for layer in layers:
         one = _layer(record, maps, mask, layer, key.head)
-        found = np.maximum(found, one) if key.layer == "max" else found + one
-    return found if key.layer == "max" else found / np.float32(max(1, len(layers)))
+        reduced = np.maximum(reduced, one) if key.layer == "max" else reduced + one
+    return reduced if key.layer == "max" else reduced / np.float32(max(1, len(layers)))
 
 
 def _layers(record: ExplorerRecord, key: PlaneKey) -> Iterator[int]:
@@ -106,25 +106,27 @@ def _layer(
     """Heads of one layer, reduced: ``(R, N)``; zero for a layer without visual heads."""
     if head == "visual":
         chosen = [number for at, number in record.heads if at == layer]
-        found = maps[layer, chosen].mean(axis=0, dtype=np.float32) if chosen else maps[layer, 0] * 0
+        reduced = (
+            maps[layer, chosen].mean(axis=0, dtype=np.float32) if chosen else maps[layer, 0] * 0
+        )
     elif head == "mean":
-        found = maps[layer].mean(axis=0, dtype=np.float32)
+        reduced = maps[layer].mean(axis=0, dtype=np.float32)
     elif head == "max":
-        found = maps[layer].max(axis=0)
+        reduced = maps[layer].max(axis=0)
     else:
-        found = maps[layer, head]
+        reduced = maps[layer, head]
     if mask is not None:
-        found = np.where(mask[layer], np.float32(0), found)
-    return np.asarray(found, dtype=np.float32)
+        reduced = np.where(mask[layer], np.float32(0), reduced)
+    return np.asarray(reduced, dtype=np.float32)
 
 
 def _pooled(
     record: ExplorerRecord, maps: FloatArray, mask: npt.NDArray[np.bool_] | None
 ) -> FloatArray:
-    found = np.zeros(maps.shape[2:], dtype=np.float32)
+    total = np.zeros(maps.shape[2:], dtype=np.float32)
     for layer, head in record.heads:
-        found += _layer(record, maps, mask, layer, head)
-    return found / np.float32(max(1, len(record.heads)))
+        total += _layer(record, maps, mask, layer, head)
+    return total / np.float32(max(1, len(record.heads)))
 
 
 def with_steps(record: ExplorerRecord, weights: FloatArray) -> FloatArray:
@@ -235,7 +237,7 @@ def is_signed(record: ExplorerRecord, source: str) -> bool:
 
 def plane_readings(record: ExplorerRecord, keys: Sequence[PlaneKey], part: int) -> list[Reading]:
     """The numbers of the map of one of the record's parts, per key."""
-    found = []
+    readings = []
     tokens = record.parts[part]
     for key in keys:
         rows = plane_weights(record, key, slice(tokens[0], tokens[-1] + 1))
@@ -245,8 +247,8 @@ def plane_readings(record: ExplorerRecord, keys: Sequence[PlaneKey], part: int) 
         mass, evidence, spread, peak, cell, _ = (float(value) for value in stats)
         row, col = divmod(int(cell), record.shape[1])
         label = record.models[key.model].label
-        found.append(Reading(label, mass, (row, col), peak, spread, evidence))
-    return found
+        readings.append(Reading(label, mass, (row, col), peak, spread, evidence))
+    return readings
 
 
 def layer_choices(record: ExplorerRecord) -> list[LayerChoice]:

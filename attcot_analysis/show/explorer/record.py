@@ -268,11 +268,11 @@ class ExplorerRecord:
     @cached_property
     def step_parts(self) -> tuple[int, ...]:
         """Per token the part that is its step; the token itself outside of steps."""
-        found = list(range(len(self.tokens)))
+        part_of_token = list(range(len(self.tokens)))
         for at, tokens in enumerate(self.parts):
             for token in tokens:
-                found[token] = at
-        return tuple(found)
+                part_of_token[token] = at
+        return tuple(part_of_token)
 
     def part_of(self, selection: Selection) -> int:
         """Which of `parts` a selection shows."""
@@ -301,10 +301,10 @@ class ExplorerRecord:
     @property
     def sources(self) -> tuple[str, ...]:
         """What the maps can be taken from."""
-        found = set(self.models[0].by_source)
-        if self.models[0].sinks is not None and "attention" in found:
-            found.add(SINK_FREE)
-        return tuple(name for name in SOURCE_LABELS if name in found)
+        names = set(self.models[0].by_source)
+        if self.models[0].sinks is not None and "attention" in names:
+            names.add(SINK_FREE)
+        return tuple(name for name in SOURCE_LABELS if name in names)
 
     def layered(self, source: str) -> bool:
         """Whether a source tells layers and heads apart."""

@@ -124,14 +124,14 @@ class Explorer(anywidget.AnyWidget):
     @property
     def selection(self) -> Selection:
         """What is shown now, whoever chose it."""
-        found = select(
+        chosen = select(
             self.record,
             source=self.source,
             layer=_WORDS.get(self.layer, self.layer),
             head=_WORDS.get(self.head, self.head),
             token=self.token,
         )
-        return replace(found, unit="step" if self.unit == "step" and found.step else "token")
+        return replace(chosen, unit="step" if self.unit == "step" and chosen.step else "token")
 
     def select(
         self,
@@ -225,8 +225,8 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live widget, and for those who read without a kernel its still twin."""
-        found: Any = super()._repr_mimebundle_(**kwargs) or {}
-        data, metadata = found if isinstance(found, tuple) else (found, {})
+        bundle: Any = super()._repr_mimebundle_(**kwargs) or {}
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         data = {**data, "text/plain": repr(self)}
         if self._twin:
             twin = explorer_fragment(self.record, self.selection, look=self._look())
