@@ -87,10 +87,8 @@ from .problems.response import parse_response as parse_response
 from .problems.response import render_response as render_response
 from .runs.generations import Generations as Generations
 from .runs.generations import read_generations as read_generations
-from .runs.measure import measure_all as measure_all
+from .runs.measure import measure as measure
 from .runs.measure import measure_run as measure_run
-from .runs.records import Records as Records
-from .runs.responses import generate_run as generate_run
 from .runs.run import RunFolder as RunFolder
 from .show.curves import access_curves as access_curves
 from .show.curves import access_grid as access_grid

@@ -443,7 +443,7 @@ def _generate(
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import write_requests
-    from attcot_analysis.runs.responses import generate_run, response_file
+    from attcot_analysis.runs.measure import measure_run, response_file
     from attcot_analysis.runs.shards import Shards
 
     chosen = choose(model, dtype=dtype, batch_size=batch_size)
@@ -476,7 +476,7 @@ def _generate(
         raise MeasureError("--link-pictures is for requests; give --requests FILE, too.")
     assert out is not None
     with Shards.here() as shards, shards.together():
-        run = generate_run(
+        run = measure_run(
             out,
             load_mllm(
                 chosen.name,
@@ -485,6 +485,7 @@ def _generate(
                 revision=revision,
             ),
             load_problems(problems, limit=items),
+            ("responses",),
             mode=mode,
             text_only=text_only,
             samples=samples,
@@ -567,13 +568,14 @@ def _measure(
     from attcot_analysis.problems.coverage import data_coverage
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import read_generations
-    from attcot_analysis.runs.measure import format_summary, measure_run
+    from attcot_analysis.runs.measure import DEFAULT, format_summary, measure_run
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
 
     most = None if max_memory is None else parse_memory(max_memory)
     chosen = choose(model, dtype=dtype, batch_size=batch_size, layers=layers)
-    parts: dict[str, Any] = {"controls": controls, "edits": edits, "extras": extras}
+    what = [*DEFAULT, *(extras or ()), *(("maps",) if maps else ())]
+    parts: dict[str, Any] = {"controls": controls, "edits": edits}
     with Shards.here() as shards, memory_limit(most, device or shards.device), shards.together():
         loaded = load_problems(problems, limit=items, keep_pictures=False)
         mllm = load_mllm(
@@ -592,9 +594,9 @@ def _measure(
             out,
             mllm,
             loaded,
+            what,
             layers=chosen.layers,
             **{name: value for name, value in parts.items() if value is not None},
-            maps=maps,
             batch_size=chosen.batch_size,
             max_new_tokens=max_new_tokens,
             generations=written,

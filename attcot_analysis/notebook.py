@@ -13,7 +13,7 @@ from transformers.utils import logging
 from attcot_analysis.errors import RunError
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
-from attcot_analysis.runs.differences import brief
+from attcot_analysis.runs.manifests import brief
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.shipped import data_folder
 

@@ -8,7 +8,7 @@ import torch
 
 from attcot_analysis.measures.compare import compare, summarise, wider_intervals
 from attcot_analysis.models import load_mllm
-from attcot_analysis.runs.differences import brief
+from attcot_analysis.runs.manifests import brief
 from attcot_analysis.runs.measure import TABLES
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.report.compare import compare_runs, report_run, write_run_report

@@ -16,8 +16,7 @@ from attcot_analysis.presets import find_preset
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EDIT_KINDS
 from attcot_analysis.problems.folder import load_problems
-from attcot_analysis.runs.headline import MEASURES, Measure
-from attcot_analysis.runs.measure import Extra
+from attcot_analysis.runs.measure import DEFAULT
 from attcot_analysis.shipped import shipped
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.arms import (
@@ -31,6 +30,7 @@ from attcot_lab.arms import (
     settings_of,
     shown,
 )
+from attcot_lab.headline import MEASURES, Measure
 from attcot_lab.testbed.kinds import KINDS, generate_problems
 
 BASE = "base"
@@ -40,6 +40,7 @@ ITEMS = 100
 """Generated test items, where a plan does not say how many."""
 TRAIN_ITEMS = 384
 """Generated training items, where a plan does not say how many."""
+Extra = Literal["answer_access", "causal", "lens", "divergence"]
 Pages = Literal["none", "pairs", "study"]
 
 
@@ -168,7 +169,6 @@ class Measuring(Record):
     edits: list[Edit] | None = None
     extras: list[Extra] | None = None
     maps: bool = False
-    similar: bool = True
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -177,7 +177,9 @@ class Measuring(Record):
 
     def options(self) -> dict[str, Any]:
         """The arguments of `measure_run` that are given."""
-        return self.model_dump(exclude_none=True, exclude_unset=True)
+        given = self.model_dump(exclude_none=True, exclude_unset=True)
+        extras = [*given.pop("extras", ()), *(["maps"] if given.pop("maps", False) else ())]
+        return given | ({"what": [*DEFAULT, *extras]} if extras else {})
 
 
 class Settings(Record):

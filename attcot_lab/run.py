@@ -16,8 +16,8 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,22 @@ from transformers.utils import cached_file
 
 from attcot_analysis.errors import InUseError, ModelError, RunError
 from attcot_analysis.measures.check import check_model
-from attcot_analysis.models import Mllm, PromptMemory, load_mllm, remembering
+from attcot_analysis.models import Mllm, PromptCache, load_mllm
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.edits import EditedImage
-from attcot_analysis.runs.differences import first_difference, told
-from attcot_analysis.runs.headline import MEASURES, headline_edits, headline_values
+from attcot_analysis.runs.manifests import first_difference, recorded
 from attcot_analysis.runs.measure import measure_run
+from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import (
     build_manifest,
     model_record,
     note_sources,
     problems_hash,
 )
-from attcot_analysis.runs.run import RunFolder, next_free, one_line
+from attcot_analysis.runs.run import RunFolder, next_free
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.arms import RECIPES, Arm, train_arm, training_values
+from attcot_lab.headline import MEASURES, headline_values
 from attcot_lab.jobs import run_jobs
 from attcot_lab.pages import PAGES, PARTS, Say
 from attcot_lab.plan import Cell, Plan, ProblemSet, find_folder
@@ -193,9 +193,8 @@ def _work(run: RunFolder, plan: Plan, bases: Mapping[str, str], quiet: bool, cel
     if test is not None:
         note_sources(done, model=checkpoint, problems=find_folder(test))
     if arm.trained:
-        training = _training(plan, cell)
-        with _remembering(training):
-            values = training_values(arm, bases[cell.model], training.problems, checkpoint)
+        training = plan.problems[cell.kind].training_problems(cell.seed)
+        values = training_values(arm, bases[cell.model], training, checkpoint)
         if len(values):
             # Its items are not the run's.
             questions = values.rename(columns={"item": "question"})
@@ -213,21 +212,20 @@ def _work(run: RunFolder, plan: Plan, bases: Mapping[str, str], quiet: bool, cel
 
 def _train(plan: Plan, base: str, checkpoint: Path, quiet: bool, cell: Cell) -> None:
     checkpoint.parent.mkdir(exist_ok=True)
-    training = _training(plan, cell)
-    with _remembering(training):
-        train_arm(
-            plan.arms[cell.arm],
-            base,
-            training.problems,
-            checkpoint,
-            plan.problems[cell.kind].training(cell.seed),
-            save_every=plan.save_every,
-            progress=not quiet,
-        )
+    problems = plan.problems[cell.kind]
+    train_arm(
+        plan.arms[cell.arm],
+        base,
+        problems.training_problems(cell.seed),
+        checkpoint,
+        problems.training(cell.seed),
+        save_every=plan.save_every,
+        progress=not quiet,
+    )
 
 
 def _measured(
-    run: RunFolder, plan: Plan, cell: Cell, mllm: Mllm, tests: "_Shared", progress: bool
+    run: RunFolder, plan: Plan, cell: Cell, mllm: Mllm, tests: "_Tests", progress: bool
 ) -> RunFolder:
     """The cell's run folder with a table ``values``: of the full suite, or of its headlines."""
     length: dict[str, Any] = {"batch_size": plan.batch_size, "max_new_tokens": plan.max_new_tokens}
@@ -246,13 +244,12 @@ def _measured(
     manifest = build_manifest(
         seed=cell.seed, config=config, models={"model": mllm}, data={"test": tests.problems}
     )
-    with RunFolder.begun(run.path, manifest, resume=True), _remembering(tests):
+    with RunFolder.begun(run.path, manifest, resume=True):
         values = headline_values(
-            mllm,
+            replace(mllm, cache=tests.cache),
             tests.problems,
             mode=arm.mode,
             measures=plan.measures,
-            edited=tests.edited,
             **length,
         )
         run.write_table("values", values, overwrite=True)
@@ -260,42 +257,25 @@ def _measured(
 
 
 @dataclass(frozen=True)
-class _Shared:
+class _Tests:
     """What the cells of one model and kind share: fine-tuning leaves the processor as it is."""
 
     key: tuple[str, ...]
     problems: list[Problem]
-    edited: list[EditedImage]
-    memory: PromptMemory | None
+    cache: PromptCache
 
 
-_LAST: dict[str, _Shared] = {}
+_LAST: list[_Tests] = []
 """Those of this process's last cell; cells that share them follow each other."""
 
 
-def _tests(plan: Plan, cell: Cell) -> _Shared:
+def _tests(plan: Plan, cell: Cell) -> _Tests:
     problems = plan.problems[cell.kind]
-    key = (cell.model, repr((problems, plan.items, plan.test_seed, plan.measures, plan.measure)))
-    if "test" not in _LAST or _LAST["test"].key != key:
-        made = problems.test_problems(plan.items, plan.test_seed)
-        headlines = plan.measure is None
-        edited = headline_edits(made) if headlines and "dependence" in plan.measures else []
-        _LAST["test"] = _Shared(key, made, edited, PromptMemory() if headlines else None)
-    return _LAST["test"]
-
-
-def _training(plan: Plan, cell: Cell) -> _Shared:
-    problems = plan.problems[cell.kind]
-    key = (cell.model, repr(problems), str(cell.seed))
-    if "train" not in _LAST or _LAST["train"].key != key:
-        # What is remembered of thousands of large pictures would not fit into memory.
-        memory = PromptMemory() if problems.train is None else None
-        _LAST["train"] = _Shared(key, problems.training_problems(cell.seed), [], memory)
-    return _LAST["train"]
-
-
-def _remembering(shared: _Shared) -> Any:
-    return nullcontext() if shared.memory is None else remembering(shared.memory)
+    key = (cell.model, repr((problems, plan.items, plan.test_seed)))
+    if not _LAST or _LAST[0].key != key:
+        tests = problems.test_problems(plan.items, plan.test_seed)
+        _LAST[:] = [_Tests(key, tests, PromptCache())]
+    return _LAST[0]
 
 
 # --- what a run is begun and resumed with ---------------------------------------------------------
@@ -436,8 +416,8 @@ def _note_parts(run: RunFolder, plan: Plan, bases: Mapping[str, str]) -> None:
     for part, entries in now.items():
         for name, entry in entries.items():
             held = before[part].get(name, entry)
-            if not _same(held, told(held, entry), _plain(defaults[part])):
-                difference = first_difference(held, told(held, entry))
+            if not _same(held, recorded(held, entry), _plain(defaults[part])):
+                difference = first_difference(held, recorded(held, entry))
                 raise RunError(
                     f"{run.path} cannot be resumed: it was begun with another "
                     f"{part.removesuffix('s')} {name} ({difference}); write to "

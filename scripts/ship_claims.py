@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import data_folder
 from attcot_lab.claims.claim import CLAIMS

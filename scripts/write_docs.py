@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS, NOTATION, Metric
 from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim

@@ -16,7 +16,7 @@ from attcot_analysis.errors import MeasureError, RunError
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import Problem, generate_arrows, load_problems
 from attcot_analysis.runs import measure as suite
-from attcot_analysis.runs.records import Part
+from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
@@ -37,6 +37,7 @@ CONTEXT.set_forkserver_preload(
 
 REAL = {"batch_size": 2, "max_new_tokens": 40, "edits": ("twin", "swap")}
 REAL_ITEMS = 3
+WITH_MAPS = (*suite.DEFAULT, "maps")
 FAKE_ITEMS = 8
 
 
@@ -98,7 +99,7 @@ def real_measure(folder: Path) -> None:
 
 
 def fake_measure(folder: Path, fail_on: int | None = None, die_on: int | None = None) -> None:
-    """The whole of `measure_all` but for the model: tables of numbers made of the items' places.
+    """The whole of `measure` but for the model: tables of numbers made of the items' places.
 
     `fail_on`, `die_on`: rank of the process whose measurement of access fails, or is killed.
     """
@@ -115,8 +116,8 @@ def fake_measure(folder: Path, fail_on: int | None = None, die_on: int | None = 
 
         suite.Stages = suite.ResponseStages = Stages
         run = shards.from_main(lambda: RunFolder.create(folder, {"seed": 0}, resume=True))
-        suite.measure_all(
-            None, problems, run=run, prefix="base-0.", batch_size=3, maps=True, shards=shards
+        suite.measure(
+            None, problems, WITH_MAPS, run=run, prefix="base-0.", batch_size=3, shards=shards
         )
 
 
@@ -145,17 +146,14 @@ def fake_dying(folder: Path) -> None:
 class FakeStages:
     """`Stages` and `ResponseStages` in one, without a model."""
 
-    generations = None
-
     def __init__(self, *given: object) -> None:
         of = given[0]
         if isinstance(of, FakeStages):
             self.problems: Sequence[Problem] = of.problems
         else:
-            self.problems = given[1]
-            self.extras, self.batch_size = given[5:7] or ((), 1)
+            self.problems, self.settings = given[1:]
 
-    def check(self) -> None:
+    def check(self, what: object) -> None:
         pass
 
     def _rows(self, at: Sequence[int], salt: int, most: int = 3) -> Part:

@@ -15,7 +15,7 @@ from attcot_analysis.models import encode_problem, generate, load_mllm
 from attcot_analysis.presets import presets
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.folder import save_problems
-from attcot_analysis.runs.responses import generate_run, response_file
+from attcot_analysis.runs.measure import measure_run, response_file
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import REFERENCE_RESULTS, TESTBED_MODEL, config_file, shipped
 from attcot_analysis.show.report.compare import report_run
@@ -131,7 +131,7 @@ def problems():
 def test_generate_keeps_what_the_model_says_by_itself(random_mllm, problems, tmp_path):
     folder = tmp_path / "run"
     options = {"batch_size": 2, "max_new_tokens": 6}
-    run = generate_run(folder, random_mllm, problems, **options)
+    run = measure_run(folder, random_mllm, problems, ("responses",), **options)
     prompts = [encode_problem(random_mllm, problem) for problem in problems]
     plain = generate(random_mllm, prompts, max_new_tokens=6, batch_size=2)
     found = lines(response_file(run))
@@ -144,13 +144,13 @@ def test_generate_keeps_what_the_model_says_by_itself(random_mllm, problems, tmp
 
 def test_generate_goes_on_and_samples_differ(random_mllm, problems, tmp_path, monkeypatch):
     options = {"samples": 2, "temperature": 1.0, "batch_size": 2, "max_new_tokens": 6}
-    whole = generate_run(tmp_path / "whole", random_mllm, problems, **options)
+    whole = measure_run(tmp_path / "whole", random_mllm, problems, ("responses",), **options)
     texts = [[one["ids"] for one in lines(response_file(whole, sample))] for sample in (0, 1)]
     assert texts[0] != texts[1]
 
-    from attcot_analysis.runs.records import Records
+    from attcot_analysis.runs.parts import Parts
 
-    write, calls = Records.write, []
+    write, calls = Parts.write, []
 
     def stop(self, *given):
         calls.append(given)
@@ -158,10 +158,10 @@ def test_generate_goes_on_and_samples_differ(random_mllm, problems, tmp_path, mo
             raise KeyboardInterrupt
         write(self, *given)
 
-    monkeypatch.setattr(Records, "write", stop)
+    monkeypatch.setattr(Parts, "write", stop)
     with pytest.raises(KeyboardInterrupt):
-        generate_run(tmp_path / "cut", random_mllm, problems, **options)
-    done = generate_run(tmp_path / "cut", random_mllm, problems, **options)
+        measure_run(tmp_path / "cut", random_mllm, problems, ("responses",), **options)
+    done = measure_run(tmp_path / "cut", random_mllm, problems, ("responses",), **options)
     assert len(calls) == 3
     for sample in (0, 1):
         files = [response_file(run, sample).read_bytes() for run in (whole, done)]
@@ -171,7 +171,7 @@ def test_generate_goes_on_and_samples_differ(random_mllm, problems, tmp_path, mo
 @pytest.mark.parametrize("wrong", [{"samples": 2}, {"samples": 0}, {"batch_size": 0}])
 def test_generate_refuses_what_makes_no_sense(random_mllm, problems, tmp_path, wrong):
     with pytest.raises(MeasureError):
-        generate_run(tmp_path / "run", random_mllm, problems, **wrong)
+        measure_run(tmp_path / "run", random_mllm, problems, ("responses",), **wrong)
     assert not (tmp_path / "run").exists()
 
 

@@ -15,12 +15,12 @@ from processes import Child
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError, TrainingError
-from attcot_analysis.models import PromptMemory, load_mllm, remembering
-from attcot_analysis.runs.headline import MEASURES, headline_values
-from attcot_analysis.runs.measure import measure_all, suite_values
+from attcot_analysis.models import PromptCache, load_mllm
+from attcot_analysis.runs.measure import measure, suite_values
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_lab.arms import RECIPES, Recipe
+from attcot_lab.headline import MEASURES, headline_values
 from attcot_lab.plan import Plan, plan_of
 from attcot_lab.run import COLUMNS, plan_values, run_plan
 from attcot_lab.testbed.kinds import generate_problems
@@ -92,7 +92,7 @@ def test_a_cell_holds_what_the_full_suite_measures(finished):
     problems = config.problems["arrows"].test_problems(config.items, config.test_seed)
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     length = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
-    tables = measure_all(mllm, problems, **length)
+    tables = measure(mllm, problems, **length)
     expected = suite_values(tables, problems, model="base", seed=0)
     values = finished.read_table("values")
     more = ("chance", "focus", "unfocused_first_step", "refocused")
@@ -121,15 +121,15 @@ def test_what_is_remembered_is_what_would_be_encoded(one_thread):
     counting, length = replace(mllm, processor=Counting()), {"max_new_tokens": 32}
     plain = headline_values(counting, problems, **length)
     often = len(calls)
-    with remembering(PromptMemory()):
-        calls.clear()
-        pd.testing.assert_frame_equal(headline_values(counting, problems, **length), plain)
-        # CoT, direct, text only, twin, control and a blank picture, once each.
-        assert len(calls) == 2 * 6 < often
-        calls.clear()
-        other = [replace(problem, image=problem.twin.image) for problem in problems]
-        assert not headline_values(counting, other, mode="direct").equals(plain)
-        assert len(calls) == 2
+    caching = replace(counting, cache=PromptCache())
+    calls.clear()
+    pd.testing.assert_frame_equal(headline_values(caching, problems, **length), plain)
+    # CoT, direct, text only, twin, control and a blank picture, once each.
+    assert len(calls) == 2 * 6 < often
+    calls.clear()
+    other = [replace(problem, image=problem.twin.image) for problem in problems]
+    assert not headline_values(caching, other, mode="direct").equals(plain)
+    assert len(calls) == 2
     calls.clear()
     headline_values(counting, problems, mode="direct")
     assert len(calls) == 2
@@ -149,8 +149,8 @@ def test_fewer_measures_give_the_same_values_of_fewer_metrics(one_thread):
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     every = headline_values(mllm, problems, max_new_tokens=32)
     found = set()
-    for measure in MEASURES:
-        few = headline_values(mllm, problems, measures=[measure], max_new_tokens=32)
+    for one in MEASURES:
+        few = headline_values(mllm, problems, measures=[one], max_new_tokens=32)
         of_every = every[every["metric"].isin(few["metric"])].reset_index(drop=True)
         pd.testing.assert_frame_equal(few, of_every)
         found |= set(few["metric"])

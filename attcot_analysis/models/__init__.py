@@ -2,6 +2,7 @@
 
 # First: the others ask transformers, and so torchvision, for image processors.
 from attcot_analysis.models import _torchvision  # noqa: F401
+from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import FAMILIES, family_of
 from attcot_analysis.models.generate import Generation, generate
 from attcot_analysis.models.grid import TokenGrid
@@ -20,7 +21,6 @@ from attcot_analysis.models.inputs import (
 )
 from attcot_analysis.models.layout import Span, TokenLayout, token_starts
 from attcot_analysis.models.load import Mllm, evaluating, load_mllm, wrap_mllm
-from attcot_analysis.models.memory import PromptMemory, remembering
 
 __all__ = [
     "FAMILIES",
@@ -29,7 +29,7 @@ __all__ = [
     "Generation",
     "Mllm",
     "Mode",
-    "PromptMemory",
+    "PromptCache",
     "Span",
     "TokenGrid",
     "TokenLayout",
@@ -45,7 +45,6 @@ __all__ = [
     "positions",
     "prefix_ids",
     "read_image",
-    "remembering",
     "token_starts",
     "wrap_mllm",
 ]

@@ -16,7 +16,6 @@ from attcot_analysis.models.families import ProcessedPrompt
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.models.layout import TokenLayout, find_layout
 from attcot_analysis.models.load import Mllm, out_of_memory
-from attcot_analysis.models.memory import current_memory
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.response import is_open, without_opening
@@ -302,15 +301,14 @@ def _placeholders(mllm: Mllm) -> set[str]:
 def _process(
     mllm: Mllm, prompt: str, pictures: Sequence[Image.Image]
 ) -> tuple[list[int], list[int] | None, dict[str, Tensor]]:
-    """Ids, token types and image tensors of a prompt, from the memory if one is in use."""
-    memory = current_memory()
-    if memory is None:
+    """Ids, token types and image tensors of a prompt, from the model's cache if it has one."""
+    if mllm.cache is None:
         return _process_anew(mllm, prompt, pictures)
-    made = memory.get(prompt, pictures)
-    if made is None:
-        made = _process_anew(mllm, prompt, pictures)
-        memory.put(prompt, pictures, made)
-    ids, types, vision = made
+    prepared = mllm.cache.get(prompt, pictures)
+    if prepared is None:
+        prepared = _process_anew(mllm, prompt, pictures)
+        mllm.cache.put(prompt, pictures, prepared)
+    ids, types, vision = prepared
     return ids, types, dict(vision)
 
 

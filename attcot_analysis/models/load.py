@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, passing
+from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
 from attcot_analysis.problems.response import is_open
 
@@ -28,6 +29,7 @@ class Mllm:
         family: See `attcot_analysis.models.families`.
         name: Path or hub id it was loaded from, or any name.
         revision: Commit of the hub repository, if it came from there.
+        cache: Keeps prompts as the processor has prepared them; default none is kept.
 
     Raises:
         ModelError: If the processor lacks a part that inputs need.
@@ -38,6 +40,7 @@ class Mllm:
     family: Family
     name: str
     revision: str | None = None
+    cache: PromptCache | None = None
 
     def __post_init__(self) -> None:
         """Check the processor's parts; give the tokenizer a padding token if it has none."""

@@ -1,32 +1,23 @@
-"""Batches: which items are measured together, and in halves where memory does not do."""
+"""Batches: which items are measured together, in halves where memory runs out."""
 
 import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
+
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.runs.records import Part
-from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.models.load import out_of_memory
 from attcot_analysis.problems import Problem
-from tqdm.auto import tqdm
-from attcot_analysis.errors import RunError
-from attcot_analysis.runs.records import Part, Records, joined
+from attcot_analysis.runs.parts import Part, Places, joined
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
 
-
-Places = Sequence[int]
-
-"""A batch: places of its items among all problems."""
-
-
 WINDOW = 8
-
-"""Batches among whose items those of like length are put together. The rows of so many are in
-memory at once when parts are merged."""
-
+"""Batches among whose items those of like length are put together."""
 
 _PIXELS_PER_TOKEN = 28 * 28
 
@@ -35,12 +26,10 @@ _CHARACTERS_PER_TOKEN = 4
 _LIKE = 16
 
 
-
 def in_order(n_items: int, batch_size: int) -> list[list[int]]:
     """Items 0 to ``batch_size`` − 1, and so on."""
     starts = range(0, n_items, batch_size)
     return [list(range(start, min(start + batch_size, n_items))) for start in starts]
-
 
 
 def by_length(lengths: Sequence[float], batch_size: int) -> list[list[int]]:
@@ -61,7 +50,6 @@ def by_length(lengths: Sequence[float], batch_size: int) -> list[list[int]]:
     return batches
 
 
-
 def estimated_lengths(
     problems: Sequence[Problem], responses: Sequence[Sequence[int]] | None = None
 ) -> list[float]:
@@ -78,7 +66,6 @@ def estimated_lengths(
     ]
 
 
-
 def note_halved(run: RunFolder, name: str, sizes: Sequence[int | None]) -> None:
     """Say in a run's manifest that a table was measured in smaller batches.
 
@@ -91,7 +78,6 @@ def note_halved(run: RunFolder, name: str, sizes: Sequence[int | None]) -> None:
     found = [size for size in (*sizes, before.get(name)) if size is not None]
     if found and min(found) != before.get(name):
         run.note("halved", {**before, name: min(found)})
-
 
 
 @dataclass
@@ -153,7 +139,6 @@ class Halving:
             torch.cuda.empty_cache()
 
 
-
 def _attempt(make: Callable[[Places], Part], places: Places) -> Part | None:
     """What `make` gives, ``None`` if memory did not do; all that it held is let go then."""
     try:
@@ -164,7 +149,6 @@ def _attempt(make: Callable[[Places], Part], places: Places) -> Part | None:
         return None
 
 
-
 def _joined(parts: Sequence[Part]) -> Part:
     rows = [part.rows for part in parts]
     table = pd.concat([one for one in rows if len(one)] or rows[:1], ignore_index=True)
@@ -173,13 +157,12 @@ def _joined(parts: Sequence[Part]) -> Part:
     return Part(table, {k: v for part in parts for k, v in (part.arrays or {}).items()})
 
 
-
 @dataclass
 class Batched:
     """The tables of one model on one set of items.
 
-    With a run folder, a batch is on the disk as soon as it is measured, one that is there is not
-    measured again, and a table is merged and kept on the disk without being read.
+    With a run folder, a batch is on the disk as soon as it is measured, and one that is there is
+    not measured again.
 
     Attributes:
         items: Names of all items.
@@ -201,12 +184,12 @@ class Batched:
     _made: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def make(self, name: str, measure: Callable[[Places], Part], batches: Sequence[Places]) -> None:
-        """Make a table: measure what is not there, then merge.
+        """Make a table: measure what is not there.
 
         Args:
             name: Of the table.
             measure: Gives the rows of a batch.
-            batches: All batches of the table, the same ones whenever it is gone on with.
+            batches: All batches of the table, the same ones whenever it is resumed.
 
         Raises:
             RunError: If what the run folder holds is damaged or of other batches, or another
@@ -222,31 +205,20 @@ class Batched:
             self._made[name] = joined(frames, self.items)
             return
         run, full_name = self.run, self.prefix + name
-        records = Records(run, full_name)
-        of_batch = [[self.items[place] for place in batch] for batch in batches]
+        parts = run.parts(full_name)
 
         def to_do() -> list[int]:
-            if full_name in run.tables:
-                records.clear()
-                return []
-            held = records.items()
-            begun = [n for n, items in enumerate(of_batch) if not held.isdisjoint(items)]
-            if not all(held.issuperset(of_batch[n]) for n in begun):
-                raise RunError(
-                    f"The parts of {full_name} in {run.path} were made with another batch_size; "
-                    "go on with that one, or write to another folder."
-                )
-            return sorted(set(range(len(batches))) - set(begun))
+            return [] if full_name in run.tables else parts.missing(batches, self.items)
 
         missing = self.shards.from_main(to_do)
         with self.shards.together():
             for number in self._shown(name, self.shards.mine(missing)):
-                records.write(number, of_batch[number], part(batches[number]))
+                parts.write(number, batches, self.items, part(batches[number]))
         sizes = self.shards.gather(self.halving.sizes.get(name))
         with self.shards.together():
-            if self.shards.main and full_name not in run.tables:
+            if self.shards.main:
                 note_halved(run, full_name, sizes)
-                records.keep(self.items)
+                parts.tidy()
 
     def read(self, name: str) -> pd.DataFrame:
         """A table that was made.

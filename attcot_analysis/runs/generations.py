@@ -13,6 +13,7 @@ well, there with the tokens (see `attcot_analysis.runs.generations`).
 """
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -20,24 +21,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 from PIL import Image
+
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.files import write_whole
-from attcot_analysis.models import Mode
+from attcot_analysis.models import Generation, Mllm, Mode
 from attcot_analysis.models.inputs import build_messages
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import IMAGES
 from attcot_analysis.problems.pictures import is_plain
-import hashlib
-from collections.abc import Mapping, Sequence
-from attcot_analysis.models import Generation, Mllm
 from attcot_analysis.problems.response import with_opening, without_opening
-
+from attcot_analysis.runs.parts import few
 
 URL = "/v1/chat/completions"
 
 _TOKEN = re.compile(r"token_id:(\d+)")
-
 
 
 def write_requests(
@@ -110,13 +109,11 @@ def write_requests(
     return target
 
 
-
 def _new_file(path: str | Path) -> Path:
     target = Path(path)
     if target.exists():
         raise MeasureError(f"{target} exists already; remove it or choose another file.")
     return target
-
 
 
 def _messages(
@@ -133,7 +130,6 @@ def _messages(
     return messages
 
 
-
 def _picture(problem: Problem, folder: str | Path | None) -> str:
     """Where a problem's picture is to be found: a file's address, or the picture itself."""
     if folder is not None:
@@ -144,7 +140,6 @@ def _picture(problem: Problem, folder: str | Path | None) -> str:
     held = io.BytesIO()
     problem.image.save(held, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode('ascii')}"
-
 
 
 def batch_record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -187,13 +182,11 @@ def batch_record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
-
 def _refusal(record: Mapping[str, Any]) -> object:
     """What the server itself said in place of a response."""
     answer = record.get("response")
     body = answer.get("body") if isinstance(answer, Mapping) else None
     return body.get("error", body) if isinstance(body, Mapping) else None
-
 
 
 def _named_tokens(logprobs: object) -> list[int] | None:
@@ -206,7 +199,6 @@ def _named_tokens(logprobs: object) -> list[int] | None:
         for one in content
     ]
     return [int(one[1]) for one in named if one] if all(named) else None
-
 
 
 @dataclass(frozen=True)
@@ -229,7 +221,6 @@ class BatchOutput:
         cut = sum(line["finish_reason"] == "length" for line in self.lines)
         told = f"{len(self.lines)} responses, {ids} with token ids, {cut} cut at the length limit"
         return f"{told}; {len(self.missing)} items have none" if self.missing else told
-
 
 
 def read_batch(path: str | Path, items: Sequence[str] = ()) -> BatchOutput:
@@ -260,7 +251,6 @@ def read_batch(path: str | Path, items: Sequence[str] = ()) -> BatchOutput:
     return BatchOutput(tuple(found.values()), tuple(faults), missing)
 
 
-
 def write_generations(path: str | Path, found: BatchOutput) -> Path:
     """Write a batch's responses as the JSON lines that `read_generations` reads.
 
@@ -272,7 +262,6 @@ def write_generations(path: str | Path, found: BatchOutput) -> Path:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found.lines)
     write_whole(target, lambda part: part.write_text(text, encoding="utf-8"))
     return target
-
 
 
 def read_bytes(file: Path) -> bytes:
@@ -287,13 +276,11 @@ def read_bytes(file: Path) -> bytes:
         raise MeasureError(f"Generations {file} cannot be read ({error.strerror}).") from error
 
 
-
 def lines_of(file: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
     """Every line that is not empty, with what to call it."""
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             yield f"{file}, line {number}", line
-
 
 
 def read_line(line: bytes, where: str) -> dict[str, Any]:
@@ -314,7 +301,6 @@ def read_line(line: bytes, where: str) -> dict[str, Any]:
 _FIELDS = ("id", "ids", "text", "finish_reason", "model")
 
 _SHOWN = 5
-
 
 
 @dataclass(frozen=True)
@@ -344,10 +330,9 @@ class Generations:
         missing = [problem.id for problem in problems if problem.id not in self.of]
         if missing:
             raise MeasureError(
-                f"{len(missing)} of {len(problems)} items have no response ({_few(missing)}); add "
+                f"{len(missing)} of {len(problems)} items have no response ({few(missing)}); add "
                 "them to the file of generations, or measure fewer items."
             )
-
 
 
 def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> Generations:
@@ -387,7 +372,6 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
     return Generations(found, foreign, hashlib.sha256(content).hexdigest())
 
 
-
 def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
     record = read_line(line, where)
     unknown = [key for key in record if key not in _FIELDS]
@@ -423,7 +407,6 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
     return item, Generation(kept, decoded, record.get("finish_reason") != "length")
 
 
-
 def _checked(mllm: Mllm, ids: object, where: str) -> list[int]:
     n_tokens = len(mllm.tokenizer)
     if not isinstance(ids, list) or not all(
@@ -439,7 +422,6 @@ def _checked(mllm: Mllm, ids: object, where: str) -> list[int]:
     return ids
 
 
-
 def _from_text(mllm: Mllm, text: str, where: str) -> list[int]:
     ids = list(mllm.tokenizer(text, add_special_tokens=False)["input_ids"])
     back = mllm.decode(ids)
@@ -451,7 +433,6 @@ def _from_text(mllm: Mllm, text: str, where: str) -> list[int]:
             "give token ids."
         )
     return ids
-
 
 
 def _same_text(mllm: Mllm, kept: Sequence[int], text: str) -> bool:
@@ -466,14 +447,8 @@ def _same_text(mllm: Mllm, kept: Sequence[int], text: str) -> bool:
     return _without_end(mllm, text) in {*said, *(one.rstrip("\ufffd") for one in said)}
 
 
-
 def _without_end(mllm: Mllm, text: str) -> str:
     """The text up to what ends a response."""
     ends = [mllm.tokenizer.convert_ids_to_tokens(token) for token in mllm.stop_ids]
     places = [text.find(end) for end in ends if end and end in text]
     return text[: min(places)] if places else text
-
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,89 +1,185 @@
-"""All measurements of one model on one set of problems, as a dictionary of tidy tables."""
+"""`measure` and `measure_run`: any measurements of one model on one set of problems."""
 
+import json
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
+
 import pandas as pd
-from attcot_analysis.errors import MeasureError
+
+from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.files import write_whole
+from attcot_analysis.measures._items import Result, parsed_responses
 from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import answer_problems, answer_row
-from attcot_analysis.runs.batches import Places
 from attcot_analysis.measures.causal import CausalAccess, causal_access
-from attcot_analysis.measures._items import Result, parsed_responses
-from attcot_analysis.measures.commitment import CONTROLS, Commitment, commitment
-from attcot_analysis.measures.commitment import other_items, other_rationales
+from attcot_analysis.measures.commitment import (
+    CONTROLS,
+    Commitment,
+    commitment,
+    other_items,
+    other_rationales,
+)
+from attcot_analysis.measures.compare import item_values, summarise
 from attcot_analysis.measures.dependence import Dependence, dependence
 from attcot_analysis.measures.divergence import token_divergence
-from attcot_analysis.problems.edits import EditKind, edited_images
-from attcot_analysis.runs.generations import Generations
 from attcot_analysis.measures.lens import lens_commitment
-from attcot_analysis.runs.records import Part
 from attcot_analysis.measures.maps import response_maps
-from attcot_analysis.measures.unread import paragraph_note
+from attcot_analysis.measures.unread import paragraph_note, unread_sentence, unread_shares
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
-from typing import Any
-from attcot_analysis.runs.batches import Batched
-from attcot_analysis.runs.batches import by_length, estimated_lengths, in_order
-from attcot_analysis.problems.edits import EDIT_KINDS, EditKind
-from attcot_analysis.runs.records import read_blocks
-from attcot_analysis.measures.compare import summarise
+from attcot_analysis.problems.edits import EDIT_KINDS, EditKind, edited_images
+from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
+from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.provenance import build_manifest, processor_record
+from attcot_analysis.runs.parts import Part, Places, joined
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
-from attcot_analysis.measures.unread import unread_sentence, unread_shares
-from attcot_analysis.measures.compare import item_values
-from attcot_analysis.models import Mllm
 
-
+What = Literal[
+    "responses",
+    "answers",
+    "direct",
+    "text_only",
+    "commitment",
+    "access",
+    "dependence",
+    "answer_access",
+    "causal",
+    "lens",
+    "divergence",
+    "maps",
+]
+"""What can be measured, in the order in which it is."""
+DEFAULT: tuple[What, ...] = (
+    "answers",
+    "direct",
+    "text_only",
+    "commitment",
+    "access",
+    "dependence",
+)
+"""What is measured if nothing else is asked for."""
+EXTRAS: tuple[What, ...] = ("answer_access", "causal", "lens", "divergence")
+"""Further tables that read the same responses."""
+_ON_RATIONALES: frozenset[What] = frozenset(("commitment", "access", "dependence", *EXTRAS, "maps"))
+_NAMES: Mapping[What, str] = {
+    "answers": "answers_cot",
+    "direct": "answers_direct",
+    "text_only": "answers_text_only",
+}
+TABLES = tuple(_NAMES.get(name, name) for name in DEFAULT)
+"""Names of the tables of `DEFAULT`."""
 EDITS: tuple[EditKind, ...] = ("twin", "control", "blank")
-
 """The edits of dependence that are made where an item allows them."""
+CHANCE = "chance"
+"""A metric beside those of the catalogue: one over the number of the item's candidates."""
+MADE_WITH = "made_with"
+"""Note in a run folder of the model, items and settings `measure` was called with."""
+LINES = "responses.jsonl"
+_RECORDED = ("config", "models", "data", "item_digests")
+_STRIDE = 1_000_003
+"""Between the seeds of two samples; a prime, so that batches do not share theirs."""
 
 
-Extra = Literal["answer_access", "causal", "lens", "divergence"]
+@dataclass(frozen=True)
+class Settings:
+    """How things are measured; the keyword arguments of `measure` and `measure_run`.
 
-"""Measurements that are made only if asked for."""
+    Attributes:
+        layers: Layers whose attention is read; ``None`` for all.
+        controls: Controls of the commitment curve.
+        edits: Edits of dependence; those that no item allows are left out.
+        regenerated_log_p: Read the log-probabilities after the rationales that dependence
+            regenerates; see `dependence`.
+        generations: CoT responses that were written elsewhere, to be measured instead of the
+            model's own, which it then does not write. If they are another model's, dependence has
+            no regenerated rationales.
+        batch_size: Items per forward pass or generation, and per part in the run folder.
+        max_new_tokens: Length limit of a response.
+        mode: Of ``"responses"``: ``"cot"`` or ``"direct"``.
+        text_only: Of ``"responses"``: leave the pictures out.
+        samples: Of ``"responses"``: how many per item; more than one needs a temperature.
+        temperature: Of ``"responses"``: 0 for greedy.
+        seed: Of sampling, which also depends on ``batch_size``, and of the intervals' bootstrap.
+    """
 
+    layers: Collection[int] | None = None
+    controls: Sequence[str] = CONTROLS
+    edits: Sequence[EditKind] = EDITS
+    regenerated_log_p: bool = True
+    generations: Generations | None = None
+    batch_size: int = 64
+    max_new_tokens: int = 256
+    mode: Mode = "cot"
+    text_only: bool = False
+    samples: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """See that the settings fit together.
+
+        Raises:
+            MeasureError: If they do not.
+        """
+        for name in ("batch_size", "samples"):
+            if getattr(self, name) < 1:
+                raise MeasureError(f"{name} is {getattr(self, name)}; give at least 1.")
+        if self.samples > 1 and self.temperature == 0:
+            raise MeasureError(
+                f"{self.samples} samples at temperature 0 would all be the same; give a "
+                "temperature above 0."
+            )
+        for name, values, known in (
+            ("controls", self.controls, CONTROLS),
+            ("edits", self.edits, tuple(EDIT_KINDS)),
+        ):
+            if set(values) - set(known):
+                raise MeasureError(f"{name} is {list(values)}; choose from {', '.join(known)}.")
+        if "rationale" not in self.controls:
+            raise MeasureError(
+                f"controls is {list(self.controls)}; add 'rationale', what the others are held "
+                "against."
+            )
+
+    def record(self, what: Collection[What]) -> dict[str, Any]:
+        """Those that the numbers of some measurements depend on, as JSON values."""
+        names = ["batch_size", "max_new_tokens"]
+        names += ["mode", "text_only", "samples", "temperature"] if "responses" in what else []
+        names += ["controls", "edits", "regenerated_log_p"] if _ON_RATIONALES & set(what) else []
+        record = {name: getattr(self, name) for name in names}
+        if _ON_RATIONALES & set(what):
+            record["layers"] = None if self.layers is None else sorted(self.layers)
+        if self.generations is not None:
+            record["generations"] = self.generations.record()
+        return record
 
 
 @dataclass(frozen=True)
 class Stages:
-    """One model, all items, and the settings of the measurements.
+    """The stages that ask the model.
 
     Attributes:
         mllm: The model.
         problems: All items of the run, also those of other batches.
-        layers: Layers whose attention is read; ``None`` for all.
-        controls: Controls of the commitment curve.
-        edits: Edits of dependence.
-        extras: What else to measure.
-        batch_size: Items per forward pass or generation.
-        max_new_tokens: Length limit of a response.
-        generations: Responses that were written elsewhere, instead of the model's own.
+        settings: How to measure.
     """
 
     mllm: Mllm
     problems: Sequence[Problem]
-    layers: Collection[int] | None = None
-    controls: Sequence[str] = CONTROLS
-    edits: Sequence[EditKind] = EDITS
-    extras: Sequence[Extra] = ()
-    batch_size: int = 64
-    max_new_tokens: int = 256
-    generations: Generations | None = None
+    settings: Settings = Settings()
 
-    def check(self) -> None:
-        """See that the settings fit together, before anything is computed.
+    def check(self, what: Collection[What] = DEFAULT) -> None:
+        """See that everything fits together, before anything is computed.
 
         Raises:
-            MeasureError: If they do not.
+            MeasureError: If it does not.
         """
         names = [problem.id for problem in self.problems]
         if not names:
@@ -91,52 +187,54 @@ class Stages:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise MeasureError(f"Item {twice} is there twice; give every problem an id of its own.")
-        if self.batch_size < 1:
-            raise MeasureError(f"batch_size is {self.batch_size}; give at least 1.")
-        for name, given, known in (
-            ("controls", self.controls, CONTROLS),
-            ("edits", self.edits, tuple(EDIT_KINDS)),
-            ("extras", self.extras, get_args(Extra)),
-        ):
-            if set(given) - set(known):
-                raise MeasureError(f"{name} is {list(given)}; choose from {', '.join(known)}.")
-        if "rationale" not in self.controls:
-            raise MeasureError(
-                f"controls is {list(self.controls)}; add 'rationale', what the others are held "
-                "against."
-            )
-        if self.generations is not None:
-            self.generations.check(self.problems)
-        if "other_item" in self.controls:
+        self.settings.check()
+        if self.settings.generations is not None:
+            self.settings.generations.check(self.problems)
+        if "commitment" in what and "other_item" in self.settings.controls:
             other_items([p.answer for p in self.problems], [1] * len(names), names)
 
     def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
-        """Rows of `answer_problems`."""
+        """Rows of `answer_problems`, greedy."""
         table = answer_problems(
             self.mllm,
             [self.problems[place] for place in at],
             mode=mode,
             text_only=text_only,
-            batch_size=self.batch_size,
-            max_new_tokens=self.max_new_tokens,
+            batch_size=self.settings.batch_size,
+            max_new_tokens=self.settings.max_new_tokens,
         )
         return Part(table)
 
+    def responses(self, at: Places) -> Part:
+        """Rows of `answer_problems` and ``sample``, from 0."""
+        settings = self.settings
+        tables = [
+            answer_problems(
+                self.mllm,
+                [self.problems[place] for place in at],
+                mode=settings.mode,
+                text_only=settings.text_only,
+                batch_size=settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed + at[0] + _STRIDE * sample,
+            ).assign(sample=sample)
+            for sample in range(settings.samples)
+        ]
+        return Part(pd.concat(tables, ignore_index=True))
+
     def written(self, at: Places) -> Part:
         """Rows of `answer_problems` made of responses that were written elsewhere."""
-        if self.generations is None:
+        if self.settings.generations is None:
             raise MeasureError("There are no responses from elsewhere; give generations.")
+        responses = self.settings.generations.of
         rows = [
-            answer_row(
-                self.problems[place], self.generations.of[self.problems[place].id], mode="cot"
-            )
+            answer_row(self.problems[place], responses[self.problems[place].id], mode="cot")
             for place in at
         ]
         return Part(pd.DataFrame(rows, columns=list(ANSWERS)).astype({"habitual": "boolean"}))
 
 
-
-@dataclass(frozen=True)
 class ResponseStages:
     """The stages that look at the responses the model has written.
 
@@ -149,18 +247,13 @@ class ResponseStages:
         edits: The edits that some item allows.
     """
 
-    of: Stages
-    responses: Sequence[Sequence[int]]
-    n_steps: Sequence[int] = field(init=False)
-    controls: Sequence[str] = field(init=False)
-    others: Sequence[str] = field(init=False)
-    edits: Sequence[EditKind] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, of: Stages, responses: Sequence[Sequence[int]]) -> None:
         """Find every item's partner and which edits there are; say what cannot be measured."""
-        problems, controls = self.of.problems, list(self.of.controls)
-        parsed = parsed_responses(self.of.mllm, self.responses)
-        used = [at for at, response in enumerate(parsed) if response.steps]
+        self.of, self.responses = of, responses
+        problems, self.controls = of.problems, list(of.settings.controls)
+        parsed = parsed_responses(of.mllm, responses)
+        self.n_steps = [len(response.steps) for response in parsed]
+        used = [place for place, steps in enumerate(self.n_steps) if steps]
         if not used:
             warnings.warn(
                 f"None of the {len(problems)} responses has a rationale step, so only answers are "
@@ -171,24 +264,20 @@ class ResponseStages:
         note = paragraph_note(response.text for response in parsed)
         if note:
             warnings.warn(note, stacklevel=2)
-        others = [""] * len(problems)
-        if "other_item" in controls and len({problems[at].answer for at in used}) < 2:
-            controls.remove("other_item")
+        self.others = [""] * len(problems)
+        if "other_item" in self.controls and len({problems[place].answer for place in used}) < 2:
+            self.controls.remove("other_item")
             if used:
                 warnings.warn(
                     f"The responses with a rationale ({len(used)} of {len(problems)}) are all to "
                     "items of one answer, so the control other_item is left out: it needs two.",
                     stacklevel=2,
                 )
-        if "other_item" in controls:
+        if "other_item" in self.controls:
             texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
-            for at, text in zip(used, texts, strict=True):
-                others[at] = text
-        possible = [kind for kind in self.of.edits if _allowed(problems, kind)]
-        object.__setattr__(self, "n_steps", [len(response.steps) for response in parsed])
-        object.__setattr__(self, "controls", controls)
-        object.__setattr__(self, "others", others)
-        object.__setattr__(self, "edits", possible)
+            for place, text in zip(used, texts, strict=True):
+                self.others[place] = text
+        self.edits = [kind for kind in of.settings.edits if _allowed(problems, kind)]
 
     def commitment(self, at: Places) -> Part:
         """Rows of `commitment`, of the items that have a rationale and candidates."""
@@ -200,20 +289,22 @@ class ResponseStages:
 
     def access(self, at: Places) -> Part:
         """Rows of `visual_access`, of the items that have a rationale."""
-        return self._rows(at, visual_access, layers=self.of.layers)
+        return self._rows(at, visual_access, layers=self.of.settings.layers)
 
-    def extra(self, at: Places, name: Extra) -> Part:
-        """Rows of a measurement that was asked for, of the items that have a rationale.
+    def answer_access(self, at: Places) -> Part:
+        """Rows of `answer_access`, of the items that have a rationale."""
+        return self._rows(at, answer_access, layers=self.of.settings.layers)
 
-        ``causal`` intervenes in all layers, from the first step and from the middle on;
-        ``divergence`` holds the picture against a blank one.
-        """
-        if name == "answer_access":
-            return self._rows(at, answer_access, layers=self.of.layers)
-        if name == "causal":
-            return self._rows(at, causal_access, forced=True, steps=(0.0, 0.5))
-        if name == "lens":
-            return self._rows(at, lens_commitment, forced=True, layers=self.of.layers)
+    def causal(self, at: Places) -> Part:
+        """Rows of `causal_access` in all layers, from the first step and from the middle on."""
+        return self._rows(at, causal_access, forced=True, steps=(0.0, 0.5))
+
+    def lens(self, at: Places) -> Part:
+        """Rows of `lens_commitment`, of the items that have a rationale and candidates."""
+        return self._rows(at, lens_commitment, forced=True, layers=self.of.settings.layers)
+
+    def divergence(self, at: Places) -> Part:
+        """Rows of `token_divergence` from a blank picture."""
         return self._rows(at, token_divergence, edit="blank")
 
     def _with_steps(self, at: Places, forced: bool = False) -> list[int]:
@@ -229,352 +320,307 @@ class ResponseStages:
         forced: bool = False,
         **options: Any,
     ) -> Part:
-        """What a measurement finds on those items of a batch that have what it needs."""
+        """What a measurement gives on those items of a batch that have what it needs."""
         kept = self._with_steps(at, forced)
         if not kept:
             return Part(pd.DataFrame({"item": pd.Series(dtype=str)}))
-        found = measure(
+        result = measure(
             self.of.mllm,
             [self.of.problems[place] for place in kept],
             [self.responses[place] for place in kept],
-            batch_size=self.of.batch_size,
+            batch_size=self.of.settings.batch_size,
             **options,
         )
-        return Part(found.table if isinstance(found, Result) else found)
+        return Part(result.table if isinstance(result, Result) else result)
 
     def dependence(self, at: Places) -> Part:
         """Rows of `dependence`, of the edits that the items allow."""
         local = {place: number for number, place in enumerate(at)}
         edited = [
-            replace(one, at=local[one.at])
+            replace(edit, at=local[edit.at])
             for kind in self.edits
-            for one in edited_images(self.of.problems, kind, only=at)
+            for edit in edited_images(self.of.problems, kind, only=at)
         ]
         if not edited:
             return Part(pd.DataFrame(columns=list(Dependence.columns)))
+        settings = self.of.settings
         # A fresh response of this model says nothing about an answer that another one gave.
-        foreign = self.of.generations is not None and self.of.generations.foreign
-        found = dependence(
+        foreign = settings.generations is not None and settings.generations.foreign
+        result = dependence(
             self.of.mllm,
             [self.of.problems[place] for place in at],
             [self.responses[place] for place in at],
             edits=self.edits,
             edited=edited,
             rationales=("fixed",) if foreign else ("fixed", "regenerated"),
+            regenerated_log_p=settings.regenerated_log_p,
             empty="skip",
-            batch_size=self.of.batch_size,
-            max_new_tokens=self.of.max_new_tokens,
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
         )
-        return Part(found.table)
+        return Part(result.table)
 
     def maps(self, at: Places) -> Part:
         """Attention maps of the items' rationale steps, and a row per item with their shape."""
         arrays, rows = {}, []
-        for place in at:
-            if self.n_steps[place]:
-                problem = self.of.problems[place]
-                found = response_maps(
-                    self.of.mllm, problem, self.responses[place], layers=self.of.layers
-                )
-                array = arrays[problem.id] = found.step_maps()
-                rows.append((problem.id, *array.shape))
+        for place in self._with_steps(at):
+            problem = self.of.problems[place]
+            maps = response_maps(
+                self.of.mllm, problem, self.responses[place], layers=self.of.settings.layers
+            )
+            array = arrays[problem.id] = maps.step_maps()
+            rows.append((problem.id, *array.shape))
         return Part(pd.DataFrame(rows, columns=["item", "n_steps", "rows", "cols"]), arrays)
-
 
 
 def _allowed(problems: Sequence[Problem], kind: EditKind) -> bool:
     return any(edited_images(problems, kind, only=[at]) for at in range(len(problems)))
 
 
-TABLES = (
-    "answers_cot",
-    "answers_direct",
-    "answers_text_only",
-    "commitment",
-    "access",
-    "dependence",
-)
-
-"""The tables `measure_all` always makes, in the order it makes them."""
-
-MADE_WITH = "made_with"
-
-"""Note in a run folder of what model, items and settings `measure_all` was called with."""
-
-_SAME = ("config", "models", "data", "item_digests")
-
-
-
-def measure_all(
+def measure(
     mllm: Mllm,
     problems: Sequence[Problem],
+    what: Collection[str] = DEFAULT,
     *,
-    layers: Collection[int] | None = None,
-    controls: Sequence[str] = CONTROLS,
-    edits: Sequence[EditKind] = EDITS,
-    extras: Sequence[Extra] = (),
-    maps: bool = False,
-    batch_size: int = 64,
-    similar: bool = False,
-    max_new_tokens: int = 256,
-    generations: Generations | None = None,
     run: RunFolder | None = None,
     prefix: str = "",
     shards: Shards | None = None,
     progress: bool = False,
+    **settings: Any,
 ) -> dict[str, pd.DataFrame]:
-    """Run every measurement on the rationales that the model writes itself.
+    """Measure a model on problems, on the rationales that it writes itself.
 
-    Commitment, access and dependence are measured on the model's own greedy CoT responses;
-    responses without a rationale step have no rows there and count as answered in the answer
-    tables only; where none has one, a warning says so. Open questions have no rows where answers
-    are forced; what the items lack is left out, never guessed (see `data_coverage`).
+    Commitment, access, dependence and what else looks at rationales are measured on the model's
+    own greedy CoT responses, the table ``answers_cot``; responses without a rationale step have
+    no rows there and count as answered in the answer tables only; where none has one, a warning
+    says so. Open questions have no rows where answers are forced; what the items lack is left out,
+    never guessed (see `data_coverage`).
 
-    Batches are fixed: items 0 to ``batch_size`` − 1, and so on, or, with ``similar``, items of
-    like length together (`by_length`). With a run folder each is on the disk as soon as it is
-    measured, and one that is there is not measured again. A run that was killed and resumed, or
-    shared by several processes, therefore gives the same numbers to the last digit as one that
-    was not (on like hardware with the same number of threads). A batch that does not fit into
-    memory is halved until it does, with a warning; its numbers can differ in their last digits.
+    Batches are fixed: items of like length together (`by_length`), the same whenever it is called.
+    With a run folder each is on the disk as soon as it is measured, and one that is there is not
+    measured again. A run that was killed and resumed, or shared by several processes, therefore
+    gives the same numbers to the last digit as one that was not (on like hardware with the same
+    number of threads). A batch that does not fit into memory is halved until it does, with a
+    warning; its numbers can differ in their last digits.
 
     Args:
         mllm: The model.
         problems: The items.
-        layers: Layers whose attention is read; default all.
-        controls: Controls of the commitment curve.
-        edits: Edits of dependence; those that no item allows are left out.
-        extras: Further tables: ``"answer_access"``, ``"causal"`` (`causal_access` from the first
-            step and from the middle on), ``"lens"`` (`lens_commitment`), ``"divergence"``
-            (`token_divergence` from a blank picture).
-        maps: Also keep every rationale's attention maps, as the arrays of a table ``maps``.
-        batch_size: Items per forward pass or generation, and per part in the run folder.
-        similar: Put items of like length into one batch, so that less is padded.
-        max_new_tokens: Length limit of a response.
-        generations: CoT responses that were written elsewhere, to be measured instead of the
-            model's own, which it then does not write. If they are another model's, dependence has
-            no regenerated rationales.
-        run: Where to keep the tables; default in memory only, where no maps can be had.
+        what: Any of ``"answers"`` (greedy CoT answers, table ``answers_cot``; made wherever
+            something below is), ``"direct"`` (``answers_direct``), ``"text_only"``
+            (``answers_text_only``), ``"commitment"``, ``"access"``, ``"dependence"``,
+            ``"answer_access"``, ``"causal"`` (`causal_access` from the first step and from the
+            middle on), ``"lens"`` (`lens_commitment`), ``"divergence"`` (`token_divergence` from a
+            blank picture), ``"maps"`` (every rationale's attention maps, which needs a run folder)
+            and ``"responses"`` (sampled, in any mode; independent of the others).
+        run: Where to keep the tables; default in memory only.
         prefix: Put before the tables' names there.
         shards: The processes that share the work, each with a copy of the model and all with the
             same run folder; default only this one.
         progress: Show progress bars.
+        **settings: Fields of `Settings`, such as ``batch_size``, ``layers`` or ``max_new_tokens``.
 
     Returns:
-        The tables named in `TABLES`, as the functions of the same names return them, with the
-        rows in the order of the items, and those of `extras`; ``maps``, if asked for, has one row
-        per item with a rationale: ``item``, ``n_steps``, ``rows``, ``cols``, the shape of the
-        item's array in ``Records(run, "maps").arrays()`` (see `ResponseMaps.step_maps`).
+        The tables by name, as the functions of the same names return them, with the rows in the
+        order of the items. ``maps`` has one row per item with a rationale: ``item``, ``n_steps``,
+        ``rows``, ``cols``, the shape of the item's array in ``run.read_arrays("maps")`` (see
+        `ResponseMaps.step_maps`). ``responses`` has a column ``sample``, from 0.
 
     Raises:
         MeasureError: If the arguments do not fit together.
         RunError: If what the run folder holds is damaged or was measured with another model, other
             items or settings, or another process has failed.
     """
-    stages = Stages(
-        mllm,
-        problems,
-        layers,
-        controls,
-        edits,
-        extras,
-        batch_size,
-        max_new_tokens,
-        generations,
-    )
-    shards = shards or Shards()
+    chosen, shards = _chosen(what), shards or Shards()
+    stages = Stages(mllm, problems, Settings(**settings))
+    if run is None and ("maps" in chosen or shards.count > 1):
+        raise MeasureError("Maps and several processes need a run folder; pass run as well.")
+    stages.check(chosen)
     if run is not None and isinstance(mllm, Mllm):
-        kept = run
+        folder = run
 
         def note() -> None:
-            made = _manifest(stages, 0, maps, similar)
-            kept.made_with(f"{prefix}{MADE_WITH}", {name: made[name] for name in _SAME})
+            manifest = _manifest(stages, chosen)
+            folder.made_with(f"{prefix}{MADE_WITH}", {key: manifest[key] for key in _RECORDED})
 
         shards.from_main(note)
-    made = _measured(
-        stages,
-        run=run,
-        prefix=prefix,
-        maps=maps,
-        similar=similar,
-        shards=shards,
-        progress=progress,
-    )
-    return {name: made.read(name) for name in made.names}
-
-
-
-def _manifest(stages: Stages, seed: int, maps: bool, similar: bool) -> dict[str, Any]:
-    """What the measurements are made with."""
-    config: dict[str, Any] = {
-        "layers": None if stages.layers is None else sorted(stages.layers),
-        "controls": list(stages.controls),
-        "edits": list(stages.edits),
-        "extras": list(stages.extras),
-        "maps": maps,
-        "batch_size": stages.batch_size,
-        "similar": similar,
-        "max_new_tokens": stages.max_new_tokens,
-        "dtype": str(stages.mllm.dtype).removeprefix("torch."),
-    }
-    if stages.generations is not None:
-        config["generations"] = stages.generations.record()
-    return build_manifest(
-        seed=seed, config=config, models={"model": stages.mllm}, data={"test": stages.problems}
-    )
-
-
-
-def _measured(
-    stages: Stages,
-    *,
-    run: RunFolder | None,
-    prefix: str,
-    maps: bool,
-    similar: bool,
-    shards: Shards,
-    progress: bool,
-) -> Batched:
-    """Make all tables; those of a run folder are not read."""
-    if run is None and (maps or shards.count > 1):
-        raise MeasureError("Maps and several processes need a run folder; pass run as well.")
-    stages.check()
-    problems, size = stages.problems, stages.batch_size
     made = Batched([problem.id for problem in problems], run, prefix, shards, progress)
-
-    def batches(responses: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
-        if not similar:
-            return in_order(len(problems), size)
-        return by_length(estimated_lengths(problems, responses), size)
-
-    first = batches()
-    own = partial(stages.answers, mode="cot") if stages.generations is None else stages.written
-    made.make("answers_cot", own, first)
-    made.make("answers_direct", partial(stages.answers, mode="direct"), first)
-    made.make("answers_text_only", partial(stages.answers, mode="cot", text_only=True), first)
-    responses = [list(ids) for ids in made.read("answers_cot")["ids"]]
-    rest, then = ResponseStages(stages, responses), batches(responses)
-    made.make("commitment", rest.commitment, then)
-    made.make("access", rest.access, then)
-    made.make("dependence", rest.dependence, then)
-    for name in stages.extras:
-        made.make(name, partial(rest.extra, name=name), then)
-    if maps:
-        made.make("maps", rest.maps, then)
-    return made
-
+    _make(made, stages, chosen)
+    return {name: made.read(name) for name in made.names}
 
 
 def measure_run(
     folder: str | Path,
     mllm: Mllm,
     problems: Sequence[Problem],
+    what: Collection[str] = DEFAULT,
     *,
-    layers: Collection[int] | None = None,
-    controls: Sequence[str] = CONTROLS,
-    edits: Sequence[EditKind] = EDITS,
-    extras: Sequence[Extra] = (),
-    maps: bool = False,
-    batch_size: int = 64,
-    similar: bool = True,
-    max_new_tokens: int = 256,
-    generations: Generations | None = None,
-    seed: int = 0,
     shards: Shards | None = None,
     progress: bool = False,
+    **settings: Any,
 ) -> RunFolder:
-    """Measure a model into a run folder; called again on the same folder it goes on.
+    """`measure` into a run folder; called again on the same folder it resumes.
 
-    Writes the tables of `measure_all`, ``values`` (a number per item and metric) and ``summary``
-    (with intervals), and a manifest that tells model, processor, data, settings and versions. A
-    folder of other settings, models or data is refused.
+    Writes the tables of `measure`, ``values`` (a number per item and metric) and ``summary`` (with
+    intervals), and a manifest with model, processor, data, settings and versions. A folder of other
+    settings, models or data is refused. Of ``"responses"`` it also writes, per sample, JSON lines
+    with ``id``, ``ids`` (tokens of the response), ``text``, ``finish_reason`` (``stop`` or
+    ``length``) and ``model``: ``responses.jsonl`` for sample 0, ``responses-1.jsonl`` and so on.
 
     Args:
         folder: New, empty, or of the same run.
         mllm: The model.
         problems: The items.
-        layers: See `measure_all`, as the others up to ``generations``.
-        controls: See there.
-        edits: See there.
-        extras: See there.
-        maps: See there.
-        batch_size: See there.
-        similar: See there.
-        max_new_tokens: See there.
-        generations: See there; their hash becomes part of the manifest.
-        seed: Of the intervals' bootstrap.
+        what: What to measure; see `measure`.
         shards: The processes that share the work; default only this one.
         progress: Show progress bars (in the main process).
+        **settings: Fields of `Settings`.
 
     Returns:
         The finished run.
 
     Raises:
-        MeasureError: As `measure_all`.
-        RunError: As `measure_all`, or if the folder is another run's, or one is writing to it.
+        MeasureError: As `measure`.
+        RunError: As `measure`, or if the folder is another run's, or one is writing to it.
     """
-    shards = shards or Shards()
-    stages = Stages(
-        mllm,
-        problems,
-        layers,
-        controls,
-        edits,
-        extras,
-        batch_size,
-        max_new_tokens,
-        generations,
-    )
+    chosen, shards = _chosen(what), shards or Shards()
+    stages = Stages(mllm, problems, Settings(**settings))
+    stages.check(chosen)
     with ExitStack() as held:
 
         def open_folder() -> str:
-            manifest = _manifest(stages, seed, maps, similar)
+            manifest = _manifest(stages, chosen)
             manifest["models"]["model"]["processor"] = processor_record(mllm)
             noted = manifest | {"processes": shards.count}
             held.enter_context(RunFolder.begun(folder, noted, resume=True))
-            return manifest["models"]["model"]["name"]
+            return str(manifest["models"]["model"]["name"])
 
         name = shards.from_main(open_folder)
         run = RunFolder.open(folder)
-        _measured(
-            stages,
-            run=run,
-            prefix="",
-            maps=maps,
-            similar=similar,
-            shards=shards,
-            progress=progress and shards.main,
-        )
+        items = [problem.id for problem in problems]
+        _make(Batched(items, run, "", shards, progress and shards.main), stages, chosen)
         with shards.together():
             if shards.main:
-                foreign = generations is not None and generations.foreign
-                made = _reduced(run, problems, extras, foreign)
-                values = _with_values(item_values(model=name, seed=seed, **made))
-                summary = summarise(values, seed=seed)
-                run.write_table("values", values, overwrite=True)
-                run.write_table("summary", summary, overwrite=True)
+                _finish(run, stages.settings, chosen, problems, name)
     return run
 
 
+def _chosen(what: Collection[str]) -> list[What]:
+    """What is measured, in order: with the answers, if something reads them."""
+    unknown = [name for name in what if name not in get_args(What)]
+    if unknown:
+        raise MeasureError(
+            f"There is no measure {', '.join(map(repr, unknown))}; choose from "
+            f"{', '.join(get_args(What))}."
+        )
+    wanted = {*what, "answers"} if _ON_RATIONALES & set(what) else set(what)
+    if not wanted:
+        raise MeasureError(f"Nothing is to be measured; choose from {', '.join(get_args(What))}.")
+    return [name for name in get_args(What) if name in wanted]
 
-def _reduced(
-    run: RunFolder, problems: Sequence[Problem], extras: Sequence[Extra], foreign: bool
-) -> dict[str, pd.DataFrame | None]:
-    """What `suite_values` makes values of, the long tables reduced to items as they are read."""
 
-    def reduced(name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame | None:
-        found = [reduce(block) for block in read_blocks(run, name) if len(block)]
-        return pd.concat(found, ignore_index=True) if found else None
-
-    return {
-        "cot": run.read_table("answers_cot"),
-        "direct": run.read_table("answers_direct"),
-        "text_only": None if foreign else run.read_table("answers_text_only"),
-        "commitment": reduced("commitment", lambda block: Commitment(block, problems).items()),
-        "access": reduced("access", lambda block: VisualAccess(block).items()),
-        "dependence": run.read_table("dependence"),
-        "causal": reduced("causal", lambda block: CausalAccess(block).items()) if "causal" in extras else None,
+def _manifest(stages: Stages, what: Sequence[What]) -> dict[str, Any]:
+    """What the measurements are made with."""
+    config = {
+        "what": list(what),
+        **stages.settings.record(what),
+        "dtype": str(stages.mllm.dtype).removeprefix("torch."),
     }
+    return build_manifest(
+        seed=stages.settings.seed,
+        config=config,
+        models={"model": stages.mllm},
+        data={"test": stages.problems},
+    )
 
+
+def _make(made: Batched, stages: Stages, what: Sequence[What]) -> None:
+    """Make all tables; those of a run folder are not read."""
+    problems, size = stages.problems, stages.settings.batch_size
+    plain = by_length(estimated_lengths(problems), size)
+    own = partial(stages.answers, mode="cot")
+    asked: dict[What, Callable[[Places], Part]] = {
+        "answers": own if stages.settings.generations is None else stages.written,
+        "direct": partial(stages.answers, mode="direct"),
+        "text_only": partial(stages.answers, mode="cot", text_only=True),
+    }
+    if "responses" in what:
+        # In order, since a batch's seed follows from its first item.
+        made.make("responses", stages.responses, in_order(len(problems), size))
+    for name in what:
+        if name in asked:
+            made.make(_NAMES[name], asked[name], plain)
+    if not _ON_RATIONALES & set(what):
+        return
+    responses = [list(ids) for ids in made.read("answers_cot")["ids"]]
+    rest = ResponseStages(stages, responses)
+    batches = by_length(estimated_lengths(problems, responses), size)
+    for name in what:
+        if name in _ON_RATIONALES:
+            made.make(name, getattr(rest, name), batches)
+
+
+def _finish(
+    run: RunFolder,
+    settings: Settings,
+    what: Sequence[What],
+    problems: Sequence[Problem],
+    model: str,
+) -> None:
+    """Write what is made of the tables of a run."""
+    if "responses" in what:
+        for sample in range(settings.samples):
+            _write_lines(run, sample, model)
+    if set(what) - {"responses"}:
+        names = {_NAMES.get(name, name) for name in what}
+        every = _values(
+            lambda name: run.read_blocks(name) if name in names else (),
+            problems,
+            model=model,
+            seed=settings.seed,
+            foreign=settings.generations is not None and settings.generations.foreign,
+        )
+        values = _with_values(every)
+        run.write_table("values", values, overwrite=True)
+        run.write_table("summary", summarise(values, seed=settings.seed), overwrite=True)
+
+
+def response_file(run: RunFolder, sample: int = 0) -> Path:
+    """The JSON lines of one sample of ``"responses"``.
+
+    Raises:
+        RunError: If there is no such sample.
+    """
+    path = _lines(run, sample)
+    if not path.is_file():
+        raise RunError(f"{run.path} has no sample {sample}; generate more, or name another.")
+    return path
+
+
+def _lines(run: RunFolder, sample: int) -> Path:
+    return run.path / (LINES if sample == 0 else f"{Path(LINES).stem}-{sample}.jsonl")
+
+
+def _write_lines(run: RunFolder, sample: int, model: str) -> None:
+    table = run.read_table("responses")
+    table = table[table["sample"] == sample]
+    lines = [
+        json.dumps(
+            {
+                "id": item,
+                "ids": [int(token) for token in ids],
+                "text": text,
+                "finish_reason": "stop" if finished else "length",
+                "model": model,
+            },
+            ensure_ascii=False,
+        )
+        for item, ids, text, finished in zip(
+            table["item"], table["ids"], table["text"], table["finished"], strict=True
+        )
+    ]
+    content = "\n".join(lines) + "\n"
+    write_whole(_lines(run, sample), lambda part: part.write_text(content, encoding="utf-8"))
 
 
 def suite_values(
@@ -584,38 +630,73 @@ def suite_values(
     model: str,
     seed: int,
     foreign: bool = False,
+    focus: bool = False,
+    keep_empty: bool = False,
 ) -> pd.DataFrame:
-    """Turn the tables of `measure_all` into metric values per item; see `item_values`.
+    """Turn the tables of `measure` into metric values per item; see `item_values`.
 
     Args:
-        tables: From `measure_all`.
+        tables: From `measure`, those that there are.
         problems: The items.
         model: What to call the model.
         seed: Its training seed.
         foreign: Whether another model wrote the rationales: then no value holds its answers
             against this model's.
+        focus: Also the metrics of `VisualAccess.focus`.
+        keep_empty: Also metrics that no item allows, without a value.
     """
-    forced, causal = tables["commitment"], tables.get("causal")
-    made = item_values(
+    values = _values(
+        lambda name: [tables[name]] if name in tables else (),
+        problems,
         model=model,
         seed=seed,
-        cot=tables["answers_cot"],
-        direct=tables["answers_direct"],
-        text_only=None if foreign else tables["answers_text_only"],
-        commitment=Commitment(forced, problems).items() if len(forced) else None,
-        access=tables["access"] if len(tables["access"]) else None,
-        dependence=tables["dependence"],
-        causal=causal if causal is not None and len(causal) else None,
+        foreign=foreign,
+        focus=focus,
     )
-    return _with_values(made)
+    return values if keep_empty else _with_values(values)
 
+
+def _values(
+    blocks: Callable[[str], Iterable[pd.DataFrame]],
+    problems: Sequence[Problem],
+    *,
+    model: str,
+    seed: int,
+    foreign: bool,
+    focus: bool = False,
+) -> pd.DataFrame:
+    """`suite_values`, with the long tables reduced to items as they are read."""
+
+    items = [problem.id for problem in problems]
+
+    def reduced(
+        name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame] = lambda block: block
+    ) -> pd.DataFrame | None:
+        rows = [reduce(block) for block in blocks(name) if len(block)]
+        if len(rows) < 2:
+            return rows[0] if rows else None
+        return joined(rows, items)
+
+    return item_values(
+        model=model,
+        seed=seed,
+        cot=reduced("answers_cot"),
+        direct=reduced("answers_direct"),
+        text_only=None if foreign else reduced("answers_text_only"),
+        commitment=reduced("commitment", lambda block: Commitment(block, problems).items()),
+        access=reduced("access", lambda block: VisualAccess(block).items()),
+        dependence=reduced("dependence"),
+        causal=reduced("causal", lambda block: CausalAccess(block).items()),
+        focus=reduced("access", lambda block: VisualAccess(block, problems).focus())
+        if focus
+        else None,
+    )
 
 
 def _with_values(values: pd.DataFrame) -> pd.DataFrame:
     """Without the metrics that no item allows: not there, rather than there without a value."""
     known = values.groupby("metric")["value"].transform("count") > 0
     return values[known].reset_index(drop=True)
-
 
 
 def format_summary(summary: pd.DataFrame) -> str:

@@ -2,20 +2,22 @@
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
 import torch
+
 from attcot_analysis.errors import RunError
-from attcot_analysis.runs.differences import answer_digest
 from attcot_analysis.models import PROMPTS, Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import problem_record
-import os
-from dataclasses import dataclass
+from attcot_analysis.runs.manifests import answer_digest
 from attcot_analysis.runs.run import RunFolder
 
 
@@ -35,7 +37,6 @@ PACKAGES = (
     "scipy",
     "statsmodels",
 )
-
 """Packages whose versions can change a number."""
 
 
@@ -44,17 +45,14 @@ _PATHS = ("name_or_path", "_name_or_path", "auto_map", "transformers_version", "
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 _SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "*chat_templates/*")
-
 """Files beside the weights that a number can depend on: configuration, processor, tokenizer."""
 
 _NOTES = ("training_log", "testbed_build", "unfinished", "trainer_state", "*_results")
-
 """Files among them that say how a checkpoint was made, and that nobody reads to use it."""
 
 _CHUNK = 1 << 22
 
 _WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 
 def build_manifest(
@@ -96,21 +94,19 @@ def build_manifest(
     }
 
 
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed ones of `PACKAGES`."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    numbers = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            numbers[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
-
+    return numbers
 
 
 def model_record(model: Mllm | str | Path) -> dict[str, Any]:
-    """Everything of a model that a number can depend on.
+    """Identify a model by everything that a number can depend on.
 
     Returns:
         ``name``, ``family``, ``revision``; ``weights_sha256`` and ``files``, digests of the weights
@@ -132,16 +128,14 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
     }
 
 
-
 def settings_files(folder: str | Path) -> dict[str, str]:
     """Digests of a checkpoint folder's files beside the weights that a number can depend on."""
-    found = {path for pattern in _SETTINGS for path in Path(folder).glob(pattern)}
+    files = {path for pattern in _SETTINGS for path in Path(folder).glob(pattern)}
     return {
         path.relative_to(folder).as_posix(): _short_digest(path.read_bytes())
-        for path in sorted(found)
+        for path in sorted(files)
         if path.is_file() and not any(path.match(f"{note}.json") for note in _NOTES)
     }
-
 
 
 def _loaded(mllm: Mllm) -> dict[str, Any]:
@@ -152,7 +146,7 @@ def _loaded(mllm: Mllm) -> dict[str, Any]:
         "configuration": _settings(model.config),
         "generation_configuration": None if generation is None else _settings(generation),
         "adapters": {
-            name: _settings(one) for name, one in getattr(model, "peft_config", {}).items()
+            name: _settings(adapter) for name, adapter in getattr(model, "peft_config", {}).items()
         },
         "processor": _settings(mllm.processor),
         "tokenizer": _tokenizer(tokenizer),
@@ -166,38 +160,33 @@ def _loaded(mllm: Mllm) -> dict[str, Any]:
     }
 
 
-
-def _settings(held: Any) -> Any:
+def _settings(configured: Any) -> Any:
     """The settings of a configuration or processor that are not the library's own defaults."""
-    read = getattr(held, "to_diff_dict", None) or getattr(held, "to_dict", None)
+    read = getattr(configured, "to_diff_dict", None) or getattr(configured, "to_dict", None)
     return _without_paths(dict(read()) if read is not None else {})
 
 
-
-def _without_paths(held: Any) -> Any:
-    if isinstance(held, Mapping):
-        return {str(key): _without_paths(value) for key, value in held.items() if key not in _PATHS}
-    return [_without_paths(one) for one in held] if isinstance(held, list | tuple) else held
-
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_paths(one) for key, one in value.items() if key not in _PATHS}
+    return [_without_paths(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _tokenizer(tokenizer: Any) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
-    held = json.loads(backend.to_str())
+    settings = json.loads(backend.to_str())
     # How the last batch was padded.
-    return {key: value for key, value in held.items() if key not in ("padding", "truncation")}
+    return {key: value for key, value in settings.items() if key not in ("padding", "truncation")}
 
 
-
-def _text(held: Any) -> bytes:
+def _text(value: Any) -> bytes:
     def written(value: Any) -> str:
         text = str(value)
         return type(value).__name__ if " at 0x" in text else text
 
-    return json.dumps(held, sort_keys=True, default=written).encode()
-
+    return json.dumps(value, sort_keys=True, default=written).encode()
 
 
 def parameters_hash(model: torch.nn.Module) -> str:
@@ -220,14 +209,12 @@ def parameters_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-
 def _short_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-
 def processor_record(mllm: Mllm) -> dict[str, Any]:
-    """What a model's processor makes of pictures and messages, without paths.
+    """Describe a model's processor: how pictures and messages are prepared, without paths.
 
     Returns:
         ``class``; ``image_processor``, its settings; ``tokenizer``, class and size;
@@ -245,7 +232,6 @@ def processor_record(mllm: Mllm) -> dict[str, Any]:
         "tokenizer": {"class": type(mllm.tokenizer).__name__, "n_tokens": len(mllm.tokenizer)},
         "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest(),
     }
-
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -268,7 +254,6 @@ def weights_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-
 def problems_hash(problems: Sequence[Problem]) -> str:
     """SHA-256 over everything in the problems, pixels included, in their order."""
     digest = hashlib.sha256()
@@ -278,9 +263,8 @@ def problems_hash(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()
 
 
-
 def problems_records(data: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
-    """What a manifest says of sets of problems.
+    """Describe sets of problems for a manifest.
 
     Returns:
         ``data``: of each set how many there are, and its `problems_hash`. ``item_digests``: of each
@@ -304,7 +288,6 @@ def problems_records(data: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
     return {"data": sets, "item_digests": items}
 
 
-
 def _contents(problem: Problem) -> Iterator[tuple[str, bytes]]:
     """The bytes of a problem's text and of its pictures."""
     record = json.dumps(problem_record(problem), sort_keys=True, default=repr)
@@ -317,10 +300,9 @@ def _contents(problem: Problem) -> Iterator[tuple[str, bytes]]:
 SOURCES = "sources"
 
 
-
 @dataclass(frozen=True)
 class Sources:
-    """Places that were noted; they may be gone.
+    """Where model and problems of a run were; they may have moved.
 
     Attributes:
         model: A checkpoint folder, or a hub id.
@@ -329,7 +311,6 @@ class Sources:
 
     model: str | Path | None = None
     problems: Path | None = None
-
 
 
 def note_sources(run: RunFolder, *, model: str | Path, problems: str | Path) -> None:
@@ -344,7 +325,6 @@ def note_sources(run: RunFolder, *, model: str | Path, problems: str | Path) -> 
     run.write_json(SOURCES, noted, overwrite=True)
 
 
-
 def noted_sources(run: RunFolder) -> Sources:
     """Read what `note_sources` wrote; nothing if it was not called.
 
@@ -353,16 +333,15 @@ def noted_sources(run: RunFolder) -> Sources:
     """
     if not (run.path / f"{SOURCES}.json").is_file():
         return Sources()
-    held = run.read_json(SOURCES)
-    found: dict[str, str | Path | None] = {}
+    noted = run.read_json(SOURCES)
+    places: dict[str, str | Path | None] = {}
     for name in ("model", "problems"):
-        entry = held.get(name) if isinstance(held, dict) else None
+        entry = noted.get(name) if isinstance(noted, dict) else None
         entry = entry if isinstance(entry, dict) else {}
         folder = entry.get("folder")
-        found[name] = run.path / folder if isinstance(folder, str) else entry.get("hub")
-    problems = found["problems"]
-    return Sources(found["model"], problems if isinstance(problems, Path) else None)
-
+        places[name] = run.path / folder if isinstance(folder, str) else entry.get("hub")
+    problems = places["problems"]
+    return Sources(places["model"], problems if isinstance(problems, Path) else None)
 
 
 def _noted(run: RunFolder, place: str | Path) -> dict[str, str]:

@@ -4,19 +4,20 @@ Layout::
 
     manifest.json          what the run was made with
     <name>.json            results
-    tables/<name>.parquet  one table each
-    parts/, arrays/        see `attcot_analysis.runs.records`
+    tables/<name>.parquet  a table in one file
+    tables/<name>/         a table in parts, and
+    arrays/<name>/         arrays beside it: see `attcot_analysis.runs.parts`
 
 Every file is written beside its place and moved there when complete, so what is there is whole.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
+import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,30 +28,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attcot_analysis.errors import AttCoTError, RunError, passing, writing
-from attcot_analysis.runs.differences import ITEMS, first_difference, not_told
+from attcot_analysis.errors import RunError, passing, writing
 from attcot_analysis.files import LOCK, locked, write_whole
+from attcot_analysis.runs.manifests import (
+    COMPARED,
+    ITEMS,
+    NOTED,
+    changed_versions,
+    first_difference,
+    manifest_digest,
+    not_recorded,
+)
+from attcot_analysis.runs.parts import UNREADABLE, Array, Parts, damaged, frame_of, one_line
 from attcot_analysis.runs.table_checks import MARK, TableCheck, check_mark
 
 MANIFEST = "manifest"
 RESPONSES = "answers_cot"
 """The table of the responses that the others are measured on."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-_SAME = ("seed", "config", "models", "data", "item_digests")
-_NOTED = ("versions", "processes", "platform")
-_MATTER = ("versions", "platform")
-
-UNREADABLE = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-)
-"""What readers of a damaged table may raise; see `damaged`."""
 
 
 class RunFolder:
@@ -72,7 +67,7 @@ class RunFolder:
     def create(
         cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
     ) -> "RunFolder":
-        """Make a new run folder, or go on with one that was interrupted; see `begun`."""
+        """Make a new run folder, or resume one that was interrupted; see `begun`."""
         with cls.begun(path, manifest, resume=resume) as run:
             return run
 
@@ -81,7 +76,7 @@ class RunFolder:
     def begun(
         cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
     ) -> Iterator["RunFolder"]:
-        """Make a new run folder, or go on with one, and keep other runs out of it while inside.
+        """Make a new run folder, or resume one, and keep other runs out of it while inside.
 
         The folder is locked before it is decided whose it is, so that of several that begin at
         the same moment one does, and the others are refused or find its manifest.
@@ -89,7 +84,7 @@ class RunFolder:
         Args:
             path: New or empty folder; with `resume` also one of an earlier run.
             manifest: From `build_manifest`; the time is added.
-            resume: Go on with the folder if its manifest has the same seed, config, models and
+            resume: Resume the folder's run if its manifest has the same seed, config, models and
                 data; other package versions or another number of processes are noted in it.
 
         Raises:
@@ -102,9 +97,9 @@ class RunFolder:
         with run.locked():
             run._check_free(resume)
             if run.has(MANIFEST):
-                run._go_on(new)
+                run._resume(new)
             else:
-                run.write_json(MANIFEST, new | {"digest": _digest(new)})
+                run.write_json(MANIFEST, new | {"digest": manifest_digest(new)})
             yield run
 
     @classmethod
@@ -131,33 +126,42 @@ class RunFolder:
     @property
     def manifest(self) -> dict[str, Any]:
         """What the run was made with."""
-        found = self.read_json(MANIFEST)
-        if not isinstance(found, dict):
+        manifest = self.read_json(MANIFEST)
+        if not isinstance(manifest, dict):
             raise RunError(f"{self._json(MANIFEST)} is damaged: it holds no JSON object.")
-        return found
+        return manifest
 
     @property
     def tables(self) -> list[str]:
-        """Names of the tables that are there."""
-        return sorted(path.stem for path in (self.path / "tables").glob("*.parquet"))
+        """Names of the tables that are there, whole."""
+        paths = list((self.path / "tables").glob("*"))
+        files = {path.stem for path in paths if path.suffix == ".parquet" and path.is_file()}
+        in_parts = {path.name for path in paths if Parts(self.path, path.name, b"").complete}
+        return sorted(files | in_parts)
 
     def table_path(self, name: str) -> Path:
-        """Where a table of that name lies, or would lie."""
+        """Where a table of that name lies, or would lie, if it is in one file."""
         return self._table(name)
+
+    def parts(self, name: str) -> Parts:
+        """A table of that name that lies, or is to be written, in parts."""
+        return Parts(self.path, _checked(name), self._mark(name))
 
     def has(self, name: str) -> bool:
         """Whether a table or JSON file of that name is there (whole, as all files are)."""
-        return self._table(name).is_file() or self._json(name).is_file()
+        if self._table(name).is_file() or self._json(name).is_file():
+            return True
+        return Parts(self.path, name, b"").complete
 
     def write_table(self, name: str, table: pd.DataFrame, *, overwrite: bool = False) -> Path:
-        """Write a table; its row index is not kept.
+        """Write a table into one file; its row index is not kept.
 
         Raises:
             RunError: If it is there already (and not `overwrite`), or cannot be written as
                 parquet.
         """
-        path = self._table(name)
-        self._refuse(path, overwrite)
+        path, parts = self._table(name), self.parts(name)
+        self._refuse(parts.path if parts else path, overwrite)
         if any(level is not None for level in table.index.names):
             raise RunError(
                 f"Table {name} has the named index {list(table.index.names)}, which would be "
@@ -170,9 +174,11 @@ class RunFolder:
                 f"Table {name} cannot be written as parquet: {one_line(error)}."
             ) from error
         content = content.replace_schema_metadata(
-            {**(content.schema.metadata or {}), MARK: self.mark(name)}
+            {**(content.schema.metadata or {}), MARK: self._mark(name)}
         )
         write_whole(path, lambda part: pq.write_table(content, part))
+        if parts:
+            shutil.rmtree(parts.path)
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
@@ -181,53 +187,87 @@ class RunFolder:
         Raises:
             RunError: If it is missing or damaged.
         """
-        path = self._table(name)
-        if not path.is_file():
+        table = self._rows(name)
+        if table is None:
             raise RunError(
                 f"{self.path} has no table {name}; it has {', '.join(self.tables) or 'none'}."
             )
+        check = self._check(name)
+        check.rows(table)
+        check.whole()
+        return table
+
+    def read_blocks(self, name: str) -> Iterator[pd.DataFrame]:
+        """Read a table so that little of it is in memory at a time: one part after the other.
+
+        Yields:
+            Rows as `read_table` gives them, all of an item in one block; blocks in any order.
+
+        Raises:
+            RunError: If it is missing or damaged.
+        """
+        parts = self.parts(name)
+        if self._table(name).is_file() or not parts:
+            yield self.read_table(name)
+            return
+        check = self._check(name)
+        for block in parts.blocks():
+            check.rows(block)
+            yield block
+        check.whole()
+
+    def read_arrays(self, name: str, items: Collection[str] | None = None) -> dict[str, Array]:
+        """Read the arrays that lie beside a table.
+
+        Args:
+            name: Of the table.
+            items: Of these items only; default all that have one.
+
+        Raises:
+            RunError: If there are none, an item has none, or a file is damaged.
+        """
+        return self.parts(name).arrays(items)
+
+    def _rows(self, name: str) -> pd.DataFrame | None:
+        """A table as it lies there, seen to be of this run; ``None`` if there is none."""
+        path, parts = self._table(name), self.parts(name)
+        if not path.is_file():
+            return parts.frame() if parts else None
         try:
             content = pq.read_table(path)
             table = frame_of(content)
         except UNREADABLE as error:
             raise damaged(path, error) from error
-        check = self.table_check(name, content.schema)
-        check.rows(table)
-        check.whole()
+        mark = (content.schema.metadata or {}).get(MARK)
+        if mark is not None or (self.has(MANIFEST) and self.manifest.get(ITEMS)):
+            unmarked = check_mark(path, mark, self._mark(name))
+            if unmarked is not None:
+                warnings.warn(unmarked, stacklevel=3)
         return table
 
-    def table_check(self, name: str, schema: pa.Schema) -> TableCheck:
-        """What a table that is read must hold; see that it is this run's.
+    def _check(self, name: str) -> TableCheck:
+        """What a table that is read must hold."""
+        file = self._table(name)
+        path = file if file.is_file() else self.parts(name).path
+        manifest = self.manifest if self.has(MANIFEST) else {}
+        responses = f"{name.rpartition('.')[0]}.{RESPONSES}".lstrip(".")
+        answers = self._rows(responses) if responses != name else None
+        if answers is None or not {"item", "n_steps"} <= set(answers):
+            return TableCheck(path, name, manifest, None)
+        return TableCheck(path, name, manifest, answers[["item", "n_steps"]])
 
-        Raises:
-            RunError: If it is another run's.
-        """
-        path, manifest = self._table(name), self.manifest if self.has(MANIFEST) else {}
-        if manifest.get(ITEMS) or MARK in (schema.metadata or {}):
-            unmarked = check_mark(path, (schema.metadata or {}).get(MARK), self.mark(name))
-            if unmarked is not None:
-                warnings.warn(unmarked, stacklevel=4)
-        answers = self._table(f"{name.rpartition('.')[0]}.{RESPONSES}".lstrip("."))
-        try:
-            held = pq.read_schema(answers).names if answers.is_file() else []
-            known = {"item", "n_steps"} <= set(held) and answers != path
-            steps = pq.read_table(answers, columns=["item", "n_steps"]) if known else None
-            return TableCheck(path, manifest, None if steps is None else steps.to_pandas())
-        except UNREADABLE as error:
-            raise damaged(answers, error) from error
-
-    def digest(self) -> str:
+    def _digest(self) -> str:
         """Digest of what the run was begun with."""
         manifest = self.manifest if self.has(MANIFEST) else {}
-        return str(manifest.get("digest") or _digest(manifest))
+        return str(manifest.get("digest") or manifest_digest(manifest))
 
-    def mark(self, name: str) -> bytes:
+    def _mark(self, name: str) -> bytes:
         """What a table of the run says of itself, by the key `MARK`."""
-        return f"{self.digest()} {name}".encode()
+        return f"{self._digest()} {name}".encode()
 
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Read a table if it is there, else compute and write it: what makes a run resumable."""
-        if not self._table(name).is_file():
+        if name not in self.tables:
             self.write_table(name, make())
         return self.read_table(name)
 
@@ -272,31 +312,38 @@ class RunFolder:
             )
         if occupied and not resume:
             raise RunError(
-                f"{self.path} holds a run already; pass resume=True to go on with it, or write to "
+                f"{self.path} holds a run already; pass resume=True to resume it, or write to "
                 f"{next_free(self.path)}."
             )
 
-    def _go_on(self, new: Mapping[str, Any]) -> None:
+    def _resume(self, new: Mapping[str, Any]) -> None:
         old = self.manifest
-        self._check_same(*({key: one[key] for key in _SAME if key in one} for one in (old, new)))
+        before, now = ({key: held[key] for key in COMPARED if key in held} for held in (old, new))
+        self._check_same(before, now)
         resumed = old.get("resumed", [])
         if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
             raise RunError(f"{self._json(MANIFEST)} is damaged: 'resumed' holds no list of notes.")
         last = {**old, **(resumed[-1] if resumed else {})}
-        if any(last.get(key) != new.get(key) for key in _NOTED):
-            _warn_of_versions(self.path, last, new)
-            note = {key: new[key] for key in ("created", *_NOTED) if key in new}
+        if any(last.get(key) != new.get(key) for key in NOTED):
+            changed = changed_versions(last, new)
+            if changed:
+                warnings.warn(
+                    f"{self.path} was begun with {'; '.join(changed)}: what is computed from here "
+                    "on can differ in its last digits, or in its definition.",
+                    stacklevel=5,
+                )
+            note = {key: new[key] for key in ("created", *NOTED) if key in new}
             self.write_json(MANIFEST, {**old, "resumed": [*resumed, note]}, overwrite=True)
 
     def made_with(self, name: str, record: Mapping[str, Any]) -> None:
-        """Note what some tables of the run are made with, or see that it is still the same.
+        """Record what some tables of the run are made with, or check that it is still the same.
 
         Args:
-            name: Of the note, a JSON file.
+            name: Of the record, a JSON file.
             record: JSON values.
 
         Raises:
-            RunError: If it is another one than was noted.
+            RunError: If it is another one than was recorded.
         """
         new = _plain(record, name)
         if self._json(name).is_file():
@@ -314,8 +361,8 @@ class RunFolder:
         self.warn_of_unknown(old, new)
 
     def warn_of_unknown(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        """Say what a record of an earlier version does not tell, so that it is not compared."""
-        unknown = not_told(old, new)
+        """Warn of what an earlier version did not record, so that it is not compared."""
+        unknown = not_recorded(old, new)
         if unknown:
             warnings.warn(
                 f"{self.path} was begun before {' and '.join(unknown)} were noted, so whether they "
@@ -324,7 +371,7 @@ class RunFolder:
             )
 
     def note(self, key: str, value: object) -> None:
-        """Add something to the manifest that says how the run went, not what it is of."""
+        """Add to the manifest something about how the run went, which is never compared."""
         self.write_json(MANIFEST, {**self.manifest, key: value}, overwrite=True)
 
     def _table(self, name: str) -> Path:
@@ -348,35 +395,12 @@ def next_free(path: str | Path) -> Path:
     return candidate
 
 
-def frame_of(content: pa.Table) -> pd.DataFrame:
-    """A parquet table as a data frame; cells that held lists hold lists again."""
-    table = content.to_pandas()
-    for field in content.schema:
-        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-            lists = content.column(field.name).to_pylist()
-            table[field.name] = pd.Series(lists, dtype=object)
-    return table
-
-
-def damaged(path: Path, error: Exception) -> AttCoTError:
-    """The error for a table on the disk that cannot be read; a full memory is no damage."""
-    return passing(error, path) or RunError(
-        f"{path} is damaged ({one_line(error)}); delete it to have it computed again."
-    )
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's message, to be put into a sentence."""
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
-
-
 def _occupied(path: Path) -> bool:
     """Whether there is anything but what a run leaves that was killed before its first file."""
     if not path.is_dir():
         return path.exists()
-    found = [child.name for child in path.iterdir()]
-    return any(name != LOCK and not re.fullmatch(r"\..*\.part", name) for name in found)
+    names = [child.name for child in path.iterdir()]
+    return any(name != LOCK and not re.fullmatch(r"\..*\.part", name) for name in names)
 
 
 def _checked(name: str) -> str:
@@ -404,26 +428,6 @@ def _plain(value: Any, where: str) -> Any:
         entries = value if isinstance(value, Sequence) else sorted(value)
         return [_plain(entry, f"{where}[{at}]") for at, entry in enumerate(entries)]
     raise RunError(f"{where} is a {type(value).__name__}, which has no JSON form; convert it.")
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    text = json.dumps({key: manifest.get(key) for key in _SAME}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _warn_of_versions(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    changed = [
-        f"{name} {before[name]}, now {now[name]}"
-        for before, now in ((old.get(key) or {}, new.get(key) or {}) for key in _MATTER)
-        for name in now
-        if name in before and before[name] != now[name]
-    ]
-    if changed:
-        warnings.warn(
-            f"{path} was begun with {'; '.join(changed)}: what is computed from here on can differ "
-            "in its last digits, or in its definition.",
-            stacklevel=5,
-        )
 
 
 def _now() -> str:

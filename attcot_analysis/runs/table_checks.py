@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.runs.differences import ITEMS, answer_digest
+from attcot_analysis.runs.manifests import ITEMS, answer_digest
 
 MARK = b"attcot_run"
 """Key of what a table says about the run it belongs to."""
@@ -53,16 +53,19 @@ _ANSWERS = (
 class TableCheck:
     """Checks one table, at once or block by block."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], answers: pd.DataFrame | None):
-        """Take what the table is held against.
+    def __init__(
+        self, path: Path, name: str, manifest: Mapping[str, Any], answers: pd.DataFrame | None
+    ) -> None:
+        """Take what the table is compared with.
 
         Args:
             path: Of the table.
+            name: Of the table.
             manifest: Of its run.
             answers: ``item`` and ``n_steps`` of the responses that it was measured on, if known.
         """
         self._path = path
-        self._name = path.stem.rpartition(".")[2]
+        self._name = name.rpartition(".")[2]
         data = manifest.get("data")
         test = data.get("test") if isinstance(data, Mapping) else None
         count = test.get("n") if isinstance(test, Mapping) else None
@@ -134,7 +137,7 @@ class TableCheck:
         elif of:
             wanted = self._stepped()
         if of == _FORCED:
-            # Where the manifest does not tell, an item may be an open question.
+            # Where the manifest does not say, an item may be an open question.
             wanted = [item for item in wanted if self._n_candidates(item)]
         self._see_that_all(wanted, self._seen, of)
         for edit in self._edited.keys() & {"twin", "control", "blank"}:

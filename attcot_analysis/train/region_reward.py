@@ -368,7 +368,7 @@ def region_attention(
 ) -> list[RegionAttention]:
     """Read how generated responses looked at their evidence, from one pass per batch.
 
-    Items that share prompt and image tensors, as those encoded inside `remembering` do, share the
+    Items that share prompt and image tensors, as those encoded with a `PromptCache` do, share the
     pass over them as well. Every item goes through the model, also one without a reward, so that
     several processes with equally many items make equally many passes.
 

@@ -23,6 +23,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -35,10 +36,9 @@ from attcot_analysis.models import (
     PROMPTS,
     Encoded,
     Mllm,
-    PromptMemory,
+    PromptCache,
     encode_prompt,
     read_image,
-    remembering,
 )
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.region_reward import (
@@ -283,27 +283,26 @@ class RegionReward:
                 "chat_template": self._trainer.chat_template,
                 **self._trainer.chat_template_kwargs,
             }
-        known: dict[Any, Image.Image] = {}
-        bare: dict[tuple[str | int, ...], Encoded] = {}
+        bare: dict[tuple[object, ...], Encoded] = {}
         items = []
-        with remembering(PromptMemory()):
-            for prompt, ids in zip(prompts, completion_ids, strict=True):
-                if isinstance(prompt, str):
-                    raise TrainingError(
-                        "The region reward needs conversational prompts, a list of messages, as "
-                        "GRPOTrainer does for pictures."
-                    )
-                text = self.mllm.processor.apply_chat_template(
-                    prompt, tokenize=False, add_generation_prompt=True, **options
+        mllm = replace(self.mllm, cache=PromptCache())
+        for prompt, ids in zip(prompts, completion_ids, strict=True):
+            if isinstance(prompt, str):
+                raise TrainingError(
+                    "The region reward needs conversational prompts, a list of messages, as "
+                    "GRPOTrainer does for pictures."
                 )
-                pictures = [known.setdefault(picture_key(one), one) for one in pictures_of(prompt)]
-                if self.config.region == "step":
-                    items.append(encode_prompt(self.mllm, text, pictures, response=list(ids)))
-                    continue
-                key = (text, *map(id, pictures))
-                if key not in bare:
-                    bare[key] = encode_prompt(self.mllm, text, pictures)
-                items.append(continued(bare[key], ids))
+            text = mllm.processor.apply_chat_template(
+                prompt, tokenize=False, add_generation_prompt=True, **options
+            )
+            pictures = pictures_of(prompt)
+            if self.config.region == "step":
+                items.append(encode_prompt(mllm, text, pictures, response=list(ids)))
+                continue
+            key = (text, *map(picture_key, pictures))
+            if key not in bare:
+                bare[key] = encode_prompt(mllm, text, pictures)
+            items.append(continued(bare[key], ids))
         return items
 
     def _note(self, reasons: Sequence[str | None], log_metric: LogMetric | None) -> None:

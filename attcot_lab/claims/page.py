@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.show.style import arm_label, format_counts, format_interval, format_number
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim

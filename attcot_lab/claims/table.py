@@ -10,7 +10,7 @@ import pandas as pd
 
 from attcot_analysis.errors import MeasureError, RunError, passing
 from attcot_analysis.measures._items import need_columns
-from attcot_analysis.runs.headline import CHANCE
+from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.stats.intervals import FloatArray, Interval
 from attcot_analysis.stats.significance import holm
 from attcot_lab.claims.claim import (

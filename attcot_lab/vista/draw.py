@@ -20,13 +20,12 @@ from attcot_analysis.models import (
     Encoded,
     Generation,
     Mllm,
-    PromptMemory,
+    PromptCache,
     collate,
     encode_problem,
     generate,
     load_mllm,
 )
-from attcot_analysis.models.memory import current_memory, remembering
 from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.train.objective import AttCoTConfig, readable_layers
@@ -115,8 +114,8 @@ def sample_responses(
         guess, so this is a lower bound of the right rationales.
     """
     # Samples of a question share its picture.
-    with remembering(current_memory() or PromptMemory()):
-        prompts = [encode_problem(mllm, one.problem, response=one.prefix) for one in starts]
+    caching = replace(mllm, cache=mllm.cache or PromptCache())
+    prompts = [encode_problem(caching, one.problem, response=one.prefix) for one in starts]
     made = generate(
         mllm,
         prompts,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import (
     Encoded,
     Mllm,
-    PromptMemory,
+    PromptCache,
     collate,
     encode_problem,
     load_mllm,
 )
-from attcot_analysis.models.memory import current_memory, remembering
 from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.train.checkpoints import new_folder, run_arguments, train_into
 from attcot_analysis.train.data import RationaleDataset, collate_examples
@@ -145,24 +144,24 @@ def train_vista_round(
     rows = training_rows(drawn, config, training)
 
     def make(mllm: Mllm, working: Path, **arguments: Any) -> VistaSFTTrainer | VistaDPOTrainer:
+        # Responses to a question share its picture.
+        caching = replace(mllm, cache=PromptCache())
         return make_vista_trainer(
-            mllm, base, problems, drawn, rows, config, training, working, progress, **arguments
+            caching, base, problems, drawn, rows, config, training, working, progress, **arguments
         )
 
-    # Responses to a question share its picture.
-    with remembering(current_memory() or PromptMemory()):
-        return train_into(
-            folder,
-            make,
-            base,
-            problems,
-            {**asdict(training), "vista": asdict(config)},
-            seed=training.seed,
-            noted={"rows": len(rows)},
-            inputs={"rows": _hash(drawn, rows)},
-            log_every=LOG_EVERY,
-            save_every=save_every,
-        )
+    return train_into(
+        folder,
+        make,
+        base,
+        problems,
+        {**asdict(training), "vista": asdict(config)},
+        seed=training.seed,
+        noted={"rows": len(rows)},
+        inputs={"rows": _hash(drawn, rows)},
+        log_every=LOG_EVERY,
+        save_every=save_every,
+    )
 
 
 def training_rows(drawn: VistaRound, config: VistaConfig, training: FinetuneConfig) -> pd.DataFrame:

@@ -7,15 +7,13 @@ import sys
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from processes import FAKE_ITEMS, FakeStages
 
 from attcot_analysis.cli import main
-from attcot_analysis.errors import MeasureError, ModelError, RunError
+from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.models.load import memory_limit, out_of_memory, parse_memory
 from attcot_analysis.problems import generate_arrows, render_response
 from attcot_analysis.runs import measure as suite
@@ -27,14 +25,8 @@ from attcot_analysis.runs.batches import (
     in_order,
     note_halved,
 )
-from attcot_analysis.runs.measure import ResponseStages, Stages, measure_all
-from attcot_analysis.runs.records import (
-    Part,
-    common_schema,
-    read_blocks,
-    stretches,
-    write_pieces,
-)
+from attcot_analysis.runs.measure import ResponseStages, Settings, Stages, measure
+from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
 
 # --- which items go together --------------------------------------------------------------------
@@ -95,12 +87,12 @@ def fake(monkeypatch):
 
 
 def test_tables_do_not_depend_on_the_batches(fake, tmp_path, monkeypatch):
-    plain = measure_all(None, fake, batch_size=3)
+    plain = measure(None, fake, batch_size=3)
     lengths = random.Random(0).sample(range(0, 9000, 100), FAKE_ITEMS)
     monkeypatch.setattr(suite, "estimated_lengths", lambda *_: lengths)
     run = RunFolder.create(tmp_path / "run", {"seed": 0})
     for kept in (None, run):
-        tables = measure_all(None, fake, batch_size=2, similar=True, run=kept)
+        tables = measure(None, fake, batch_size=2, run=kept)
         assert list(tables) == list(plain)
         for name, table in tables.items():
             same(table, plain[name])
@@ -178,7 +170,8 @@ def test_a_model_in_halves_measures_the_same(random_mllm):
     responses = [
         random_mllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in written
     ]
-    stages = Stages(random_mllm, problems, edits=("twin",), batch_size=3, max_new_tokens=2)
+    settings = Settings(edits=("twin",), batch_size=3, max_new_tokens=2)
+    stages = Stages(random_mllm, problems, settings)
     rest = ResponseStages(stages, responses)
 
     def full(module, args, kwargs):
@@ -212,11 +205,11 @@ def test_the_run_says_what_was_halved(fake, tmp_path, monkeypatch):
                 raise MemoryError
             return super().access(at)
 
-    plain = measure_all(None, fake, batch_size=4)
+    plain = measure(None, fake, batch_size=4)
     monkeypatch.setattr(suite, "ResponseStages", Tight)
     run = RunFolder.create(tmp_path / "run", {"seed": 0})
     with pytest.warns(UserWarning, match="access goes on with 2 items at a time"):
-        tables = measure_all(None, fake, batch_size=4, run=run)
+        tables = measure(None, fake, batch_size=4, run=run)
     for name, table in tables.items():
         same(table, plain[name])
     assert run.manifest["halved"] == {"access": 2}
@@ -265,54 +258,3 @@ def test_a_limit_makes_too_much_fail_as_out_of_memory_and_ends():
     assert torch.empty(2**31, dtype=torch.uint8).numel()
     with pytest.raises(ModelError, match="cannot be limited on meta"), memory_limit(1, "meta"):
         pass
-
-
-# --- long tables --------------------------------------------------------------------------------
-
-
-def test_parts_are_put_into_the_smallest_stretches():
-    assert list(stretches([[0, 1], [2], [3, 4]])) == [[0], [1], [2]]
-    assert list(stretches([[4, 3], [0, 2], [1]])) == [[1, 2], [0]]
-    assert list(stretches([[5, 0], [1, 2], [3, 4], [6]])) == [[0, 1, 2], [3]]
-    batches = by_length([random.Random(1).uniform(0, 999) for _ in range(100)], 3)
-    found = list(stretches(batches))
-    assert len(found) >= 100 / (3 * WINDOW)
-    assert sorted(itertools.chain(*found)) == list(range(len(batches)))
-
-
-@pytest.mark.parametrize("rows", [1, 3, 1000])
-def test_blocks_hold_whole_items_and_all_of_them(tmp_path, rows):
-    run = RunFolder.create(tmp_path / "run", {"seed": 0})
-    draw = np.random.default_rng(0)
-    items = np.repeat(ITEMS, draw.integers(1, 6, len(ITEMS)))
-    table = pd.DataFrame({"item": items, "x": draw.normal(size=len(items))})
-    table["said"] = [None if at % 4 else f"word {at}" for at in range(len(table))]
-    table["ids"] = [[at] * (at % 3) for at in range(len(table))]
-    run.write_table("t", table)
-    blocks = list(read_blocks(run, "t", rows))
-    assert_frame_equal(pd.concat(blocks, ignore_index=True), run.read_table("t"))
-    seen = [set(block["item"]) for block in blocks]
-    assert sum(map(len, seen)) == len(ITEMS)
-    assert len(blocks) == 1 if rows == 1000 else len(blocks) > 3
-    run.write_table("none", table.iloc[:0])
-    assert [len(block) for block in read_blocks(run, "none")] == [0]
-
-
-def test_pieces_of_different_types_become_one_table(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {"seed": 0})
-    pieces = [
-        pd.DataFrame({"item": ["a"], "word": [None], "n": [1], "ids": [[]]}),
-        pd.DataFrame({"item": ["b"], "word": ["w"], "n": [float("nan")], "ids": [[3]]}),
-    ]
-    for at, piece in enumerate(pieces):
-        run.write_table(f"piece{at}", piece)
-    schemas = [pq.read_schema(run.table_path(f"piece{at}")) for at in range(2)]
-    run.table_path("t").parent.mkdir(exist_ok=True)
-    write_pieces(run.table_path("t"), pieces, common_schema(schemas))
-    found = run.read_table("t")
-    assert found["item"].tolist() == ["a", "b"] and found["ids"].tolist() == [[], [3]]
-    assert found["word"].isna().tolist() == [True, False]
-    assert found["n"].isna().tolist() == [False, True]
-    odd = pa.schema([("n", pa.string())])
-    with pytest.raises(RunError, match="Column n is int64 in one part and string in another"):
-        common_schema([schemas[0], odd])

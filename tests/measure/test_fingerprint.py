@@ -15,8 +15,8 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, TrainingError
 from attcot_analysis.models import load_mllm, wrap_mllm
 from attcot_analysis.problems import generate_arrows, save_problems
-from attcot_analysis.runs.differences import ITEMS, brief
-from attcot_analysis.runs.measure import measure_all
+from attcot_analysis.runs.manifests import ITEMS, brief
+from attcot_analysis.runs.measure import measure
 from attcot_analysis.runs.provenance import build_manifest, model_record, parameters_hash
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
@@ -164,7 +164,7 @@ def test_what_has_changed_in_memory_is_seen(change, part, from_folder, problems,
 def test_measuring_leaves_the_fingerprint_as_it_was(problems):
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     before = model_record(mllm)
-    measure_all(mllm, problems, max_new_tokens=4, batch_size=2)
+    measure(mllm, problems, max_new_tokens=4, batch_size=2)
     assert model_record(mllm) == before
 
 
@@ -252,16 +252,16 @@ def test_tables_that_are_there_are_of_this_model_and_these_items(problems, tmp_p
     run = RunFolder.create(tmp_path / "run", {"seed": 0})
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     settings = {"run": run, "prefix": "a.", "max_new_tokens": 4, "batch_size": 2}
-    measure_all(mllm, problems, **settings)
-    measure_all(mllm, problems, **settings)
+    measure(mllm, problems, **settings)
+    measure(mllm, problems, **settings)
     with pytest.raises(RunError, match=r"config\.max_new_tokens is 4, now it is 5"):
-        measure_all(mllm, problems, **settings | {"max_new_tokens": 5})
+        measure(mllm, problems, **settings | {"max_new_tokens": 5})
     blank = replace(problems[2], image=Image.new("RGB", problems[2].image.size))
     with pytest.raises(RunError, match=f"the picture of item {problems[2].id} differs"):
-        measure_all(mllm, [*problems[:2], blank], **settings)
+        measure(mllm, [*problems[:2], blank], **settings)
     changed_weight(mllm)
     with pytest.raises(RunError, match="what was loaded as parameters differs"):
-        measure_all(mllm, problems, **settings)
+        measure(mllm, problems, **settings)
 
 
 def test_a_measured_folder_is_refused_from_the_command_line(checkpoint, tmp_path, capsys, problems):

@@ -10,7 +10,7 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.problems import generate_arrows, render_response
 from attcot_analysis.runs.generations import Generations, read_generations
-from attcot_analysis.runs.measure import Stages, measure_all
+from attcot_analysis.runs.measure import DEFAULT, Settings, Stages, measure
 
 TEXT = "<think>\n1. Look at a1.\n2. Then at b1.\n</think>\n<answer>red</answer>"
 
@@ -100,7 +100,7 @@ def test_no_file_no_lines_no_response_for_an_item(random_mllm, tmp_path):
     with pytest.raises(MeasureError, match="holds no response"):
         read_generations(tmp_path / "empty.jsonl", random_mllm)
     with pytest.raises(MeasureError, match="2 of 2 items have no response"):
-        Stages(random_mllm, generate_arrows(2), generations=Generations({})).check()
+        Stages(random_mllm, generate_arrows(2), Settings(generations=Generations({}))).check()
 
 
 def test_what_is_measured_is_what_was_written(random_mllm, tmp_path):
@@ -110,7 +110,7 @@ def test_what_is_measured_is_what_was_written(random_mllm, tmp_path):
     file = written(tmp_path / "a.jsonl", *lines)
     options = {"layers": [0], "controls": ("rationale",), "max_new_tokens": 3}
     own, foreign = (
-        measure_all(
+        measure(
             random_mllm,
             problems,
             generations=read_generations(file, random_mllm, foreign=other),
@@ -137,14 +137,14 @@ def test_open_questions_are_answered_but_never_forced(random_mllm):
     with pytest.raises(MeasureError, match="is an open question"):
         commitment(random_mllm, [asked], texts[1:])
     made = {p.id: t for p, t in zip((closed, asked), texts, strict=True)}
-    tables = measure_all(
+    tables = measure(
         random_mllm,
         [closed, asked],
+        (*DEFAULT, "causal", "lens", "divergence"),
         generations=_generations(random_mllm, made),
         layers=[0],
         controls=("rationale", "other_item"),
         edits=("twin", "blank"),
-        extras=("causal", "lens", "divergence"),
         max_new_tokens=3,
     )
     assert tables["answers_cot"]["correct"].tolist() == [True, True]

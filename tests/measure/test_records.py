@@ -1,5 +1,6 @@
-"""Parts of a table on disk: merged by item, found out when damaged, held by one run at a time."""
+"""Parts of a table on disk: read as one, found out when damaged, held by one run at a time."""
 
+import json
 import os
 import re
 
@@ -11,7 +12,7 @@ from processes import CONTEXT, begin_together
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.runs import run as run_module
-from attcot_analysis.runs.records import Part, Records, joined
+from attcot_analysis.runs.parts import Part, joined
 from attcot_analysis.runs.run import RunFolder
 
 ITEMS = ["a", "b", "c", "d", "e"]
@@ -40,45 +41,67 @@ def run(tmp_path):
     return RunFolder.create(tmp_path / "run", {"seed": 0})
 
 
+BATCHES = [[0, 1], [2, 3], [4]]
+
+
 @pytest.fixture
 def records(run):
     """All items in three parts, written out of order; c has no rows, two items have arrays."""
-    found = Records(run, "table")
-    found.write(2, ["e"], Part(rows("e")))
-    found.write(0, ["a", "b"], Part(rows("b", "a", "b"), {"b": array("b")}))
-    found.write(1, ["c", "d"], Part(rows("d"), {"d": array("d")}))
+    found = run.parts("table")
+    found.write(2, BATCHES, ITEMS, Part(rows("e")))
+    found.write(0, BATCHES, ITEMS, Part(rows("b", "a", "b"), {"b": array("b")}))
+    found.write(1, BATCHES, ITEMS, Part(rows("d"), {"d": array("d")}))
     return found
 
 
 def parts(run):
-    return sorted((run.path / "parts" / "table").iterdir())
+    return sorted((run.path / "tables" / "table").iterdir())
 
 
-def test_merged_parts_equal_the_table_written_at_once(run, records):
-    assert records.items() == set(ITEMS)
-    merged = records.merge(ITEMS)
+def test_parts_equal_the_table_written_at_once(run, records):
+    assert records.missing(BATCHES, ITEMS) == [] and records.complete
+    found = run.read_table("table")
     run.write_table("whole", rows("a", "b", "b", "d", "e"))
-    assert_frame_equal(merged, run.read_table("whole"), check_exact=True)
-    assert_frame_equal(run.read_table("table"), merged)
-    assert not (run.path / "parts").exists()
+    assert_frame_equal(found, run.read_table("whole"), check_exact=True)
+    assert run.tables == ["table", "whole"] and run.has("table")
+    blocks = list(run.read_blocks("table"))
+    assert [set(block["item"]) for block in blocks] == [{"a", "b"}, {"d"}, {"e"}]
+    assert_frame_equal(joined(blocks, ITEMS), found)
 
 
-def test_rows_come_in_the_order_of_the_items_not_of_the_parts(records):
-    assert records.merge(["e", "d", "c", "b", "a"])["item"].tolist() == ["e", "d", "b", "b", "a"]
+def test_rows_come_in_the_order_of_the_items_not_of_the_parts(run):
+    found, batches = run.parts("table"), [[3, 0], [4, 1], [2]]
+    order = ["e", "d", "c", "b", "a"]
+    for number, batch in enumerate(batches):
+        held = [order[place] for place in batch]
+        found.write(number, batches, order, Part(rows(*held)))
+    assert run.read_table("table")["item"].tolist() == order
 
 
 def test_arrays_come_back_by_item(run, records):
-    with pytest.raises(RunError, match="has no arrays of table"):
-        records.arrays()
-    records.merge(ITEMS)
-    found = records.arrays()
+    with pytest.raises(RunError, match="has no arrays of other"):
+        run.read_arrays("other")
+    found = run.read_arrays("table")
     assert list(found) == ["b", "d"]
     for item, one in found.items():
         assert one.dtype == np.float32
         np.testing.assert_array_equal(one, array(item))
-    assert list(records.arrays(["d"])) == ["d"]
+    assert list(run.read_arrays("table", ["d"])) == ["d"]
     with pytest.raises(RunError, match=r"has no array of c; it has b, d, 2 in all"):
-        records.arrays(["c"])
+        run.read_arrays("table", ["c"])
+
+
+def test_arrays_of_earlier_versions_are_found_in_their_index(run, records):
+    files = sorted((run.path / "arrays" / "table").iterdir())
+    index = {"b": files[0].name, "d": files[1].name}
+    files[0].with_name("index.json").write_text(json.dumps(index))
+    table = run.read_table("table")
+    run.write_table("table", table, overwrite=True)
+    assert not records.path.exists()
+    np.testing.assert_array_equal(run.read_arrays("table", ["d"])["d"], array("d"))
+    files[0].with_name("index.json").write_text(json.dumps({"c": files[0].name}))
+    with pytest.raises(RunError, match=r"index\.json is damaged \(no file holds 'c'\)"):
+        run.read_arrays("table")
 
 
 def test_tables_without_rows_are_joined_too():
@@ -87,32 +110,44 @@ def test_tables_without_rows_are_joined_too():
     assert list(joined([empty, rows()], ITEMS).columns) == list(empty.columns)
 
 
+def test_a_table_without_any_rows_keeps_its_columns(run):
+    for number in range(2):
+        run.parts("none").write(number, [[0], [1]], ITEMS[:2], Part(rows()))
+    found = run.read_table("none")
+    assert len(found) == 0 and list(found) == list(rows())
+    assert [len(block) for block in run.read_blocks("none")] == [0]
+
+
 def test_every_item_must_be_there_exactly_once(run, records):
-    with pytest.raises(RunError, match=r"lacks 2 of 7 items \(f, g\); run the same command again"):
-        records.merge([*ITEMS, "f", "g"])
-    with pytest.raises(RunError, match=r"000002-\w+\.parquet holds items that the run has not \(e"):
-        records.merge(ITEMS[:-1])
+    with pytest.raises(RunError, match=r"00002-of-00003-\w+\.parquet holds items .*\(e"):
+        records.missing(BATCHES, ITEMS[:-1])
+    with pytest.raises(RunError, match="made with another batch_size"):
+        records.missing([[0, 1], [2, 3, 4]], ITEMS)
     assert len(parts(run)) == 3
-    records.write(9, ["f", "b"], Part(rows("b")))
-    for look in (records.items, lambda: records.merge([*ITEMS, "f"])):
-        with pytest.raises(RunError, match=r"000009\S+ and 000000\S+ beside it both hold item b"):
+    records.write(1, BATCHES, ITEMS, Part(rows("c", "d")))
+    for look in (lambda: records.missing(BATCHES, ITEMS), lambda: run.read_table("table")):
+        with pytest.raises(RunError, match=r"00001\S+ and 00001\S+ beside it both hold item c"):
             look()
-    assert "table" not in run.tables
+    for path in parts(run)[1:3]:
+        path.unlink()
+    assert records.missing(BATCHES, ITEMS) == [1] and "table" not in run.tables
+    with pytest.raises(RunError, match=r"lacks 1 of 3 parts; run the same command again"):
+        run.read_table("table")
 
 
 @pytest.mark.parametrize(
-    ("items", "part"),
+    ("batch", "part"),
     [
         ([], Part(rows())),
-        (["a", "a"], Part(rows("a"))),
-        (["a"], Part(rows("a", "b"))),
-        (["a"], Part(rows("a"), {"b": array("b")})),
+        ([0, 0], Part(rows("a"))),
+        ([0], Part(rows("a", "b"))),
+        ([0], Part(rows("a"), {"b": array("b")})),
     ],
 )
-def test_a_part_holds_its_own_items_only(run, items, part):
+def test_a_part_holds_its_own_items_only(run, batch, part):
     with pytest.raises(RunError, match="name every item of the batch once, and no other"):
-        Records(run, "table").write(0, items, part)
-    assert not (run.path / "parts").exists()
+        run.parts("table").write(0, [batch], ITEMS, part)
+    assert not (run.path / "tables").exists()
 
 
 def flip(content, at):
@@ -126,38 +161,53 @@ def test_damage_anywhere_is_found_and_the_other_parts_are_kept(run, records):
     damaged = [flip(whole, int(place)) for place in places]
     for content in [b"", whole[:-1], whole[: len(whole) // 2], *damaged]:
         path.write_bytes(content)
-        for look in (records.items, lambda: records.merge(ITEMS)):
+        for look in (lambda: records.missing(BATCHES, ITEMS), lambda: run.read_table("table")):
             with pytest.raises(RunError) as caught:
                 look()
             message = str(caught.value)
             assert re.search(rf"{path} is damaged \(.*\); delete it to have its items", message)
             assert "\n" not in message
     path.unlink()
-    assert records.items() == {"a", "b", "e"}
-    records.write(1, ["c", "d"], Part(rows("d"), {"d": array("d")}))
-    assert records.merge(ITEMS)["item"].tolist() == ["a", "b", "b", "d", "e"]
+    assert records.missing(BATCHES, ITEMS) == [1]
+    records.write(1, BATCHES, ITEMS, Part(rows("d"), {"d": array("d")}))
+    assert run.read_table("table")["item"].tolist() == ["a", "b", "b", "d", "e"]
 
 
-def test_damaged_arrays_are_found_before_and_after_the_merge(run, records):
-    path = next((run.path / "arrays" / "table").glob("000000-*"))
+def test_damaged_arrays_are_found(run, records):
+    path = next((run.path / "arrays" / "table").glob("00000-*"))
     whole = path.read_bytes()
-    path.write_bytes(flip(whole, len(whole) - 3))
-    with pytest.raises(RunError, match=rf"{path} is damaged .* delete it and .*parts.*000000"):
-        records.merge(ITEMS)
-    path.write_bytes(whole)
-    records.merge(ITEMS)
-    path.write_bytes(flip(whole, 9))
-    with pytest.raises(RunError, match=rf"{path} is damaged .* delete it and .*tables"):
-        records.arrays()
-    assert list(records.arrays(["d"])) == ["d"]
+    for at in (len(whole) - 3, 9):
+        path.write_bytes(flip(whole, at))
+        with pytest.raises(RunError, match=rf"{path} is damaged .* delete it and .*tables.*00000"):
+            run.read_arrays("table")
+    assert list(run.read_arrays("table", ["d"])) == ["d"]
 
 
 def test_arrays_that_no_part_knows_are_removed(run, records):
-    stale = run.path / "arrays" / "table" / "000007-0123456789ab.safetensors"
+    stale = run.path / "arrays" / "table" / "00007-of-00008-0123456789ab.safetensors"
     stale.write_bytes(b"x")
     (stale.parent / f".{stale.name}.part").write_bytes(b"x")
-    records.merge(ITEMS)
-    assert len(list(stale.parent.iterdir())) == 3
+    records.tidy()
+    assert len(list(stale.parent.iterdir())) == 2
+
+
+def test_parts_of_different_types_become_one_table(run):
+    pieces = [
+        pd.DataFrame({"item": ["a"], "word": [None], "n": [1], "ids": [[]]}),
+        pd.DataFrame({"item": ["b"], "word": ["w"], "n": [float("nan")], "ids": [[3]]}),
+    ]
+    for number, piece in enumerate(pieces):
+        run.parts("t").write(number, [[0], [1]], ITEMS[:2], Part(piece))
+        run.parts("odd").write(
+            number, [[0], [1]], ITEMS[:2], Part(piece.assign(n=["x", 1][number]))
+        )
+    found = run.read_table("t")
+    assert found["item"].tolist() == ["a", "b"] and found["ids"].tolist() == [[], [3]]
+    assert found["word"].isna().tolist() == [True, False]
+    assert found["n"].isna().tolist() == [False, True]
+    assert [block.dtypes.equals(found.dtypes) for block in run.read_blocks("t")] == [True, True]
+    with pytest.raises(RunError, match=r"make no table .*Field n has incompatible types"):
+        run.read_table("odd")
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(run, records, monkeypatch):
@@ -167,9 +217,9 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(run, records, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         with pytest.raises(RunError, match=r"\(f\) cannot be written .* No space left .* are kept"):
-            records.write(3, ["f"], Part(rows()))
-    assert [path.name[:6] for path in parts(run)] == ["000000", "000001", "000002"]
-    assert records.items() == set(ITEMS)
+            records.write(3, [*BATCHES, [5]], [*ITEMS, "f"], Part(rows()))
+    assert [path.name[:5] for path in parts(run)] == ["00000", "00001", "00002"]
+    assert records.missing(BATCHES, ITEMS) == []
 
 
 def test_one_run_at_a_time(run):

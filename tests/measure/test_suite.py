@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
@@ -36,14 +35,15 @@ from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.measure import (
+    DEFAULT,
+    EXTRAS,
     TABLES,
-    Extra,
     ResponseStages,
+    Settings,
     Stages,
-    measure_all,
+    measure,
     suite_values,
 )
-from attcot_analysis.runs.records import Records
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
@@ -244,8 +244,8 @@ def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     problems = load_problems(shipped(TESTBED_PROBLEMS), limit=4)
     settings = {"batch_size": 2, "max_new_tokens": REAL["max_new_tokens"]}
-    tables = measure_all(mllm, problems, extras=get_args(Extra), **settings)
-    assert list(tables) == [*TABLES, *get_args(Extra)]
+    tables = measure(mllm, problems, (*DEFAULT, *EXTRAS), **settings)
+    assert list(tables) == [*TABLES, *EXTRAS]
     written = tables["answers_cot"]["ids"].tolist()
     for name, at_once in (
         ("answer_access", answer_access(mllm, problems, written).table),
@@ -261,7 +261,7 @@ def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
 def test_without_a_folder_the_tables_are_the_same(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "Stages", FakeStages)
     monkeypatch.setattr(suite, "ResponseStages", FakeStages)
-    tables = measure_all(None, generate_arrows(FAKE_ITEMS, seed=0), batch_size=3)
+    tables = measure(None, generate_arrows(FAKE_ITEMS, seed=0), batch_size=3)
     assert list(tables) == list(TABLES)
     kept, run = RunFolder.open(fake[0]), RunFolder.create(tmp_path / "run", {"seed": 0})
     for name, table in tables.items():
@@ -286,7 +286,7 @@ def test_the_run_says_what_it_was_made_with(real):
 def test_maps_are_kept_beside_their_table(fake):
     run = RunFolder.open(fake[0])
     table = run.read_table("base-0.maps")
-    arrays = Records(run, "base-0.maps").arrays()
+    arrays = run.read_arrays("base-0.maps")
     assert list(arrays) == table["item"].tolist()
     assert len(arrays) == sum(place % 3 > 0 for place in range(FAKE_ITEMS))
     assert {array.shape[:2] for array in arrays.values()} == {(2, 3)}
@@ -305,7 +305,8 @@ def command(real):
 
 
 def test_a_finished_run_is_read_not_measured_again(real, command, capsys):
-    tables = [real[0] / "tables" / f"{name}.parquet" for name in TABLES]
+    folders = [RunFolder(real[0]).parts(name).path for name in TABLES]
+    tables = [path for folder in folders for path in folder.iterdir()]
     before = [path.stat().st_mtime_ns for path in tables]
     assert main(command) == 0
     assert [path.stat().st_mtime_ns for path in tables] == before
@@ -339,7 +340,7 @@ def test_a_run_that_is_being_written_to_is_refused(real, command, capsys):
 def test_a_damaged_part_is_named_and_the_rest_is_kept(fake, tmp_path):
     folder = tmp_path / "killed"
     assert Child(fake_measure, folder, kill_at=fake[1] // 3).wait() == -9
-    part = sorted((folder / "parts").rglob("*.parquet"))[0]
+    part = sorted((folder / "tables").rglob("*.parquet"))[-1]
     part.write_bytes(part.read_bytes()[:-9])
     child = Child(fake_measure, folder)
     assert child.wait() == 1
@@ -352,36 +353,36 @@ def test_a_damaged_part_is_named_and_the_rest_is_kept(fake, tmp_path):
 def test_parts_of_other_batches_are_refused(tmp_path):
     problems = generate_arrows(4, seed=0)
     run = RunFolder.create(tmp_path / "run", {"seed": 0})
-    run.path.joinpath("tables").mkdir()
-    part = FakeStages(None, problems).answers([1, 2], "cot")
-    Records(run, "answers_cot").write(0, [problems[1].id, problems[2].id], part)
+    part = FakeStages(None, problems, Settings()).answers([1, 2], "cot")
+    names = [problem.id for problem in problems]
+    run.parts("answers_cot").write(0, [[1, 2], [0, 3]], names, part)
     with pytest.raises(RunError, match="made with another batch_size"):
-        measure_all(None, problems, batch_size=2, run=run)
+        measure(None, problems, batch_size=2, run=run)
 
 
 @pytest.mark.parametrize(
     ("items", "settings", "message"),
     [
         (0, {}, "at least one"),
-        (2, {"maps": True}, "need a run folder"),
+        (2, {"what": (*DEFAULT, "maps")}, "need a run folder"),
         (2, {"shards": Shards(0, 2)}, "need a run folder"),
         (2, {"batch_size": 0}, "batch_size is 0"),
         (2, {"controls": ("filler",)}, "add 'rationale'"),
         (2, {"controls": ("rationale", "noise")}, "controls is .* choose from rationale, filler"),
         (2, {"edits": ("mirror",)}, "edits is .* choose from twin, control"),
-        (2, {"extras": ("dreams",)}, "extras is .* choose from answer_access, causal"),
+        (2, {"what": ("dreams",)}, "no measure 'dreams'; choose from responses, answers, direct"),
         (1, {}, "no other item has a different answer"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_at_once(items, settings, message):
     with pytest.raises(MeasureError, match=message):
-        measure_all(None, generate_arrows(2, seed=0)[:items], **settings)
+        measure(None, generate_arrows(2, seed=0)[:items], **settings)
 
 
 def test_an_item_given_twice_is_refused():
     problems = generate_arrows(2, seed=0)
     with pytest.raises(MeasureError, match=f"{problems[1].id} is there twice"):
-        measure_all(None, [*problems, problems[1]])
+        measure(None, [*problems, problems[1]])
 
 
 def test_a_missing_problem_folder_is_named(tmp_path, capsys):

@@ -3,7 +3,6 @@
 import shutil
 import warnings
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -13,14 +12,14 @@ import torch
 from attcot_analysis.errors import RunError
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import load_problems
-from attcot_analysis.runs.differences import ITEMS
-from attcot_analysis.runs.measure import Extra, measure_run
-from attcot_analysis.runs.records import Part, Records, read_blocks
+from attcot_analysis.runs.manifests import ITEMS
+from attcot_analysis.runs.measure import DEFAULT, EXTRAS, measure_run
+from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, data_folder, shipped
 from attcot_analysis.show.report.arms import read_arm
 
-SETTINGS = {"max_new_tokens": 40, "batch_size": 2, "extras": get_args(Extra), "maps": True}
+SETTINGS = {"max_new_tokens": 40, "batch_size": 2, "what": (*DEFAULT, *EXTRAS, "maps")}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_every_table_of_a_run_is_read(measured, run):
         for name in measured.tables:
             found = measured.read_table(name)
             if "item" in found:
-                blocks = list(read_blocks(measured, name, rows=7))
+                blocks = list(measured.read_blocks(name))
                 assert len(pd.concat(blocks)) == len(found)
         read_arm(run.path)
 
@@ -155,7 +154,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "change", "message"), CASES)
 def test_what_cannot_be_is_refused(run, name, change, message, write):
     changed(run, name, change, write)
-    for read in (lambda: run.read_table(name), lambda: list(read_blocks(run, name))):
+    for read in (lambda: run.read_table(name), lambda: list(run.read_blocks(name))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(RunError, match=message) as caught:
@@ -176,7 +175,7 @@ def test_a_run_of_an_earlier_version_is_held_against_what_it_says(run):
     del held[ITEMS]
     run.write_json("manifest", held, overwrite=True)
     for name in run.tables:
-        pd.read_parquet(run.table_path(name)).to_parquet(run.table_path(name), index=False)
+        run.read_table(name).to_parquet(run.table_path(name), index=False)
         assert len(run.read_table(name))
     changed(run, "answers_cot", without(second_item), "file")
     with pytest.raises(RunError, match="it holds 4 of 5"):
@@ -190,17 +189,20 @@ def test_a_table_of_another_model_is_noticed(run, mllm, problems, tmp_path):
     other = load_mllm(shipped("models/qwen2_5_vl-tiny-cot_sft"), dtype=torch.float32)
     found = measure_run(tmp_path / "other", other, problems, **SETTINGS)
     for name in ("commitment", "answers_direct", "access"):
-        held = run.table_path(name).read_bytes()
-        shutil.copy(found.table_path(name), run.table_path(name))
+        held, own = tmp_path / "held", run.parts(name).path
+        own.rename(held)
+        shutil.copytree(found.parts(name).path, own)
         for read in (lambda name=name: run.read_table(name), lambda: read_arm(run.path)):
-            with pytest.raises(RunError, match=rf"{name}.parquet is a table of another run"):
+            with pytest.raises(RunError, match=rf"{name}\S*.parquet is a table of another run"):
                 read()
-        run.table_path(name).write_bytes(held)
+        shutil.rmtree(own)
+        held.rename(own)
     read_arm(run.path)
 
 
 def test_a_copy_of_another_table_of_the_run_is_noticed(run):
-    shutil.copy(run.table_path("answers_cot"), run.table_path("answers_text_only"))
+    shutil.rmtree(run.parts("answers_text_only").path)
+    shutil.copytree(run.parts("answers_cot").path, run.parts("answers_text_only").path)
     with pytest.raises(RunError, match="is a copy of the run's table answers_cot"):
         run.read_table("answers_text_only")
 
@@ -208,11 +210,13 @@ def test_a_copy_of_another_table_of_the_run_is_noticed(run):
 def test_a_part_of_another_run_is_noticed(tmp_path):
     runs = [RunFolder.create(tmp_path / str(seed), {"seed": seed}) for seed in (0, 1)]
     for run, item in zip(runs, "ab", strict=True):
-        Records(run, "t").write(0, [item], Part(pd.DataFrame({"item": [item], "x": [1.0]})))
-    (part,) = (runs[1].path / "parts" / "t").iterdir()
-    shutil.copy(part, runs[0].path / "parts" / "t")
-    with pytest.raises(RunError, match=f"{part.name} is of another run"):
-        Records(runs[0], "t").merge(["a", "b"])
+        rows = pd.DataFrame({"item": [item], "x": [1.0]})
+        run.parts("t").write("ab".index(item), [[0], [1]], ["a", "b"], Part(rows))
+    (part,) = runs[1].parts("t").path.iterdir()
+    shutil.copy(part, runs[0].parts("t").path)
+    for read in (runs[0].read_table, lambda name: list(runs[0].read_blocks(name))):
+        with pytest.raises(RunError, match=f"{part.name} is a table of another run"):
+            read("t")
 
 
 def test_a_table_that_something_else_wrote_is_read_with_a_warning(run):

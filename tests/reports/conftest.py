@@ -9,7 +9,7 @@ import torch
 
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows, save_problems
-from attcot_analysis.runs.measure import measure_run
+from attcot_analysis.runs.measure import DEFAULT, measure_run
 from attcot_analysis.runs.provenance import note_sources
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_ATT_COT, TESTBED_COT_SFT, shipped
@@ -52,6 +52,7 @@ def pair(tmp_path_factory) -> Pair:
     save_problems(problems, folder / "problems")
     for name, model in MODELS.items():
         mllm = load_mllm(shipped(model), dtype=torch.float32)
-        run = measure_run(folder / name, mllm, problems, maps=True, batch_size=6, max_new_tokens=40)
+        what = (*DEFAULT, "maps")
+        run = measure_run(folder / name, mllm, problems, what, batch_size=6, max_new_tokens=40)
         note_sources(run, model=shipped(model), problems=folder / "problems")
     return Pair(folder, problems)

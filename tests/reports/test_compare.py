@@ -1,6 +1,7 @@
 """Two measured runs become a report; what it says is what the runs hold."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ from markupsafe import escape
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measures import compare as metrics
-from attcot_analysis.runs.records import Records
 from attcot_analysis.show.report import compare, maps
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.compare import compare_runs
@@ -95,7 +95,7 @@ def test_maps_are_those_that_the_runs_kept(pair, compared):
     item = stem.stem.removeprefix("maps_")
     data = json.loads(stem.read_text())["data"]
     for name, key in (("cot_sft", "before"), ("att_cot", "after")):
-        kept = Records(pair.run(name), "maps").arrays([item])[item]
+        kept = pair.run(name).read_arrays("maps", [item])[item]
         np.testing.assert_allclose(data[key], kept, atol=1e-7)
 
 
@@ -153,7 +153,7 @@ def test_a_run_compared_with_itself_differs_in_nothing(pair, drawn, tmp_path):
 
 def without_maps(pair, tmp_path, name):
     path = pair.copy(name, tmp_path / name)
-    (path / "tables" / "maps.parquet").unlink()
+    shutil.rmtree(path / "tables" / "maps")
     return path
 
 

@@ -1,6 +1,7 @@
 """What may be compared, what is refused, and what a reader is told."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -95,7 +96,7 @@ def test_responses_cut_off_at_other_limits_do_not_compare(pair, first, tmp_path)
 
 def test_an_unfinished_run_and_no_run_are_refused(pair, tmp_path):
     half = pair.copy("att_cot", tmp_path / "half")
-    (half / "tables" / "dependence.parquet").unlink()
+    shutil.rmtree(half / "tables" / "dependence")
     with pytest.raises(RunError, match="not finished: it lacks dependence; run the attcot measure"):
         read_arm(half)
     with pytest.raises(RunError, match="no run folder"):

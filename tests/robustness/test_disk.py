@@ -12,7 +12,7 @@ import pytest
 import torch
 from faults import disk, read_only, sentence
 from PIL import Image
-from processes import FAKE_ITEMS, FakeStages
+from processes import FAKE_ITEMS, WITH_MAPS, FakeStages
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import AttCoTError, ProblemError, RunError, TrainingError
@@ -38,7 +38,7 @@ def small_disk():
 
 @pytest.fixture
 def measure(monkeypatch):
-    """`measure_all` on made-up numbers, into a folder."""
+    """`measure` on made-up numbers, into a folder."""
     monkeypatch.setattr(suite, "Stages", FakeStages)
     monkeypatch.setattr(suite, "ResponseStages", FakeStages)
     problems = generate_arrows(FAKE_ITEMS, seed=0)
@@ -46,7 +46,7 @@ def measure(monkeypatch):
     def into(folder: Path) -> dict[str, bytes]:
         run = RunFolder.create(folder, {"seed": 0}, resume=True)
         with run.locked():
-            suite.measure_all(None, problems, run=run, batch_size=3, maps=True)
+            suite.measure(None, problems, WITH_MAPS, run=run, batch_size=3)
         return {
             str(path.relative_to(folder)): path.read_bytes()
             for path in folder.rglob("*")

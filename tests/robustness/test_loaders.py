@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from attcot_analysis.errors import AttCoTError, ShowError
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
+from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.provenance import noted_sources
-from attcot_analysis.runs.records import Part, Records
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, read_key, select
 from attcot_analysis.show.report.arms import read_arm as read_measured
@@ -162,8 +162,8 @@ MANIFEST = {
 }
 FILES = {
     "corrupt manifest": ["manifest.json", "sources.json"],
-    "corrupt parquet": ["tables/answers_cot.parquet", "parts/access/*.parquet"],
-    "corrupt safetensors": ["arrays/maps/*.safetensors", "arrays/maps/index.json"],
+    "corrupt parquet": ["tables/answers_cot.parquet", "tables/access/*.parquet"],
+    "corrupt safetensors": ["arrays/maps/*.safetensors", "arrays/old/index.json"],
 }
 
 
@@ -178,10 +178,12 @@ def run(tmp_path_factory):
     rows = pd.DataFrame({"item": ["a", "b"], "x": [1.0, 2.0], "ids": [[1], [2, 3]]})
     run.write_table("answers_cot", rows)
     run.write_json("sources", {"model": {"folder": "../m"}, "problems": {"folder": "../p"}})
-    records = Records(run, "maps")
-    records.write(0, ["a", "b"], Part(rows, {"a": np.ones(3)}))
-    records.merge(["a", "b"])
-    Records(run, "access").write(0, ["a"], Part(rows[:1]))
+    for name in ("maps", "old"):
+        run.parts(name).write(0, [[0, 1]], ["a", "b"], Part(rows, {"a": np.ones(3)}))
+    (file,) = (run.path / "arrays" / "old").iterdir()
+    # As earlier versions wrote it.
+    (file.parent / "index.json").write_text(json.dumps({"a": file.name}))
+    run.parts("access").write(0, [[0]], ["a"], Part(rows[:1]))
     return run
 
 
@@ -193,9 +195,10 @@ def read_all(folder):
         partial(RunFolder.create, folder, MANIFEST, resume=True),
         partial(noted_sources, run),
         partial(read_measured, folder),
-        lambda: Records(run, "maps").arrays(),
-        Records(run, "access").items,
-        partial(Records(run, "access").merge, ["a"]),
+        lambda: run.read_arrays("maps"),
+        lambda: run.read_arrays("old"),
+        lambda: run.parts("access").missing([[0]], ["a"]),
+        lambda: list(run.read_blocks("access")),
         *(partial(run.read_table, name) for name in run.tables),
     ]
     return [survives(call) for call in calls]

@@ -23,7 +23,7 @@ from attcot_analysis.models.inputs import read_image
 from attcot_analysis.models.load import out_of_memory
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
 from attcot_analysis.problems.data.source import Place, picture, rows
-from attcot_analysis.runs.records import Part, Records, read_blocks
+from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_lab.claims.table import read_values
@@ -44,10 +44,8 @@ def places(tmp_path_factory):
     table = pd.DataFrame({"item": ["a", "b"], "x": [1.0, 2.0]})
     run = RunFolder.create(folder / "run", {"seed": 0})
     run.write_table("values", table)
-    records = Records(run, "maps")
-    records.write(0, ["a", "b"], Part(table, {"a": np.ones(3)}))
-    records.merge(["a", "b"])
-    Records(run, "access").write(0, ["a"], Part(table[:1]))
+    run.parts("maps").write(0, [[0, 1]], ["a", "b"], Part(table, {"a": np.ones(3)}))
+    run.parts("access").write(0, [[0], [1]], ["a", "b"], Part(table[:1]))
     save_problems(generate_arrows(2, seed=0), folder / "problems")
     return folder
 
@@ -58,9 +56,9 @@ def readers(folder):
     parquet = run.table_path("values")
     return [
         ((pq, "read_table"), lambda: run.read_table("values")),
-        ((pq, "ParquetFile"), lambda: list(read_blocks(run, "values"))),
-        ((pq, "read_table"), Records(run, "access").items),
-        ((safetensors.numpy, "load"), Records(run, "maps").arrays),
+        ((pq, "ParquetFile"), lambda: list(run.read_blocks("maps"))),
+        ((pq, "read_table"), lambda: run.parts("access").missing([[0], [1]], ["a", "b"])),
+        ((safetensors.numpy, "load"), lambda: run.read_arrays("maps")),
         ((json, "loads"), lambda: run.manifest),
         ((pd, "read_parquet"), lambda: read_values(folder / "run")),
         ((Image, "open"), lambda: load_problems(own)),

@@ -21,7 +21,7 @@ from attcot_analysis.problems import (
     render_response,
     save_problems,
 )
-from attcot_analysis.runs.measure import ResponseStages, Stages
+from attcot_analysis.runs.measure import ResponseStages, Settings, Stages
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
 from attcot_analysis.show.report.page import Report, write_report
@@ -41,7 +41,7 @@ def test_a_response_without_steps_is_left_out_and_none_at_all_is_said(random_mll
         return random_mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     bare = [tokens(text) for text in ("<answer>red</answer>", "", "<think>\n</think>\n<answer>")]
-    stages = Stages(random_mllm, problems, controls=("rationale",))
+    stages = Stages(random_mllm, problems, Settings(controls=("rationale",)))
     with fault("rationale without steps"):
         with pytest.warns(UserWarning, match="None of the 3 responses has a rationale step"):
             found = ResponseStages(stages, bare)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tiny import noise_image
 
 from attcot_analysis.attention.sinks import find_sinks
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import PromptMemory, collate, encode, evaluating, remembering
+from attcot_analysis.models import PromptCache, collate, encode, evaluating
 from attcot_analysis.problems import render_response
 from attcot_analysis.train.region_reward import (
     EPSILON,
@@ -338,11 +339,11 @@ def test_responses_that_share_a_prompt_are_read_as_if_each_were_alone(name):
     texts = (RESPONSE, render_response(["So.", "Then."], "blue"), RESPONSE, "")
     pictures, question = (mine, mine, other, mine), "What color is the shape?"
     boxes = [[[(10.0, 10.0, 45.0, 50.0)], [(0.0, 0.0, 30.0, 64.0)]]] * 4
-    with remembering(PromptMemory()):
-        items = [
-            encode(mllm, picture, question, response=text, end=True)
-            for picture, text in zip(pictures, texts, strict=True)
-        ]
+    caching = replace(mllm, cache=PromptCache())
+    items = [
+        encode(caching, picture, question, response=text, end=True)
+        for picture, text in zip(pictures, texts, strict=True)
+    ]
     assert shared_prompts(mllm, items).which.tolist() == [0, 0, 1, 0]
     for config in (RegionRewardConfig(), RegionRewardConfig(region="step")):
         together = region_attention(mllm, items, boxes, config, batch_size=4)

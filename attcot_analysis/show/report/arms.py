@@ -13,9 +13,9 @@ from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.maps import FloatArray
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.measure import TABLES, suite_values
+from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import noted_sources
-from attcot_analysis.runs.records import Records
-from attcot_analysis.runs.run import RunFolder, one_line
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.intervals import counts
 from attcot_analysis.show.report.items import Tables
@@ -92,7 +92,7 @@ class MeasuredArm:
         run = RunFolder.open(self.path)
         kept = set(run.read_table(_MAPS)["item"])
         wanted = [item for item in items if item in kept]
-        return Records(run, _MAPS).arrays(wanted) if wanted else {}
+        return run.read_arrays(_MAPS, wanted) if wanted else {}
 
     def responses(self) -> dict[str, str]:
         """Response by item, of the first seed."""

@@ -13,7 +13,7 @@ from attcot_analysis.measures.compare import METRICS, compare, summarise, wider_
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem, parse_response
 from attcot_analysis.problems.coverage import data_coverage
-from attcot_analysis.runs.differences import brief
+from attcot_analysis.runs.manifests import brief
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.report.arms import MeasuredArm, Runs, everywhere, read_arm, run_curves

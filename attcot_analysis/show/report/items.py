@@ -157,7 +157,7 @@ def numbered(number: int, text: str) -> str:
 
 Tables = Mapping[str, Mapping[int, Mapping[str, pd.DataFrame]]]
 
-"""arm → seed → name → table, as `attcot_analysis.runs.measure.measure_all` makes them."""
+"""arm → seed → name → table, as `attcot_analysis.runs.measure.measure` makes them."""
 
 
 def report_items(

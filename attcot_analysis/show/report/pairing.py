@@ -11,7 +11,7 @@ from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import LINES, load_problems
-from attcot_analysis.runs.differences import first_difference
+from attcot_analysis.runs.manifests import first_difference
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.shipped import data_folder
 from attcot_analysis.show.report.arms import MeasuredArm

@@ -1,9 +1,15 @@
-"""What a run was begun with, held against what it is to go on with."""
+"""Manifests: what a run was begun with, compared with what it is resumed with."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+COMPARED = ("seed", "config", "models", "data", "item_digests")
+"""What must be the same for a run to be resumed."""
+NOTED = ("versions", "processes", "platform")
+"""What may differ, and is noted then."""
+_MATTER = ("versions", "platform")
 FILES = "files"
 LOADED = "loaded"
 ITEMS = "item_digests"
@@ -13,7 +19,7 @@ _ADDED = {
     LOADED: "the model as it was loaded",
     ITEMS: "each problem by itself",
 }
-"""What manifests have told only since some version, and what it is called."""
+"""What manifests have recorded only since some version, and what it is called."""
 _ITEM = {
     "picture": "the picture of item {}",
     "twin": "the twin picture of item {}",
@@ -21,22 +27,38 @@ _ITEM = {
 }
 
 
-def not_told(old: Any, new: Any) -> list[str]:
-    """What a manifest of an earlier version does not tell, so that it cannot be compared."""
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Digest of what must be the same for a run to be resumed."""
+    text = json.dumps({key: manifest.get(key) for key in COMPARED}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changed_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Packages and hardware that are others now, such as ``"torch 2.4, now 2.5"``."""
+    return [
+        f"{name} {before[name]}, now {now[name]}"
+        for before, now in ((old.get(key) or {}, new.get(key) or {}) for key in _MATTER)
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+
+
+def not_recorded(old: Any, new: Any) -> list[str]:
+    """What a manifest of an earlier version did not record, so that it cannot be compared."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return []
     found = [_ADDED[key] for key in new if key in _ADDED and key not in old]
     for key in new:
-        found += not_told(old.get(key), new[key])
+        found += not_recorded(old.get(key), new[key])
     return list(dict.fromkeys(found))
 
 
-def told(old: Any, new: Any) -> Any:
-    """What is new without what a manifest of an earlier version does not tell."""
+def recorded(old: Any, new: Any) -> Any:
+    """The new record without what a manifest of an earlier version did not record."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return new
     return {
-        key: told(old.get(key), value)
+        key: recorded(old.get(key), value)
         for key, value in new.items()
         if key in old or key not in _ADDED
     }
@@ -56,12 +78,12 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
 
     Args:
         old: Of the run.
-        new: Of what is to go on with it, JSON values as well.
+        new: Of what resumes it, JSON values as well.
 
     Returns:
         Such as ``"its config.batch_size is 2, now it is 3"``; ``None`` if they are the same.
     """
-    found = list(_differences((), old, told(old, new)))
+    found = list(_differences((), old, recorded(old, new)))
     if found and found[0][0][-1] == "sha256":
         # Of all problems; which one it is, is said where each is noted by itself.
         found = [one for one in found if one[0][0] == ITEMS] or found
