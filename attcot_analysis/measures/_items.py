@@ -45,6 +45,15 @@ _LACKS = {
     "answer": ("states no answer", "give it one inside <answer>...</answer>", "no stated answer"),
 }
 
+_OPEN = "an open question"
+
+_NONE = {
+    "rationale": "No response has a rationale step, so there is nothing to measure.",
+    "answer": "No response states an answer, so there is nothing to measure.",
+    "nothing": "No items were given, so there is nothing to measure.",
+    "open": "All items are open questions, so no answer can be forced; give items with candidates.",
+}
+
 
 def need_columns(table: pd.DataFrame, name: str, columns: Iterable[str]) -> None:
     """Raise `MeasureError` naming the columns that a table lacks."""
@@ -172,7 +181,7 @@ def paired(
             lack, remedy, why = _LACKS[need]
             fault = f"its response {lack}; {remedy}"
         elif forced and not problems[at].candidates:
-            why = "an open question"
+            why = _OPEN
             fault = "it is an open question, so no answer can be forced on it; give it candidates"
         else:
             kept[at] = parsed
@@ -183,8 +192,7 @@ def paired(
             )
         skipped.setdefault(why, []).append(problems[at].id)
     if not kept:
-        what = {"answer": "states an answer", "rationale": "has a rationale step"}.get(need, "is")
-        raise MeasureError(f"No response {what}, so there is nothing to measure.")
+        raise MeasureError(_NONE["open" if set(skipped) == {_OPEN} else need])
     left = {why: tuple(ids) for why, ids in skipped.items()}
     return Items(mllm, problems, responses, images, kept, left)
 

@@ -86,5 +86,9 @@ def test_items_are_paired_and_those_that_cannot_be_measured_counted(random_mllm)
     assert found.skipped == {"no rationale step": (ids[1],), "an open question": (ids[2],)}
     with pytest.raises(MeasureError, match=r"it is an open question.*empty='skip'"):
         paired(random_mllm, items[2:], texts[2:], forced=True)
+    with pytest.raises(MeasureError, match="All items are open questions"):
+        paired(random_mllm, items[2:], texts[2:], forced=True, empty="skip")
+    with pytest.raises(MeasureError, match="No response states an answer"):
+        paired(random_mllm, items[:1], ["red"], need="answer", empty="skip")
     with pytest.raises(MeasureError, match="choose from error, skip"):
         paired(random_mllm, items, texts, empty="drop")
