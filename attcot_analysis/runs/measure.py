@@ -36,8 +36,8 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EDIT_KINDS, EditKind, edited_images
 from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
 from attcot_analysis.runs.generations import Generations
-from attcot_analysis.runs.provenance import build_manifest, processor_record
 from attcot_analysis.runs.parts import Part, Places, joined
+from attcot_analysis.runs.provenance import build_manifest, processor_record
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
 
@@ -666,7 +666,6 @@ def _values(
     focus: bool = False,
 ) -> pd.DataFrame:
     """`suite_values`, with the long tables reduced to items as they are read."""
-
     items = [problem.id for problem in problems]
 
     def reduced(

@@ -20,7 +20,6 @@ from attcot_analysis.problems.folder import problem_record
 from attcot_analysis.runs.manifests import answer_digest
 from attcot_analysis.runs.run import RunFolder
 
-
 PACKAGES = (
     "attcot-analysis",
     "torch",
