@@ -30,7 +30,7 @@ from attcot_lab.arms import (
     settings_of,
     shown,
 )
-from attcot_lab.headline import MEASURES, Measure
+from attcot_lab.metrics import MEASURES, Measure
 from attcot_lab.testbed.kinds import KINDS, generate_problems
 
 BASE = "base"

@@ -43,8 +43,8 @@ from attcot_analysis.runs.run import RunFolder, next_free
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.arms import RECIPES, Arm, train_arm, training_values
-from attcot_lab.headline import MEASURES, headline_values
 from attcot_lab.jobs import run_jobs
+from attcot_lab.metrics import MEASURES, headline_values
 from attcot_lab.pages import PAGES, PARTS, Say
 from attcot_lab.plan import Cell, Plan, ProblemSet, find_folder
 from attcot_lab.testbed.build import MAIN_MODEL, TESTBED_MODELS, testbed_model

@@ -72,13 +72,15 @@ def public_modules() -> dict[str, dict[str, list[str]]]:
     """Page → module → its public names, read from the packages' stubs: a page per room."""
     pages: dict[str, dict[str, list[str]]] = {}
     for package in ("attcot_analysis", "attcot_lab"):
-        stub = ast.parse((ROOT / package / "__init__.pyi").read_text(encoding="utf-8"))
-        for node in stub.body:
-            if isinstance(node, ast.ImportFrom):
-                room = str(node.module).split(".")[0]
-                page = room if package == "attcot_analysis" else package
-                names = pages.setdefault(page, {}).setdefault(f"{package}.{node.module}", [])
-                names += [alias.name for alias in node.names]
+        for path in sorted((ROOT / package).rglob("__init__.pyi")):
+            inside = path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if not isinstance(node, ast.ImportFrom) or node.module is None:
+                    continue
+                home = f"{inside}.{node.module}"
+                page = package if package == "attcot_lab" else home.split(".")[1]
+                names = pages.setdefault(page, {}).setdefault(home, [])
+                names += [alias.name for alias in node.names if alias.name not in names]
     return pages
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from inspect import ismodule
 from pathlib import Path
 
 import pytest
@@ -109,10 +110,12 @@ def test_the_reference_names_every_public_name_once():
         "\n".join(text for _, text in HOOKS.reference_pages()),
         flags=re.MULTILINE,
     )
+    assert len(named) == len(set(named))
     assert {name.split(".")[0] for name in named} == set(PACKAGES)
     for package in (attcot_analysis, attcot_lab):
-        own = [name for name in named if name.startswith(package.__name__)]
-        assert sorted(name.rsplit(".", 1)[1] for name in own) == sorted(package.__all__)
+        documented = {name.rsplit(".", 1)[1] for name in named if name.startswith(package.__name__)}
+        names = {name for name in package.__all__ if not ismodule(getattr(package, name))}
+        assert names <= documented
 
 
 def test_the_site_asks_for_nothing_over_the_network():

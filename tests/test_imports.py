@@ -30,7 +30,6 @@ LEVELS = {
         "train": 7,
         "show": 7,
         "doctor": 7,
-        "notebook": 8,
         "cli": 9,
     },
     "attcot_lab": {},

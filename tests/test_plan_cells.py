@@ -20,7 +20,7 @@ from attcot_analysis.runs.measure import measure, suite_values
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_lab.arms import RECIPES, Recipe
-from attcot_lab.headline import MEASURES, headline_values
+from attcot_lab.metrics import MEASURES, headline_values
 from attcot_lab.plan import Plan, plan_of
 from attcot_lab.run import COLUMNS, plan_values, run_plan
 from attcot_lab.testbed.kinds import generate_problems

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
-from attcot_analysis.train import FinetuneConfig, finetune
+from attcot_analysis.train import FinetuneConfig
+from attcot_analysis.train.finetune import finetune
 
 
 def problems() -> list[Problem]:

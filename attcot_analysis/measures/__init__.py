@@ -1,1 +1,5 @@
 """One file per question that is asked of a model; each states its definition and source."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

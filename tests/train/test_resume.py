@@ -15,8 +15,9 @@ from tuning import problems, train
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
-from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, finetune, make_trainer
+from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, make_trainer
 from attcot_analysis.train.checkpoints import last_complete, open_unfinished
+from attcot_analysis.train.finetune import finetune
 
 # The weights warm up over the first half, so that a run resumed without its place would show.
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.5)

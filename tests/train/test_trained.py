@@ -11,9 +11,10 @@ from tuning import problems
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
-from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, checkpoints, finetune
+from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, checkpoints
 from attcot_analysis.train.checkpoints import KeepLast, check_checkpoint, last_complete
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
+from attcot_analysis.train.finetune import finetune
 from attcot_analysis.train.trainer import AttCoTTrainer
 from attcot_lab.sayo import SayoConfig, finetune_sayo, make_sayo_trainer
 from attcot_lab.testbed.build import save_testbed_model

@@ -15,7 +15,35 @@ from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.manifests import brief
 from attcot_analysis.runs.provenance import build_manifest
-from attcot_analysis.shipped import data_folder
+from attcot_analysis.shipped import (
+    CLAIMS_RESULTS,
+    COMMITMENT_RESULTS,
+    IN_DISTRIBUTION_RESULTS,
+    REFERENCE_RESULTS,
+    TESTBED_ATT_COT,
+    TESTBED_COT_SFT,
+    TESTBED_MODEL,
+    TESTBED_PROBLEMS,
+    VALIDITY_RESULTS,
+    data_folder,
+    shipped,
+)
+
+__all__ = [
+    "CLAIMS_RESULTS",
+    "COMMITMENT_RESULTS",
+    "IN_DISTRIBUTION_RESULTS",
+    "REFERENCE_RESULTS",
+    "TESTBED_ATT_COT",
+    "TESTBED_COT_SFT",
+    "TESTBED_MODEL",
+    "TESTBED_PROBLEMS",
+    "VALIDITY_RESULTS",
+    "banner",
+    "provenance",
+    "set_up",
+    "shipped",
+]
 
 
 def set_up(seed: int, *, threads: int | None = 1) -> None:

@@ -1,0 +1,32 @@
+"""The names of this room, each with its home: `__init__.py` reads them from here."""
+
+from .access import AnswerAccess as AnswerAccess
+from .access import VisualAccess as VisualAccess
+from .access import answer_access as answer_access
+from .access import visual_access as visual_access
+from .answers import answer_problems as answer_problems
+from .attributions import attribution_maps as attribution_maps
+from .causal import CausalAccess as CausalAccess
+from .causal import causal_access as causal_access
+from .causal import layer_windows as layer_windows
+from .check import ModelCheck as ModelCheck
+from .check import check_model as check_model
+from .commitment import Commitment as Commitment
+from .compare import compare_heads as compare_heads
+from .compare import item_values as item_values
+from .compare import summarise as summarise
+from .dependence import Dependence as Dependence
+from .dependence import prior_reliance as prior_reliance
+from .divergence import TokenDivergence as TokenDivergence
+from .divergence import token_divergence as token_divergence
+from .heads import HeadRule as HeadRule
+from .heads import VisualHeads as VisualHeads
+from .heads import visual_heads as visual_heads
+from .lens import LensCommitment as LensCommitment
+from .lens import lens_commitment as lens_commitment
+from .maps import response_maps as response_maps
+from .painting import paintable_tokens as paintable_tokens
+from .painting import painted_tokens as painted_tokens
+from .relevance import Relevance as Relevance
+from .relevance import compare_maps as compare_maps
+from .relevance import relevance_maps as relevance_maps

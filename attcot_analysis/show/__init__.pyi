@@ -1,0 +1,30 @@
+"""The names of this room, each with its home: `__init__.py` reads them from here."""
+
+from .curves import access_curves as access_curves
+from .curves import access_grid as access_grid
+from .curves import commitment_curves as commitment_curves
+from .curves import training_curves as training_curves
+from .explorer.build import describe_record as describe_record
+from .explorer.build import explore as explore
+from .explorer.build import explorer_record as explorer_record
+from .explorer.page import explorer_fragment as explorer_fragment
+from .explorer.page import explorer_page as explorer_page
+from .explorer.record import ExplorerModel as ExplorerModel
+from .explorer.record import ExplorerRecord as ExplorerRecord
+from .explorer.widget import Explorer as Explorer
+from .figures import save_figure as save_figure
+from .heatmaps import before_after as before_after
+from .heatmaps import heatmap_row as heatmap_row
+from .intervals import comparison_intervals as comparison_intervals
+from .intervals import metric_intervals as metric_intervals
+from .pictures import problem_pictures as problem_pictures
+from .pictures import region_picture as region_picture
+from .report.compare import Comparison as Comparison
+from .report.compare import compare_runs as compare_runs
+from .report.compare import report_run as report_run
+from .report.page import Report as Report
+from .report.page import write_report as write_report
+from .report.questions import FOCUS as FOCUS
+from .report.questions import answer_questions as answer_questions
+from .report.questions import verdict as verdict
+from .style import arm_label as arm_label

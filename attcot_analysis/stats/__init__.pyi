@@ -1,0 +1,11 @@
+"""The names of this room, each with its home: `__init__.py` reads them from here."""
+
+from .catalogue import METRICS as METRICS
+from .catalogue import Metric as Metric
+from .catalogue import register_metrics as register_metrics
+from .intervals import Interval as Interval
+from .intervals import at_positions as at_positions
+from .intervals import bootstrap_mean as bootstrap_mean
+from .intervals import crossed_t_interval as crossed_t_interval
+from .intervals import paired_difference as paired_difference
+from .intervals import step_curve as step_curve
