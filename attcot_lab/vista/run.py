@@ -17,7 +17,7 @@ drawn stays beside the trained checkpoint, ``<folder>.vista``::
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -429,7 +429,8 @@ def _unfollowed(
     if there:
         table = dependence(
             mllm,
-            [problems[at] for at in there],
+            # Several responses may answer one item, and a result holds every item once.
+            [replace(problems[at], id=str(at)) for at in there],
             [responses[at] for at in there],
             edits=("twin",),
             rationales=("fixed",),

@@ -297,6 +297,10 @@ def test_image_dependence_is_that_of_a_naive_loop(random_mllm, training_problems
     assert found["drop"][1] == pytest.approx(found["log_p"][1] - found["log_p_twin"][1])
     assert (found["independent"] == (found["drop"] < np.log(2))).all()
     assert pd.isna(found["unfollowed"][0]) and found["unfollowed"][1] in (True, False)
+    twice = pd.DataFrame({"item": first.id, "number": [0, 1], "ids": [ids[1], ids[1]]})
+    assert (
+        image_dependence(random_mllm, [first], twice)["unfollowed"].notna().tolist() == [True] * 2
+    )
     same = replace(first, twin=replace(first.twin, image=first.control.image))
     assert image_dependence(random_mllm, [same], table[:1])["drop"][0] == 0
     with pytest.raises(TrainingError, match="with a twin"):
