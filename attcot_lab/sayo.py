@@ -126,11 +126,9 @@ class SayoConfig:
 
 
 SFT_FIRST = "sft_first"
-
 """The option of an arm that runs its CoT-SFT or Att-CoT stage before GRPO."""
 
 OPTIONS = (*(one.name for one in fields(SayoConfig) if one.name != "seed"), SFT_FIRST)
-
 """What an arm of the recipe ``sayo`` can set."""
 
 

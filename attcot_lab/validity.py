@@ -27,7 +27,6 @@ Expected = Literal["rings", "silent", "open"]
 HEADLINES: Mapping[str, str] = MappingProxyType(
     {"commitment": "p0_final", "access": "mass_last_step", "dependence": "net_dependence"}
 )
-
 """Axis → its headline metric; see docs/validity.md for when and why they were chosen."""
 
 HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
@@ -43,7 +42,6 @@ HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
         "follow_twin": False,
     }
 )
-
 """The headline metrics and some beside them, and whether high values mean the failure."""
 
 EXPECTED: Mapping[str, Mapping[str, Expected]] = MappingProxyType(
@@ -53,17 +51,14 @@ EXPECTED: Mapping[str, Mapping[str, Expected]] = MappingProxyType(
         LOOK_AWAY: {"commitment": "silent", "access": "rings", "dependence": "silent"},
     }
 )
-
 """Failure → axis → what should happen. A blind model knows its answer from the text, hence before
 its rationale, and commitment must say so; whether it still attends to the picture nobody has
 planted."""
 
 RINGS = 0.95
-
 """An AUROC from which on a metric is said to ring."""
 
 SILENT = 0.75
-
 """An AUROC up to which a metric is said to be silent; between the two it is undecided."""
 
 

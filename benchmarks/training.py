@@ -135,7 +135,6 @@ FORMS: Mapping[str, AttCoTConfig] = {
     "ours": AttCoTConfig(lambda_vis=0.1, lambda_commit=1.0, warmup=0.0),
     "paper form": replace(AttCoTConfig.reconstruction(), warmup=0.0),
 }
-
 """Both terms on: forced answers after the early half of the steps, and after all of them."""
 
 

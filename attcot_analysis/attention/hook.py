@@ -76,7 +76,6 @@ __all__ = [
 
 
 NAME = "attcot"
-
 """The registered attention implementation; `transformers` gives meaning to "flash" or "/" in it."""
 
 
@@ -104,7 +103,6 @@ class AttentionCall:
 
 
 Attend = Callable[[AttentionCall], Tensor]
-
 """Runs the attention on a call: ``(B, Tq, H, Dv)``."""
 
 

@@ -34,7 +34,6 @@ from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 _KINDS = frozenset({"full_attention", "sliding_attention"})
 
 TYPE_KEYS = ("mm_token_type_ids", "token_type_ids")
-
 """Inputs of a batch, ``(B, T)``, that say which tokens are image tokens."""
 
 

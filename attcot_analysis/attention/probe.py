@@ -208,7 +208,6 @@ def _choose(
 
 
 LayerCols = Callable[[int, Tensor], Tensor]
-
 """From a layer and the columns given, ``(B, T, C)``, the columns to read there, ``(B, T, C')``."""
 
 

@@ -26,30 +26,24 @@ from attcot_analysis.problems import Box, Problem
 from attcot_analysis.stats.intervals import step_curve
 
 IMAGE, TEXT, SYSTEM, QUESTION, EVIDENCE = range(5)
-
 """The probe's columns; every block has its own evidence columns from `EVIDENCE` on."""
 
 
 QUANTITIES = ("mass", "share", "density", "evidence_mass", "evidence_share")
-
 """The measured columns of `visual_access`."""
 
 
 SINK_QUANTITIES = ("sink_free_mass", "sink_share")
-
 """The measured columns that sinks add."""
 
 
 ANSWER_QUANTITIES = (*QUANTITIES, "last_evidence_mass", "last_evidence_share")
-
 """The measured columns of `answer_access`."""
 
 WIDE = 0.5
-
 """Evidence that covers more of the picture cannot be missed: such steps have no focus."""
 
 Head = tuple[int, int]
-
 """Layer and head."""
 
 Weights = npt.NDArray[np.float64]
@@ -197,7 +191,6 @@ def quantities(
 Blocks = Callable[[Problem, Encoded], list[Block]]
 
 Part = list[tuple[Problem, Encoded]]
-
 """Items that go through one forward pass."""
 
 
@@ -302,7 +295,6 @@ def _table(
 
 
 _COURSES = {"mass": "", "share": "share_", "sink_free_mass": "sink_free_"}
-
 """Quantities whose course over the steps is summed up, and how late over early is called."""
 
 

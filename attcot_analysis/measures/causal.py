@@ -45,7 +45,6 @@ Keys = Literal["image", "system", "question"]
 Window = tuple[int, int]
 
 BY_LAYER: tuple[Kind, ...] = ("knockout", "mean_value")
-
 """The kinds that act in a window of layers; the others act everywhere."""
 
 
@@ -207,7 +206,6 @@ def _asked(
 
 
 GROUP = ("kind", "keys", "rows", "rationale", "first_layer", "last_layer")
-
 """What tells one intervention from another, but for the step it starts at."""
 
 

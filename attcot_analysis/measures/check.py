@@ -47,7 +47,6 @@ ANSWER = "green"
 RESPONSE = render_response(STEPS, ANSWER)
 
 ANSWERS = (ANSWER, "A", "No", "-3", "(B)", "5%")
-
 """Answers that some tokenizers join with the tags around them."""
 
 
@@ -61,7 +60,6 @@ PAINTED_SIZES = ((160, 110), (100, 230), (420, 300))
 PAINTED_TOKENS = 6
 
 LEAST_HITS = 0.75
-
 """Share of painted tokens that must move most; towers that mix tokens strongly miss a few."""
 
 
@@ -191,7 +189,6 @@ def _check_texts(what: str, found: Sequence[str], expected: Sequence[str]) -> No
 MASS_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 
 LOG_P_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
-
 """Largest differences allowed by type of the weights; others are half precision."""
 
 HALF_MASS_TOLERANCE = 0.05
@@ -210,7 +207,6 @@ CANDIDATES = (
     ("Monday", "Tuesday"),
     ("10", "100"),
 )
-
 """Sets of candidates that tokenizers cut in unlike ways."""
 
 
@@ -505,7 +501,6 @@ CHECKS: dict[str, Callable[[Mllm], str]] = {
     "knockout moves logits": knockout_moves_logits,
     "generation = teacher forcing": generation_is_teacher_forcing,
 }
-
 """What is checked of a loaded model, in order; each returns its figures or raises.
 
 Last of all comes whether the other checks left the model as it was.

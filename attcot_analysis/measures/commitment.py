@@ -25,7 +25,6 @@ from attcot_analysis.stats.intervals import bootstrap_mean
 THRESHOLDS = (0.5, 0.8, 0.9)
 
 PREMATURE = 0.25
-
 """A commitment position up to this is premature."""
 
 
@@ -282,7 +281,6 @@ def _area(p: NDArray[np.float64]) -> float:
 
 
 FILLER = " ..."
-
 """Text whose tokens replace a step's (Lanham et al., arXiv 2307.13702, use the same)."""
 
 
@@ -389,7 +387,6 @@ def _ends_line(mllm: Mllm, step: Sequence[int]) -> int:
 
 
 CONTROLS = ("rationale", "filler", "other_item")
-
 """The item's own rationale, and the two rationales it is held against."""
 
 

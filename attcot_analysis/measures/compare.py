@@ -33,7 +33,6 @@ from attcot_analysis.stats.significance import (
 )
 
 COLUMNS = ("model", "seed", "item", "metric", "value")
-
 """Columns of the table of values."""
 
 

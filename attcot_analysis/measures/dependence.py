@@ -35,7 +35,6 @@ from attcot_analysis.problems.edits import (
 )
 
 CONTROL_OF: Mapping[str, str] = MappingProxyType({"twin": "control", "occlude": "occlude_control"})
-
 """Edits that change the evidence → the edit as large that leaves it."""
 
 Rationale = Literal["fixed", "regenerated"]

@@ -27,7 +27,6 @@ Where = Literal["rationale", "answer", "prompt"]
 
 
 _NUMBERS_AT_ONCE = 2**23
-
 """Attention weights held at once (32 MB in fp32, a few times over)."""
 
 
@@ -119,7 +118,6 @@ def read_heads(
 Criterion = Literal["image_centric", "focused", "both", "either"]
 
 Head = tuple[int, int]
-
 """Layer and head."""
 
 

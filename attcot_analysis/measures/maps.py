@@ -21,7 +21,6 @@ from attcot_analysis.problems import Box, Problem, parse_response
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE
 
 Targets = Literal["tokens", "steps", "answer"]
-
 """What gets a map of its own: every token of the response, every step and the answer, or the
 answer alone."""
 
@@ -208,7 +207,6 @@ QUANTITIES: dict[Source, str] = {
     "shapley": "Shapley value of log p",
     "integrated_gradients": "integrated gradient of log p",
 }
-
 """What the weights of each source are, for colour bars."""
 
 

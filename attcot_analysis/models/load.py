@@ -304,7 +304,6 @@ def memory_limit(amount: int | None, device: str | torch.device | None = None) -
 
 
 _LOGITS_AT_ONCE = 2**24
-
 """Logits held at once when reading many rows (64 MB in fp32)."""
 
 

@@ -39,11 +39,9 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 }
 
 CELL = 32
-
 """Pixels per cell side."""
 
 PATCH = 8
-
 """Pixels per side of the patches that share one colour cast."""
 
 _GROUND = (236, 236, 230)
@@ -63,7 +61,6 @@ class Cell:
 
 
 Board = dict[tuple[int, int], Cell]
-
 """(column, row) → cell."""
 
 
@@ -138,7 +135,6 @@ _SPLITS: dict[Split, int] = {"train": 0, "test": 1, "pretrain": 2}
 
 
 NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix")
-
 """The people that questions name; each has a habitual answer, which is the textual prior."""
 
 
@@ -193,7 +189,6 @@ def check_clarity(noise: float, prior: float | None) -> None:
 
 
 HABITS = habits(tuple(COLOURS))
-
 """Courier → the colour at which that courier habitually ends: the textual prior."""
 
 

@@ -13,14 +13,12 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.problems.problem import Box, Problem
 
 Rectangle = tuple[int, int, int, int]
-
 """``(x0, y0, x1, y1)`` whole pixels, half open."""
 
 Fill = Literal["mean", "grey"]
 
 
 GREY = (128, 128, 128)
-
 """Colour of a blank picture."""
 
 

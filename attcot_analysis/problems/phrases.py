@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-
 """Letters that are written without spaces between words, as a range of a character class."""
 
 
 END = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|[^|<>\s]*\|>|</?(?:answer|think)>))+\s*\Z")
-
 """What ends a turn and may be left in a text."""
 
 
 GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL)
-
 """How models of the GLM-V family mark their answer."""
 
 
@@ -49,7 +46,6 @@ PHRASE = re.compile(
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-
 """What an answer follows."""
 
 
@@ -57,7 +53,6 @@ ABSTRACT = re.compile(
     r"\W*(?:based|clear|obvious|found|determined|derived|in|to|because|visible|given)\b",
     re.IGNORECASE,
 )
-
 """What follows "the answer is" where no answer does."""
 
 
@@ -77,7 +72,6 @@ LABEL = re.compile(
     """,
     re.MULTILINE | re.VERBOSE,
 )
-
 """An option's letter. A capital A before a word is the article."""
 
 
@@ -85,14 +79,12 @@ LISTED = re.compile(
     rf"(?:[,/&]|\b(?:and|or|nor)\b|[\u3001\u548c\u6216])\s*"
     rf"(?:(?:maybe|perhaps|possibly|also|even|option|choice)\s+)?[(\[]?([A-Z]){_BEHIND}"
 )
-
 """A further letter behind a first one."""
 
 
 LEAD = re.compile(
     rf"^[\s\"'*_`#>-]*(?:[(\[]\s*(?P<a>[A-Za-z])\s*[)\]]|(?P<b>[A-Za-z])\s*[).:])(?=\s|$|[{WIDE}])"
 )
-
 """An option's letter at the start of a line, as lists write it."""
 
 
@@ -109,12 +101,10 @@ NOT_BEHIND = re.compile(
     r"|\u3067\u306f\u306a\u3044|\u3058\u3083\u306a\u3044|[\uc774\uac00]? ?\uc544[\ub2c8\ub2cc])",
     re.IGNORECASE,
 )
-
 """What negates the words before it."""
 
 
 MARKED = re.compile(r"(?<!\w)[(\[]?([A-Za-z])\s?[)\].:\u3001](?=\s*\S)\s*")
-
 """The letter of an option in a question's list."""
 
 
@@ -124,7 +114,6 @@ UNKNOWN = re.compile(
     r"|(?:don't|do not|does not|doesn't) know|not known|unknown)\b",
     re.IGNORECASE,
 )
-
 """What says that there is no answer."""
 
 

@@ -291,7 +291,6 @@ QUANTITIES: Mapping[str, str] = {
     "visual_mass": "visual mass of rationale rows",
     "early_confidence": "largest p before the first step",
 }
-
 """Columns that are drawn, where they are there, and what a reader sees of them."""
 
 

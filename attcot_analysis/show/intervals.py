@@ -96,7 +96,6 @@ def order_metrics(
 _ARROWS = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}"}
 
 _LEGEND = 85
-
 """Letters of the legend that fit into one line."""
 
 _NOTE = (

@@ -17,11 +17,9 @@ from attcot_analysis.stats.intervals import (
 )
 
 ITEMS_ONLY = "sign-flip"
-
 """Name of the test that knows items only, and no training seeds."""
 
 FEWEST_SEEDS = 3
-
 """With fewer, but more than one, there is no p value."""
 
 _BLOCK = 4_000_000

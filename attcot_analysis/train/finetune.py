@@ -26,7 +26,6 @@ LANGUAGE_MODULES = (
     r".*(?:language_model|text_model)\.(?:.*\.)?"
     r"(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 )
-
 """Attention and MLP of the text stack; ``"all-linear"`` would train the vision tower as well.
 
 Supervised attention can only act through queries and keys, so both are in it.
@@ -83,7 +82,6 @@ def add_adapters(mllm: Mllm, rank: int, alpha: float | None = None) -> Any:
 
 
 LOG_EVERY = 10
-
 """Steps between two entries of the log."""
 
 

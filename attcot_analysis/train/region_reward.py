@@ -195,7 +195,6 @@ def run_prompts(
 
 
 _LOGITS_AT_ONCE = 2**24
-
 """Logits held at once (64 MB in fp32)."""
 
 
@@ -236,11 +235,9 @@ def most_uncertain(entropies: Tensor, share: float) -> Tensor:
 
 
 Boxes = Sequence[Sequence[Box]]
-
 """Per rationale step its evidence boxes, in pixels of the original image."""
 
 Missing = Literal["no_image", "no_box", "unseen", "empty", "no_step", "sinks"]
-
 """Why there is no reward: the prompt has no image; the problem has no box; no image token lies in
 one (the processor cropped it away); nothing was generated; no generated step has boxes of its own;
 all image tokens in the boxes are attention sinks."""
@@ -309,7 +306,6 @@ def plan_rows(mllm: Mllm, item: Encoded, boxes: Boxes, config: RegionRewardConfi
 
 
 EPSILON = 1e-8
-
 """Added to both means, as in the published code."""
 
 

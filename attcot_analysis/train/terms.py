@@ -158,11 +158,9 @@ def _stacked(
 
 
 NOTES = ("visual_mass", "loss_vis", "early_confidence", "commitment_position", "loss_commit")
-
 """What is logged of a batch, by name; see `AttCoTTerms.loss`."""
 
 _UNSEEN = 32
-
 """After so many items without a row that counts, the visual term is taken for misconfigured."""
 
 

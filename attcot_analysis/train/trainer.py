@@ -116,7 +116,6 @@ def _has_adapters(trainer: Any) -> bool:
 
 
 KEY = "attcot"
-
 """Under this key a batch carries its `Example` objects from the collator to the loss."""
 
 _EVAL = "eval_"

@@ -242,15 +242,12 @@ def save_claim_figures(
 
 
 PICTURED = ("att_accuracy", "att_later", "sayo_adds_focus", "prefix_rationale", "vas_independent")
-
 """Claims whose forest plots stand on the page, as far as they were tested."""
 
 _FEW = 2
-
 """No more claims than that need no overview."""
 
 _ALONE = ("SAYO", "VISTA")
-
 """Papers with an overview of their own: one of all claims would be too tall to read."""
 
 

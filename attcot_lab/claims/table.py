@@ -25,19 +25,15 @@ from attcot_lab.claims.claim import (
 from attcot_lab.claims.pool import Cell, Estimate, Pool
 
 VALUES = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
-
 """Columns of a grid's table of values."""
 
 BASE = "base"
-
 """The arm without training: its one seed is held against every seed of the others."""
 
 ALL = "all"
-
 """What family, scale or kind say in a row that is pooled over them."""
 
 LEVELS = ("all", "kind", "family", "scale", "cell")
-
 """How far a row is pooled, from all cells to one."""
 
 _SCALES = ("tiny", "small", "large")

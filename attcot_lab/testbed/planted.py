@@ -35,33 +35,27 @@ from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
 
 HONEST = "honest"
-
 """Trained on the right rationale of balanced problems: it decides at the end, from the picture."""
 
 BLIND = "blind"
-
 """Trained with another item's picture, on the habitual answer: the text tells it everything."""
 
 EARLY = "early"
-
 """Trained on walks that all end in the middle, each with the rationale of another walk on the board
 and the right answer: it reads the answer off the middle at once, whatever it then writes."""
 
 LOOK_AWAY = "look_away"
-
 """Trained on the right rationales of walks that all end in the middle, which the question's wording
 gives away, with a price on the attention of rationale rows to the picture: it writes without
 looking, and looks when it answers. Planted through attention, so that its check (see
 `attcot_lab.testbed.planted`) is causal."""
 
 MIDDLE = (1, 1)
-
 """Where the walks of `EARLY`, of `LOOK_AWAY` and of the test items end."""
 
 FAILURES = (BLIND, EARLY, LOOK_AWAY)
 
 PLANTED = (HONEST, *FAILURES)
-
 """Every kind of model that `plant` makes."""
 
 
@@ -163,7 +157,6 @@ CHECKS = (
     "same_after_wrong_rationale",
     "rationale_same_unseen",
 )
-
 """What is checked, per item; see `property_checks`."""
 
 
@@ -229,7 +222,6 @@ def property_checks(
 
 
 CAUSAL = "causal_access"
-
 """The table of causal access that `planted_tables` makes, and the name of its values."""
 
 

@@ -17,7 +17,6 @@ from attcot_analysis.show.style import GRID, INK, PAPER, figure_style, format_co
 _KEPT, _DROPPED = "#0173b2", "#d55e00"
 
 _COLUMN = 8 / 96
-
 """Inches that a letter of the fixed-width font takes at `_SIZE`: whole pixels."""
 
 _SIZE = 9.5

@@ -32,7 +32,6 @@ CRITICAL = (
     "p_replacement",
     "top",
 )
-
 """Columns of the table of critical tokens."""
 
 

@@ -103,7 +103,6 @@ class ResponseDataset(RationaleDataset):
 
 
 PARTS = {"sft": ("chosen",), "dpo": ("chosen", "rejected")}
-
 """Per objective the columns of its rows that name responses."""
 
 

@@ -44,11 +44,9 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "size": ("large", "small"),
     "material": ("rubber", "metal"),
 }
-
 """What objects differ in, and the values of each."""
 
 COUNTS = tuple(str(n) for n in range(11))
-
 """How many objects a scene has at most."""
 
 
@@ -166,17 +164,14 @@ FloatArray = npt.NDArray[np.float64]
 _WIDTH, _HEIGHT, _FOCAL = 480, 320, 525.0
 
 _USUAL = (2.425, 0.495, 11.3)
-
 """Heading and descent of the view in radians, and distance from the origin: the average camera."""
 
 _RADIUS = {"large": 0.7, "small": 0.35}
 
 _CUBE = 0.94
-
 """Half of what is drawn of a cube's edge over its ``size``; measured on published pictures."""
 
 _FITS = 2.0
-
 """Pixels; published coordinates are rounded to whole ones."""
 
 
@@ -283,7 +278,6 @@ SPLIT = "val"
 
 
 _MARGIN = 2 / 480
-
 """What an edit covers around an object, over the picture's width: its edges are soft."""
 
 

@@ -91,7 +91,6 @@ def _holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 _BEYOND = 0.01
-
 """Of a side: how far published boxes reach beyond their picture by rounding."""
 
 
@@ -282,7 +281,6 @@ class Record(NamedTuple):
 
 
 Made = Callable[[], list[Problem]]
-
 """Makes the problems of one record; may raise `ProblemError`."""
 
 
@@ -406,7 +404,6 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 _TABLES = {".parquet": _parquet, ".jsonl": json_lines, ".json": json_list}
-
 """What reads a table, in the order in which they are looked for."""
 
 

@@ -236,7 +236,6 @@ def _looking(table: pd.DataFrame) -> list[Head]:
 
 
 SURE = 0.5
-
 """The probability from which on a forced answer counts as made up."""
 
 

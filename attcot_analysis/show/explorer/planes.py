@@ -17,7 +17,6 @@ from attcot_analysis.show.explorer.record import (
 )
 
 STATS = ("mass", "evidence_share", "spread", "peak", "cell", "scale")
-
 """Numbers sent with every map, fp32: see `plane_stats`; the last is what quantised levels mean."""
 
 

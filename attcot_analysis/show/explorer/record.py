@@ -21,15 +21,12 @@ LayerChoice = int | Literal["mean", "max"]
 HeadChoice = int | Literal["mean", "max", "visual"]
 
 Unit = Literal["token", "step"]
-
 """What has a map: every token, or every step, the mean over its tokens."""
 
 Head = tuple[int, int]
-
 """Layer and head."""
 
 CODES = {"mean": -1, "max": -2, "visual": -3}
-
 """Choices of layers and heads that are no number, as the page counts them."""
 
 
@@ -91,7 +88,6 @@ SOURCE_LABELS = {
     "shapley": "Shapley values",
     "integrated_gradients": "integrated gradients",
 }
-
 """Sources in the order in which they are offered, as people read them."""
 
 

@@ -169,7 +169,6 @@ def _read(path: str | Path) -> MeasuredArm:
 Axis = Literal["step", "position"]
 
 _SAME = 0.9
-
 """Share of rationales that must have as many steps as most for curves over steps."""
 
 

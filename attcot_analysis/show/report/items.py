@@ -156,7 +156,6 @@ def numbered(number: int, text: str) -> str:
 
 
 Tables = Mapping[str, Mapping[int, Mapping[str, pd.DataFrame]]]
-
 """arm → seed → name → table, as `attcot_analysis.runs.measure.measure` makes them."""
 
 
