@@ -242,6 +242,7 @@ class ResponseStages:
         of: Model, items and settings.
         responses: Token ids of the response to every item.
         n_steps: Rationale steps of each.
+        states_answer: Whether each states an answer.
         controls: Those of the settings that these responses allow.
         others: Per item the rationale that the control ``other_item`` puts in; empty without one.
         edits: The edits that some item allows.
@@ -253,6 +254,7 @@ class ResponseStages:
         problems, self.controls = of.problems, list(of.settings.controls)
         parsed = parsed_responses(of.mllm, responses)
         self.n_steps = [len(response.steps) for response in parsed]
+        self.states_answer = [response.answer_range is not None for response in parsed]
         used = [place for place, steps in enumerate(self.n_steps) if steps]
         if not used:
             warnings.warn(
@@ -292,8 +294,9 @@ class ResponseStages:
         return self._rows(at, visual_access, layers=self.of.settings.layers)
 
     def answer_access(self, at: Places) -> Part:
-        """Rows of `answer_access`, of the items that have a rationale."""
-        return self._rows(at, answer_access, layers=self.of.settings.layers)
+        """Rows of `answer_access`, of the items that have a rationale and a stated answer."""
+        stated = [place for place in at if self.states_answer[place]]
+        return self._rows(stated, answer_access, layers=self.of.settings.layers)
 
     def causal(self, at: Places) -> Part:
         """Rows of `causal_access` in all layers, from the first step and from the middle on."""

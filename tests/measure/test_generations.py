@@ -158,6 +158,25 @@ def test_open_questions_are_answered_but_never_forced(random_mllm):
     assert edits.loc[[closed.id], "delta_log_p"].notna().any()
 
 
+def test_a_response_that_states_no_answer_leaves_the_other_measurements_be(random_mllm):
+    whole, cut = generate_arrows(2, seed=4)
+    text = render_response(cut.steps, cut.answer)
+    written_texts = {
+        whole.id: render_response(whole.steps, whole.answer),
+        cut.id: text[: text.index("<answer>")],
+    }
+    tables = measure(
+        random_mllm,
+        [whole, cut],
+        ("answers", "access", "answer_access"),
+        generations=_generations(random_mllm, written_texts),
+        layers=[0],
+        max_new_tokens=3,
+    )
+    assert set(tables["access"]["item"]) == {whole.id, cut.id}
+    assert set(tables["answer_access"]["item"]) == {whole.id}
+
+
 def _generations(mllm, texts):
     from attcot_analysis.models import Generation
 
