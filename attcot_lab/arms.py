@@ -212,6 +212,22 @@ def _recipe(name: str) -> str:
     return name
 
 
+class Look(Record):
+    """How an arm is drawn.
+
+    Attributes:
+        place: Its place among the arms that have a look.
+        color: Hex colour, colour-blind safe.
+        marker: Matplotlib marker.
+        line: Matplotlib line style: a name, or offset and lengths of dashes and gaps.
+    """
+
+    place: int
+    color: str
+    marker: str | list[int]
+    line: Any
+
+
 class Arm(Record):
     """One way to train (or not) that is compared with others.
 
@@ -226,6 +242,7 @@ class Arm(Record):
             seed, from the other layers as far as there are enough.
         attcot: The objective.
         options: Settings of recipes that have their own.
+        look: How it is drawn; ``None`` takes a spare colour and marker.
     """
 
     name: Text
@@ -237,6 +254,7 @@ class Arm(Record):
     layers: Layers = "own"
     attcot: Annotated[AttCoTConfig, settings_of(AttCoTConfig)] = Field(default_factory=AttCoTConfig)
     options: dict[str, Any] = Field(default_factory=dict)
+    look: Look | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Arm":

@@ -54,7 +54,7 @@ COLUMNS = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", 
 CHECK = "check"
 _CELL = "cell"
 _TRAINING = "training"
-_WORDS = ("title", "about", "color", "marker", "line")
+_WORDS = ("title", "about", "look")
 _OF_FOLDERS = ("weights_sha256", "files")
 
 

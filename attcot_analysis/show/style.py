@@ -1,19 +1,18 @@
 """The project's one look: rc settings, arm colours, colour maps and number formats."""
 
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
 import matplotlib
-import yaml
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+
+from attcot_analysis.show.arms import SPARE_COLORS, ArmStyle, known_arms, spare_style
 
 INK = "#1f2933"
 """Colour of text and axes; the report replaces it by the page's own text colour."""
@@ -28,8 +27,6 @@ DIVERGING = "PuOr_r"
 """Colour-blind-safe map for signed differences, always centred at zero (purple -, orange +)."""
 BOX_COLOR = "#ffffff"
 """Evidence boxes: white inside a dark line, so that they show on every picture and map."""
-
-Marker = str | tuple[int, int, int]
 
 RC: Mapping[str, Any] = {
     "figure.dpi": 96,
@@ -73,56 +70,6 @@ RC: Mapping[str, Any] = {
 }
 """Settings of the style; ``seaborn.set_theme(rc=dict(RC))`` takes them as they are."""
 
-
-@dataclass(frozen=True)
-class ArmStyle:
-    """How one arm (one way of training) is written and drawn, everywhere.
-
-    Attributes:
-        name: Value of the tables' ``model`` column.
-        label: What a reader sees.
-        color: Hex colour, colour-blind safe.
-        marker: Matplotlib marker, so that colour is never the only cue.
-        line: Matplotlib line style.
-    """
-
-    name: str
-    label: str
-    color: str
-    marker: Marker
-    line: str | tuple[int, tuple[int, ...]]
-
-
-def _line(dashes: Any) -> str | tuple[int, tuple[int, ...]]:
-    return dashes if isinstance(dashes, str) else (dashes[0], tuple(dashes[1]))
-
-
-def _marker(marker: Any) -> Marker:
-    return marker if isinstance(marker, str) else tuple(marker)
-
-
-_TABLE = yaml.safe_load((files("attcot_analysis.show") / "arms.yaml").read_text(encoding="utf-8"))
-_KNOWN = {
-    row["name"]: ArmStyle(
-        row["name"], row["label"], row["color"], _marker(row["marker"]), _line(row["line"])
-    )
-    for row in _TABLE
-    if "color" in row
-}
-ARMS: tuple[str, ...] = tuple(_KNOWN)
-"""Known arms in the order in which they are drawn and listed."""
-_LABELS: Mapping[str, str] = {row["name"]: row["label"] for row in _TABLE}
-_SPARE_COLORS = (
-    "#8f5bb5",
-    "#4f7a28",
-    "#e07b9a",
-    "#3f8f8f",
-    "#a34f4f",
-    "#8a6d00",
-    "#5b6abf",
-    "#00857a",
-)
-_SPARE_MARKERS: tuple[Marker, ...] = ("X", "p", "h", "<", ">", "d")
 _OWN: ContextVar[Mapping[str, ArmStyle]] = ContextVar("own arm styles")
 _LEAST_CONTRAST = 4.5  # with a dark page, as for text
 
@@ -135,12 +82,7 @@ def arm_style(name: str) -> ArmStyle:
     own = _OWN.get({})
     if name in own:
         return own[name]
-    if name in _KNOWN:
-        return _KNOWN[name]
-    key = zlib.crc32(name.encode())
-    color = _SPARE_COLORS[key % len(_SPARE_COLORS)]
-    marker = _SPARE_MARKERS[key // len(_SPARE_COLORS) % len(_SPARE_MARKERS)]
-    return ArmStyle(name, _LABELS.get(name, name), color, marker, (0, (4, 1, 1, 1)))
+    return known_arms().get(name) or spare_style(name)
 
 
 def arm_label(name: str) -> str:
@@ -154,7 +96,7 @@ def order_arms(names: Iterable[str]) -> list[str]:
     Inside `styled_arms` its arms come first, in its order.
     """
     unique = set(names)
-    first = [name for name in dict.fromkeys((*_OWN.get({}), *ARMS)) if name in unique]
+    first = [name for name in dict.fromkeys((*_OWN.get({}), *known_arms())) if name in unique]
     return first + sorted(unique - set(first))
 
 
@@ -170,8 +112,8 @@ def styled_arms(names: Iterable[str]) -> Iterator[None]:
         style = arm_style(name)
         taken = {other.color for other in own.values()}
         if style.color in taken:
-            start = _SPARE_COLORS.index(style.color) if style.color in _SPARE_COLORS else 0
-            turned = _SPARE_COLORS[start:] + _SPARE_COLORS[:start]
+            start = SPARE_COLORS.index(style.color) if style.color in SPARE_COLORS else 0
+            turned = SPARE_COLORS[start:] + SPARE_COLORS[:start]
             free = [color for color in turned if color not in taken]
             style = replace(style, color=free[0]) if free else style
         own[name] = style
@@ -199,7 +141,7 @@ def page_color(color: str) -> str:
 
 def page_colors() -> Mapping[str, str]:
     """Every colour that an arm can have and what becomes of it on a dark page."""
-    every = [*(style.color for style in _KNOWN.values()), *_SPARE_COLORS]
+    every = [*(style.color for style in known_arms().values()), *SPARE_COLORS]
     return {color: dark_color(color) for color in every}
 
 

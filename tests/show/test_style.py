@@ -3,8 +3,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+import attcot_lab  # noqa: F401  (its arms are registered)
+from attcot_analysis.show.arms import SPARE_COLORS, ArmStyle, known_arms, register_arms
 from attcot_analysis.show.style import (
-    ARMS,
     DARK_PAPER,
     RC,
     arm_style,
@@ -17,6 +18,9 @@ from attcot_analysis.show.style import (
     page_colors,
     styled_arms,
 )
+
+ARMS = tuple(name for name, style in known_arms().items() if style.color not in SPARE_COLORS)
+"""Those that have a look of their own."""
 
 
 def test_arms_are_told_apart_by_colour_marker_and_line():
@@ -33,10 +37,18 @@ def test_an_unknown_arm_always_looks_the_same_and_like_no_known_one():
 
 
 def test_the_projects_own_arms_have_names_for_readers():
-    names = {path.stem for path in (Path(__file__).parents[2] / "configs/arms").glob("*.yaml")}
+    names = {path.stem for path in (Path(__file__).parents[2] / "configs/arms").rglob("*.yaml")}
     assert len(names) > 15
     labels = [arm_style(name).label for name in names]
     assert len(set(labels)) == len(labels) and not names & set(labels)
+
+
+def test_arms_that_are_registered_are_known_and_replace_none(monkeypatch):
+    monkeypatch.setattr("attcot_analysis.show.arms._KNOWN", dict(known_arms()))
+    mine, base = (ArmStyle(name, "Mine", "#123456", "o", "-") for name in ("mine", "base"))
+    register_arms(lambda: [mine, base])
+    assert arm_style("mine") == mine and arm_style("base").label == "Base"
+    assert order_arms(["zebra", "mine", "base"]) == ["base", "mine", "zebra"]
 
 
 def test_arms_of_one_figure_never_share_a_colour():

@@ -22,6 +22,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.show import html
+from attcot_analysis.show.arms import known_arms
 from attcot_analysis.show.explorer.planes import (
     Parcel,
     Plane,
@@ -49,7 +50,6 @@ from attcot_analysis.show.explorer.record import (
 from attcot_analysis.show.figures import figure_png
 from attcot_analysis.show.heatmaps import colorize, overlay, png_bytes
 from attcot_analysis.show.style import (
-    ARMS,
     DIVERGING,
     GRID,
     INK,
@@ -215,7 +215,7 @@ def _model(record: ExplorerRecord, model: ExplorerModel, look: ArmStyle) -> dict
 
 def arm_of(label: str) -> str:
     """The arm that a label is the name or the label of; the label itself if it is none's."""
-    return {arm_label(arm): arm for arm in ARMS}.get(label, label)
+    return {arm_label(arm): arm for arm in known_arms()}.get(label, label)
 
 
 def commitment_arrays(
