@@ -116,7 +116,7 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
     folder = Path(name)
     local = folder.is_dir()
     if not isinstance(model, Mllm) and not local:
-        raise RunError(f"{name} is no checkpoint folder; load the model and give that instead.")
+        raise RunError(f"{name} is not a checkpoint folder; load the model and give that instead.")
     return {
         "name": folder.resolve().name if local else name,
         "family": model.family.name if isinstance(model, Mllm) else None,

@@ -249,7 +249,7 @@ def test_weights_hash_follows_the_weights(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="holds no weights"):
         weights_hash(tmp_path / "empty")
-    with pytest.raises(RunError, match="is no checkpoint folder"):
+    with pytest.raises(RunError, match="is not a checkpoint folder"):
         model_record("Qwen/Qwen2.5-VL-7B-Instruct")
 
 

@@ -77,7 +77,7 @@ AFTER = model("CoT-SFT", {4: 6, 6: 0}, (0.1, 0.2, 0.3), "blue")
 def test_the_sentences_say_what_was_planted():
     step, answer, mind, written = paragraphs(record(BEFORE, AFTER))
     assert step[0] == "Where did it look when it wrote step 2, “down there”?"
-    assert step[1] == "(shares of attention; an even look would put 0.33 on the evidence)"
+    assert step[1] == "(shares of attention; uniform attention would put 0.33 on the evidence)"
     # Token 3 has 0.1 in the centre, token 4 has 0.5 at the lower right: mean mass 0.3, 5/6 of it.
     assert step[2] == (
         "  Base     strongest lower right; 0.30 on the picture, of that 0.83 on the evidence "

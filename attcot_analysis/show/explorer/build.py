@@ -298,9 +298,8 @@ def _looks(
     if boxes and not seen:
         heading += "\n(the model is shown nothing of the evidence)"
     elif boxes:
-        heading += (
-            f"\n(shares of attention; an even look would put {cover.mean():.2f} on the evidence)"
-        )
+        even = f"{cover.mean():.2f}"
+        heading += f"\n(shares of attention; uniform attention would put {even} on the evidence)"
     lines = []
     for model in record.models:
         rows = model.maps[0].weights[:, :, tokens].mean(axis=(0, 1), dtype=np.float64)

@@ -29,7 +29,7 @@ class Reading:
         mass: Sum of the weights: of attention, the visual mass.
         patch: Row and column of the largest weight in the map that is drawn.
         peak: That weight.
-        spread: On how many image tokens an even map of the same entropy would lie,
+        spread: On how many image tokens a uniform map of the same entropy would lie,
             ``exp(entropy)``; of the positive weights.
         evidence: Share of the positive weights on the evidence boxes; NaN without boxes, or
             without any of them in what the model sees.

@@ -1272,7 +1272,7 @@ class View {
       rows.push({ name: "difference", cells });
     }
     const boxes = this.spec.boxOf[this.shown.token], even = this.spec.even[boxes];
-    const share = even ? `share on evidence box (an even look: ${number(even)})` : "share on evidence box";
+    const share = even ? `share on evidence box (uniform attention: ${number(even)})` : "share on evidence box";
     const names = [source.massName, "strongest patch", share, "spread over"];
     if (this.cell !== null) {
       names.push(this.cellName(this.cell));
