@@ -27,6 +27,10 @@ class MeasureError(AttCoTError):
     """A measurement was asked for on input it is not defined for."""
 
 
+class NothingMeasuredError(MeasureError):
+    """None of the items given has what a measurement needs."""
+
+
 class TrainingError(AttCoTError):
     """A fine-tuning run is configured, or has turned, into something that must not go on."""
 

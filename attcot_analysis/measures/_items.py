@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, NothingMeasuredError
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
@@ -229,7 +229,9 @@ class Result:
         """
         need_columns(table, self.name, self.columns)
         if table.empty:
-            raise MeasureError(f"The table {self.name} has no rows; measure at least one item.")
+            raise NothingMeasuredError(
+                f"The table {self.name} has no rows; measure at least one item."
+            )
         self.table = table
         self.problems = {problem.id: problem for problem in problems}
         self.skipped = dict(skipped)

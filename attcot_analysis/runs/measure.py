@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError
 from attcot_analysis.files import write_whole
 from attcot_analysis.measures._items import Result, parsed_responses
 from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
@@ -349,18 +349,22 @@ class ResponseStages:
         settings = self.of.settings
         # A fresh response of this model says nothing about an answer that another one gave.
         foreign = settings.generations is not None and settings.generations.foreign
-        result = dependence(
-            self.of.mllm,
-            [self.of.problems[place] for place in at],
-            [self.responses[place] for place in at],
-            edits=self.edits,
-            edited=edited,
-            rationales=("fixed",) if foreign else ("fixed", "regenerated"),
-            regenerated_log_p=settings.regenerated_log_p,
-            empty="skip",
-            batch_size=settings.batch_size,
-            max_new_tokens=settings.max_new_tokens,
-        )
+        try:
+            result = dependence(
+                self.of.mllm,
+                [self.of.problems[place] for place in at],
+                [self.responses[place] for place in at],
+                edits=self.edits,
+                edited=edited,
+                rationales=("fixed",) if foreign else ("fixed", "regenerated"),
+                regenerated_log_p=settings.regenerated_log_p,
+                empty="skip",
+                batch_size=settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+            )
+        except NothingMeasuredError:
+            # Open questions with given responses, or edits that this model's crop hides.
+            return Part(pd.DataFrame(columns=list(Dependence.columns)))
         return Part(result.table)
 
     def maps(self, at: Places) -> Part:

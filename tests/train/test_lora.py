@@ -22,10 +22,9 @@ from attcot_analysis.train import (
     AttCoTConfig,
     FinetuneConfig,
     RationaleDataset,
-    finetune,
     make_trainer,
 )
-from attcot_analysis.train.finetune import add_adapters
+from attcot_analysis.train.finetune import add_adapters, finetune
 from attcot_lab.arms import read_arm, train_arm
 from attcot_lab.plan import plan_of
 

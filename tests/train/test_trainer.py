@@ -14,10 +14,10 @@ from attcot_analysis.train import (
     FinetuneConfig,
     RationaleCollator,
     RationaleDataset,
-    finetune,
     make_trainer,
 )
 from attcot_analysis.train.data import probe_rows
+from attcot_analysis.train.finetune import finetune
 
 BOTH = AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.0)
 
