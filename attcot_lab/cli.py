@@ -112,6 +112,7 @@ def _finetune(
     interruption resumes from its last checkpoint. For several GPUs use your
     own trainer, see docs/training.md.
     """
+    from attcot_analysis.errors import TrainingError
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.train.finetune import FinetuneConfig
@@ -128,8 +129,14 @@ def _finetune(
         dtype=dtype,
         gradient_checkpointing=gradient_checkpointing,
     )
+    chosen = read_arm(arm)
+    if chosen.recipe == "planted":
+        raise TrainingError(
+            f"Arm {arm} plants a failure with problems of its own and not with {problems}; plant "
+            "it in a plan, as configs/plans/validity.yaml does."
+        )
     folder = train_arm(
-        read_arm(arm),
+        chosen,
         choose(model).name,
         load_problems(problems, limit=items),
         out,

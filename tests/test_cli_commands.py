@@ -17,7 +17,13 @@ from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.runs.measure import measure_run, response_file
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.shipped import REFERENCE_RESULTS, TESTBED_MODEL, config_file, shipped
+from attcot_analysis.shipped import (
+    REFERENCE_RESULTS,
+    TESTBED_MODEL,
+    TESTBED_PROBLEMS,
+    config_file,
+    shipped,
+)
 from attcot_analysis.show.report.compare import report_run
 
 ROOT = Path(__file__).parents[1]
@@ -198,3 +204,11 @@ def test_measure_then_report(tmp_path, capsys):
 def test_shipped_plans_and_presets_are_yaml():
     for path in [config_file("presets.yaml"), *config_file("plans").glob("*.yaml")]:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+def test_a_planted_failure_is_no_fine_tuning_on_one_s_problems(tmp_path, capsys):
+    problems = str(shipped(TESTBED_PROBLEMS))
+    arguments = [str(shipped(TESTBED_MODEL)), problems, "--out", str(tmp_path / "model")]
+    assert main(["finetune", *arguments, "--arm", "planted/blind"]) == Exit.ERROR
+    assert "plants a failure with problems of its own" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
