@@ -118,6 +118,25 @@ def test_the_reference_names_every_public_name_once():
         assert names <= documented
 
 
+def test_the_reference_can_be_read_from_the_sources():
+    """The site's tool reads definitions, assignments and imports, but no unpacking."""
+    for _, text in HOOKS.reference_pages():
+        for dotted in re.findall(r"^::: (attcot_\S+)$", text, flags=re.MULTILINE):
+            module, _, name = dotted.rpartition(".")
+            path = ROOT.joinpath(*module.split("."))
+            path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            names = set()
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    names.add(node.name)
+                elif isinstance(node, ast.Import | ast.ImportFrom):
+                    names |= {alias.asname or alias.name for alias in node.names}
+                elif isinstance(node, ast.Assign | ast.AnnAssign):
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            assert name in names, dotted
+
+
 def test_the_site_asks_for_nothing_over_the_network():
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert settings["theme"]["font"] is False and "offline" in settings["plugins"]

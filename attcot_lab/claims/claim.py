@@ -215,5 +215,8 @@ def _claim(
     return Claim(id=id, topic=topic, paper=paper, **fields)
 
 
-PAPERS, CLAIMS = _read(Path(__file__).with_name("claims.yaml"))
-"""Paper → where its claims are taken from; and all claims, by topic."""
+_FILE = _read(Path(__file__).with_name("claims.yaml"))
+PAPERS = _FILE[0]
+"""Paper → where its claims are taken from."""
+CLAIMS = _FILE[1]
+"""All claims, by topic."""
