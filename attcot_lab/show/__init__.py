@@ -1,1 +1,0 @@
-"""Figures of the laboratory: cells of grids, rewards, samples, separation."""
