@@ -85,6 +85,9 @@ class Commitment(Result):
               else ``final``; ``area``: p_k(target) over k/K by the trapezoid rule (p_0 when
               K = 0), high when decided early; ``p0_final``: p_0(target). Because the target is
               the same, the areas of the controls can be held against the rationale's;
+            * ``jump``: the largest increase p_k(target) − p_{k−1}(target) by a single step,
+              negative if every step lowers it; ``jump_step``: that step, 1 to K, the first of
+              equals; ``jump_position``: over K. All three are missing when K = 0;
             * ``p0_answer``, ``p0_habitual``: p_0 of the right and of the habitual answer
               (missing when the problem has none);
             * ``corrective``: wrong at k = 0 and right at the end; ``corruptive``: the reverse;
@@ -104,8 +107,9 @@ class Commitment(Result):
             best = [curve.candidates[index] for index in curve.p.argmax(axis=1)]
             final, n_steps = curve.final, len(best) - 1
             holds = np.array([candidate == final for candidate in best])
-            step = _first_lasting(holds)
+            step = first_lasting(holds)
             target = self._targets.get(curve.item, final)
+            jump, jump_step = largest_jump(curve.of(target))
             leaks = np.flatnonzero(curve.leaked[:, curve.candidates.index(final)])
             habitual = problem.habitual
             row: dict[str, object] = {
@@ -118,7 +122,10 @@ class Commitment(Result):
                 "commitment_position": step / max(n_steps, 1),
                 "premature": step / max(n_steps, 1) <= PREMATURE,
                 "target": target,
-                "area": _area(curve.of(target)),
+                "area": curve_area(curve.of(target)),
+                "jump": jump,
+                "jump_step": jump_step,
+                "jump_position": jump_step / max(n_steps, 1),
                 "p0_final": float(curve.of(target)[0]),
                 "p0_answer": float(curve.of(answer)[0]),
                 "p0_habitual": np.nan if habitual is None else float(curve.of(habitual)[0]),
@@ -127,7 +134,7 @@ class Commitment(Result):
                 "leak_step": float(leaks[0]) if len(leaks) else np.nan,
             }
             for theta in thresholds:
-                strict = _first_lasting(holds & (curve.of(final) >= theta))
+                strict = first_lasting(holds & (curve.of(final) >= theta))
                 row[f"commitment_step_{theta:g}"] = strict
                 row[f"commitment_position_{theta:g}"] = strict / max(n_steps, 1)
             rows.append(row)
@@ -268,7 +275,7 @@ def _curve(item: str, control: str, part: pd.DataFrame) -> _Curve:
     )
 
 
-def _first_lasting(holds: NDArray[np.bool_]) -> float:
+def first_lasting(holds: NDArray[np.bool_]) -> float:
     """First index from which on a condition holds to the end; NaN if it does not at the end."""
     if holds.all():
         return 0.0
@@ -276,8 +283,17 @@ def _first_lasting(holds: NDArray[np.bool_]) -> float:
     return float(last_failure + 1) if last_failure + 1 < len(holds) else float("nan")
 
 
-def _area(p: NDArray[np.float64]) -> float:
+def curve_area(p: NDArray[np.float64]) -> float:
+    """Area under values at k = 0..K over k/K, by the trapezoid rule; the value itself if K = 0."""
     return float(p[0]) if len(p) == 1 else float(trapezoid(p, dx=1 / (len(p) - 1)))
+
+
+def largest_jump(p: NDArray[np.float64]) -> tuple[float, float]:
+    """The largest increase of p from one step to the next, and behind which step; NaN if K = 0."""
+    if len(p) == 1:
+        return float("nan"), float("nan")
+    rises = np.diff(p)
+    return float(rises.max()), float(rises.argmax() + 1)
 
 
 FILLER = " ..."

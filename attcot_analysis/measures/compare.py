@@ -46,6 +46,8 @@ _COMMITMENT = {
     "corrective": "corrective",
     "corruptive": "corruptive",
 }
+_JUMP = {"jump": "commitment_jump", "jump_position": "commitment_jump_position"}
+"""Columns that tables reduced by earlier versions lack."""
 
 _ACCESS = ("mass", "mass_last_step", "mass_slope", "share", "density", "evidence_share")
 
@@ -195,6 +197,8 @@ def _commitment(table: pd.DataFrame) -> Columns:
     premature = found["premature"].astype(bool) & ~found["correct"].astype(bool)
     columns["premature_wrong"] = _floats(premature)
     columns["leaked"] = _floats(found["leak_step"].notna())
+    there = {column: metric for column, metric in _JUMP.items() if column in found}
+    columns |= {metric: _floats(found[column]) for column, metric in there.items()}
     return columns
 
 

@@ -107,6 +107,19 @@ def test_a_never_stated_answer_has_no_leak_step():
     assert found["leak_step"].isna().all()
 
 
+def test_the_largest_jump_and_the_step_that_made_it_by_hand():
+    late = only(LATE)
+    assert late.jump == pytest.approx(0.5) and late.jump_step == 3 and late.jump_position == 1
+    flat = only(EARLY)
+    assert flat.jump == 0 and flat.jump_step == 1 and flat.jump_position == 0.25
+    waver = only(WAVER)
+    assert waver.jump == pytest.approx(0.4) and waver.jump_step == 2
+    falling = only([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.75, 0.25, 0.0]])
+    assert falling.jump == pytest.approx(-0.05) and falling.jump_step == 2
+    stepless = items(table("q", [[0.5, 0.3, 0.2]]), [problem("q")]).iloc[0]
+    assert stepless[["jump", "jump_step", "jump_position"]].isna().all()
+
+
 def test_the_first_of_equals_is_final():
     assert only([[0.4, 0.4, 0.2]] * 2).final == "red"
 

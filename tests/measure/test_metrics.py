@@ -165,6 +165,8 @@ COMMITMENT = pd.DataFrame(
         "commitment_position": [0.75, 0.0, 0.5, 0.5],
         "premature": [False, True, False, False],
         "area": [0.3, 0.9, 0.5, 0.5],
+        "jump": [0.4, 0.05, 0.1, 0.1],
+        "jump_position": [0.5, 1.0, 0.5, 0.5],
         "p0_final": [0.2, 0.8, 0.5, 0.5],
         "p0_answer": [0.2, 0.1, 0.5, 0.5],
         "p0_habitual": [0.2, np.nan, 0.5, 0.5],
@@ -267,6 +269,8 @@ def test_values_by_hand():
         "p0_habitual": {"i0": 0.2, "i1": nan},
         "commitment_position": {"i0": 0.75, "i1": 0},
         "commitment_area": {"i0": 0.3, "i1": 0.9},
+        "commitment_jump": {"i0": 0.4, "i1": 0.05},
+        "commitment_jump_position": {"i0": 0.5, "i1": 1},
         "premature": {"i0": 0, "i1": 1},
         "premature_wrong": {"i0": 0, "i1": 1},
         "corrective": {"i0": 1, "i1": 0},
@@ -553,6 +557,7 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
     differences = wider_intervals(table.assign(a="x", b="y"))
     assert differences["low"].tolist() == [0.0, 0.1, 0.3, -0.3, -0.3]
     assert {name for name, metric in METRICS.items() if not metric.bounded} == {
+        "commitment_jump",
         "mass_slope",
         "density",
         "focus",
