@@ -4,16 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from attcot_analysis.problems.phrases import (
-    GLM_BOX,
-    LEAD,
-    MARKED,
-    WIDE,
-    Number,
-    numbers,
-    one_number,
-    plain_text,
-)
+from attcot_analysis.problems.numerals import Number, numbers, one_number
+from attcot_analysis.problems.phrases import GLM_BOX, JOINED, LEAD, MARKED, NOT, WIDE, plain_text
 
 AROUND = " \t\r\n.,;:!?'\"`*_()[]{}$\u3001\u3002\u300c\u300d\u300e\u300f\u3010\u3011"
 """What may stand around an answer."""
@@ -31,6 +23,7 @@ class Option(NamedTuple):
 def cleaned(text: str) -> str:
     """A `plain_text` without markdown, answer tags and runs of white space."""
     text = GLM_BOX.sub(r"\\boxed{\1}", text)
+    text = re.sub(r"~~[^~\n]*~~", "", re.sub(r"<([A-Za-z_]{2,})>([^<>]*)</\1>", r"\2", text))
     text = re.sub(r"(?i)\*\*|__|`|</?(?:answer|think|[biu]|strong|em)>", "", plain_text(text))
     return re.sub(r"([^\S\n])[^\S\n]+", r"\1", re.sub(r"\n\s*\n", "\n\n", text))
 
@@ -48,8 +41,9 @@ def plain_form(text: str) -> str:
 
 def same_unit(first: Number, second: Number) -> bool:
     """Whether two numbers may be of one unit; one that is not written may be any."""
-    one, other = (number.unit.removesuffix("s") for number in (first, second))
-    return not one or not other or one.startswith(other) or other.startswith(one)
+    one, other = (number.unit for number in (first, second))
+    words = zip(one.split(), other.split(), strict=False)
+    return all(a.removesuffix("s") == b.removesuffix("s") for a, b in words)
 
 
 def equal_numbers(one: Number, other: Number | None) -> bool:
@@ -63,14 +57,17 @@ def equal_numbers(one: Number, other: Number | None) -> bool:
 def places_of(text: str, answer: str) -> list[tuple[int, int]]:
     """Where a text contains an answer as a word or a number of its own."""
     target = one_number(answer)
-    if target is not None and answer[:1] not in "([":
-        return [(one.start, one.stop) for one in numbers(text) if equal_numbers(one, target)]
     if not answer:
         return []
+    found = []
+    if target is not None and answer[:1] not in "([":
+        found = [(one.start, one.stop) for one in numbers(text) if equal_numbers(one, target)]
+        if any(sign.isdigit() for sign in answer):
+            return found
     before = "" if re.match(f"[{WIDE}]", answer) else r"(?<!\w)(?<!\w-)"
     behind = "" if re.search(f"[{WIDE}]$", answer) else r"(?!-?\w)"
     pattern = f"{before}(?<!\\d[.,]){re.escape(answer)}{behind}(?![.,]\\d)"
-    return [found.span() for found in re.finditer(pattern, text, re.IGNORECASE)]
+    return found + [one.span() for one in re.finditer(pattern, text, re.IGNORECASE)]
 
 
 def read_options(candidates: Sequence[str], question: str) -> list[Option]:
@@ -147,17 +144,30 @@ def without_list(text: str, options: Sequence[Option]) -> str:
 
 def beginning(text: str, options: Sequence[Option]) -> Option | None:
     """The option whose words a text begins with, the longest; else ``None``."""
-    at = _begun(text, [option.texts for option in options])
+    texts = [option.texts for option in options]
+    at = _begun(text, texts)
+    if at is None:
+        at = _begun(text[JOINED.match(text).end() :], texts)  # type: ignore[union-attr]
     return None if at is None else options[at]
 
 
 def ending(text: str, options: Sequence[Option]) -> Option | None:
-    """The option whose words a text ends with, the longest; else ``None``."""
+    """The option whose words a text ends with, the longest; else ``None``.
+
+    Words before a "so" or the like count where they are the whole text.
+    """
     words = f" {bare_form(text)}"
     found = [
         (len(plain), -at)
         for at, option in enumerate(options)
         for plain in map(plain_form, option.texts)
-        if plain and words.endswith(f" {plain}")
+        if plain and words.endswith(f" {plain}") and not NOT.search(words[: -len(plain)])
     ]
-    return options[-max(found)[1]] if found else None
+    if found:
+        return options[-max(found)[1]]
+    for option in options:
+        for one in option.texts:
+            rest = text.strip(AROUND)[len(one) :]
+            if text.strip(AROUND).casefold().startswith(one.casefold()) and JOINED.fullmatch(rest):
+                return option
+    return None

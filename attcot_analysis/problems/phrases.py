@@ -1,10 +1,7 @@
 """How answers are put into words: what `attcot_analysis.problems.reading` looks for."""
 
-import math
 import re
 import unicodedata
-from collections.abc import Iterator
-from typing import NamedTuple
 
 WIDE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Letters that are written without spaces between words, as a range of a character class."""
@@ -19,6 +16,10 @@ GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTAL
 
 
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+
+
+BETWEEN_BOXES = re.compile(r"(?:[\s$,;&.]|\\[()\[\]]|and|or)*", re.IGNORECASE)
+"""What stands between boxes that give several answers at once."""
 
 
 _KIND = (
@@ -36,8 +37,11 @@ PHRASE = re.compile(
     # Answer: at the start of a line, or anywhere with a capital.
     |^\W*(?:(?:the|my|so|short|{_KIND[3:-4]})\s+|therefore,?\s+)*(?:answer|ans|option|choice)\b[^\w\n:=-]*(?:[:=]|-(?=\s))
     |(?-i:\bAnswer)\s*:
+    # "final_answer": as JSON writes it, or [Answer], wherever they stand.
+    |["']\w*answer["']\s*:|[\[<](?:final\s+)?answer[\]>]:?
     |\bleaves?\ (?:us\ |me\ |only\ )?with\b
     |\bI(?:'ll|'d|\s+would|\s+will)?\s+(?:choose|pick|select|go\ with)\b:?
+    |\bI(?:'d|\s+would)\s+(?:say|answer|guess)\b:?|\bI(?:'m|\s+am)\s+going\s+(?:with|for)\b:?
     # Chinese, Japanese, Korean.
     |(?:\u7b54\u6848|\u6b63\u89e3|\u7b54\u3048|\u56de\u7b54|\uc815\ub2f5|\ub2f5)
      (?:[\u5e94\u61c9\u8be5\u8a72\u5c31]*[\u662f\u4e3a\u70ba\u9009\u9078][\u62e9\u64c7]?|\u306f|[\uc740\ub294]|\s*:)+
@@ -57,8 +61,8 @@ ABSTRACT = re.compile(
 
 
 _BEHIND = (
-    rf"(?=\s*(?:$|[().:,;!?\]/&\"'\u3001\u3002]|-\s|[{WIDE}]"
-    r"|(?:is|was|because|since|as|and|or|but)\b))"
+    rf"(?=\s*(?:$|[().:,;!?\]/&\"\u3001\u3002=\u2192]|'(?!\w)|->?\s|[{WIDE}]"
+    r"|(?:is|was|because|since|as|and|or|but|not|rather|instead|i\.e)\b))"
 )
 
 LABEL = re.compile(
@@ -66,17 +70,37 @@ LABEL = re.compile(
     (?<!\w)[(\[]\s*(?P<a>[A-Za-z])\s*[)\]]
     |\b(?i:option|choice|letter)\s+[(\[]?(?P<b>[A-Za-z])(?![\w'-])
     |(?:^|[(\[]\s*|[\u662f\u4e3a\u70ba\u9009\u9078\u62e9\u64c7\u306f\uc740\ub294]
-      |(?:\b(?i:is|it's|be|choose|pick|select|say|think|believe|guess|so|therefore|thus|hence|with
-      |either|both|neither|answer|ist|lautet|est|es)\b|[:=>\u2192]|[.!?]\s)[\s,:]*)(?P<c>[A-Z]){_BEHIND}
+      |\u9879|\u9805
+      |(?:\b(?i:is|it's|it|be|choose|pick|select|say|think|believe|guess|so|therefore|thus|hence|with
+      |leaves|but|either|both|neither|answer|ist|lautet|est|es|\u00e9|\u00e8)\b|[:=>\u2192]|[.!?]\s)
+      [\s,:]*)(?P<c>[A-Z]){_BEHIND}
     |^(?P<d>[A-Za-z])(?=\s*[).:](?:\s|$))
+    # B is correct, B fits best, B it is.
+    |(?<![\w'])(?P<e>[A-HJ-Z])(?=\s+(?:it\ is\b|(?:best\ )?(?:fits|matches)\b
+      |(?:is|(?:would|must|should)\ be|seems|looks|appears)(?:\ \w+ly)?(?:\ the|\ to\ be)?
+      \ (?:correct|right|best|answer|only|most|it)\b))
+    # ... red, B: behind what it stands for.
+    |[,;]\s*(?P<f>[A-Z])(?=[\s.!)"*]*$)
     """,
     re.MULTILINE | re.VERBOSE,
 )
 """An option's letter. A capital A before a word is the article."""
 
 
+BARE = re.compile(r"\W*([B-HJ-Z])\s+(?=\w)")
+"""A letter before words without any sign between them, where they are an option's."""
+
+
+JOINED = re.compile(
+    r"[\W_]*(?:(?:(?:which|that|it|this)\s+(?:is|means)|i\.?e|namely|meaning|so|means)\b[\W_]*)?"
+    r"(?:(?:it|this|that)\s+is\b|(?:the\s+)?(?:answer|option|choice)\b(?:\s+is\b)?)?[\W_]*",
+    re.IGNORECASE,
+)
+"""What may stand between an option's letter and its words."""
+
+
 LISTED = re.compile(
-    rf"(?:[,/&]|\b(?:and|or|nor)\b|[\u3001\u548c\u6216])\s*"
+    rf"(?:[,;/&]|\b(?:and|or|nor)\b|[\u3001\u548c\u6216])\s*"
     rf"(?:(?:maybe|perhaps|possibly|also|even|option|choice)\s+)?[(\[]?([A-Z]){_BEHIND}"
 )
 """A further letter behind a first one."""
@@ -90,6 +114,7 @@ LEAD = re.compile(
 
 NOT = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|without|cannot|none of|rather than|instead of|except|unlike"
+    r"|anything but"
     r"|\w+n't)(?:\s+(?!but\b|only\b)[\w'-]+){0,3}?\s+|\u4e0d\u662f|\u4e0d|\u6ca1\u6709|\u5e76\u975e)"
     r"[(\"']?$",
     re.IGNORECASE,
@@ -98,6 +123,7 @@ NOT = re.compile(
 NOT_BEHIND = re.compile(
     r"[)\].\"']?\s*(?:(?:is|are|was|seems|looks|can be)\s+(?:not|wrong|incorrect|false|eliminated"
     r"|ruled out|unlikely)\b|(?:isn't|aren't|wasn't|can't|cannot)\b"
+    r"|\u662f?(?:\u4e0d\u5bf9|\u4e0d\u6b63\u786e|\u9519)"
     r"|\u3067\u306f\u306a\u3044|\u3058\u3083\u306a\u3044|[\uc774\uac00]? ?\uc544[\ub2c8\ub2cc])",
     re.IGNORECASE,
 )
@@ -129,51 +155,19 @@ _SIGNS = str.maketrans(
 )
 
 _LATEX = (
+    (r"(?<=\d)\s*(?=\\[dt]?frac)", " "),
     (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
-    (r"\\(?:text(?:bf|rm|it)?|math(?:bf|rm|it)|mbox)\s*\{([^{}]*)\}", r"\1"),
+    (r"\\[dt]?frac\s*(\d)\s*(\d)", r"\1/\2"),
+    (
+        r"\\(?:text(?:bf|rm|it|sf|tt)?|math(?:bf|rm|it|sf|tt)|mbox|operatorname)\s*\{([^{}]*)\}",
+        r"\1",
+    ),
+    (r"\\(?:fbox|framebox)(?=\s*\{)", r"\\boxed"),
+    (r"\\boxed\s+([A-Za-z0-9])(?!\w)", r"\\boxed{\1}"),
+    (r"\{,\}", ","),
+    (r"(?<=\d)\s*(?:[x\u00d7*]|\\times|\\cdot)\s*10\s*\^\s*\{?([-+]?\d+)\}?", r"e\1"),
     (r"\\[()\[\],;! ]|(?<!\w)\$(?=\D)|\$$|(?<=\d)\$|\\(?=[%$])|\$(?=[^$\n]*\$)", ""),
 )
-
-_RUN = re.compile(
-    r"(?<![\w.^])(?<!\w[-/_.])(?P<sign>[-+])?"
-    r"(?P<digits>\d+ \d+/\d+|\.?\d(?:\d|[.,:/'^x-](?=\d)| (?=\d{3}(?!\d)))*)"
-    r"(?P<unit>cm|mm|km|m|kg|mg|g|ml|l|s|h|min|px|ft|lb)?(?P<rest>[\w+]*)"
-)
-
-_PLAIN = re.compile(r"\d+(\.\d+)?|\.\d+|[1-9]\d{0,2}(?:,\d{3})+(\.\d+)?")
-
-_SPACED = re.compile(r"[1-9]\d{0,2}(?:( \d{3})+|('\d{3})+)(\.\d+)?")
-
-_FRACTION = re.compile(r"(?:(\d+) )?(\d+)/(\d+)")
-
-_LIMIT = re.compile(
-    r"(?:[<>\u2264\u2265\u00b1]|\b(?:(?:more|less|fewer) than|at (?:least|most))"
-    r"|(?:^|[\n=:(]|\bis)\s*-\s)\s*$",
-    re.IGNORECASE,
-)
-
-_WORDS = (
-    *("zero", "one", "two", "three", "four", "five", "six"),
-    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
-)
-
-_ABOUT = re.compile(
-    r"(?:~|about|approximately|approx\.?|around|roughly|ca\.)?\s*[$\u20ac\u00a3\u00a5]?\s*",
-    re.IGNORECASE,
-)
-
-_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
-
-_UNIT = re.compile(r"\s*(?:%|\u00b0|percent\b)?\s*([^\W\d_]+(?: [^\W\d_]+)?)?")
-
-
-class Number(NamedTuple):
-    """A number in a text: where it stands, its value (NaN for ``12:30``, ``3-5``), its unit."""
-
-    start: int
-    stop: int
-    value: float
-    unit: str
 
 
 def plain_text(text: str) -> str:
@@ -184,44 +178,3 @@ def plain_text(text: str) -> str:
         text = re.sub(pattern, new, text)
     text = re.sub(r"(?<=\d) ?/ ?(?=\d)", "/", text)
     return re.sub(r"(?<![a-z])(?:minus|negative) (?=\.?\d)", "-", text, flags=re.IGNORECASE)
-
-
-def numbers(text: str) -> Iterator[Number]:
-    """The numbers of a `plain_text`, in order."""
-    for found in _RUN.finditer(text):
-        value = math.nan if found["rest"] else _value(found["digits"])
-        if _LIMIT.search(text, max(0, found.start() - 20), found.start()):
-            value = math.nan
-        if found["sign"] == "-":
-            value = -value
-        unit = found["unit"] or ""
-        if not unit:
-            unit = (_UNIT.match(text, found.end())[1] or "").casefold()  # type: ignore[index]
-            scale, _, rest = unit.partition(" ")
-            if scale in _SCALES:
-                value, unit = value * _SCALES[scale], rest
-        yield Number(found.start(), found.end(), value, unit.casefold())
-
-
-def one_number(text: str) -> Number | None:
-    """The number that a `plain_text` is as a whole, with its unit or what it counts."""
-    text = text.strip(" \t\r\n,;:!?'\"`*_()[]{}").rstrip(".")
-    if text.casefold() in _WORDS:
-        return Number(0, len(text), float(_WORDS.index(text.casefold())), "")
-    text = text[_ABOUT.match(text).end() :]  # type: ignore[union-attr]
-    found = next(numbers(text), None)
-    if found is None or found.start or math.isnan(found.value):
-        return None
-    several = found.unit.split(" ")[0] in ("and", "or", "to", "of", "plus", "times", "out")
-    return found if _UNIT.fullmatch(text, found.stop) and not several else None
-
-
-def _value(digits: str) -> float:
-    if _PLAIN.fullmatch(digits):
-        return float(digits.replace(",", ""))
-    if _SPACED.fullmatch(digits):
-        return float(digits.replace(" ", "").replace("'", ""))
-    part = _FRACTION.fullmatch(digits)
-    if part and int(part[3]):
-        return int(part[1] or 0) + int(part[2]) / int(part[3])
-    return math.nan

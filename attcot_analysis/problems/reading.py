@@ -3,7 +3,9 @@
 import math
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from attcot_analysis.problems.numerals import Number, in_digits, numbers, one_number
 from attcot_analysis.problems.options import (
     AROUND,
     Option,
@@ -20,6 +22,8 @@ from attcot_analysis.problems.options import (
 )
 from attcot_analysis.problems.phrases import (
     ABSTRACT,
+    BARE,
+    BETWEEN_BOXES,
     BOXED,
     END,
     LABEL,
@@ -29,14 +33,33 @@ from attcot_analysis.problems.phrases import (
     NOT_BEHIND,
     PHRASE,
     UNKNOWN,
-    Number,
-    numbers,
-    one_number,
 )
 from attcot_analysis.problems.response import ParsedResponse
 
 _NEAR = 120
+_MORE = re.compile(r"[)\].]*(?:\s*(?:,|&|and|or|nor)\s*[(\[]?[A-Z]\b[)\].]*)+")
+"""Further letters that share what is said behind them."""
 _YES_NO = ("yes", "no", "true", "false")
+_SAID = {"yeah": "yes", "yep": "yes", "yup": "yes", "nope": "no", "nah": "no"}
+
+
+class Reading(NamedTuple):
+    """What a stated answer was read as.
+
+    Attributes:
+        answer: The candidate; ``None`` if it cannot be told.
+        flag: Why not, where something was read: ``"contradiction"`` (an option's letter with the
+            words of another) or ``"several"`` (more than one candidate). Else empty.
+    """
+
+    answer: str | None
+    flag: str = ""
+
+
+_SEVERAL = Reading(None, "several")
+_CONTRADICTION = Reading(None, "contradiction")
+_UNTOLD = Reading(None)
+"""It says that there is no answer."""
 
 
 def stated_answer(parsed: ParsedResponse, *, finished: bool) -> str | None:
@@ -54,6 +77,11 @@ def stated_answer(parsed: ParsedResponse, *, finished: bool) -> str | None:
 
 
 def match_answer(stated: str, candidates: Sequence[str], *, question: str = "") -> str | None:
+    """The candidate that a stated answer is; ``None`` if it cannot be told: see `read_choice`."""
+    return read_choice(stated, candidates, question=question).answer
+
+
+def read_choice(stated: str, candidates: Sequence[str], *, question: str = "") -> Reading:
     r"""Find which candidate a stated answer is.
 
     The text is read in one form (full-width letters, minus signs, LaTeX and markdown). What counts
@@ -62,7 +90,8 @@ def match_answer(stated: str, candidates: Sequence[str], *, question: str = "") 
     that says nothing, the whole text. Of this, the first of these that finds something decides:
 
     1. it is the candidate, but for letter case and surrounding punctuation, or the same number
-       (``1,200``, ``.5``, ``-5``, ``1/5``, ``5 %``, ``5 cm``);
+       (``1,200``, ``.5``, ``-5``, ``1/5``, ``5 %``, ``5 cm``, ``1.2e3``, ``twenty-one``); what can
+       be read in two ways (``0,5``, ``1.200,5``) is no number;
     2. it begins with yes or no, where these are candidates;
     3. it names an option's letter (``B``, ``(b)``, ``B. red``, ``Option B``, ``B is correct``) that
        the question gives to a candidate, as in ``B) red``, or that is a candidate itself. An
@@ -71,14 +100,19 @@ def match_answer(stated: str, candidates: Sequence[str], *, question: str = "") 
        that one. What is negated (``not red``) is not stated.
 
     Returns:
-        The candidate, or ``None`` if there is none or more than one, or if a letter stands before
-        the words of another option.
+        The candidate, or none if there is none or more than one, or if a letter stands beside the
+        words of another option.
     """
     if stated in candidates:
-        return stated
+        return Reading(stated)
     options = read_options(candidates, question)
     text = END.sub("", cleaned(stated)).strip()
-    return _read(text, options, whole=True) or _decided(text, options) or None
+    if any(option.number for option in options):
+        text = in_digits(text)
+    whole = _read(text, options, whole=True)
+    if whole is None or whole.answer is None:
+        whole = _decided(text, options) or _UNTOLD
+    return whole
 
 
 def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) -> str | None:
@@ -101,6 +135,9 @@ def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) ->
     if stated.strip() in known:
         return stated.strip()
     text = END.sub("", cleaned(stated)).strip()
+    targets = [one_number(cleaned(answer)) for answer in known]
+    if any(targets):
+        text = in_digits(text)
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return None
@@ -116,8 +153,7 @@ def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) ->
         longest = max((len(answer.split()) for answer in known), default=1)
         return plain if len(plain.split()) <= 2 * longest + 4 else None
     near: list[tuple[float, str]] = []
-    for answer in known:
-        target = one_number(cleaned(answer))
+    for answer, target in zip(known, targets, strict=True):
         if target is not None and same_unit(value, target):
             error = abs(value.value - target.value)
             if error <= (tolerance + 1e-9) * abs(target.value):
@@ -148,10 +184,17 @@ def _written(number: Number) -> str:
 
 
 def _explicit(text: str) -> str | None:
-    """What follows the last phrase that announces an answer, or stands in the last box."""
-    boxed = BOXED.findall(text)
-    if boxed:
-        return str(boxed[-1])
+    """What follows the last phrase that announces an answer, or stands in the last box.
+
+    Boxes with nothing but commas and the like between them are one.
+    """
+    boxes = list(BOXED.finditer(text))
+    if boxes:
+        at = len(boxes) - 1
+        while at and BETWEEN_BOXES.fullmatch(text, boxes[at - 1].end(), boxes[at].start()):
+            at -= 1
+        held = ", ".join(dict.fromkeys(box[1] for box in boxes[at:]))
+        return _explicit(held) if BOXED.search(held) else held
     for found in reversed(list(PHRASE.finditer(text))):
         rest = text[found.end() :]
         if ABSTRACT.match(rest):
@@ -163,8 +206,8 @@ def _explicit(text: str) -> str | None:
     return None
 
 
-def _decided(text: str, options: Sequence[Option]) -> str | None:
-    """The candidate that a text states; empty if it states several, ``None`` if nothing."""
+def _decided(text: str, options: Sequence[Option]) -> Reading | None:
+    """What a text states; ``None`` if nothing."""
     explicit = _explicit(text)
     if explicit is not None:
         first = re.split(r"(?<=[.!?\u3002])\s", explicit, maxsplit=1)[0]
@@ -175,7 +218,7 @@ def _decided(text: str, options: Sequence[Option]) -> str | None:
     heads = {head["a"] or head["b"] for line in lines if (head := LEAD.match(line))}
     alone = {one for line in lines if (one := _alone(line, options))}
     if len({head.upper() for head in heads} & {o.letter for o in options}) > 1 or len(alone) > 1:
-        return ""
+        return _SEVERAL
     if alone:
         return alone.pop()
     found = _read(lines[-1], options) if lines else None
@@ -185,14 +228,16 @@ def _decided(text: str, options: Sequence[Option]) -> str | None:
     return found
 
 
-def _alone(line: str, options: Sequence[Option]) -> str | None:
+def _alone(line: str, options: Sequence[Option]) -> Reading | None:
     """The option that a line is, by its letter, its words or both."""
     head = LEAD.match(line)
     words = line[head.end() :] if head else line
     if (head and not words.strip(AROUND)) or re.fullmatch(r"\W*[A-Z]\W*", line):
-        return _by_letter(line, options)
-    found = _read(words, options, whole=True)
-    return _by_letter(line, options) if head and found else found
+        found = _by_letter(line, options)
+    else:
+        found = _read(words, options, whole=True)
+        found = _by_letter(line, options) if head and found and found.answer else found
+    return found if found and (found.answer or found is _CONTRADICTION) else None
 
 
 def _read(
@@ -201,8 +246,8 @@ def _read(
     *,
     whole: bool = False,
     words: Sequence[Option] | None = None,
-) -> str | None:
-    """Read one statement: a candidate, empty for several, ``None`` for nothing.
+) -> Reading | None:
+    """Read one statement; ``None`` if it states nothing.
 
     Args:
         text: The statement.
@@ -216,58 +261,69 @@ def _read(
         same = [option for option in counted if equal_numbers(value, option.number)]
         exact = [option for option in same if option.number and option.number.unit == value.unit]
         found = exact if len(exact) == 1 else same
-        return found[0].candidate if len(found) == 1 else ""
+        return Reading(found[0].candidate) if len(found) == 1 else _SEVERAL if found else _UNTOLD
     for form in (bare_form, plain_form):
         same = [option for option in options if form(text) in map(form, option.texts)]
         if len(same) == 1:
-            return same[0].candidate
+            return Reading(same[0].candidate)
     if whole:
         return None
     by_yes = [o for o in options if bare_form(o.candidate) in _YES_NO]
     if len(by_yes) > 1:
-        first = re.match(r"\W*(\w+)(?:\s*(?:/|and|or)\s*(\w+))?", text.casefold())
-        if first and first[1] in _YES_NO:
+        first = re.match(r"\W*(\w+)(?:\s*(?:/|and|or)\s*(\w+))?(?! doubt)", text.casefold())
+        said = _SAID.get(first[1], first[1]) if first else ""
+        if first and said in _YES_NO:
             if first[2] in _YES_NO:
-                return ""
-            return next((o.candidate for o in by_yes if bare_form(o.candidate) == first[1]), "")
+                return _SEVERAL
+            own = [o.candidate for o in by_yes if bare_form(o.candidate) == said]
+            return Reading(own[0]) if own else _UNTOLD
     labelled = _by_letter(text, options)
     if labelled is not None:
         return labelled
     return _by_words(text, options if words is None else words)
 
 
-def _by_letter(text: str, options: Sequence[Option]) -> str | None:
+def _by_letter(text: str, options: Sequence[Option]) -> Reading | None:
     known = {option.letter: option for option in options if option.letter}
     head = LEAD.match(text)
     if not known:
         return _by_words(text[head.end() :], options) if head else None
     if re.fullmatch(r"[\W_]*[A-Za-z][\W_]*", text):
         letter = re.sub(r"[\W_]", "", text).upper()
-        return known[letter].candidate if letter in known else None
+        return Reading(known[letter].candidate) if letter in known else None
     found: list[tuple[int, int, str]] = []
+    bare = BARE.match(text)
+    if bare and bare[1] in known and beginning(text[bare.end() :], options):
+        found.append((*bare.span(1), bare[1]))
     for label in LABEL.finditer(text):
-        letter = label[label.lastgroup or 0].upper()
-        if _negated(text, label.span()):
+        letter, (start, stop) = (
+            label[label.lastgroup or 0].upper(),
+            label.span(label.lastgroup or 0),
+        )
+        more = _MORE.match(text, label.end())
+        if _negated(text, (start, more.end() if more else label.end())):
             continue
         if letter in known or not text[: label.start()].strip():
-            found.append((*label.span(label.lastgroup or 0), letter))
+            found.append((start, stop, letter))
     letters = {letter for _, _, letter in found}
     if found:
-        more = LISTED.finditer(text, found[0][1])
-        letters |= {one[1] for one in more if not NOT_BEHIND.match(text, one.end())} & set(known)
+        listed = LISTED.finditer(text, found[0][1])
+        letters |= {one[1] for one in listed if not NOT_BEHIND.match(text, one.end())} & set(known)
     if not letters:
         return None
     own = known.get(found[0][2])
-    if len(letters) > 1 or own is None:
-        return ""
+    if len(letters) > 1:
+        return _SEVERAL
+    if own is None:
+        return _UNTOLD
     for start, stop, _ in found:
         for side in (beginning(text[stop:], options), ending(text[:start], options)):
             if side is not None and side is not own:
-                return ""
-    return own.candidate
+                return _CONTRADICTION
+    return Reading(own.candidate)
 
 
-def _by_words(text: str, options: Sequence[Option]) -> str | None:
+def _by_words(text: str, options: Sequence[Option]) -> Reading | None:
     found: list[tuple[Option, list[tuple[int, int]]]] = []
     for option in options:
         places = [place for one in option.texts for place in places_of(text, one)]
@@ -282,8 +338,10 @@ def _by_words(text: str, options: Sequence[Option]) -> str | None:
         if not all(_inside(place, others) for place in places):
             whole.append(option.candidate)
     if UNKNOWN.search(text) and not any(UNKNOWN.search(option.candidate) for option in options):
-        return ""
-    return (whole[0] if len(whole) == 1 else "") if found else None
+        return _UNTOLD
+    if not found:
+        return None
+    return Reading(whole[0]) if len(whole) == 1 else _SEVERAL
 
 
 def _inside(place: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:

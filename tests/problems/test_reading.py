@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attcot_analysis.problems.phrases import numbers, one_number, plain_text
+from attcot_analysis.problems.numerals import numbers, one_number
+from attcot_analysis.problems.phrases import plain_text
 from attcot_analysis.problems.reading import match_answer, open_answer, states
 
 COLOURS = ("red", "blue", "green")
@@ -243,6 +244,13 @@ def test_numbers_are_read_as_they_are_written(form, written, expected):
         ("five", NUMBERS, "5"),
         ("There are 5 cubes", NUMBERS, "5"),
         ("3 + 2 = 5", ("5", "7"), "5"),
+        ("The glass is half full", ("half", "full glass"), "half"),
+        ("There are two", ("two", "three"), "two"),
+        ("There are 2", ("two", "three"), "two"),
+        ("I see two dogs and a third one", ("2", "3"), "2"),
+        ("It is one of the two", ("1", "2"), "2"),
+        ("5 m", ("5 mm", "5 km"), None),
+        ("5 meters", ("5 mm", "5 m"), "5 m"),
         ("5 apples and 3 pears", NUMBERS, None),
         ("approximately 1,200 people", NUMBERS, "1,200"),
         ("A: 5", NUMBERS, "5"),
@@ -360,6 +368,7 @@ def test_a_number_is_its_value(value, form):
         ("1½ or 2 1/4", [1.5, 2.25]),
         ("3D, 5th, c3, x10", [None, None]),
         ("0,200 and 1,5", [None, None]),
+        ("1.2e3 and 5k, " + "9" * 400, [1200, 5000, None]),
     ],
 )
 def test_numbers_of_a_text(text, expected):
@@ -378,6 +387,7 @@ def test_numbers_of_a_text(text, expected):
         ("3.5 cm", "5", False),
         ("a dark-red cup", "red", False),
         ("红色的杯子", "红色", True),
+        ("two red cups", "two", True),
     ],
 )
 def test_what_a_text_contains(text, answer, expected):
