@@ -7,6 +7,7 @@ forward pass reads what a loop of one forward pass per step and candidate would.
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -359,14 +360,25 @@ def forced_answers(
     *,
     steps: Sequence[Sequence[int]] | None = None,
     names: Sequence[str] | None = None,
+    apart: bool = False,
 ) -> list[Tensor]:
     """Run `pack`'s batch once, without gradient, and read its log-probabilities.
+
+    Args:
+        mllm: The model.
+        items: As for `pack`.
+        candidates: As for `pack`.
+        steps: As for `pack`.
+        names: As for `pack`.
+        apart: Spare the mask of all tokens by all where the model allows it, as for `pack`: for
+            long sequences with few branches.
 
     Returns:
         Per item fp32 ``(n_k, n_candidates)`` on the CPU, as `Packed.log_probs`.
     """
-    packed = pack(mllm, items, candidates, steps=steps, names=names)
-    with torch.no_grad(), evaluating(mllm.model):
+    packed = pack(mllm, items, candidates, steps=steps, names=names, apart=apart)
+    ours = attached(mllm.model) if "attcot_base" in packed.inputs else nullcontext()
+    with torch.no_grad(), evaluating(mllm.model), ours:
         output = mllm.model(**packed.inputs, logits_to_keep=packed.keep, use_cache=False)
         return [value.cpu() for value in packed.log_probs(output.logits)]
 

@@ -15,6 +15,7 @@ from scipy.special import softmax
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
+from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Encoded, Mllm, token_starts
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import ParsedResponse, Problem
@@ -30,17 +31,30 @@ PREMATURE = 0.25
 
 @dataclass(frozen=True)
 class _Curve:
-    """One item under one control: ``p`` and ``leaked`` are ``(K + 1, candidates)``."""
+    """One item under one control: ``p`` and ``leaked`` are ``(n_probed, candidates)``."""
 
     item: str
     control: str
     candidates: tuple[str, ...]
+    steps: NDArray[np.int64]
     p: NDArray[np.float64]
     leaked: NDArray[np.bool_]
 
     @property
     def final(self) -> str:
         return self.candidates[int(self.p[-1].argmax())]
+
+    @property
+    def n_steps(self) -> int:
+        return int(self.steps[-1])
+
+    @property
+    def whole(self) -> bool:
+        return len(self.steps) == self.n_steps + 1
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        return self.steps / max(self.n_steps, 1)
 
     def of(self, candidate: str) -> NDArray[np.float64]:
         if candidate not in self.candidates:
@@ -78,7 +92,9 @@ class Commitment(Result):
               ``correct``: it is the right answer;
             * ``commitment_step``: τ, the first step from which on ``final`` stays the most
               probable, 0 to K; ``commitment_position``: τ/K, 0 when K = 0; ``premature``:
-              position ≤ 0.25;
+              position ≤ 0.25; ``resolution``: how far before τ the last probed step lies, 1
+              where all are: the decision fell within so many steps up to τ, if the final answer
+              stayed the most probable between probed steps that agree;
             * ``commitment_step_θ``, ``commitment_position_θ``: the same with p(final) ≥ θ as
               well; missing when the probability after the last step is below θ;
             * ``target``: the final answer of the item's own rationale where the table has it,
@@ -87,7 +103,8 @@ class Commitment(Result):
               the same, the areas of the controls can be held against the rationale's;
             * ``jump``: the largest increase p_k(target) − p_{k−1}(target) by a single step,
               negative if every step lowers it; ``jump_step``: that step, 1 to K, the first of
-              equals; ``jump_position``: over K. All three are missing when K = 0;
+              equals; ``jump_position``: over K; with ``max_steps`` from one probed step to the
+              next. All three are missing when K = 0;
             * ``p0_answer``, ``p0_habitual``: p_0 of the right and of the habitual answer
               (missing when the problem has none);
             * ``corrective``: wrong at k = 0 and right at the end; ``corruptive``: the reverse;
@@ -105,11 +122,12 @@ class Commitment(Result):
             problem = self._problem(curve.item)
             answer = (answers or {}).get(curve.item, problem.answer)
             best = [curve.candidates[index] for index in curve.p.argmax(axis=1)]
-            final, n_steps = curve.final, len(best) - 1
+            final, n_steps = curve.final, curve.n_steps
             holds = np.array([candidate == final for candidate in best])
-            step = first_lasting(holds)
+            step = first_lasting(holds, curve.steps)
+            earlier = curve.steps[curve.steps < step]
             target = self._targets.get(curve.item, final)
-            jump, jump_step = largest_jump(curve.of(target))
+            jump, jump_step = largest_jump(curve.of(target), curve.steps)
             leaks = np.flatnonzero(curve.leaked[:, curve.candidates.index(final)])
             habitual = problem.habitual
             row: dict[str, object] = {
@@ -121,8 +139,9 @@ class Commitment(Result):
                 "commitment_step": int(step),
                 "commitment_position": step / max(n_steps, 1),
                 "premature": step / max(n_steps, 1) <= PREMATURE,
+                "resolution": int(step - earlier[-1]) if len(earlier) else 1,
                 "target": target,
-                "area": curve_area(curve.of(target)),
+                "area": curve_area(curve.of(target), curve.steps),
                 "jump": jump,
                 "jump_step": jump_step,
                 "jump_position": jump_step / max(n_steps, 1),
@@ -131,10 +150,10 @@ class Commitment(Result):
                 "p0_habitual": np.nan if habitual is None else float(curve.of(habitual)[0]),
                 "corrective": best[0] != answer and final == answer,
                 "corruptive": best[0] == answer and final != answer,
-                "leak_step": float(leaks[0]) if len(leaks) else np.nan,
+                "leak_step": float(curve.steps[leaks[0]]) if len(leaks) else np.nan,
             }
             for theta in thresholds:
-                strict = first_lasting(holds & (curve.of(final) >= theta))
+                strict = first_lasting(holds & (curve.of(final) >= theta), curve.steps)
                 row[f"commitment_step_{theta:g}"] = strict
                 row[f"commitment_position_{theta:g}"] = strict / max(n_steps, 1)
             rows.append(row)
@@ -158,7 +177,8 @@ class Commitment(Result):
                 (of the control itself where the table has no ``"rationale"``), ``"answer"`` the
                 right answer, ``"habitual"`` the habitual one (items without one are left out).
             answers: Right answers by item id where they are not the problems' own.
-            axis: ``"k"``, steps written, for curves that all have the same K; ``"position"``,
+            axis: ``"k"``, steps written, for curves that all have the same K and all steps of it;
+                ``"position"``,
                 k/K, on which every item's curve is read by linear interpolation (as its area
                 is), so that every item counts at every point; ``"auto"`` takes k where it is
                 defined. To compare runs on one axis choose it.
@@ -172,15 +192,17 @@ class Commitment(Result):
             ``low``, ``high``, ``n`` (items).
 
         Raises:
-            MeasureError: As `items`, or if ``axis="k"`` and curves differ in K.
+            MeasureError: As `items`, or if ``axis="k"`` and curves differ in K or lack steps.
         """
-        lengths = {len(curve.p) for curve in self._curves}
+        lengths = {curve.n_steps + 1 for curve in self._curves}
+        shared = len(lengths) == 1 and all(curve.whole for curve in self._curves)
         if axis == "auto":
-            axis = "k" if len(lengths) == 1 else "position"
-        if axis == "k" and len(lengths) > 1:
+            axis = "k" if shared else "position"
+        if axis == "k" and not shared:
+            of = "some of " if len(lengths) == 1 else ""
             raise MeasureError(
-                f"The curves have {', '.join(str(n - 1) for n in sorted(lengths))} steps, so they "
-                "share no axis of steps; use axis='position'."
+                f"The curves have {of}{', '.join(str(n - 1) for n in sorted(lengths))} steps, so "
+                "they share no axis of steps; use axis='position'."
             )
         places = np.linspace(0.0, 1.0, max(lengths) if axis == "k" else points)
         values: dict[str, list[NDArray[np.float64]]] = {}
@@ -193,8 +215,7 @@ class Commitment(Result):
                 right = (answers or {}).get(curve.item, problem.answer)
                 wanted = right if which == "answer" else problem.habitual
             if wanted is not None:
-                position = np.arange(len(curve.p)) / max(len(curve.p) - 1, 1)
-                read = np.interp(places, position, curve.of(wanted))
+                read = np.interp(places, curve.position, curve.of(wanted))
                 values.setdefault(curve.control, []).append(read)
         rows = []
         for control, curves in values.items():
@@ -253,47 +274,78 @@ class Commitment(Result):
 
 def _curve(item: str, control: str, part: pd.DataFrame) -> _Curve:
     """One item's rows under one control, in order of steps."""
-    n_k = int(part["n_steps"].iloc[0]) + 1
+    n_steps = int(part["n_steps"].iloc[0])
+    n_k = int(part["n_probed"].iloc[0]) if "n_probed" in part else n_steps + 1
+    steps = np.unique(part["step"].to_numpy(dtype=np.int64))
     candidates = part["candidate"].to_numpy()[: max(len(part) // n_k, 1)]
     whole = (
         len(part) == n_k * len(candidates)
         and len(set(candidates)) == len(candidates)
-        and (part["step"].to_numpy() == np.repeat(np.arange(n_k), len(candidates))).all()
+        and len(steps) == n_k
+        and (steps[0], steps[-1]) == (0, n_steps)
+        and (part["step"].to_numpy() == np.repeat(steps, len(candidates))).all()
         and (part["candidate"].to_numpy() == np.tile(candidates, n_k)).all()
     )
     if not whole:
         raise MeasureError(
             f"Item {item}, {control}: the table does not hold each of its candidates once "
-            f"per step from 0 to {n_k - 1}; pass the rows of one run, and all of them."
+            f"per step from 0 to {n_steps}{'' if n_k > n_steps else f' ({n_k} probed)'}; pass the "
+            "rows of one run, and all of them."
         )
     return _Curve(
         item,
         control,
         tuple(map(str, candidates)),
+        steps,
         part["p"].to_numpy(dtype=np.float64).reshape(n_k, -1),
         part["leaked"].to_numpy(dtype=bool).reshape(n_k, -1),
     )
 
 
-def first_lasting(holds: NDArray[np.bool_]) -> float:
-    """First index from which on a condition holds to the end; NaN if it does not at the end."""
+def first_lasting(holds: NDArray[np.bool_], steps: NDArray[np.int64] | None = None) -> float:
+    """First step from which on a condition holds to the end; NaN if it does not at the end.
+
+    Args:
+        holds: ``(n,)``, whether it holds after each step.
+        steps: ``(n,)``, their numbers; default 0 to n − 1.
+    """
     if holds.all():
         return 0.0
     last_failure = int(np.flatnonzero(~holds)[-1])
-    return float(last_failure + 1) if last_failure + 1 < len(holds) else float("nan")
+    if last_failure + 1 == len(holds):
+        return float("nan")
+    return float(last_failure + 1 if steps is None else steps[last_failure + 1])
 
 
-def curve_area(p: NDArray[np.float64]) -> float:
-    """Area under values at k = 0..K over k/K, by the trapezoid rule; the value itself if K = 0."""
-    return float(p[0]) if len(p) == 1 else float(trapezoid(p, dx=1 / (len(p) - 1)))
+def curve_area(p: NDArray[np.float64], steps: NDArray[np.int64] | None = None) -> float:
+    """Area under values over k/K, by the trapezoid rule; the value itself if K = 0.
+
+    Args:
+        p: ``(n,)``, the values.
+        steps: ``(n,)``, at which k, 0 and K among them; default 0 to K.
+    """
+    if len(p) == 1:
+        return float(p[0])
+    # Equal widths as one number: their differences would change the last digit.
+    if steps is None or len(steps) == steps[-1] + 1:
+        return float(trapezoid(p, dx=1 / (len(p) - 1)))
+    return float(trapezoid(p, x=steps / steps[-1]))
 
 
-def largest_jump(p: NDArray[np.float64]) -> tuple[float, float]:
-    """The largest increase of p from one step to the next, and behind which step; NaN if K = 0."""
+def largest_jump(
+    p: NDArray[np.float64], steps: NDArray[np.int64] | None = None
+) -> tuple[float, float]:
+    """The largest increase of p from one step to the next, and behind which step; NaN if K = 0.
+
+    Args:
+        p: ``(n,)``, the values.
+        steps: ``(n,)``, after which steps; default 0 to K.
+    """
     if len(p) == 1:
         return float("nan"), float("nan")
     rises = np.diff(p)
-    return float(rises.max()), float(rises.argmax() + 1)
+    place = int(rises.argmax()) + 1
+    return float(rises.max()), float(place if steps is None else steps[place])
 
 
 FILLER = " ..."
@@ -376,17 +428,22 @@ def other_rationales(problems: Sequence[Problem], responses: Sequence[ParsedResp
     return texts
 
 
-def prefix_texts(mllm: Mllm, encoded: Encoded) -> list[str]:
-    """Decode the rationale up to every step: K + 1 texts, the first one empty.
+def prefix_texts(mllm: Mllm, encoded: Encoded, steps: Sequence[int] | None = None) -> list[str]:
+    """Decode the rationale up to every step, or up to some: one text each, that of step 0 empty.
 
     Step numbers are taken out, so that they are not mistaken for numeric answers.
     """
     first, *cuts = encoded.layout.cuts
     texts = []
-    for cut in cuts:
+    for k in range(len(cuts) + 1) if steps is None else steps:
+        if k == 0:
+            texts.append("")
+            continue
+        cut = cuts[k - 1]
         ids = encoded.input_ids[first.stop : cut.stop].tolist()
-        texts.append(str(mllm.tokenizer.decode(ids))[len(first.rest) :] + cut.rest)
-    return ["", *(_NUMBERING.sub(" ", text) for text in texts)]
+        text = str(mllm.tokenizer.decode(ids))[len(first.rest) :] + cut.rest
+        texts.append(_NUMBERING.sub(" ", text))
+    return texts
 
 
 def _number_tokens(mllm: Mllm, step: Sequence[int]) -> list[int]:
@@ -414,6 +471,7 @@ def commitment(
     images: Sequence[ImageLike] | None = None,
     controls: Sequence[str] = CONTROLS,
     others: Sequence[str] | None = None,
+    max_steps: int | None = None,
     empty: Empty = "error",
     batch_size: int = 16,
     progress: bool = False,
@@ -433,6 +491,9 @@ def commitment(
         controls: Any of ``"rationale"``, ``"filler"``, ``"other_item"``.
         others: Per item the rationale that ``"other_item"`` puts in, where partners are to be
             sought among more items than these; see `other_rationales`.
+        max_steps: Force answers after at most so many steps, 0 and K among them and the others
+            evenly by tokens written (see `probed_steps`), for long rationales: without it memory
+            grows with their number. Default after all.
         empty: What to do with items that cannot be measured, because their response has no
             rationale step or they are open questions: raise an error, or leave them out.
         batch_size: Items per forward pass; each pass holds all forced answers of its items.
@@ -444,7 +505,8 @@ def commitment(
         the candidate's whole text with the closing tag, wherever the tokenizer cuts it, from the
         last token on that all candidates share), ``p`` (softmax of ``log_p`` over the
         candidates), ``leaked`` (the rationale up to this step states this candidate as a word,
-        so its probability may be read off the text).
+        so its probability may be read off the text). With ``max_steps`` also ``n_probed``, after
+        how many steps an answer was forced.
 
     Raises:
         MeasureError: If a response has no rationale step (``empty="error"``), candidates
@@ -457,6 +519,7 @@ def commitment(
     unknown = [control for control in controls if control not in CONTROLS]
     if unknown or not controls:
         raise MeasureError(f"Controls are {list(controls)}; choose from {', '.join(CONTROLS)}.")
+    check_max_steps(max_steps)
     items = paired(mllm, problems, responses, images=images, forced=True, empty=empty)
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     partners: dict[int, str] = {}
@@ -477,24 +540,37 @@ def commitment(
             else:
                 encoded = [items.encode(at, partners[at]) for at in chunk]
             names = [problems[at].id for at in chunk]
-            read = forced_answers(mllm, encoded, [tokens[at] for at in chunk], names=names)
-            for at, item, log_p in zip(chunk, encoded, read, strict=True):
-                texts = prefix_texts(mllm, item)
-                frames.append(_rows(problems[at], control, log_p.double().numpy(), texts))
+            steps = [probed(item, max_steps) for item in encoded]
+            read = forced_answers(
+                mllm,
+                encoded,
+                [tokens[at] for at in chunk],
+                steps=steps,
+                names=names,
+                apart=max_steps is not None,
+            )
+            for at, item, ks, log_p in zip(chunk, encoded, steps, read, strict=True):
+                texts = prefix_texts(mllm, item, ks)
+                rows = _rows(problems[at], control, ks, log_p.double().numpy(), texts)
+                frames.append(rows if max_steps is None else rows.assign(n_probed=len(ks)))
     table = pd.concat(frames, ignore_index=True)
     return Commitment(table, items.measured, skipped=items.skipped)
 
 
 def _rows(
-    problem: Problem, control: str, log_p: NDArray[np.float64], texts: Sequence[str]
+    problem: Problem,
+    control: str,
+    steps: Sequence[int],
+    log_p: NDArray[np.float64],
+    texts: Sequence[str],
 ) -> pd.DataFrame:
     n_k, n_candidates = log_p.shape
     return pd.DataFrame(
         {
             "item": problem.id,
             "control": control,
-            "step": np.repeat(np.arange(n_k), n_candidates),
-            "n_steps": n_k - 1,
+            "step": np.repeat(np.array(steps), n_candidates),
+            "n_steps": steps[-1],
             "candidate": list(problem.candidates) * n_k,
             "log_p": log_p.ravel(),
             "p": softmax(log_p, axis=1).ravel(),

@@ -14,6 +14,7 @@ from attcot_analysis.attention.candidates import Readout
 from attcot_analysis.attention.packing import candidate_tokens, pack
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
+from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Mllm, evaluating
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.models.load import TextStack, hidden_states, text_stack
@@ -44,7 +45,7 @@ class LensCommitment(Result):
         for item, best in self._best.items():
             final, layers = best.iloc[-1, -1], best.columns.to_numpy()
             for step, holds in zip(best.index, (best == final).to_numpy(), strict=True):
-                rows.append((item, step, len(best) - 1, final, *_layers(holds, layers)))
+                rows.append((item, step, best.index[-1], final, *_layers(holds, layers)))
         columns = ["item", "step", "n_steps", "final", "first_layer", "settled_layer"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -71,8 +72,11 @@ class LensCommitment(Result):
             best = part.loc[part.groupby(["step", "layer"])["p"].idxmax()]
             grid = best.pivot(index="step", columns="layer", values="candidate")
             twice = part.duplicated(["step", "layer", "candidate"]).any()
-            shape = (int(part["n_steps"].iloc[0]) + 1, n_layers)
-            if twice or grid.isna().to_numpy().any() or grid.shape != shape:
+            n_steps = int(part["n_steps"].iloc[0])
+            n_probed = int(part["n_probed"].iloc[0]) if "n_probed" in part else n_steps + 1
+            ends = (grid.index[0], grid.index[-1]) == (0, n_steps)
+            whole = ends and grid.shape == (n_probed, n_layers)
+            if twice or grid.isna().to_numpy().any() or not whole:
                 raise MeasureError(
                     f"Item {item}: the table does not hold each candidate once per layer and step "
                     "from 0 to n_steps; pass the rows of one run, and all of them."
@@ -95,6 +99,7 @@ def lens_commitment(
     *,
     images: Sequence[ImageLike] | None = None,
     layers: Collection[int] | None = None,
+    max_steps: int | None = None,
     empty: Empty = "error",
     batch_size: int = 16,
     progress: bool = False,
@@ -114,6 +119,7 @@ def lens_commitment(
         responses: Per item the response, as token ids (what the model wrote) or as text.
         images: Other pictures to show instead of the items' own.
         layers: Which layers, from 0; default all.
+        max_steps: Force answers after at most so many steps; see `commitment`.
         empty: What to do with items that cannot be measured; see `commitment`.
         batch_size: Items per forward pass.
         progress: Show a progress bar.
@@ -122,7 +128,8 @@ def lens_commitment(
         A result whose table has one row per item, step, layer and candidate: ``item``, ``step``
         (0 to ``n_steps``), ``n_steps``, ``layer`` (read behind it; the last is the model's own
         output), ``candidate``, ``log_p`` (nats; of the candidate's whole text, as in
-        `commitment`), ``p`` (softmax of ``log_p`` over the candidates).
+        `commitment`), ``p`` (softmax of ``log_p`` over the candidates). With ``max_steps`` also
+        ``n_probed``, after how many steps an answer was forced.
 
     Raises:
         MeasureError: As `commitment`; if a layer does not exist; or if the model's output is not
@@ -131,6 +138,7 @@ def lens_commitment(
     Source: reconstruction; logit lens (nostalgebraist 2020; for VLMs arXiv 2410.02762 and
     2410.07149) at the forced answers of Lanham et al., arXiv 2307.13702.
     """
+    check_max_steps(max_steps)
     items = paired(mllm, problems, responses, images=images, forced=True, empty=empty)
     stack = text_stack(mllm)
     last = mllm.n_layers - 1
@@ -140,10 +148,13 @@ def lens_commitment(
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     frames = []
     for chunk in batches(items.places, batch_size, "lens", progress):
+        encoded = [items.encode(at) for at in chunk]
+        steps = [probed(item, max_steps) for item in encoded]
         packed = pack(
             mllm,
-            [items.encode(at) for at in chunk],
+            encoded,
             [tokens[at] for at in chunk],
+            steps=steps,
             names=[problems[at].id for at in chunk],
         )
         with (
@@ -160,8 +171,9 @@ def lens_commitment(
                 every = [_read(stack, readout, states[layer][place, rows]) for layer in chosen]
                 read.append(torch.stack(every, dim=1))
         packed.check_finite(read)
-        for at, log_p in zip(chunk, read, strict=True):
-            frames.append(_rows(problems[at], chosen, log_p.double().cpu().numpy()))
+        for at, ks, log_p in zip(chunk, steps, read, strict=True):
+            own_rows = _rows(problems[at], ks, chosen, log_p.double().cpu().numpy())
+            frames.append(own_rows if max_steps is None else own_rows.assign(n_probed=len(ks)))
     table = pd.concat(frames, ignore_index=True)
     return LensCommitment(table, items.measured, skipped=items.skipped)
 
@@ -183,14 +195,16 @@ def _read(stack: TextStack, readout: Readout, hidden: Tensor) -> Tensor:
     return torch.cat([readout.log_probs(stack.logits(part)) for part in parts])
 
 
-def _rows(problem: Problem, layers: Sequence[int], log_p: NDArray[np.float64]) -> pd.DataFrame:
+def _rows(
+    problem: Problem, steps: Sequence[int], layers: Sequence[int], log_p: NDArray[np.float64]
+) -> pd.DataFrame:
     """Rows of one item's ``(n_k, n_layers, n_candidates)``."""
     n_k, n_layers, n_candidates = log_p.shape
     return pd.DataFrame(
         {
             "item": problem.id,
-            "step": np.repeat(np.arange(n_k), n_layers * n_candidates),
-            "n_steps": n_k - 1,
+            "step": np.repeat(np.array(steps), n_layers * n_candidates),
+            "n_steps": steps[-1],
             "layer": np.tile(np.repeat(layers, n_candidates), n_k),
             "candidate": list(problem.candidates) * (n_k * n_layers),
             "log_p": log_p.ravel(),

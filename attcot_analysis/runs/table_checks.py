@@ -185,10 +185,13 @@ class TableCheck:
             return
         groups = [name for name in _OVER_CANDIDATES if name in table and name != "step"]
         there = table.groupby(groups, sort=False, dropna=False)["step"].transform("nunique")
-        short = (there != table["n_steps"] + 1).to_numpy()
+        every = "n_probed" not in table
+        wanted = table["n_steps"] + 1 if every else table["n_probed"]
+        short = (there != wanted).to_numpy()
         if short.any():
             at = int(short.argmax())
-            what = f"{there.iloc[at]} steps, expected 0 to {table['n_steps'].iloc[at]}"
+            of = "" if every else f", {wanted.iloc[at]} of them"
+            what = f"{there.iloc[at]} steps, expected 0 to {table['n_steps'].iloc[at]}{of}"
             self._refuse(table, at, what)
 
     def _refuse(self, table: pd.DataFrame, at: int, what: str) -> None:
