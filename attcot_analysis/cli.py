@@ -155,6 +155,12 @@ BatchSize = Annotated[
     Option(help="items per forward pass, default 64; halved automatically when memory runs out"),
 ]
 MaxNewTokens = Annotated[int, Option(help="limit of a response")]
+SamplingName = Annotated[
+    Literal["recommended"] | None,
+    Option(
+        "--sampling", help="recommended: as the checkpoint's publisher says (generation_config)"
+    ),
+]
 Dtype = Annotated[str | None, Option(help="such as bfloat16; default auto")]
 Device = Annotated[str | None, Option(help="such as cpu or cuda:1")]
 Revision = Annotated[str | None, Option(help="branch, tag or commit on the hub")]
@@ -422,6 +428,7 @@ def _generate(
     text_only: Annotated[bool, Option("--text-only", help="without the pictures")] = False,
     samples: Annotated[int, Option(help="responses per item")] = 1,
     temperature: Annotated[float, Option(help="0: greedy")] = 0.0,
+    sampling: SamplingName = None,
     batch_size: Annotated[int | None, Option(help="items at once; default 64")] = None,
     max_new_tokens: MaxNewTokens = 256,
     dtype: Dtype = None,
@@ -450,6 +457,11 @@ def _generate(
     if requests is not None:
         own = {"batch-size": batch_size, "dtype": dtype, "device": device, "revision": revision}
         useless = [name for name, value in own.items() if value is not None]
+        if sampling is not None:
+            raise MeasureError(
+                "--sampling recommended is read from a checkpoint, and requests load none; give "
+                "them a --temperature."
+            )
         if useless or samples != 1:
             name = (useless or ["samples"])[0]
             raise MeasureError(
@@ -490,6 +502,7 @@ def _generate(
             text_only=text_only,
             samples=samples,
             temperature=temperature,
+            sampling=sampling,
             batch_size=chosen.batch_size,
             max_new_tokens=max_new_tokens,
             seed=seed,
@@ -520,6 +533,7 @@ def _measure(
         ),
     ] = None,
     max_new_tokens: MaxNewTokens = 256,
+    sampling: SamplingName = None,
     layers: Annotated[list[str] | None, Option(help="to read, such as 9-18; default all")] = None,
     controls: Annotated[list[str] | None, Option(help="rationale, filler, other_item")] = None,
     edits: Annotated[list[str] | None, Option(help="such as twin, control, blank, swap")] = None,
@@ -551,7 +565,7 @@ def _measure(
             "answers",
         ),
     ] = False,
-    seed: BootstrapSeed = 0,
+    seed: Annotated[int, Option(help="of the intervals' bootstrap, and of sampling")] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Measure one model on one folder of problems; re-running resumes.
@@ -599,6 +613,7 @@ def _measure(
             **{name: value for name, value in parts.items() if value is not None},
             batch_size=chosen.batch_size,
             max_new_tokens=max_new_tokens,
+            sampling=sampling,
             generations=written,
             seed=seed,
             shards=shards,

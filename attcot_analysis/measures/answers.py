@@ -8,6 +8,7 @@ import pandas as pd
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import batches
 from attcot_analysis.models import PROMPTS, Generation, Mllm, encode_problem, generate
+from attcot_analysis.models.generate import Sampling
 from attcot_analysis.models.inputs import ImageLike, Mode
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.reading import match_answer, open_answer, stated_answer
@@ -40,6 +41,7 @@ def answer_problems(
     batch_size: int = 32,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
+    sampling: Sampling | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -56,6 +58,8 @@ def answer_problems(
         batch_size: Items generated at once.
         max_new_tokens: Length limit of a response.
         temperature: 0 for greedy, else sampling.
+        sampling: ``"recommended"`` for what the checkpoint's publisher recommends, in place of a
+            temperature; see `generate`.
         seed: For sampling.
         progress: Show a progress bar.
 
@@ -71,6 +75,7 @@ def answer_problems(
 
     Raises:
         MeasureError: If the inputs do not fit together.
+        ModelError: If nothing is recommended that can be used.
     """
     _check(problems, mode, text_only, images)
     made: list[Generation] = []
@@ -91,6 +96,7 @@ def answer_problems(
             prompts,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            sampling=sampling,
             batch_size=batch_size,
             seed=seed + chunk[0],
         )

@@ -24,6 +24,7 @@ from attcot_analysis.measures._items import (
 )
 from attcot_analysis.measures.answers import answer_problems, parsed_answer
 from attcot_analysis.models import Encoded, Mllm, encode_problem
+from attcot_analysis.models.generate import Sampling
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import (
     EDIT_KINDS,
@@ -215,6 +216,8 @@ def dependence(
     empty: Empty = "error",
     batch_size: int = 16,
     max_new_tokens: int = 256,
+    sampling: Sampling | None = None,
+    seed: int = 0,
     progress: bool = False,
 ) -> Dependence:
     """Edit every item's picture and see what becomes of its answer.
@@ -230,8 +233,9 @@ def dependence(
     forced after it, on both pictures. This asks whether the *answer* looks at the picture
     directly: where the rationale states the evidence, the answer can be copied from it, and a
     small change is then no sign of blindness. ``"regenerated"``: the model responds afresh
-    (greedily) to the edited picture. This asks whether rationale and answer *together* depend
-    on it. Open questions have no fixed rows and no log-probabilities.
+    (greedily, unless ``sampling`` says otherwise) to the edited picture. This asks whether
+    rationale and answer *together* depend on it. Open questions have no fixed rows and no
+    log-probabilities.
 
     Args:
         mllm: The model.
@@ -250,6 +254,9 @@ def dependence(
             leave their fixed rows out (with regenerated ones ``log_p_before`` is then missing).
         batch_size: Items per forward pass or generation.
         max_new_tokens: Length limit of a regenerated response.
+        sampling: How regenerated responses are drawn, which should be as the base responses were;
+            see `generate`.
+        seed: For sampling.
         progress: Show a progress bar.
 
     Returns:
@@ -325,6 +332,8 @@ def dependence(
                 read,
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                seed=seed,
                 progress=progress,
             )
     table = pd.DataFrame(rows, columns=list(Dependence.columns))

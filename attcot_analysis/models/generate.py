@@ -2,18 +2,77 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from attcot_analysis.errors import ModelError
+from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.models.inputs import Encoded, collate
 from attcot_analysis.models.load import Mllm, evaluating
 from attcot_analysis.problems.response import with_opening
+
+Sampling = Literal["recommended"]
+
+RECOMMENDED = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""What of a checkpoint's generation config is taken as its publisher's recommendation."""
+_COSTS = frozenset(
+    {
+        "use_cache",
+        "cache_implementation",
+        "cache_config",
+        "max_cache_len",
+        "low_memory",
+        "prefill_chunk_size",
+        "compile_config",
+        "disable_compile",
+        "continuous_batching_config",
+        "renormalize_logits",
+        "use_mtp",
+        "speculation_type",
+        "is_assistant",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
+        "assistant_lookbehind",
+        "target_lookbehind",
+        "prompt_lookup_num_tokens",
+        "max_matching_ngram_size",
+    }
+)
+"""How a token is computed, which does not change the distribution it is drawn from."""
+_OURS = frozenset(
+    {
+        "max_length",
+        "max_new_tokens",
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+        "decoder_start_token_id",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_logits",
+        "return_dict_in_generate",
+        "_from_model_config",
+        "transformers_version",
+    }
+)
+"""What the call itself sets (the end tokens are read from there), and what it returns."""
+_ONLY_BEAMS = frozenset(["early_stopping", "length_penalty", "diversity_penalty"])
+"""What nothing but beam search reads; asking for beams is refused by itself."""
+_OFF: Mapping[str, float] = {
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
+    **dict.fromkeys(("typical_p", "encoder_repetition_penalty", "guidance_scale"), 1.0),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), 0),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "min_new_tokens"), 0),
+    **dict.fromkeys(("remove_invalid_values", "token_healing"), False),
+}
+"""Values with which a setting does nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +98,23 @@ def generate(
     *,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
+    sampling: Sampling | None = None,
     batch_size: int = 32,
     seed: int = 0,
     progress: bool = False,
 ) -> list[Generation]:
     """Let the model respond to prompts, batched with left padding.
 
-    The checkpoint's own generation settings (repetition penalty, top-k and so on) are not used,
-    and it cannot write image tokens, so that any response can be encoded again.
+    The checkpoint's own generation settings (repetition penalty, top-k and so on) are used only if
+    asked for, and it cannot write image tokens, so that any response can be encoded again.
 
     Args:
         mllm: The model.
         prompts: Encoded prompts; a response they already hold is continued.
         max_new_tokens: Length limit.
         temperature: 0 for greedy, else sampling from the full distribution at this temperature.
+        sampling: ``"recommended"`` uses, in place of a temperature, what the checkpoint's
+            publisher recommends; see `recommended_sampling`.
         batch_size: Prompts per batch.
         seed: For sampling; results also depend on ``batch_size``.
         progress: Show a progress bar.
@@ -61,14 +123,14 @@ def generate(
         One `Generation` per prompt, in order.
 
     Raises:
-        ModelError: If the model's logits are no numbers.
+        ModelError: If the model's logits are no numbers, or it comes with no recommendation that
+            can be used.
     """
     model = mllm.model
     stop = mllm.stop_ids
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        **_sampling(temperature),
-        repetition_penalty=1.0,
+        **_drawing(mllm, temperature, sampling),
         eos_token_id=list(stop),
         pad_token_id=mllm.tokenizer.pad_token_id,
         suppress_tokens=_image_ids(mllm),
@@ -98,15 +160,53 @@ def generate(
     return results
 
 
+def recommended_sampling(mllm: Mllm) -> dict[str, bool | float | int]:
+    """What a checkpoint's generation config says about drawing a token, value by value.
+
+    Those of `RECOMMENDED` that it sets, as `transformers` applies them: without ``do_sample``
+    tokens are not drawn, so that only the repetition penalty counts. What it leaves open is off:
+    `transformers`' own default of ``top_k`` is nobody's recommendation.
+
+    Raises:
+        ModelError: If it sets none of them, or something else that changes what is written (beams,
+            bans, biases), which is not one distribution to draw tokens from.
+    """
+    config = getattr(mllm.model, "generation_config", None)
+    own = {} if config is None else vars(config)
+    found = {name: own[name] for name in RECOMMENDED if own.get(name) is not None}
+    if not found:
+        raise ModelError(
+            f"{mllm.name} recommends no sampling: its generation config sets none of "
+            f"{', '.join(RECOMMENDED)}; give a temperature instead."
+        )
+    known = {*RECOMMENDED, *_COSTS, *_OURS, *_ONLY_BEAMS}
+    others = [
+        name
+        for name in vars(GenerationConfig())
+        if name not in known and own.get(name) is not None and own[name] != _OFF.get(name)
+    ]
+    if others:
+        raise ModelError(
+            f"What {mllm.name} recommends cannot be used: its generation config also sets "
+            f"{', '.join(others)}; take them out of it, or give a temperature instead."
+        )
+    if not found.get("do_sample"):
+        penalty = {k: v for k, v in found.items() if k == "repetition_penalty"}
+        return {"do_sample": False, **penalty}
+    return found
+
+
 @contextlib.contextmanager
 def only_settings(model: torch.nn.Module, settings: GenerationConfig) -> Iterator[None]:
     """Generate with these settings alone.
 
     `transformers` fills what they leave open from the checkpoint's own generation config: beams,
-    bans, biases, stop strings. Wrappers (PEFT) hold one of their own.
+    bans, biases, stop strings. Wrappers (PEFT) hold one of their own. A ``generate`` that came
+    with the checkpoint's own code is set aside, too.
     """
     owners = [module for module in model.modules() if "generation_config" in vars(module)]
     before = [module.generation_config for module in owners]
+    shipped = [(vars(m), vars(m).pop("generate")) for m in model.modules() if "generate" in vars(m)]
     for module in owners:
         module.generation_config = copy.deepcopy(settings)  # type: ignore[assignment]
     try:
@@ -114,6 +214,8 @@ def only_settings(model: torch.nn.Module, settings: GenerationConfig) -> Iterato
     finally:
         for module, own in zip(owners, before, strict=True):
             module.generation_config = own
+        for attributes, own in shipped:
+            attributes["generate"] = own
 
 
 class _Watch(LogitsProcessor):
@@ -135,10 +237,34 @@ class _Watch(LogitsProcessor):
             )
 
 
-def _sampling(temperature: float) -> dict[str, Any]:
-    if temperature > 0:
-        return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    return {"do_sample": False}
+def _drawing(mllm: Mllm, temperature: float, sampling: Sampling | None) -> dict[str, Any]:
+    """How a token is chosen: every setting of `RECOMMENDED`, by name."""
+    check_sampling(temperature, sampling)
+    chosen: dict[str, Any] = {"do_sample": temperature > 0, "repetition_penalty": 1.0}
+    if sampling is not None:
+        chosen |= recommended_sampling(mllm)
+    elif temperature > 0:
+        chosen["temperature"] = temperature
+    if chosen["do_sample"]:
+        chosen = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **chosen}
+    return chosen
+
+
+def check_sampling(temperature: float, sampling: str | None) -> None:
+    """See that a temperature and a way of sampling go together.
+
+    Raises:
+        MeasureError: If they do not.
+    """
+    if sampling not in (None, *get_args(Sampling)):
+        raise MeasureError(f"sampling is {sampling!r}; give 'recommended', or a temperature.")
+    if not 0 <= temperature < float("inf"):
+        raise MeasureError(f"temperature is {temperature}; give 0 for greedy, or a number above.")
+    if sampling is not None and temperature:
+        raise MeasureError(
+            f"sampling {sampling!r} brings a temperature of its own, so {temperature} cannot be "
+            "used beside it; give one of the two."
+        )
 
 
 def _image_ids(mllm: Mllm) -> list[int]:

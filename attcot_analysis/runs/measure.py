@@ -32,6 +32,7 @@ from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.unread import paragraph_note, unread_sentence, unread_shares
 from attcot_analysis.models import Mllm, Mode
+from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EDIT_KINDS, EditKind, edited_images
 from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
@@ -106,6 +107,8 @@ class Settings:
         text_only: Of ``"responses"``: leave the pictures out.
         samples: Of ``"responses"``: how many per item; more than one needs a temperature.
         temperature: Of ``"responses"``: 0 for greedy.
+        sampling: ``"recommended"``: every response is drawn as the checkpoint's publisher
+            recommends, those of dependence included; see `recommended_sampling`.
         seed: Of sampling, which also depends on ``batch_size``, and of the intervals' bootstrap.
     """
 
@@ -120,6 +123,7 @@ class Settings:
     text_only: bool = False
     samples: int = 1
     temperature: float = 0.0
+    sampling: Sampling | None = None
     seed: int = 0
 
     def check(self) -> None:
@@ -131,7 +135,8 @@ class Settings:
         for name in ("batch_size", "samples"):
             if getattr(self, name) < 1:
                 raise MeasureError(f"{name} is {getattr(self, name)}; give at least 1.")
-        if self.samples > 1 and self.temperature == 0:
+        check_sampling(self.temperature, self.sampling)
+        if self.samples > 1 and self.temperature == 0 and self.sampling is None:
             raise MeasureError(
                 f"{self.samples} samples at temperature 0 would all be the same; give a "
                 "temperature above 0."
@@ -175,6 +180,11 @@ class Stages:
     problems: Sequence[Problem]
     settings: Settings = Settings()
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What is recommended, value by value; nothing if it was not asked for."""
+        return {} if self.settings.sampling is None else recommended_sampling(self.mllm)
+
     def check(self, what: Collection[What] = DEFAULT) -> None:
         """See that everything fits together, before anything is computed.
 
@@ -188,13 +198,19 @@ class Stages:
             twice = next(name for name in names if names.count(name) > 1)
             raise MeasureError(f"Item {twice} is there twice; give every problem an id of its own.")
         self.settings.check()
+        drawn = self.sampling.get("do_sample", True)
+        if self.settings.samples > 1 and not drawn:
+            raise MeasureError(
+                f"{self.mllm.name} recommends greedy responses, of which {self.settings.samples} "
+                "samples would all be the same; give a temperature above 0."
+            )
         if self.settings.generations is not None:
             self.settings.generations.check(self.problems)
         if "commitment" in what and "other_item" in self.settings.controls:
             other_items([p.answer for p in self.problems], [1] * len(names), names)
 
     def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
-        """Rows of `answer_problems`, greedy."""
+        """Rows of `answer_problems`, greedy or as recommended."""
         table = answer_problems(
             self.mllm,
             [self.problems[place] for place in at],
@@ -202,6 +218,8 @@ class Stages:
             text_only=text_only,
             batch_size=self.settings.batch_size,
             max_new_tokens=self.settings.max_new_tokens,
+            sampling=self.settings.sampling,
+            seed=self.settings.seed + at[0],
         )
         return Part(table)
 
@@ -217,6 +235,7 @@ class Stages:
                 batch_size=settings.batch_size,
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
+                sampling=settings.sampling,
                 seed=settings.seed + at[0] + _STRIDE * sample,
             ).assign(sample=sample)
             for sample in range(settings.samples)
@@ -361,6 +380,8 @@ class ResponseStages:
                 empty="skip",
                 batch_size=settings.batch_size,
                 max_new_tokens=settings.max_new_tokens,
+                sampling=settings.sampling,
+                seed=settings.seed + at[0],
             )
         except NothingMeasuredError:
             # Open questions with given responses, or edits that this model's crop hides.
@@ -398,10 +419,10 @@ def measure(
     """Measure a model on problems, on the rationales that it writes itself.
 
     Commitment, access, dependence and what else looks at rationales are measured on the model's
-    own greedy CoT responses, the table ``answers_cot``; responses without a rationale step have
-    no rows there and count as answered in the answer tables only; where none has one, a warning
-    says so. Open questions have no rows where answers are forced; what the items lack is left out,
-    never guessed (see `data_coverage`).
+    own CoT responses (greedy, unless ``sampling`` says otherwise), the table ``answers_cot``;
+    responses without a rationale step have no rows there and count as answered in the answer
+    tables only; where none has one, a warning says so. Open questions have no rows where answers
+    are forced; what the items lack is left out, never guessed (see `data_coverage`).
 
     Batches are fixed: items of like length together (`by_length`), the same whenever it is called.
     With a run folder each is on the disk as soon as it is measured, and one that is there is not
@@ -413,7 +434,7 @@ def measure(
     Args:
         mllm: The model.
         problems: The items.
-        what: Any of ``"answers"`` (greedy CoT answers, table ``answers_cot``; made wherever
+        what: Any of ``"answers"`` (CoT answers, table ``answers_cot``; made wherever
             something below is), ``"direct"`` (``answers_direct``), ``"text_only"``
             (``answers_text_only``), ``"commitment"``, ``"access"``, ``"dependence"``,
             ``"answer_access"``, ``"causal"`` (`causal_access` from the first step and from the
@@ -531,6 +552,7 @@ def _manifest(stages: Stages, what: Sequence[What]) -> dict[str, Any]:
     config = {
         "what": list(what),
         **stages.settings.record(what),
+        **({"sampling": stages.sampling} if stages.sampling else {}),
         "dtype": str(stages.mllm.dtype).removeprefix("torch."),
     }
     return build_manifest(

@@ -55,6 +55,10 @@ def test_what_makes_numbers_incomparable_is_refused(pair, first, tmp_path, chang
     ("changes", "sentence"),
     [
         ({"settings": {"dtype": "bfloat16"}}, "in float32 and att_cot in bfloat16"),
+        (
+            {"settings": {"sampling": {"do_sample": True, "top_k": 1}}},
+            r"cot_sft are greedy and .* written as recommended \(do_sample True, top_k 1\)",
+        ),
         ({"versions": {"torch": "1.0"}}, r"torch [\d.+a-z]+ and 1\.0"),
         ({"model": {"family": "llava"}}, "family qwen2_5_vl and att_cot of llava"),
         ({"model": {"weights_sha256": None}}, None),

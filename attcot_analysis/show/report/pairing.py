@@ -61,6 +61,12 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
                 "they count as they stand."
             )
     notes += _generation_notes(a, b)
+    drawn = [_drawn(arm) for arm in (a, b)]
+    if a.settings and b.settings and drawn[0] != drawn[1]:
+        notes.append(
+            f"The responses of {a.name} are {drawn[0]} and those of {b.name} {drawn[1]}; part of a "
+            "difference can come from that."
+        )
     dtypes = [arm.settings.get("dtype") for arm in (a, b)]
     if None not in dtypes and dtypes[0] != dtypes[1]:
         notes.append(
@@ -223,6 +229,12 @@ def _shipped() -> Iterable[Path]:
 
 def _layers(layers: Sequence[int] | None) -> str:
     return "all layers" if layers is None else f"layers {', '.join(map(str, layers))}"
+
+
+def _drawn(arm: MeasuredArm) -> str:
+    sampling = arm.settings.get("sampling") or {}
+    values = ", ".join(f"{name} {value}" for name, value in sorted(sampling.items()))
+    return f"written as recommended ({values})" if sampling else "greedy"
 
 
 def _version_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
