@@ -622,7 +622,7 @@ def _measure(
         if shards.main:
             note_sources(run, model=chosen.name, problems=problems)
             print(format_summary(run.read_table("summary")))
-            if note := paragraph_note(run.read_table("answers_cot")["text"]):
+            if note := paragraph_note(run.read_table("answers_cot")):
                 print(note)
             for gap in data_coverage(loaded).gaps:
                 print(gap)

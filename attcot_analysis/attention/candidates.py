@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Mllm
-from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
+from attcot_analysis.problems.response import ANSWER_CUE
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class CandidateTree:
 
 
 def candidate_tokens(
-    mllm: Mllm, candidates: Sequence[str], cue: str = ANSWER_CUE
+    mllm: Mllm, candidates: Sequence[str], cue: str | None = None, *, first: bool = False
 ) -> CandidateTokens:
     """Tokenise candidate answers behind the cue that asks for them.
 
@@ -130,24 +130,38 @@ def candidate_tokens(
     Args:
         mllm: The model whose tokenizer is used.
         candidates: At least two answer strings.
-        cue: Text that asks for the answer after a rationale prefix.
+        cue: Text that asks for the answer after a rationale prefix; default the format's.
+        first: Whether the response begins with the cue; SentencePiece puts a space there.
 
     Raises:
         MeasureError: If two candidates are the same tokens.
     """
-    sequences = [_tokens_after(mllm, THINK_OPEN, f"{cue}{c}{ANSWER_CLOSE}") for c in candidates]
+    form = mllm.format
+    cue = form.cue if cue is None else cue
+    sequences = [
+        _tokens_after(mllm, "" if first else form.begin or "\n", f"{cue}{one}{form.close}")
+        for one in form.forced(candidates)
+    ]
     n_shared = min((_common(sequences[0], one) for one in sequences[1:]), default=0)
     tails = tuple(tuple(one[n_shared:]) for one in sequences)
     return CandidateTokens(tuple(candidates), tuple(sequences[0][:n_shared]), tails, cue)
 
 
-def behind(mllm: Mllm, tokens: CandidateTokens, text: str) -> CandidateTokens:
+def behind(
+    mllm: Mllm, tokens: CandidateTokens, text: str, *, first: bool = False
+) -> CandidateTokens:
     """The same candidates where a text stands before the cue, whatever tokens the two join into.
+
+    Args:
+        mllm: The model.
+        tokens: The candidates.
+        text: What stands before the cue.
+        first: Whether the response begins with that text.
 
     Raises:
         MeasureError: If the tokenizer cuts the candidates in another way behind that text.
     """
-    moved = candidate_tokens(mllm, tokens.candidates, f"{text}{tokens.cue}")
+    moved = candidate_tokens(mllm, tokens.candidates, f"{text}{tokens.cue}", first=first)
     if moved.tails != tokens.tails:
         raise MeasureError(
             f"Behind {text!r} the tokenizer cuts the candidates {list(tokens.candidates)} in "
@@ -160,9 +174,12 @@ def _tokens_after(mllm: Mllm, before: str, text: str) -> list[int]:
     def tokens(string: str) -> list[int]:
         return list(mllm.tokenizer(string, add_special_tokens=False)["input_ids"])
 
-    head, whole = tokens(before), tokens(before + text)
-    # Tokenisers that join the last token of `before` with the text see the text alone instead.
-    return whole[len(head) :] if whole[: len(head)] == head else tokens(text)
+    # Where the last token of `before` would join the text, a line end stands in for it.
+    for anchor in (before, "\n"):
+        head, whole = tokens(anchor), tokens(anchor + text)
+        if whole[: len(head)] == head:
+            return whole[len(head) :]
+    return tokens(text)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

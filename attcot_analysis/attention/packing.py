@@ -392,9 +392,10 @@ def _branch(
     belongs to the prefix is written with the cue.
     """
     cut = item.layout.cuts[k]
-    if not cut.rest:
+    first = cut.stop == item.prompt_length
+    if not cut.rest and not first:
         return cut.stop, candidates.tree
-    return cut.stop, behind(mllm, candidates, cut.rest).tree
+    return cut.stop, behind(mllm, candidates, cut.rest, first=first).tree
 
 
 def _asked(

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import takewhile
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
 
@@ -14,9 +13,8 @@ from tqdm.auto import tqdm
 from attcot_analysis.errors import MeasureError, NothingMeasuredError
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.models.inputs import ImageLike
-from attcot_analysis.problems import ParsedResponse, Problem, parse_response
+from attcot_analysis.problems import ParsedResponse, Problem
 from attcot_analysis.problems.edits import EditedImage
-from attcot_analysis.problems.response import with_opening
 from attcot_analysis.stats.intervals import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -41,8 +39,12 @@ FIGURES = "attcot_analysis.show.results"
 asked for, since measurements know nothing of figures."""
 
 _LACKS = {
-    "rationale": ("has no rationale steps", "give it steps inside <think>", "no rationale step"),
-    "answer": ("states no answer", "give it one inside <answer>...</answer>", "no stated answer"),
+    "rationale": (
+        "has no rationale steps",
+        "give it steps in the model's format",
+        "no rationale step",
+    ),
+    "answer": ("states no answer", "give it one in the model's format", "no stated answer"),
 }
 
 _OPEN = "an open question"
@@ -76,22 +78,6 @@ def seen_edits(
         for at in {one.at for one in edited if one.boxes}
     }
     return [one for one in edited if not one.boxes or sees[one.at](one.boxes)]
-
-
-def response_text(mllm: Mllm, response: Response) -> str:
-    """A response as text, with the ``<think>`` that the chat template may have written before it.
-
-    Token ids are read up to the first that ends a response.
-    """
-    if not isinstance(response, str):
-        stop = set(mllm.stop_ids)
-        response = mllm.decode(list(takewhile(lambda token: token not in stop, map(int, response))))
-    return with_opening(response) if mllm.opens_rationale else response
-
-
-def parsed_responses(mllm: Mllm, responses: Sequence[Response]) -> list[ParsedResponse]:
-    """Parse responses to prompts of a model, which may open the rationale themselves."""
-    return [parse_response(response_text(mllm, one)) for one in responses]
 
 
 def batches(work: Sequence[Work], size: int, name: str, progress: bool) -> Iterator[Sequence[Work]]:
@@ -175,7 +161,7 @@ def paired(
         )
     kept: dict[int, ParsedResponse] = {}
     skipped: dict[str, list[str]] = {}
-    for at, parsed in enumerate(parsed_responses(mllm, responses)):
+    for at, parsed in enumerate(map(mllm.parse, responses)):
         there = {"rationale": parsed.steps, "answer": parsed.answer_range, "nothing": True}[need]
         if not there:
             lack, remedy, why = _LACKS[need]

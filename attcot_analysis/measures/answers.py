@@ -11,6 +11,7 @@ from attcot_analysis.models import PROMPTS, Generation, Mllm, encode_problem, ge
 from attcot_analysis.models.generate import Sampling
 from attcot_analysis.models.inputs import ImageLike, Mode
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.reading import match_answer, open_answer, stated_answer
 
 COLUMNS = (
@@ -26,6 +27,8 @@ COLUMNS = (
     "habitual",
     "finished",
     "n_steps",
+    "steps",
+    "cut",
 )
 """Columns of the table of answers."""
 
@@ -71,7 +74,8 @@ def answer_problems(
         (``"exact"``, ``"loose"`` or ``"none"``, see `match_answer`), ``correct`` (false where the
         answer is missing), ``habitual`` (the answer is the habitual one; missing where the problem
         has none), ``finished`` (ended by the model, not by the length limit), ``n_steps``
-        (rationale steps).
+        (rationale steps), ``steps`` (their texts), ``cut`` (what they were cut by, see
+        `ParsedResponse`; missing without steps).
 
     Raises:
         MeasureError: If the inputs do not fit together.
@@ -101,7 +105,9 @@ def answer_problems(
             seed=seed + chunk[0],
         )
     rows = [
-        answer_row(problem, one, mode=mode, text_only=text_only, right=(answers or {}))
+        answer_row(
+            problem, one, mode=mode, text_only=text_only, right=(answers or {}), form=mllm.format
+        )
         for problem, one in zip(problems, made, strict=True)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"habitual": "boolean"})
@@ -114,11 +120,12 @@ def answer_row(
     mode: Mode,
     text_only: bool = False,
     right: Mapping[str, str] | None = None,
+    form: ResponseFormat = TAGS,
 ) -> dict[str, Any]:
-    """Read one response; a row of the table that `answer_problems` describes."""
-    parsed = parse_response(generation.text)
+    """Read one response in a format; a row of the table that `answer_problems` describes."""
+    parsed = parse_response(generation.text, form)
     stated = stated_answer(parsed, finished=generation.finished)
-    answer = None if stated is None else read_answer(stated, problem)
+    answer = None if stated is None else read_answer(stated, problem, form)
     match = "none" if answer is None else "exact" if stated == answer else "loose"
     return {
         "item": problem.id,
@@ -133,19 +140,33 @@ def answer_row(
         "habitual": None if problem.habitual is None else answer == problem.habitual,
         "finished": generation.finished,
         "n_steps": len(parsed.steps),
+        "steps": list(parsed.step_texts),
+        "cut": parsed.cut,
     }
 
 
-def parsed_answer(parsed: ParsedResponse, problem: Problem) -> str | None:
+def steps_of(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The texts of the steps of a row of answers.
+
+    Tables of earlier versions do not hold them: their responses are in tags.
+    """
+    steps = row.get("steps")
+    return parse_response(str(row["text"])).step_texts if steps is None else tuple(steps)
+
+
+def parsed_answer(
+    parsed: ParsedResponse, problem: Problem, form: ResponseFormat = TAGS
+) -> str | None:
     """What a finished response answers to a problem; ``None`` if that cannot be told."""
     stated = stated_answer(parsed, finished=True)
-    return None if stated is None else read_answer(stated, problem)
+    return None if stated is None else read_answer(stated, problem, form)
 
 
-def read_answer(stated: str, problem: Problem) -> str | None:
+def read_answer(stated: str, problem: Problem, form: ResponseFormat = TAGS) -> str | None:
     """What a stated answer answers to a problem: see `match_answer`, or `open_answer`."""
     if problem.candidates:
-        return match_answer(stated, problem.candidates, question=problem.question)
+        question = form.question(problem.question, problem.candidates)
+        return match_answer(stated, problem.candidates, question=question)
     edits = [edit.answer for edit in (problem.twin, problem.control) if edit is not None]
     known = [problem.answer, *edits, *([problem.habitual] if problem.habitual else [])]
     return open_answer(stated, known, tolerance=problem.tolerance)

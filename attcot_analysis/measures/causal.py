@@ -28,7 +28,6 @@ from attcot_analysis.measures._items import (
     Result,
     batches,
     paired,
-    response_text,
 )
 from attcot_analysis.measures.answers import answer_row, parsed_answer
 from attcot_analysis.models import Encoded, Mllm, Span, encode_problem, prefix_ids
@@ -170,7 +169,7 @@ def plan_items(
     items = []
     for at, parsed in pairs.parsed.items():
         problem, n_steps = pairs.problems[at], len(parsed.steps)
-        own = parsed_answer(parsed, problem)
+        own = parsed_answer(parsed, problem, pairs.mllm.format)
         ks = _asked(steps, n_steps, rows)
         if ks:
             tokens = candidate_tokens(pairs.mllm, problem.candidates)
@@ -510,8 +509,10 @@ class _Batch:
                 )
             for item, prompt, new in zip(items, prompts, written, strict=True):
                 ids = (*prompt.response_ids, *new.ids)
-                whole = replace(new, ids=ids, text=response_text(self.mllm, ids))
-                answer = answer_row(item.problem, whole, mode="cot")["answer"]
+                whole = replace(new, ids=ids, text=self.mllm.response_text(ids))
+                answer = answer_row(item.problem, whole, mode="cot", form=self.mllm.format)[
+                    "answer"
+                ]
                 row = _row(item, cut, item.ks[cut.slot], "regenerated", "both")
                 yield row | _answers(item, item.answer, answer)
 

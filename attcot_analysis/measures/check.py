@@ -19,9 +19,9 @@ from attcot_analysis.attention.probe import Probe, read_masses
 from attcot_analysis.errors import AttCoTError, MeasureError, ModelError, lacks_memory
 from attcot_analysis.measures.painting import paintable_tokens, painted_tokens
 from attcot_analysis.models import (
-    PROMPTS,
     Encoded,
     Mllm,
+    Mode,
     Span,
     TokenGrid,
     collate,
@@ -31,8 +31,6 @@ from attcot_analysis.models import (
     load_mllm,
     positions,
 )
-from attcot_analysis.problems import render_response
-from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN, without_opening
 
 QUESTION = "Start at the star and follow the arrow. What color is the shape you reach?"
 
@@ -43,8 +41,6 @@ STEPS = (
 )
 
 ANSWER = "green"
-
-RESPONSE = render_response(STEPS, ANSWER)
 
 ANSWERS = (ANSWER, "A", "No", "-3", "(B)", "5%")
 """Answers that some tokenizers join with the tags around them."""
@@ -69,8 +65,10 @@ def noise_picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def example(mllm: Mllm, size: tuple[int, int] = (120, 90), response: str = RESPONSE) -> Encoded:
-    """A picture of noise, a question and a response."""
+def example(mllm: Mllm, size: tuple[int, int] = (120, 90), response: str | None = None) -> Encoded:
+    """A picture of noise, a question and a response; default one with `STEPS`."""
+    if response is None:
+        response = mllm.format.render(STEPS, ANSWER)
     return encode(mllm, noise_picture(*size), QUESTION, response=response)
 
 
@@ -87,7 +85,9 @@ def prompt_renders(mllm: Mllm) -> str:
     """Both modes, with and without a picture, hold the question and the instruction."""
     lengths = []
     opens = ", opens the rationale itself" if mllm.opens_rationale else ""
-    for mode, instruction in PROMPTS.items():
+    modes: tuple[Mode, ...] = ("cot", "direct")
+    for mode in modes:
+        instruction = mllm.format.instruction(mode)
         for picture in (noise_picture(120, 90), None):
             item = encode(mllm, picture, QUESTION, mode=mode)
             text = mllm.tokenizer.decode(item.input_ids)
@@ -144,7 +144,7 @@ def spans_are_found(mllm: Mllm) -> str:
     """Steps and answers of responses decode to what was written, to the token."""
     joined = []
     for answer in ANSWERS:
-        response = render_response(STEPS, answer)
+        response = mllm.format.render(STEPS, answer)
         item = encode(mllm, None, QUESTION, response=response)
         layout = item.layout
 
@@ -163,7 +163,7 @@ def spans_are_found(mllm: Mllm) -> str:
         if found != answer:
             joined.append(f"{answer!r} in {found!r}")
         written = mllm.tokenizer.decode(item.input_ids[item.prompt_length :])
-        whole = without_opening(response) if item.opened else response
+        whole = mllm.format.without_opening(response) if item.opened else response
         _check_texts("whole text", [str(written).strip()], [whole.strip()])
     return "; ".join([f"{len(STEPS)} steps, {len(ANSWERS)} answers", *joined])
 
@@ -280,11 +280,13 @@ def candidates_are_their_texts(mllm: Mllm) -> str:
     except MeasureError as error:
         raise MeasureError(f"Answers cannot be forced on this model: {error}") from error
     worst, joined = 0.0, 0
-    before = THINK_OPEN + ANSWER_CUE
+    form = mllm.format
+    opening = form.begin or "\n"
+    before = opening + form.cue
     for own, values in zip(tokens, packed, strict=True):
-        texts = [f"{before}{candidate}{ANSWER_CLOSE}" for candidate in own.candidates]
+        texts = [f"{before}{one}{form.close}" for one in form.forced(own.candidates)]
         ids = [mllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        behind = len(mllm.tokenizer(THINK_OPEN, add_special_tokens=False)["input_ids"])
+        behind = len(mllm.tokenizer(opening, add_special_tokens=False)["input_ids"])
         same = next(at for at, column in enumerate(zip(*ids, strict=False)) if len({*column}) > 1)
         joined += same < len(mllm.tokenizer(before, add_special_tokens=False)["input_ids"])
         for whole, value in zip(ids, values[0].tolist(), strict=True):
@@ -413,7 +415,7 @@ def _hooks(module: torch.nn.Module) -> int:
 def _two_items(mllm: Mllm) -> list[Encoded]:
     """Of different length, picture size and response."""
     long = example(mllm)
-    return [long, example(mllm, (64, 96), "<answer>red</answer>")]
+    return [long, example(mllm, (64, 96), mllm.format.render((), "red"))]
 
 
 def _last(item: Encoded, n: int = 6) -> Tensor:

@@ -20,7 +20,7 @@ from attcot_analysis.models import Encoded, Mllm, token_starts
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import ParsedResponse, Problem
 from attcot_analysis.problems.reading import states
-from attcot_analysis.problems.response import number_range
+from attcot_analysis.problems.steps import number_range
 from attcot_analysis.stats.intervals import bootstrap_mean
 
 THRESHOLDS = (0.5, 0.8, 0.9)

@@ -321,7 +321,9 @@ def dependence(
                 )
             )
     if "regenerated" in rationales:
-        answers = [parsed_answer(one, p) for one, p in zip(parsed, problems, strict=True)]
+        answers = [
+            parsed_answer(one, p, mllm.format) for one, p in zip(parsed, problems, strict=True)
+        ]
         for kind in edits:
             rows += _regenerated(
                 mllm,

@@ -18,7 +18,6 @@ from attcot_analysis.errors import LayoutError, MeasureError
 from attcot_analysis.models import Encoded, Mllm, Span, TokenGrid, encode_problem, token_starts
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import Box, Problem, parse_response
-from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE
 
 Targets = Literal["tokens", "steps", "answer"]
 """What gets a map of its own: every token of the response, every step and the answer, or the
@@ -131,13 +130,13 @@ def response_parts(
     if targets != "answer" and not layout.steps:
         raise LayoutError(
             f"The response to problem {problem.id} has no step; maps of tokens and steps need at "
-            "least one step inside <think>...</think>."
+            "least one step in the model's format."
         )
     stated = layout.answer is not None and layout.answer.size > 0
     if targets == "answer" and not stated:
         raise LayoutError(
             f"The response to problem {problem.id} states no answer, so there is no map of it; "
-            "give it one inside <answer>...</answer>, or pass answer=."
+            "give it one in the model's format, or pass answer=."
         )
 
     def part(start: int, stop: int, step: int = 0) -> Part:
@@ -156,7 +155,9 @@ def response_parts(
         parts = [part(*span, number) for number, span in kept]
         place = len(parts) if stated else None
         if layout.answer is not None and stated:
-            said = parse_response(mllm.decode(item.response_ids), opened=item.opened).answer
+            said = parse_response(
+                mllm.decode(item.response_ids), mllm.format, opened=item.opened
+            ).answer
             # Tokenizers join the answer with the tags around it.
             parts.append(replace(part(*layout.answer), text=said or ""))
     return ResponseParts(item, tuple(parts), place)
@@ -169,13 +170,15 @@ def _forced(
     text, starts = (
         (response, None) if isinstance(response, str) else token_starts(mllm.tokenizer, response)
     )
-    think = parse_response(text, opened=mllm.opens_rationale).think
+    form = mllm.format
+    think = parse_response(text, form, opened=mllm.opens_rationale).think
     if think is None:
         raise LayoutError(
             f"The response to problem {problem.id} has no rationale to force an answer after; "
-            "write it inside <think>...</think>."
+            "write it in the model's format."
         )
-    ending = f"{ANSWER_CUE}{answer}{ANSWER_CLOSE}"
+    named = form.named(answer, problem.candidates)
+    ending = f"{form.closing(text[slice(*think)])}{form.cue}{named}{form.close}"
     if isinstance(response, str) or starts is None:
         return f"{text[: think[1]]}{ending}"
     # The last token may run from the rationale into the tag behind it.

@@ -1,6 +1,6 @@
 """What could not be read of responses: answers that cannot be told, and steps."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import pandas as pd
 
@@ -84,13 +84,32 @@ def unread_cells(values: pd.DataFrame, used: Collection[tuple[str, str]]) -> str
     )
 
 
-def paragraph_note(texts: Iterable[str]) -> str | None:
-    """Say how many rationales are one paragraph, which is then one step; nothing if none is."""
-    cuts = [cut for text in texts if (cut := parse_response(text).cut) is not None]
-    whole = cuts.count("whole")
-    if not whole:
-        return None
-    return (
-        f"{whole} of {len(cuts)} rationales are one paragraph without numbered lines, so each is "
-        "one step (K = 1): of them there is nothing to see between before and after."
-    )
+def paragraph_note(answers: pd.DataFrame) -> str | None:
+    """Say how many rationales have no numbered lines, and what they were cut by instead.
+
+    Args:
+        answers: Rows of `answer_problems`.
+
+    Returns:
+        ``None`` if all rationales have numbered lines, headings, paragraphs or lines.
+    """
+    cuts = answers.get("cut")
+    if cuts is None:
+        cuts = pd.Series([parse_response(text).cut for text in answers["text"]], answers.index)
+    cuts = cuts.dropna()
+    sentences = answers.loc[cuts.index[cuts == "sentences"], "n_steps"]
+    notes = []
+    if len(sentences):
+        low, high = int(sentences.min()), int(sentences.max())
+        steps = f"{low} steps" if low == high else f"{low} to {high} steps"
+        notes.append(
+            f"{len(sentences)} of {len(cuts)} rationales are one paragraph without numbered lines; "
+            f"each of their sentences is a step ({steps})."
+        )
+    whole = int((cuts == "whole").sum())
+    if whole:
+        notes.append(
+            f"{whole} of {len(cuts)} rationales are one step (K = 1): of them there is nothing to "
+            "see between before and after."
+        )
+    return " ".join(notes) or None

@@ -13,7 +13,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.models.inputs import Encoded, collate
 from attcot_analysis.models.load import Mllm, evaluating
-from attcot_analysis.problems.response import with_opening
 
 Sampling = Literal["recommended"]
 
@@ -277,5 +276,5 @@ def _generation(mllm: Mllm, row: Sequence[int], stop: Sequence[int], *, opened: 
     end = next((index for index, token in enumerate(row) if token in stop), len(row))
     ids = tuple(row[:end])
     text = mllm.decode(ids)
-    text = with_opening(text) if opened else text
+    text = mllm.format.with_opening(text) if opened else text
     return Generation(ids=ids, text=text, finished=end < len(row))

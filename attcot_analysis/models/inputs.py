@@ -17,20 +17,13 @@ from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.models.layout import TokenLayout, find_layout
 from attcot_analysis.models.load import Mllm, out_of_memory
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.formats import FORMATS, TAGS, Mode, ResponseFormat
 from attcot_analysis.problems.pictures import open_picture
-from attcot_analysis.problems.response import is_open, without_opening
 
-Mode = Literal["cot", "direct"]
 ImageLike = Image.Image | str | Path
 
-PROMPTS: Mapping[Mode, str] = {
-    "cot": "Think step by step in <think></think>, then answer in <answer></answer>.",
-    "direct": "Answer directly in <answer></answer>.",
-}
-"""The instruction that follows the question, per mode."""
-
-EMPTY_RATIONALE = "\n\n</think>\n\n"
-"""What closes a rationale that the chat template has opened, where none is asked for."""
+PROMPTS: Mapping[Mode, str] = {"cot": TAGS.cot, "direct": TAGS.direct}
+"""The instruction that follows the question, per mode, in the default format."""
 
 _OTHER_OPENING = re.compile(
     r"([<\[\u25c1][^<>\[\]\u25c1\u25b7/]*(?:think|thought|reason)[^<>\[\]\u25c1\u25b7/]*[>\]\u25b7])\s*\Z",
@@ -51,7 +44,7 @@ class Encoded:
         token_types: ``(T,)`` long, what the model takes as the family's ``token_types`` input
             (``mm_token_type_ids``, say), zero on the response; ``None`` for families without.
         prompt_length: Number of prompt tokens.
-        opened: Whether the prompt ends in an open ``<think>``, so that the response begins inside
+        opened: Whether the prompt ends in an open rationale, so that the response begins inside
             the rationale.
     """
 
@@ -68,17 +61,37 @@ class Encoded:
         return tuple(self.input_ids[self.prompt_length :].tolist())
 
 
-def build_messages(question: str, mode: Mode = "cot", *, n_images: int = 1) -> list[dict[str, Any]]:
+def build_messages(
+    question: str,
+    mode: Mode = "cot",
+    *,
+    n_images: int = 1,
+    form: ResponseFormat = TAGS,
+    candidates: Sequence[str] = (),
+) -> list[dict[str, Any]]:
     """The chat messages of a prompt: images (if any), question and the mode's instruction.
+
+    Args:
+        question: Without instruction.
+        mode: ``"cot"`` or ``"direct"``.
+        n_images: How many pictures.
+        form: The format, which says what stands around the question.
+        candidates: Options to show, where the format shows them.
 
     Raises:
         LayoutError: If the mode is unknown.
     """
     if mode not in PROMPTS:
         raise LayoutError(f"Mode {mode!r} is unknown; choose one of {', '.join(PROMPTS)}.")
-    text = {"type": "text", "text": f"{question}\n{PROMPTS[mode]}"}
+    parts = [form.question(question, candidates), form.instruction(mode)]
+    text = {"type": "text", "text": "\n".join(part for part in parts if part)}
     images = [{"type": "image"} for _ in range(n_images)]
-    return [{"role": "user", "content": [*images, text]}]
+    content = [*images, text] if form.picture == "before" else [text, *images]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if form.system is not None:
+        system = {"type": "text", "text": form.system}
+        messages.insert(0, {"role": "system", "content": [system]})
+    return messages
 
 
 def read_image(image: ImageLike) -> Image.Image:
@@ -99,6 +112,7 @@ def encode(
     mode: Mode = "cot",
     response: str | Sequence[int] | None = None,
     end: bool = False,
+    candidates: Sequence[str] = (),
 ) -> Encoded:
     """Encode one question, with its image (or text-only), and optionally a response to it.
 
@@ -109,13 +123,15 @@ def encode(
         question: Without instruction.
         mode: ``"cot"`` or ``"direct"``.
         response: Text, or token ids, which are kept as they are. Where the chat template itself
-            opens the rationale, the text's own ``<think>`` is left out; in mode ``"direct"`` an
+            opens the rationale, the text's own opening tag is left out; in mode ``"direct"`` an
             empty rationale is put behind such a prompt.
         end: Append the tokenizer's end token to the response, as training needs it.
+        candidates: Options to show, where the model's format shows them.
 
     Raises:
         ProblemError: If the image cannot be read.
         LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
+        ModelError: If the chat template fails.
     """
     for placeholder in _placeholders(mllm):
         if placeholder in question:
@@ -129,12 +145,14 @@ def encode(
     elif image is not None:
         given = image
     pictures = [read_image(one) for one in given]
-    messages = build_messages(question, mode, n_images=len(pictures))
-    prompt = mllm.processor.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
+    form = mllm.format
+    messages = build_messages(
+        question, mode, n_images=len(pictures), form=form, candidates=candidates
     )
-    if mode == "direct" and is_open(prompt):
-        prompt = f"{prompt.rstrip()}{EMPTY_RATIONALE}"
+    prompt = mllm.prompt(messages)
+    if mode == "direct" and form.rationale is not None and form.is_open(prompt):
+        # An empty rationale, as the templates of thinking models write it.
+        prompt = f"{prompt.rstrip()}\n\n{form.rationale[1]}\n\n"
     return encode_prompt(mllm, prompt, pictures, response=response, end=end)
 
 
@@ -164,7 +182,7 @@ def encode_prompt(
     grids = _grids(mllm, prompt_ids, vision, pictures) if pictures else ()
     opened = _opened(mllm, prompt)
     if opened and isinstance(response, str):
-        response = without_opening(response)
+        response = mllm.format.without_opening(response)
     response_ids = _response_ids(mllm, response, end)
     layout = find_layout(
         mllm.tokenizer,
@@ -173,6 +191,7 @@ def encode_prompt(
         image_token_id=mllm.image_token_id,
         grids=grids,
         stop_ids=mllm.stop_ids,
+        form=mllm.format,
         opened=opened,
     )
     if token_types is not None:
@@ -205,7 +224,15 @@ def encode_problem(
     """
     picture = None if text_only else (problem.image if image is None else image)
     try:
-        return encode(mllm, picture, problem.question, mode=mode, response=response, end=end)
+        return encode(
+            mllm,
+            picture,
+            problem.question,
+            mode=mode,
+            response=response,
+            end=end,
+            candidates=problem.candidates,
+        )
     except LayoutError as error:
         raise LayoutError(f"Problem {problem.id}: {error}") from error
 
@@ -354,14 +381,24 @@ def _grids(
 
 
 def _opened(mllm: Mllm, prompt: str) -> bool:
-    """Whether the prompt ends in an open ``<think>``; another opening tag is refused."""
-    if is_open(prompt):
+    """Whether the prompt ends in an open rationale; another opening tag is refused."""
+    if mllm.format.is_open(prompt):
         return True
     other = _OTHER_OPENING.search(prompt)
-    if other is not None:
+    if other is not None and (mllm.format.rationale or mllm.format.answer is None):
+        known = [
+            name
+            for name, form in FORMATS.items()
+            if form.rationale is not None and form.rationale[0] == other[1]
+        ]
+        remedy = (
+            f"choose a format that reads it ({', '.join(known)})"
+            if known
+            else "give the model a template or a format (docs/formats.md) that fits"
+        )
         raise LayoutError(
-            f"The chat template of {mllm.name} opens the rationale with {other[1]!r}, which is not "
-            "read; give the model a template that opens it with <think>, or does not open it."
+            f"The chat template of {mllm.name} opens the rationale with {other[1]!r}, which the "
+            f"format {mllm.format.name} does not read; {remedy}."
         )
     return False
 

@@ -10,6 +10,7 @@ import numpy as np
 from attcot_analysis.errors import LayoutError
 from attcot_analysis.models.grid import IntArray, TokenGrid
 from attcot_analysis.problems import parse_response
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 
 
 class Span(NamedTuple):
@@ -29,8 +30,9 @@ class Cut(NamedTuple):
 
     Attributes:
         stop: How many tokens of the sequence lie wholly before the cut.
-        rest: Text between the last of them and the cut: the part before the cut of a token that
-            runs across it (``.`` of ``.</``); mostly empty.
+        rest: Text between the last of them and the cue: the part before the cut of a token that
+            runs across it (``.`` of ``.</``), and what the format must write to close what the cut
+            leaves open; mostly empty.
     """
 
     stop: int
@@ -102,8 +104,8 @@ class TokenLayout:
         """
         if self.think is None:
             raise LayoutError(
-                "The response has no rationale; write it inside <think>...</think> "
-                "(render_response does)."
+                "The response has no rationale; write one in the model's format "
+                "(mllm.format.render does)."
             )
         return tuple(cut.stop for cut in self.cuts)
 
@@ -145,13 +147,15 @@ def find_layout(
     image_token_id: int,
     grids: tuple[TokenGrid, ...],
     stop_ids: Collection[int] = (),
+    form: ResponseFormat = TAGS,
     opened: bool = False,
 ) -> TokenLayout:
     """Find the layout of a prompt and a response from their token ids.
 
     A span is the tokens that overlap its text. Tokens from the first of ``stop_ids`` in the
-    response on belong to no step and no answer. ``opened`` says that the prompt ends inside the
-    rationale, as with chat templates that write ``<think>`` themselves.
+    response on belong to no step and no answer. ``form`` says how the response is taken apart,
+    ``opened`` that the prompt ends inside the rationale, as with chat templates that write
+    ``<think>`` themselves.
 
     Raises:
         LayoutError: If image tokens and grids disagree, or the response holds image tokens.
@@ -175,7 +179,7 @@ def find_layout(
     end = next((i for i, token in enumerate(response_ids) if token in stop_ids), len(response_ids))
     written, starts = token_starts(tokenizer, response_ids[:end])
     text_spans = _TextSpans(written, starts, first=len(prompt))
-    parsed = parse_response(written, opened=opened)
+    parsed = parse_response(written, form, opened=opened)
     think = None if parsed.think is None else text_spans.overlapping(*parsed.think)
     answer = None
     if parsed.answer_range is not None:
@@ -191,7 +195,7 @@ def find_layout(
         steps=text_spans.tiling(parsed.steps),
         answer=answer,
         newlines=np.setdiff1d(placeholders, image),
-        cuts=() if parsed.think is None else text_spans.cuts(parsed.think[0], parsed.steps),
+        cuts=() if parsed.think is None else text_spans.cuts(parsed.think[0], parsed.steps, form),
     )
 
 
@@ -234,13 +238,16 @@ class _TextSpans:
             for begin, stop in zip(begins, [*begins[1:], end], strict=True)
         )
 
-    def cuts(self, start: int, steps: Sequence[tuple[int, int]]) -> tuple[Cut, ...]:
+    def cuts(
+        self, start: int, steps: Sequence[tuple[int, int]], form: ResponseFormat
+    ) -> tuple[Cut, ...]:
         """Cuts at the rationale's start and behind each step."""
         cuts = []
         for place in (start, *(stop for _, stop in steps)):
             whole = int(np.searchsorted(self._ends, place, side="right"))
             begin = int(self.starts[whole]) if whole < len(self.starts) else place
-            cuts.append(Cut(self.first + whole, self.text[begin:place]))
+            closing = form.closing(self.text[start:place])
+            cuts.append(Cut(self.first + whole, self.text[begin:place] + closing))
         return tuple(cuts)
 
 

@@ -3,9 +3,10 @@
 import contextlib
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, passing
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
-from attcot_analysis.problems.response import is_open
+from attcot_analysis.problems.formats import TAGS, ResponseFormat, response_format
+from attcot_analysis.problems.response import ParsedResponse, parse_response
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,7 @@ class Mllm:
         name: Path or hub id it was loaded from, or any name.
         revision: Commit of the hub repository, if it came from there.
         cache: Keeps prompts as the processor has prepared them; default none is kept.
+        format: How it is asked and how its responses are read; `dataclasses.replace` changes it.
 
     Raises:
         ModelError: If the processor lacks a part that inputs need.
@@ -41,6 +44,7 @@ class Mllm:
     name: str
     revision: str | None = None
     cache: PromptCache | None = None
+    format: ResponseFormat = TAGS
 
     def __post_init__(self) -> None:
         """Check the processor's parts; give the tokenizer a padding token if it has none."""
@@ -107,15 +111,51 @@ class Mllm:
 
     @cached_property
     def opens_rationale(self) -> bool:
-        """Whether the chat template itself writes the ``<think>`` that a response begins behind.
+        """Whether the chat template itself writes the tag that a rationale begins behind.
 
         So do the templates of thinking checkpoints: their prompts end in an open ``<think>``.
         """
         message = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-        prompt = self.processor.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True
+        return self.format.is_open(self.prompt([message]))
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Messages as the text behind which the model responds.
+
+        Raises:
+            ModelError: If the chat template fails on them.
+        """
+        options: dict[str, Any] = {}
+        if self.format.thinking is not None:
+            options["enable_thinking"] = self.format.thinking
+        try:
+            rendered = self.processor.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **options
+            )
+        # Templates are programs: they fail with errors of their own and of Python's.
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise ModelError(
+                f"The chat template of {self.name} fails on these messages: {reason}; give it "
+                "messages that it takes, or another template."
+            ) from error
+        return f"{rendered}{self.format.prefill}"
+
+    def response_text(self, response: Sequence[int] | str) -> str:
+        """A response as text, with the opening tag that the prompt may have written before it.
+
+        Token ids are read up to the first that ends a response.
+        """
+        if not isinstance(response, str):
+            stop = set(self.stop_ids)
+            ids = takewhile(lambda token: token not in stop, map(int, response))
+            response = self.decode(list(ids))
+        return self.format.with_opening(response) if self.opens_rationale else response
+
+    def parse(self, response: Sequence[int] | str) -> ParsedResponse:
+        """Take a response of the model apart, by its `format`."""
+        return parse_response(
+            self.response_text(response), self.format, opened=self.opens_rationale
         )
-        return is_open(prompt)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -154,6 +194,7 @@ def load_mllm(
     revision: str | None = None,
     trust_remote_code: bool = False,
     attn_implementation: str = "sdpa",
+    format: str | Path | ResponseFormat = TAGS,
 ) -> Mllm:
     """Load a model and its processor with `transformers`' Auto classes, ready to measure.
 
@@ -165,10 +206,14 @@ def load_mllm(
         trust_remote_code: Passed to `transformers`.
         attn_implementation: Of the whole model; measurements switch the text stack's for as long
             as they run.
+        format: How the model is asked and its responses are read: a name, a YAML file, or a
+            `ResponseFormat`.
 
     Raises:
         ModelError: If anything is missing, unreadable, or of no supported family.
+        ProblemError: If there is no such format.
     """
+    chosen = response_format(format)
     name = str(name_or_path)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     _check_folder(Path(name_or_path))
@@ -198,7 +243,8 @@ def load_mllm(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
-    return Mllm(model, processor, family, name, getattr(config, "_commit_hash", None) or revision)
+    commit = getattr(config, "_commit_hash", None) or revision
+    return Mllm(model, processor, family, name, commit, format=chosen)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ from .edits import EditOptions as EditOptions
 from .edits import edited_images as edited_images
 from .folder import load_problems as load_problems
 from .folder import save_problems as save_problems
+from .formats import FORMATS as FORMATS
+from .formats import ResponseFormat as ResponseFormat
+from .formats import response_format as response_format
 from .problem import Box as Box
 from .problem import Edit as Edit
 from .problem import Problem as Problem

@@ -65,15 +65,14 @@ _UNTOLD = Reading(None)
 def stated_answer(parsed: ParsedResponse, *, finished: bool) -> str | None:
     """What a response gives as its answer.
 
-    That is the text in its answer tags. A finished response without answer tags states its
-    answer in what stands outside the rationale; one that was cut states none.
+    That is the text in its answer tags. A finished response without them states its answer in a
+    sentence or a last line, else in what stands outside the rationale; one that was cut, in none.
     """
-    if parsed.answer is not None:
+    if parsed.answer is not None and (parsed.marked or finished):
         return parsed.answer or None
     if not finished:
         return None
-    start = 0 if parsed.think is None else parsed.think[1]
-    return parsed.text[start:].removeprefix("</think>").strip() or None
+    return parsed.text[slice(*parsed.outside)].strip() or None
 
 
 def match_answer(stated: str, candidates: Sequence[str], *, question: str = "") -> str | None:

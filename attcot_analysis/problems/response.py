@@ -1,35 +1,25 @@
-"""The text form of a response: numbered steps inside ``<think>``, then ``<answer>``."""
+"""A response taken apart: where its rationale, its steps and its answer lie."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from attcot_analysis.problems.formats import TAGS, ResponseFormat, Tags
+from attcot_analysis.problems.phrases import END
+from attcot_analysis.problems.statement import boxed, find_statement
+from attcot_analysis.problems.steps import Cut, Range, cut_steps
 
 if TYPE_CHECKING:
     from attcot_analysis.problems.problem import Step
 
-THINK_OPEN = "<think>\n"
-"""What a rationale starts with; the forced answer at k = 0 is asked right after it."""
-ANSWER_CUE = "</think>\n<answer>"
-"""What ends a rationale and asks for the answer, wherever the rationale is cut."""
-DIRECT_CUE = "<answer>"
-ANSWER_CLOSE = "</answer>"
-
-_OPEN, _CLOSE = "<think>", "</think>"
-_TAG = re.compile(r"</?(?:think|answer)>")
-_MENTIONED = re.compile(r"([`'\"])</?(?:think|answer)>\1|[\u2018\u201c]</?(?:think|answer)>")
-_EMPTY = re.compile(r"<(think|answer)>[^\w<]*</\1>(?!\s*(?:</think>)?\s*\Z)")
-_FORM = re.compile(r"<think>[^\n<]*</think>(?: ?<answer>[^\n<]*</answer>)?(?=[^\n]*\S)")
-_DRESS = r"(?:\*\*|__|[*_])?"
-_HEAD = re.compile(
-    rf"(?P<before>[ \t]*(?:(?:\#{{1,6}}|[-*>])[ \t]+)?{_DRESS}\(?)"
-    rf"(?P<step>step[ \t]*)?(?P<number>[0-9]{{1,3}})"
-    rf"(?P<mark>{_DRESS}[.:)]{{1,2}}{_DRESS}(?=\s|\Z)|{_DRESS}(?=\s*\Z))",
-    re.IGNORECASE,
-)
-_INLINE = re.compile(r"\s(?:step[ \t]*)?2[.:)]\s", re.IGNORECASE)
-
-Cut = Literal["numbers", "lines", "whole"]
+THINK_OPEN = TAGS.begin
+"""What a rationale in tags starts with; the forced answer at k = 0 is asked right after it."""
+ANSWER_CUE = TAGS.cue
+"""What ends a rationale in tags and asks for the answer, wherever the rationale is cut."""
+DIRECT_CUE = TAGS.direct_cue
+ANSWER_CLOSE = TAGS.close
 
 
 @dataclass(frozen=True)
@@ -38,22 +28,29 @@ class ParsedResponse:
 
     Attributes:
         text: The response.
-        think: The rationale, between the tags; ``None`` for a direct answer.
+        think: The rationale, without tags; ``None`` for a direct answer.
         steps: Each step with its number and line end, in order; they tile the rationale from
             its first line with text on.
-        answer: The answer string between the tags; ``None`` if the response states none.
+        answer: The answer string; ``None`` if the response states none.
         answer_range: Where that answer stands.
-        cut: Where the steps come from: ``"numbers"``, ``"lines"``, or ``"whole"`` if the
-            rationale is one paragraph without numbered lines, so that it is one step; ``None``
-            without steps.
+        cut: What the steps were cut by, see `attcot_analysis.problems.steps.cut_steps`;
+            ``"whole"`` if the rationale is one step, ``None`` without steps.
+        marked: Whether the answer stands in tags of its own. If not, a response that was cut
+            states none.
+        outside: What stands outside the rationale, where an answer is looked for if none is
+            marked.
+        surplus: How many tags stand there that took no part, mentioned ones left out.
     """
 
     text: str
-    think: tuple[int, int] | None
-    steps: tuple[tuple[int, int], ...]
+    think: Range | None
+    steps: tuple[Range, ...]
     answer: str | None
-    answer_range: tuple[int, int] | None
+    answer_range: Range | None
     cut: Cut | None = None
+    marked: bool = True
+    outside: Range = (0, 0)
+    surplus: int = 0
 
     @property
     def step_texts(self) -> tuple[str, ...]:
@@ -62,62 +59,52 @@ class ParsedResponse:
 
 
 def render_response(steps: "Sequence[Step | str]", answer: str) -> str:
-    """Write a response: ``<think>`` with numbered steps, then ``<answer>``.
+    """Write a response in tags: ``<think>`` with numbered steps, then ``<answer>``.
 
     Without steps the result is the direct form, ``<answer>answer</answer>``.
     """
-    final = f"{DIRECT_CUE}{answer}{ANSWER_CLOSE}"
-    if not steps:
-        return final
-    texts = [step if isinstance(step, str) else step.text for step in steps]
-    lines = "".join(f"{number}. {text}\n" for number, text in enumerate(texts, start=1))
-    return f"{THINK_OPEN}{lines}</think>\n{final}"
+    return TAGS.render(steps, answer)
 
 
-def is_open(prompt: str) -> bool:
-    """Whether a rendered prompt ends in an open ``<think>``, as those of thinking checkpoints do.
-
-    What a model writes behind it begins inside the rationale and holds no opening tag.
-    """
-    return re.search(r"<think>\s*\Z", prompt) is not None
-
-
-def with_opening(text: str) -> str:
-    """A response with the opening tag that its prompt has written, unless it repeats it."""
-    return text if text.lstrip().startswith("<think>") else f"{THINK_OPEN}{text}"
-
-
-def without_opening(text: str) -> str:
-    """A response as it stands behind a prompt that has opened the rationale."""
-    return re.sub(r"\A\s*<think>\n?", "", text)
-
-
-def parse_response(text: str, *, opened: bool = False) -> ParsedResponse:
+def parse_response(
+    text: str, form: ResponseFormat = TAGS, *, opened: bool = False
+) -> ParsedResponse:
     """Find rationale, steps and answer in a response, however a model wrote it.
 
-    The rationale starts after ``<think>``. Where the prompt ended in an open ``<think>``, it
-    starts with the response, or after the tag if the response repeats it. A ``</think>`` without
-    ``<think>`` before it says that the prompt opened the rationale, also without ``opened``.
+    With tags around the rationale, it starts after the opening one. Where the prompt ended in an
+    open rationale, it starts with the response, or after the tag if the response repeats it. A
+    closing tag without an opening one before it says that the prompt opened the rationale, also
+    without ``opened``.
 
-    The answer is the last complete ``<answer>...</answer>`` that has a ``</think>`` before it,
-    and the rationale ends at the last ``</think>`` before this answer: tags that a rationale
-    mentions are text. Without ``</think>`` the rationale ends at an answer that begins a line or
-    ends the response, else with the response. Without a complete answer, the last ``<answer>``
-    behind the rationale counts up to the response's end.
+    With tags around the answer, it is the last complete pair that has the end of the rationale
+    before it, and the rationale ends at the last closing tag before this answer: tags that a
+    rationale mentions are text. Without closing tag the rationale ends at an answer that begins a
+    line or ends the response, else with the response. Without a complete pair, the last opening
+    tag behind the rationale counts up to the response's end.
 
-    A step starts at a line that begins with the next number from 1 on: ``1. ``, ``2) ``,
-    ``Step 3: ``, also ``**4.** `` and ``### Step 5``. Other numbers (``3.5 cm``, ``12:30``,
-    ``2019: 30``) are text of the step they stand in. Text before the first number belongs to the
-    first step. A rationale with no numbered line is cut into its non-empty lines.
+    Without tags around the answer it is looked for behind the rationale, see
+    `attcot_analysis.problems.statement.find_statement`. Without any tags, the rationale is the
+    text before the sentence that states the answer.
+
+    Steps: see `attcot_analysis.problems.steps.cut_steps`.
 
     Args:
         text: The response.
-        opened: Whether the prompt ended in an open ``<think>``, as chat templates of thinking
+        form: The format it is in.
+        opened: Whether the prompt ended in an open rationale, as chat templates of thinking
             models do.
     """
-    start = _think_start(text, opened)
-    think, written = _parts(text, start)
-    steps, cut = ((), None) if think is None else _step_ranges(text, *think)
+    tags = _tags(form.rationale, form.answer, form.begin)
+    think, written, surplus, end = None, None, 0, 0
+    start = tags.think_start(text, opened)
+    if start is not None or form.answer is not None:
+        think, written, surplus, end = tags.parts(text, start)
+    marked = written is not None
+    if written is None:
+        think, written, end = _untagged(text, think, end, form)
+    if written is not None:
+        written = _bare(text, *written, form)
+    steps, cut = ((), None) if think is None else cut_steps(text, *think, form)
     return ParsedResponse(
         text=text,
         think=think,
@@ -125,127 +112,171 @@ def parse_response(text: str, *, opened: bool = False) -> ParsedResponse:
         answer=None if written is None else text[slice(*written)].strip(),
         answer_range=written,
         cut=cut,
+        marked=marked,
+        outside=(end, len(text)),
+        surplus=surplus,
     )
 
 
-def number_range(step: str) -> tuple[int, int]:
-    """Where the number of a step stands in its text, with the space behind it; empty without one.
+def _untagged(
+    text: str, think: Range | None, end: int, form: ResponseFormat
+) -> tuple[Range | None, Range | None, int]:
+    """Rationale and answer where no tags are around the answer, and where the outside starts."""
+    stop = len(text)
+    if (ending := END.search(text, end)) is not None:
+        stop = ending.start()
+    found = find_statement(text[:stop], end) if text[end:stop].strip() else None
+    if form.answer is not None and (found is None or not found.explicit):
+        # Where answers stand in tags, a last line is none.
+        return think, None, end
+    if think is not None or form is TAGS:
+        return think, None if found is None else found.answer, end
+    if found is not None:
+        before = (0, found.begin) if text[: found.begin].strip() else None
+        return before, found.answer, found.begin
+    # A single sentence is an answer, several are a rationale that states none.
+    several = len(cut_steps(text, 0, stop, form)[0]) > 1
+    return ((0, stop) if several else None), None, 0
 
-    Text may stand before it in the first step.
+
+def _bare(text: str, start: int, stop: int, form: ResponseFormat) -> Range:
+    """The box in a range, if there is one, else the range without what the format strips."""
+    box = boxed(text, start, stop)
+    if box is not None:
+        return box
+    part = text[start:stop]
+    kept = part.strip()
+    while piece := next((one for one in form.strip if kept.startswith(one)), None):
+        kept = kept[len(piece) :].lstrip()
+    while piece := next((one for one in form.strip if kept.endswith(one)), None):
+        kept = kept[: -len(piece)].rstrip()
+    if kept == part.strip():
+        return start, stop
+    at = start + part.index(kept)
+    return at, at + len(kept)
+
+
+@dataclass(frozen=True)
+class _Tags:
+    """The tags of a format, and what about them is only mentioned.
+
+    Attributes:
+        rationale: Around the rationale; ``None`` where it is not marked.
+        answer: Around the answer; ``None`` where it is not marked.
+        rest: What stands between the opening tag and the rationale.
+        tag: Any of the tags.
+        mentions: Tags that are text: in quotes, with nothing between, or as the form is quoted.
     """
-    position = 0
-    for line in step.splitlines(keepends=True):
-        head = _HEAD.match(line)
-        if head and _is_head(head):
-            space = len(line[head.end() :]) - len(line[head.end() :].lstrip(" \t"))
-            return position, position + head.end() + space
-        position += len(line)
-    return 0, 0
+
+    rationale: Tags | None
+    answer: Tags | None
+    rest: str
+    tag: re.Pattern[str]
+    mentions: tuple[re.Pattern[str], ...]
+
+    def think_start(self, text: str, opened: bool) -> int | None:
+        """Where the rationale starts, behind the tag; ``None`` without one."""
+        if self.rationale is None:
+            return None
+        opening, closing = self.rationale
+        first = text.find(opening)
+        if first >= 0 and not text[:first].strip():
+            at = first + len(opening)
+        elif opened or text.count(closing) > text.count(opening):
+            at = 0
+        elif first >= 0:
+            at = first + len(opening)
+        else:
+            return None
+        if text.startswith(self.rest, at):
+            return at + len(self.rest)
+        return at + text.startswith("\n", at)
+
+    def parts(self, text: str, start: int | None) -> tuple[Range | None, Range | None, int, int]:
+        """The ranges of rationale and answer, surplus tags, and where the outside starts."""
+        begin = start or 0
+        mentioned = [one.span() for form in self.mentions for one in form.finditer(text, begin)]
+        closes: list[Range] = []
+        opens: list[int] = []
+        answers: list[Range] = []
+        total = 0
+        opening, closing = self.answer or (None, None)
+        for found in self.tag.finditer(text, begin):
+            if any(a <= found.start() < b for a, b in mentioned):
+                continue
+            total += 1
+            if self.rationale is not None and found[0] == self.rationale[1]:
+                closes.append(found.span())
+            elif found[0] == opening:
+                opens.append(found.end())
+            elif found[0] == closing and opens:
+                answers.append((opens.pop(), found.start()))
+                opens.clear()
+        # The last complete one counts, else the last.
+        written = [*[(at, len(text)) for at in opens], *answers]
+        think, answer, end = self._chosen(text, start, closes, answers, written)
+        used = (2 if answer in answers else 1) if answer is not None else 0
+        used += bool(closes) and start is not None
+        return think, answer, max(0, total - used), end
+
+    def _chosen(
+        self,
+        text: str,
+        start: int | None,
+        closes: list[Range],
+        answers: list[Range],
+        written: list[Range],
+    ) -> tuple[Range | None, Range | None, int]:
+        if self.rationale is None or start is None:
+            answer = written[-1] if written else None
+            if self.rationale is not None or answer is None:
+                return None, answer, 0
+            begin = self._begin(answer)
+            return ((0, begin) if text[:begin].strip() else None), answer, begin
+        if not closes:
+            for answer in reversed(written):
+                at = self._begin(answer)
+                begins_line = not text[start:at].rpartition("\n")[2].strip()
+                if begins_line or (answer in answers and not self._says(text[answer[1] :])):
+                    return (start, at), answer, at
+            return (start, len(text)), None, len(text)
+        behind = [answer for answer in written if answer[0] > closes[-1][0]]
+        if not behind and answers and not self._says(text[answers[-1][1] :]):
+            behind = answers
+        if not behind:
+            return (start, closes[-1][0]), None, closes[-1][1]
+        before = [close for close in closes if close[0] < behind[-1][0]]
+        if before:
+            return (start, before[-1][0]), behind[-1], before[-1][1]
+        at = self._begin(behind[-1])
+        return (start, at), behind[-1], at
+
+    def _begin(self, answer: Range) -> int:
+        return answer[0] - len(self.answer[0]) if self.answer is not None else answer[0]
+
+    def _says(self, text: str) -> bool:
+        """Whether anything but tags and white space is in a text."""
+        return bool(self.tag.sub("", text).strip())
 
 
-def _think_start(text: str, opened: bool) -> int | None:
-    """Where the rationale starts, behind the tag and one line end."""
-    first = text.find(_OPEN)
-    if first >= 0 and not text[:first].strip():
-        at = first + len(_OPEN)
-    elif opened or text.count(_CLOSE) > text.count(_OPEN):
-        at = 0
-    elif first >= 0:
-        at = first + len(_OPEN)
-    else:
-        return None
-    return at + text.startswith("\n", at)
-
-
-def _parts(text: str, start: int | None) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """The ranges of rationale and answer."""
-    begin = start or 0
-    forms = (_MENTIONED, _EMPTY, _FORM)
-    mentioned = [one.span() for form in forms for one in form.finditer(text, begin)]
-    closes: list[int] = []
-    opens: list[int] = []
-    answers: list[tuple[int, int]] = []
-    for found in _TAG.finditer(text, begin):
-        if any(a <= found.start() < b for a, b in mentioned):
-            continue
-        if found[0] == _CLOSE:
-            closes.append(found.start())
-        elif found[0] == DIRECT_CUE:
-            opens.append(found.end())
-        elif found[0] == ANSWER_CLOSE and opens:
-            answers.append((opens.pop(), found.start()))
-            opens.clear()
-    # The last complete one counts, else the last.
-    written = [*[(at, len(text)) for at in opens], *answers]
-    if start is None:
-        return None, written[-1] if written else None
-    if not closes:
-        for answer in reversed(written):
-            at = answer[0] - len(DIRECT_CUE)
-            begins_line = not text[start:at].rpartition("\n")[2].strip()
-            if begins_line or (answer in answers and not _says(text[answer[1] :])):
-                return (start, at), answer
-        return (start, len(text)), None
-    behind = [answer for answer in written if answer[0] > closes[-1]]
-    if not behind and answers and not _says(text[answers[-1][1] :]):
-        behind = answers
-    if not behind:
-        return (start, closes[-1]), None
-    before = [close for close in closes if close < behind[-1][0]]
-    return (start, before[-1] if before else behind[-1][0] - len(DIRECT_CUE)), behind[-1]
-
-
-def _says(text: str) -> bool:
-    """Whether anything but tags and white space is in a text."""
-    return bool(_TAG.sub("", text).strip())
-
-
-def _step_ranges(
-    text: str, start: int, stop: int
-) -> tuple[tuple[tuple[int, int], ...], Cut | None]:
-    lines = []
-    position = start
-    for line in text[start:stop].splitlines(keepends=True):
-        lines.append((position, line))
-        position += len(line)
-    filled = [at for at, line in lines if line.strip()]
-    if not filled:
-        return (), None
-    heads = _numbered(lines)
-    cut: Cut = "numbers" if heads else "lines"
-    starts = [filled[0], *heads[1:]] if heads else filled
-    if len(starts) == 1 and (not heads or _INLINE.search(text, start, stop)):
-        cut = "whole"
-    return tuple(zip(starts, [*starts, stop][1:], strict=True)), cut
-
-
-def _numbered(lines: Sequence[tuple[int, str]]) -> list[int]:
-    """Where the lines with the numbers 1, 2, ... start.
-
-    Of several lines with the next number, the one that is written most like the first counts, so
-    that a list inside a step stays in it.
-    """
-    found = [(at, head) for at, line in lines if (head := _HEAD.match(line)) and _is_head(head)]
-    heads: list[tuple[int, re.Match[str]]] = []
-    while True:
-        behind = heads[-1][0] if heads else -1
-        later = [
-            (at, head)
-            for at, head in found
-            if at > behind and int(head["number"]) == len(heads) + 1
-        ]
-        if not later:
-            return [at for at, _ in heads]
-        first = (heads or later)[0][1]
-        heads.append(max(later, key=lambda one: _alike(first, one[1])))
-
-
-def _is_head(head: re.Match[str]) -> bool:
-    return head["step"] is not None or any(sign in head["mark"] for sign in ".:)")
-
-
-def _alike(first: re.Match[str], second: re.Match[str]) -> int:
-    """In how many ways two numbers are written alike; the word "Step" weighs most."""
-    words = (first["step"] is None) == (second["step"] is None)
-    marks = first["mark"].strip("*_")[:1] == second["mark"].strip("*_")[:1]
-    return 3 * words + (first["before"] == second["before"]) + marks
+@lru_cache(maxsize=64)
+def _tags(rationale: Tags | None, answer: Tags | None, begin: str) -> _Tags:
+    pairs = [pair for pair in (rationale, answer) if pair is not None]
+    every = "|".join(re.escape(tag) for pair in pairs for tag in pair) or r"(?!)"
+    first = "".join(sorted({re.escape(tag[0]) for pair in pairs for tag in pair}))
+    quoted = rf"([`'\"])(?:{every})\1|[\u2018\u201c](?:{every})"
+    mentions = [quoted] if pairs else []
+    last = re.escape(rationale[1]) if rationale is not None else "(?!)"
+    for opening, closing in pairs:
+        empty = rf"{re.escape(opening)}[^\w{first}]*{re.escape(closing)}"
+        mentions.append(rf"{empty}(?!\s*(?:{last})?\s*\Z)")
+    if rationale is not None:
+        inside = rf"[^\n{first}]*"
+        form = rf"{re.escape(rationale[0])}{inside}{re.escape(rationale[1])}"
+        if answer is not None:
+            form += rf"(?: ?{re.escape(answer[0])}{inside}{re.escape(answer[1])})?"
+        mentions.append(rf"{form}(?=[^\n]*\S)")
+    rest = ""
+    if rationale is not None and begin.startswith(rationale[0]):
+        rest = begin[len(rationale[0]) :]
+    return _Tags(rationale, answer, rest, re.compile(every), tuple(map(re.compile, mentions)))

@@ -30,8 +30,8 @@ from attcot_analysis.models import Generation, Mllm, Mode
 from attcot_analysis.models.inputs import build_messages
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import IMAGES
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.pictures import is_plain
-from attcot_analysis.problems.response import with_opening, without_opening
 from attcot_analysis.runs.parts import few
 
 URL = "/v1/chat/completions"
@@ -50,6 +50,7 @@ def write_requests(
     temperature: float = 0.0,
     seed: int = 0,
     folder: str | Path | None = None,
+    form: ResponseFormat = TAGS,
 ) -> Path:
     """Write problems as requests of a batch, with the prompts that are used here.
 
@@ -69,6 +70,7 @@ def write_requests(
         folder: The problem folder, to name its pictures instead of holding them: vLLM must then
             be started with ``--allowed-local-media-path`` on the same disk. Those that are not
             plain RGB or grey are held all the same.
+        form: The format to ask for.
 
     Returns:
         The file.
@@ -101,7 +103,8 @@ def write_requests(
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8") as file:
             for problem in problems:
-                body = {"model": model, "messages": _messages(problem, mode, text_only, folder)}
+                messages = _messages(problem, mode, text_only, folder, form)
+                body = {"model": model, "messages": messages}
                 line = {"custom_id": problem.id, "method": "POST", "url": URL}
                 file.write(json.dumps({**line, "body": body | settings}, ensure_ascii=False) + "\n")
 
@@ -117,9 +120,19 @@ def _new_file(path: str | Path) -> Path:
 
 
 def _messages(
-    problem: Problem, mode: Mode, text_only: bool, folder: str | Path | None
+    problem: Problem,
+    mode: Mode,
+    text_only: bool,
+    folder: str | Path | None,
+    form: ResponseFormat,
 ) -> list[dict[str, Any]]:
-    messages = build_messages(problem.question, mode, n_images=0 if text_only else 1)
+    messages = build_messages(
+        problem.question,
+        mode,
+        n_images=0 if text_only else 1,
+        form=form,
+        candidates=problem.candidates,
+    )
     for message in messages:
         message["content"] = [
             {"type": "image_url", "image_url": {"url": _picture(problem, folder)}}
@@ -387,7 +400,7 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
     if ids is None and text is None:
         raise MeasureError(f"{where} has neither ids nor text; give the response's token ids.")
     if text is not None and mllm.opens_rationale:
-        text = without_opening(text)
+        text = mllm.format.without_opening(text)
     tokens = _from_text(mllm, text or "", where) if ids is None else _checked(mllm, ids, where)
     end = next((at for at, token in enumerate(tokens) if token in mllm.stop_ids), len(tokens))
     kept = tuple(tokens[:end])
@@ -403,7 +416,7 @@ def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
             f"{mllm.name}'s tokenizer, so give the text alone."
         )
     if mllm.opens_rationale:
-        decoded = with_opening(decoded)
+        decoded = mllm.format.with_opening(decoded)
     return item, Generation(kept, decoded, record.get("finish_reason") != "length")
 
 

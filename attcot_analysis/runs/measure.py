@@ -13,7 +13,7 @@ import pandas as pd
 
 from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError
 from attcot_analysis.files import write_whole
-from attcot_analysis.measures._items import Result, parsed_responses
+from attcot_analysis.measures._items import Result
 from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import answer_problems, answer_row
@@ -248,7 +248,12 @@ class Stages:
             raise MeasureError("There are no responses from elsewhere; give generations.")
         responses = self.settings.generations.of
         rows = [
-            answer_row(self.problems[place], responses[self.problems[place].id], mode="cot")
+            answer_row(
+                self.problems[place],
+                responses[self.problems[place].id],
+                mode="cot",
+                form=self.mllm.format,
+            )
             for place in at
         ]
         return Part(pd.DataFrame(rows, columns=list(ANSWERS)).astype({"habitual": "boolean"}))
@@ -271,18 +276,20 @@ class ResponseStages:
         """Find every item's partner and which edits there are; say what cannot be measured."""
         self.of, self.responses = of, responses
         problems, self.controls = of.problems, list(of.settings.controls)
-        parsed = parsed_responses(of.mllm, responses)
+        parsed = [of.mllm.parse(response) for response in responses]
         self.n_steps = [len(response.steps) for response in parsed]
         self.states_answer = [response.answer_range is not None for response in parsed]
         used = [place for place, steps in enumerate(self.n_steps) if steps]
         if not used:
             warnings.warn(
                 f"None of the {len(problems)} responses has a rationale step, so only answers are "
-                "measured; look at the text in answers_cot: rationales are read inside <think>, "
-                "and a small max_new_tokens cuts them off.",
+                "measured; look at the text in answers_cot: rationales are read in the format "
+                f"{of.mllm.format.name}, and a small max_new_tokens cuts them off.",
                 stacklevel=2,
             )
-        note = paragraph_note(response.text for response in parsed)
+        note = paragraph_note(
+            pd.DataFrame({"cut": [one.cut for one in parsed], "n_steps": self.n_steps})
+        )
         if note:
             warnings.warn(note, stacklevel=2)
         self.others = [""] * len(problems)

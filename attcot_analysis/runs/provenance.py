@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.models import PROMPTS, Mllm
+from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import problem_record
 from attcot_analysis.runs.manifests import answer_digest
@@ -108,9 +108,9 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
     """Identify a model by everything that a number can depend on.
 
     Returns:
-        ``name``, ``family``, ``revision``; ``weights_sha256`` and ``files``, digests of the weights
-        and of each other file of a checkpoint folder; ``loaded``, digests of a model that is
-        loaded, as it is now.
+        ``name``, ``family``, ``revision``, ``format``; ``weights_sha256`` and ``files``, digests of
+        the weights and of each other file of a checkpoint folder; ``loaded``, digests of a model
+        that is loaded, as it is now.
     """
     name = model.name if isinstance(model, Mllm) else str(model)
     folder = Path(name)
@@ -123,7 +123,11 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
         "revision": model.revision if isinstance(model, Mllm) else None,
         "weights_sha256": weights_hash(folder) if local else None,
         "files": settings_files(folder) if local else {},
-        **({"loaded": _loaded(model)} if isinstance(model, Mllm) else {}),
+        **(
+            {"format": model.format.record(), "loaded": _loaded(model)}
+            if isinstance(model, Mllm)
+            else {}
+        ),
     }
 
 
@@ -150,7 +154,7 @@ def _loaded(mllm: Mllm) -> dict[str, Any]:
         "processor": _settings(mllm.processor),
         "tokenizer": _tokenizer(tokenizer),
         "chat_template": mllm.processor.chat_template,
-        "prompts": PROMPTS,
+        "prompts": {"cot": mllm.format.cot, "direct": mllm.format.direct},
     }
     return {
         "attention": getattr(model.config, "_attn_implementation", None),

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
-from attcot_analysis.problems import Box, Problem, render_response
+from attcot_analysis.problems import Box, Problem
 
 IGNORED = -100
 """Label of tokens the cross-entropy leaves out."""
@@ -101,7 +101,7 @@ class RationaleDataset(Dataset[Example]):
         )
 
     def _response(self, problem: Problem) -> str:
-        return render_response(problem.steps if self._mode == "cot" else (), problem.answer)
+        return self._mllm.format.right_response(problem, self._mode)
 
     def _candidates(self, problem: Problem) -> tuple[CandidateTokens | None, int]:
         """The candidates' tokens and the place of the right one."""

@@ -30,10 +30,8 @@ import numpy as np
 from PIL import Image
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measures._items import parsed_responses, response_text
 from attcot_analysis.measures.answers import match_answer, open_answer, stated_answer
 from attcot_analysis.models import (
-    PROMPTS,
     Encoded,
     Mllm,
     PromptCache,
@@ -41,6 +39,7 @@ from attcot_analysis.models import (
     read_image,
 )
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.train.region_reward import (
     Missing,
     RegionAttention,
@@ -50,12 +49,18 @@ from attcot_analysis.train.region_reward import (
 )
 
 
-def grpo_rows(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Problems as rows for `GRPOTrainer`, with the columns that the rewards read."""
+def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> list[dict[str, Any]]:
+    """Problems as rows for `GRPOTrainer`, with the columns that the rewards read.
+
+    Args:
+        problems: The items.
+        form: The format to ask for.
+    """
+    system = [] if form.system is None else [{"role": "system", "content": form.system}]
     return [
         {
             "id": problem.id,
-            "prompt": [{"role": "user", "content": f"{problem.question}\n{PROMPTS['cot']}"}],
+            "prompt": [*system, {"role": "user", "content": _asked(problem, form)}],
             "images": [problem.image],
             "question": problem.question,
             "candidates": list(problem.candidates),
@@ -64,6 +69,11 @@ def grpo_rows(problems: Sequence[Problem]) -> list[dict[str, Any]]:
         }
         for problem in problems
     ]
+
+
+def _asked(problem: Problem, form: ResponseFormat) -> str:
+    parts = [form.question(problem.question, problem.candidates), form.cot]
+    return "\n".join(part for part in parts if part)
 
 
 def rows_of(columns: Mapping[str, Any], needed: Sequence[str], name: str) -> list[dict[str, Any]]:
@@ -161,11 +171,15 @@ class FormatReward:
     ) -> list[float | None]:
         """One reward per completion."""
         stop = set(self.mllm.stop_ids)
-        texts = [response_text(self.mllm, ids) for ids in completion_ids]
         return [
-            float(any(token in stop for token in ids) and _FORM.fullmatch(text) is not None)
-            for text, ids in zip(texts, completion_ids, strict=True)
+            float(any(token in stop for token in ids) and self._fits(ids)) for ids in completion_ids
         ]
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        if self.mllm.format.rationale == TAGS.rationale and self.mllm.format.answer == TAGS.answer:
+            return _FORM.fullmatch(self.mllm.response_text(ids)) is not None
+        parsed = self.mllm.parse(ids)
+        return bool(parsed.steps and parsed.answer) and not parsed.surplus
 
 
 class RegionReward:
@@ -328,7 +342,7 @@ def is_right(mllm: Mllm, completion_ids: Sequence[int], row: Mapping[str, Any]) 
         completion_ids: Its tokens, end token included if it has one.
         row: With ``answer``, ``candidates`` and maybe ``question``.
     """
-    (parsed,) = parsed_responses(mllm, [completion_ids])
+    parsed = mllm.parse(completion_ids)
     finished = any(token in mllm.stop_ids for token in completion_ids)
     stated = stated_answer(parsed, finished=finished)
     if stated is None:

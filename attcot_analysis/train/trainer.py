@@ -15,8 +15,7 @@ from attcot_analysis.attention.hook import NAME, attached
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
-from attcot_analysis.problems import Problem, render_response
-from attcot_analysis.problems.response import is_open, without_opening
+from attcot_analysis.problems import Problem
 from attcot_analysis.train.checkpoints import SafeCheckpoints
 from attcot_analysis.train.data import Example, collate_examples, step_weights
 from attcot_analysis.train.objective import AttCoTConfig
@@ -411,12 +410,13 @@ def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict
     """
     rows = []
     for problem in problems:
-        prompt = mllm.processor.apply_chat_template(
-            build_messages(problem.question), tokenize=False, add_generation_prompt=True
+        form = mllm.format
+        prompt = mllm.prompt(
+            build_messages(problem.question, form=form, candidates=problem.candidates)
         )
-        response = render_response(problem.steps, problem.answer)
-        if is_open(prompt):
-            response = without_opening(response)
+        response = form.right_response(problem)
+        if form.is_open(prompt):
+            response = form.without_opening(response)
         rows.append(
             {
                 "id": problem.id,

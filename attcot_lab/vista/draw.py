@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 
 from attcot_analysis.attention.probe import read_masses
 from attcot_analysis.errors import AttCoTError, TrainingError
-from attcot_analysis.measures._items import response_text
 from attcot_analysis.measures.access import IMAGE, QUESTION, SYSTEM, access_columns
 from attcot_analysis.measures.answers import answer_row
 from attcot_analysis.models import (
@@ -144,8 +143,8 @@ def typed(responses: pd.DataFrame) -> pd.DataFrame:
 
 def _row(mllm: Mllm, start: Start, made: Generation, origin: Origin) -> dict[str, object]:
     ids = (*start.prefix, *made.ids)
-    whole = replace(made, ids=ids, text=response_text(mllm, ids))
-    read = answer_row(start.problem, whole, mode="cot")
+    whole = replace(made, ids=ids, text=mllm.response_text(ids))
+    read = answer_row(start.problem, whole, mode="cot", form=mllm.format)
     return {
         "item": start.problem.id,
         "origin": origin,

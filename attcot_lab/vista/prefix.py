@@ -47,14 +47,10 @@ def reordered_prompt(mllm: Mllm, question: str) -> str:
     Source: arXiv 2605.11931 (order system, instruction, picture); how templates are dealt with
     is a reconstruction.
     """
-    (message,) = build_messages(question)
-    image, text = message["content"]
+    *system, message = build_messages(question, form=mllm.format)
+    image, text = sorted(message["content"], key=lambda part: str(part["type"]))
     plain, moved = (
-        str(
-            mllm.processor.apply_chat_template(
-                [{**message, "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        )
+        mllm.prompt([*system, {**message, "content": content}])
         for content in ([image, text], [text, image])
     )
     if moved != plain:

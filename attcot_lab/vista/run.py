@@ -28,7 +28,6 @@ import torch
 from PIL import Image
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measures._items import parsed_responses
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.models import Mllm, encode_problem, load_mllm
 from attcot_analysis.problems import Problem
@@ -423,7 +422,7 @@ def _log_p(
 def _unfollowed(
     mllm: Mllm, problems: Sequence[Problem], responses: Sequence[Sequence[int]], batch_size: int
 ) -> pd.Series:
-    parsed = parsed_responses(mllm, responses)
+    parsed = [mllm.parse(response) for response in responses]
     there = [at for at, response in enumerate(parsed) if response.steps]
     followed = pd.Series(pd.NA, index=range(len(problems)), dtype="boolean")
     if there:

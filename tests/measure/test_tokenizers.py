@@ -20,14 +20,12 @@ from tiny import noise_image
 
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures._items import parsed_responses
 from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.maps import response_parts
 from attcot_analysis.models import Generation, encode
-from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
-from attcot_analysis.problems.response import ANSWER_CLOSE
+from attcot_analysis.problems import FORMATS, Problem, Step, render_response
 from attcot_lab.vista.draw import Start, _row
 
 EVERY = ["stand_in", *(pytest.param(name, marks=needs_real_files) for name in CHECKPOINTS)]
@@ -116,16 +114,16 @@ def test_tags_without_line_ends_are_taken_apart(mllm):
 
 def brute_force(mllm, encoded, k, candidates):
     """Log-probability of each whole string, one forward pass each, from where they differ on."""
-    cut = encoded.layout.cuts[k]
+    cut, form = encoded.layout.cuts[k], mllm.format
     head = encoded.input_ids[: cut.stop]
     kept = decoded(mllm, head[encoded.prompt_length :])
     # The rest is tokenised as it stands in the text, not alone.
     ids = []
     for candidate in candidates:
-        whole = tokens(mllm, f"{kept}{cut.rest}{ANSWER_CUE}{candidate}{ANSWER_CLOSE}")
+        whole = tokens(mllm, f"{kept}{cut.rest}{form.cue}{candidate}{form.close}")
         before = head[encoded.prompt_length :].tolist()
         if whole[: len(before)] != before:
-            alone = tokens(mllm, f"\n{cut.rest}{ANSWER_CUE}{candidate}{ANSWER_CLOSE}")
+            alone = tokens(mllm, f"\n{cut.rest}{form.cue}{candidate}{form.close}")
             start = len(tokens(mllm, "\n"))
             assert alone[:start] == tokens(mllm, "\n")
             whole = [*before, *alone[start:]]
@@ -169,6 +167,44 @@ def test_with_a_picture_and_tags_without_line_ends():
         for k in range(3):
             expected = brute_force(mllm, item, k, candidates)
             torch.testing.assert_close(values[k], expected, atol=1e-4, rtol=1e-5)
+
+
+SENTENCES = "The star is in cell a1. Cell b1 holds 3 cups. So it is done. "
+RENDERED = {
+    "tags": "<think>\nSo it is.\n</think>\n<answer>No</answer>",
+    "thinking": f"<think>\n{SENTENCES}\n</think>\n\nThe answer is No.",
+    "prose": f"{SENTENCES}Therefore, the answer is No.",
+    "qwen3_vl": "### Look\n\nIt is a1.\n\n### Compare\n\nSo it is b1.\n\n**Answer: No**",
+    "boxed": f"{SENTENCES}The final answer is $\\boxed{{No}}$.",
+    "boxed_think": f"<think>{SENTENCES}</think>\n\\boxed{{No}}",
+    "glm": f"<think>{SENTENCES}</think><answer><|begin_of_box|>No<|end_of_box|></answer>",
+    "gemma": f"<|channel>thought\n{SENTENCES}<channel|>The answer is No.",
+    "kimi": f"\u25c1think\u25b7{SENTENCES}\u25c1/think\u25b7The answer is No.",
+    "llava_cot": (
+        "<SUMMARY> I count. </SUMMARY>\n\n<CAPTION> Cups. </CAPTION>\n\n"
+        f"<REASONING> {SENTENCES}</REASONING>\n\n<CONCLUSION> No </CONCLUSION>"
+    ),
+    "sayo": f"{SENTENCES}<answer>No</answer>",
+}
+"""A response in each format, most of them in sentences: cuts lie inside of tokens."""
+
+
+@torch.no_grad()
+def test_every_format_forces_whole_texts(mllm):
+    assert set(RENDERED) == set(FORMATS)
+    chosen = list(FORMATS) if mllm is stand_in() else ["prose", "boxed", "llava_cot"]
+    if mllm.opens_rationale:
+        chosen = ["thinking", "boxed_think", "glm"]
+    for name in chosen:
+        own = replace(mllm, format=FORMATS[name])
+        item = encode(own, None, "What?", response=RENDERED[name])
+        n_steps = item.layout.n_steps
+        assert n_steps >= 1 and item.layout.answer is not None, name
+        for candidates in (("Yes", "No"), tuple("ABC"), ("1", "10", "-1")):
+            (values,) = forced_answers(own, [item], [candidate_tokens(own, candidates)])
+            for k in {0, 1, n_steps}:
+                expected = brute_force(own, item, k, candidates)
+                torch.testing.assert_close(values[k], expected, atol=1e-4, rtol=1e-5, msg=name)
 
 
 @torch.no_grad()
@@ -275,9 +311,9 @@ def test_what_a_thinking_model_wrote_is_measured_as_with_the_tag_in_its_response
     for found in tables[1:]:
         for own, first in zip(found, tables[0], strict=True):
             pd.testing.assert_frame_equal(own, first)
-    parsed = parsed_responses(mllm, ids)
+    parsed = [mllm.parse(one) for one in ids]
     assert [one.text for one in parsed] == texts and parsed[1].answer == "green"
-    cut = parsed_responses(mllm, ["1. It is red.\n2. So it"])[0]
+    cut = mllm.parse("1. It is red.\n2. So it")
     assert len(cut.steps) == 2 and cut.answer is None
 
 

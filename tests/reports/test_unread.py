@@ -95,6 +95,7 @@ def unread(pair, tmp_path):
         text=table["text"].mask(
             table.index == 5, "<think>\nOne paragraph. It goes on.\n</think>\n<answer>?</answer>"
         ),
+        cut=table["cut"].mask(table.index == 5, "sentences"),
     )
     run.write_table("answers_cot", table, overwrite=True)
     return path
@@ -145,8 +146,14 @@ def test_rationales_of_one_paragraph_are_counted():
     whole = "<think>One paragraph. All of it.</think>\n<answer>x</answer>"
     lines = "<think>\na\nb\n</think>\n<answer>x</answer>"
     direct = "<answer>x</answer>"
-    assert paragraph_note([numbered, lines, direct]) is None
-    assert paragraph_note([numbered, whole, direct, whole]).startswith("2 of 3 rationales are one")
+    one = "<think>All of it is one sentence</think>\n<answer>x</answer>"
+
+    def note(*texts):
+        return paragraph_note(pd.DataFrame({"text": texts, "n_steps": 2}))
+
+    assert note(numbered, lines, direct) is None
+    assert note(numbered, whole, direct, whole).startswith("2 of 3 rationales are one paragraph")
+    assert "1 of 2 rationales are one step (K = 1)" in note(numbered, one)
 
 
 def test_where_nothing_can_be_said_the_tables_stay(tmp_path):

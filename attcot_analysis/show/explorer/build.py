@@ -22,7 +22,7 @@ from attcot_analysis.measures.maps import ResponseMaps, Targets, response_maps
 from attcot_analysis.measures.relevance import relevance_maps
 from attcot_analysis.models import Mllm, TokenGrid, encode_problem
 from attcot_analysis.models.inputs import ImageLike, read_image
-from attcot_analysis.problems import Box, Problem, render_response
+from attcot_analysis.problems import Box, Problem
 from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, Head, answer_end
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def explorer_record(
     label, first = next(iter(named.items()))
     text = "The response given."
     if response is None and len(named) > 1 and problem.steps:
-        response = render_response(problem.steps, problem.answer)
+        response = first.format.right_response(problem)
         text = "The right rationale, teacher-forced: the same words for every model."
     elif response is None:
         response = list(own[label]["ids"])

@@ -9,6 +9,7 @@ import pandas as pd
 
 from attcot_analysis.errors import AttCoTError, RunError
 from attcot_analysis.measures.access import VisualAccess
+from attcot_analysis.measures.answers import steps_of
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.maps import FloatArray
 from attcot_analysis.problems import Problem
@@ -101,6 +102,11 @@ class MeasuredArm:
             str(item): str(text)
             for item, text in zip(answers["item"], answers["text"], strict=True)
         }
+
+    def steps(self) -> dict[str, tuple[str, ...]]:
+        """Texts of the response's steps by item, of the first seed."""
+        answers = self.tables[min(self.tables)]["answers_cot"]
+        return {str(row["item"]): steps_of(row) for row in answers.to_dict("records")}
 
 
 def read_arm(runs: Runs) -> MeasuredArm:

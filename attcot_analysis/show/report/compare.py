@@ -11,7 +11,7 @@ import pandas as pd
 from attcot_analysis.errors import LayoutError, MeasureError, RunError
 from attcot_analysis.measures.compare import METRICS, compare, summarise, wider_intervals
 from attcot_analysis.models import Mllm
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.runs.manifests import brief
 from attcot_analysis.runs.provenance import build_manifest
@@ -309,23 +309,23 @@ def _maps(
     if not shown:
         return [], [], []
     loaded, reason = _load(arms, models)
-    responses = [arm.responses() for arm in arms]
+    responses, written = arms[-1].responses(), [arm.steps() for arm in arms]
     kept = [arm.maps([problem.id for problem in shown]) for arm in arms]
     maps: list[StepMaps] = []
     explorers: list[ReportEmbed] = []
     notes: list[str] = []
     for problem in shown:
         if all(problem.id in by_item for by_item in kept):
-            steps = [parse_response(texts[problem.id]).step_texts for texts in responses]
+            steps = [texts[problem.id] for texts in written]
             of_item = [by_item[problem.id] for by_item in kept]
             maps.append(kept_maps(problem, names, of_item, steps))
         elif loaded:
             try:
-                maps.append(model_maps(loaded, problem, response=responses[-1][problem.id]))
+                maps.append(model_maps(loaded, problem, response=responses[problem.id]))
             except LayoutError as error:
                 notes.append(f"There is no map of {problem.id}: {error}")
     if loaded:
-        explorers, more = embeds(loaded, shown, responses[-1])
+        explorers, more = embeds(loaded, shown, responses)
         notes += more
     elif not maps:
         notes.append(

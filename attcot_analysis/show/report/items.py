@@ -9,8 +9,9 @@ import pandas as pd
 from PIL import Image
 
 from attcot_analysis.errors import ShowError
+from attcot_analysis.measures.answers import steps_of
 from attcot_analysis.measures.commitment import Commitment
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import Problem
 from attcot_analysis.show.heatmaps import png_bytes
 from attcot_analysis.show.style import arm_label
 
@@ -219,7 +220,7 @@ def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> I
     seed = min(seeds)
     rows = {name: table[table["item"] == problem.id] for name, table in seeds[seed].items()}
     answered = rows["answers_cot"].iloc[0]
-    steps, settled = _steps(rows, problem, str(answered["text"]))
+    steps, settled = _steps(rows, problem, steps_of(answered.to_dict()))
     edits = rows["dependence"]
     edits = edits[edits["rationale"] == "regenerated"]
     after = {
@@ -238,7 +239,7 @@ def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> I
 
 
 def _steps(
-    rows: Mapping[str, pd.DataFrame], problem: Problem, text: str
+    rows: Mapping[str, pd.DataFrame], problem: Problem, written: Sequence[str]
 ) -> tuple[tuple[ItemStep, ...], int | None]:
     forced = rows["commitment"]
     forced = forced[forced["control"] == "rationale"]
@@ -246,7 +247,7 @@ def _steps(
         return (), None
     item = Commitment(forced, [problem]).items().iloc[0]
     looked = rows["access"].groupby("step")["mass"].mean()
-    texts = ("", *parse_response(text).step_texts)
+    texts = ("", *written)
     steps = []
     for k, part in forced.groupby("step", sort=True):
         number = int(str(k))

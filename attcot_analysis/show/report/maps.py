@@ -9,7 +9,7 @@ import numpy.typing as npt
 from attcot_analysis.errors import LayoutError, RunError, ShowError
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.models import Mllm, TokenGrid
-from attcot_analysis.problems import Box, Problem, parse_response, render_response
+from attcot_analysis.problems import Box, Problem
 from attcot_analysis.show.heatmaps import before_after, heatmap_row
 from attcot_analysis.show.report.page import ReportEmbed, ReportFigure, report_figure
 from attcot_analysis.show.style import arm_label
@@ -108,8 +108,8 @@ def kept_maps(
     ]
     labels += [f"step {k}" for k in range(len(labels) + 1, n + 1)]
     same = list(steps[0]) == list(steps[1])
-    right = parse_response(render_response(problem.steps, problem.answer)).step_texts
-    known = same and list(steps[0]) == list(right)
+    right = [f"{number}. {step.text}" for number, step in enumerate(problem.steps, start=1)]
+    known = same and list(steps[0]) == right
     return StepMaps(
         problem,
         tuple(arms),
@@ -135,7 +135,7 @@ def model_maps(
     """
     pair = _pair(models)
     if problem.steps:
-        forced, whose = render_response(problem.steps, problem.answer), _FORCED
+        forced, whose = models[pair[0]].format.right_response(problem), _FORCED
     else:
         forced, whose = response or "", _BORROWED.format(arm_label(pair[1]))
     read = [response_maps(models[arm], problem, forced).step_maps() for arm in pair]

@@ -123,11 +123,11 @@ def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
 
 
 def paragraph_notes(*arms: MeasuredArm) -> list[str]:
-    """Say whose rationales are one paragraph, which is then one step."""
+    """Say whose rationales are one paragraph, and what they were cut by."""
     notes = []
     for arm in arms:
-        texts = pd.concat([kinds["answers_cot"]["text"] for kinds in arm.tables.values()])
-        if note := paragraph_note(texts):
+        answers = [kinds["answers_cot"] for kinds in arm.tables.values()]
+        if note := paragraph_note(pd.concat(answers, ignore_index=True)):
             notes.append(f"{arm.name}: {note}")
     return notes
 

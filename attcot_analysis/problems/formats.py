@@ -1,0 +1,278 @@
+"""`ResponseFormat`: how a model is asked, and how what it writes is taken apart.
+
+The named formats stand in ``formats.yaml``; one's own is a YAML file with the same fields.
+"""
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from attcot_analysis.errors import ProblemError
+
+if TYPE_CHECKING:
+    from attcot_analysis.problems.problem import Problem, Step
+
+Mode = Literal["cot", "direct"]
+"""With a rationale before the answer, or without one."""
+
+Tags = tuple[str, str]
+
+Rule = Literal["auto", "numbers", "headings", "paragraphs", "lines", "sentences", "whole"]
+"""How a rationale is cut into steps; see `attcot_analysis.problems.steps.cut_steps`."""
+
+Cutter = Callable[[str], Sequence[int]]
+"""A function from the text of a rationale to the places in it where steps start."""
+
+
+class ResponseFormat(BaseModel):
+    r"""How prompts are written, how a rationale is cut, forced to end and how answers are read.
+
+    Attributes:
+        name: What it is called.
+        source: Where it is known from.
+        system: System prompt; ``None`` leaves it to the chat template.
+        cot: Instruction behind the question that asks for a rationale; may be empty.
+        direct: Instruction that asks for the answer alone.
+        picture: Whether pictures stand before or behind the text of the question.
+        options: ``"as given"`` leaves the question alone. ``"letters"`` puts the candidates behind
+            it, one per line (``A. red``), and forces and reads letters.
+        thinking: What chat templates get as ``enable_thinking``; ``None`` leaves it to them.
+        prefill: Text that the response is made to start with.
+        rationale: Tags around the rationale; ``None`` where it is not marked.
+        stages: Names of tags inside the rationale, each of which is a step; the last one is cut
+            further.
+        answer: Tags around the answer; ``None`` where it is read from the text behind the
+            rationale: the last ``\boxed{}``, what follows the last "the answer is", or a short
+            last line.
+        begin: What a response with a rationale begins with; an answer forced at k = 0 stands
+            right behind it.
+        cue: What is written where a rationale is cut, to force the answer.
+        direct_cue: What an answer without a rationale begins with.
+        close: What ends a forced answer.
+        strip: Pieces of text that are no part of an answer, such as special tokens.
+        cut: How the rationale is cut into steps: a rule, a number of words per step, or a
+            function (in YAML ``"module:function"``).
+
+    Raises:
+        ProblemError: If the parts contradict each other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "own"
+    source: str = ""
+    system: str | None = None
+    cot: str = ""
+    direct: str = ""
+    picture: Literal["before", "after"] = "before"
+    options: Literal["as given", "letters"] = "as given"
+    thinking: bool | None = None
+    prefill: str = ""
+    rationale: Tags | None = None
+    stages: tuple[str, ...] = ()
+    answer: Tags | None = None
+    begin: str = ""
+    cue: str = Field(min_length=1)
+    direct_cue: str = ""
+    close: str = Field(min_length=1)
+    strip: tuple[str, ...] = ()
+    cut: Rule | int | str | Cutter = "auto"
+
+    @field_validator("cut")
+    @classmethod
+    def _known_cut(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in get_args(Rule) and ":" not in value:
+            raise ValueError(
+                f"{value!r} is no rule; choose from {', '.join(get_args(Rule))}, "
+                "a number of words, or module:function"
+            )
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{value} words per step; give at least 1")
+        return value
+
+    @field_serializer("cut")
+    def _named_cut(self, value: Any) -> Any:
+        if callable(value):
+            return f"{value.__module__}:{value.__qualname__}"
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ResponseFormat":
+        for pair in (self.rationale, self.answer):
+            if pair is not None and (not all(pair) or pair[0] == pair[1]):
+                raise ValueError(f"tags {list(pair)} must be two different texts")
+        return self
+
+    def instruction(self, mode: Mode) -> str:
+        """The instruction behind the question."""
+        return self.cot if mode == "cot" else self.direct
+
+    def question(self, question: str, candidates: Sequence[str] = ()) -> str:
+        """A question as it is shown, without instruction."""
+        if self.options == "as given" or not candidates:
+            return question
+        listed = [f"{string.ascii_uppercase[at]}. {text}" for at, text in enumerate(candidates)]
+        return "\n".join([question, *listed])
+
+    def forced(self, candidates: Sequence[str]) -> tuple[str, ...]:
+        """The candidates as a response in this format names them."""
+        if self.options == "as given":
+            return tuple(candidates)
+        return tuple(string.ascii_uppercase[: len(candidates)])
+
+    def named(self, answer: str, candidates: Sequence[str]) -> str:
+        """An answer as a response in this format names it."""
+        return dict(zip(candidates, self.forced(candidates), strict=True)).get(answer, answer)
+
+    def render(self, steps: "Sequence[Step | str]", answer: str) -> str:
+        """Write a response: steps numbered from 1, one per line, then the answer.
+
+        Without steps the result is the direct form.
+
+        Args:
+            steps: The rationale's.
+            answer: The answer, as it is to be named.
+        """
+        if not steps:
+            return f"{self.direct_cue}{answer}{self.close}"
+        texts = [step if isinstance(step, str) else step.text for step in steps]
+        lines = "".join(f"{number}. {text}\n" for number, text in enumerate(texts, start=1))
+        return f"{self.begin}{lines}{self.closing(lines)}{self.cue}{answer}{self.close}"
+
+    def right_response(self, problem: "Problem", mode: Mode = "cot") -> str:
+        """A problem's right rationale and answer, or its answer alone."""
+        answer = self.named(problem.answer, problem.candidates)
+        return self.render(problem.steps if mode == "cot" else (), answer)
+
+    def closing(self, written: str) -> str:
+        """What must stand between a rationale cut at some place and the cue.
+
+        Args:
+            written: The rationale up to the cut, without its opening tag.
+        """
+        text = "" if not self.stages else f"<{self.stages[0]}>{written}"
+        opened = [
+            name for name in self.stages if text.count(f"<{name}>") > text.count(f"</{name}>")
+        ]
+        if opened:
+            return f"</{opened[-1]}>\n\n"
+        glued = written[-1:].strip() and self.cue[:1].isalnum()
+        return " " if glued else ""
+
+    def is_open(self, prompt: str) -> bool:
+        """Whether a rendered prompt ends in an open rationale, as those of thinking models do."""
+        return self.rationale is not None and prompt.rstrip().endswith(self.rationale[0])
+
+    def with_opening(self, text: str) -> str:
+        """A response with the opening tag that its prompt has written, unless it repeats it."""
+        if self.rationale is None or text.lstrip().startswith(self.rationale[0]):
+            return text
+        return f"{self.begin}{text}"
+
+    def without_opening(self, text: str) -> str:
+        """A response as it stands behind a prompt that has opened the rationale."""
+        if self.rationale is None:
+            return text
+        return re.sub(rf"\A\s*{re.escape(self.rationale[0])}\n?", "", text)
+
+    def cutter(self) -> Cutter | None:
+        """The function that cuts, if ``cut`` is one or names one.
+
+        Raises:
+            ProblemError: If the function that it names is not there.
+        """
+        if callable(self.cut):
+            return self.cut
+        if not isinstance(self.cut, str) or ":" not in self.cut:
+            return None
+        module, _, name = self.cut.partition(":")
+        try:
+            found = getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ProblemError(
+                f"Format {self.name}: cut names {self.cut!r}, which cannot be imported ({error}); "
+                "give module:function."
+            ) from error
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """All fields as JSON values, for a manifest."""
+        return self.model_dump(mode="json")
+
+
+def _named() -> dict[str, ResponseFormat]:
+    text = (files("attcot_analysis.problems") / "formats.yaml").read_text(encoding="utf-8")
+    return {name: ResponseFormat(name=name, **row) for name, row in yaml.safe_load(text).items()}
+
+
+FORMATS: Mapping[str, ResponseFormat] = _named()
+"""The formats that come with the library, by name."""
+
+TAGS = FORMATS["tags"]
+"""The default: numbered steps inside ``<think>``, then ``<answer>``."""
+
+
+def response_format(name_or_path: "str | Path | ResponseFormat") -> ResponseFormat:
+    """A named format, or one's own from a YAML file.
+
+    A file may name one of the library's in ``base``, whose fields it then changes.
+
+    Raises:
+        ProblemError: If there is none of that name, or the file is not one.
+    """
+    if isinstance(name_or_path, ResponseFormat):
+        return name_or_path
+    if str(name_or_path) in FORMATS:
+        return FORMATS[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ProblemError(
+            f"There is no format {str(name_or_path)!r}; choose from {', '.join(FORMATS)}, or give "
+            "a YAML file."
+        )
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ProblemError(f"The format {path} cannot be read: {reason}.") from error
+    return format_of(fields, str(path))
+
+
+def format_of(fields: object, name: str = "own") -> ResponseFormat:
+    """A format from its fields, as a YAML file or a manifest holds them.
+
+    Raises:
+        ProblemError: If they are not a format's.
+    """
+    if not isinstance(fields, Mapping):
+        raise ProblemError(f"The format {name} holds no fields; write cue: and close: at least.")
+    own = dict(fields)
+    base = own.pop("base", None)
+    if base is not None:
+        if base not in FORMATS:
+            raise ProblemError(
+                f"The format {name} is based on {base!r}; choose from {', '.join(FORMATS)}."
+            )
+        own = {**FORMATS[base].model_dump(), **own}
+        own.setdefault("name", name)
+    try:
+        return ResponseFormat(**{"name": Path(name).stem, **own})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "fields"
+        raise ProblemError(f"The format {name}: {where}: {first['msg']}.") from error

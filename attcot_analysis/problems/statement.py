@@ -1,0 +1,114 @@
+"""Where an untagged text states its answer: a box, "the answer is", or a short last line."""
+
+import re
+from typing import NamedTuple
+
+from attcot_analysis.problems.phrases import ABSTRACT, BOXED, GLM_BOX, LEAD, PHRASE
+
+Range = tuple[int, int]
+
+_ASCII = {0xFF01 + at: 0x21 + at for at in range(94)} | {0x3000: 0x20}
+"""Full-width forms, one character for one, so that places stay."""
+_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"')\]*_]*(?:\s+|(?<=[\u3002\uff01\uff1f]))")
+_BECAUSE = re.compile(r",?\s+(?:because|since|as the|as it)\b", re.IGNORECASE)
+_SHORT = 6
+"""Words that a last line may have to be an answer."""
+
+
+class Statement(NamedTuple):
+    """Where an answer is stated.
+
+    Attributes:
+        begin: Where the sentence starts that states it.
+        answer: The answer in it.
+        explicit: Whether something says that it is the answer; else it is a short last line.
+    """
+
+    begin: int
+    answer: Range
+    explicit: bool
+
+
+def find_statement(text: str, start: int = 0) -> Statement | None:
+    r"""Find what an untagged text gives as its answer.
+
+    That is the content of the last ``\boxed{}`` (or of GLM's box tokens), else what follows the
+    last "the answer is", "Answer:" and the like (also in Chinese, Japanese and Korean) up to the
+    sentence's end, else a last line of at most six words.
+
+    Args:
+        text: A response.
+        start: Where to look from.
+
+    Returns:
+        ``None`` if it states none.
+    """
+    plain = text.translate(_ASCII)
+    box = boxed(text, start, len(text))
+    if box is not None:
+        place = max(plain.rfind(sign, start, box[0]) for sign in ("\\boxed", "<|begin_of_box|>"))
+        # Words such as "Therefore, the final answer is" stand before a box.
+        return Statement(_sentence_start(plain, start, place, words=8), box, True)
+    for found in reversed(list(PHRASE.finditer(plain, start))):
+        if ABSTRACT.match(plain, found.end()):
+            continue
+        answer = _behind(plain, text, found.end())
+        if answer is not None:
+            return Statement(_sentence_start(plain, start, found.start()), answer, True)
+    lines = [line for line in re.finditer(r"[^\n]+", plain[start:]) if line[0].strip(" \t*_`#-")]
+    if not lines:
+        return None
+    begin, stop = lines[-1].start() + start, lines[-1].end() + start
+    head = re.match(r"\s*(?:[-*>#]+\s+)?", plain[begin:stop])
+    answer = _bare(text, begin + (head.end() if head else 0), stop)
+    few = len(text[slice(*answer)].split()) <= _SHORT
+    return Statement(begin, answer, False) if few and answer[0] < answer[1] else None
+
+
+def boxed(text: str, start: int, stop: int) -> Range | None:
+    r"""The content of the last ``\boxed{}`` or GLM box in a part of a text."""
+    boxes = [*BOXED.finditer(text, start, stop), *GLM_BOX.finditer(text, start, stop)]
+    if not boxes:
+        return None
+    last = max(boxes, key=lambda box: box.start())
+    # A box inside GLM's box is the answer itself.
+    inner = BOXED.search(text, *last.span(1))
+    return _bare(text, *(inner or last).span(1))
+
+
+def _behind(plain: str, text: str, at: int) -> Range | None:
+    """The answer behind a phrase: the rest of its sentence, or the next line with text."""
+    for line in re.finditer(r"[^\n]+", plain[at:]):
+        if not line[0].strip(" \t*_:-`\"'"):
+            continue
+        start, stop = at + line.start(), at + line.end()
+        lead = LEAD.match(plain[start:stop])
+        end = _END.search(plain, start + (lead.end() if lead else 0), stop)
+        if end:
+            stop = end.start() + 1
+        reason = _BECAUSE.search(plain, start + 1, stop)
+        if reason:
+            stop = reason.start()
+        answer = _bare(text, start, stop)
+        if answer[0] < answer[1]:
+            return answer
+    return None
+
+
+def _sentence_start(plain: str, start: int, place: int, words: int = 4) -> int:
+    """Where the statement at a place begins: its sentence, or itself if much stands before it."""
+    line = max(plain.rfind("\n", start, place) + 1, start)
+    ends = [end.end() for end in _END.finditer(plain, line, place)]
+    begin = ends[-1] if ends else line
+    return begin if len(plain[begin:place].split()) <= words else place
+
+
+def _bare(text: str, start: int, stop: int) -> Range:
+    """A range without white space, markdown and quotes around it and a final full stop."""
+    around = ' \t\r\n*_`$"\u201c\u201d'
+    part = text[start:stop]
+    start += len(part) - len(part.lstrip(around + ":"))
+    part = text[start:stop].rstrip(around)
+    if part.endswith((".", "\u3002")):
+        part = part[:-1].rstrip(around)
+    return start, max(start, start + len(part))
