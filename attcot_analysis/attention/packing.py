@@ -297,15 +297,55 @@ def pack(
             "give one candidate set and one name per item, and at least one item."
         )
     asked = _asked(items, steps, names)
+    plans = [
+        [_branch(mllm, item, own, k) for k in ks]
+        for item, own, ks in zip(items, candidates, asked, strict=True)
+    ]
+    inputs, length, width = branched_inputs(
+        mllm, items, plans, padding_side=padding_side, batch=batch, apart=apart
+    )
+    readouts = tuple(
+        readout(name, ks, [tree for _, tree in plan], length, width)
+        for name, ks, plan in zip(names, asked, plans, strict=True)
+    )
+    keep = np.unique(np.concatenate([one.rows.flatten() for one in readouts]))
+    return Packed(
+        inputs,
+        length,
+        torch.from_numpy(keep).to(inputs["input_ids"].device),
+        readouts,
+        join(readouts, inputs["input_ids"].device),
+    )
+
+
+def branched_inputs(
+    mllm: Mllm,
+    items: Sequence[Encoded],
+    plans: Sequence[Sequence[tuple[int, CandidateTree]]],
+    *,
+    padding_side: Literal["right", "left"] = "right",
+    batch: Mapping[str, Tensor] | None = None,
+    apart: bool = False,
+) -> tuple[dict[str, Any], int, int]:
+    """Model inputs of a batch with branches behind it.
+
+    Args:
+        mllm: The model that will run them.
+        items: What the branches continue.
+        plans: Per item and branch: how many of the item's tokens it sees, and what it holds.
+        padding_side: As `pack`.
+        batch: As `pack`.
+        apart: As `pack`.
+
+    Returns:
+        The inputs (see `Packed`), the position T at which the branches begin, and how many
+        positions each takes: node n of an item's b-th branch stands at T + b · width + n.
+    """
     if batch is None:
         batch = collate(mllm, items, padding_side=padding_side)
     base = batch["input_ids"]
     base_positions = positions(mllm, batch)
     n_items, length = base.shape
-    plans = [
-        [_branch(mllm, item, own, k) for k in ks]
-        for item, own, ks in zip(items, candidates, asked, strict=True)
-    ]
     width = max(len(tree.tokens) for plan in plans for _, tree in plan)
     extra = width * max(len(plan) for plan in plans)
 
@@ -328,10 +368,6 @@ def pack(
     following = axes.amax(0).cummax(-1).values + 1
     where = following.gather(1, (branches.ends - 1).clamp(min=0)) + branches.sees.sum(-1) - 1
     where = torch.where(branches.ends > 0, where, 0).expand(*base_positions.shape[:-1], -1)
-    readouts = tuple(
-        readout(name, ks, [tree for _, tree in plan], length, width)
-        for name, ks, plan in zip(names, asked, plans, strict=True)
-    )
     inputs: dict[str, Any] = dict(batch)
     for key in TYPE_KEYS:
         if key in batch:
@@ -343,14 +379,7 @@ def pack(
         inputs["attcot_base"] = length
     else:
         inputs["attention_mask"] = block_mask(mllm, batch, branches)
-    keep = np.unique(np.concatenate([one.rows.flatten() for one in readouts]))
-    return Packed(
-        inputs,
-        length,
-        torch.from_numpy(keep).to(base.device),
-        readouts,
-        join(readouts, base.device),
-    )
+    return inputs, length, width
 
 
 def forced_answers(

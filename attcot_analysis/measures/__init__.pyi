@@ -25,6 +25,8 @@ from .heads import visual_heads as visual_heads
 from .lens import LensCommitment as LensCommitment
 from .lens import lens_commitment as lens_commitment
 from .maps import response_maps as response_maps
+from .open_answers import OpenCommitment as OpenCommitment
+from .open_answers import open_commitment as open_commitment
 from .painting import paintable_tokens as paintable_tokens
 from .painting import painted_tokens as painted_tokens
 from .relevance import Relevance as Relevance

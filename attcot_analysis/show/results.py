@@ -1,5 +1,7 @@
 """The figure of each measurement's result, under the measurement's name; see `Result.figure`."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -11,6 +13,7 @@ from attcot_analysis.measures.dependence import Dependence
 from attcot_analysis.measures.divergence import TokenDivergence
 from attcot_analysis.measures.heads import VisualHeads
 from attcot_analysis.measures.lens import LensCommitment
+from attcot_analysis.measures.open_answers import OpenCommitment, Quantity
 from attcot_analysis.measures.relevance import Relevance
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves, line_panels
 from attcot_analysis.show.intervals import metric_intervals
@@ -30,6 +33,35 @@ def commitment(
     sizes = result.table.groupby("item")["candidate"].nunique().unique()
     chance = 1 / float(sizes[0]) if len(sizes) == 1 else None
     return commitment_curves(result.curve().assign(model=model), chance=chance, title=title)
+
+
+_READINGS: Mapping[Quantity, str] = {
+    "p": "p per token, final answer",
+    "p_closed": "the same with the closing tag",
+    "entropy": "entropy, first token (nats)",
+    "entropy_answer": "entropy, forced answer (nats)",
+    "same": "forced answer is the final one",
+}
+
+
+def open_commitment(
+    result: OpenCommitment,
+    *,
+    readings: tuple[Quantity, ...] = ("p", "entropy", "same"),
+    model: str = "model",
+    title: str = "When does the answer settle?",
+) -> Figure:
+    """Draw readings of the forced answer after each step, a panel for each.
+
+    Args:
+        result: From `open_commitment`.
+        readings: Columns of its table.
+        model: What to call the model.
+        title: Title of the figure; empty for none.
+    """
+    curves = [result.curve(name).assign(quantity=_READINGS[name], model=model) for name in readings]
+    labels = {"k": "rationale steps written", "position": "share of the rationale written"}
+    return line_panels(pd.concat(curves), labels, "forced answer", title)
 
 
 def access(

@@ -19,6 +19,7 @@ from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.heads import visual_heads
 from attcot_analysis.measures.lens import lens_commitment
+from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.measures.relevance import relevance
 from attcot_analysis.problems import generate_arrows, render_response
 
@@ -27,6 +28,7 @@ PROBLEMS = generate_arrows(4, seed=3)
 TEXTS = [render_response(item.steps, item.answer) for item in PROBLEMS]
 MEASURES = {
     "commitment": commitment,
+    "open_commitment": open_commitment,
     "access": visual_access,
     "answer_access": answer_access,
     "causal": causal_access,
@@ -50,7 +52,8 @@ def test_a_result_is_described_with_what_was_left_out_first_and_drawn(results, n
     result = results[name]
     said = result.describe()
     (why,) = result.skipped
-    assert said.startswith(f"1 item left out ({why}): {PROBLEMS[0].id}. {result.title} of 3 items:")
+    left_out, title, _ = said.partition(f"{result.title} of 3 items:")
+    assert left_out.startswith(f"1 item left out ({why}): {PROBLEMS[0].id}. ") and title
     assert "n=3" in said and "95 % bootstrap intervals" in said and "nan" not in said
     assert isinstance(result.figure(), matplotlib.figure.Figure)
 

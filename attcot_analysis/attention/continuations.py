@@ -1,0 +1,211 @@
+"""Continuations: any text forced after every step, token by token, in one forward pass."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attcot_analysis.attention.candidates import CandidateTree, _common, _tokens_after
+from attcot_analysis.attention.packing import branched_inputs
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import Encoded, Mllm, evaluating, token_starts
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
+
+_FOLLOWING = string.ascii_letters + string.digits + string.punctuation + " \n"
+"""What is tried behind a cue, to see which of its last tokens may join what follows."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """An answer cue and a text behind it, as the tokens of the whole.
+
+    Attributes:
+        shared: The tokens of the cue that nothing behind it joins; never empty.
+        tail: All further tokens, those of the closing tag included. Tokenizers join cue and text
+            (``<answer>No`` is ``<``, ``answer``, ``>No``), so it may begin with a part of the cue.
+        text: Which of the tail overlap the text without white space at its ends: from, to.
+    """
+
+    shared: tuple[int, ...]
+    tail: tuple[int, ...]
+    text: tuple[int, int]
+
+
+class AnswerCue:
+    """The text that asks for an answer, behind which any text can be forced.
+
+    Attributes:
+        mllm: The model whose tokenizer is used.
+        cue: Text that asks for the answer.
+        close: Text that ends it.
+    """
+
+    def __init__(self, mllm: Mllm, cue: str = ANSWER_CUE, close: str = ANSWER_CLOSE) -> None:
+        """Take the texts; tokens are made when they are asked for."""
+        self.mllm, self.cue, self.close = mllm, cue, close
+        self._stable: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def stable(self, before: str = "") -> tuple[int, ...]:
+        """The cue's first tokens, up to where one may join what follows.
+
+        Args:
+            before: What stands before the cue and may join it: the rest of a token that was cut.
+
+        Raises:
+            MeasureError: If there is none.
+        """
+        return self._split(before)[0]
+
+    def _split(self, before: str) -> tuple[tuple[int, ...], str]:
+        """The cue's stable tokens, and the text of the others."""
+        if before not in self._stable:
+            cue = f"{before}{self.cue}"
+            alone = _tokens_after(self.mllm, THINK_OPEN, cue)
+            n = len(alone)
+            for one in _FOLLOWING:
+                n = min(n, _common(alone, _tokens_after(self.mllm, THINK_OPEN, f"{cue}{one}")))
+            if not n:
+                raise MeasureError(
+                    f"The tokenizer joins the whole cue {cue!r} with what follows, so there is no "
+                    "place to force an answer at; use a longer cue."
+                )
+            written = self.mllm.decode(alone)[len(self.mllm.decode(alone[:n])) :]
+            self._stable[before] = tuple(alone[:n]), written
+        return self._stable[before]
+
+    def behind(self, text: str, before: str = "") -> Continuation:
+        """Tokenise a text behind the cue, as it would stand in a response.
+
+        Args:
+            text: What is forced.
+            before: As `stable`.
+
+        Raises:
+            MeasureError: If the text is empty, or the tokenizer does not write it as it is.
+        """
+        if not text.strip():
+            raise MeasureError("An empty text cannot be forced; give one with something in it.")
+        ids = _tokens_after(self.mllm, THINK_OPEN, f"{before}{self.cue}{text}{self.close}")
+        first = _common(self.stable(before), ids)
+        written, starts = token_starts(self.mllm.tokenizer, ids)
+        stops = [*starts[1:].tolist(), len(written)]
+        # Counted from the end: SentencePiece may leave out a space at the beginning.
+        begin = len(written) - len(self.close) - len(text.lstrip())
+        end = begin + len(text.strip())
+        own = [at for at in range(len(ids)) if stops[at] > begin and starts[at] < end]
+        if not first or not own or own[0] < first:
+            raise MeasureError(
+                f"The tokenizer does not write {text[:40]!r} behind the cue {self.cue!r} as it "
+                "stands, so it cannot be forced; leave the item out or use another cue."
+            )
+        return Continuation(
+            tuple(ids[:first]), tuple(ids[first:]), (own[0] - first, own[-1] + 1 - first)
+        )
+
+    def said(self, ids: Sequence[int], before: str = "") -> tuple[str, bool]:
+        """What was written behind the cue's stable tokens, up to the closing tag.
+
+        Where a model closes what it takes for its rationale and answers again, as it may where
+        there is no rationale yet, the first answer ends there.
+
+        Returns:
+            The text behind the cue, empty if the cue itself was not written to its end; and
+            whether the text came to an end.
+        """
+        shared, rest = self._split(before)
+        written = self.mllm.decode([*shared, *ids])[len(self.mllm.decode(shared)) :]
+        if not written.startswith(rest):
+            return "", False
+        text = written.removeprefix(rest)
+        ends = [at for end in (self.close, self.cue) if (at := text.find(end)) >= 0]
+        return text[: min(ends, default=len(text))], bool(ends)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model says of each token of one continuation's tail.
+
+    Attributes:
+        log_p: Log-probability of the token, in nats, ``(n,)``.
+        entropy: Entropy of the distribution that it is drawn from, over the whole vocabulary, in
+            nats, ``(n,)``.
+        greedy: Whether it is the most probable token there, ``(n,)``.
+    """
+
+    log_p: np.ndarray
+    entropy: np.ndarray
+    greedy: np.ndarray
+
+
+def read_continuations(
+    mllm: Mllm,
+    items: Sequence[Encoded],
+    asked: Sequence[Sequence[tuple[int, Continuation]]],
+    *,
+    names: Sequence[str] | None = None,
+) -> list[list[Reading]]:
+    """Teacher-force continuations behind steps of a batch, all in one forward pass.
+
+    Args:
+        mllm: The model.
+        items: Encoded prompts with a response that has a rationale.
+        asked: Per item the steps k, from 0, each with what is forced after it; at least one.
+        names: Item names for error messages; by default their place in the batch.
+
+    Returns:
+        Per item and step asked a `Reading`, computed in fp32.
+
+    Raises:
+        MeasureError: If the model's attention cannot take a block mask, or logits are not finite.
+
+    Source: early answering as in Lanham et al. (arXiv 2307.13702), one forward pass per step
+    replaced by one for all.
+    """
+    plans = [
+        [(item.layout.cuts[k].stop, _chain(one)) for k, one in own]
+        for item, own in zip(items, asked, strict=True)
+    ]
+    inputs, length, width = branched_inputs(mllm, items, plans)
+    rows = [
+        length + width * at + len(one.shared) - 1 + np.arange(len(one.tail))
+        for own in asked
+        for at, (_, one) in enumerate(own)
+    ]
+    keep = np.unique(np.concatenate(rows))
+    device = inputs["input_ids"].device
+    kept = torch.from_numpy(keep).to(device)
+    with torch.no_grad(), evaluating(mllm.model):
+        logits = mllm.model(**inputs, logits_to_keep=kept, use_cache=False).logits
+    found: list[list[Reading]] = []
+    every = iter(rows)
+    for place, own in enumerate(asked):
+        name = str(place) if names is None else names[place]
+        found.append([])
+        for _, one in own:
+            at = torch.from_numpy(np.searchsorted(keep, next(every))).to(device)
+            found[-1].append(_reading(logits[place, at], one.tail, name))
+    return found
+
+
+def _chain(one: Continuation) -> CandidateTree:
+    """A branch that holds all but the last token, which is read and need not be there."""
+    tokens = (*one.shared, *one.tail[:-1])
+    return CandidateTree(tokens, tuple(range(-1, len(tokens) - 1)), (), ())
+
+
+def _reading(logits: Tensor, tail: Sequence[int], name: str) -> Reading:
+    log_p = logits.float().log_softmax(-1)
+    if not bool(log_p.isfinite().any(-1).all()):
+        raise MeasureError(
+            f"Item {name}: the model's logits are not finite at a forced answer; check its "
+            "weights and dtype (fp16 overflows where bf16 does not)."
+        )
+    targets = torch.tensor(tail, device=logits.device)
+    return Reading(
+        log_p=log_p.gather(-1, targets[:, None])[:, 0].double().cpu().numpy(),
+        entropy=torch.special.entr(log_p.exp()).sum(-1).double().cpu().numpy(),
+        greedy=(log_p.argmax(-1) == targets).cpu().numpy(),
+    )
