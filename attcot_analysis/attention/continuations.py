@@ -1,5 +1,6 @@
 """Continuations: any text forced after every step, token by token, in one forward pass."""
 
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from attcot_analysis.attention.candidates import CandidateTree, _common, _tokens
 from attcot_analysis.attention.packing import branched_inputs
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, evaluating, token_starts
-from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
 
 _FOLLOWING = string.ascii_letters + string.digits + string.punctuation + " \n"
 """What is tried behind a cue, to see which of its last tokens may join what follows."""
@@ -35,93 +35,117 @@ class Continuation:
 
 
 class AnswerCue:
-    """The text that asks for an answer, behind which any text can be forced.
+    """The cue of a model's format, behind which any text can be forced.
 
     Attributes:
-        mllm: The model whose tokenizer is used.
-        cue: Text that asks for the answer.
-        close: Text that ends it.
+        mllm: The model, whose format says cue and closing text.
     """
 
-    def __init__(self, mllm: Mllm, cue: str = ANSWER_CUE, close: str = ANSWER_CLOSE) -> None:
-        """Take the texts; tokens are made when they are asked for."""
-        self.mllm, self.cue, self.close = mllm, cue, close
-        self._stable: dict[str, tuple[tuple[int, ...], str]] = {}
+    def __init__(self, mllm: Mllm) -> None:
+        """Take the model; tokens are made when they are asked for."""
+        self.mllm = mllm
+        self._stable: dict[tuple[str, bool], tuple[tuple[int, ...], str]] = {}
 
-    def stable(self, before: str = "") -> tuple[int, ...]:
+    def stable(self, before: str = "", *, first: bool = False) -> tuple[int, ...]:
         """The cue's first tokens, up to where one may join what follows.
 
         Args:
-            before: What stands before the cue and may join it: the rest of a token that was cut.
+            before: What stands before the cue and may join it; see `Cut.rest`.
+            first: Whether the response begins with the cue; SentencePiece puts a space there.
 
         Raises:
             MeasureError: If there is none.
         """
-        return self._split(before)[0]
+        return self._split(before, first)[0]
 
-    def _split(self, before: str) -> tuple[tuple[int, ...], str]:
-        """The cue's stable tokens, and the text of the others."""
-        if before not in self._stable:
-            cue = f"{before}{self.cue}"
-            alone = _tokens_after(self.mllm, THINK_OPEN, cue)
-            n = len(alone)
-            for one in _FOLLOWING:
-                n = min(n, _common(alone, _tokens_after(self.mllm, THINK_OPEN, f"{cue}{one}")))
-            if not n:
-                raise MeasureError(
-                    f"The tokenizer joins the whole cue {cue!r} with what follows, so there is no "
-                    "place to force an answer at; use a longer cue."
-                )
-            written = self.mllm.decode(alone)[len(self.mllm.decode(alone[:n])) :]
-            self._stable[before] = tuple(alone[:n]), written
-        return self._stable[before]
-
-    def behind(self, text: str, before: str = "") -> Continuation:
+    def behind(self, text: str, before: str = "", *, first: bool = False) -> Continuation:
         """Tokenise a text behind the cue, as it would stand in a response.
 
         Args:
             text: What is forced.
             before: As `stable`.
+            first: As `stable`.
 
         Raises:
             MeasureError: If the text is empty, or the tokenizer does not write it as it is.
         """
+        form = self.mllm.format
         if not text.strip():
             raise MeasureError("An empty text cannot be forced; give one with something in it.")
-        ids = _tokens_after(self.mllm, THINK_OPEN, f"{before}{self.cue}{text}{self.close}")
-        first = _common(self.stable(before), ids)
+        ids = self._tokens(f"{before}{form.cue}{text}{form.close}", first)
+        n_shared = _common(self.stable(before, first=first), ids)
         written, starts = token_starts(self.mllm.tokenizer, ids)
         stops = [*starts[1:].tolist(), len(written)]
         # Counted from the end: SentencePiece may leave out a space at the beginning.
-        begin = len(written) - len(self.close) - len(text.lstrip())
+        begin = len(written) - len(form.close) - len(text.lstrip())
         end = begin + len(text.strip())
         own = [at for at in range(len(ids)) if stops[at] > begin and starts[at] < end]
-        if not first or not own or own[0] < first:
+        if not n_shared or not own or own[0] < n_shared:
             raise MeasureError(
-                f"The tokenizer does not write {text[:40]!r} behind the cue {self.cue!r} as it "
-                "stands, so it cannot be forced; leave the item out or use another cue."
+                f"The tokenizer does not write {text[:40]!r} behind the cue {form.cue!r} as it "
+                "stands, so it cannot be forced; leave the item out or use another format."
             )
-        return Continuation(
-            tuple(ids[:first]), tuple(ids[first:]), (own[0] - first, own[-1] + 1 - first)
-        )
+        place = own[0] - n_shared, own[-1] + 1 - n_shared
+        return Continuation(tuple(ids[:n_shared]), tuple(ids[n_shared:]), place)
 
-    def said(self, ids: Sequence[int], before: str = "") -> tuple[str, bool]:
-        """What was written behind the cue's stable tokens, up to the closing tag.
+    def said(
+        self, ids: Sequence[int], before: str = "", *, first: bool = False
+    ) -> tuple[str, bool]:
+        """The answer in what was written behind the cue's stable tokens.
 
-        Where a model closes what it takes for its rationale and answers again, as it may where
-        there is no rationale yet, the first answer ends there.
+        It ends at the closing text. Where a model closes what it takes for its rationale and
+        answers again, as it may where there is no rationale yet, the first answer ends there. In
+        formats without tags around the answer it ends with its line at the latest.
 
         Returns:
-            The text behind the cue, empty if the cue itself was not written to its end; and
-            whether the text came to an end.
+            The answer, empty if the cue was not written to its end; and whether it came to an end.
         """
-        shared, rest = self._split(before)
+        form = self.mllm.format
+        shared, rest = self._split(before, first)
         written = self.mllm.decode([*shared, *ids])[len(self.mllm.decode(shared)) :]
         if not written.startswith(rest):
             return "", False
         text = written.removeprefix(rest)
-        ends = [at for end in (self.close, self.cue) if (at := text.find(end)) >= 0]
-        return text[: min(ends, default=len(text))], bool(ends)
+        ends = [_end(text, form.close), _end(text, form.cue)]
+        if form.answer is None:
+            ends.append(text.find("\n", len(text) - len(text.lstrip())))
+        there = [at for at in ends if at >= 0]
+        return text[: min(there, default=len(text))], bool(there)
+
+    def _split(self, before: str, first: bool) -> tuple[tuple[int, ...], str]:
+        """The cue's stable tokens, and the text of the others."""
+        if (before, first) not in self._stable:
+            cue = f"{before}{self.mllm.format.cue}"
+            alone = self._tokens(cue, first)
+            n = len(alone)
+            for one in _FOLLOWING:
+                n = min(n, _common(alone, self._tokens(f"{cue}{one}", first)))
+            if not n:
+                raise MeasureError(
+                    f"The tokenizer joins the whole cue {cue!r} with what follows, so there is no "
+                    "place to force an answer at; use a format with a longer cue."
+                )
+            written = self.mllm.decode(alone)[len(self.mllm.decode(alone[:n])) :]
+            self._stable[before, first] = tuple(alone[:n]), written
+        return self._stable[before, first]
+
+    def _tokens(self, text: str, first: bool) -> list[int]:
+        return _tokens_after(self.mllm, "" if first else self.mllm.format.begin or "\n", text)
+
+
+def _end(text: str, close: str) -> int:
+    """Where a closing text stands: a brace that nothing opened, a sign that ends a word; or -1."""
+    if close == "}":
+        depth = 0
+        for at, char in enumerate(text):
+            depth += {"{": 1, "}": -1}.get(char, 0)
+            if depth < 0:
+                return at
+        return -1
+    # The point of 3.5 ends no answer.
+    behind = r"(?=\s|\Z)" if not any(char.isalnum() for char in close) else ""
+    found = re.search(re.escape(close) + behind, text)
+    return -1 if found is None else found.start()
 
 
 @dataclass(frozen=True, eq=False)

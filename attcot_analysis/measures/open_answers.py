@@ -46,6 +46,7 @@ class OpenCommitment(Result):
         "step",
         "n_steps",
         "final",
+        "read",
         "log_p",
         "n_tokens",
         "p",
@@ -91,7 +92,7 @@ class OpenCommitment(Result):
         rows = []
         for item, part in self._parts.items():
             problem = self._problem(item)
-            final = read_answer(str(part["final"].iloc[0]), problem)
+            final = part["read"].iloc[0]
             steps = part["step"].to_numpy()
             n_steps = int(steps[-1])
             p = _numbers(part["p"])
@@ -261,7 +262,8 @@ def open_commitment(
 
     Returns:
         A result whose table has one row per item and step: ``item``, ``step`` (0 to
-        ``n_steps``), ``n_steps``, ``final`` (the answer as the response states it);
+        ``n_steps``), ``n_steps``, ``final`` (the answer as the response states it), ``read`` (what
+        this is read as, see `answer_problems`; missing if it cannot be read);
 
         * ``log_p`` (nats) of ``final`` teacher-forced behind the rationale up to the step and the
           answer cue: of all tokens from the cue's last stable one (see below) to the end of its
@@ -272,8 +274,7 @@ def open_commitment(
         * ``entropy`` (nats, over the whole vocabulary) of the distribution of the first token
           behind the cue; ``entropy_answer``: mean over the tokens of the greedy forced answer;
         * ``forced``: the greedy answer, up to the closing tag; missing where it does not end
-          within the length limit. ``same``: it is read as the same answer as ``final`` (see
-          `answer_problems`); missing where ``final`` cannot be read;
+          within the length limit. ``same``: it is read as ``read``; missing where that is;
         * ``leaked``: the rationale up to this step states ``final`` as a word. With ``max_steps``
           also ``n_probed``, after how many steps an answer was forced.
 
@@ -312,6 +313,7 @@ def open_commitment(
             steps = [one for one in asked if one.row == row]
             said = [forced[one] for one in steps]
             final = finals[row].strip()
+            meant = read_answer(final, problems[at], mllm.format)
             texts = prefix_texts(mllm, encoded[row], [one.k for one in steps])
             rows = pd.DataFrame(
                 {
@@ -319,9 +321,10 @@ def open_commitment(
                     "step": [one.k for one in steps],
                     "n_steps": encoded[row].layout.n_steps,
                     "final": final,
+                    "read": meant,
                     **_probabilities([own[one] for one in steps]),
                     **_entropies([read[one] for one in steps], said),
-                    **_answers(problems[at], final, said),
+                    **_answers(mllm, problems[at], meant, said),
                     "leaked": [states(text, final) for text in texts],
                 }
             )
@@ -338,8 +341,8 @@ def _stating(items: Items, empty: Empty) -> Items:
     ids = tuple(items.problems[at].id for at in lacking)
     if empty == "error":
         raise MeasureError(
-            f"Item {ids[0]}: its response states no answer; give it one inside "
-            "<answer>...</answer>, or pass empty='skip' to leave such items out."
+            f"Item {ids[0]}: its response states no answer; give it one in the model's format, or "
+            "pass empty='skip' to leave such items out."
         )
     kept = {at: one for at, one in items.parsed.items() if at not in lacking}
     if not kept:
@@ -350,9 +353,13 @@ def _stating(items: Items, empty: Empty) -> Items:
 
 
 def _stated(items: Items, at: int) -> str:
-    """The answer as it stands in the response, white space included; empty without one."""
-    parsed = items.parsed[at]
-    return "" if parsed.answer_range is None else parsed.text[slice(*parsed.answer_range)]
+    """The answer as it stands in the response, less white space of the cue; empty without one."""
+    parsed, form = items.parsed[at], items.mllm.format
+    if parsed.answer_range is None:
+        return ""
+    text = parsed.text[slice(*parsed.answer_range)]
+    text = text.lstrip() if form.cue[-1].isspace() else text
+    return text.rstrip() if form.close[0].isspace() else text
 
 
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
@@ -376,6 +383,13 @@ class _Said(NamedTuple):
 _Reads = Mapping[_Asked, tuple[Continuation, Reading]]
 
 
+def _place(encoded: Sequence[Encoded], one: _Asked) -> tuple[str, bool]:
+    """What stands before the cue and may join it, and whether the response begins there."""
+    item = encoded[one.row]
+    cut = item.layout.cuts[one.k]
+    return cut.rest, cut.stop == item.prompt_length
+
+
 def _read(
     cue: AnswerCue,
     encoded: Sequence[Encoded],
@@ -383,10 +397,14 @@ def _read(
     names: Sequence[str],
 ) -> dict[_Asked, tuple[Continuation, Reading]]:
     """Teacher-force a text at each of these places, in one forward pass."""
+
+    def places(own: Sequence[_Asked]) -> list[tuple[_Asked, str, bool]]:
+        return [(one, *_place(encoded, one)) for one in own]
+
     rows = sorted({one.row for one in texts})
     asked = [[one for one in texts if one.row == row] for row in rows]
     forced = [
-        [(one.k, cue.behind(texts[one], encoded[one.row].layout.cuts[one.k].rest)) for one in own]
+        [(one.k, cue.behind(texts[one], rest, first=first)) for one, rest, first in places(own)]
         for own in asked
     ]
     read = read_continuations(
@@ -416,18 +434,18 @@ def _forced(
     greedy answer, and nothing is generated.
     """
     wanted = [one for one, (_, reading) in own.items() if not reading.greedy.all()]
-    rests = [encoded[one.row].layout.cuts[one.k].rest for one in wanted]
+    places = [_place(encoded, one) for one in wanted]
     prompts = [
-        _prompt(encoded[one.row], one.k, cue.stable(rest))
-        for one, rest in zip(wanted, rests, strict=True)
+        _prompt(encoded[one.row], one.k, cue.stable(rest, first=first))
+        for one, (rest, first) in zip(wanted, places, strict=True)
     ]
     # An item's own limit, whatever else is in its batch.
     limits = [max(max_new_tokens, len(own[one][0].tail)) for one in wanted]
     longest = max(limits, default=max_new_tokens)
     made = generate(cue.mllm, prompts, max_new_tokens=longest, batch_size=batch_size)
     found = {one: _Said(finals[one.row], ended=True) for one in own}
-    for one, rest, limit, generation in zip(wanted, rests, limits, made, strict=True):
-        text, closed = cue.said(generation.ids[:limit], rest)
+    for one, (rest, first), limit, generation in zip(wanted, places, limits, made, strict=True):
+        text, closed = cue.said(generation.ids[:limit], rest, first=first)
         finished = generation.finished and len(generation.ids) < limit
         found[one] = _Said(text, closed or finished)
     return found
@@ -470,10 +488,11 @@ def _entropies(
     return {"entropy": first, "entropy_answer": mean}
 
 
-def _answers(problem: Problem, final: str, forced: Sequence[_Said]) -> dict[str, Any]:
-    meant = read_answer(final, problem)
+def _answers(
+    mllm: Mllm, problem: Problem, meant: str | None, forced: Sequence[_Said]
+) -> dict[str, Any]:
     texts = [said.text.strip() if said.ended else None for said in forced]
-    same = [bool(text) and read_answer(str(text), problem) == meant for text in texts]
+    same = [bool(text) and read_answer(str(text), problem, mllm.format) == meant for text in texts]
     return {
         "forced": texts,
         "same": pd.array([None] * len(same) if meant is None else same, dtype="boolean"),

@@ -19,6 +19,7 @@ from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.open_answers import OpenCommitment, open_commitment
 from attcot_analysis.models import encode, encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, parse_response, render_response
+from attcot_analysis.problems.formats import FORMATS
 
 STEPS = ("The star is in cell a1 and its arrow points right.", "Cell b1 holds a red circle.")
 ANSWERS = ("red", "No", "-3", "12", "a red cup", "(B)", "5%")
@@ -115,6 +116,50 @@ def test_what_was_written_is_read_behind_the_cue_and_up_to_the_closing_tag():
     assert said(">a red cup") == ("a red cup", False)
     assert said(f">a cup{ANSWER_CUE}a cup</answer>") == ("a cup", True)
     assert said("</think>") == ("", False)  # it did not even end the cue
+
+
+@pytest.mark.parametrize(
+    ("form", "written", "said"),
+    [
+        ("prose", "3.5 cm. Is it?", "3.5 cm"),
+        ("prose", "red\n1. Again", "red"),
+        ("boxed", r"\frac{1}{2}}.", r"\frac{1}{2}"),
+        ("qwen3_vl", "4 * 2**\n", "4 * 2"),
+        ("llava_cot", "B </CONCLUSION> and", "B"),
+        ("thinking", "12.", "12"),
+    ],
+)
+def test_a_forced_answer_ends_where_its_format_says(random_mllm, form, written, said):
+    mllm = replace(random_mllm, format=FORMATS[form])
+    stable = AnswerCue(mllm).stable()
+    rest = mllm.format.cue.removeprefix(mllm.decode(stable))
+    ids = mllm.tokenizer(f"{rest}{written}", add_special_tokens=False)["input_ids"]
+    text, ended = AnswerCue(mllm).said(ids)
+    assert ended and text.strip() == said
+    assert AnswerCue(mllm).said(ids[:1])[1] is False
+
+
+@pytest.mark.parametrize("form", ["prose", "boxed", "qwen3_vl", "llava_cot"])
+def test_answers_are_forced_in_the_model_s_format(random_mllm, form):
+    mllm = replace(random_mllm, format=FORMATS[form])
+    item = question("a", 0)
+    response = mllm.format.render(STEPS, "red")
+    found = open_commitment(mllm, [item], [response], max_new_tokens=3)
+    assert (found.table["final"] == "red").all() and found.items()["correct"].all()
+    encoded = encode_problem(mllm, item, response=response)
+    assert len(found.table) == encoded.layout.n_steps + 1 >= 3
+    # Behind the whole rationale a forced answer is the response itself.
+    one = AnswerCue(mllm).behind("red", encoded.layout.cuts[-1].rest)
+    ids = encoded.input_ids.tolist()
+    assert ids[-len(one.shared) - len(one.tail) :] == [*one.shared, *one.tail]
+    inputs = {"input_ids": encoded.input_ids[None], **encoded.vision}
+    inputs[mllm.family.token_types] = encoded.token_types[None]
+    with torch.no_grad():
+        log_p = mllm.model(**inputs).logits[0, -len(one.tail) - 1 : -1].double().log_softmax(-1)
+    own = log_p[torch.arange(len(one.tail)), list(one.tail)]
+    last = found.table.iloc[-1]
+    assert last.log_p == pytest.approx(float(own[: one.text[1]].sum()), abs=1e-4)
+    assert last.log_p_closed == pytest.approx(float(own.sum()), abs=1e-4)
 
 
 def test_an_empty_text_and_one_that_the_tokenizer_changes_are_refused(random_mllm):
@@ -216,13 +261,13 @@ def test_with_candidates_p_of_an_answer_is_that_of_the_candidate(testbed):
 # --- tables by hand -------------------------------------------------------------------------------
 
 
-def table(name, p, same, entropy=None, final="red", forced=None):
+def table(name, p, same, entropy=None, final="red", read="red", forced=None):
     n_k = len(p)
     entropy = [1.0] * n_k if entropy is None else entropy
     log_p = np.log(p)
     return pd.DataFrame(
         {
-            "item": name, "step": range(n_k), "n_steps": n_k - 1, "final": final,
+            "item": name, "step": range(n_k), "n_steps": n_k - 1, "final": final, "read": read,
             "log_p": 2 * log_p, "n_tokens": 2, "p": p,
             "log_p_closed": 2 * log_p, "n_closed": 4, "p_closed": np.sqrt(p),
             "entropy": entropy, "entropy_answer": np.array(entropy) / 2,
@@ -250,7 +295,7 @@ def test_a_late_decision_by_hand():
 
 
 def test_an_early_decision_by_hand():
-    early = table("q", [0.9, 0.9, 0.95], [True] * 3, [0.1] * 3, final="A red one.")
+    early = table("q", [0.9, 0.9, 0.95], [True] * 3, [0.1] * 3, final="A red one.", read="red one")
     row = OpenCommitment(early, [flat("q", "red one")]).items().iloc[0]
     assert row.correct and row.same0 == 1 and row.commitment_position == 0 and row.premature == 1
     assert row.same_area == 1 and row.entropy_area == pytest.approx(0.1)
