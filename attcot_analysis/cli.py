@@ -462,11 +462,8 @@ def _generate(
                 "--sampling recommended is read from a checkpoint, and requests load none; give "
                 "them a --temperature."
             )
-        if useless or samples != 1:
-            name = (useless or ["samples"])[0]
-            raise MeasureError(
-                f"Requests ask for one response each, of a server; leave --{name} out."
-            )
+        if useless:
+            raise MeasureError(f"Requests are answered by a server; leave --{useless[0]} out.")
         asked = load_problems(problems, limit=items, keep_pictures=False)
         path = write_requests(
             requests,
@@ -475,6 +472,7 @@ def _generate(
             mode=mode,
             text_only=text_only,
             max_new_tokens=max_new_tokens,
+            samples=samples,
             temperature=temperature,
             seed=seed,
             folder=problems if link_pictures else None,
@@ -534,6 +532,17 @@ def _measure(
     ] = None,
     max_new_tokens: MaxNewTokens = 256,
     sampling: SamplingName = None,
+    samples: Annotated[
+        int | None,
+        Option(
+            help="responses per item, each measured; default 1, or as many as the generations have"
+        ),
+    ] = None,
+    temperature: Annotated[float, Option(help="of what the model writes; 0: greedy")] = 0.0,
+    max_steps: Annotated[
+        int | None,
+        Option(help="force answers after at most so many steps of a rationale; default all"),
+    ] = None,
     layers: Annotated[list[str] | None, Option(help="to read, such as 9-18; default all")] = None,
     controls: Annotated[list[str] | None, Option(help="rationale, filler, other_item")] = None,
     edits: Annotated[list[str] | None, Option(help="such as twin, control, blank, swap")] = None,
@@ -615,6 +624,9 @@ def _measure(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             generations=written,
+            samples=samples,
+            temperature=temperature,
+            max_steps=max_steps,
             seed=seed,
             shards=shards,
             progress=not quiet,

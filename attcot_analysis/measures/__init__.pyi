@@ -32,3 +32,4 @@ from .painting import painted_tokens as painted_tokens
 from .relevance import Relevance as Relevance
 from .relevance import compare_maps as compare_maps
 from .relevance import relevance_maps as relevance_maps
+from .samples import by_sample as by_sample

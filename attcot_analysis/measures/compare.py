@@ -1,7 +1,7 @@
 """Metrics summed up: estimates with intervals per model, and paired comparisons of models."""
 
-from collections.abc import Iterator
-from typing import Literal, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,13 @@ from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import GROUP, CausalAccess
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.dependence import Dependence, prior_reliance
+from attcot_analysis.measures.samples import SAMPLE, agreement
 from attcot_analysis.stats.catalogue import METRICS, Metric
 from attcot_analysis.stats.intervals import (
     FloatArray,
     bootstrap_seeds_items,
     crossed_t_interval,
+    mean_over_samples,
     paired_matrix,
 )
 from attcot_analysis.stats.significance import (
@@ -107,6 +109,10 @@ def item_values(
             in all layers from step 0 on.
         focus: From `VisualAccess.focus`.
 
+    Tables with a column ``sample`` hold several responses to each item: an item's value is then the
+    mean over those of its samples that have one (see `mean_over_samples`), and what only samples
+    can say comes in addition (``self_consistency``, ``accuracy_majority``, ``commitment_spread``).
+
     Returns:
         ``model``, ``seed``, ``item``, ``metric`` (a name in `METRICS`), ``value`` (float; shares
         as 0 and 1; NaN where the metric is not defined for the item). Only what the given
@@ -116,6 +122,18 @@ def item_values(
         MeasureError: If no table is given, one lacks columns or holds an item twice, or a table
             of answers was made in another mode.
     """
+    tables = {
+        "cot": cot,
+        "direct": direct,
+        "text_only": text_only,
+        "commitment": commitment,
+        "access": access,
+        "dependence": dependence,
+        "causal": causal,
+        "focus": focus,
+    }
+    if any(isinstance(table, pd.DataFrame) and SAMPLE in table for table in tables.values()):
+        return _sampled(model, seed, tables)
     columns: Columns = {}
     if cot is not None:
         columns |= _answers(cot, "cot")
@@ -168,6 +186,36 @@ def item_values(
         if name in columns
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def _sampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame:
+    """`item_values` of tables with several samples."""
+    sampled = {
+        name: table
+        for name, table in tables.items()
+        if isinstance(table, pd.DataFrame) and SAMPLE in table
+    }
+    parts = []
+    for sample in sorted(set().union(*(table[SAMPLE] for table in sampled.values()))):
+        own = {
+            name: table[table[SAMPLE] == sample].drop(columns=SAMPLE)
+            for name, table in sampled.items()
+        }
+        kept = {name: table for name, table in own.items() if len(table)}
+        others = {name: table for name, table in tables.items() if name not in sampled}
+        parts.append(item_values(model=model, seed=seed, **others, **kept))
+    every = pd.concat(parts, ignore_index=True)
+    means = [mean_over_samples(every, ["model", "seed", "item", "metric"])]
+    if "cot" in sampled:
+        agreed = agreement(sampled["cot"]).melt("item", var_name="metric")
+        means.append(agreed.assign(model=model, seed=seed))
+    positions = every[every["metric"] == "commitment_position"]
+    if len(positions):
+        spread = positions.groupby("item", sort=False)["value"].std().reset_index()
+        means.append(spread.assign(model=model, seed=seed, metric="commitment_spread"))
+    table = pd.concat(means, ignore_index=True)[list(COLUMNS)]
+    order = table["metric"].map(list(METRICS).index)
+    return table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
 def _answers(table: pd.DataFrame, mode: str) -> Columns:
@@ -553,6 +601,9 @@ def _test(
 ) -> PairedTest:
     if len(known) > 1:
         return seeds_items_test(known)
-    if name in METRICS and METRICS[name].binary and len(values_a) == len(values_b) == 1:
+    # Means over samples are no yes or no.
+    whole = all(np.isin(x[~np.isnan(x)], (0.0, 1.0)).all() for x in (values_a, values_b))
+    binary = name in METRICS and METRICS[name].binary and whole
+    if binary and len(values_a) == len(values_b) == 1:
         return mcnemar(values_a[0], values_b[0])
     return permutation_test(_item_means(known), n_permutations=n_permutations, seed=seed)

@@ -216,6 +216,7 @@ def dependence(
     empty: Empty = "error",
     batch_size: int = 16,
     max_new_tokens: int = 256,
+    temperature: float = 0.0,
     sampling: Sampling | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -254,8 +255,10 @@ def dependence(
             leave their fixed rows out (with regenerated ones ``log_p_before`` is then missing).
         batch_size: Items per forward pass or generation.
         max_new_tokens: Length limit of a regenerated response.
-        sampling: How regenerated responses are drawn, which should be as the base responses were;
-            see `generate`.
+        temperature: Of regenerated responses, 0 for greedy. Give it that of the base responses:
+            above 0 an answer also flips by chance, as it does on the control edit.
+        sampling: How regenerated responses are drawn instead, which should be as the base responses
+            were; see `generate`.
         seed: For sampling.
         progress: Show a progress bar.
 
@@ -334,6 +337,7 @@ def dependence(
                 read,
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
+                temperature=temperature,
                 sampling=sampling,
                 seed=seed,
                 progress=progress,

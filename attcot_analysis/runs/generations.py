@@ -7,7 +7,9 @@ A file has one JSON object per line, in either form::
                                                                "finish_reason": "stop"}]}}}
 
 ``ids`` are the response's tokens; with ``text`` as well they are checked to be this model's.
-``text`` alone is tokenised, and must come back from its tokens letter for letter. The second form
+``text`` alone is tokenised, and must come back from its tokens letter for letter. Several responses
+to one item are told apart by ``"sample"``, 0, 1, ..., or are the choices of one line of the second
+form (requests with ``n``). The second form
 is a line of the output file of the OpenAI batch interface, which vLLM's ``run-batch`` writes as
 well, there with the tokens (see `attcot_analysis.runs.generations`).
 """
@@ -18,7 +20,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ def write_requests(
     mode: Mode = "cot",
     text_only: bool = False,
     max_new_tokens: int = 256,
+    samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -65,6 +68,7 @@ def write_requests(
         mode: ``"cot"`` or ``"direct"``.
         text_only: Leave the pictures out.
         max_new_tokens: Length limit of a response.
+        samples: Responses per item; more than one need a temperature.
         temperature: 0 for greedy.
         seed: Of sampling.
         folder: The problem folder, to name its pictures instead of holding them: vLLM must then
@@ -83,6 +87,11 @@ def write_requests(
     target = _new_file(path)
     if not problems:
         raise MeasureError("There are no problems to ask about; give at least one.")
+    if samples < 1 or (samples > 1 and temperature == 0):
+        raise MeasureError(
+            f"samples={samples} with temperature={temperature}: ask for at least 1, and give "
+            "several a temperature above 0, since they would all be the same."
+        )
     if max_new_tokens < 1 or temperature < 0:
         raise MeasureError(
             f"max_new_tokens={max_new_tokens} and temperature={temperature} must be at least 1 "
@@ -99,6 +108,8 @@ def write_requests(
         "spaces_between_special_tokens": False,
         "return_token_ids": True,
     }
+    if samples > 1:
+        settings["n"] = samples
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8") as file:
@@ -155,30 +166,40 @@ def _picture(problem: Problem, folder: str | Path | None) -> str:
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode('ascii')}"
 
 
-def batch_record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A line of a batch's output as a line of generations: see `read_generations`.
+def batch_records(record: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """A line of a batch's output as lines of generations, one per choice: see `read_generations`.
 
     Args:
         record: The line.
         where: What to call it.
 
     Returns:
-        ``id``, ``finish_reason``, ``model`` and, as far as the line has them, ``ids`` and ``text``.
+        ``id``, ``finish_reason``, ``model`` and, as far as the line has them, ``ids`` and ``text``;
+        ``sample`` where there are several choices.
 
     Raises:
         MeasureError: If the request has failed, or only a part of what was answered is there.
     """
     try:
-        body = record["response"]["body"]
-        choice = body["choices"][0]
-        message = choice["message"]
-        text, reason = message["content"], choice.get("finish_reason")
+        choices = record["response"]["body"]["choices"]
+        several = len(choices) > 1
+        if not several:
+            return [_choice(record, choices[0], where)]
+        return [
+            _choice(record, choice, where) | {"sample": choice.get("index", at)}
+            for at, choice in enumerate(choices)
+        ]
     except (KeyError, IndexError, TypeError, AttributeError):
         failed = record.get("error") or _refusal(record)
         raise MeasureError(
             f"{where} holds no response (error: {failed!r:.80}); ask for it again or leave the "
             "line out."
         ) from None
+
+
+def _choice(record: Mapping[str, Any], choice: Any, where: str) -> dict[str, Any]:
+    body, message = record["response"]["body"], choice["message"]
+    text, reason = message["content"], choice.get("finish_reason")
     found = {"id": record["custom_id"], "finish_reason": reason, "model": body.get("model")}
     ids = choice.get("token_ids")
     ids = _named_tokens(choice.get("logprobs")) if ids is None else ids
@@ -247,20 +268,21 @@ def read_batch(path: str | Path, items: Sequence[str] = ()) -> BatchOutput:
         MeasureError: If it cannot be read.
     """
     file = Path(path)
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[tuple[str, int], Mapping[str, Any]] = {}
     faults: list[str] = []
     for where, line in lines_of(file, read_bytes(file)):
         try:
-            record = read_line(line, where)
-            item = record.get("id")
-            if not isinstance(item, str) or not item:
-                raise MeasureError(f"{where} does not say which item it answers; give custom_id.")
-            if item in found:
-                raise MeasureError(f"{where}: item {item!r} occurs twice; keep one response each.")
-            found[item] = {"finish_reason": None, **record}
+            for record in read_line(line, where):
+                item = record.get("id")
+                if not isinstance(item, str) or not item:
+                    raise MeasureError(
+                        f"{where} does not say which item it answers; give custom_id."
+                    )
+                _keep(found, item, record, {"finish_reason": None, **record}, where)
         except MeasureError as error:
             faults.append(str(error))
-    missing = tuple(item for item in items if item not in found)
+    answered = {item for item, _ in found}
+    missing = tuple(item for item in items if item not in answered)
     return BatchOutput(tuple(found.values()), tuple(faults), missing)
 
 
@@ -296,8 +318,23 @@ def lines_of(file: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"{file}, line {number}", line
 
 
-def read_line(line: bytes, where: str) -> dict[str, Any]:
-    """A line of either form as one of generations.
+def _keep(
+    found: dict[tuple[str, int], Any], item: str, record: Mapping[str, Any], made: Any, where: str
+) -> None:
+    """Put a response to those found, by its item and sample."""
+    sample = record.get("sample", 0)
+    if not isinstance(sample, int) or isinstance(sample, bool) or sample < 0:
+        raise MeasureError(f"{where}: sample is {sample!r:.60}; expected a number from 0.")
+    if (item, sample) in found:
+        raise MeasureError(
+            f"{where}: item {item!r} occurs twice; keep one response each, or tell several apart "
+            'by "sample".'
+        )
+    found[item, sample] = made
+
+
+def read_line(line: bytes, where: str) -> list[dict[str, Any]]:
+    """A line of either form as lines of generations: one, or one for every choice of a batch's.
 
     Raises:
         MeasureError: If it is no JSON object, or of a batch and without response.
@@ -308,10 +345,10 @@ def read_line(line: bytes, where: str) -> dict[str, Any]:
         raise MeasureError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(record, dict):
         raise MeasureError(f"{where} holds no JSON object; write one per response.")
-    return batch_record(record, where) if "custom_id" in record else record
+    return batch_records(record, where) if "custom_id" in record else [record]
 
 
-_FIELDS = ("id", "ids", "text", "finish_reason", "model")
+_FIELDS = ("id", "ids", "text", "finish_reason", "model", "sample")
 
 _SHOWN = 5
 
@@ -321,30 +358,53 @@ class Generations:
     """Responses to items.
 
     Attributes:
-        of: By item.
+        of: By item; of several to one item the first.
         foreign: Whether another model than the one that is measured wrote them.
         sha256: Of what they are made of, for the manifest.
+        more: By item, the further ones in the order of their samples.
     """
 
     of: Mapping[str, Generation]
     foreign: bool = False
     sha256: str = ""
+    more: Mapping[str, tuple[Generation, ...]] = field(default_factory=dict)
+
+    @property
+    def n_samples(self) -> int:
+        """The most that any item has."""
+        return 1 + max(map(len, self.more.values()), default=0)
+
+    def samples(self, item: str) -> tuple[Generation, ...]:
+        """All of an item, in the order of their samples."""
+        return (self.of[item], *self.more.get(item, ()))
 
     def record(self) -> dict[str, Any]:
         """What a run's manifest says of them; JSON values."""
         return {"n": len(self.of), "sha256": self.sha256, "foreign": self.foreign}
 
-    def check(self, problems: Sequence[Problem]) -> None:
-        """See that there is one for every problem.
+    def check(self, problems: Sequence[Problem], samples: int = 1) -> None:
+        """See that there are as many for every problem.
+
+        Args:
+            problems: The items.
+            samples: How many of each.
 
         Raises:
-            MeasureError: If there is not.
+            MeasureError: If there are not.
         """
         missing = [problem.id for problem in problems if problem.id not in self.of]
         if missing:
             raise MeasureError(
                 f"{len(missing)} of {len(problems)} items have no response ({few(missing)}); add "
                 "them to the file of generations, or measure fewer items."
+            )
+        counts = {problem.id: len(self.samples(problem.id)) for problem in problems}
+        short = [item for item, count in counts.items() if count < samples]
+        if short:
+            raise MeasureError(
+                f"{len(short)} of {len(problems)} items have fewer than {samples} responses "
+                f"({few(short)}); add the missing ones, or measure fewer of each: samples="
+                f"{min(counts.values())}."
             )
 
 
@@ -358,7 +418,8 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
             and what would hold its own answers against theirs is not measured.
 
     Returns:
-        The responses, cut at the first token that ends one. They count as finished unless
+        The responses, cut at the first token that ends one; several to one item are told apart by
+        ``sample`` and put in its order. They count as finished unless
         ``finish_reason`` is ``"length"``.
 
     Raises:
@@ -366,27 +427,32 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
     """
     file = Path(path)
     content = read_bytes(file)
-    found: dict[str, Generation] = {}
+    found: dict[tuple[str, int], Generation] = {}
     faults: list[str] = []
     for where, line in lines_of(file, content):
         try:
-            item, made = _generation(mllm, line, where)
-            if item in found:
-                raise MeasureError(f"{where}: item {item!r} occurs twice; keep one response each.")
+            for record in read_line(line, where):
+                item, made = _generation(mllm, record, where)
+                _keep(found, item, record, made, where)
         except MeasureError as error:
             faults.append(str(error))
-        else:
-            found[item] = made
     if faults:
         more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise MeasureError("\n".join(faults[:_SHOWN]) + more)
     if not found:
         raise MeasureError(f"Generations {file} holds no response; it needs one object per line.")
-    return Generations(found, foreign, hashlib.sha256(content).hexdigest())
+    by_item: dict[str, list[Generation]] = {item: [] for item, _ in found}
+    for item, sample in sorted(found, key=lambda key: key[1]):
+        by_item[item].append(found[item, sample])
+    return Generations(
+        {item: made[0] for item, made in by_item.items()},
+        foreign,
+        hashlib.sha256(content).hexdigest(),
+        {item: tuple(made[1:]) for item, made in by_item.items() if len(made) > 1},
+    )
 
 
-def _generation(mllm: Mllm, line: bytes, where: str) -> tuple[str, Generation]:
-    record = read_line(line, where)
+def _generation(mllm: Mllm, record: Mapping[str, Any], where: str) -> tuple[str, Generation]:
     unknown = [key for key in record if key not in _FIELDS]
     if unknown:
         raise MeasureError(

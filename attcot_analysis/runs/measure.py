@@ -30,6 +30,8 @@ from attcot_analysis.measures.dependence import Dependence, dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.maps import response_maps
+from attcot_analysis.measures.probed import check_max_steps
+from attcot_analysis.measures.samples import SAMPLE, by_sample, samples_of, stacked
 from attcot_analysis.measures.unread import paragraph_note, unread_sentence, unread_shares
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
@@ -98,6 +100,8 @@ class Settings:
         edits: Edits of dependence; those that no item allows are left out.
         regenerated_log_p: Read the log-probabilities after the rationales that dependence
             regenerates; see `dependence`.
+        max_steps: At most so many steps of a rationale after which answers are forced, for
+            commitment and lens; ``None`` for all. See `commitment`.
         generations: CoT responses that were written elsewhere, to be measured instead of the
             model's own, which it then does not write. If they are another model's, dependence has
             no regenerated rationales.
@@ -105,8 +109,9 @@ class Settings:
         max_new_tokens: Length limit of a response.
         mode: Of ``"responses"``: ``"cot"`` or ``"direct"``.
         text_only: Of ``"responses"``: leave the pictures out.
-        samples: Of ``"responses"``: how many per item; more than one needs a temperature.
-        temperature: Of ``"responses"``: 0 for greedy.
+        samples: Responses per item; more than one need a temperature or ``sampling``. ``None`` for
+            one, or as many as the generations have.
+        temperature: Of all responses that the model writes: 0 for greedy.
         sampling: ``"recommended"``: every response is drawn as the checkpoint's publisher
             recommends, those of dependence included; see `recommended_sampling`.
         seed: Of sampling, which also depends on ``batch_size``, and of the intervals' bootstrap.
@@ -116,15 +121,28 @@ class Settings:
     controls: Sequence[str] = CONTROLS
     edits: Sequence[EditKind] = EDITS
     regenerated_log_p: bool = True
+    max_steps: int | None = None
     generations: Generations | None = None
     batch_size: int = 64
     max_new_tokens: int = 256
     mode: Mode = "cot"
     text_only: bool = False
-    samples: int = 1
+    samples: int | None = None
     temperature: float = 0.0
     sampling: Sampling | None = None
     seed: int = 0
+
+    @property
+    def n_samples(self) -> int:
+        """How many CoT responses per item are measured."""
+        if self.samples is not None:
+            return self.samples
+        return 1 if self.generations is None else self.generations.n_samples
+
+    @property
+    def n_written(self) -> int:
+        """How many responses per item the model writes: greedy ones would all be the same."""
+        return self.n_samples if self.temperature or self.sampling else 1
 
     def check(self) -> None:
         """See that the settings fit together.
@@ -132,13 +150,14 @@ class Settings:
         Raises:
             MeasureError: If they do not.
         """
-        for name in ("batch_size", "samples"):
-            if getattr(self, name) < 1:
-                raise MeasureError(f"{name} is {getattr(self, name)}; give at least 1.")
+        for name, count in (("batch_size", self.batch_size), ("samples", self.n_samples)):
+            if count < 1:
+                raise MeasureError(f"{name} is {count}; give at least 1.")
+        check_max_steps(self.max_steps)
         check_sampling(self.temperature, self.sampling)
-        if self.samples > 1 and self.temperature == 0 and self.sampling is None:
+        if self.n_samples > 1 and self.n_written == 1 and self.generations is None:
             raise MeasureError(
-                f"{self.samples} samples at temperature 0 would all be the same; give a "
+                f"{self.n_samples} samples at temperature 0 would all be the same; give a "
                 "temperature above 0."
             )
         for name, values, known in (
@@ -156,9 +175,16 @@ class Settings:
     def record(self, what: Collection[What]) -> dict[str, Any]:
         """Those that the numbers of some measurements depend on, as JSON values."""
         names = ["batch_size", "max_new_tokens"]
-        names += ["mode", "text_only", "samples", "temperature"] if "responses" in what else []
+        names += ["mode", "text_only", "temperature"] if "responses" in what else []
         names += ["controls", "edits", "regenerated_log_p"] if _ON_RATIONALES & set(what) else []
         record = {name: getattr(self, name) for name in names}
+        # What is new is not there by default: earlier runs, which do not say it, go on.
+        if "responses" in what or self.n_samples > 1:
+            record["samples"] = self.n_samples
+        if self.temperature:
+            record["temperature"] = self.temperature
+        if self.max_steps is not None and _ON_RATIONALES & set(what):
+            record["max_steps"] = self.max_steps
         if _ON_RATIONALES & set(what):
             record["layers"] = None if self.layers is None else sorted(self.layers)
         if self.generations is not None:
@@ -199,68 +225,71 @@ class Stages:
             raise MeasureError(f"Item {twice} is there twice; give every problem an id of its own.")
         self.settings.check()
         drawn = self.sampling.get("do_sample", True)
-        if self.settings.samples > 1 and not drawn:
+        if self.settings.n_written > 1 and not drawn:
             raise MeasureError(
-                f"{self.mllm.name} recommends greedy responses, of which {self.settings.samples} "
+                f"{self.mllm.name} recommends greedy responses, of which {self.settings.n_samples} "
                 "samples would all be the same; give a temperature above 0."
             )
         if self.settings.generations is not None:
-            self.settings.generations.check(self.problems)
+            self.settings.generations.check(self.problems, self.settings.n_samples)
         if "commitment" in what and "other_item" in self.settings.controls:
             other_items([p.answer for p in self.problems], [1] * len(names), names)
 
     def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
-        """Rows of `answer_problems`, greedy or as recommended."""
-        table = answer_problems(
+        """Rows of `answer_problems`; of several samples also ``sample``, from 0."""
+        n = self.settings.n_written
+        tables = [self._answers(at, mode, text_only, sample) for sample in range(n)]
+        return Part(tables[0] if n == 1 else stacked(tables))
+
+    def responses(self, at: Places) -> Part:
+        """Rows of `answer_problems` and ``sample``, from 0."""
+        settings = self.settings
+        tables = [
+            self._answers(at, settings.mode, settings.text_only, sample).assign(sample=sample)
+            for sample in range(settings.n_samples)
+        ]
+        return Part(pd.concat(tables, ignore_index=True))
+
+    def _answers(self, at: Places, mode: Mode, text_only: bool, sample: int) -> pd.DataFrame:
+        return answer_problems(
             self.mllm,
             [self.problems[place] for place in at],
             mode=mode,
             text_only=text_only,
             batch_size=self.settings.batch_size,
             max_new_tokens=self.settings.max_new_tokens,
+            temperature=self.settings.temperature,
             sampling=self.settings.sampling,
-            seed=self.settings.seed + at[0],
+            seed=self.sampling_seed(at, sample),
         )
-        return Part(table)
 
-    def responses(self, at: Places) -> Part:
-        """Rows of `answer_problems` and ``sample``, from 0."""
-        settings = self.settings
-        tables = [
-            answer_problems(
-                self.mllm,
-                [self.problems[place] for place in at],
-                mode=settings.mode,
-                text_only=settings.text_only,
-                batch_size=settings.batch_size,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                sampling=settings.sampling,
-                seed=settings.seed + at[0] + _STRIDE * sample,
-            ).assign(sample=sample)
-            for sample in range(settings.samples)
-        ]
-        return Part(pd.concat(tables, ignore_index=True))
+    def sampling_seed(self, at: Places, sample: int) -> int:
+        """The seed of a batch's sample, of no other batch and sample."""
+        return self.settings.seed + at[0] + _STRIDE * sample
 
     def written(self, at: Places) -> Part:
         """Rows of `answer_problems` made of responses that were written elsewhere."""
-        if self.settings.generations is None:
+        given = self.settings.generations
+        if given is None:
             raise MeasureError("There are no responses from elsewhere; give generations.")
-        responses = self.settings.generations.of
-        rows = [
-            answer_row(
-                self.problems[place],
-                responses[self.problems[place].id],
-                mode="cot",
-                form=self.mllm.format,
-            )
-            for place in at
+        n = self.settings.n_samples
+        problems = [self.problems[place] for place in at]
+        form = self.mllm.format
+        tables = [
+            pd.DataFrame(
+                [
+                    answer_row(one, given.samples(one.id)[sample], mode="cot", form=form)
+                    for one in problems
+                ],
+                columns=list(ANSWERS),
+            ).astype({"habitual": "boolean"})
+            for sample in range(n)
         ]
-        return Part(pd.DataFrame(rows, columns=list(ANSWERS)).astype({"habitual": "boolean"}))
+        return Part(tables[0] if n == 1 else stacked(tables))
 
 
 class ResponseStages:
-    """The stages that look at the responses the model has written.
+    """The stages that look at the responses the model has written, one to every item.
 
     Attributes:
         of: Model, items and settings.
@@ -270,11 +299,13 @@ class ResponseStages:
         controls: Those of the settings that these responses allow.
         others: Per item the rationale that the control ``other_item`` puts in; empty without one.
         edits: The edits that some item allows.
+        sample: Which of several responses to every item these are; 0 if it is the only one.
     """
 
-    def __init__(self, of: Stages, responses: Sequence[Sequence[int]]) -> None:
+    def __init__(self, of: Stages, responses: Sequence[Sequence[int]], sample: int = 0) -> None:
         """Find every item's partner and which edits there are; say what cannot be measured."""
-        self.of, self.responses = of, responses
+        self.of, self.responses, self.sample = of, responses, sample
+        which = f"Sample {sample}: " if of.settings.n_samples > 1 else ""
         problems, self.controls = of.problems, list(of.settings.controls)
         parsed = [of.mllm.parse(response) for response in responses]
         self.n_steps = [len(response.steps) for response in parsed]
@@ -282,23 +313,24 @@ class ResponseStages:
         used = [place for place, steps in enumerate(self.n_steps) if steps]
         if not used:
             warnings.warn(
-                f"None of the {len(problems)} responses has a rationale step, so only answers are "
-                "measured; look at the text in answers_cot: rationales are read in the format "
-                f"{of.mllm.format.name}, and a small max_new_tokens cuts them off.",
+                f"{which}None of the {len(problems)} responses has a rationale step, so only "
+                "answers are measured; look at the text in answers_cot: rationales are read in the "
+                f"format {of.mllm.format.name}, and a small max_new_tokens cuts them off.",
                 stacklevel=2,
             )
         note = paragraph_note(
             pd.DataFrame({"cut": [one.cut for one in parsed], "n_steps": self.n_steps})
         )
         if note:
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(f"{which}{note}", stacklevel=2)
         self.others = [""] * len(problems)
         if "other_item" in self.controls and len({problems[place].answer for place in used}) < 2:
             self.controls.remove("other_item")
             if used:
                 warnings.warn(
-                    f"The responses with a rationale ({len(used)} of {len(problems)}) are all to "
-                    "items of one answer, so the control other_item is left out: it needs two.",
+                    f"{which}The responses with a rationale ({len(used)} of {len(problems)}) are "
+                    "all to items of one answer, so the control other_item is left out: it needs "
+                    "two.",
                     stacklevel=2,
                 )
         if "other_item" in self.controls:
@@ -313,7 +345,14 @@ class ResponseStages:
         if not kept:
             return Part(pd.DataFrame(columns=list(Commitment.columns)))
         others = [self.others[place] for place in kept]
-        return self._rows(at, commitment, forced=True, controls=self.controls, others=others)
+        return self._rows(
+            at,
+            commitment,
+            forced=True,
+            controls=self.controls,
+            others=others,
+            max_steps=self.of.settings.max_steps,
+        )
 
     def access(self, at: Places) -> Part:
         """Rows of `visual_access`, of the items that have a rationale."""
@@ -330,7 +369,9 @@ class ResponseStages:
 
     def lens(self, at: Places) -> Part:
         """Rows of `lens_commitment`, of the items that have a rationale and candidates."""
-        return self._rows(at, lens_commitment, forced=True, layers=self.of.settings.layers)
+        settings = self.of.settings
+        options = {"layers": settings.layers, "max_steps": settings.max_steps}
+        return self._rows(at, lens_commitment, forced=True, **options)
 
     def divergence(self, at: Places) -> Part:
         """Rows of `token_divergence` from a blank picture."""
@@ -387,8 +428,10 @@ class ResponseStages:
                 empty="skip",
                 batch_size=settings.batch_size,
                 max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
                 sampling=settings.sampling,
-                seed=settings.seed + at[0],
+                # Not the seeds of the responses themselves: a flip needs draws of its own.
+                seed=self.of.sampling_seed(at, settings.n_samples + self.sample),
             )
         except NothingMeasuredError:
             # Open questions with given responses, or edits that this model's crop hides.
@@ -406,6 +449,23 @@ class ResponseStages:
             array = arrays[problem.id] = maps.step_maps()
             rows.append((problem.id, *array.shape))
         return Part(pd.DataFrame(rows, columns=["item", "n_steps", "rows", "cols"]), arrays)
+
+
+class SampledStages:
+    """`ResponseStages` of every sample, in one table with a column ``sample``.
+
+    A batch has all samples of its items, so that an item's rows are in one part.
+    """
+
+    def __init__(self, of: Stages, samples: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Take the responses of every sample: ``samples[s]`` has one per item."""
+        self._each = [ResponseStages(of, one, at) for at, one in enumerate(samples)]
+
+    def rows(self, name: str, at: Places) -> Part:
+        """What the stage of a name gives for each sample; maps are made of sample 0 alone."""
+        each = self._each[:1] if name == "maps" else self._each
+        parts = [getattr(stages, name)(at) for stages in each]
+        return Part(stacked([part.rows for part in parts]), parts[0].arrays)
 
 
 def _allowed(problems: Sequence[Problem], kind: EditKind) -> bool:
@@ -430,6 +490,11 @@ def measure(
     responses without a rationale step have no rows there and count as answered in the answer
     tables only; where none has one, a warning says so. Open questions have no rows where answers
     are forced; what the items lack is left out, never guessed (see `data_coverage`).
+
+    With ``samples=K`` and a temperature (or ``sampling``), the model writes K responses to every
+    item, in every mode and on edited pictures. Every table that is read on responses has them all,
+    told apart by a second column ``sample`` (0 to K − 1; without it there is one), and what is
+    forced is measured on each. Maps are those of sample 0.
 
     Batches are fixed: items of like length together (`by_length`), the same whenever it is called.
     With a run folder each is on the disk as soon as it is measured, and one that is there is not
@@ -588,12 +653,18 @@ def _make(made: Batched, stages: Stages, what: Sequence[What]) -> None:
             made.make(_NAMES[name], asked[name], plain)
     if not _ON_RATIONALES & set(what):
         return
-    responses = [list(ids) for ids in made.read("answers_cot")["ids"]]
-    rest = ResponseStages(stages, responses)
-    batches = by_length(estimated_lengths(problems, responses), size)
-    for name in what:
-        if name in _ON_RATIONALES:
-            made.make(name, getattr(rest, name), batches)
+    answers = made.read("answers_cot")
+    samples = [[list(ids) for ids in rows["ids"]] for rows in samples_of(answers)]
+    longest = [max(ids, key=len) for ids in zip(*samples, strict=True)]
+    batches = by_length(estimated_lengths(problems, longest), size)
+    if SAMPLE in answers:
+        stage = SampledStages(stages, samples)
+        every = {name: partial(stage.rows, name) for name in what if name in _ON_RATIONALES}
+    else:
+        rest = ResponseStages(stages, samples[0])
+        every = {name: getattr(rest, name) for name in what if name in _ON_RATIONALES}
+    for name, make in every.items():
+        made.make(name, make, batches)
 
 
 def _finish(
@@ -605,7 +676,7 @@ def _finish(
 ) -> None:
     """Write what is made of the tables of a run."""
     if "responses" in what:
-        for sample in range(settings.samples):
+        for sample in range(settings.n_samples):
             _write_lines(run, sample, model)
     if set(what) - {"responses"}:
         names = {_NAMES.get(name, name) for name in what}
@@ -648,7 +719,8 @@ def _write_lines(run: RunFolder, sample: int, model: str) -> None:
                 "text": text,
                 "finish_reason": "stop" if finished else "length",
                 "model": model,
-            },
+            }
+            | ({"sample": sample} if sample else {}),
             ensure_ascii=False,
         )
         for item, ids, text, finished in zip(
@@ -702,7 +774,7 @@ def _values(
     focus: bool = False,
 ) -> pd.DataFrame:
     """`suite_values`, with the long tables reduced to items as they are read."""
-    items = [problem.id for problem in problems]
+    names = [problem.id for problem in problems]
 
     def reduced(
         name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame] = lambda block: block
@@ -710,7 +782,10 @@ def _values(
         rows = [reduce(block) for block in blocks(name) if len(block)]
         if len(rows) < 2:
             return rows[0] if rows else None
-        return joined(rows, items)
+        return joined(rows, names)
+
+    def items(name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame | None:
+        return reduced(name, lambda block: by_sample(block, reduce))
 
     return item_values(
         model=model,
@@ -718,11 +793,11 @@ def _values(
         cot=reduced("answers_cot"),
         direct=reduced("answers_direct"),
         text_only=None if foreign else reduced("answers_text_only"),
-        commitment=reduced("commitment", lambda block: Commitment(block, problems).items()),
-        access=reduced("access", lambda block: VisualAccess(block).items()),
+        commitment=items("commitment", lambda block: Commitment(block, problems).items()),
+        access=items("access", lambda block: VisualAccess(block).items()),
         dependence=reduced("dependence"),
-        causal=reduced("causal", lambda block: CausalAccess(block).items()),
-        focus=reduced("access", lambda block: VisualAccess(block, problems).focus())
+        causal=items("causal", lambda block: CausalAccess(block).items()),
+        focus=items("access", lambda block: VisualAccess(block, problems).focus())
         if focus
         else None,
     )

@@ -40,7 +40,7 @@ from attcot_analysis.runs.manifests import (
     not_recorded,
 )
 from attcot_analysis.runs.parts import UNREADABLE, Array, Parts, damaged, frame_of, one_line
-from attcot_analysis.runs.table_checks import MARK, TableCheck, check_mark
+from attcot_analysis.runs.table_checks import MARK, SAMPLE, TableCheck, check_mark
 
 MANIFEST = "manifest"
 RESPONSES = "answers_cot"
@@ -254,7 +254,8 @@ class RunFolder:
         answers = self._rows(responses) if responses != name else None
         if answers is None or not {"item", "n_steps"} <= set(answers):
             return TableCheck(path, name, manifest, None)
-        return TableCheck(path, name, manifest, answers[["item", "n_steps"]])
+        known = [name for name in ("item", "n_steps", SAMPLE) if name in answers]
+        return TableCheck(path, name, manifest, answers[known])
 
     def _digest(self) -> str:
         """Digest of what the run was begun with."""

@@ -13,6 +13,8 @@ from attcot_analysis.runs.manifests import ITEMS, answer_digest
 MARK = b"attcot_run"
 """Key of what a table says about the run it belongs to."""
 
+SAMPLE = "sample"
+"""Column that tells several responses to one item apart."""
 _ALL = "answer to"
 _STEPS = "step of"
 _FORCED = "forced answer of"
@@ -42,12 +44,24 @@ _SHARES = {"p": 1e-5} | dict.fromkeys(
 )
 """Columns of shares, and by how much rounding may carry them out of 0 to 1: attention is summed in
 the model's own precision."""
-_OVER_CANDIDATES = ("item", "control", "step", "layer")
+_OVER_CANDIDATES = ("item", SAMPLE, "control", "step", "layer")
 _ANSWERS = (
     ("correct", "answer"),
     ("correct_before", "answer_before"),
     ("correct_after", "answer_after"),
 )
+
+
+_Unit = tuple[str, int | None]
+"""An item, or one sample of it."""
+
+
+def _units(table: pd.DataFrame) -> list[_Unit]:
+    """The items of a table, or their samples, each once."""
+    if SAMPLE not in table:
+        return [(item, None) for item in table["item"].unique()]
+    units = table[["item", SAMPLE]].drop_duplicates()
+    return list(zip(units["item"], units[SAMPLE], strict=True))
 
 
 class TableCheck:
@@ -62,7 +76,8 @@ class TableCheck:
             path: Of the table.
             name: Of the table.
             manifest: Of its run.
-            answers: ``item`` and ``n_steps`` of the responses that it was measured on, if known.
+            answers: ``item``, ``n_steps`` and, of several samples, ``sample`` of the responses that
+                it was measured on, if known.
         """
         self._path = path
         self._name = name.rpartition(".")[2]
@@ -77,8 +92,12 @@ class TableCheck:
             for item, text in (held if isinstance(held, Mapping) else {}).items()
         }
         self._answers = answers
-        self._seen: set[str] = set()
-        self._edited: dict[str, set[str]] = {}
+        config = manifest.get("config")
+        samples = config.get("samples") if isinstance(config, Mapping) else None
+        self._samples = set(range(samples)) if isinstance(samples, int) else set()
+        self._sampled = False
+        self._seen: set[_Unit] = set()
+        self._edited: dict[str, set[_Unit]] = {}
         self._before = 0
 
     def rows(self, table: pd.DataFrame) -> None:
@@ -102,6 +121,10 @@ class TableCheck:
         keys = _TABLES[self._name][0] if self._name in _TABLES else ()
         if self._name == "values":
             keys = tuple(name for name in _VALUES if name in table)
+        elif keys and SAMPLE in table:
+            self._sampled = True
+            self._samples |= set(table[SAMPLE])
+            keys = tuple(dict.fromkeys((keys[0], SAMPLE, *keys[1:])))
         if keys and set(keys) <= set(table):
             again = table.duplicated(list(keys)).to_numpy()
             if again.any():
@@ -111,11 +134,11 @@ class TableCheck:
             self._check_sums(table)
             self._check_steps(table)
         if self._name == "dependence" and "edit" in table:
-            for edit, items in table.groupby("edit")["item"]:
-                self._edited.setdefault(str(edit), set()).update(items)
+            for edit, rows in table.groupby("edit"):
+                self._edited.setdefault(str(edit), set()).update(_units(rows))
         self._before += len(table)
-        self._seen |= set(table["item"].unique())
-        if self._items and not self._items.keys() >= self._seen:
+        self._seen.update(_units(table))
+        if self._items and not self._items.keys() >= set(table["item"]):
             stranger = next(item for item in table["item"] if item not in self._items)
             raise RunError(
                 f"{self._path} holds item {stranger}, which its run has not; it was measured on "
@@ -129,31 +152,34 @@ class TableCheck:
             RunError: If one is.
         """
         _, of = _TABLES.get(self._name, ((), ""))
-        wanted: Iterable[str] = []
+        wanted: Iterable[_Unit] = []
         if of == _ALL:
-            wanted = self._items
-            if not self._items and self._count not in (None, len(self._seen)):
-                self._lacks(f"{of} some items: it holds {len(self._seen)} of {self._count}")
+            samples = sorted(self._samples) if self._sampled else [None]
+            wanted = [(item, sample) for item in self._items for sample in samples]
+            there = {item for item, _ in self._seen}
+            if not self._items and self._count not in (None, len(there)):
+                self._lacks(f"{of} some items: it holds {len(there)} of {self._count}")
         elif of:
             wanted = self._stepped()
         if of == _FORCED:
             # Where the manifest does not say, an item may be an open question.
-            wanted = [item for item in wanted if self._n_candidates(item)]
+            wanted = [unit for unit in wanted if self._n_candidates(unit[0])]
         self._see_that_all(wanted, self._seen, of)
         for edit in self._edited.keys() & {"twin", "control", "blank"}:
-            own = (item for item in self._stepped() if edit in self._items.get(item, ()))
+            own = (unit for unit in self._stepped() if edit in self._items.get(unit[0], ()))
             has = self._stepped() if edit == "blank" else own
             self._see_that_all(has, self._edited[edit], f"{edit} picture of")
 
-    def _stepped(self) -> list[str]:
+    def _stepped(self) -> list[_Unit]:
         if self._answers is None:
             return []
-        return list(self._answers.loc[self._answers["n_steps"] > 0, "item"])
+        units = _units(self._answers[self._answers["n_steps"] > 0])
+        return [unit for unit in units if not unit[1]] if self._name == "maps" else units
 
-    def _see_that_all(self, wanted: Iterable[str], there: set[str], of: str) -> None:
-        for item in wanted:
-            if item not in there:
-                self._lacks(f"{of} item {item}")
+    def _see_that_all(self, wanted: Iterable[_Unit], there: set[_Unit], of: str) -> None:
+        for item, sample in wanted:
+            if (item, sample) not in there:
+                self._lacks(f"{of} item {item}" + ("" if sample is None else f", sample {sample}"))
 
     def _n_candidates(self, item: str) -> int:
         count = self._items.get(item, {}).get("candidates", "")

@@ -2,6 +2,7 @@
 
 An item is the unit that repeats: every interval resamples items (with everything measured on
 them), and where several training seeds were measured on the same items it resamples seeds too.
+Several responses to one item are one item: see `mean_over_samples`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,32 @@ def bootstrap_mean(
     sums = np.bincount(codes, weights=x[keep], minlength=len(names)).astype(np.float64)
     counts = np.bincount(codes, minlength=len(names)).astype(np.float64)
     return _two_way(sums[None, :], counts[None, :], n_boot, seed, level)
+
+
+def mean_over_samples(
+    table: pd.DataFrame, keys: Sequence[str], column: str = "value"
+) -> pd.DataFrame:
+    """Average an item's samples, so that intervals over items can be made of what remains.
+
+    Samples of one item share the item: an easy one is answered right in nearly all of them. N items
+    with K samples each therefore say less than N · K items would, and an interval that resamples
+    rows is too narrow, its variance by about 1 + (K − 1) ρ, where ρ is the correlation of two
+    samples of an item (Kish's design effect). With the mean first, the item is what is resampled,
+    the interval speaks about other items, and what the samples scatter within an item is in it
+    already, since it makes the items' means scatter. An item counts once, however many of its
+    samples have a value.
+
+    Args:
+        table: One row per item and sample.
+        keys: Columns that an item's samples share.
+        column: What is averaged; NaN is left out.
+
+    Returns:
+        One row per item: ``keys`` and ``column``, in the order in which the items first appear.
+
+    Source: Kish 1965, *Survey Sampling*; clusters as in Miller, arXiv 2411.00640.
+    """
+    return table.groupby(list(keys), sort=False)[column].mean().reset_index()
 
 
 def bootstrap_seeds_items(

@@ -204,11 +204,14 @@ def test_the_command_loads_no_model(problems, folder, tmp_path, capsys):
     assert [one["custom_id"] for one in lines(out)] == [one.id for one in problems[:2]]
     for wrong, sentence in (
         ([], "exists already"),
-        (["--samples", "2"], "leave --samples out"),
         (["--batch-size", "8"], "leave --batch-size out"),
     ):
         assert main([*command, *wrong]) == 1
         assert sentence in capsys.readouterr().err
+    command[4] = str(tmp_path / "eight.jsonl")
+    assert main([*command, "--samples", "8", "--temperature", "1"]) == 0
+    assert {one["body"]["n"] for one in lines(tmp_path / "eight.jsonl")} == {8}
+    assert "n" not in lines(out)[0]["body"]
     elsewhere = ["generate", "x", str(folder), "--out", str(tmp_path / "r"), "--link-pictures"]
     assert main(elsewhere) == 1
     assert "give --requests" in capsys.readouterr().err
@@ -217,6 +220,9 @@ def test_the_command_loads_no_model(problems, folder, tmp_path, capsys):
 def test_impossible_requests_are_refused(problems, tmp_path):
     for wrong in ({"max_new_tokens": 0}, {"temperature": -1.0}):
         with pytest.raises(MeasureError, match="must be at least"):
+            write_requests(tmp_path / "a.jsonl", problems, model="m", **wrong)
+    for wrong in ({"samples": 0}, {"samples": 2}):
+        with pytest.raises(MeasureError, match="give several a temperature above 0"):
             write_requests(tmp_path / "a.jsonl", problems, model="m", **wrong)
     with pytest.raises(MeasureError, match="no problems"):
         write_requests(tmp_path / "a.jsonl", [], model="m")

@@ -9,7 +9,7 @@ import pytest
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.problems import generate_arrows, render_response
-from attcot_analysis.runs.generations import Generations, read_generations
+from attcot_analysis.runs.generations import Generations, read_batch, read_generations
 from attcot_analysis.runs.measure import DEFAULT, Settings, Stages, measure
 
 TEXT = "<think>\n1. Look at a1.\n2. Then at b1.\n</think>\n<answer>red</answer>"
@@ -183,3 +183,57 @@ def _generations(mllm, texts):
     return Generations(
         {item: Generation(tuple(ids_of(mllm, text)), text, True) for item, text in texts.items()}
     )
+
+
+def test_several_responses_to_an_item_are_told_apart_by_sample(random_mllm, tmp_path):
+    def choice(text, index):
+        return {"index": index, "message": {"content": text}, "finish_reason": "stop"}
+
+    file = written(
+        tmp_path / "a.jsonl",
+        {"id": "a", "text": "second", "sample": 1},
+        {"id": "a", "text": "first", "sample": 0},
+        {
+            "custom_id": "b",
+            "response": {"body": {"choices": [choice("2nd", 1), choice("1st", 0)]}},
+        },
+    )
+    found = read_generations(file, random_mllm)
+    assert [one.text for one in found.samples("a")] == ["first", "second"]
+    assert [one.text for one in found.samples("b")] == ["1st", "2nd"]
+    assert found.of["a"].text == "first" and found.n_samples == 2
+    assert [(line["id"], line["sample"]) for line in read_batch(file).lines] == [
+        ("a", 1),
+        ("a", 0),
+        ("b", 1),
+        ("b", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({}, "item 'a' occurs twice; keep one response each, or tell several apart"),
+        ({"sample": 0}, "item 'a' occurs twice"),
+        ({"sample": "1"}, "sample is '1'; expected a number from 0"),
+        ({"sample": -1}, "sample is -1; expected"),
+    ],
+)
+def test_samples_that_are_not_told_apart_are_refused(random_mllm, tmp_path, sample, message):
+    file = written(
+        tmp_path / "a.jsonl", {"id": "a", "text": "x"}, {"id": "a", "text": "y"} | sample
+    )
+    with pytest.raises(MeasureError, match=message):
+        read_generations(file, random_mllm)
+    assert message in read_batch(file).faults[0]
+
+
+def test_items_with_fewer_samples_than_the_others_are_named(random_mllm):
+    first, second = generate_arrows(2, seed=4)
+    of = _generations(random_mllm, {first.id: TEXT, second.id: TEXT}).of
+    given = Generations(of, more={first.id: (of[first.id],)})
+    with pytest.raises(
+        MeasureError, match=f"1 of 2 items have fewer than 2.*{second.id}.*samples=1"
+    ):
+        Stages(random_mllm, [first, second], Settings(generations=given)).check()
+    Stages(random_mllm, [first, second], Settings(generations=given, samples=1)).check()
