@@ -699,14 +699,16 @@ def _report(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """One measured run as one page: metrics, curves, maps, items.
+    """One measured run as one page: does CoT hurt, metrics, curves, maps, items.
 
     Several training seeds are joined by commas.
     """
+    from attcot_analysis.show.report.arms import read_arm
     from attcot_analysis.show.report.compare import report_run
 
+    arm = read_arm(run_folder.split(","))
     page = report_run(
-        run_folder.split(","),
+        arm,
         out,
         problems=problems,
         examples=examples,
@@ -714,6 +716,7 @@ def _report(
         seed=seed,
         overwrite=overwrite,
     )
+    print(arm.outcomes if isinstance(arm.outcomes, str) else arm.outcomes.headline)
     print(f"Report: {page}")
 
 

@@ -27,6 +27,7 @@ from .lens import lens_commitment as lens_commitment
 from .maps import response_maps as response_maps
 from .open_answers import OpenCommitment as OpenCommitment
 from .open_answers import open_commitment as open_commitment
+from .outcomes import CotOutcomes as CotOutcomes
 from .painting import paintable_tokens as paintable_tokens
 from .painting import painted_tokens as painted_tokens
 from .relevance import Relevance as Relevance

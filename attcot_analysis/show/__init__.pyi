@@ -19,6 +19,7 @@ from .intervals import comparison_intervals as comparison_intervals
 from .intervals import metric_intervals as metric_intervals
 from .pictures import problem_pictures as problem_pictures
 from .pictures import region_picture as region_picture
+from .report.arms import does_cot_hurt as does_cot_hurt
 from .report.compare import Comparison as Comparison
 from .report.compare import compare_runs as compare_runs
 from .report.compare import report_run as report_run

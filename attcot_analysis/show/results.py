@@ -14,9 +14,11 @@ from attcot_analysis.measures.divergence import TokenDivergence
 from attcot_analysis.measures.heads import VisualHeads
 from attcot_analysis.measures.lens import LensCommitment
 from attcot_analysis.measures.open_answers import OpenCommitment, Quantity
+from attcot_analysis.measures.outcomes import GROUPS, SIGNS, CotOutcomes
 from attcot_analysis.measures.relevance import Relevance
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves, line_panels
 from attcot_analysis.show.intervals import metric_intervals
+from attcot_analysis.show.style import styled_arms
 from attcot_analysis.stats.catalogue import METRICS
 
 
@@ -128,6 +130,24 @@ def causal(
     window = "layers " + curve["first_layer"].astype(str) + " to " + curve["last_layer"].astype(str)
     labels = {"k": "rationale steps before the cut", "position": "position of the cut (share)"}
     return line_panels(curve.assign(quantity=window), labels, "log p lost (nats)", title)
+
+
+def outcomes(result: CotOutcomes) -> Figure:
+    """Draw which share of the items that CoT hurt, that it helped and of the rest shows each sign.
+
+    Args:
+        result: From `does_cot_hurt`.
+
+    Raises:
+        ShowError: If no sign was measured.
+    """
+    names = [GROUPS[group] for group in ("hurt", "helped", "rest")]
+    table = result.shares().replace({"group": dict(GROUPS)})
+    table = table[table["group"].isin(names) & (table["n"] > 0)]
+    columns = {"sign": "metric", "group": "model", "n": "n_items"}
+    with styled_arms(names):
+        metrics = {name: sign.metric for name, sign in SIGNS.items()}
+        return metric_intervals(table.rename(columns=columns), metrics)
 
 
 def divergence(

@@ -263,6 +263,44 @@ def mean_squares(cells: FloatArray) -> tuple[float, float, float]:
     return ms_seed, ms_item, float((rest**2).sum()) / ((n_seeds - 1) * (n_items - 1))
 
 
+def share_interval(share: float, n: int, *, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a share; unlike a bootstrap it is honest at 0 of 5 and 5 of 5.
+
+    Args:
+        share: Between 0 and 1.
+        n: Independent units behind it; with none nothing is defined.
+        level: Confidence level.
+
+    Source: Wilson 1927.
+    """
+    if n < 1:
+        return Interval(np.nan, np.nan, np.nan, 0, level)
+    z2 = float(stats.norm.ppf((1 + level) / 2)) ** 2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Interval(
+        share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)), n, level
+    )
+
+
+def share_difference(first: Interval, second: Interval) -> Interval:
+    """First minus second of two shares of different units, with Newcombe's hybrid score interval.
+
+    Args:
+        first: From `share_interval`.
+        second: Likewise, of other units, at the same level.
+
+    Returns:
+        The difference; ``n`` is that of the smaller of the two.
+
+    Source: Newcombe 1998, method 10.
+    """
+    value = first.value - second.value
+    low = value - np.hypot(first.value - first.low, second.high - second.value)
+    high = value + np.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, float(low), float(high), min(first.n, second.n), first.level)
+
+
 def paired_matrix(a: Numbers, b: Numbers) -> FloatArray:
     """Differences b − a, (S, N), of two arms measured on the same items.
 

@@ -2,18 +2,22 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from attcot_analysis.errors import AttCoTError, RunError
+from attcot_analysis.errors import AttCoTError, MeasureError, RunError
 from attcot_analysis.measures.access import VisualAccess
+from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import steps_of
 from attcot_analysis.measures.commitment import Commitment
+from attcot_analysis.measures.dependence import Dependence
 from attcot_analysis.measures.maps import FloatArray
+from attcot_analysis.measures.outcomes import CotOutcomes, cot_outcomes
 from attcot_analysis.problems import Problem
-from attcot_analysis.runs.measure import TABLES, suite_values
+from attcot_analysis.runs.measure import DEFAULT, TABLES, suite_values
 from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import noted_sources
 from attcot_analysis.runs.run import RunFolder
@@ -28,6 +32,11 @@ Runs = str | Path | Sequence[str | Path]
 """A run folder, or several of one arm, one per training seed."""
 _MAPS = "maps"
 _MORE = ("causal",)
+_COLUMNS: Mapping[str, Sequence[str]] = {
+    "commitment": Commitment.columns,
+    "access": VisualAccess.columns,
+    "dependence": Dependence.columns,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +95,26 @@ class MeasuredArm:
         """Whether another model wrote the rationales that were measured."""
         return bool((self.settings.get("generations") or {}).get("foreign"))
 
+    @cached_property
+    def outcomes(self) -> CotOutcomes | str:
+        """Its CoT answers against its direct ones, or a sentence that says why there is nothing."""
+        return self._foreign or outcomes_or_why(self.tables)
+
+    def cot_outcomes(self) -> CotOutcomes:
+        """Its CoT answers against its direct ones; see `does_cot_hurt`."""
+        if self._foreign:
+            raise MeasureError(self._foreign)
+        return cot_outcomes(self.tables)
+
+    @property
+    def _foreign(self) -> str:
+        if not self.foreign:
+            return ""
+        return (
+            f"The rationales of {self.name} were written by another model, so whether CoT hurts is "
+            "not known; measure this model on responses of its own."
+        )
+
     def maps(self, items: Sequence[str]) -> dict[str, FloatArray]:
         """Kept step maps ``(K, rows, cols)`` of those of the items that have any."""
         if not self.has_maps:
@@ -136,6 +165,37 @@ def read_arm(runs: Runs) -> MeasuredArm:
     return replace(first, tables=dict(enumerate(tables)))
 
 
+def outcomes_or_why(seeds: Mapping[int, Mapping[str, pd.DataFrame]]) -> CotOutcomes | str:
+    """What `cot_outcomes` makes of an arm's tables, or the sentence that says why it cannot."""
+    try:
+        return cot_outcomes(seeds)
+    except MeasureError as error:
+        return str(error)
+
+
+def does_cot_hurt(run: Runs | Mapping[str, pd.DataFrame]) -> CotOutcomes:
+    """Find the items that CoT hurt and that it helped, and what else was measured of them.
+
+    Hurt: the direct answer is right and the one with a rationale wrong; helped: the reverse. Of
+    both, and of the rest, the result counts how many had been decided before the first step, had
+    stopped looking, do not follow the edit (`SIGNS` has definitions and falsifiers). It says what
+    goes together, never why.
+
+    Args:
+        run: A folder that `measure_run` has written, several of these, one per training seed, or
+            the tables of `measure`. Needed are CoT and direct answers; what else is there is used.
+
+    Returns:
+        The items with their groups and signs (``.table``), ``.shares()``, ``.differences()``,
+        ``.patterns()``, ``.items(group)``, ``.describe()`` and ``.figure()``.
+
+    Raises:
+        MeasureError: If there are no direct answers, or the rationales are another model's.
+        RunError: If a run is missing, unfinished or of another kind.
+    """
+    return cot_outcomes({0: run}) if isinstance(run, Mapping) else read_arm(run).cot_outcomes()
+
+
 def _read(path: str | Path) -> MeasuredArm:
     run = RunFolder.open(path)
     manifest = run.manifest
@@ -145,7 +205,15 @@ def _read(path: str | Path) -> MeasuredArm:
                 f"{run.path} is no run that can be compared; give a folder that attcot measure "
                 "has written, or a cell's folder of a plan."
             )
-        missing = [name for name in (*TABLES, "values") if name not in run.tables]
+        asked = manifest.get("config", {}).get("what", DEFAULT)
+        spared = {
+            table
+            for name, table in zip(DEFAULT, TABLES, strict=True)
+            if name not in asked and name != "answers"
+        }
+        missing = [
+            name for name in (*TABLES, "values") if name not in run.tables and name not in spared
+        ]
         if missing:
             raise RunError(
                 f"{run.path} is not finished: it lacks {', '.join(missing)}; run the attcot "
@@ -154,9 +222,15 @@ def _read(path: str | Path) -> MeasuredArm:
         sources = noted_sources(run)
         model = manifest["models"]["model"]
         names = (*TABLES, *(name for name in _MORE if name in run.tables))
+        tables = {
+            name: run.read_table(name)
+            if name in run.tables
+            else pd.DataFrame(columns=list(_COLUMNS.get(name, ANSWERS)))
+            for name in names
+        }
         return MeasuredArm(
             name=str(model["name"]),
-            tables={int(manifest.get("seed", 0)): {name: run.read_table(name) for name in names}},
+            tables={int(manifest.get("seed", 0)): tables},
             settings=manifest.get("config", {}),
             model=model,
             data=manifest["data"]["test"],

@@ -10,13 +10,22 @@ import pandas as pd
 
 from attcot_analysis.errors import LayoutError, MeasureError, RunError
 from attcot_analysis.measures.compare import METRICS, compare, summarise, wider_intervals
+from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.runs.manifests import brief
+from attcot_analysis.runs.measure import DEFAULT
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.show.report.arms import MeasuredArm, Runs, everywhere, read_arm, run_curves
+from attcot_analysis.show.report.arms import (
+    MeasuredArm,
+    Runs,
+    everywhere,
+    outcomes_or_why,
+    read_arm,
+    run_curves,
+)
 from attcot_analysis.show.report.items import Tables, example_problems, report_items
 from attcot_analysis.show.report.maps import StepMaps, embeds, kept_maps, model_maps
 from attcot_analysis.show.report.page import Report, ReportEmbed, write_report
@@ -135,6 +144,7 @@ def compare_runs(
             title=f"{arm_label(pair[1])} compared with {arm_label(pair[0])}",
             summary=summary,
             comparisons=comparisons,
+            outcomes={arm.name: arm.outcomes for arm in arms},
             pair=pair,
             lead=[_lead(arms, len(shared))],
             notes=notes,
@@ -158,7 +168,7 @@ def compare_runs(
 
 
 def report_run(
-    run: Runs,
+    run: Runs | MeasuredArm,
     out: str | Path | None = None,
     *,
     problems: str | Path | None = None,
@@ -169,10 +179,12 @@ def report_run(
 ) -> Path:
     """Write the page of what was measured on one model: metrics, curves, maps, items, provenance.
 
-    There are no verdicts: those need something to compare with, see `compare_runs`.
+    It begins with CoT against direct answers (`does_cot_hurt`). Other verdicts need something to
+    compare with, see `compare_runs`.
 
     Args:
-        run: A folder that `measure_run` has written, or one of these per training seed.
+        run: A folder that `measure_run` has written, or one of these per training seed; or what
+            `read_arm` has read of them.
         out: The page; default ``report.html`` in the (first) run's folder. Figures go to
             ``figures`` beside it.
         problems: Folder of the items, if it has moved.
@@ -187,7 +199,7 @@ def report_run(
     Raises:
         RunError: If the run is unfinished, its items cannot be found, or a page is there.
     """
-    arm = read_arm(run)
+    arm = run if isinstance(run, MeasuredArm) else read_arm(run)
     path = arm.path / "report.html" if out is None else Path(out)
     if path.exists() and not overwrite:
         raise RunError(
@@ -202,7 +214,10 @@ def report_run(
             f"{share:.0%} of the responses were cut off at the length limit; they count as they "
             "are.",
         )
-    if not everywhere({arm.name: arm.tables}, "access"):
+    unmeasured = [name for name in DEFAULT if name not in arm.settings.get("what", DEFAULT)]
+    if unmeasured:
+        notes.insert(0, f"Not measured: {', '.join(unmeasured)}.")
+    elif not everywhere({arm.name: arm.tables}, "access"):
         notes.insert(
             0,
             "No response has a rationale step between think tags, so there are no curves, and "
@@ -214,6 +229,7 @@ def report_run(
         report = Report(
             title=f"{arm_label(arm.name)} on {len(shared)} items",
             summary=wider_intervals(summarise(arm.values(shared), seed=seed)),
+            outcomes={arm.name: arm.outcomes},
             lead=[
                 f"What {seeds}{arm_label(arm.name)} does on {len(shared)} items. Numbers of one "
                 "model say what it does, not whether that is good: compare it with another one, "
@@ -252,11 +268,16 @@ def write_run_report(
     with styled_arms(order_arms(tables)):
         first = order_arms(tables)[0]
         pair = report.pair or (first, first)
+        outcomes = report.outcomes or {arm: outcomes_or_why(seeds) for arm, seeds in tables.items()}
+        own = outcomes.get(pair[1])
         full = replace(
             report,
+            outcomes=outcomes,
             curves=run_curves(tables, problems, pair[0]),
             heatmaps=[item.figure() for item in maps],
-            examples=report_items(tables, problems, pair, items),
+            examples=report_items(
+                tables, problems, pair, items, own if isinstance(own, CotOutcomes) else None
+            ),
         )
         return write_report(full, path, figures=path.parent / "figures", overwrite=overwrite)
 

@@ -11,9 +11,10 @@ from PIL import Image
 from attcot_analysis.errors import ShowError
 from attcot_analysis.measures.answers import steps_of
 from attcot_analysis.measures.commitment import Commitment
+from attcot_analysis.measures.outcomes import GROUPS, CotOutcomes
 from attcot_analysis.problems import Problem
 from attcot_analysis.show.heatmaps import png_bytes
-from attcot_analysis.show.style import arm_label
+from attcot_analysis.show.style import arm_label, capital
 
 _EDITS = ("twin", "control", "blank")
 _LARGEST = 512  # pixels of the longer side
@@ -102,6 +103,8 @@ class ReportItem:
         problem: The item.
         arms: What every arm did with it.
         note: Why it is shown, one sentence; may be empty.
+        kind: Name of the group in which a reader can choose it, a key of
+            `attcot_analysis.measures.outcomes.GROUPS`; empty where a pair of arms is compared.
 
     Raises:
         ShowError: If an arm answers on a picture that the item has not.
@@ -110,6 +113,7 @@ class ReportItem:
     problem: Problem
     arms: Mapping[str, ItemArm] = field(default_factory=dict)
     note: str = ""
+    kind: str = ""
 
     def __post_init__(self) -> None:
         """Refuse answers that would not be shown."""
@@ -128,14 +132,16 @@ class ReportItem:
 def item_groups(
     items: Sequence[ReportItem], pair: tuple[str, str] | None
 ) -> tuple[list[ItemGroup], list[str]]:
-    """Sort items by which arm of a pair is right.
+    """Sort items by which arm of a pair is right, without a pair by their own kinds.
 
     Returns:
         The groups that a reader can choose, and the group of each item; no groups and empty names
-        without a pair.
+        without a pair and kinds.
     """
     if pair is None:
-        return [], [""] * len(items)
+        kinds = [item.kind for item in items]
+        own = [name for name in GROUPS if name in kinds]
+        return [ItemGroup(name, capital(GROUPS[name]), kinds.count(name)) for name in own], kinds
     first, second = map(arm_label, pair)
     names = {
         (True, False): ("first", f"Only {first} is right"),
@@ -161,37 +167,67 @@ Tables = Mapping[str, Mapping[int, Mapping[str, pd.DataFrame]]]
 
 
 def report_items(
-    tables: Tables, problems: Sequence[Problem], pair: tuple[str, str], n: int
+    tables: Tables,
+    problems: Sequence[Problem],
+    pair: tuple[str, str],
+    n: int,
+    outcomes: CotOutcomes | None = None,
 ) -> list[ReportItem]:
     """Choose items and gather what every arm did with them.
 
-    The first half are those on which the two arms of the pair differ in most seeds, the others
-    simply the first ones; they keep the order of the items. Of an arm with several seeds its first
-    seed is shown.
+    Of two arms the first half are those on which they differ in most seeds, then a quarter those
+    that CoT hurt; of a single one the first half are those that CoT hurt, then a quarter those that
+    it helped. The others are simply the first ones. The hurt and the helped come first, the rest
+    keeps the order of the items. Of an arm with several seeds its first seed is shown.
 
     Args:
         tables: What was measured.
         problems: The items.
-        pair: The two arms that are compared.
+        pair: The two arms that are compared; one twice if there is only one.
         n: How many items.
+        outcomes: The second arm's CoT answers against its direct ones, if it has any.
     """
-    before, after = map(arm_label, pair)
-    differing = differing_items(tables, problems, pair)[: (n + 1) // 2]
-    rest = [problem for problem in problems if problem not in differing]
-    chosen = {problem.id for problem in (*differing, *rest[: n - len(differing)])}
-    chosen_for = {problem.id for problem in differing}
+    notes: dict[str, str] = {}
+    half, quarter = (n + 1) // 2, n // 4
+    if pair[0] != pair[1]:
+        before, after = map(arm_label, pair)
+        for problem in differing_items(tables, problems, pair)[:half]:
+            notes[problem.id] = (
+                f"Chosen because {before} and {after} differ on it: it shows what differs, not "
+                "what is typical."
+            )
+    by_id = {problem.id: problem for problem in problems}
+    first: list[Problem] = []
+    if outcomes is not None:
+        parts = {"hurt": quarter} if notes else {"hurt": half, "helped": quarter}
+        for group, most in parts.items():
+            ids = [item for item in outcomes.items(group) if item in by_id and item not in notes]
+            for item in ids[:most]:
+                notes[item] = _outcome_note(outcomes, group, item)
+                first.append(by_id[item])
+    left = [problem for problem in problems if problem.id not in notes]
+    for problem in left[: n - len(notes)]:
+        notes[problem.id] = "One of the first items, not chosen for what it shows."
+    shown = [*first, *(p for p in problems if p.id in notes and p not in first)]
     items = []
-    for problem in problems:
-        if problem.id in chosen:
-            note = "One of the first items, not chosen for what it shows."
-            if problem.id in chosen_for:
-                note = (
-                    f"Chosen because {before} and {after} differ on it: it shows what differs, "
-                    "not what is typical."
-                )
-            arms = {arm: _arm(seeds, problem) for arm, seeds in tables.items()}
-            items.append(ReportItem(problem, arms, note))
+    for problem in shown:
+        arms = {arm: _arm(seeds, problem) for arm, seeds in tables.items()}
+        kind = outcomes.group(problem.id) if outcomes is not None else ""
+        items.append(ReportItem(problem, arms, notes[problem.id], kind))
     return items
+
+
+def _outcome_note(outcomes: CotOutcomes, group: str, item: str) -> str:
+    """Why an item is shown whose direct or CoT answer is the only right one."""
+    rows = outcomes.table[(outcomes.table["item"] == item) & (outcomes.table["group"] == group)]
+    row = rows.iloc[0]
+    right, wrong = ("direct", "CoT") if group == "hurt" else ("CoT", "direct")
+    said = {"direct": row["direct"], "CoT": row["cot"]}
+    seeds = f" In {len(rows)} of {outcomes.n_seeds} seeds." if outcomes.n_seeds > 1 else ""
+    return (
+        f"Chosen because {GROUPS[group]}: the {right} answer ({said[right]}) is right, the {wrong} "
+        f"answer ({said[wrong]}) wrong.{seeds} It shows what to look at, not what is typical."
+    )
 
 
 def example_problems(

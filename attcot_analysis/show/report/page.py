@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.measures.unread import unread_sentence, unread_shares, withheld
 from attcot_analysis.show import html
 from attcot_analysis.show.figures import (
@@ -33,6 +34,7 @@ from attcot_analysis.show.intervals import (
     p_of,
 )
 from attcot_analysis.show.report.items import ReportItem, item_groups, numbered, picture_url
+from attcot_analysis.show.report.outcomes import outcomes_section
 from attcot_analysis.show.report.questions import (
     WORDS,
     answer_questions,
@@ -45,6 +47,7 @@ from attcot_analysis.stats.catalogue import METRICS, Metric
 _COLUMN = 6.0  # inches; a wider figure would be too small in half the page
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _TITLES = {
+    "hurt": "Does CoT hurt, and why?",
     "answer": "In short",
     "curves": "Curves over the rationale",
     "metrics": "Metrics by arm",
@@ -143,6 +146,8 @@ class Report:
         comparisons: Columns metric, a, b, value, low, high, n_items, n_seeds, and optionally
             p_value, p_holm, test. Empty for a run that is compared with nothing.
         metrics: Catalogue by metric name.
+        outcomes: By arm, its CoT answers against its direct ones, or the sentence that says why
+            there is nothing to say; what the page begins with.
         pair: The two arms that the page is about: their verdicts come first, and the items are
             sorted by their answers. Default: the last pair of ``comparisons``.
         lead: Paragraphs to put first. The verdicts follow by themselves, in words that are
@@ -160,6 +165,7 @@ class Report:
     summary: pd.DataFrame
     comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    outcomes: Mapping[str, CotOutcomes | str] = field(default_factory=dict)
     pair: tuple[str, str] | None = None
     lead: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -246,6 +252,7 @@ def _sections(report: Report, drawings: "_Drawings") -> list[_Section]:
     ]
     answer = {"unread": unread, "answered": answers, "lead": report.lead, "notes": report.notes}
     values: dict[str, Mapping[str, Any] | None] = {
+        "hurt": _hurt(report, drawings) if report.outcomes else None,
         "answer": answer | {"words": WORDS} if any(answer.values()) else None,
         "curves": drawings.all(report.curves),
         "metrics": _metrics(report, drawings),
@@ -307,6 +314,17 @@ class _Drawings:
                 svg=svg,
                 overwrite=overwrite,
             )
+
+
+def _hurt(report: Report, drawings: _Drawings) -> dict[str, Any]:
+    """The section on direct and CoT answers; of a single arm with a figure."""
+    drawn = None
+    found = next(iter(report.outcomes.values()))
+    if len(report.outcomes) == 1 and isinstance(found, CotOutcomes):
+        shares = found.shares()
+        if len(shares):
+            drawn = drawings.draw(report_figure("outcomes", found.figure(), shares))
+    return outcomes_section(report.outcomes, report.examples) | {"drawn": drawn}
 
 
 def _metrics(report: Report, drawings: _Drawings) -> dict[str, Any]:

@@ -1,0 +1,518 @@
+"""`CotOutcomes`: which items CoT hurt and which it helped, and what else is known of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures._items import Result, need_columns
+from attcot_analysis.measures.compare import compare, wider_intervals
+from attcot_analysis.measures.unread import LIMIT, unread_sentence
+from attcot_analysis.stats.catalogue import Metric
+from attcot_analysis.stats.intervals import Interval, share_difference, share_interval
+
+STOPPED = 0.5
+"""With less than this share of its first step's attention in the last one, it stopped looking."""
+
+FEW_HURT = 10
+"""With fewer items that CoT hurt the intervals are too wide for most questions."""
+
+GROUPS: Mapping[str, str] = {
+    "hurt": "CoT hurt",
+    "helped": "CoT helped",
+    "right": "both right",
+    "wrong": "both wrong",
+    "rest": "the rest",
+    "unparsed": "unparsed",
+}
+"""Groups of items, in words. ``rest`` is ``right`` and ``wrong`` together."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A yes or no about an item, besides its answers.
+
+    Attributes:
+        metric: What it means, and what would falsify the reading.
+        asked: The question about the items that CoT hurt.
+        like: The group to hold them against where others are unfair; see the falsifier.
+    """
+
+    metric: Metric
+    asked: str
+    like: str
+
+
+_TABLE = yaml.safe_load(Path(__file__).with_name("outcomes.yaml").read_text(encoding="utf-8"))
+SIGNS: Mapping[str, Sign] = {
+    name: Sign(
+        Metric(name, **{key: text for key, text in row.items() if key not in ("asked", "like")}),
+        row["asked"],
+        row["like"],
+    )
+    for name, row in _TABLE["signs"].items()
+}
+"""Signs by the names of their columns."""
+PATTERNS: tuple[Mapping[str, str], ...] = tuple(_TABLE["patterns"])
+"""What the signs say together: ``commitment``, ``access``, ``dependence``, ``reading``."""
+
+Word = Literal["yes", "no", "inconclusive", "unparsed"]
+WORDS: Mapping[Word, str] = {
+    "yes": "Yes",
+    "no": "The opposite",
+    "inconclusive": "Inconclusive",
+    "unparsed": "Unparsed",
+}
+"""What is written for each verdict, as in a comparison."""
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class SignAnswer:
+    """What the measurements say to the question of a sign.
+
+    Attributes:
+        sign: Which.
+        word: ``"yes"`` if the items that CoT hurt show it more often than the rest, ``"no"`` for
+            the opposite, ``"inconclusive"`` if the interval of the difference holds zero,
+            ``"unparsed"`` if too many answers were not read.
+        shares: How many of the hurt, the helped and the rest, with intervals.
+        differences: Of the hurt from the rest, and from the items that are most like them, with
+            intervals.
+    """
+
+    sign: Sign
+    word: Word
+    shares: str
+    differences: str
+
+    def __str__(self) -> str:
+        """Write it as one sentence."""
+        return f"{self.sign.asked} {WORDS[self.word]}. {self.shares}; {self.differences}."
+
+
+class CotOutcomes(Result):
+    """Every item by its direct and its CoT answer, and which signs it shows.
+
+    CoT *hurt* an item if the direct answer is right and the one with a rationale wrong, and
+    *helped* it in the reverse case; both are counts of answers and name no cause. Items with an
+    unparsed answer are in neither group. The table has one row per item and training seed:
+    ``item``, ``seed``, ``group`` (a key of `GROUPS`), ``direct``, ``cot`` (the answers, missing
+    where unparsed), ``direct_correct``, ``cot_correct``; the signs (0, 1 or missing), which
+    `SIGNS` defines; ``looking`` (attention to the picture in the last step over the first: the
+    larger of the ratios of mass and share), ``net`` (net dependence, nats).
+    """
+
+    name = "outcomes"
+    title = "CoT against direct answers"
+    columns = (
+        "item",
+        "seed",
+        "group",
+        "direct",
+        "cot",
+        "direct_correct",
+        "cot_correct",
+        *SIGNS,
+        "looking",
+        "net",
+    )
+
+    @property
+    def n_seeds(self) -> int:
+        """Training seeds."""
+        return int(self.table["seed"].nunique())
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """A sentence for each kind of answers of which more than 2 % could not be read."""
+        kinds = {"CoT answers": "cot", "direct answers": "direct"}
+        shares = {what: float(self.table[name].isna().mean()) for what, name in kinds.items()}
+        return tuple(
+            unread_sentence(share, what) for what, share in shares.items() if share > LIMIT
+        )
+
+    @cached_property
+    def accuracy(self) -> Mapping[str, Any]:
+        """CoT minus direct accuracy, paired by item: the row of `compare`, widened for few seeds.
+
+        An unparsed answer counts as wrong, as in every accuracy.
+        """
+        values = [
+            pd.DataFrame(
+                {
+                    "model": mode,
+                    "seed": self.table["seed"],
+                    "item": self.table["item"],
+                    "metric": "accuracy_cot",
+                    "value": self.table[f"{mode}_correct"].astype(float),
+                }
+            )
+            for mode in ("direct", "cot")
+        ]
+        rows = wider_intervals(compare(pd.concat(values), "direct", "cot"))
+        return {str(name): value for name, value in rows.iloc[0].items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many items (with several seeds: items × seeds) are in each group."""
+        return {name: int(self._in(name).sum()) for name in GROUPS}
+
+    def items(self, group: str) -> list[str]:
+        """The items of a group, those first that are in it with most seeds."""
+        return list(map(str, self.table.loc[self._in(group), "item"].value_counts(sort=True).index))
+
+    def group(self, item: str) -> str:
+        """The group in which an item is with most seeds."""
+        own = self.table.loc[self.table["item"] == item, "group"]
+        return str(own.mode().iloc[0]) if len(own) else ""
+
+    def shares(self) -> pd.DataFrame:
+        """How many items of each group show each sign.
+
+        Returns:
+            One row per sign and group: ``sign``, ``group``, ``count`` and ``of`` (rows of the table
+            that show it, and of which it is known), ``value``, ``low``, ``high`` (share with
+            Wilson's interval), ``n`` (items, whose seeds count as one).
+        """
+        rows = []
+        for name in self._measured:
+            for group in GROUPS:
+                part = self.table.loc[self._in(group), ["item", name]].dropna()
+                share = self._share(name, group, 0.95)
+                rows.append(
+                    {"sign": name, "group": group, "count": int(part[name].sum()), "of": len(part)}
+                    | {"value": share.value, "low": share.low, "high": share.high, "n": share.n}
+                )
+        names = ["sign", "group", "count", "of", "value", "low", "high", "n"]
+        return pd.DataFrame(rows, columns=names)
+
+    def differences(self) -> pd.DataFrame:
+        """How much more often one group shows a sign than another.
+
+        Returns:
+            One row per sign and pair of groups: ``sign``, ``group``, ``against``, ``value``,
+            ``low``, ``high`` (Newcombe's interval, at the level at which the intervals of all
+            signs together hold with 95 %, Bonferroni), ``n`` (items of the smaller group).
+        """
+        pairs = (("hurt", "rest"), ("hurt", "helped"), ("hurt", "wrong"), ("helped", "rest"))
+        rows = []
+        for name in self._measured:
+            for group, against in pairs:
+                found = self._difference(name, group, against)
+                ends = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+                rows.append({"sign": name, "group": group, "against": against} | ends)
+        names = ["sign", "group", "against", "value", "low", "high", "n"]
+        return pd.DataFrame(rows, columns=names)
+
+    def patterns(self) -> pd.DataFrame:
+        """Count the items that show each of the known patterns; see `PATTERNS`.
+
+        Returns:
+            ``commitment``, ``access``, ``dependence``, ``reading`` and the counts ``hurt``,
+            ``helped``, ``rest``. The last two rows are items with another pattern, and items of
+            which a sign is not known.
+        """
+        late = self.table["decided_first"] == 0
+        falling = self.table["stopped_looking"] == 1
+        weak = self._weak
+        known = self.table[["decided_first", "stopped_looking"]].notna().all(axis=1) & weak.notna()
+        found = []
+        for row in PATTERNS:
+            here = known & (late == (row["commitment"] == "late"))
+            here &= (weak == 1) == (row["dependence"] == "low")
+            if row["access"] != "any":
+                here &= falling == (row["access"] == "falling")
+            found.append((row, here))
+        other = known & ~np.logical_or.reduce([here for _, here in found])
+        blank = dict.fromkeys(("commitment", "access", "dependence"), "")
+        found.append(({**blank, "reading": "another pattern"}, other))
+        found.append(({**blank, "reading": "not known: something was not measured"}, ~known))
+        groups = ("hurt", "helped", "rest")
+        return pd.DataFrame(
+            [
+                {**row, **{group: int((here & self._in(group)).sum()) for group in groups}}
+                for row, here in found
+            ]
+        )
+
+    @property
+    def headline(self) -> str:
+        """Say what was not read, then whether CoT is right more often.
+
+        It is if the interval excludes zero and the test, where there is one, agrees.
+        """
+        row = self.accuracy
+        means = {mode: float(self.table[f"{mode}_correct"].mean()) for mode in ("cot", "direct")}
+        numbers = (
+            f"accuracy {means['cot']:.3f} with CoT and {means['direct']:.3f} directly, "
+            f"difference {_signed(row['value'])} {_ends(row['low'], row['high'])}, n = {self._n}"
+        )
+        counts = self.counts
+        if self.unread:
+            verdict = f"As read: {numbers}"
+        elif counts["hurt"] == counts["helped"] == 0:
+            verdict = f"CoT hurt no item and helped none: {numbers}"
+        elif (row["low"] > 0 or row["high"] < 0) and not row["p_value"] > _ALPHA:
+            how = "more" if row["low"] > 0 else "less"
+            verdict = f"With CoT it is right {how} often than directly: {numbers}"
+        else:
+            verdict = (
+                f"Inconclusive: whether it is right more or less often with CoT than directly; "
+                f"{numbers}"
+            )
+        return " ".join([*self.unread, *self._unparsed, f"{verdict}."])
+
+    @property
+    def counted(self) -> str:
+        """Say how many items CoT hurt and helped, and what else is to be known of these counts."""
+        counts, p_value = self.counts, float(self.accuracy["p_value"])
+        what = "items" if self.n_seeds == 1 else "items × seeds"
+        sentences = [
+            f"CoT hurt {counts['hurt']} {what} (direct answer right, CoT answer wrong) and helped "
+            f"{counts['helped']} (the reverse); both answers are right on {counts['right']} and "
+            f"wrong on {counts['wrong']}."
+        ]
+        if p_value == p_value and counts["hurt"] + counts["helped"] and not self.unread:
+            name = "McNemar's exact test" if self.n_seeds == 1 else "t test over seeds × items"
+            sentences.append(f"{name}: p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}.")
+        if 0 < counts["hurt"] < FEW_HURT:
+            sentences.append(
+                f"Only {counts['hurt']} were hurt: the intervals below are wide, and what they "
+                "hold may well be something else."
+            )
+        return " ".join(sentences)
+
+    def answers(self) -> list[SignAnswer]:
+        """Answer the question of every sign that was measured, if CoT hurt an item."""
+        if not self.counts["hurt"]:
+            return []
+        table = {(row["sign"], row["group"]): row for row in self.shares().to_dict("records")}
+        answers = []
+        for name in self._measured:
+            sign = SIGNS[name]
+            found = self._difference(name, "hurt", "rest")
+            like = self._difference(name, "hurt", sign.like)
+            word: Word = "unparsed" if self.unread else _word(found)
+            shares = [
+                f"{GROUPS[group]} {_cell(table[name, group])}"
+                for group in ("hurt", "helped", "rest")
+            ]
+            caveat = ""
+            if word in ("yes", "no") and _word(like) != word:
+                caveat = ", so not told apart from these"
+            differences = (
+                f"hurt minus {GROUPS['rest']} {_interval(found)}; "
+                f"hurt minus {GROUPS[sign.like]} {_interval(like)}{caveat}"
+            )
+            answers.append(SignAnswer(sign, word, "; ".join(shares), differences))
+        return answers
+
+    @property
+    def missing(self) -> str:
+        """Say which signs were not measured, on how many items others are not known."""
+        gone = [SIGNS[name].metric.title for name in SIGNS if name not in self._measured]
+        sentences = [f"Not measured: {'; '.join(gone)}."] if gone else []
+        read = self.table["group"] != "unparsed"
+        for name in self._measured:
+            if unknown := int(self.table.loc[read, name].isna().sum()):
+                sentences.append(f"Not known of {unknown}: {SIGNS[name].metric.title}.")
+        return " ".join(sentences)
+
+    def describe(self) -> str:
+        """Say what was not read, if CoT is right more often, and what is known of the items."""
+        parts = [self.headline, self.counted, *map(str, self.answers()), self.missing]
+        return " ".join(part for part in parts if part)
+
+    def _check(self) -> None:
+        unknown = set(self.table["group"]) - set(GROUPS)
+        if unknown:
+            raise MeasureError(
+                f"The table outcomes has the group {sorted(unknown)[0]!r}; expected "
+                f"{', '.join(GROUPS)}."
+            )
+        twice = self.table[self.table.duplicated(["item", "seed"])]
+        if len(twice):
+            raise MeasureError(
+                f"The table outcomes holds item {twice['item'].iloc[0]} twice for a seed; give "
+                "every run a seed of its own."
+            )
+
+    @property
+    def _measured(self) -> list[str]:
+        return [name for name in SIGNS if self.table[name].notna().any()]
+
+    @property
+    def _weak(self) -> pd.Series:
+        net = self.table["no_net_dependence"]
+        return net if net.notna().any() else self.table["twin_not_followed"]
+
+    @property
+    def _n(self) -> str:
+        seeds = f" × {self.n_seeds} seeds" if self.n_seeds > 1 else ""
+        return f"{self.n} item{'' if self.n == 1 else 's'}{seeds}"
+
+    @property
+    def _unparsed(self) -> list[str]:
+        count = self.counts["unparsed"]
+        if not count:
+            return []
+        what = "items" if self.n_seeds == 1 else "items × seeds"
+        return [
+            f"An answer is unparsed, so counts as wrong, on {count} of {len(self.table)} {what}, "
+            "which are among neither the hurt nor the helped."
+        ]
+
+    def _in(self, group: str) -> pd.Series:
+        if group not in GROUPS:
+            raise MeasureError(f"There is no group {group!r}; choose from {', '.join(GROUPS)}.")
+        names = ("right", "wrong") if group == "rest" else (group,)
+        return self.table["group"].isin(names)
+
+    def _share(self, sign: str, group: str, level: float) -> Interval:
+        part = self.table.loc[self._in(group), ["item", sign]].dropna()
+        share = float(part[sign].mean()) if len(part) else np.nan
+        return share_interval(share, part["item"].nunique(), level=level)
+
+    def _difference(self, sign: str, group: str, against: str) -> Interval:
+        level = 1 - _ALPHA / max(len(self._measured), 1)
+        return share_difference(self._share(sign, group, level), self._share(sign, against, level))
+
+
+def cot_outcomes(tables: Mapping[int, Mapping[str, pd.DataFrame]]) -> CotOutcomes:
+    """Hold a model's CoT answers against its direct ones, with what was measured on its rationales.
+
+    Args:
+        tables: Training seed → name → table, as `measure` returns them: ``answers_cot`` and
+            ``answers_direct``, and of ``commitment``, ``access`` and ``dependence`` those that
+            there are.
+
+    Raises:
+        MeasureError: If there are no direct answers, or tables do not fit together.
+    """
+    parts = [_outcomes(kinds).assign(seed=seed) for seed, kinds in tables.items()]
+    if not parts:
+        raise MeasureError("No run was given, so there are no answers to compare; give one.")
+    return CotOutcomes(pd.concat(parts, ignore_index=True)[list(CotOutcomes.columns)])
+
+
+def _outcomes(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The rows of one run."""
+    both = {}
+    for mode, what in (("cot", "answers"), ("direct", "direct")):
+        table = kinds.get(f"answers_{mode}")
+        if table is None or table.empty:
+            raise MeasureError(
+                f"There are no {'CoT' if mode == 'cot' else 'direct'} answers, so whether CoT "
+                f"hurts is not known; measure {what!r} as well, as attcot measure does."
+            )
+        need_columns(table, f"answers_{mode}", ("item", "answer", "correct"))
+        if table["item"].duplicated().any():
+            raise MeasureError(f"The table answers_{mode} holds an item twice; give one run's.")
+        both[mode] = table.set_index("item")
+    cot, direct = both["cot"], both["direct"]
+    if set(cot.index) != set(direct.index):
+        raise MeasureError(
+            f"CoT and direct answers share {len(set(cot.index) & set(direct.index))} of {len(cot)} "
+            f"and {len(direct)} items; answer the same problems in both modes."
+        )
+    direct = direct.loc[cot.index]
+    right = {mode: table["correct"].astype(bool) for mode, table in (("c", cot), ("d", direct))}
+    unread = cot["answer"].isna() | direct["answer"].isna()
+    group = np.select(
+        [unread, right["c"] & right["d"], right["d"], right["c"]],
+        ["unparsed", "right", "hurt", "helped"],
+        "wrong",
+    )
+    signs: dict[str, pd.Series | None] = dict.fromkeys((*SIGNS, "looking", "net"))
+    if (table := _rows(kinds, "commitment")) is not None:
+        signs["decided_first"] = _decided_first(table)
+    if (table := _rows(kinds, "access")) is not None:
+        looking = signs["looking"] = _looking(table)
+        signs["stopped_looking"] = (looking < STOPPED).astype(float).where(looking.notna())
+    if (table := _rows(kinds, "dependence")) is not None:
+        signs["twin_not_followed"] = 1.0 - _edit(table, "twin", "regenerated", "followed")
+        lost = [_edit(table, edit, "fixed", "delta_log_p") for edit in ("twin", "control")]
+        net = signs["net"] = lost[0] - lost[1]
+        signs["no_net_dependence"] = (net <= 0).astype(float).where(net.notna())
+    columns = {
+        name: np.nan if values is None else values.reindex(cot.index).to_numpy(float)
+        for name, values in signs.items()
+    }
+    return pd.DataFrame(
+        {
+            "item": cot.index.astype(str),
+            "group": group,
+            "direct": direct["answer"].to_numpy(object),
+            "cot": cot["answer"].to_numpy(object),
+            "direct_correct": right["d"].to_numpy(),
+            "cot_correct": right["c"].to_numpy(),
+            **columns,
+        }
+    )
+
+
+def _rows(kinds: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame | None:
+    table = kinds.get(name)
+    return table if table is not None and len(table) else None
+
+
+def _decided_first(table: pd.DataFrame) -> pd.Series:
+    """Per item whether one candidate is the most probable one from before the first step on."""
+    need_columns(table, "commitment", ("item", "control", "step", "candidate", "p"))
+    own = table[(table["control"] == "rationale") & table["p"].notna()].reset_index(drop=True)
+    best = own.loc[own.groupby(["item", "step"], sort=False)["p"].idxmax()]
+    return best.groupby("item")["candidate"].nunique().eq(1).astype(float)
+
+
+def _looking(table: pd.DataFrame) -> pd.Series:
+    """Per item the attention to the picture in the last step over that in the first."""
+    need_columns(table, "access", ("item", "step", "mass", "share"))
+    steps = table.groupby(["item", "step"])[["mass", "share"]].mean().reset_index("step")
+    items = steps.groupby("item", sort=False)
+    first, last = (part[["mass", "share"]] for part in (items.head(1), items.tail(1)))
+    several = items.size() > 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (last / first).max(axis=1, skipna=False).where(several)
+
+
+def _edit(table: pd.DataFrame, edit: str, rationale: str, column: str) -> pd.Series:
+    """A column of dependence by item, of one edit and rationale."""
+    need_columns(table, "dependence", ("item", "edit", "rationale", column))
+    rows = table[(table["edit"] == edit) & (table["rationale"] == rationale)]
+    return rows.set_index("item")[column].astype("Float64").astype(float)
+
+
+def _word(difference: Interval) -> Word:
+    if not difference.excludes_zero:
+        return "inconclusive"
+    return "yes" if difference.low > 0 else "no"
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    if not row["of"]:
+        return "0 of 0"
+    share = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['count']:.0f} of {row['of']:.0f}, {share}"
+
+
+def _interval(found: Interval) -> str:
+    if np.isnan(found.low):
+        return "not defined"
+    return f"{_signed(found.value, 2)} {_ends(found.low, found.high, 2)}"
+
+
+def _ends(low: float, high: float, digits: int = 3) -> str:
+    return f"[{_signed(low, digits)}, {_signed(high, digits)}]"
+
+
+def _signed(value: float, digits: int = 3) -> str:
+    text = f"{value:+.{digits}f}"
+    text = text.lstrip("+-") if float(text) == 0 else text
+    return text.replace("-", "\N{MINUS SIGN}")
