@@ -15,6 +15,8 @@ from attcot_analysis.stats.intervals import (
     crossed_t_interval,
     paired_difference,
     paired_matrix,
+    share_difference,
+    share_interval,
     weighted_sum,
 )
 from attcot_analysis.stats.significance import (
@@ -247,6 +249,29 @@ def test_pairing_removes_what_the_arms_share():
     a, b = items + 0.1 * rng.normal(size=200), items + 0.1 + 0.1 * rng.normal(size=200)
     assert paired_difference(a, b).excludes_zero
     assert not bootstrap_mean(b).low > bootstrap_mean(a).high
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.9875])
+def test_share_interval_agrees_with_scipy(level):
+    for k, n in ((0, 5), (5, 5), (1, 1), (3, 17), (150, 200)):
+        found = share_interval(k / n, n, level=level)
+        expected = stats.binomtest(k, n).proportion_ci(level, method="wilson")
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert found.low <= found.value <= found.high and found.n == n
+    assert np.isnan(share_interval(np.nan, 0).low)
+
+
+def test_share_difference_is_that_of_the_paper():
+    """Newcombe 1998, table II, columns a and e, method 10."""
+    for (a, m), (b, n), low, high in (
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+    ):
+        found = share_difference(share_interval(a / m, m), share_interval(b / n, n))
+        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+        assert found.value == pytest.approx(a / m - b / n) and found.n == min(m, n)
+    nothing = share_difference(share_interval(0.5, 4), share_interval(np.nan, 0))
+    assert np.isnan(nothing.low) and not nothing.excludes_zero
 
 
 def test_mcnemar_is_the_binomial_test_on_what_changed():

@@ -58,7 +58,8 @@ def planted_tables(
     answers: dict[str, list[dict]] = {"cot": [], "direct": [], "text_only": []}
     forced, looked, edits = [], [], []
     for number, (problem, group) in enumerate(zip(problems, groups, strict=True)):
-        other = next(one for one in problem.candidates if one != problem.answer)
+        edited = {problem.answer, problem.twin.answer}
+        other = next(one for one in problem.candidates if one not in edited)
         unread = number >= len(problems) - unparsed
         said = {
             "cot": None if unread else problem.answer if group in ("helped", "right") else other,
