@@ -2,6 +2,7 @@
 
 import re
 from html import unescape
+from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
@@ -9,7 +10,6 @@ import pandas as pd
 import pytest
 from reports.planted import GROUPS, never, planted_problems, planted_run, planted_tables
 from show.samples import HOSTILE
-from test_docs import ROOT
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
@@ -185,7 +185,8 @@ def test_patterns_count_every_item_once(problems):
 
 
 def test_the_guide_and_the_report_have_the_same_patterns():
-    guide = (ROOT / "docs" / "howto" / "reading-the-report.md").read_text(encoding="utf-8")
+    root = Path(__file__).parents[2]
+    guide = (root / "docs/howto/reading-the-report.md").read_text(encoding="utf-8")
     for row in PATTERNS:
         cells = (row[name] for name in ("commitment", "access", "dependence", "reading"))
         assert f"| {' | '.join(cells)} |" in guide
@@ -261,7 +262,7 @@ ON_PAGE = (15, 6, 24, 15)
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, capsys_of_module=None):
+def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outcomes")
     shown = planted_problems(sum(ON_PAGE))
     tables = planted_tables(shown, sizes=ON_PAGE, early=only_hurt, text=f"look{HOSTILE}")
