@@ -75,6 +75,7 @@ def planted_tables(
                 | {"text": render_response(steps, answer or "?"), "answer": answer}
                 | {"stated": answer, "match": "exact", "correct": answer == problem.answer}
                 | {"habitual": answer == problem.habitual, "n_steps": len(steps)}
+                | {"steps": steps, "cut": "lines" if steps else None}
             )
         is_early, is_stopped, is_weak = (plant(group, rng) for plant in (early, stopped, weak))
         final = said["cot"] or other
