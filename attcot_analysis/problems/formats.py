@@ -65,6 +65,8 @@ class ResponseFormat(BaseModel):
         direct_cue: What an answer without a rationale begins with.
         close: What ends a forced answer.
         strip: Pieces of text that are no part of an answer, such as special tokens.
+        sign: Pattern that responses in this format match, where tags do not tell it from others;
+            only `attcot_analysis.problems.fit.detect_format` looks for it.
         cut: How the rationale is cut into steps: a rule, a number of words per step, or a
             function (in YAML ``"module:function"``).
 
@@ -91,6 +93,7 @@ class ResponseFormat(BaseModel):
     direct_cue: str = ""
     close: str = Field(min_length=1)
     strip: tuple[str, ...] = ()
+    sign: str | None = None
     cut: Rule | int | str | Cutter = "auto"
 
     @field_validator("cut")
@@ -253,6 +256,31 @@ def response_format(name_or_path: "str | Path | ResponseFormat") -> ResponseForm
     return format_of(fields, str(path))
 
 
+def changed(
+    form: ResponseFormat,
+    *,
+    mode: Mode = "cot",
+    system: str | None = None,
+    prompt: str | None = None,
+    thinking: bool | None = None,
+    prefill: str | None = None,
+) -> ResponseFormat:
+    """A format with another prompt; ``None`` leaves a part as it is.
+
+    Args:
+        form: The format.
+        mode: Whose instruction `prompt` is.
+        system: System prompt.
+        prompt: Instruction behind the question.
+        thinking: What the chat template gets as ``enable_thinking``.
+        prefill: Text that the response is made to start with.
+    """
+    given = {"system": system, mode: prompt, "thinking": thinking, "prefill": prefill}
+    return form.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+
+
 def format_of(fields: object, name: str = "own") -> ResponseFormat:
     """A format from its fields, as a YAML file or a manifest holds them.
 
@@ -268,8 +296,7 @@ def format_of(fields: object, name: str = "own") -> ResponseFormat:
             raise ProblemError(
                 f"The format {name} is based on {base!r}; choose from {', '.join(FORMATS)}."
             )
-        own = {**FORMATS[base].model_dump(), **own}
-        own.setdefault("name", name)
+        own = {**FORMATS[base].model_dump(exclude={"name"}), **own}
     try:
         return ResponseFormat(**{"name": Path(name).stem, **own})
     except ValidationError as error:

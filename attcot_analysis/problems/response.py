@@ -94,7 +94,11 @@ def parse_response(
         opened: Whether the prompt ended in an open rationale, as chat templates of thinking
             models do.
     """
-    tags = _tags(form.rationale, form.answer, form.begin)
+    rationale, begin = form.rationale, form.begin
+    if rationale is None and TAGS.rationale and text.lstrip().startswith(TAGS.rationale[0]):
+        # Written although nobody asked for them.
+        rationale, begin = TAGS.rationale, TAGS.begin
+    tags = _tags(rationale, form.answer, begin)
     think, written, surplus, end = None, None, 0, 0
     start = tags.think_start(text, opened)
     if start is not None or form.answer is not None:
@@ -113,7 +117,7 @@ def parse_response(
         answer_range=written,
         cut=cut,
         marked=marked,
-        outside=(end, len(text)),
+        outside=(end, max(end, _stop(text, end, form))),
         surplus=surplus,
     )
 
@@ -122,12 +126,12 @@ def _untagged(
     text: str, think: Range | None, end: int, form: ResponseFormat
 ) -> tuple[Range | None, Range | None, int]:
     """Rationale and answer where no tags are around the answer, and where the outside starts."""
-    stop = len(text)
-    if (ending := END.search(text, end)) is not None:
-        stop = ending.start()
+    stop = max(end, _stop(text, end, form))
     found = find_statement(text[:stop], end) if text[end:stop].strip() else None
     if form.answer is not None and (found is None or not found.explicit):
         # Where answers stand in tags, a last line is none.
+        if think is None and form.rationale is None and len(cut_steps(text, 0, stop, form)[0]) > 1:
+            return (0, stop), None, stop
         return think, None, end
     if think is not None or form is TAGS:
         return think, None if found is None else found.answer, end
@@ -137,6 +141,15 @@ def _untagged(
     # A single sentence is an answer, several are a rationale that states none.
     several = len(cut_steps(text, 0, stop, form)[0]) > 1
     return ((0, stop) if several else None), None, 0
+
+
+def _stop(text: str, start: int, form: ResponseFormat) -> int:
+    """Where a response ends, without what ends a turn."""
+    ending = END.search(text, start)
+    stop = len(text) if ending is None else ending.start()
+    while piece := next((one for one in form.strip if text[:stop].rstrip().endswith(one)), None):
+        stop = len(text[:stop].rstrip()) - len(piece)
+    return stop
 
 
 def _bare(text: str, start: int, stop: int, form: ResponseFormat) -> Range:

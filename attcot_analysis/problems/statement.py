@@ -11,6 +11,25 @@ _ASCII = {0xFF01 + at: 0x21 + at for at in range(94)} | {0x3000: 0x20}
 """Full-width forms, one character for one, so that places stay."""
 _END = re.compile(r"[.!?\u3002\uff01\uff1f][\"')\]*_]*(?:\s+|(?<=[\u3002\uff01\uff1f]))")
 _BECAUSE = re.compile(r",?\s+(?:because|since|as the|as it)\b", re.IGNORECASE)
+_CORRECT = re.compile(
+    r"(?:\b(?i:so|thus|therefore|hence|option|choice),?\s+)*"
+    r"(?P<answer>[(\[]?[A-Z][)\]]?(?:[.:]?[ \t]+[^.\n]{1,80}?)?)"
+    r"[ \t]+(?:is|would be|must be)(?:[ \t]+(?:the|most|likely))*[ \t]+(?:correct|right|best)"
+    r"(?:[ \t]+(?:answer|option|choice))?[ \t]*[.!*]*(?=\s|\Z)",
+)
+"""A sentence such as "So (C) is correct."; the letter is a capital."""
+_TITLE = re.compile(
+    r"[ \t]*(?:#{1,6}[ \t]*|(?:\*\*|__))\W*(?:(?:the|final|correct|my)[ \t]+)*"
+    r"(?:answer|conclusion|\u7b54\u6848|\u7ed3\u8bba|\u7b54\u3048)\W*",
+    re.IGNORECASE,
+)
+"""A heading of its own above an answer."""
+_COPULA = re.compile(
+    r"(?:\u3067\u3059|\u3067\u3042\u308b|\u3060|\uc785\ub2c8\ub2e4|\uc774\ub2e4)\Z"
+)
+"""What ends a Japanese or Korean sentence behind its answer."""
+_FEW = 8
+"""Words before "the answer is" that still belong to it: "Based on this, the correct ..."."""
 _SHORT = 6
 """Words that a last line may have to be an answer."""
 
@@ -44,17 +63,20 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
         ``None`` if it states none.
     """
     plain = text.translate(_ASCII)
+    correct = _last_correct(plain, text, start)
     box = boxed(text, start, len(text))
     if box is not None:
         place = max(plain.rfind(sign, start, box[0]) for sign in ("\\boxed", "<|begin_of_box|>"))
-        # Words such as "Therefore, the final answer is" stand before a box.
-        return Statement(_sentence_start(plain, start, place, words=8), box, True)
+        return Statement(_begin(plain, start, place), box, True)
     for found in reversed(list(PHRASE.finditer(plain, start))):
         if ABSTRACT.match(plain, found.end()):
             continue
         answer = _behind(plain, text, found.end())
         if answer is not None:
-            return Statement(_sentence_start(plain, start, found.start()), answer, True)
+            said = Statement(_begin(plain, start, found.start()), answer, True)
+            return said if correct is None or correct.begin < said.answer[0] else correct
+    if correct is not None:
+        return correct
     lines = [line for line in re.finditer(r"[^\n]+", plain[start:]) if line[0].strip(" \t*_`#-")]
     if not lines:
         return None
@@ -62,7 +84,20 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
     head = re.match(r"\s*(?:[-*>#]+\s+)?", plain[begin:stop])
     answer = _bare(text, begin + (head.end() if head else 0), stop)
     few = len(text[slice(*answer)].split()) <= _SHORT
-    return Statement(begin, answer, False) if few and answer[0] < answer[1] else None
+    if not few or answer[0] == answer[1]:
+        return None
+    return Statement(_begin(plain, start, begin), answer, False)
+
+
+def _last_correct(plain: str, text: str, start: int) -> Statement | None:
+    found = [
+        one
+        for one in _CORRECT.finditer(plain, start)
+        if _sentence_start(plain, start, one.start()) == one.start()
+    ]
+    if not found:
+        return None
+    return Statement(found[-1].start(), _bare(text, *found[-1].span("answer")), True)
 
 
 def boxed(text: str, start: int, stop: int) -> Range | None:
@@ -95,12 +130,26 @@ def _behind(plain: str, text: str, at: int) -> Range | None:
     return None
 
 
-def _sentence_start(plain: str, start: int, place: int, words: int = 4) -> int:
-    """Where the statement at a place begins: its sentence, or itself if much stands before it."""
+def _begin(plain: str, start: int, place: int) -> int:
+    """Where the statement at a place begins, with a heading of its own above it."""
+    begin = _sentence_start(plain, start, place)
+    while begin > start and plain[begin - 1] in "$*[\\_ \t":
+        begin -= 1
+    above = plain[start:begin].rstrip()
+    line = start + above.rfind("\n") + 1
+    ends_line = "\n" in plain[start + len(above) : begin]
+    return line if ends_line and _TITLE.fullmatch(plain, line, start + len(above)) else begin
+
+
+def _sentence_start(plain: str, start: int, place: int) -> int:
+    """The start of the sentence at a place; the place, if much stands before it there."""
     line = max(plain.rfind("\n", start, place) + 1, start)
     ends = [end.end() for end in _END.finditer(plain, line, place)]
     begin = ends[-1] if ends else line
-    return begin if len(plain[begin:place].split()) <= words else place
+    phrase = PHRASE.search(plain, begin, place)
+    if phrase:
+        place = phrase.start()
+    return begin if len(plain[begin:place].split()) <= _FEW else place
 
 
 def _bare(text: str, start: int, stop: int) -> Range:
@@ -111,4 +160,5 @@ def _bare(text: str, start: int, stop: int) -> Range:
     part = text[start:stop].rstrip(around)
     if part.endswith((".", "\u3002")):
         part = part[:-1].rstrip(around)
+    part = _COPULA.sub("", part)
     return start, max(start, start + len(part))

@@ -26,6 +26,9 @@ _HEAD = re.compile(
 )
 _INLINE = re.compile(r"(?:(?<=\s)|\A)(?:step[ \t]*)?(\d{1,3})[.:)](?=\s)", re.IGNORECASE)
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+\S|(?:\*\*|__)[^*_\n]+(?:\*\*|__)[ \t]*:?[ \t]*$)")
+_ABBREVIATED = re.compile(r"\b(?:approx|ca|resp|incl|max|min|avg|fig|eq)\.\s*\Z", re.IGNORECASE)
+_UNIT_END = re.compile(r"\d ?[a-z]{1,2}\.\s+(?=[A-Z])")
+"""Where a sentence ends in a unit such as "5 m.", which looks like an abbreviation."""
 _WORD = re.compile(r"\S+")
 
 
@@ -42,7 +45,7 @@ def cut_steps(
       ``2019: 30``) are text of the step they stand in. Without such lines, the same numbers
       inside one paragraph.
     * ``"headings"``: markdown headings and lines that are bold as a whole, with what follows.
-    * ``"paragraphs"``: what blank lines part.
+    * ``"paragraphs"``: what blank lines part; one that ends in a colon goes with the next.
     * ``"lines"``: lines with text.
     * ``"sentences"``: as `sentencex` cuts them, which knows abbreviations, decimals and CJK.
     * a number n: n words each, the same for every tokenizer.
@@ -72,9 +75,12 @@ def cut_steps(
         starts, cut = _stages(part, form)
     else:
         starts, cut = _starts(part, form)
-    kept = sorted({at for at in starts if first < at < len(part) and part[first:at].strip()})
-    bounds = [first, *kept, len(part)]
-    ranges = list(pairwise(bounds))
+    bounds = [first]
+    for at in sorted({at for at in starts if first < at < len(part)}):
+        # White space is no step of its own.
+        if part[bounds[-1] : at].strip() and part[at:].strip():
+            bounds.append(at)
+    ranges = list(pairwise([*bounds, len(part)]))
     if len(ranges) == 1 and cut != "numbers":
         cut = "whole"
     return tuple((start + a, start + b) for a, b in ranges), cut
@@ -124,7 +130,13 @@ def _starts(part: str, form: ResponseFormat) -> tuple[list[int], Cut]:
 
 def _stages(part: str, form: ResponseFormat) -> tuple[list[int], Cut]:
     """A step per stage; the last stage is cut by the rule."""
-    starts = [found.start() for name in form.stages[1:] for found in re.finditer(f"<{name}>", part)]
+    starts: list[int] = []
+    for name in form.stages[1:]:
+        # Behind a quotation mark a tag is only mentioned.
+        tag = re.compile(rf"(?<![\"'`\u201c\u2018])<{name}>")
+        written = tag.search(part, max(starts, default=0))
+        if written is not None:
+            starts.append(written.start())
     last = max(starts, default=0)
     inner, _ = _starts(part[last:], form)
     return [*starts, *(last + at for at in inner)], "stages"
@@ -150,7 +162,11 @@ def _headings(part: str) -> list[int]:
 
 
 def _paragraphs(part: str) -> list[int]:
-    return [found.end() for found in re.finditer(r"\n[ \t]*\n\s*?(?=[ \t]*\S)", part)]
+    ends = re.finditer(r"\n[ \t]*\n\s*?(?=[ \t]*\S)", part)
+    # What ends in a colon belongs to what follows it.
+    return [
+        at.end() for at in ends if not part[: at.start()].rstrip("*_ \t").endswith((":", "\uff1a"))
+    ]
 
 
 def _filled(part: str) -> list[int]:
@@ -161,7 +177,8 @@ def _sentences(part: str) -> list[int]:
     pieces = sentencex.segment("en", part)
     if "".join(pieces) != part:
         return []
-    return list(accumulate(map(len, pieces)))[:-1]
+    starts = [at for at in accumulate(map(len, pieces)) if not _ABBREVIATED.search(part, 0, at)]
+    return sorted({*starts[:-1], *(unit.end() for unit in _UNIT_END.finditer(part))})
 
 
 _RULES = {
