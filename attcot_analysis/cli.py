@@ -179,6 +179,60 @@ Quiet = Annotated[
     ),
 ]
 
+Format = Annotated[
+    str | None,
+    Option(
+        "--format",
+        metavar="NAME",
+        help="how responses are asked for and read: a named format, a YAML file or auto, see "
+        "docs/formats.md",
+    ),
+]
+System = Annotated[str | None, Option(metavar="TEXT", help="system prompt")]
+Prompt = Annotated[
+    str | None, Option(metavar="TEXT", help="instruction behind the question, with a rationale")
+]
+Thinking = Annotated[
+    Literal["on", "off"] | None, Option(help="what the chat template is told of thinking")
+]
+Prefill = Annotated[
+    str | None, Option(metavar="TEXT", help="what every response is made to start with")
+]
+
+
+def named(name: str | None) -> str | None:
+    """A format's name where there are no responses that ``auto`` could decide from."""
+    if name == "auto":
+        raise typer.BadParameter("auto decides from responses, and there are none; name a format")
+    return name
+
+
+def asked_format(name: str | None, changes: dict[str, Any]) -> Any:
+    """The format that the options of a command ask for; of ``auto`` what stands in until then."""
+    from attcot_analysis.problems.formats import TAGS, changed, response_format
+
+    form = TAGS if name is None or name == "auto" else response_format(name)
+    return changed(form, **changes)
+
+
+def changes_of(
+    system: str | None,
+    prompt: str | None,
+    thinking: str | None,
+    prefill: str | None,
+    mode: str = "cot",
+) -> dict[str, Any]:
+    """What the options of a command change in a format."""
+    told = None if thinking is None else thinking == "on"
+    return {
+        "mode": mode,
+        "system": system,
+        "prompt": prompt,
+        "thinking": told,
+        "prefill": prefill,
+    }
+
+
 app = Typer(
     help="Does a multimodal LLM look before it answers?\n\nMODEL is a checkpoint folder, a hub id "
     "or a preset\n(attcot doctor --presets). `attcot COMMAND --help` says more.",
@@ -253,6 +307,11 @@ def _check_model(
     trust_remote_code: Annotated[
         bool, Option("--trust-remote-code", help="run code that comes with the checkpoint")
     ] = False,
+    form: Format = None,
+    system: System = None,
+    prompt: Prompt = None,
+    thinking: Thinking = None,
+    prefill: Prefill = None,
     quiet: Quiet = False,
 ) -> bool:
     """Is this checkpoint read correctly?"""
@@ -265,6 +324,7 @@ def _check_model(
         device=device,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        format=asked_format(named(form), changes_of(system, prompt, thinking, prefill)),
         report=lambda check: print(check, flush=True),
     )
     print(outcome.verdict)
@@ -401,6 +461,40 @@ def _convert_responses(
     print(f"Responses: {write_generations(out, batch)}")
 
 
+@app.command("responses")
+def _look_at_responses(
+    path: Annotated[Path, Argument(metavar="FILE", help="JSON lines of responses, with text")],
+    form: Annotated[
+        str,
+        Option("--format", metavar="NAME", help="a named format, a YAML file, or auto"),
+    ] = "auto",
+    show: Annotated[int, Option(help="responses shown, as they are cut")] = 3,
+    problems: Annotated[
+        Path | None, Option(help="folder of the items asked for, to read the answers")
+    ] = None,
+    opened: Annotated[
+        bool,
+        Option("--opened", help="the chat template had opened the rationale"),
+    ] = False,
+    items: Items = None,
+    quiet: Quiet = False,
+) -> None:
+    """How are these responses read? Format, steps, answers.
+
+    No model is needed. Say which format responses are in and why, what share
+    of them can be read, and show some as they are cut and some that cannot be
+    read. Exit code 1 if the format fits fewer than half of them.
+    """
+    from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.runs.look import look_at_responses
+
+    asked = () if problems is None else load_problems(problems, limit=items, keep_pictures=False)
+    look = look_at_responses(path, form, opened=opened, problems=asked)
+    _print_faults(look.faults)
+    print(look.report(show))
+    look.check()
+
+
 # --- run folders --------------------------------------------------------------------------------
 
 
@@ -431,6 +525,13 @@ def _generate(
     sampling: SamplingName = None,
     batch_size: Annotated[int | None, Option(help="items at once; default 64")] = None,
     max_new_tokens: MaxNewTokens = 256,
+    form: Format = None,
+    system: System = None,
+    prompt: Annotated[
+        str | None, Option(metavar="TEXT", help="instruction behind the question")
+    ] = None,
+    thinking: Thinking = None,
+    prefill: Prefill = None,
     dtype: Dtype = None,
     device: Device = None,
     revision: Revision = None,
@@ -454,6 +555,7 @@ def _generate(
     from attcot_analysis.runs.shards import Shards
 
     chosen = choose(model, dtype=dtype, batch_size=batch_size)
+    changes = changes_of(system, prompt, thinking, prefill, mode)
     if requests is not None:
         own = {"batch-size": batch_size, "dtype": dtype, "device": device, "revision": revision}
         useless = [name for name, value in own.items() if value is not None]
@@ -476,6 +578,7 @@ def _generate(
             temperature=temperature,
             seed=seed,
             folder=problems if link_pictures else None,
+            form=asked_format(named(form), changes),
         )
         allowed = f" --allowed-local-media-path {problems.resolve()}" if link_pictures else ""
         print(f"Requests: {path} ({len(asked)})")
@@ -486,15 +589,22 @@ def _generate(
         raise MeasureError("--link-pictures is for requests; give --requests FILE, too.")
     assert out is not None
     with Shards.here() as shards, shards.together():
+        loaded = load_problems(problems, limit=items)
+        mllm = load_mllm(
+            chosen.name,
+            dtype=chosen.dtype or "auto",
+            device=device or shards.device,
+            revision=revision,
+            format=asked_format(form, changes),
+        )
+        if form == "auto":
+            mllm = _detected(
+                mllm, loaded, None, changes, max_new_tokens=max_new_tokens, show=shards.main
+            )
         run = measure_run(
             out,
-            load_mllm(
-                chosen.name,
-                dtype=chosen.dtype or "auto",
-                device=device or shards.device,
-                revision=revision,
-            ),
-            load_problems(problems, limit=items),
+            mllm,
+            loaded,
             ("responses",),
             mode=mode,
             text_only=text_only,
@@ -574,13 +684,19 @@ def _measure(
             "answers",
         ),
     ] = False,
+    form: Format = None,
+    system: System = None,
+    prompt: Prompt = None,
+    thinking: Thinking = None,
+    prefill: Prefill = None,
     seed: Annotated[int, Option(help="of the intervals' bootstrap, and of sampling")] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Measure one model on one folder of problems; re-running resumes.
 
     Under accelerate launch or torchrun the processes share the items.
-    Explicit options override those of a preset.
+    Explicit options override those of a preset. Without --format responses
+    are asked for in tags; those of --generations are read as auto decides.
     """
     if foreign and generations is None:
         raise MeasureError("--foreign says whose generations they are; give them, too.")
@@ -591,6 +707,7 @@ def _measure(
     from attcot_analysis.problems.coverage import data_coverage
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import read_generations
+    from attcot_analysis.runs.look import check_generations
     from attcot_analysis.runs.measure import DEFAULT, format_summary, measure_run
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
@@ -599,6 +716,7 @@ def _measure(
     chosen = choose(model, dtype=dtype, batch_size=batch_size, layers=layers)
     what = [*DEFAULT, *(extras or ()), *(("maps",) if maps else ())]
     parts: dict[str, Any] = {"controls": controls, "edits": edits}
+    changes = changes_of(system, prompt, thinking, prefill)
     with Shards.here() as shards, memory_limit(most, device or shards.device), shards.together():
         loaded = load_problems(problems, limit=items, keep_pictures=False)
         mllm = load_mllm(
@@ -606,13 +724,24 @@ def _measure(
             dtype=chosen.dtype or "auto",
             device=device or shards.device,
             revision=revision,
+            format=asked_format(form, changes),
         )
+        if form == "auto" or (form is None and generations is not None):
+            mllm = _detected(
+                mllm,
+                loaded,
+                generations,
+                changes,
+                max_new_tokens=max_new_tokens,
+                show=shards.main,
+            )
         chosen.check(mllm.n_layers)
         if chosen.preset is not None and shards.main:
             print(chosen.preset)
         written = None
         if generations is not None:
             written = read_generations(generations, mllm, foreign=foreign)
+            check_generations(mllm, written)
         run = measure_run(
             out,
             mllm,
@@ -641,6 +770,25 @@ def _measure(
             for name, size in run.manifest.get("halved", {}).items():
                 print(f"Out of memory: {name} was measured {size} items at a time.")
             print(f"Run: {run.path}")
+
+
+def _detected(
+    mllm: Any,
+    problems: Any,
+    generations: Path | None,
+    changes: dict[str, Any],
+    *,
+    max_new_tokens: int,
+    show: bool,
+) -> Any:
+    """The model with the format that it speaks, which is printed with what it was decided by."""
+    from attcot_analysis.problems.formats import changed
+    from attcot_analysis.runs.look import detected_format, shown_detection
+
+    found = detected_format(mllm, problems, generations, max_new_tokens=max_new_tokens)
+    if show:
+        print(shown_detection(found))
+    return dataclasses.replace(mllm, format=changed(found.format, **changes))
 
 
 @app.command("compare")

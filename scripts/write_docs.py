@@ -1,14 +1,16 @@
-"""Write the pages that are made from the code: docs/metrics.md, docs/papers.md and their pictures.
+"""Write the pages that are made from the code: docs/metrics, papers, formats and their pictures.
 
 Usage: python scripts/write_docs.py            (tests/test_docs.py says when it has to be run)
-       python scripts/write_docs.py --pictures (draws docs/images/measures again, too)
+       python scripts/write_docs.py --pictures (draws docs/images/measures and formats again, too)
 """
 
 import sys
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from types import MappingProxyType
 
+from attcot_analysis.problems.formats import FORMATS, ResponseFormat
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS, NOTATION, Metric
@@ -158,7 +160,34 @@ def _claim_row(claim: Claim) -> str:
     return f"| {title} (`{claim.id}`) | {arms} | {metrics} | {code} | {notebooks} |"
 
 
-PAGES = {"metrics.md": metrics_page, "papers.md": papers_page}
+def formats_page() -> str:
+    """The page of response formats: the text, and a section with a picture for each."""
+    about = (Path(__file__).parent / "formats.md").read_text(encoding="utf-8")
+    sections = [_format(form) for form in FORMATS.values()]
+    return _HEAD + about.replace("<!-- formats -->\n", "\n".join(sections))
+
+
+def _format(form: ResponseFormat) -> str:
+    lines = [f"### {form.name}\n", f"*From:* {escape(form.source, quote=False)}\n"]
+    lines.append(f"![A response in the format {form.name}](images/formats/{form.name}.svg)\n")
+    shown = {
+        "system prompt": form.system,
+        "instruction": form.cot,
+        "instruction, direct": form.direct,
+        "rationale between": None if form.rationale is None else " … ".join(form.rationale),
+        "answer between": None if form.answer is None else " … ".join(form.answer),
+        "forces an answer": form.cue,
+        "ends an answer": form.close,
+    }
+    lines += ["| | |", "|---|---|"]
+    for what, value in shown.items():
+        if value:
+            flat = value.strip("\n").replace("\n", "⏎").replace("|", "\\|")
+            lines.append(f"| {what} | `{flat}` |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"metrics.md": metrics_page, "papers.md": papers_page, "formats.md": formats_page}
 """File in docs → what writes it."""
 
 
@@ -170,6 +199,9 @@ def main(arguments: list[str]) -> None:
         from measure_pictures import draw_all
 
         draw_all(DOCS / PICTURES)
+        import format_pictures
+
+        format_pictures.draw_all(DOCS / "images" / "formats")
 
 
 if __name__ == "__main__":

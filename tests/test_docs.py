@@ -182,7 +182,7 @@ def test_every_metric_has_a_formula_a_function_and_a_picture():
 
 def test_the_pages_are_those_that_the_code_makes():
     pages = script("write_docs").PAGES
-    assert set(pages) == {"metrics.md", "papers.md"}
+    assert set(pages) == {"metrics.md", "papers.md", "formats.md"}
     for name, page in pages.items():
         assert text_of(f"docs/{name}") == page(), "run python scripts/write_docs.py"
 
@@ -206,6 +206,9 @@ def test_pictures_are_those_that_the_code_draws(tmp_path):
     assert {path.stem for path in (DOCS / "images" / "measures").glob("*.svg")} == set(
         pictures.DRAWN
     )
+    for name, drawn in script("format_pictures").drawn().items():
+        kept = text_of(f"docs/images/formats/{name}.svg")
+        assert kept == drawn, "run python scripts/write_docs.py --pictures"
 
 
 # --- errors -------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from attcot_analysis.models import (
     load_mllm,
     positions,
 )
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 
 QUESTION = "Start at the star and follow the arrow. What color is the shape you reach?"
 
@@ -569,6 +570,7 @@ def check_model(
     device: str | torch.device | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    format: str | Path | ResponseFormat = TAGS,
     report: Callable[[Check], object] | None = None,
 ) -> ModelCheck:
     """Check that a model's inputs, grids and attention are what measurements take them for.
@@ -580,6 +582,7 @@ def check_model(
         device: As for `load_mllm`.
         revision: As for `load_mllm`.
         trust_remote_code: As for `load_mllm`.
+        format: As for `load_mllm`; a loaded model has its own.
         report: Called with each verdict as soon as it is there.
 
     Returns:
@@ -604,6 +607,7 @@ def check_model(
                 device=device,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
+                format=format,
             )
         except ModelError as error:
             note(Check("loads", False, str(error)))
