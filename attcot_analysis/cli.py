@@ -161,6 +161,14 @@ SamplingName = Annotated[
         "--sampling", help="recommended: as the checkpoint's publisher says (generation_config)"
     ),
 ]
+MaxPixels = Annotated[
+    int | None,
+    Option(metavar="N", help="largest picture after resizing, width x height (Qwen-VL)"),
+]
+MaxPatches = Annotated[
+    int | None,
+    Option(metavar="N", help="most tiles of a picture (InternVL, LLaVA-NeXT, Idefics3, ...)"),
+]
 Dtype = Annotated[str | None, Option(help="such as bfloat16; default auto")]
 Device = Annotated[str | None, Option(help="such as cpu or cuda:1")]
 Revision = Annotated[str | None, Option(help="branch, tag or commit on the hub")]
@@ -267,6 +275,8 @@ def _doctor(
         str | None, Argument(metavar="MODEL", help="checkpoint folder, hub id or preset")
     ] = None,
     folder: Annotated[Path, Option(help="where runs would go")] = Path(),
+    max_pixels: MaxPixels = None,
+    max_patches: MaxPatches = None,
     as_json: Annotated[bool, Option("--json", help="print the findings as JSON")] = False,
     list_presets: Annotated[
         bool, Option("--presets", help="list the presets, nothing else")
@@ -285,7 +295,7 @@ def _doctor(
         for preset in presets().values():
             print(str(preset).removeprefix("preset "))
         return True
-    findings = examine(model, folder=folder)
+    findings = examine(model, folder=folder, max_pixels=max_pixels, max_patches=max_patches)
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
@@ -312,6 +322,8 @@ def _check_model(
     prompt: Prompt = None,
     thinking: Thinking = None,
     prefill: Prefill = None,
+    max_pixels: MaxPixels = None,
+    max_patches: MaxPatches = None,
     quiet: Quiet = False,
 ) -> bool:
     """Is this checkpoint read correctly?"""
@@ -325,6 +337,8 @@ def _check_model(
         revision=revision,
         trust_remote_code=trust_remote_code,
         format=asked_format(named(form), changes_of(system, prompt, thinking, prefill)),
+        max_pixels=max_pixels,
+        max_patches=max_patches,
         report=lambda check: print(check, flush=True),
     )
     print(outcome.verdict)
@@ -535,6 +549,8 @@ def _generate(
     dtype: Dtype = None,
     device: Device = None,
     revision: Revision = None,
+    max_pixels: MaxPixels = None,
+    max_patches: MaxPatches = None,
     seed: Annotated[int, Option(help="of sampling")] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -548,6 +564,7 @@ def _generate(
         raise typer.BadParameter("give one of --out and --requests")
     from attcot_analysis.measures.unread import LIMIT, unread_sentence
     from attcot_analysis.models import load_mllm
+    from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import write_requests
@@ -557,7 +574,14 @@ def _generate(
     chosen = choose(model, dtype=dtype, batch_size=batch_size)
     changes = changes_of(system, prompt, thinking, prefill, mode)
     if requests is not None:
-        own = {"batch-size": batch_size, "dtype": dtype, "device": device, "revision": revision}
+        own = {
+            "batch-size": batch_size,
+            "dtype": dtype,
+            "device": device,
+            "revision": revision,
+            "max-pixels": max_pixels,
+            "max-patches": max_patches,
+        }
         useless = [name for name, value in own.items() if value is not None]
         if sampling is not None:
             raise MeasureError(
@@ -596,7 +620,11 @@ def _generate(
             device=device or shards.device,
             revision=revision,
             format=asked_format(form, changes),
+            max_pixels=max_pixels,
+            max_patches=max_patches,
         )
+        if shards.main and not text_only:
+            print(describe_cost(mllm, [problem.size for problem in loaded]), flush=True)
         if form == "auto":
             mllm = _detected(
                 mllm, loaded, None, changes, max_new_tokens=max_new_tokens, show=shards.main
@@ -668,6 +696,8 @@ def _measure(
     dtype: Dtype = None,
     device: Device = None,
     revision: Revision = None,
+    max_pixels: MaxPixels = None,
+    max_patches: MaxPatches = None,
     generations: Annotated[
         Path | None,
         Option(
@@ -703,6 +733,7 @@ def _measure(
     from attcot_analysis.measures.unread import paragraph_note
     from attcot_analysis.models import load_mllm
     from attcot_analysis.models.load import memory_limit, parse_memory
+    from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.coverage import data_coverage
     from attcot_analysis.problems.folder import load_problems
@@ -725,7 +756,11 @@ def _measure(
             device=device or shards.device,
             revision=revision,
             format=asked_format(form, changes),
+            max_pixels=max_pixels,
+            max_patches=max_patches,
         )
+        if shards.main:
+            print(describe_cost(mllm, [problem.size for problem in loaded]), flush=True)
         if form == "auto" or (form is None and generations is not None):
             mllm = _detected(
                 mllm,

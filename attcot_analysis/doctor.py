@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -28,6 +28,8 @@ HEADROOM = 1.3
 """What a forward pass needs beside the weights, as a factor on them."""
 LITTLE_DISK = 5.0
 """GiB."""
+PICTURES = ((120, 90), (640, 480), (1920, 1080))
+"""Sizes whose cost is said."""
 
 Word = Literal["ok", "note", "fails"]
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -53,12 +55,20 @@ class Finding:
         return f"{self.word:<6}{self.about:<15} {self.detail}"
 
 
-def examine(model: str | Path | None = None, *, folder: str | Path = ".") -> list[Finding]:
+def examine(
+    model: str | Path | None = None,
+    *,
+    folder: str | Path = ".",
+    max_pixels: int | None = None,
+    max_patches: int | None = None,
+) -> list[Finding]:
     """Look at the installation and, if one is named, at what a model needs.
 
     Args:
         model: Checkpoint folder, hub id or preset.
         folder: Where runs would be written.
+        max_pixels: What a picture may cost, as for `load_mllm`.
+        max_patches: What a picture may cost, as for `load_mllm`.
 
     Returns:
         The findings, in the order in which things would go wrong.
@@ -72,6 +82,8 @@ def examine(model: str | Path | None = None, *, folder: str | Path = ".") -> lis
     if works and model is not None:
         try:
             findings += _model(model)
+            if Path(model).is_dir():
+                findings += _pictures(model, max_pixels=max_pixels, max_patches=max_patches)
         except AttCoTError as error:
             findings.append(Finding("model", "fails", str(error)))
     return findings
@@ -252,6 +264,20 @@ def _largest() -> tuple[str, float] | None:
         return torch.cuda.get_device_name(0), float(torch.cuda.mem_get_info(0)[1])
     total = total_memory()
     return None if total is None else ("this machine", float(total))
+
+
+def _pictures(folder: str | Path, **limits: Any) -> Iterator[Finding]:
+    """How many image tokens pictures of some sizes become."""
+    from attcot_analysis.models.load import load_processor
+    from attcot_analysis.models.picture_cost import image_tokens
+    from attcot_analysis.models.processors import overridden_tiles
+
+    mllm = load_processor(folder, **limits)
+    costs = [f"{image_tokens(mllm, size):,} for {size[0]} x {size[1]}" for size in PICTURES]
+    yield Finding("pictures", "ok", f"image tokens: {', '.join(costs)} pixels")
+    tiles = None if mllm.limits else overridden_tiles(mllm.family, mllm.processor)
+    if tiles:
+        yield Finding("pictures", "note", f"{tiles}.")
 
 
 def _family(folder: Path) -> str:

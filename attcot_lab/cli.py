@@ -9,6 +9,8 @@ from typer import Argument, Option, Typer
 from attcot_analysis.cli import (
     Items,
     ListCommand,
+    MaxPatches,
+    MaxPixels,
     Model,
     Problems,
     Quiet,
@@ -101,6 +103,8 @@ def _finetune(
         bool,
         Option("--gradient-checkpointing", help="less memory, more time, same result"),
     ] = False,
+    max_pixels: MaxPixels = None,
+    max_patches: MaxPatches = None,
     seed: Annotated[int, Option(help="of the order of the data")] = 0,
     save_every: Annotated[int, Option(help="steps between checkpoints")] = 50,
     quiet: Quiet = False,
@@ -128,6 +132,8 @@ def _finetune(
         lora_alpha=lora_alpha,
         dtype=dtype,
         gradient_checkpointing=gradient_checkpointing,
+        max_pixels=max_pixels,
+        max_patches=max_patches,
     )
     chosen = read_arm(arm)
     if chosen.recipe == "planted":

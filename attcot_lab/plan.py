@@ -62,9 +62,8 @@ def _tuples(knobs: dict[str, Any]) -> dict[str, Any]:
 
 Edit = Annotated[str, AfterValidator(_edit)]
 Positive = Annotated[int, AfterValidator(_positive)]
-Training = Annotated[
-    FinetuneConfig, settings_of(FinetuneConfig, without=("seed", "mode", "attcot"))
-]
+_NOT_OF_TRAINING = ("seed", "mode", "attcot", "max_pixels", "max_patches")
+Training = Annotated[FinetuneConfig, settings_of(FinetuneConfig, without=_NOT_OF_TRAINING)]
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,8 @@ class Settings(Record):
         measure: Measure in full, as `measure_run` does, and keep all tables; ``None`` keeps the
             values of `measures` only.
         dtype: Of the measured models.
+        max_pixels: What a picture may cost, in training and measuring; see `load_mllm`.
+        max_patches: Likewise.
         revision: Of models on the hub.
         check: Whether a model is checked first; one that fails is not measured.
         pages: ``"pairs"`` compares every arm with the base and with ``cot_sft``, or describes the
@@ -215,12 +216,20 @@ class Settings(Record):
     measures: list[Measure] = Field(default_factory=lambda: list(MEASURES))
     measure: Measuring | None = None
     dtype: str = "auto"
+    max_pixels: Positive | None = None
+    max_patches: Positive | None = None
     revision: str | None = None
     check: bool = False
     pages: Pages = "none"
     seed: int = 0
     save_every: Positive = 50
     keep_models: bool = False
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What a picture may cost, where the plan says so."""
+        given = {"max_pixels": self.max_pixels, "max_patches": self.max_patches}
+        return {name: most for name, most in given.items() if most is not None}
 
 
 class Plan(Settings):
@@ -289,7 +298,8 @@ class Plan(Settings):
         models = [
             place if place == name else f"{name} ({place})" for name, place in self.models.items()
         ]
-        lines = [self.about, f"models    {', '.join(models)}; {self.dtype}"]
+        limits = "".join(f", {name} {most}" for name, most in self.limits.items())
+        lines = [self.about, f"models    {', '.join(models)}; {self.dtype}{limits}"]
         lines += [f"problems  {name}: {_described(one)}" for name, one in self.problems.items()]
         lines.append(f"out       {self.out or 'as --out says'}")
         lines.append(f"check     {'yes' if self.check else 'no'}")

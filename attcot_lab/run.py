@@ -29,6 +29,8 @@ from transformers.utils import cached_file
 from attcot_analysis.errors import InUseError, ModelError, RunError
 from attcot_analysis.measures.check import check_model
 from attcot_analysis.models import Mllm, PromptCache, load_mllm
+from attcot_analysis.models.load import load_processor
+from attcot_analysis.models.picture_cost import describe_cost
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.manifests import first_difference, recorded
 from attcot_analysis.runs.measure import measure_run
@@ -99,6 +101,8 @@ def run_plan(
         _warn_of_shared_items(plan, say)
         if plan.check:
             _check_models(run, plan, bases, say)
+        if plan.measure is not None:
+            _say_cost(plan, bases, say)
         cells = plan.cells()
         finished = [cell for cell in cells if _is_finished(run, cell)]
         for cell in finished:
@@ -181,7 +185,7 @@ def _work(run: RunFolder, plan: Plan, bases: Mapping[str, str], quiet: bool, cel
     if arm.trained and not Path(checkpoint).exists():
         _train(plan, _weights(bases[cell.model], plan.revision), Path(checkpoint), quiet, cell)
     revision = None if arm.trained else plan.revision
-    mllm = load_mllm(checkpoint, dtype=plan.dtype, revision=revision)
+    mllm = load_mllm(checkpoint, dtype=plan.dtype, revision=revision, **plan.limits)
     if plan.n_layers not in (None, mllm.n_layers):
         raise ModelError(
             f"The preset of {bases[cell.model]} says {plan.n_layers} layers, but it has "
@@ -218,7 +222,7 @@ def _train(plan: Plan, base: str, checkpoint: Path, quiet: bool, cell: Cell) -> 
         base,
         problems.training_problems(cell.seed),
         checkpoint,
-        problems.training(cell.seed),
+        replace(problems.training(cell.seed), **plan.limits),
         save_every=plan.save_every,
         progress=not quiet,
     )
@@ -306,6 +310,7 @@ def _begun(folder: Path, plan: Plan, bases: Mapping[str, str], fresh: bool) -> I
 def _manifest(plan: Plan) -> dict[str, Any]:
     names = ("items", "test_seed", "batch_size", "max_new_tokens", "dtype")
     config: dict[str, Any] = {name: getattr(plan, name) for name in names}
+    config |= plan.limits
     if plan.measure is not None:
         config["measure"] = plan.measure.options()
     elif plan.measures != list(MEASURES):
@@ -346,11 +351,19 @@ def _commit(model: str, revision: str | None) -> str | None:
     return getattr(found, "_commit_hash", None)
 
 
+def _say_cost(plan: Plan, bases: Mapping[str, str], say: Say) -> None:
+    for name, base in bases.items():
+        mllm = load_processor(base, revision=plan.revision, **plan.limits)
+        for kind, problems in plan.problems.items():
+            sizes = [one.size for one in problems.test_problems(plan.items, plan.test_seed)]
+            say(f"{name}, {kind}: {describe_cost(mllm, sizes)}")
+
+
 def _check_models(run: RunFolder, plan: Plan, bases: Mapping[str, str], say: Say) -> None:
     verdicts = run.read_json(CHECK) if run.has(CHECK) else {}
     for name, base in bases.items():
         if name not in verdicts:
-            found = check_model(base, revision=plan.revision, dtype="float32")
+            found = check_model(base, revision=plan.revision, dtype="float32", **plan.limits)
             if not found.holds:
                 failed = [str(check) for check in found.checks if not check.ok]
                 raise ModelError(

@@ -182,9 +182,14 @@ def _internvl(**changes: Any) -> tuple[Any, dict[str, Any]]:
         context_image_token="<IMG_CONTEXT>",
         video_token="<video>",
     )
-    image = {"size": {"height": 32, "width": 32}, "max_patches": 6, **changes}
+    image = {
+        "size": {"height": 32, "width": 32},
+        "max_patches": 6,
+        "crop_to_patches": True,
+        **changes,
+    }
     processor = transformers.InternVLProcessor(
-        image_processor=transformers.GotOcr2ImageProcessor(crop_to_patches=True, **image),
+        image_processor=transformers.GotOcr2ImageProcessor(**image),
         tokenizer=tokenizer,
         video_processor=transformers.InternVLVideoProcessor(size=image["size"]),
         image_seq_length=16,

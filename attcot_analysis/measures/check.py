@@ -571,6 +571,8 @@ def check_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     format: str | Path | ResponseFormat = TAGS,
+    max_pixels: int | None = None,
+    max_patches: int | None = None,
     report: Callable[[Check], object] | None = None,
 ) -> ModelCheck:
     """Check that a model's inputs, grids and attention are what measurements take them for.
@@ -583,6 +585,8 @@ def check_model(
         revision: As for `load_mllm`.
         trust_remote_code: As for `load_mllm`.
         format: As for `load_mllm`; a loaded model has its own.
+        max_pixels: As for `load_mllm`.
+        max_patches: As for `load_mllm`.
         report: Called with each verdict as soon as it is there.
 
     Returns:
@@ -608,6 +612,8 @@ def check_model(
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 format=format,
+                max_pixels=max_pixels,
+                max_patches=max_patches,
             )
         except ModelError as error:
             note(Check("loads", False, str(error)))

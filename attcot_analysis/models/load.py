@@ -3,11 +3,13 @@
 import contextlib
 import re
 import sys
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +19,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, passing
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
+from attcot_analysis.models.processors import (
+    limit_pictures,
+    overridden_tiles,
+    unknown_image_processor,
+)
 from attcot_analysis.problems.formats import TAGS, ResponseFormat, response_format
 from attcot_analysis.problems.response import ParsedResponse, parse_response
 
@@ -33,6 +40,7 @@ class Mllm:
         revision: Commit of the hub repository, if it came from there.
         cache: Keeps prompts as the processor has prepared them; default none is kept.
         format: How it is asked and how its responses are read; `dataclasses.replace` changes it.
+        limits: What `load_mllm` was told that a picture may cost; empty for the checkpoint's own.
 
     Raises:
         ModelError: If the processor lacks a part that inputs need.
@@ -45,6 +53,7 @@ class Mllm:
     revision: str | None = None
     cache: PromptCache | None = None
     format: ResponseFormat = TAGS
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the processor's parts; give the tokenizer a padding token if it has none."""
@@ -195,6 +204,8 @@ def load_mllm(
     trust_remote_code: bool = False,
     attn_implementation: str = "sdpa",
     format: str | Path | ResponseFormat = TAGS,
+    max_pixels: int | None = None,
+    max_patches: int | None = None,
 ) -> Mllm:
     """Load a model and its processor with `transformers`' Auto classes, ready to measure.
 
@@ -208,6 +219,14 @@ def load_mllm(
             as they run.
         format: How the model is asked and its responses are read: a name, a YAML file, or a
             `ResponseFormat`.
+        max_pixels: Largest picture in pixels (width x height) after the processor's resizing, for
+            families with one token per so many pixels (Qwen-VL); smaller is cheaper and sees less.
+        max_patches: Most tiles of a picture, for families that cut it into tiles (InternVL,
+            LLaVA-NeXT, LLaVA-OneVision, Idefics3, SmolVLM); a view of the whole is one more.
+
+    Warns:
+        UserWarning: If the processor cuts pictures otherwise than the checkpoint's file says, and
+            no limit settles it.
 
     Raises:
         ModelError: If anything is missing, unreadable, or of no supported family.
@@ -219,12 +238,7 @@ def load_mllm(
     _check_folder(Path(name_or_path))
     config = _load(AutoConfig, "configuration", name, **hub)
     family = family_of(config)
-    processor = _load(AutoProcessor, "processor", name, **hub)
-    if getattr(processor, "tokenizer", None) is None:
-        raise ModelError(
-            f"{name} holds no processor, only a {type(processor).__name__}; save the model's "
-            "AutoProcessor beside it."
-        )
+    processor = _load_processor(name, config, **hub)
     model, found = _load(
         AutoModelForImageTextToText,
         "model",
@@ -243,8 +257,46 @@ def load_mllm(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
+    limits = limit_pictures(
+        family, processor, model.config, {"max_pixels": max_pixels, "max_patches": max_patches}
+    )
+    tiles = None if limits else overridden_tiles(family, processor)
+    if tiles:
+        warnings.warn(f"{name}: {tiles}.", stacklevel=2)
     commit = getattr(config, "_commit_hash", None) or revision
-    return Mllm(model, processor, family, name, commit, format=chosen)
+    return Mllm(model, processor, family, name, commit, format=chosen, limits=limits)
+
+
+def load_processor(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    max_pixels: int | None = None,
+    max_patches: int | None = None,
+) -> Mllm:
+    """Load everything but the weights: enough to encode prompts and to count their tokens.
+
+    Args:
+        name_or_path: As for `load_mllm`, like the others.
+        revision: Of a hub repository.
+        max_pixels: What a picture may cost.
+        max_patches: What a picture may cost.
+
+    Returns:
+        A model whose ``model`` holds its configuration only.
+
+    Raises:
+        ModelError: As `load_mllm`.
+    """
+    name = str(name_or_path)
+    _check_folder(Path(name_or_path))
+    hub = {"revision": revision, "trust_remote_code": False}
+    config = _load(AutoConfig, "configuration", name, **hub)
+    family = family_of(config)
+    processor = _load_processor(name, config, **hub)
+    given = {"max_pixels": max_pixels, "max_patches": max_patches}
+    limits = limit_pictures(family, processor, config, given)
+    return Mllm(SimpleNamespace(config=config), processor, family, name, limits=limits)
 
 
 @contextlib.contextmanager
@@ -271,6 +323,22 @@ def _check_folder(path: Path) -> None:
             f"{path} has no processor (processor_config.json or preprocessor_config.json); "
             "save the model's AutoProcessor into it."
         )
+
+
+def _load_processor(name: str, config: Any, **hub: Any) -> Any:
+    try:
+        processor = _load(AutoProcessor, "processor", name, **hub)
+    except ModelError as error:
+        sentence = unknown_image_processor(name, config.model_type, **hub)
+        if sentence is None:
+            raise
+        raise ModelError(sentence) from error
+    if getattr(processor, "tokenizer", None) is None:
+        raise ModelError(
+            f"{name} holds no processor, only a {type(processor).__name__}; save the model's "
+            "AutoProcessor beside it."
+        )
+    return processor
 
 
 def _load(auto: Any, part: str, name: str, **options: Any) -> Any:

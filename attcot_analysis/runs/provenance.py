@@ -108,9 +108,10 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
     """Identify a model by everything that a number can depend on.
 
     Returns:
-        ``name``, ``family``, ``revision``, ``format``; ``weights_sha256`` and ``files``, digests of
-        the weights and of each other file of a checkpoint folder; ``loaded``, digests of a model
-        that is loaded, as it is now.
+        ``name``, ``family``, ``revision``, ``format``; ``limits`` of what a picture costs, if it
+        was loaded with some; ``weights_sha256`` and ``files``, digests of the weights and of each
+        other file of a checkpoint folder; ``loaded``, digests of a model that is loaded, as it is
+        now.
     """
     name = model.name if isinstance(model, Mllm) else str(model)
     folder = Path(name)
@@ -123,6 +124,7 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
         "revision": model.revision if isinstance(model, Mllm) else None,
         "weights_sha256": weights_hash(folder) if local else None,
         "files": settings_files(folder) if local else {},
+        **({"limits": dict(model.limits)} if isinstance(model, Mllm) and model.limits else {}),
         **(
             {"format": model.format.record(), "loaded": _loaded(model)}
             if isinstance(model, Mllm)

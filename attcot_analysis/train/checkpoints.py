@@ -56,6 +56,7 @@ def train_into(
     *,
     seed: int,
     dtype: torch.dtype = torch.float32,
+    limits: Mapping[str, Any] | None = None,
     noted: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
     log_every: int = 1,
@@ -77,6 +78,7 @@ def train_into(
         config: What the run is made with, JSON values; it is in the log.
         seed: Of whatever is drawn from here on.
         dtype: Type that the base is loaded in.
+        limits: What a picture may cost, as `load_mllm` takes it.
         noted: Further entries of the log.
         inputs: What else must be the same for an unfinished run to be resumed.
         log_every: Steps between two entries of the log.
@@ -103,7 +105,7 @@ def train_into(
         # Another run may have finished it since.
         new_folder(folder)
         set_seed(seed)
-        mllm = load_mllm(base, dtype=dtype)
+        mllm = load_mllm(base, dtype=dtype, **(limits or {}))
         # GRPO pads on the left; what is saved pads as the base does.
         side = mllm.tokenizer.padding_side
         trainer = make(mllm, working, **saving)

@@ -138,6 +138,9 @@ class FinetuneConfig:
             same; those that adapters leave as they are are kept in it.
         gradient_checkpointing: Whether layers are computed again going backward in place of
             keeping what they have computed: less memory, the same gradient.
+        max_pixels: What a picture may cost, as for `load_mllm`; saved with the processor, so that
+            the trained model sees pictures as it was trained.
+        max_patches: Likewise.
 
     Raises:
         TrainingError: If a size is below 1, a value is out of range, or settings do not fit
@@ -156,6 +159,8 @@ class FinetuneConfig:
     lora_alpha: Positive | None = None
     dtype: Dtype = "float32"
     gradient_checkpointing: bool = False
+    max_pixels: Count | None = None
+    max_patches: Count | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -178,13 +183,18 @@ class FinetuneConfig:
             TrainingError: If something else is asked for.
         """
         plain = FinetuneConfig()
-        names = ("lora", "lora_alpha", "dtype", "gradient_checkpointing")
+        names = ("lora", "lora_alpha", "dtype", "gradient_checkpointing", *self.limits)
         asked = [name for name in names if getattr(self, name) != getattr(plain, name)]
         if asked:
             raise TrainingError(
                 f"{who} takes no {' and no '.join(asked)}: these are for CoT-SFT and Att-CoT; "
                 "leave them out (an arm of SAYO has its own option lora)."
             )
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What a picture may cost, as `load_mllm` takes it."""
+        return {"max_pixels": self.max_pixels, "max_patches": self.max_patches}
 
     @property
     def loaded_in(self) -> torch.dtype:
@@ -252,6 +262,7 @@ def finetune(
         asdict(config),
         seed=config.seed,
         dtype=config.loaded_in,
+        limits=config.limits,
         inputs={"dataset": dataset.__name__},
         log_every=LOG_EVERY,
         save_every=save_every,

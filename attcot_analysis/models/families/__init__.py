@@ -11,20 +11,48 @@ from attcot_analysis.models.families.family import (
     plain_positions,
     text_positions,
 )
+from attcot_analysis.models.families.limits import (
+    anyres_patches,
+    idefics3_patches,
+    internvl_patches,
+    qwen_pixels,
+)
 from attcot_analysis.models.families.single import gemma3_grids, llava_grids, qwen_grids
 from attcot_analysis.models.families.tiles import idefics3_grids, internvl_grids
 
 __all__ = ["FAMILIES", "Family", "ProcessedPrompt", "family_of", "text_positions"]
 
+_PIXELS = {"max_pixels": qwen_pixels}
+_ANYRES = {"max_patches": anyres_patches}
 FAMILIES: list[Family] = [
-    Family("qwen2_5_vl", ("qwen2_5_vl",), qwen_grids, mrope_positions, "mm_token_type_ids"),
-    Family("qwen3_vl", ("qwen3_vl",), qwen_grids, mrope_positions, "mm_token_type_ids"),
-    Family("internvl", ("internvl",), internvl_grids, plain_positions),
+    Family(
+        "qwen2_5_vl", ("qwen2_5_vl",), qwen_grids, mrope_positions, "mm_token_type_ids", _PIXELS
+    ),
+    Family("qwen3_vl", ("qwen3_vl",), qwen_grids, mrope_positions, "mm_token_type_ids", _PIXELS),
+    Family(
+        "internvl",
+        ("internvl",),
+        internvl_grids,
+        plain_positions,
+        limits={"max_patches": internvl_patches},
+    ),
     Family("llava", ("llava",), llava_grids, plain_positions),
-    Family("llava_next", ("llava_next",), llava_next_grids, plain_positions),
-    Family("llava_onevision", ("llava_onevision",), llava_onevision_grids, plain_positions),
+    Family("llava_next", ("llava_next",), llava_next_grids, plain_positions, limits=_ANYRES),
+    Family(
+        "llava_onevision",
+        ("llava_onevision",),
+        llava_onevision_grids,
+        plain_positions,
+        limits=_ANYRES,
+    ),
     Family("gemma3", ("gemma3",), gemma3_grids, plain_positions, "token_type_ids"),
-    Family("idefics3", ("idefics3", "smolvlm"), idefics3_grids, plain_positions),
+    Family(
+        "idefics3",
+        ("idefics3", "smolvlm"),
+        idefics3_grids,
+        plain_positions,
+        limits={"max_patches": idefics3_patches},
+    ),
 ]
 """Every family; `FAMILIES.append(Family(...))` adds one of your own."""
 

@@ -1,7 +1,7 @@
 """`Family`: what the rest of the package asks about a family of MLLMs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,8 @@ GridFunction = Callable[[ProcessedPrompt], tuple[TokenGrid, ...]]
 
 PositionFunction = Callable[[Any, Mapping[str, Tensor]], Tensor]
 
+LimitFunction = Callable[[Any, int], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Family:
@@ -75,6 +77,9 @@ class Family:
             or ``(3, B, T)`` for M-RoPE.
         token_types: The model input that tells image tokens from text; ``None`` for families
             that need none.
+        limits: What a picture may cost, as `load_mllm` takes it: ``"max_pixels"`` or
+            ``"max_patches"``, each with ``(processor, limit) -> settings of its image processor``.
+            Empty for families in which every picture costs the same.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Family:
     grids: GridFunction
     positions: PositionFunction
     token_types: str | None = None
+    limits: Mapping[str, LimitFunction] = field(default_factory=dict)
 
 
 def mrope_positions(model: Any, batch: Mapping[str, Tensor]) -> Tensor:

@@ -202,6 +202,7 @@ def find_model(arm: MeasuredArm, checkpoint: str | Path | None = None) -> Mllm:
             place,
             dtype=arm.settings.get("dtype", "auto"),
             revision=arm.model.get("revision"),
+            **arm.model.get("limits", {}),
         )
     except (AttCoTError, OSError, torch.OutOfMemoryError) as error:
         text = str(error).strip().splitlines()

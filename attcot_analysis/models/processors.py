@@ -1,0 +1,113 @@
+"""Image processors: limits on what a picture costs, and what is wrong with how they are saved."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import transformers
+from PIL import Image
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+from attcot_analysis.errors import ModelError
+from attcot_analysis.models.families import Family
+
+_PICTURE = (640, 480)
+
+
+def limit_pictures(
+    family: Family, processor: Any, config: Any, limits: Mapping[str, int | None]
+) -> dict[str, int]:
+    """Limit what a picture costs, in place, for `processor` and model configuration.
+
+    Args:
+        family: The model's.
+        processor: Gets an image processor with other settings.
+        config: The model's own; families of which the model reads the same setting have it there.
+        limits: ``max_pixels`` or ``max_patches``; ``None`` limits nothing.
+
+    Returns:
+        The limits that are given.
+
+    Raises:
+        ModelError: If pictures of this family are not limited by that, or not by so little.
+    """
+    given = {name: most for name, most in limits.items() if most is not None}
+    for name, most in given.items():
+        if name not in family.limits:
+            others = " or ".join(family.limits)
+            instead = f"give {others} instead" if others else "leave it out, all cost the same"
+            raise ModelError(
+                f"{name} does not limit what a picture costs in family {family.name}; {instead}."
+            )
+        if most < 1:
+            raise ModelError(f"{name} is {most}; give at least 1.")
+        changes = family.limits[name](processor, most)
+        images = processor.image_processor
+        processor.image_processor = type(images).from_dict({**images.to_dict(), **changes})
+        for key, value in changes.items():
+            if hasattr(config, key):
+                setattr(config, key, value)
+    return given
+
+
+def overridden_tiles(family: Family, processor: Any) -> str | None:
+    """Half a sentence if a processor cuts pictures otherwise than its image processor says.
+
+    A processor class may have settings of its own for its image processor, which then count. What
+    both make of one picture is compared.
+    """
+    if "max_patches" not in family.limits:
+        return None
+    images, picture = processor.image_processor, Image.new("RGB", _PICTURE)
+    content = [{"type": "image"}, {"type": "text", "text": "?"}]
+    try:
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        made = processor(text=[prompt], images=[[picture]], return_tensors="pt")["pixel_values"]
+        alone = images([[picture]], return_tensors="pt")["pixel_values"]
+    # What a processor refuses is said where inputs are made.
+    except (ValueError, TypeError, KeyError, ArithmeticError, IndexError, RuntimeError):
+        return None
+    if made.shape == alone.shape:
+        return None
+    own = getattr(processor, "images_kwargs", None) or {}
+    differing = [
+        f"{name} is {getattr(images, name)} and {type(processor).__name__} sets {value}"
+        for name, value in own.items()
+        if getattr(images, name, None) not in (None, value)
+    ]
+    counts = [len(one.flatten(0, -4)) for one in (alone, made)]
+    width, height = _PICTURE
+    return (
+        f"a picture of {width} x {height} pixels becomes {counts[1]} tiles and not {counts[0]}, as "
+        f"its image processor's settings say{f' ({differing[0]})' if differing else ''}; give "
+        "max_patches (--max-patches), 1 for a single tile, to have it one way"
+    )
+
+
+def unknown_image_processor(name: str, model_type: str | None, **hub: Any) -> str | None:
+    """A sentence if a checkpoint names an image processor that `transformers` does not have."""
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name, **hub)
+    except (OSError, ValueError):
+        return None
+    named = settings.get("image_processor_type")
+    known = [one for names in IMAGE_PROCESSOR_MAPPING_NAMES.values() for one in _flat(names)]
+    if not isinstance(named, str) or named.removesuffix("Fast") in known or named in known:
+        return None
+    of_model = list(_flat(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type or "", ())))
+    near = difflib.get_close_matches(named, of_model or known, 1, 0.0)
+    return (
+        f"{name} names the image processor {named}, which transformers "
+        f"{transformers.__version__} does not have; rename image_processor_type to {near[0]}, in "
+        "its preprocessor_config.json or processor_config.json."
+    )
+
+
+def _flat(names: Any) -> Iterator[str]:
+    if isinstance(names, str):
+        yield names
+    elif names:
+        yield from (one for one in (names.values() if isinstance(names, Mapping) else names) if one)
