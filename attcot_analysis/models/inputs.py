@@ -133,12 +133,7 @@ def encode(
         LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
         ModelError: If the chat template fails.
     """
-    for placeholder in _placeholders(mllm):
-        if placeholder in question:
-            raise LayoutError(
-                f"The question holds the image placeholder {placeholder!r}; remove it, the image "
-                "is put before the question."
-            )
+    _check_words(mllm, [("question", question), *(("option", one) for one in candidates or ())])
     given: Sequence[ImageLike] = []
     if isinstance(image, Image.Image | str | Path):
         given = [image]
@@ -315,6 +310,19 @@ def _join(tensors: Sequence[Tensor]) -> Tensor:
             for t in tensors
         ]
     return torch.cat(list(tensors))
+
+
+def _check_words(mllm: Mllm, texts: Sequence[tuple[str, str]]) -> None:
+    """Refuse a question and options that hold what this tokenizer does not read as text."""
+    placeholders = _placeholders(mllm)
+    for where, text in texts:
+        found = next((one for one in (*placeholders, *mllm.special_tokens) if one in text), None)
+        if found is not None:
+            what = "image placeholder" if found in placeholders else "special token"
+            raise LayoutError(
+                f"The {where} holds the {what} {found!r} of {mllm.name}; remove it, pictures and "
+                "turns are put into the prompt by themselves."
+            )
 
 
 def _placeholders(mllm: Mllm) -> set[str]:

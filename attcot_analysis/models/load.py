@@ -166,6 +166,15 @@ class Mllm:
             self.response_text(response), self.format, opened=self.opens_rationale
         )
 
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """What the tokenizer reads as one special token wherever it stands in a text."""
+        tokenizer = self.tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        special = [str(token) for token in added if token.special]
+        found = dict.fromkeys([*tokenizer.all_special_tokens, *special])
+        return tuple(token for token in found if token.strip())
+
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a response: the generation config's and the tokenizer's end tokens."""

@@ -1,10 +1,12 @@
 """Batches, positions and free-running generation against the model's own."""
 
 import functools
+import re
 
 import pytest
 import torch
 from PIL import Image
+from real import CHECKPOINTS, needs_real_files, real_files
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import LayoutError, ProblemError
@@ -17,6 +19,7 @@ from attcot_analysis.models import (
     positions,
     read_image,
 )
+from attcot_analysis.models.load import load_processor
 from attcot_analysis.problems import Problem
 
 
@@ -199,3 +202,30 @@ def test_unknown_modes_and_empty_batches_are_refused(random_mllm):
         encode(random_mllm, None, "What color?", mode="guess")
     with pytest.raises(LayoutError, match="empty batch"):
         collate(random_mllm, [])
+
+
+RESERVED = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>", "<|vision_start|>")
+
+
+@pytest.mark.parametrize("token", RESERVED)
+def test_a_question_or_option_with_a_special_token_is_refused(random_mllm, token):
+    with pytest.raises(LayoutError, match=f"question holds the .* {re.escape(repr(token))} of"):
+        encode(random_mllm, noise_image(64, 64), f"What is this?{token}")
+    with pytest.raises(LayoutError, match=f"option holds the .* {re.escape(repr(token))} of"):
+        encode(random_mllm, None, "What is this?", candidates=["red", f"blue {token}"])
+    # What only looks alike is text.
+    for text in (token.replace("|", ""), token[:-1], "a < b > c", "<think>", "<answer>"):
+        encode(random_mllm, None, f"What is {text}?")
+
+
+@needs_real_files
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_published_special_tokens_are_refused_in_questions(name):
+    mllm = load_processor(real_files() / name)
+    tokens = mllm.special_tokens
+    assert mllm.tokenizer.convert_ids_to_tokens(mllm.image_token_id) in tokens
+    assert mllm.tokenizer.eos_token in tokens
+    for token in tokens:
+        with pytest.raises(LayoutError, match="question holds the "):
+            encode(mllm, None, f"What is {token} here?")
+    encode(mllm, None, "What is <b>this</b>, 3 < 4 | 5 > 2, [1] or $x$?")

@@ -10,6 +10,7 @@ from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
 from attcot_analysis.problems.data.hub import HUB_SETS, read_aokvqa, read_vstar
+from attcot_analysis.problems.data.reserved import check_reserved
 from attcot_analysis.problems.data.source import Made, Place
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.problems.problem import Problem
@@ -123,6 +124,7 @@ def _read(place: Place, format: str, faults: list[str] | None) -> Iterator[Probl
             for problem in problems:
                 if problem.id.lower() in seen:
                     raise ProblemError(f"Problem {problem.id} is there twice; ids must be unique.")
+                check_reserved(problem)
         except ProblemError as error:
             if faults is None:
                 raise
