@@ -139,8 +139,7 @@ def candidate_tokens(
     form = mllm.format
     cue = form.cue if cue is None else cue
     sequences = [
-        _tokens_after(mllm, "" if first else form.begin or "\n", f"{cue}{one}{form.close}")
-        for one in form.forced(candidates)
+        _tokens_inside(mllm, f"{cue}{one}{form.close}", first) for one in form.forced(candidates)
     ]
     n_shared = min((_common(sequences[0], one) for one in sequences[1:]), default=0)
     tails = tuple(tuple(one[n_shared:]) for one in sequences)
@@ -170,16 +169,15 @@ def behind(
     return moved
 
 
-def _tokens_after(mllm: Mllm, before: str, text: str) -> list[int]:
+def _tokens_inside(mllm: Mllm, text: str, first: bool) -> list[int]:
+    """A text's tokens at the start of a response, or where a token has just ended inside it."""
+
     def tokens(string: str) -> list[int]:
         return list(mllm.tokenizer(string, add_special_tokens=False)["input_ids"])
 
-    # Where the last token of `before` would join the text, a line end stands in for it.
-    for anchor in (before, "\n"):
-        head, whole = tokens(anchor), tokens(anchor + text)
-        if whole[: len(head)] == head:
-            return whole[len(head) :]
-    return tokens(text)
+    # Behind a line end, since SentencePiece puts a space before whatever begins a text.
+    head, whole = tokens("\n"), tokens(f"\n{text}")
+    return tokens(text) if first or whole[: len(head)] != head else whole[len(head) :]
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attcot_analysis.attention.candidates import CandidateTree, _common, _tokens_after
+from attcot_analysis.attention.candidates import CandidateTree, _common, _tokens_inside
 from attcot_analysis.attention.packing import branched_inputs
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, evaluating, token_starts
@@ -130,7 +130,7 @@ class AnswerCue:
         return self._stable[before, first]
 
     def _tokens(self, text: str, first: bool) -> list[int]:
-        return _tokens_after(self.mllm, "" if first else self.mllm.format.begin or "\n", text)
+        return _tokens_inside(self.mllm, text, first)
 
 
 def _end(text: str, close: str) -> int:

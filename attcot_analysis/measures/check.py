@@ -282,8 +282,8 @@ def candidates_are_their_texts(mllm: Mllm) -> str:
         raise MeasureError(f"Answers cannot be forced on this model: {error}") from error
     worst, joined = 0.0, 0
     form = mllm.format
-    opening = form.begin or "\n"
-    before = opening + form.cue
+    opening = "\n"
+    before = opening + item.layout.cuts[-1].rest + form.cue
     for own, values in zip(tokens, packed, strict=True):
         texts = [f"{before}{one}{form.close}" for one in form.forced(own.candidates)]
         ids = [mllm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -294,7 +294,34 @@ def candidates_are_their_texts(mllm: Mllm) -> str:
             expected = _whole_log_p(mllm, item, head, whole[behind:], len(whole) - same)
             worst = max(worst, abs(value - expected))
     _require("a candidate's log-probability is off that of its text", worst, _log_p_tolerance(mllm))
-    return f"{len(tokens)} sets, {joined} of them joined with the tag, largest error {worst:.1e}"
+    found = f"{len(tokens)} sets, {joined} of them joined with the tag, largest error {worst:.1e}"
+    return found + _led_by_space(mllm, item)
+
+
+LEADS = {"a space": " ", "a line end": "\n"}
+"""White space that a model may put before an answer."""
+
+
+def _led_by_space(mllm: Mllm, item: Encoded) -> str:
+    """Which answers the model prefers with white space before them.
+
+    Forced answers stand right behind the cue, so a model that was trained with a space there
+    gives little to all of them; a cue that ends in the space mends it.
+    """
+    plain = replace(mllm, format=mllm.format.model_copy(update={"options": "as given"}))
+    answers = list(dict.fromkeys(one for candidates in CANDIDATES for one in candidates))
+    said = ""
+    for name, lead in LEADS.items():
+        if mllm.format.cue.endswith(lead):
+            continue
+        pairs = [candidate_tokens(plain, (one, f"{lead}{one}")) for one in answers]
+        read = forced_answers(
+            plain, [item] * len(pairs), pairs, steps=[[item.layout.n_steps]] * len(pairs)
+        )
+        more = [one for one, ((own, led),) in zip(answers, read, strict=True) if led > own]
+        if more:
+            said += f"; with {name} before it more probable: {', '.join(map(repr, more))}"
+    return said
 
 
 def _whole_log_p(
@@ -310,7 +337,7 @@ def _whole_log_p(
     with evaluating(mllm.model):
         logits = mllm.model(**batch, use_cache=False, logits_to_keep=n_read + 1).logits[0, :-1]
     read = logits.float().log_softmax(-1).gather(1, batch["input_ids"][0, -n_read:, None])
-    return float(read.sum())
+    return float(read.sum().detach())
 
 
 def knockout_moves_logits(mllm: Mllm) -> str:

@@ -111,6 +111,30 @@ def test_a_tokenizer_that_joins_tags_and_answers_passes(merging):
     assert "4 of them joined with the tag" in found[CANDIDATE].detail
 
 
+@pytest.mark.parametrize("lead", [" ", "\n"])
+def test_answers_that_a_model_puts_behind_white_space_are_named(merging, lead):
+    """Planted: the model writes the tokens of the led answer wherever it is asked."""
+    led = list(candidate_tokens(merging, ("Monday", f"{lead}Monday")).tails[1])
+
+    def favour(module, args, output):
+        output.logits[..., led] += 40.0
+        return output
+
+    hook = merging.model.register_forward_hook(favour)
+    try:
+        found = CHECKS[CANDIDATE](merging)
+    finally:
+        hook.remove()
+    name = {" ": "a space", "\n": "a line end"}[lead]
+    assert f"with {name} before it more probable: " in found
+    said = found.split(f"with {name} before it more probable: ")[1].split(";")[0]
+    assert "'Monday'" in said
+    closed = replace(
+        merging, format=merging.format.model_copy(update={"cue": f"{merging.format.cue}{lead}"})
+    )
+    assert f"with {name} before it" not in CHECKS[CANDIDATE](closed)
+
+
 def test_candidates_scored_only_as_far_as_their_tokens_differ(merging, random_mllm, monkeypatch):
     """Without the end of the closing tag."""
 
