@@ -181,6 +181,28 @@ def test_generate_refuses_what_makes_no_sense(random_mllm, problems, tmp_path, w
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_says_first_what_its_pictures_cost_and_keeps_the_limit(tmp_path, capsys):
+    folder = tmp_path / "problems"
+    save_problems(generate_arrows(2, ArrowsConfig(hops=1), seed=5), folder)
+    command = ["generate", str(shipped(TESTBED_MODEL)), str(folder), "--device", "cpu"]
+    command += ["--max-new-tokens", "4"]
+    for name, limit, tokens in (("own", [], 36), ("less", ["--max-pixels", "4096"], 16)):
+        assert main([*command, "--out", str(tmp_path / name), *limit]) == 0
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first == f"Image tokens per picture: {tokens}."
+    manifest = RunFolder.open(tmp_path / "less").manifest
+    assert manifest["models"]["model"]["limits"] == {"max_pixels": 4096}
+    assert "limits" not in RunFolder.open(tmp_path / "own").manifest["models"]["model"]
+    assert main([*command, "--out", str(tmp_path / "less")]) == Exit.ERROR
+    assert "limits" in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "no"), "--max-patches", "4"]) == Exit.ERROR
+    assert "give max_pixels" in capsys.readouterr().err
+    assert main([*command, "--requests", str(tmp_path / "r"), "--sampling", "recommended"]) == 1
+    assert "--temperature" in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "no"), "--sampling", "recommended"]) == 1
+    assert "recommends no sampling" in capsys.readouterr().err
+
+
 def test_measure_then_report(tmp_path, capsys):
     folder = tmp_path / "problems"
     save_problems(generate_arrows(3, ArrowsConfig(hops=1, noise=240.0), seed=5), folder)

@@ -225,6 +225,33 @@ def test_a_setting_that_did_not_exist_yet_must_have_its_default(finished, tmp_pa
         run_plan(tiny(), folder, progress=False)
 
 
+def test_what_a_picture_costs_holds_in_training_and_in_measuring(monkeypatch, tmp_path):
+    trained, said = [], []
+
+    def copy(arm, base, problems, folder, config, **_):
+        trained.append(config.limits)
+        return Path(shutil.copytree(base, folder))
+
+    monkeypatch.setitem(RECIPES, "sft", Recipe(copy, slim=True))
+    small = {"arms": ["base", "cot_sft"], "measures": ["access"], "max_pixels": 4096}
+    run = run_plan(tiny(**small), tmp_path / "run", progress=False)
+    assert trained == [{"max_pixels": 4096, "max_patches": None}]
+    for cell in run.path.glob("cells/*"):
+        model = RunFolder.open(cell).manifest["models"]["model"]
+        assert model["limits"] == {"max_pixels": 4096}
+    with pytest.raises(RunError, match=r"max_pixels is 4096, now it is None"):
+        run_plan(tiny(**{**small, "max_pixels": None}), tmp_path / "run", progress=False)
+    assert "max_pixels 4096" in str(tiny(**small))
+    with pytest.raises(TrainingError, match="max_pixels"):
+        tiny(finetune={"max_pixels": 4096})
+    # A plan that measures in full says first what its pictures cost.
+    from attcot_lab.run import _say_cost
+
+    whole = tiny(**small)
+    _say_cost(whole, whole.models, said.append)
+    assert said == [f"{shipped(TESTBED_MODEL).name}, arrows: Image tokens per picture: 16."]
+
+
 def test_an_error_in_one_cell_is_told_and_the_others_are_kept(
     copied, monkeypatch, tmp_path, capsys
 ):

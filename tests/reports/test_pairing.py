@@ -9,6 +9,7 @@ import pytest
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.measures.compare import METRICS
+from attcot_analysis.models.picture_cost import image_tokens
 from attcot_analysis.problems import ArrowsConfig, generate_arrows, save_problems
 from attcot_analysis.runs.provenance import problems_hash
 from attcot_analysis.runs.run import RunFolder
@@ -57,8 +58,9 @@ def test_what_makes_numbers_incomparable_is_refused(pair, first, tmp_path, chang
         ({"settings": {"dtype": "bfloat16"}}, "in float32 and att_cot in bfloat16"),
         (
             {"settings": {"sampling": {"do_sample": True, "top_k": 1}}},
-            r"cot_sft are greedy and .* written as recommended \(do_sample True, top_k 1\)",
+            r"cot_sft are greedy and .* drawn as recommended \(do_sample True, top_k 1\)",
         ),
+        ({"settings": {"temperature": 0.7}}, r"greedy and .* drawn at temperature 0\.7;"),
         ({"versions": {"torch": "1.0"}}, r"torch [\d.+a-z]+ and 1\.0"),
         ({"model": {"family": "llava"}}, "family qwen2_5_vl and att_cot of llava"),
         ({"model": {"weights_sha256": None}}, None),
@@ -79,6 +81,14 @@ def test_the_same_weights_and_other_eyes_are_said(pair, first, tmp_path):
     eyes["image_processor"] = eyes["image_processor"] | {"patch_size": 99}
     (note,) = pairing_notes(first, second(pair, tmp_path, model={"processor": eyes}))
     assert "other settings (patch_size)" in note
+
+
+def test_a_model_is_loaded_with_the_limit_it_was_measured_with(pair, tmp_path):
+    limits = {"max_pixels": 4096}
+    arm = read_arm(pair.copy("cot_sft", tmp_path / "other", model={"limits": limits}))
+    mllm = find_model(arm)
+    assert mllm.limits == limits and image_tokens(mllm, (96, 96)) <= 16
+    assert image_tokens(find_model(read_arm(pair.path("cot_sft"))), (96, 96)) == 36
 
 
 def cut_off(path, share):

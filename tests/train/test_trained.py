@@ -9,8 +9,9 @@ import torch
 from transformers import Trainer, TrainingArguments
 from tuning import problems
 
-from attcot_analysis.errors import TrainingError
+from attcot_analysis.errors import ModelError, TrainingError
 from attcot_analysis.models import load_mllm
+from attcot_analysis.models.picture_cost import image_tokens
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, checkpoints
 from attcot_analysis.train.checkpoints import KeepLast, check_checkpoint, last_complete
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
@@ -53,6 +54,21 @@ def test_fewer_problems_than_a_batch_are_refused(random_checkpoint, tmp_path, ac
     with pytest.raises(TrainingError, match="3 examples do not fill a batch of 4"):
         finetune(random_checkpoint, problems()[:3], tmp_path / "tuned", config)
     assert not (tmp_path / "tuned").exists()
+
+
+def test_a_model_keeps_the_limit_that_it_was_trained_with(random_checkpoint, tmp_path):
+    config = replace(CONFIG, steps=1, max_pixels=4096)
+    tuned = load_mllm(finetune(random_checkpoint, problems()[:4], tmp_path / "tuned", config))
+    assert (
+        image_tokens(tuned, (200, 200))
+        <= 16
+        < image_tokens(load_mllm(random_checkpoint), (200, 200))
+    )
+    with pytest.raises(TrainingError, match="takes no max_pixels"):
+        config.check_plain("SAYO")
+    with pytest.raises(ModelError, match="give max_pixels"):
+        other = replace(CONFIG, max_patches=2)
+        finetune(random_checkpoint, problems()[:4], tmp_path / "other", other)
 
 
 @pytest.mark.parametrize("attached", [False, True])

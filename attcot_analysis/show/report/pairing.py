@@ -235,7 +235,10 @@ def _layers(layers: Sequence[int] | None) -> str:
 def _drawn(arm: MeasuredArm) -> str:
     sampling = arm.settings.get("sampling") or {}
     values = ", ".join(f"{name} {value}" for name, value in sorted(sampling.items()))
-    return f"written as recommended ({values})" if sampling else "greedy"
+    if sampling:
+        return f"drawn as recommended ({values})"
+    temperature = arm.settings.get("temperature")
+    return f"drawn at temperature {temperature}" if temperature else "greedy"
 
 
 def _version_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
