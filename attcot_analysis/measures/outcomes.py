@@ -1,6 +1,6 @@
 """`CotOutcomes`: which items CoT hurt and which it helped, and what else is known of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Result, need_columns
 from attcot_analysis.measures.compare import compare, wider_intervals
+from attcot_analysis.measures.samples import SAMPLE
 from attcot_analysis.measures.unread import LIMIT, unread_sentence
 from attcot_analysis.stats.catalogue import Metric
 from attcot_analysis.stats.intervals import Interval, share_difference, share_interval
@@ -102,11 +103,12 @@ class CotOutcomes(Result):
 
     CoT *hurt* an item if the direct answer is right and the one with a rationale wrong, and
     *helped* it in the reverse case; both are counts of answers and name no cause. Items with an
-    unparsed answer are in neither group. The table has one row per item and training seed:
-    ``item``, ``seed``, ``group`` (a key of `GROUPS`), ``direct``, ``cot`` (the answers, missing
-    where unparsed), ``direct_correct``, ``cot_correct``; the signs (0, 1 or missing), which
-    `SIGNS` defines; ``looking`` (attention to the picture in the last step over the first: the
-    larger of the ratios of mass and share), ``net`` (net dependence, nats).
+    unparsed answer are in neither group. The table has one row per item, training seed and
+    response (the sample; 0 where there is one): ``item``, ``seed``, ``response``, ``group`` (a key of
+    `GROUPS`), ``direct``, ``cot`` (the answers, missing where unparsed), ``direct_correct``,
+    ``cot_correct``; the signs (0, 1 or missing), which `SIGNS` defines; ``looking`` (attention to
+    the picture in the last step over the first: the larger of the ratios of mass and share),
+    ``net`` (net dependence, nats).
     """
 
     name = "outcomes"
@@ -114,6 +116,7 @@ class CotOutcomes(Result):
     columns = (
         "item",
         "seed",
+        "response",
         "group",
         "direct",
         "cot",
@@ -142,16 +145,18 @@ class CotOutcomes(Result):
     def accuracy(self) -> Mapping[str, Any]:
         """CoT minus direct accuracy, paired by item: the row of `compare`, widened for few seeds.
 
-        An unparsed answer counts as wrong, as in every accuracy.
+        An unparsed answer counts as wrong, as in every accuracy; samples of an item are averaged.
         """
+        means = self.table.groupby(["seed", "item"], sort=False)[["direct_correct", "cot_correct"]]
+        items = means.mean().reset_index()
         values = [
             pd.DataFrame(
                 {
                     "model": mode,
-                    "seed": self.table["seed"],
-                    "item": self.table["item"],
+                    "seed": items["seed"],
+                    "item": items["item"],
                     "metric": "accuracy_cot",
-                    "value": self.table[f"{mode}_correct"].astype(float),
+                    "value": items[f"{mode}_correct"],
                 }
             )
             for mode in ("direct", "cot")
@@ -161,15 +166,15 @@ class CotOutcomes(Result):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many items (with several seeds: items × seeds) are in each group."""
+        """How many items (with several seeds or samples: pairs of answers) are in each group."""
         return {name: int(self._in(name).sum()) for name in GROUPS}
 
     def items(self, group: str) -> list[str]:
-        """The items of a group, those first that are in it with most seeds."""
+        """The items of a group, those first that are in it with most seeds and samples."""
         return list(map(str, self.table.loc[self._in(group), "item"].value_counts(sort=True).index))
 
     def group(self, item: str) -> str:
-        """The group in which an item is with most seeds."""
+        """The group in which an item is with most seeds and samples."""
         own = self.table.loc[self.table["item"] == item, "group"]
         return str(own.mode().iloc[0]) if len(own) else ""
 
@@ -179,7 +184,7 @@ class CotOutcomes(Result):
         Returns:
             One row per sign and group: ``sign``, ``group``, ``count`` and ``of`` (rows of the table
             that show it, and of which it is known), ``value``, ``low``, ``high`` (share with
-            Wilson's interval), ``n`` (items, whose seeds count as one).
+            Wilson's interval), ``n`` (items, whose seeds and samples count as one).
         """
         rows = []
         for name in self._measured:
@@ -273,15 +278,15 @@ class CotOutcomes(Result):
     def counted(self) -> str:
         """Say how many items CoT hurt and helped, and what else is to be known of these counts."""
         counts, p_value = self.counts, float(self.accuracy["p_value"])
-        what = "items" if self.n_seeds == 1 else "items × seeds"
         sentences = [
-            f"CoT hurt {counts['hurt']} {what} (direct answer right, CoT answer wrong) and helped "
-            f"{counts['helped']} (the reverse); both answers are right on {counts['right']} and "
-            f"wrong on {counts['wrong']}."
+            f"CoT hurt {counts['hurt']} {self._unit} (direct answer right, CoT answer wrong) and "
+            f"helped {counts['helped']} (the reverse); both answers are right on {counts['right']} "
+            f"and wrong on {counts['wrong']}."
         ]
         if p_value == p_value and counts["hurt"] + counts["helped"] and not self.unread:
-            name = "McNemar's exact test" if self.n_seeds == 1 else "t test over seeds × items"
-            sentences.append(f"{name}: p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}.")
+            test = self.accuracy["test"]
+            test = "McNemar's exact test" if test == "mcnemar" else f"Test ({test})"
+            sentences.append(f"{test}: p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}.")
         if 0 < counts["hurt"] < FEW_HURT:
             sentences.append(
                 f"Only {counts['hurt']} were hurt: the intervals below are wide, and what they "
@@ -337,11 +342,11 @@ class CotOutcomes(Result):
                 f"The table outcomes has the group {sorted(unknown)[0]!r}; expected "
                 f"{', '.join(GROUPS)}."
             )
-        twice = self.table[self.table.duplicated(["item", "seed"])]
+        twice = self.table[self.table.duplicated(["item", "seed", "response"])]
         if len(twice):
             raise MeasureError(
-                f"The table outcomes holds item {twice['item'].iloc[0]} twice for a seed; give "
-                "every run a seed of its own."
+                f"The table outcomes holds item {twice['item'].iloc[0]} twice for a seed and "
+                "response; give every run a seed of its own."
             )
 
     @property
@@ -356,17 +361,22 @@ class CotOutcomes(Result):
     @property
     def _n(self) -> str:
         seeds = f" × {self.n_seeds} seeds" if self.n_seeds > 1 else ""
-        return f"{self.n} item{'' if self.n == 1 else 's'}{seeds}"
+        count = self.table["response"].nunique()
+        samples = f" × {count} samples" if count > 1 else ""
+        return f"{self.n} item{'' if self.n == 1 else 's'}{seeds}{samples}"
+
+    @property
+    def _unit(self) -> str:
+        return "items" if len(self.table) == self.n else "pairs of answers"
 
     @property
     def _unparsed(self) -> list[str]:
         count = self.counts["unparsed"]
         if not count:
             return []
-        what = "items" if self.n_seeds == 1 else "items × seeds"
         return [
-            f"An answer is unparsed, so counts as wrong, on {count} of {len(self.table)} {what}, "
-            "which are among neither the hurt nor the helped."
+            f"An answer is unparsed, so counts as wrong, in {count} of {len(self.table)} "
+            f"{self._unit}, which are among neither the hurt nor the helped."
         ]
 
     def _in(self, group: str) -> pd.Series:
@@ -391,15 +401,38 @@ def cot_outcomes(tables: Mapping[int, Mapping[str, pd.DataFrame]]) -> CotOutcome
     Args:
         tables: Training seed → name → table, as `measure` returns them: ``answers_cot`` and
             ``answers_direct``, and of ``commitment``, ``access`` and ``dependence`` those that
-            there are.
+            there are. Several samples of an item are paired by their number, with the only direct
+            answer where there is one.
 
     Raises:
         MeasureError: If there are no direct answers, or tables do not fit together.
     """
-    parts = [_outcomes(kinds).assign(seed=seed) for seed, kinds in tables.items()]
+    parts = [
+        _outcomes(own).assign(seed=seed, response=sample)
+        for seed, kinds in tables.items()
+        for sample, own in _samples(kinds)
+    ]
     if not parts:
         raise MeasureError("No run was given, so there are no answers to compare; give one.")
     return CotOutcomes(pd.concat(parts, ignore_index=True)[list(CotOutcomes.columns)])
+
+
+def _samples(
+    kinds: Mapping[str, pd.DataFrame],
+) -> Iterator[tuple[int, Mapping[str, pd.DataFrame]]]:
+    """The tables of each sample; what has none belongs to all."""
+    cot = kinds.get("answers_cot")
+    if cot is None or SAMPLE not in cot:
+        yield 0, kinds
+        return
+    for sample in sorted(cot[SAMPLE].unique()):
+        yield (
+            int(sample),
+            {
+                name: table[table[SAMPLE] == sample] if SAMPLE in table else table
+                for name, table in kinds.items()
+            },
+        )
 
 
 def _outcomes(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

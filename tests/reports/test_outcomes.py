@@ -23,6 +23,7 @@ from attcot_analysis.measures.outcomes import (
     CotOutcomes,
     cot_outcomes,
 )
+from attcot_analysis.measures.samples import stacked
 from attcot_analysis.show.report import questions
 from attcot_analysis.show.report.arms import does_cot_hurt
 from attcot_analysis.show.report.compare import compare_runs, report_run
@@ -74,6 +75,7 @@ def random_outcomes(rng: np.random.Generator, **shares) -> CotOutcomes:
         {
             "item": [f"{number}" for number in range(len(group))],
             "seed": 0,
+            "response": 0,
             "group": group,
             "direct": "a",
             "cot": "b",
@@ -196,7 +198,7 @@ def test_the_guide_and_the_report_have_the_same_patterns():
 def test_above_two_percent_unread_no_verdict_is_given(problems):
     few = cot_outcomes({0: planted_tables(problems, sizes=SIZES, early=only_hurt, unparsed=3)})
     assert few.unread == () and few.counts["unparsed"] == 3
-    assert few.headline.startswith("An answer is unparsed, so counts as wrong, on 3 of 150 items")
+    assert few.headline.startswith("An answer is unparsed, so counts as wrong, in 3 of 150 items")
     assert sum(few.counts[group] for group in GROUPS) == 147
     many = cot_outcomes({0: planted_tables(problems, sizes=SIZES, early=only_hurt, unparsed=4)})
     assert many.headline.startswith("2.7% of the CoT answers could not be read, so nothing is said")
@@ -218,8 +220,29 @@ def test_seeds_of_an_item_count_as_one(problems):
     pd.testing.assert_frame_equal(
         one.shares()[["value", "low", "high", "n"]], three.shares()[["value", "low", "high", "n"]]
     )
-    assert three.counts["hurt"] == 90 and "90 items × seeds" in three.counted
+    assert three.counts["hurt"] == 90 and "90 pairs of answers" in three.counted
     assert len(three.items("hurt")) == 30 and "n = 150 items × 3 seeds" in three.headline
+
+
+def test_samples_are_paired_by_their_number(tmp_path):
+    shown = planted_problems(12)
+    parts = [planted_tables(shown, sizes=(6, 2, 2, 2), seed=seed) for seed in (1, 2)]
+    both = {name: stacked([part[name] for part in parts]) for name in parts[0]}
+    found = cot_outcomes({0: both})
+    for sample, part in enumerate(parts):
+        alone = cot_outcomes({0: part}).table
+        among = found.table[found.table["response"] == sample].reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            among.drop(columns="response"), alone.drop(columns="response")
+        )
+    assert found.counted.startswith("CoT hurt 12 pairs of answers") and found.n == 12
+    assert "n = 12 items × 2 samples" in found.headline
+    assert found.accuracy["value"] == pytest.approx(-4 / 12) and found.accuracy["n_items"] == 12
+    greedy = cot_outcomes({0: both | {"answers_direct": parts[0]["answers_direct"]}}).table
+    assert (greedy["direct"].iloc[:12].to_numpy() == greedy["direct"].iloc[12:].to_numpy()).all()
+    run = planted_run(tmp_path / "run", shown, both)
+    text = report_run(run, examples=0, items=3).read_text()
+    assert "planted gave 2 responses to every item" in text and text.count("<article") == 3
 
 
 def test_the_result_is_described_and_drawn(problems):
@@ -236,7 +259,7 @@ def test_the_result_is_described_and_drawn(problems):
             CotOutcomes(found.table.drop(columns=column))
     with pytest.raises(MeasureError, match="has the group 'best'"):
         CotOutcomes(found.table.assign(group="best"))
-    with pytest.raises(MeasureError, match="twice for a seed"):
+    with pytest.raises(MeasureError, match="twice for a seed and response"):
         CotOutcomes(pd.concat([found.table, found.table]))
 
 

@@ -16,6 +16,7 @@ from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.dependence import Dependence
 from attcot_analysis.measures.maps import FloatArray
 from attcot_analysis.measures.outcomes import CotOutcomes, cot_outcomes
+from attcot_analysis.measures.samples import SAMPLE, samples_of
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.measure import DEFAULT, TABLES, suite_values
 from attcot_analysis.runs.parts import one_line
@@ -125,16 +126,16 @@ class MeasuredArm:
         return run.read_arrays(_MAPS, wanted) if wanted else {}
 
     def responses(self) -> dict[str, str]:
-        """Response by item, of the first seed."""
-        answers = self.tables[min(self.tables)]["answers_cot"]
+        """Response by item, of the first seed and sample."""
+        answers = samples_of(self.tables[min(self.tables)]["answers_cot"])[0]
         return {
             str(item): str(text)
             for item, text in zip(answers["item"], answers["text"], strict=True)
         }
 
     def steps(self) -> dict[str, tuple[str, ...]]:
-        """Texts of the response's steps by item, of the first seed."""
-        answers = self.tables[min(self.tables)]["answers_cot"]
+        """Texts of the response's steps by item, of the first seed and sample."""
+        answers = samples_of(self.tables[min(self.tables)]["answers_cot"])[0]
         return {str(row["item"]): steps_of(row) for row in answers.to_dict("records")}
 
 
@@ -269,6 +270,28 @@ def run_curves(tables: Tables, problems: Sequence[Problem], reference: str) -> l
     forced = everywhere(tables, "commitment")
     curves = _commitment_curves(tables, problems, axis) if forced else []
     return curves + _access_curves(tables, problems, axis, reference)
+
+
+def first_sample(tables: Tables) -> Tables:
+    """The same with one response to every item, the first."""
+    return {
+        arm: {
+            seed: {name: samples_of(table)[0] for name, table in kinds.items()}
+            for seed, kinds in seeds.items()
+        }
+        for arm, seeds in tables.items()
+    }
+
+
+def sample_notes(arm: MeasuredArm) -> list[str]:
+    """Say what of a run with several responses to every item is shown of one only."""
+    answers = arm.tables[min(arm.tables)]["answers_cot"]
+    if SAMPLE not in answers:
+        return []
+    return [
+        f"{arm.name} gave {answers[SAMPLE].nunique()} responses to every item: numbers are means "
+        "over these, curves, maps and items are of the first."
+    ]
 
 
 def everywhere(tables: Tables, name: str) -> bool:

@@ -22,9 +22,11 @@ from attcot_analysis.show.report.arms import (
     MeasuredArm,
     Runs,
     everywhere,
+    first_sample,
     outcomes_or_why,
     read_arm,
     run_curves,
+    sample_notes,
 )
 from attcot_analysis.show.report.items import Tables, example_problems, report_items
 from attcot_analysis.show.report.maps import StepMaps, embeds, kept_maps, model_maps
@@ -126,6 +128,7 @@ def compare_runs(
     values = pd.concat([arm.values(shared) for arm in arms], ignore_index=True)
     pair = (first.name, second.name)
     notes += more + size_notes(len(shared)) + seed_notes(*arms) + metric_notes(*pair, values)
+    notes += [note for arm in arms for note in sample_notes(arm)]
     notes += [*paragraph_notes(*arms), *data_coverage(shared).gaps]
     settings = {"examples": examples, "items": items, "models": models is not False}
     manifest = _manifest(arms, shared, values, settings, seed)
@@ -207,7 +210,7 @@ def report_run(
             "--overwrite."
         )
     shared, _ = find_problems(arm, arm, problems)
-    notes = [*paragraph_notes(arm), *size_notes(len(shared))]
+    notes = [*sample_notes(arm), *paragraph_notes(arm), *size_notes(len(shared))]
     if share := cut_off(arm):
         notes.insert(
             0,
@@ -270,6 +273,7 @@ def write_run_report(
         pair = report.pair or (first, first)
         outcomes = report.outcomes or {arm: outcomes_or_why(seeds) for arm, seeds in tables.items()}
         own = outcomes.get(pair[1])
+        tables = first_sample(tables)
         full = replace(
             report,
             outcomes=outcomes,

@@ -223,10 +223,11 @@ def _outcome_note(outcomes: CotOutcomes, group: str, item: str) -> str:
     row = rows.iloc[0]
     right, wrong = ("direct", "CoT") if group == "hurt" else ("CoT", "direct")
     said = {"direct": row["direct"], "CoT": row["cot"]}
-    seeds = f" In {len(rows)} of {outcomes.n_seeds} seeds." if outcomes.n_seeds > 1 else ""
+    pairs = int((outcomes.table["item"] == item).sum())
+    several = f" So in {len(rows)} of {pairs} pairs of answers." if pairs > 1 else ""
     return (
         f"Chosen because {GROUPS[group]}: the {right} answer ({said[right]}) is right, the {wrong} "
-        f"answer ({said[wrong]}) wrong.{seeds} It shows what to look at, not what is typical."
+        f"answer ({said[wrong]}) wrong.{several} It shows what to look at, not what is typical."
     )
 
 
