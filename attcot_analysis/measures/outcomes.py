@@ -104,8 +104,8 @@ class CotOutcomes(Result):
     CoT *hurt* an item if the direct answer is right and the one with a rationale wrong, and
     *helped* it in the reverse case; both are counts of answers and name no cause. Items with an
     unparsed answer are in neither group. The table has one row per item, training seed and
-    response (the sample; 0 where there is one): ``item``, ``seed``, ``response``, ``group`` (a key of
-    `GROUPS`), ``direct``, ``cot`` (the answers, missing where unparsed), ``direct_correct``,
+    response: ``item``, ``seed``, ``response`` (the sample; 0 where there is one), ``group`` (a key
+    of `GROUPS`), ``direct``, ``cot`` (the answers, missing where unparsed), ``direct_correct``,
     ``cot_correct``; the signs (0, 1 or missing), which `SIGNS` defines; ``looking`` (attention to
     the picture in the last step over the first: the larger of the ratios of mass and share),
     ``net`` (net dependence, nats).
