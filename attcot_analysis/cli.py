@@ -689,7 +689,8 @@ def _measure(
         Option(
             "--also",
             metavar="TABLE",
-            help="answer_access, causal (knockout, mean values, removal), lens, divergence",
+            help="answer_access, causal (knockout, mean values, removal), lens, divergence, "
+            "open_commitment",
         ),
     ] = None,
     maps: Annotated[bool, Option("--maps", help="also keep attention maps")] = False,

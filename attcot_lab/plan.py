@@ -40,7 +40,7 @@ ITEMS = 100
 """Generated test items, where a plan does not say how many."""
 TRAIN_ITEMS = 384
 """Generated training items, where a plan does not say how many."""
-Extra = Literal["answer_access", "causal", "lens", "divergence"]
+Extra = Literal["answer_access", "causal", "lens", "divergence", "open_commitment"]
 Pages = Literal["none", "pairs", "study"]
 
 

@@ -174,7 +174,7 @@ def test_a_site_is_checked_for_links_and_loads(tmp_path):
 
 def test_every_metric_has_a_formula_a_function_and_a_picture():
     pictures = {path.stem for path in (DOCS / "images" / "measures").glob("*.svg")}
-    public = {*attcot_analysis.__all__, *attcot_lab.__all__}
+    public = {*attcot_analysis.__all__, *attcot_analysis.measures.__all__, *attcot_lab.__all__}
     for name, metric in METRICS.items():
         assert metric.formula.strip() and metric.picture in pictures, name
         assert metric.function in public, name

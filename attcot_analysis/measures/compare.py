@@ -12,6 +12,7 @@ from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import GROUP, CausalAccess
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.dependence import Dependence, prior_reliance
+from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import SAMPLE, agreement
 from attcot_analysis.stats.catalogue import METRICS, Metric
 from attcot_analysis.stats.intervals import (
@@ -51,6 +52,16 @@ _COMMITMENT = {
 _JUMP = {"jump": "commitment_jump", "jump_position": "commitment_jump_position"}
 """Columns that tables reduced by earlier versions lack."""
 
+_OPEN = {
+    "p0": "open_p0",
+    "area": "open_area",
+    "entropy0": "open_entropy0",
+    "entropy_area": "open_entropy_area",
+    "same0": "open_same0",
+    "commitment_position": "open_position",
+    "same_area": "open_same_area",
+}
+
 _ACCESS = ("mass", "mass_last_step", "mass_slope", "share", "density", "evidence_share")
 
 _FOCUS = ("focus", "unfocused_first_step", "refocused")
@@ -89,6 +100,7 @@ def item_values(
     direct: pd.DataFrame | None = None,
     text_only: pd.DataFrame | None = None,
     commitment: Commitment | pd.DataFrame | None = None,
+    open_commitment: OpenCommitment | pd.DataFrame | None = None,
     access: VisualAccess | pd.DataFrame | None = None,
     dependence: Dependence | pd.DataFrame | None = None,
     causal: CausalAccess | pd.DataFrame | None = None,
@@ -103,6 +115,7 @@ def item_values(
         direct: From ``answer_problems(..., mode="direct")``.
         text_only: From ``answer_problems(..., text_only=True)``.
         commitment: From `commitment`, or its `items`; rows of control rationales are left out.
+        open_commitment: From `open_commitment`, or its `items`.
         access: From `visual_access`, its table or its `items`.
         dependence: From `dependence`, or its table.
         causal: From `causal_access`, its table or its `items`; read are the fixed rationales, cut
@@ -127,6 +140,7 @@ def item_values(
         "direct": direct,
         "text_only": text_only,
         "commitment": commitment,
+        "open_commitment": open_commitment,
         "access": access,
         "dependence": dependence,
         "causal": causal,
@@ -153,6 +167,11 @@ def item_values(
     if commitment is not None:
         items = commitment.items() if isinstance(commitment, Commitment) else commitment
         columns |= _commitment(items)
+    if open_commitment is not None:
+        given = open_commitment
+        found = given.items() if isinstance(given, OpenCommitment) else given
+        found = _by_item(found, "open_commitment", tuple(_OPEN))
+        columns |= {metric: _floats(found[column]) for column, metric in _OPEN.items()}
     if access is not None:
         if isinstance(access, pd.DataFrame) and "mass_slope" not in access.columns:
             access = VisualAccess(access)

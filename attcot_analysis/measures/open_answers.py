@@ -15,7 +15,7 @@ from attcot_analysis.attention.continuations import (
     Reading,
     read_continuations,
 )
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, NothingMeasuredError
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.measures.answers import read_answer
 from attcot_analysis.measures.commitment import (
@@ -272,7 +272,8 @@ def open_commitment(
           the end of the closing tag, which tells ``1`` from ``12``, but whose sure tokens raise
           the mean;
         * ``entropy`` (nats, over the whole vocabulary) of the distribution of the first token
-          behind the cue; ``entropy_answer``: mean over the tokens of the greedy forced answer;
+          behind the cue; ``entropy_answer``: mean over the tokens of the greedy forced answer,
+          missing where that is empty;
         * ``forced``: the greedy answer, up to the closing tag; missing where it does not end
           within the length limit. ``same``: it is read as ``read``; missing where that is;
         * ``leaked``: the rationale up to this step states ``final`` as a word. With ``max_steps``
@@ -291,8 +292,9 @@ def open_commitment(
     forced answer: reconstruction.
     """
     check_max_steps(max_steps)
-    items = _stating(paired(mllm, problems, responses, images=images, empty=empty), empty)
     cue = AnswerCue(mllm)
+    found = paired(mllm, problems, responses, images=images, empty=empty)
+    items = _forcible(found, cue, empty)
     frames = []
     for chunk in batches(items.places, batch_size, "open commitment", progress):
         encoded = [items.encode(at) for at in chunk]
@@ -306,9 +308,10 @@ def open_commitment(
         others = {
             one: said.text
             for one, said in forced.items()
-            if said.text.strip() and said.text != finals[one.row]
+            if said.text != finals[one.row] and _writes(cue, said.text)
         }
-        read = {**own, **(_read(cue, encoded, others, names) if others else {})}
+        as_final = {one: own[one] for one in asked if forced[one].text == finals[one.row]}
+        read = {**as_final, **(_read(cue, encoded, others, names) if others else {})}
         for row, at in enumerate(chunk):
             steps = [one for one in asked if one.row == row]
             said = [forced[one] for one in steps]
@@ -323,7 +326,7 @@ def open_commitment(
                     "final": final,
                     "read": meant,
                     **_probabilities([own[one] for one in steps]),
-                    **_entropies([read[one] for one in steps], said),
+                    **_entropies([own[one] for one in steps], [read.get(one) for one in steps]),
                     **_answers(mllm, problems[at], meant, said),
                     "leaked": [states(text, final) for text in texts],
                 }
@@ -333,23 +336,36 @@ def open_commitment(
     return OpenCommitment(table, items.measured, skipped=items.skipped)
 
 
-def _stating(items: Items, empty: Empty) -> Items:
-    """Those of them whose response states an answer."""
-    lacking = [at for at in items.places if not _stated(items, at).strip()]
-    if not lacking:
+def _forcible(items: Items, cue: AnswerCue, empty: Empty) -> Items:
+    """Those of them whose response states an answer that can be forced."""
+    faults: dict[int, tuple[str, str]] = {}
+    for at in items.places:
+        text = _stated(items, at)
+        try:
+            if text.strip():
+                cue.behind(text)
+            else:
+                fault = "its response states no answer; give it one in the model's format"
+                faults[at] = fault, "no stated answer"
+        except MeasureError as error:
+            faults[at] = str(error).rstrip("."), "an answer that the tokenizer does not write"
+    if not faults:
         return items
-    ids = tuple(items.problems[at].id for at in lacking)
     if empty == "error":
+        at, (fault, _) = next(iter(faults.items()))
         raise MeasureError(
-            f"Item {ids[0]}: its response states no answer; give it one in the model's format, or "
-            "pass empty='skip' to leave such items out."
+            f"Item {items.problems[at].id}: {fault}, or pass empty='skip' to leave such items out."
         )
-    kept = {at: one for at, one in items.parsed.items() if at not in lacking}
+    kept = {at: one for at, one in items.parsed.items() if at not in faults}
     if not kept:
-        raise MeasureError(
-            "No response with a rationale states an answer, so there is nothing to measure."
+        raise NothingMeasuredError(
+            "No response with a rationale states an answer that can be forced, so there is nothing "
+            "to measure."
         )
-    return replace(items, parsed=kept, skipped={**items.skipped, "no stated answer": ids})
+    left = {why: tuple(ids) for why, ids in items.skipped.items()}
+    for at, (_, why) in faults.items():
+        left[why] = (*left.get(why, ()), items.problems[at].id)
+    return replace(items, parsed=kept, skipped=left)
 
 
 def _stated(items: Items, at: int) -> str:
@@ -476,15 +492,25 @@ def _probabilities(steps: Sequence[tuple[Continuation, Reading]]) -> dict[str, A
     }
 
 
+def _writes(cue: AnswerCue, text: str) -> bool:
+    """Whether a text can be forced."""
+    try:
+        return bool(cue.behind(text))
+    except MeasureError:
+        return False
+
+
 def _entropies(
-    steps: Sequence[tuple[Continuation, Reading]], forced: Sequence[_Said]
+    own: Sequence[tuple[Continuation, Reading]],
+    forced: Sequence[tuple[Continuation, Reading] | None],
 ) -> dict[str, ArrayLike]:
     first, mean = [], []
-    for (text, reading), said in zip(steps, forced, strict=True):
-        # Of an empty answer there is no text, only the place where it would begin.
-        start, stop = text.text if said.text.strip() else (0, 1)
+    for final, said in zip(own, forced, strict=True):
+        # Where an answer begins is mostly the same place, whatever it is.
+        text, reading = said or final
+        start, stop = text.text
         first.append(reading.entropy[: start + 1].sum())
-        mean.append(reading.entropy[:stop].sum() / (stop - start))
+        mean.append(np.nan if said is None else reading.entropy[:stop].sum() / (stop - start))
     return {"entropy": first, "entropy_answer": mean}
 
 

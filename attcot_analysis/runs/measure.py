@@ -30,6 +30,7 @@ from attcot_analysis.measures.dependence import Dependence, dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.maps import response_maps
+from attcot_analysis.measures.open_answers import OpenCommitment, open_commitment
 from attcot_analysis.measures.probed import check_max_steps
 from attcot_analysis.measures.samples import SAMPLE, by_sample, samples_of, stacked
 from attcot_analysis.measures.unread import paragraph_note, unread_sentence, unread_shares
@@ -56,6 +57,7 @@ What = Literal[
     "causal",
     "lens",
     "divergence",
+    "open_commitment",
     "maps",
 ]
 """What can be measured, in the order in which it is."""
@@ -68,7 +70,7 @@ DEFAULT: tuple[What, ...] = (
     "dependence",
 )
 """What is measured if nothing else is asked for."""
-EXTRAS: tuple[What, ...] = ("answer_access", "causal", "lens", "divergence")
+EXTRAS: tuple[What, ...] = ("answer_access", "causal", "lens", "divergence", "open_commitment")
 """Further tables that read the same responses."""
 _ON_RATIONALES: frozenset[What] = frozenset(("commitment", "access", "dependence", *EXTRAS, "maps"))
 _NAMES: Mapping[What, str] = {
@@ -232,7 +234,8 @@ class Stages:
             )
         if self.settings.generations is not None:
             self.settings.generations.check(self.problems, self.settings.n_samples)
-        if "commitment" in what and "other_item" in self.settings.controls:
+        forced = any(problem.candidates for problem in self.problems)
+        if forced and "commitment" in what and "other_item" in self.settings.controls:
             other_items([p.answer for p in self.problems], [1] * len(names), names)
 
     def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
@@ -376,6 +379,14 @@ class ResponseStages:
     def divergence(self, at: Places) -> Part:
         """Rows of `token_divergence` from a blank picture."""
         return self._rows(at, token_divergence, edit="blank")
+
+    def open_commitment(self, at: Places) -> Part:
+        """Rows of `open_commitment`, of the items that have a rationale and a stated answer."""
+        try:
+            steps = self.of.settings.max_steps
+            return self._rows(at, open_commitment, max_steps=steps, empty="skip")
+        except NothingMeasuredError:
+            return Part(pd.DataFrame(columns=list(OpenCommitment.columns)))
 
     def _with_steps(self, at: Places, forced: bool = False) -> list[int]:
         """Those with a rationale; if answers are to be forced, open questions are left out."""
@@ -531,7 +542,7 @@ def measure(
         RunError: If what the run folder holds is damaged or was measured with another model, other
             items or settings, or another process has failed.
     """
-    chosen, shards = _chosen(what), shards or Shards()
+    chosen, shards = _chosen(what, problems), shards or Shards()
     stages = Stages(mllm, problems, Settings(**settings))
     if run is None and ("maps" in chosen or shards.count > 1):
         raise MeasureError("Maps and several processes need a run folder; pass run as well.")
@@ -583,7 +594,7 @@ def measure_run(
         MeasureError: As `measure`.
         RunError: As `measure`, or if the folder is another run's, or one is writing to it.
     """
-    chosen, shards = _chosen(what), shards or Shards()
+    chosen, shards = _chosen(what, problems), shards or Shards()
     stages = Stages(mllm, problems, Settings(**settings))
     stages.check(chosen)
     with ExitStack() as held:
@@ -605,8 +616,11 @@ def measure_run(
     return run
 
 
-def _chosen(what: Collection[str]) -> list[What]:
-    """What is measured, in order: with the answers, if something reads them."""
+def _chosen(what: Collection[str], problems: Sequence[Problem]) -> list[What]:
+    """What is measured, in order: with the answers, if something reads them.
+
+    Where all items are open questions, commitment is measured without candidates.
+    """
     unknown = [name for name in what if name not in get_args(What)]
     if unknown:
         raise MeasureError(
@@ -616,6 +630,8 @@ def _chosen(what: Collection[str]) -> list[What]:
     wanted = {*what, "answers"} if _ON_RATIONALES & set(what) else set(what)
     if not wanted:
         raise MeasureError(f"Nothing is to be measured; choose from {', '.join(get_args(What))}.")
+    if "commitment" in wanted and not any(problem.candidates for problem in problems):
+        wanted.add("open_commitment")
     return [name for name in get_args(What) if name in wanted]
 
 
@@ -794,6 +810,9 @@ def _values(
         direct=reduced("answers_direct"),
         text_only=None if foreign else reduced("answers_text_only"),
         commitment=items("commitment", lambda block: Commitment(block, problems).items()),
+        open_commitment=items(
+            "open_commitment", lambda block: OpenCommitment(block, problems).items()
+        ),
         access=items("access", lambda block: VisualAccess(block).items()),
         dependence=reduced("dependence"),
         causal=items("causal", lambda block: CausalAccess(block).items()),

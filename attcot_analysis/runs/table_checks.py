@@ -34,12 +34,13 @@ _TABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     ),
     "lens": (("item", "step", "layer", "candidate"), _FORCED),
     "divergence": (("item", "token"), _STEPS),
+    "open_commitment": (("item", "step"), ""),
     "maps": (("item",), _STEPS),
 }
 """Columns that no two rows share, and of which items there must be a row: all, those with a
 rationale step, or those of them that have candidates."""
 _VALUES = ("model", "kind", "arm", "seed", "item", "metric")
-_SHARES = {"p": 1e-5} | dict.fromkeys(
+_SHARES = {"p": 1e-5, "p_closed": 1e-5} | dict.fromkeys(
     ("mass", "evidence_mass", "evidence_share", "last_evidence_mass", "last_evidence_share"), 0.02
 )
 """Columns of shares, and by how much rounding may carry them out of 0 to 1: attention is summed in

@@ -176,6 +176,19 @@ COMMITMENT = pd.DataFrame(
     }
 )
 
+OPEN = pd.DataFrame(
+    {
+        "item": ["i0", "i1"],
+        "p0": [0.2, 0.9],
+        "area": [0.4, 0.95],
+        "entropy0": [1.2, 0.1],
+        "entropy_area": [0.8, 0.05],
+        "same0": [0.0, np.nan],
+        "commitment_position": [0.5, np.nan],
+        "same_area": [0.25, np.nan],
+    }
+)
+
 DEPENDENCE = pd.DataFrame(
     [
         ("i0", "twin", "fixed", True, True, 2.0),
@@ -243,6 +256,7 @@ def test_values_by_hand():
         direct=DIRECT,
         text_only=BLIND,
         commitment=COMMITMENT,
+        open_commitment=OPEN,
         access=access_table(),
         dependence=DEPENDENCE,
         causal=CAUSAL,
@@ -277,6 +291,13 @@ def test_values_by_hand():
         "premature_wrong": {"i0": 0, "i1": 1},
         "corrective": {"i0": 1, "i1": 0},
         "leaked": {"i0": 1, "i1": 0},
+        "open_p0": {"i0": 0.2, "i1": 0.9},
+        "open_area": {"i0": 0.4, "i1": 0.95},
+        "open_entropy0": {"i0": 1.2, "i1": 0.1},
+        "open_entropy_area": {"i0": 0.8, "i1": 0.05},
+        "open_same0": {"i0": 0, "i1": nan},
+        "open_position": {"i0": 0.5, "i1": nan},
+        "open_same_area": {"i0": 0.25, "i1": nan},
         "mass": {"i0": pytest.approx(0.4), "i1": pytest.approx(0.2)},
         "mass_last_step": {"i0": pytest.approx(0.3), "i1": pytest.approx(0.2)},
         "mass_slope": {"i0": pytest.approx(-0.4), "i1": pytest.approx(0)},
@@ -560,6 +581,8 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
     assert differences["low"].tolist() == [0.0, 0.1, 0.3, -0.3, -0.3]
     assert {name for name, metric in METRICS.items() if not metric.bounded} == {
         "commitment_jump",
+        "open_entropy0",
+        "open_entropy_area",
         "mass_slope",
         "density",
         "focus",

@@ -20,6 +20,7 @@ from attcot_analysis.measures.open_answers import OpenCommitment, open_commitmen
 from attcot_analysis.models import encode, encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, parse_response, render_response
 from attcot_analysis.problems.formats import FORMATS
+from attcot_analysis.runs.measure import measure, suite_values
 
 STEPS = ("The star is in cell a1 and its arrow points right.", "Cell b1 holds a red circle.")
 ANSWERS = ("red", "No", "-3", "12", "a red cup", "(B)", "5%")
@@ -228,6 +229,26 @@ def test_a_trained_model_equals_a_loop_over_steps(testbed):
                 float(entropy[slice(*ids.text)].mean()), abs=1e-3
             )
     assert found.table["same"].any() and not found.table["same"].all()
+
+
+def test_open_questions_are_measured_without_being_asked(testbed):
+    mllm, problems, responses = testbed
+    bare = [replace(one, candidates=(), twin=None, control=None) for one in problems[:2]]
+    tables = measure(mllm, bare, ("commitment",), max_new_tokens=48)
+    assert list(tables) == ["answers_cot", "commitment", "open_commitment"]
+    assert tables["commitment"].empty
+    expected = open_commitment(mllm, bare, responses[:2]).table
+    pd.testing.assert_frame_equal(
+        tables["open_commitment"], expected, check_dtype=False, rtol=1e-4, atol=1e-5
+    )
+    values = suite_values(tables, bare, model="tiny", seed=0)
+    shown = values.set_index(["metric", "item"])["value"]
+    first = OpenCommitment(expected, bare).items().iloc[0]
+    assert shown["open_p0", bare[0].id] == pytest.approx(first.p0, abs=1e-4)
+    assert shown["open_position", bare[0].id] == first.commitment_position
+    own = ("rationale",)
+    mixed = measure(mllm, [bare[0], problems[1]], ("commitment",), max_new_tokens=48, controls=own)
+    assert list(mixed) == ["answers_cot", "commitment"]
 
 
 def test_forced_answers_of_a_joining_tokenizer_equal_the_loop():

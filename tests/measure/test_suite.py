@@ -31,6 +31,7 @@ from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
+from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
 from attcot_analysis.runs import measure as suite
@@ -251,6 +252,7 @@ def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
         ("answer_access", answer_access(mllm, problems, written).table),
         ("lens", lens_commitment(mllm, problems, written).table),
         ("divergence", token_divergence(mllm, problems, written, edit="blank").table),
+        ("open_commitment", open_commitment(mllm, problems, written).table),
     ):
         assert_frame_equal(tables[name], at_once, check_dtype=False, rtol=1e-4, atol=1e-5)
     values = suite_values(tables, problems, model="tiny", seed=0)
