@@ -18,6 +18,7 @@ _ADDED = {
     FILES: "the files beside the weights",
     LOADED: "the model as it was loaded",
     ITEMS: "each problem by itself",
+    "format": "the response format",
 }
 """What manifests have recorded only since some version, and what it is called."""
 _ITEM = {

@@ -14,6 +14,7 @@ from markupsafe import escape
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measures import compare as metrics
+from attcot_analysis.problems.formats import FORMATS, changed
 from attcot_analysis.show.report import compare, maps
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.compare import compare_runs
@@ -237,3 +238,38 @@ def test_the_command_prints_the_verdicts_and_where_the_report_is(
     assert main(["compare", runs[0], str(tmp_path / "nowhere"), "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("attcot: ") and error.count("\n") == 1
+
+
+def test_runs_that_were_asked_in_other_ways_are_compared_with_a_first_sentence(
+    pair, drawn, tmp_path, monkeypatch
+):
+    def compared_with(name, **changes):
+        other = pair.copy("att_cot", tmp_path / name, model=changes)
+        return compare_runs(
+            pair.path("cot_sft"), other, tmp_path / f"{name}-out", names=NAMES, models=False
+        )
+
+    prose = compared_with("prose", format=FORMATS["prose"].record())
+    first = str(prose).splitlines()[0]
+    assert first.startswith(
+        "cot_sft was asked and read in the format tags, att_cot in prose (other:"
+    )
+    assert "cot," in first and "rationale," in first and drawn["lead"][0] == first
+
+    prompted = changed(FORMATS["tags"], prompt="Reason.").record()
+    assert "tags, att_cot in tags (other: cot)" in str(compared_with("prompt", format=prompted))
+
+    # Runs of earlier versions say nothing of a format.
+    assert compared_with("old", format=None).asked == ()
+    assert drawn["lead"][0].startswith("CoT-SFT") or "paired by item" in drawn["lead"][0]
+
+
+def test_models_are_loaded_with_the_format_that_they_were_measured_in(pair, tmp_path):
+    prose = pair.copy("att_cot", tmp_path / "prose", model={"format": FORMATS["prose"].record()})
+    assert find_model(read_arm(prose)).format == FORMATS["prose"]
+    assert find_model(read_arm(pair.path("att_cot"))).format == FORMATS["tags"]
+    # What a manifest names is not run.
+    own = {**FORMATS["prose"].record(), "cut": "os:system"}
+    foreign = pair.copy("att_cot", tmp_path / "own", model={"format": own})
+    with pytest.raises(RunError, match="were cut by a function, os:system"):
+        find_model(read_arm(foreign))

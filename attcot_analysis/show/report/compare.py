@@ -35,6 +35,7 @@ from attcot_analysis.show.report.pairing import (
     cut_off,
     find_model,
     find_problems,
+    format_notes,
     metric_notes,
     pairing_notes,
     paragraph_notes,
@@ -63,11 +64,13 @@ class Comparison:
             ``values``, ``summary`` and ``comparisons``.
         answers: The verdicts.
         notes: What to know before quoting a number.
+        asked: What is said first: that the two were not asked alike.
     """
 
     run: RunFolder
     answers: Answers
     notes: tuple[str, ...]
+    asked: tuple[str, ...] = ()
 
     @property
     def report(self) -> Path:
@@ -76,7 +79,12 @@ class Comparison:
 
     def __str__(self) -> str:
         """Write verdicts and notes as lines of text."""
-        lines = [self.answers.headline, "", f"{self.answers.heading}, {self.answers.n}:"]
+        lines = [
+            *self.asked,
+            self.answers.headline,
+            "",
+            f"{self.answers.heading}, {self.answers.n}:",
+        ]
         lines += [f"  {answer}" for answer in self.answers.answers]
         return "\n".join(lines + [f"Note: {note}" for note in self.notes])
 
@@ -122,7 +130,7 @@ def compare_runs(
         MeasureError: If they share no metric.
     """
     first, second = _named(read_arm(a), read_arm(b), names)
-    notes = pairing_notes(first, second)
+    notes, asked = pairing_notes(first, second), format_notes(first, second)
     shared, more = find_problems(first, second, problems)
     arms = [arm.on([problem.id for problem in shared]) for arm in (first, second)]
     values = pd.concat([arm.values(shared) for arm in arms], ignore_index=True)
@@ -136,7 +144,8 @@ def compare_runs(
         if run.has(RESULTS):
             held = run.read_json(RESULTS)
             summary, comparisons = (run.read_table(name) for name in ("summary", "comparisons"))
-            return Comparison(run, _answers(comparisons, summary), tuple(held["notes"]))
+            answers = _answers(comparisons, summary)
+            return Comparison(run, answers, tuple(held["notes"]), tuple(asked))
         summary = wider_intervals(summarise(values, seed=seed))
         comparisons = wider_intervals(compare(values, *pair, seed=seed))
         for name, table in (("values", values), ("summary", summary), ("comparisons", comparisons)):
@@ -149,7 +158,7 @@ def compare_runs(
             comparisons=comparisons,
             outcomes={arm.name: arm.outcomes for arm in arms},
             pair=pair,
-            lead=[_lead(arms, len(shared))],
+            lead=[*asked, _lead(arms, len(shared))],
             notes=notes,
             limits=[_LIMIT],
             explorers=explorers,
@@ -162,12 +171,13 @@ def compare_runs(
             "headline": answers.headline,
             "unread": list(answers.unread),
             "answers": [str(answer) for answer in answers.answers],
+            "asked": asked,
             "notes": notes,
             "summary": summary.to_dict("records"),
             "comparisons": comparisons.to_dict("records"),
         }
         run.write_json(RESULTS, results)
-    return Comparison(run, answers, tuple(notes))
+    return Comparison(run, answers, tuple(notes), tuple(asked))
 
 
 def report_run(

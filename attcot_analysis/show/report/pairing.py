@@ -11,6 +11,7 @@ from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import LINES, load_problems
+from attcot_analysis.problems.formats import TAGS, format_of
 from attcot_analysis.runs.manifests import first_difference
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.shipped import data_folder
@@ -75,6 +76,26 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
         )
     notes += _version_notes(a, b) + _model_notes(a, b)
     return notes
+
+
+def format_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
+    """Say that two arms were asked, or their responses read, in other ways; empty if they were not.
+
+    Runs from before formats were recorded were asked in tags.
+    """
+    records = [{**TAGS.record(), **(arm.model.get("format") or {})} for arm in (a, b)]
+    differing = [
+        key
+        for key in records[0]
+        if key not in ("name", "source", "sign") and records[0][key] != records[1].get(key)
+    ]
+    if not differing:
+        return []
+    names = [record["name"] for record in records]
+    return [
+        f"{a.name} was asked and read in the format {names[0]}, {b.name} in {names[1]} (other: "
+        f"{', '.join(differing)}): what differs between them may be the prompt and not the model."
+    ]
 
 
 def cut_off(arm: MeasuredArm) -> float:
@@ -183,6 +204,10 @@ def find_model(arm: MeasuredArm, checkpoint: str | Path | None = None) -> Mllm:
         RunError: If it is not there, is another one, or does not fit into memory.
     """
     place = arm.checkpoint if checkpoint is None else checkpoint
+    form = format_of(arm.model.get("format") or TAGS.record())
+    if ":" in str(form.cut):
+        # A manifest may be anybody's; what it names is not run.
+        raise RunError(f"the rationales of {arm.name} were cut by a function, {form.cut}")
     wanted = arm.model.get("weights_sha256")
     if wanted is not None:
         folder = next((path for path in _folders(place) if path.is_dir()), None)
@@ -203,6 +228,7 @@ def find_model(arm: MeasuredArm, checkpoint: str | Path | None = None) -> Mllm:
             dtype=arm.settings.get("dtype", "auto"),
             revision=arm.model.get("revision"),
             **arm.model.get("limits", {}),
+            format=form,
         )
     except (AttCoTError, OSError, torch.OutOfMemoryError) as error:
         text = str(error).strip().splitlines()
