@@ -27,6 +27,7 @@ from transformers import AutoConfig
 from attcot_analysis.errors import AttCoTError, TrainingError
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.shipped import config_file
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
@@ -409,6 +410,7 @@ def train_arm(
     config: FinetuneConfig,
     *,
     save_every: int | None = None,
+    format: ResponseFormat = TAGS,
     progress: bool = False,
 ) -> Path:
     """Train `base` as an arm says; see `finetune`, which does the work for the recipe ``sft``.
@@ -420,6 +422,7 @@ def train_arm(
         folder: Where to save; must not exist.
         config: The run; its mode and objective are replaced by the arm's.
         save_every: Steps between checkpoints that an interrupted run goes on from.
+        format: How the examples are asked for and written; another than tags only by ``sft``.
         progress: Show a progress bar.
 
     Raises:
@@ -429,6 +432,11 @@ def train_arm(
         raise TrainingError(f"Arm {arm.name} is not trained; measure its base instead.")
     if not RECIPES[arm.recipe].slim:
         config.check_plain(f"Arm {arm.name}: recipe {arm.recipe}")
+    own = {} if format == TAGS else {"format": format}
+    if own and arm.recipe != "sft":
+        raise TrainingError(
+            f"Arm {arm.name}: recipe {arm.recipe} trains in tags only; leave the format out."
+        )
     problems = _shown(arm, problems)
     objective = arm.attcot
     if arm.layers == "random":
@@ -443,6 +451,7 @@ def train_arm(
         replace(config, mode=arm.mode, attcot=objective),
         save_every=save_every,
         progress=progress,
+        **own,
     )
 
 

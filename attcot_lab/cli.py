@@ -7,15 +7,23 @@ import typer
 from typer import Argument, Option, Typer
 
 from attcot_analysis.cli import (
+    Format,
     Items,
     ListCommand,
     MaxPatches,
     MaxPixels,
     Model,
+    Prefill,
     Problems,
+    Prompt,
     Quiet,
     RunOut,
+    System,
+    Thinking,
     Workers,
+    asked_format,
+    changes_of,
+    named,
     processes,
 )
 
@@ -107,6 +115,11 @@ def _finetune(
     max_patches: MaxPatches = None,
     seed: Annotated[int, Option(help="of the order of the data")] = 0,
     save_every: Annotated[int, Option(help="steps between checkpoints")] = 50,
+    form: Format = None,
+    system: System = None,
+    prompt: Prompt = None,
+    thinking: Thinking = None,
+    prefill: Prefill = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model as an arm says: cot_sft, att_cot, ...; re-running resumes.
@@ -148,6 +161,9 @@ def _finetune(
         out,
         config,
         save_every=save_every,
+        format=asked_format(
+            named(form), changes_of(system, prompt, thinking, prefill, chosen.mode)
+        ),
         progress=not quiet,
     )
     print(f"Checkpoint: {folder}")

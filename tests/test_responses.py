@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from attcot_analysis.cli import main
-from attcot_analysis.errors import ProblemError
+from attcot_analysis.errors import MeasureError, ProblemError
 from attcot_analysis.problems import Problem, generate_arrows
 from attcot_analysis.problems.folder import save_problems
-from attcot_analysis.problems.formats import FORMATS
-from attcot_analysis.runs.generations import read_generations
+from attcot_analysis.problems.formats import FORMATS, changed
+from attcot_analysis.runs.generations import read_generations, write_requests
 from attcot_analysis.runs.look import check_generations, detected_format, look_at_responses
 from attcot_analysis.runs.measure import measure
 
@@ -179,3 +179,24 @@ def test_a_look_without_a_command(problems, tmp_path):
     file = outputs(tmp_path / "a.jsonl", problems, PROSE, ["red"] * 3)
     look = look_at_responses(file, "prose")
     assert look.fit.share == 1.0 and look.unread == () and look.answers is None
+
+
+def test_requests_say_whether_to_think_and_cannot_start_a_response(problems, tmp_path):
+    path = write_requests(
+        tmp_path / "a.jsonl",
+        problems,
+        model="m",
+        form=changed(FORMATS["gemma"], system="Be brief.", thinking=False),
+    )
+    body = json.loads(path.read_text().splitlines()[0])["body"]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["messages"][0] == {
+        "role": "system",
+        "content": [{"type": "text", "text": "Be brief."}],
+    }
+    plain = write_requests(tmp_path / "plain.jsonl", problems, model="m")
+    assert "chat_template_kwargs" not in json.loads(plain.read_text().splitlines()[0])["body"]
+    with pytest.raises(MeasureError, match="cannot be asked to start a response with 'So'"):
+        write_requests(
+            tmp_path / "b.jsonl", problems, model="m", form=changed(FORMATS["tags"], prefill="So")
+        )

@@ -80,8 +80,8 @@ def write_requests(
         The file.
 
     Raises:
-        MeasureError: If the file is there already, there are no problems, or a number is out of
-            range.
+        MeasureError: If the file is there already, there are no problems, a number is out of
+            range, or the format starts responses itself.
         RunError: If it cannot be written.
     """
     target = _new_file(path)
@@ -97,7 +97,7 @@ def write_requests(
             f"max_new_tokens={max_new_tokens} and temperature={temperature} must be at least 1 "
             "and 0."
         )
-    settings = {
+    settings: dict[str, Any] = {
         "max_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": 1.0,
@@ -110,6 +110,13 @@ def write_requests(
     }
     if samples > 1:
         settings["n"] = samples
+    if form.prefill:
+        raise MeasureError(
+            f"A server cannot be asked to start a response with {form.prefill!r}; leave the "
+            "prefill out, or generate here."
+        )
+    if form.thinking is not None:
+        settings["chat_template_kwargs"] = {"enable_thinking": form.thinking}
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8") as file:

@@ -28,6 +28,7 @@ from attcot_analysis.errors import TrainingError, passing, writing
 from attcot_analysis.files import locked, write_whole
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 
 LOG_FILE = "training_log.json"
@@ -61,6 +62,7 @@ def train_into(
     inputs: Mapping[str, Any] | None = None,
     log_every: int = 1,
     save_every: int | None = None,
+    format: ResponseFormat = TAGS,
 ) -> Path:
     """Train `base` in a trainer of any kind and save model, processor and log into `folder`.
 
@@ -83,6 +85,7 @@ def train_into(
         inputs: What else must be the same for an unfinished run to be resumed.
         log_every: Steps between two entries of the log.
         save_every: Steps between checkpoints, a multiple of `log_every`; default none.
+        format: What the examples are written in; in the log, unless it is the default.
 
     Returns:
         `folder`, a checkpoint that `load_mllm` reads.
@@ -94,6 +97,8 @@ def train_into(
         RunError: If another run is training into the folder.
     """
     folder = new_folder(folder)
+    if format != TAGS:
+        config = {**config, "format": format.record()}
     if save_every is not None and (save_every < 1 or save_every % log_every):
         raise TrainingError(
             f"save_every is {save_every}; give a multiple of {log_every}, the steps between two "
@@ -105,7 +110,7 @@ def train_into(
         # Another run may have finished it since.
         new_folder(folder)
         set_seed(seed)
-        mllm = load_mllm(base, dtype=dtype, **(limits or {}))
+        mllm = load_mllm(base, dtype=dtype, format=format, **(limits or {}))
         # GRPO pads on the left; what is saved pads as the base does.
         side = mllm.tokenizer.padding_side
         trainer = make(mllm, working, **saving)

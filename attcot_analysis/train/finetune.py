@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainingArguments
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.train.checkpoints import new_folder, run_arguments, train_into
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.objective import AttCoTConfig
@@ -212,6 +213,7 @@ def finetune(
     dataset: type[RationaleDataset] = RationaleDataset,
     save_every: int | None = None,
     report_to: Sequence[str] = (),
+    format: ResponseFormat = TAGS,
     progress: bool = False,
 ) -> Path:
     """Fine-tune `base` on `problems` and save model, processor and log into `folder`.
@@ -233,6 +235,7 @@ def finetune(
         save_every: Steps between checkpoints, a multiple of `LOG_EVERY`; default none.
         report_to: Where the log goes beside ``training_log.json``, as `transformers` names it,
             such as ``"tensorboard"``, whose files then lie in `folder`.
+        format: How the examples are asked for and written.
         progress: Show a progress bar.
 
     Returns:
@@ -266,6 +269,7 @@ def finetune(
         inputs={"dataset": dataset.__name__},
         log_every=LOG_EVERY,
         save_every=save_every,
+        format=format,
     )
 
 

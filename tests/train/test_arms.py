@@ -5,7 +5,8 @@ from dataclasses import asdict
 import pytest
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.train import AttCoTConfig, FinetuneConfig
+from attcot_analysis.problems import FORMATS
+from attcot_analysis.train import AttCoTConfig, FinetuneConfig, checkpoints
 from attcot_lab.arms import (
     RECIPES,
     Recipe,
@@ -144,3 +145,19 @@ def test_random_layers_reach_the_objective_of_this_model(
     train_arm(arm, random_checkpoint, training_problems, tmp_path, config)
     (layer,) = trained[0][4].attcot.vis_layers
     assert layer in {0, 2} and layer == random_layers(arm.attcot, 3, seed=4)[0]
+
+
+def test_a_format_reaches_the_model_that_is_trained(training_problems, tmp_path, monkeypatch):
+    seen = {}
+
+    def stop(base, **options):
+        seen.update(options)
+        raise TrainingError("stopped")
+
+    monkeypatch.setattr(checkpoints, "load_mllm", stop)
+    run = ("base", training_problems, tmp_path / "new", FinetuneConfig(steps=1))
+    with pytest.raises(TrainingError, match="stopped"):
+        train_arm(read_arm("cot_sft"), *run, format=FORMATS["prose"])
+    assert seen["format"] == FORMATS["prose"]
+    with pytest.raises(TrainingError, match="recipe sayo trains in tags only"):
+        train_arm(read_arm("sayo"), *run, format=FORMATS["prose"])
