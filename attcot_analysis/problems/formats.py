@@ -214,8 +214,8 @@ class ResponseFormat(BaseModel):
         return found
 
     def record(self) -> dict[str, Any]:
-        """All fields as JSON values, for a manifest."""
-        return self.model_dump(mode="json")
+        """The fields that are set, as JSON values, for a manifest; see `format_of`."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def _named() -> dict[str, ResponseFormat]:
