@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "$(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --no-compile -c constraints.txt -e '.[train,notebooks,test,browser]'
+	$(BIN)/pip install --no-compile -c constraints.txt -e '.[train,math,notebooks,test,browser]'
 	touch $@
 
 reproduce: $(STAMP)  ## Testbed, measurements, CoT-SFT and Att-CoT, report: a new folder under runs/.
@@ -67,7 +67,7 @@ oldest: export HF_HUB_OFFLINE := 1
 oldest:  ## Tests of models, measurements and trainers with the oldest versions that are allowed.
 	test -x build/oldest/bin/uv || { $(PYTHON) -m venv build/oldest && build/oldest/bin/pip install -q uv; }
 	build/oldest/bin/uv pip install -q --python build/oldest/bin/python --index-strategy unsafe-best-match \
-	    --resolution lowest-direct -e '.[train,notebooks,test]'
+	    --resolution lowest-direct -e '.[train,math,notebooks,test]'
 	build/oldest/bin/python -m pytest -q -n 2 --dist loadscope tests/problems tests/models tests/measure \
 	    tests/show tests/train/test_lora.py tests/train/test_trainer.py tests/train/test_trl.py
 

@@ -647,7 +647,9 @@ def _generate(
         )
         if shards.main:
             answers = run.read_table("responses")
-            right, ended = answers["correct"].mean(), answers["finished"].mean()
+            # Tables of earlier versions have no score.
+            right = answers.get("score", answers["correct"]).mean()
+            ended = answers["finished"].mean()
             if (unread := answers["answer"].isna().mean()) > LIMIT:
                 print(unread_sentence(unread, "answers"))
             print(f"{len(answers)} responses, {right:.1%} right, {ended:.1%} came to their end")
@@ -778,6 +780,8 @@ def _measure(
         if generations is not None:
             written = read_generations(generations, mllm, foreign=foreign)
             check_generations(mllm, written)
+            if written.scores and shards.main:
+                print(f"What is right is taken from {generations}, not read from the responses.")
         run = measure_run(
             out,
             mllm,

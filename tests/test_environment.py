@@ -18,7 +18,7 @@ CONDA_NAMES = {
     "jupyter-client": "jupyter_client",
 }
 """Packages that conda-forge calls otherwise; every other name is the same."""
-NOT_IN_CONDA = {"browser"}
+NOT_IN_CONDA = {"browser", "math"}
 """Extras that environment.yml leaves out; its heading says why."""
 BY_PIP = ["sentencex"]
 """Packages that environment.yml has pip install."""

@@ -1,18 +1,20 @@
 """Answers: what a model answers on its own, with and without a rationale or the picture."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import batches
+from attcot_analysis.measures.unread import GIVEN
 from attcot_analysis.models import PROMPTS, Generation, Mllm, encode_problem, generate
 from attcot_analysis.models.generate import Sampling
 from attcot_analysis.models.inputs import ImageLike, Mode
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
-from attcot_analysis.problems.reading import match_answer, open_answer, stated_answer
+from attcot_analysis.problems.reading import read_choice, stated_answer
+from attcot_analysis.problems.scoring import RIGHT, check_scoring, score_open
 
 COLUMNS = (
     "item",
@@ -23,7 +25,9 @@ COLUMNS = (
     "stated",
     "answer",
     "match",
+    "flag",
     "correct",
+    "score",
     "habitual",
     "finished",
     "n_steps",
@@ -70,12 +74,14 @@ def answer_problems(
         One row per item: ``item``, ``mode``, ``text_only``, ``text`` and ``ids`` (the response),
         ``stated`` (what it gives as its answer, see `stated_answer`), ``answer`` (the candidate
         that this is, missing if none can be told; of an open question what is stated, see
-        `open_answer`), ``match``
-        (``"exact"``, ``"loose"`` or ``"none"``, see `match_answer`), ``correct`` (false where the
-        answer is missing), ``habitual`` (the answer is the habitual one; missing where the problem
-        has none), ``finished`` (ended by the model, not by the length limit), ``n_steps``
-        (rationale steps), ``steps`` (their texts), ``cut`` (what they were cut by, see
-        `ParsedResponse`; missing without steps).
+        `score_open`), ``match`` (``"exact"``, ``"loose"`` or ``"none"``), ``flag`` (what is wrong
+        with the answer: ``"contradiction"``, ``"several"``, see `read_choice`, ``"surplus tags"``,
+        see `ParsedResponse`, or that its score came with the response, ``"given"``; parted by
+        ``", "``, else empty), ``correct`` (false where the answer is missing), ``score`` (0 to 1 by
+        the rule `Problem.scoring`; where that is graded, ``correct`` is 0.5 and more), ``habitual``
+        (the answer is the habitual one; missing where the problem has none), ``finished`` (ended by
+        the model, not by the length limit), ``n_steps`` (rationale steps), ``steps`` (their texts),
+        ``cut`` (what they were cut by, see `ParsedResponse`; missing without steps).
 
     Raises:
         MeasureError: If the inputs do not fit together.
@@ -121,12 +127,25 @@ def answer_row(
     text_only: bool = False,
     right: Mapping[str, str] | None = None,
     form: ResponseFormat = TAGS,
+    given: float | None = None,
 ) -> dict[str, Any]:
-    """Read one response in a format; a row of the table that `answer_problems` describes."""
+    """Read one response in a format; a row of the table that `answer_problems` describes.
+
+    Args:
+        problem: The item.
+        generation: Its response.
+        mode: How it was asked for.
+        text_only: Whether the picture was left out.
+        right: Right answers by item id where they are not the problems' own.
+        form: The format of the response.
+        given: The score that came with the response, which is taken instead of what is read.
+    """
     parsed = parse_response(generation.text, form)
     stated = stated_answer(parsed, finished=generation.finished)
-    answer = None if stated is None else read_answer(stated, problem, form)
-    match = "none" if answer is None else "exact" if stated == answer else "loose"
+    answer_right = (right or {}).get(problem.id, problem.answer)
+    read = _Read(None) if stated is None else _read(stated, problem, answer_right, form)
+    match = "none" if read.answer is None else "exact" if stated == read.answer else "loose"
+    flags = [read.flag, "surplus tags" * (parsed.surplus > 0), GIVEN * (given is not None)]
     return {
         "item": problem.id,
         "mode": mode,
@@ -134,10 +153,12 @@ def answer_row(
         "text": generation.text,
         "ids": list(generation.ids),
         "stated": stated,
-        "answer": answer,
+        "answer": read.answer,
         "match": match,
-        "correct": answer == (right or {}).get(problem.id, problem.answer),
-        "habitual": None if problem.habitual is None else answer == problem.habitual,
+        "flag": ", ".join(flag for flag in flags if flag),
+        "correct": read.answer == answer_right if given is None else given >= RIGHT,
+        "score": read.score if given is None else given,
+        "habitual": None if problem.habitual is None else read.answer == problem.habitual,
         "finished": generation.finished,
         "n_steps": len(parsed.steps),
         "steps": list(parsed.step_texts),
@@ -163,13 +184,32 @@ def parsed_answer(
 
 
 def read_answer(stated: str, problem: Problem, form: ResponseFormat = TAGS) -> str | None:
-    """What a stated answer answers to a problem: see `match_answer`, or `open_answer`."""
+    """What a stated answer answers to a problem: see `read_choice`, or `score_open`."""
+    return _read(stated, problem, problem.answer, form).answer
+
+
+class _Read(NamedTuple):
+    answer: str | None
+    flag: str = ""
+    score: float = 0.0
+
+
+def _read(stated: str, problem: Problem, right: str, form: ResponseFormat) -> _Read:
     if problem.candidates:
         question = form.question(problem.question, problem.candidates)
-        return match_answer(stated, problem.candidates, question=question)
+        choice = read_choice(stated, problem.candidates, question=question)
+        return _Read(*choice, float(choice.answer == right))
     edits = [edit.answer for edit in (problem.twin, problem.control) if edit is not None]
-    known = [problem.answer, *edits, *([problem.habitual] if problem.habitual else [])]
-    return open_answer(stated, known, tolerance=problem.tolerance)
+    habitual = [] if problem.habitual is None else [problem.habitual]
+    found = score_open(
+        stated,
+        [problem.answer, *edits, *habitual, right],
+        scoring=problem.scoring,
+        references=problem.references,
+        tolerance=problem.tolerance,
+        question=problem.question,
+    )
+    return _Read(found.answer, "", found.scores[right])
 
 
 def _check(
@@ -188,6 +228,8 @@ def _check(
         raise MeasureError(
             f"{len(problems)} problems came with {len(images)} images; give one per problem."
         )
+    for scoring in {problem.scoring for problem in problems}:
+        check_scoring(scoring)
     ids = [problem.id for problem in problems]
     if len(set(ids)) < len(ids):
         twice = next(one for one in ids if ids.count(one) > 1)

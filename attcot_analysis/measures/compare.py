@@ -14,6 +14,7 @@ from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.dependence import Dependence, prior_reliance
 from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import SAMPLE, agreement
+from attcot_analysis.measures.unread import GIVEN
 from attcot_analysis.stats.catalogue import METRICS, Metric
 from attcot_analysis.stats.intervals import (
     FloatArray,
@@ -61,6 +62,13 @@ _OPEN = {
     "commitment_position": "open_position",
     "same_area": "open_same_area",
 }
+
+_COUNTED = {
+    "contradicting_cot": "contradiction",
+    "contradicting_direct": "contradiction",
+    "scored_cot": GIVEN,
+}
+"""Metrics that count flags of answers; there only where some answer has the flag."""
 
 _ACCESS = ("mass", "mass_last_step", "mass_slope", "share", "density", "evidence_share")
 
@@ -146,8 +154,20 @@ def item_values(
         "causal": causal,
         "focus": focus,
     }
-    if any(isinstance(table, pd.DataFrame) and SAMPLE in table for table in tables.values()):
-        return _sampled(model, seed, tables)
+    sampled = any(isinstance(one, pd.DataFrame) and SAMPLE in one for one in tables.values())
+    values = (_sampled if sampled else _unsampled)(model, seed, tables)
+    flagged = values.groupby("metric")["value"].transform("max") > 0
+    return values[flagged | ~values["metric"].isin(_COUNTED)].reset_index(drop=True)
+
+
+def _unsampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame:
+    """`item_values` of tables with one response to each item, flags that none has among them."""
+    cot, direct, text_only, commitment = (
+        tables.get(name) for name in ("cot", "direct", "text_only", "commitment")
+    )
+    access, dependence, causal, focus, open_commitment = (
+        tables.get(name) for name in ("access", "dependence", "causal", "focus", "open_commitment")
+    )
     columns: Columns = {}
     if cot is not None:
         columns |= _answers(cot, "cot")
@@ -222,7 +242,7 @@ def _sampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame:
         }
         kept = {name: table for name, table in own.items() if len(table)}
         others = {name: table for name, table in tables.items() if name not in sampled}
-        parts.append(item_values(model=model, seed=seed, **others, **kept))
+        parts.append(_unsampled(model, seed, {**others, **kept}))
     every = pd.concat(parts, ignore_index=True)
     means = [mean_over_samples(every, ["model", "seed", "item", "metric"])]
     if "cot" in sampled:
@@ -244,11 +264,18 @@ def _answers(table: pd.DataFrame, mode: str) -> Columns:
             f"The table {mode} was not made by answer_problems(..., mode={mode!r}) with the "
             "picture; give that one."
         )
-    return {
-        f"accuracy_{mode}": _floats(found["correct"]),
+    # Tables of earlier versions have neither score nor flag.
+    columns = {
+        f"accuracy_{mode}": _floats(found.get("score", found["correct"])),
         f"unparsed_{mode}": _floats(found["answer"].isna()),
         f"habitual_{mode}": _floats(found["habitual"]),
     }
+    if "flag" in found:
+        flags = found["flag"].fillna("").str.split(", ")
+        for name, flag in _COUNTED.items():
+            if name.endswith(mode):
+                columns[name] = flags.map(lambda own, flag=flag: float(flag in own))
+    return columns
 
 
 def _commitment(table: pd.DataFrame) -> Columns:

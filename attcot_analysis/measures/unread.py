@@ -1,6 +1,6 @@
 """What could not be read of responses: answers that cannot be told, and steps."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import pandas as pd
 
@@ -8,6 +8,9 @@ from attcot_analysis.problems import parse_response
 
 LIMIT = 0.02
 """With a larger share of answers that were not read, nothing is said about what rests on them."""
+
+GIVEN = "given"
+"""Flag of an answer whose score came with its response."""
 
 _SHARES = {"unparsed_cot": "CoT answers", "unparsed_direct": "direct answers"}
 _RESTING = {
@@ -39,25 +42,64 @@ def unread_shares(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
     return found
 
 
-def unread_sentence(share: float, what: str, whose: str = "") -> str:
-    """Say that answers were not read; the first line of whatever reports their accuracy."""
+def unread_sentence(share: float, what: str, whose: str = "", scored: bool = False) -> str:
+    """Say that answers were not read; the first line of whatever reports their accuracy.
+
+    Args:
+        share: Of the answers.
+        what: Which answers.
+        whose: The model.
+        scored: Whether their scores came with the responses.
+    """
     of = f" of {whose}" if whose else ""
-    return (
-        f"{share:.1%} of the {what}{of} could not be read, so nothing is said about their accuracy "
-        "being better or worse; look at the responses."
-    )
+    rests = "nothing is said about their accuracy being better or worse"
+    if scored:
+        rests = "their accuracy is what came with them, and nothing is said that rests on reading"
+    return f"{share:.1%} of the {what}{of} could not be read, so {rests}; look at the responses."
+
+
+def unread_sentences(summary: pd.DataFrame, name: Callable[[str], str] = str) -> list[str]:
+    """A sentence for every model and kind of answers of which too many were not read.
+
+    Args:
+        summary: As in `unread_shares`.
+        name: What a model is called.
+    """
+    scored = _scored(summary)
+    return [
+        unread_sentence(share, what, name(model) if model else "", (model, what) in scored)
+        for (model, what), share in unread_shares(summary).items()
+    ]
 
 
 def withheld(summary: pd.DataFrame, models: Collection[str]) -> dict[str, str]:
-    """Metrics that say nothing of some models because their answers were not read, and why."""
-    found = unread_shares(summary)
+    """Metrics that say nothing of some models because their answers were not read, and why.
+
+    An accuracy whose scores came with the responses does not rest on reading.
+    """
+    found, scored = unread_shares(summary), _scored(summary)
     reasons = {}
     for metric, rests_on in _RESTING.items():
         what = _SHARES[rests_on]
-        shares = [share for (model, of), share in found.items() if of == what and model in models]
+        shares = [
+            share
+            for (model, of), share in found.items()
+            if of == what
+            and model in models
+            and not (metric.startswith("accuracy") and (model, of) in scored)
+        ]
         if shares:
             reasons[metric] = f"{max(shares):.1%} of {what} are unparsed"
     return reasons
+
+
+def _scored(summary: pd.DataFrame) -> set[tuple[str, str]]:
+    """Models and kinds of answers whose scores all came with the responses."""
+    return {
+        (str(row.get("model", "")), _SHARES["unparsed_cot"])
+        for row in summary.to_dict("records")
+        if row["metric"] == "scored_cot" and float(row["value"]) == 1
+    }
 
 
 def unread_cells(values: pd.DataFrame, used: Collection[tuple[str, str]]) -> str:

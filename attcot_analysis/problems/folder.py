@@ -17,18 +17,21 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
 from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.pictures import DAMAGED_PNG, StoredPicture, open_picture
-from attcot_analysis.problems.problem import Box, Edit, Problem, Step
+from attcot_analysis.problems.problem import Box, Edit, Problem, Scoring, Step
 
 _REQUIRED = ("id", "question", "candidates", "answer")
 
-_OPTIONAL = ("habitual", "steps", "evidence", "tolerance", "twin", "control", "metadata")
+_OPTIONAL = (
+    *("habitual", "steps", "evidence", "tolerance", "scoring", "references"),
+    *("twin", "control", "metadata"),
+)
 
 _EDIT = ("answer", "steps", "boxes")
 
@@ -51,6 +54,10 @@ def problem_record(problem: Problem) -> dict[str, Any]:
         record["evidence"] = _box_record(problem.evidence)
     if problem.tolerance:
         record["tolerance"] = problem.tolerance
+    elif problem.scoring != "exact":
+        record["scoring"] = problem.scoring
+    if problem.references:
+        record["references"] = list(problem.references)
     for edit in (problem.twin, problem.control):
         if edit is not None:
             record[edit.kind] = {
@@ -103,6 +110,9 @@ def problem_from_record(
     def candidate(value: object, place: str) -> str:
         return _text(value, "candidate", place)
 
+    def reference(value: object, place: str) -> str:
+        return _text(value, "reference", place)
+
     habitual = top.get("habitual")
     try:
         return Problem(
@@ -117,6 +127,8 @@ def problem_from_record(
             habitual=None if habitual is None else _text(habitual, "habitual", where),
             evidence=_each(top.get("evidence", []), "evidence", where, _box),
             tolerance=_number(top.get("tolerance", 0.0), "tolerance", where),
+            scoring=cast(Scoring, _text(top.get("scoring", "exact"), "scoring", where)),
+            references=_each(top.get("references", []), "references", where, reference),
             metadata=_metadata(top.get("metadata", {}), where),
         )
     except ProblemError as error:

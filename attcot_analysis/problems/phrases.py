@@ -170,6 +170,15 @@ _LATEX = (
 )
 
 
+def one_form(text: str) -> str:
+    """A text in one Unicode form, without runs of white space and surrounding punctuation.
+
+    Raised and lowered digits stay apart from others; a text of punctuation stays as it is.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", text.translate(_RAISED)).split())
+    return text.strip(" .,;:!?'\"`*()[]{}\u2018\u2019\u201c\u201d\u3001\u3002\u300c\u300d") or text
+
+
 def plain_text(text: str) -> str:
     """A text with one form for each sign: full-width forms, quotes, minus signs, LaTeX."""
     text = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", text.translate(_RAISED))

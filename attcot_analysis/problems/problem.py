@@ -2,16 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import fits, other_forms
+from attcot_analysis.problems.phrases import one_form
 from attcot_analysis.problems.pictures import StoredPicture, upright_rgb
 
 Box = tuple[float, float, float, float]
 """A pixel rectangle ``(x0, y0, x1, y1)``, half open, in the coordinates of the original image."""
+
+
+Scoring = Literal["exact", "relaxed", "anls", "vqa", "list", "math"]
+"""How an answer to an open question is scored; see `attcot_analysis.problems.scoring`."""
+
+RELAXED = 0.05
+"""The relative error that the relaxed rule allows where a problem does not say another."""
+
+_HUMANS = 4
+"""With fewer, VQA's rule could give no answer the score 1."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,9 @@ class Problem(_Pictured):
         image: RGB picture; an orientation tag turns it, so that boxes are of it as it is shown.
             A `StoredPicture` stays on disk and is read at every look.
         question: Natural-language question, without any instruction on how to answer.
-        candidates: The closed set of possible answers, at least two, all different; empty for an
-            open question, whose answers can be generated but not forced.
+        candidates: The closed set of possible answers, at least two, all different in more than
+            Unicode form, white space and surrounding punctuation (letter case does tell them
+            apart); empty for an open question, whose answers can be generated but not forced.
         answer: The right one.
         steps: A right rationale, in order; empty for problems that come without one.
         twin: The smallest edit that changes the answer, if known.
@@ -109,7 +121,10 @@ class Problem(_Pictured):
         evidence: Boxes that the answer must be read from where it is not known which step reads
             which; they count for every step without boxes of its own.
         tolerance: Of an open question with a number as its answer: the relative error up to which
-            another number is right.
+            another number is right; makes ``scoring`` ``"relaxed"``.
+        scoring: Of an open question: the rule by which its answers are scored.
+        references: Of an open question: further answers that are accepted; for ``"vqa"`` those of
+            all humans, ``answer`` among them.
         metadata: Anything else worth keeping, JSON values only.
 
     Raises:
@@ -127,6 +142,8 @@ class Problem(_Pictured):
     habitual: str | None = None
     evidence: tuple[Box, ...] = ()
     tolerance: float = 0.0
+    scoring: Scoring = "exact"
+    references: tuple[str, ...] = ()
     metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -150,6 +167,15 @@ class Problem(_Pictured):
                 f"Problem {self.id}: candidates are {list(self.candidates)}; one is empty, so "
                 "give it a text or leave it out."
             )
+        forms: dict[str, str] = {}
+        for candidate in self.candidates:
+            other = forms.setdefault(one_form(candidate), candidate)
+            if other is not candidate:
+                raise ProblemError(
+                    f"Problem {self.id}: candidates {other!r} and {candidate!r} differ in nothing "
+                    "but Unicode form, white space or surrounding punctuation, so no answer tells "
+                    "them apart; drop one or word it otherwise."
+                )
         for name, value in (("answer", self.answer), ("habitual answer", self.habitual)):
             if self.candidates and value is not None and value not in self.candidates:
                 raise ProblemError(
@@ -160,6 +186,7 @@ class Problem(_Pictured):
             raise ProblemError(
                 f"Problem {self.id}: tolerance is {self.tolerance}; give a share from 0 up to 1."
             )
+        self._check_scoring()
         boxes = [box for step in self.steps for box in step.boxes]
         _check_boxes(self.id, self.size, [*boxes, *self.evidence])
         self._check_edit(self.twin, "twin")
@@ -179,6 +206,41 @@ class Problem(_Pictured):
         """All boxes of the steps and of the whole item, each once."""
         boxes = [box for step in self.steps for box in step.boxes]
         return tuple(dict.fromkeys([*boxes, *self.evidence]))
+
+    def _check_scoring(self) -> None:
+        """See that the rule fits the problem; a tolerance and the relaxed rule go together."""
+        if self.scoring not in get_args(Scoring):
+            raise ProblemError(
+                f"Problem {self.id}: scoring is {self.scoring!r}; choose one of "
+                f"{', '.join(get_args(Scoring))}."
+            )
+        if self.candidates and (self.scoring != "exact" or self.references):
+            raise ProblemError(
+                f"Problem {self.id}: scoring and references are for open questions, and it has "
+                "candidates; drop them."
+            )
+        if not all(text.strip() for text in self.references):
+            raise ProblemError(
+                f"Problem {self.id}: references are {list(self.references)}; one is empty, so "
+                "give it a text or leave it out."
+            )
+        if self.scoring == "vqa" and (
+            len(self.references) < _HUMANS or self.answer not in self.references
+        ):
+            raise ProblemError(
+                f"Problem {self.id}: scoring vqa needs the answers of all humans as references, at "
+                f"least {_HUMANS} (published are ten) and {self.answer!r} among them; it has "
+                f"{list(self.references)}."
+            )
+        if self.tolerance and self.scoring not in ("exact", "relaxed"):
+            raise ProblemError(
+                f"Problem {self.id}: tolerance is for scoring relaxed, and its scoring is "
+                f"{self.scoring}; drop one of the two."
+            )
+        if self.tolerance and not self.candidates:
+            object.__setattr__(self, "scoring", "relaxed")
+        elif self.scoring == "relaxed":
+            object.__setattr__(self, "tolerance", RELAXED)
 
     def _check_edit(self, edit: Edit | None, kind: str) -> None:
         if edit is None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from attcot_analysis.problems.numerals import Number, in_digits, numbers, one_number
@@ -120,7 +120,8 @@ def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) ->
     What counts is found as in `match_answer`, but no further than the last line. It is the first
     known answer that it equals but for letter case, surrounding punctuation, a leading article and
     white space; else the nearest that is the same number (``1,200`` is ``1200``; ``%`` and units
-    are left out) up to the relative tolerance; else itself, in this plain form.
+    are left out) up to the relative tolerance, with which ``12%`` is ``0.12`` as well; else itself,
+    in this plain form.
 
     Args:
         stated: What a response gives as its answer.
@@ -133,31 +134,53 @@ def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) ->
     """
     if stated.strip() in known:
         return stated.strip()
-    text = END.sub("", cleaned(stated)).strip()
     targets = [one_number(cleaned(answer)) for answer in known]
-    if any(targets):
-        text = in_digits(text)
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
+    piece = stated_piece(stated, in_digits if any(targets) else str)
+    if piece is None:
         return None
-    piece = _explicit(text) or lines[-1]
-    plain, value = plain_form(piece), _only_number(piece)
+    plain, value = plain_form(piece), _only_number(piece) if any(targets) else one_number(piece)
     first = re.match(r"(yes|no)\b", plain)
     if first and any(plain_form(answer) in _YES_NO for answer in known):
         plain = first[1]
+    same = [
+        answer
+        for answer, target in zip(known, targets, strict=True)
+        if plain_form(cleaned(answer)) == plain and (value is None or target is None)
+    ]
+    if same or not plain:
+        return same[0] if same else None
     if value is None:
-        same = [answer for answer in known if plain_form(cleaned(answer)) == plain]
-        if same or not plain:
-            return same[0] if same else None
         longest = max((len(answer.split()) for answer in known), default=1)
         return plain if len(plain.split()) <= 2 * longest + 4 else None
     near: list[tuple[float, str]] = []
     for answer, target in zip(known, targets, strict=True):
         if target is not None and same_unit(value, target):
             error = abs(value.value - target.value)
+            if tolerance and value.percent != target.percent:
+                scale = 100 if target.percent else 0.01
+                error = min(error, abs(value.value * scale - target.value))
             if error <= (tolerance + 1e-9) * abs(target.value):
                 near.append((error, answer))
     return min(near, key=lambda one: one[0])[1] if near else _written(value)
+
+
+def stated_piece(
+    stated: str, form: Callable[[str], str] = str, *, whole: bool = False, raw: bool = False
+) -> str | None:
+    """The piece of what a response states that is its answer to an open question.
+
+    That is what follows the last phrase that announces an answer, or stands in the last box; else
+    the last line.
+
+    Args:
+        stated: What the response gives as its answer.
+        form: What to do with the text first.
+        whole: Whether all lines count where nothing announces the answer.
+        raw: Whether formulas stay as they are written.
+    """
+    text = form(END.sub("", stated if raw else cleaned(stated)).strip())
+    lines = [line for line in text.splitlines() if line.strip()]
+    return (_explicit(text) or (text if whole else lines[-1])) if lines else None
 
 
 def states(text: str, answer: str) -> bool:

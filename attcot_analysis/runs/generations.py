@@ -6,6 +6,9 @@ A file has one JSON object per line, in either form::
     {"custom_id": "item-1", "response": {"body": {"choices": [{"message": {"content": "..."},
                                                                "finish_reason": "stop"}]}}}
 
+A line of the first form may hold ``correct``, true, false or a score from 0 to 1: it is then taken
+instead of what is read, of all lines or none.
+
 ``ids`` are the response's tokens; with ``text`` as well they are checked to be this model's.
 ``text`` alone is tokenised, and must come back from its tokens letter for letter. Several responses
 to one item are told apart by ``"sample"``, 0, 1, ..., or are the choices of one line of the second
@@ -355,7 +358,7 @@ def read_line(line: bytes, where: str) -> list[dict[str, Any]]:
     return batch_records(record, where) if "custom_id" in record else [record]
 
 
-_FIELDS = ("id", "ids", "text", "finish_reason", "model", "sample")
+_FIELDS = ("id", "ids", "text", "finish_reason", "model", "sample", "correct")
 
 _SHOWN = 5
 
@@ -369,12 +372,14 @@ class Generations:
         foreign: Whether another model than the one that is measured wrote them.
         sha256: Of what they are made of, for the manifest.
         more: By item, the further ones in the order of their samples.
+        scores: By item, those that came with them, in the order of their samples; else empty.
     """
 
     of: Mapping[str, Generation]
     foreign: bool = False
     sha256: str = ""
     more: Mapping[str, tuple[Generation, ...]] = field(default_factory=dict)
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def n_samples(self) -> int:
@@ -387,7 +392,8 @@ class Generations:
 
     def record(self) -> dict[str, Any]:
         """What a run's manifest says of them; JSON values."""
-        return {"n": len(self.of), "sha256": self.sha256, "foreign": self.foreign}
+        record = {"n": len(self.of), "sha256": self.sha256, "foreign": self.foreign}
+        return record | ({"scores": "given"} if self.scores else {})
 
     def check(self, problems: Sequence[Problem], samples: int = 1) -> None:
         """See that there are as many for every problem.
@@ -435,12 +441,16 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
     file = Path(path)
     content = read_bytes(file)
     found: dict[tuple[str, int], Generation] = {}
+    scores: dict[tuple[str, int], float] = {}
     faults: list[str] = []
     for where, line in lines_of(file, content):
         try:
             for record in read_line(line, where):
                 item, made = _generation(mllm, record, where)
+                score = _score(record, where)
                 _keep(found, item, record, made, where)
+                if score is not None:
+                    scores[next(reversed(found))] = score
         except MeasureError as error:
             faults.append(str(error))
     if faults:
@@ -448,15 +458,37 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
         raise MeasureError("\n".join(faults[:_SHOWN]) + more)
     if not found:
         raise MeasureError(f"Generations {file} holds no response; it needs one object per line.")
+    if scores and len(scores) < len(found):
+        without = [item for item, sample in found if (item, sample) not in scores]
+        raise MeasureError(
+            f"{len(without)} of {len(found)} responses of {file} have no correct ({few(without)}) "
+            "and the others do; give it for all, or for none."
+        )
     by_item: dict[str, list[Generation]] = {item: [] for item, _ in found}
+    given: dict[str, list[float]] = {item: [] for item, _ in scores}
     for item, sample in sorted(found, key=lambda key: key[1]):
         by_item[item].append(found[item, sample])
+        if scores:
+            given[item].append(scores[item, sample])
     return Generations(
         {item: made[0] for item, made in by_item.items()},
         foreign,
         hashlib.sha256(content).hexdigest(),
         {item: tuple(made[1:]) for item, made in by_item.items() if len(made) > 1},
+        {item: tuple(own) for item, own in given.items()},
     )
+
+
+def _score(record: Mapping[str, Any], where: str) -> float | None:
+    """The score that came with a response."""
+    given = record.get("correct")
+    if given is None:
+        return None
+    if not isinstance(given, bool | int | float) or not 0 <= given <= 1:
+        raise MeasureError(
+            f"{where}: correct is {given!r:.60}; expected true, false or a score from 0 to 1."
+        )
+    return float(given)
 
 
 def _generation(mllm: Mllm, record: Mapping[str, Any], where: str) -> tuple[str, Generation]:

@@ -33,7 +33,7 @@ from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.open_answers import OpenCommitment, open_commitment
 from attcot_analysis.measures.probed import check_max_steps
 from attcot_analysis.measures.samples import SAMPLE, by_sample, samples_of, stacked
-from attcot_analysis.measures.unread import paragraph_note, unread_sentence, unread_shares
+from attcot_analysis.measures.unread import paragraph_note, unread_sentences
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
@@ -281,7 +281,13 @@ class Stages:
         tables = [
             pd.DataFrame(
                 [
-                    answer_row(one, given.samples(one.id)[sample], mode="cot", form=form)
+                    answer_row(
+                        one,
+                        given.samples(one.id)[sample],
+                        mode="cot",
+                        form=form,
+                        given=given.scores[one.id][sample] if given.scores else None,
+                    )
                     for one in problems
                 ],
                 columns=list(ANSWERS),
@@ -833,7 +839,8 @@ def format_summary(summary: pd.DataFrame) -> str:
 
     Answers that were not read come first, if they are more than `LIMIT`.
     """
-    lines = [unread_sentence(share, what) for (_, what), share in unread_shares(summary).items()]
+    unnamed = summary.drop(columns="model", errors="ignore")
+    lines = unread_sentences(unnamed)
     lines += [f"{'metric':<24}{'value':>9}   {'95 % interval':<20}{'items':>7}"]
     for row in summary.itertuples():
         interval = f"[{row.low:.3f}, {row.high:.3f}]"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measures.unread import GIVEN
 from attcot_analysis.runs.manifests import ITEMS, answer_digest
 
 MARK = b"attcot_run"
@@ -40,7 +41,7 @@ _TABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
 """Columns that no two rows share, and of which items there must be a row: all, those with a
 rationale step, or those of them that have candidates."""
 _VALUES = ("model", "kind", "arm", "seed", "item", "metric")
-_SHARES = {"p": 1e-5, "p_closed": 1e-5} | dict.fromkeys(
+_SHARES = {"p": 1e-5, "p_closed": 1e-5, "score": 1e-9} | dict.fromkeys(
     ("mass", "evidence_mass", "evidence_share", "last_evidence_mass", "last_evidence_share"), 0.02
 )
 """Columns of shares, and by how much rounding may carry them out of 0 to 1: attention is summed in
@@ -188,8 +189,10 @@ class TableCheck:
 
     def _check_answers(self, table: pd.DataFrame, correct: str, answer: str) -> None:
         said = zip(table["item"], table[correct], table[answer], strict=True)
-        for at, (item, right, given) in enumerate(said):
-            if pd.isna(right):
+        flags = table["flag"].fillna("") if "flag" in table else [""] * len(table)
+        for at, ((item, right, given), flag) in enumerate(zip(said, flags, strict=True)):
+            # A score that came with the response need not agree with what is read.
+            if pd.isna(right) or GIVEN in flag.split(", "):
                 continue
             known = self._items.get(item, {}).get("right")
             if not isinstance(given, str):

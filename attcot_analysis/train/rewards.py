@@ -30,7 +30,6 @@ import numpy as np
 from PIL import Image
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.measures.answers import match_answer, open_answer, stated_answer
 from attcot_analysis.models import (
     Encoded,
     Mllm,
@@ -40,6 +39,8 @@ from attcot_analysis.models import (
 )
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
+from attcot_analysis.problems.reading import match_answer, stated_answer
+from attcot_analysis.problems.scoring import RIGHT, score_open
 from attcot_analysis.train.region_reward import (
     Missing,
     RegionAttention,
@@ -47,6 +48,9 @@ from attcot_analysis.train.region_reward import (
     continued,
     region_attention,
 )
+
+_RULE = ("scoring", "references", "tolerance")
+"""Columns of open questions, as `Problem` has them; a dataset may lack them."""
 
 
 def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> list[dict[str, Any]]:
@@ -57,6 +61,7 @@ def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> list[
         form: The format to ask for.
     """
     system = [] if form.system is None else [{"role": "system", "content": form.system}]
+    rules = not all(problem.candidates for problem in problems)
     return [
         {
             "id": problem.id,
@@ -66,6 +71,7 @@ def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> list[
             "candidates": list(problem.candidates),
             "answer": problem.answer,
             "boxes": [[list(box) for box in step.boxes] for step in problem.steps],
+            **({name: getattr(problem, name) for name in _RULE} if rules else {}),
         }
         for problem in problems
     ]
@@ -77,7 +83,7 @@ def _asked(problem: Problem, form: ResponseFormat) -> str:
 
 
 def rows_of(columns: Mapping[str, Any], needed: Sequence[str], name: str) -> list[dict[str, Any]]:
-    """Per completion the columns that a reward reads, with ``question`` if there is one.
+    """Per completion the columns that a reward reads, with ``question`` and rule if they are there.
 
     Args:
         columns: What `GRPOTrainer` passes on, one value per completion in each.
@@ -93,7 +99,7 @@ def rows_of(columns: Mapping[str, Any], needed: Sequence[str], name: str) -> lis
             f"The {name} reward needs column {', '.join(missing)} in the dataset; add it, and keep "
             "remove_unused_columns=False."
         )
-    known = {key: columns[key] for key in (*needed, "question") if key in columns}
+    known = {key: columns[key] for key in (*needed, "question", *_RULE) if key in columns}
     return [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
 
 
@@ -128,7 +134,8 @@ _FORM = re.compile(
 class AccuracyReward:
     """1 for a completion that states the right answer, 0 for one that does not.
 
-    What counts as stating it is what `answer_problems` counts. ``None`` for rows without answer.
+    Of open questions it is the score by the problem's rule, which may be graded. What counts as
+    stating it is what `answer_problems` counts. ``None`` for rows without answer.
     """
 
     __name__ = "accuracy"
@@ -148,8 +155,7 @@ class AccuracyReward:
         rows = rows_of(columns, ("answer", "candidates"), self.__name__)
         rewards: list[float | None] = []
         for ids, row in zip(completion_ids, rows, strict=True):
-            right = None if row["answer"] is None else is_right(self.mllm, ids, row)
-            rewards.append(None if right is None else float(right))
+            rewards.append(None if row["answer"] is None else _score(self.mllm, ids, row))
         return rewards
 
 
@@ -335,19 +341,32 @@ class RegionReward:
 
 
 def is_right(mllm: Mllm, completion_ids: Sequence[int], row: Mapping[str, Any]) -> bool:
-    """Whether a completion states the right answer.
+    """Whether a completion states the right answer: a score of at least 0.5.
 
     Args:
         mllm: The model that wrote it.
         completion_ids: Its tokens, end token included if it has one.
-        row: With ``answer``, ``candidates`` and maybe ``question``.
+        row: With ``answer``, ``candidates`` and maybe ``question``, ``scoring``, ``references`` and
+            ``tolerance``.
     """
+    return _score(mllm, completion_ids, row) >= RIGHT
+
+
+def _score(mllm: Mllm, completion_ids: Sequence[int], row: Mapping[str, Any]) -> float:
     parsed = mllm.parse(completion_ids)
     finished = any(token in mllm.stop_ids for token in completion_ids)
     stated = stated_answer(parsed, finished=finished)
     if stated is None:
-        return False
-    if not row["candidates"]:
-        return open_answer(stated, [row["answer"]]) == row["answer"]
-    question = str(row.get("question") or "")
-    return match_answer(stated, tuple(row["candidates"]), question=question) == row["answer"]
+        return 0.0
+    question, right = str(row.get("question") or ""), row["answer"]
+    if row["candidates"]:
+        return float(match_answer(stated, tuple(row["candidates"]), question=question) == right)
+    found = score_open(
+        stated,
+        [right],
+        scoring=row.get("scoring") or "exact",
+        references=row.get("references") or (),
+        tolerance=row.get("tolerance") or 0.0,
+        question=question,
+    )
+    return found.scores[right]

@@ -9,9 +9,10 @@ from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import answers as module
-from attcot_analysis.measures.answers import COLUMNS, answer_problems, match_answer
+from attcot_analysis.measures.answers import COLUMNS, answer_problems, answer_row
 from attcot_analysis.models import Generation
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.reading import match_answer
 from attcot_analysis.runs.run import RunFolder
 
 COLOURS = ("red", "light red", "blue", "3", "13")
@@ -189,3 +190,47 @@ def test_problems_are_left_alone(random_mllm, say):
     before = dataclasses.replace(item)
     answer_problems(random_mllm, [item])
     assert item == before
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "flag"),
+    [
+        ("<answer>red</answer>", "red", ""),
+        ("<answer>B) red</answer>", None, "contradiction"),
+        ("<answer>red or blue</answer>", None, "several"),
+        ("<answer>purple</answer>", None, ""),
+        ("<answer>red</answer> </answer>", "red", "surplus tags"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_is_flagged(text, answer, flag):
+    listed = problem("x", question="Which colour?\nA) red\nB) blue\nC) green")
+    row = answer_row(listed, Generation((), text, True), mode="direct")
+    assert (row["answer"], row["flag"]) == (answer, flag)
+    assert row["score"] == float(row["correct"]) == float(answer == "red")
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "score", "correct", "answer"),
+    [
+        ({"scoring": "anls"}, "hallo", 0.8, True, "hello"),
+        ({"scoring": "anls"}, "xyz", 0.0, False, "xyz"),
+        ({"scoring": "vqa", "references": ("hello",) * 9 + ("hi",)}, "hi", 0.3, False, "hi"),
+        ({"scoring": "vqa", "references": ("hello",) * 8 + ("hi",) * 2}, "hi", 0.6, True, "hello"),
+        ({"references": ("hi",)}, "hi", 1.0, True, "hello"),
+        ({"scoring": "list"}, "bye", 0.0, False, "bye"),
+        ({"scoring": "list"}, "", 0.0, False, None),
+    ],
+)
+def test_open_answers_are_scored_by_the_rule_of_their_problem(rule, text, score, correct, answer):
+    open_one = problem("x", candidates=(), answer="hello", habitual=None, **rule)
+    response = Generation((), f"<answer>{text}</answer>", True)
+    row = answer_row(open_one, response, mode="direct")
+    assert row["score"] == pytest.approx(score)
+    assert (row["correct"], row["answer"]) == (correct, answer)
+
+
+def test_an_edited_picture_has_no_references_of_its_own():
+    open_one = problem("x", candidates=(), answer="hello", habitual=None, references=("hi",))
+    response = Generation((), "<answer>hi</answer>", True)
+    row = answer_row(open_one, response, mode="direct", right={"x": "bye"})
+    assert (row["correct"], row["score"], row["answer"]) == (False, 0.0, "hello")

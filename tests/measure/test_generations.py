@@ -10,7 +10,14 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.problems import generate_arrows, render_response
 from attcot_analysis.runs.generations import Generations, read_batch, read_generations
-from attcot_analysis.runs.measure import DEFAULT, Settings, Stages, measure
+from attcot_analysis.runs.measure import (
+    DEFAULT,
+    Settings,
+    Stages,
+    measure,
+    measure_run,
+    suite_values,
+)
 
 TEXT = "<think>\n1. Look at a1.\n2. Then at b1.\n</think>\n<answer>red</answer>"
 
@@ -65,6 +72,9 @@ def test_other_tokens_for_the_same_text_are_kept(random_mllm, tmp_path):
         ({"id": "a", "ids": [10**6]}, "token 1000000 is none of the"),
         ({"id": "a", "ids": [1, 2], "text": "other"}, "give the text alone"),
         ({"id": "first", "text": TEXT}, "item 'first' occurs twice"),
+        ({"id": "a", "text": TEXT, "correct": "yes"}, "correct is 'yes'; expected true, false or"),
+        ({"id": "a", "text": TEXT, "correct": 1.5}, "correct is 1.5"),
+        ({"id": "a", "text": TEXT, "correct": True}, "1 of 2 responses .* no correct \\(first"),
         ({"custom_id": "a", "response": None, "error": "timeout"}, "holds no response .*timeout"),
     ],
 )  # fmt: skip
@@ -127,6 +137,36 @@ def test_what_is_measured_is_what_was_written(random_mllm, tmp_path):
     np.testing.assert_allclose(own["commitment"]["log_p"], direct["log_p"], atol=1e-5)
     assert set(own["dependence"]["rationale"]) == {"fixed", "regenerated"}
     assert set(foreign["dependence"]["rationale"]) == {"fixed"}
+
+
+def test_scores_that_came_with_the_responses_are_taken(random_mllm, tmp_path):
+    problems = generate_arrows(3, seed=0)
+    right = render_response(problems[0].steps, problems[0].answer)
+    file = written(
+        tmp_path / "a.jsonl",
+        {"id": problems[0].id, "text": right, "correct": False},
+        {"id": problems[1].id, "text": "No idea.", "correct": True},
+        {"id": problems[2].id, "text": right, "correct": 0.25},
+    )
+    scored = read_generations(file, random_mllm)
+    assert scored.record()["scores"] == "given"
+    run = measure_run(
+        tmp_path / "run", random_mllm, problems, ("answers",), generations=scored, max_new_tokens=3
+    )
+    table = run.read_table("answers_cot")
+    rows = table.set_index("item").loc[[problem.id for problem in problems]]
+    assert rows["score"].tolist() == [0.0, 1.0, 0.25]
+    assert rows["correct"].tolist() == [False, True, False]
+    assert rows["flag"].tolist() == ["given"] * 3
+    assert rows["answer"].isna().tolist() == [False, True, False]
+    values = suite_values({"answers_cot": table}, problems, model="m", seed=0)
+    values = values.pivot(index="item", columns="metric", values="value")
+    assert values["accuracy_cot"].loc[rows.index].tolist() == [0.0, 1.0, 0.25]
+    assert (values["scored_cot"] == 1).all() and values["unparsed_cot"].sum() == 1
+    stale = read_generations(
+        written(tmp_path / "b.jsonl", *({"id": p.id, "text": right} for p in problems)), random_mllm
+    )
+    assert "scores" not in stale.record()
 
 
 def test_open_questions_are_answered_but_never_forced(random_mllm):

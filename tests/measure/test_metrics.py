@@ -155,6 +155,10 @@ RIGHT = ["red", "blue", "red", "blue"]
 HABIT = ["red", "red", "blue", None]
 COT = answers(["red", "red", None, "blue"], RIGHT, HABIT)
 DIRECT = answers(["red", None, "blue", "red"], RIGHT, HABIT, mode="direct")
+COT["flag"], DIRECT["flag"] = (
+    ["given", "", "contradiction", ""],
+    ["", "several", "contradiction", ""],
+)
 BLIND = answers(["red", "red", "red", "green"], RIGHT, HABIT, text_only=True)
 
 COMMITMENT = pd.DataFrame(
@@ -274,6 +278,9 @@ def test_values_by_hand():
     expected = {
         "accuracy_cot": {"i0": 1, "i1": 0, "i2": 0, "i3": 1},
         "unparsed_cot": {"i0": 0, "i1": 0, "i2": 1, "i3": 0},
+        "contradicting_cot": {"i0": 0, "i1": 0, "i2": 1, "i3": 0},
+        "contradicting_direct": {"i0": 0, "i1": 0, "i2": 1, "i3": 0},
+        "scored_cot": {"i0": 1, "i1": 0, "i2": 0, "i3": 0},
         "habitual_cot": {"i0": 1, "i1": 1, "i2": 0, "i3": nan},
         "accuracy_direct": {"i0": 1, "i1": 0, "i2": 0, "i3": 0},
         "unparsed_direct": {"i0": 0, "i1": 1, "i2": 0, "i3": 0},
@@ -324,7 +331,10 @@ def test_only_what_the_tables_allow():
         "accuracy_direct",
         "unparsed_direct",
         "habitual_direct",
+        "contradicting_direct",
     }
+    older = DIRECT.drop(columns="flag")
+    assert "contradicting_direct" not in set(item_values(model="m", seed=0, direct=older)["metric"])
     fixed = DEPENDENCE[(DEPENDENCE["rationale"] == "fixed") & (DEPENDENCE["edit"] == "twin")]
     assert set(item_values(model="m", seed=0, dependence=fixed)["metric"]) == {"delta_log_p_twin"}
 
@@ -456,6 +466,12 @@ def test_mcnemar_only_for_binary_metrics_with_one_seed():
     assert table.loc["accuracy_cot", "p_value"] == pytest.approx(exact)
     assert table.loc["mass", "p_value"] == pytest.approx(exact, abs=0.02)
     assert table["n_seeds"].tolist() == [1, 1]
+
+
+def test_a_graded_accuracy_is_no_case_for_mcnemar():
+    x, y = np.linspace(0, 1, 20)[None], np.linspace(1, 0.5, 20)[None]
+    values = pd.concat([long("a", x, "accuracy_cot"), long("b", y, "accuracy_cot")])
+    assert compare(values, "a", "b")["test"].tolist() == ["sign-flip"]
 
 
 def test_pairing_is_by_item_and_seed_not_by_place():

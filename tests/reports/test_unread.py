@@ -57,6 +57,21 @@ def test_above_two_percent_nothing_is_said_about_accuracy(share, loud, whose):
         assert words["accuracy_cot"] == "yes" and found.unread == ()
 
 
+def test_an_accuracy_that_came_with_the_responses_does_not_rest_on_reading():
+    comparisons, summary = tables(unread_after=0.5)
+    given = pd.DataFrame([{"model": "att_cot", "metric": "scored_cot", "value": 1.0}])
+    scored = pd.concat([summary, given], ignore_index=True)
+    assert "accuracy_cot" in withheld(summary, NAMES)
+    assert "accuracy_cot" not in withheld(scored, NAMES) and "habitual_cot" in withheld(
+        scored, NAMES
+    )
+    (found,) = answer_questions(comparisons, scored, METRICS)
+    assert found.headline.startswith("50.0% of the CoT answers of Att-CoT could not be read")
+    assert "their accuracy is what came with them" in found.headline
+    words = {answer.question.metric: answer.word for answer in found.answers}
+    assert words["accuracy_cot"] == "yes" and words["habitual_cot"] == "unparsed"
+
+
 def test_direct_answers_say_nothing_of_those_with_a_rationale():
     comparisons, summary = tables(unread_after=0.5, mode="direct")
     unparsed = withheld(summary, ("cot_sft", "att_cot"))

@@ -12,7 +12,8 @@ named series where series are named), else all points of a named series, else po
 the answer; of a pie the named slices. Where nothing is named there are no boxes. This choice is
 ours.
 
-Yes and no are closed, all other questions open; numbers are right up to 5 %, as in the paper.
+Yes and no are closed, all other questions open; numbers are right up to 5 %, as in the paper, and
+years only as they are (see `attcot_analysis.problems.scoring`).
 """
 
 import re

@@ -47,6 +47,8 @@ FIELDS = (
     "steps",
     "boxes",
     "tolerance",
+    "scoring",
+    "references",
     "twin",
     "control",
     "metadata",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.measures.outcomes import CotOutcomes
-from attcot_analysis.measures.unread import unread_sentence, unread_shares, withheld
+from attcot_analysis.measures.unread import unread_sentences, withheld
 from attcot_analysis.show import html
 from attcot_analysis.show.figures import (
     FigureData,
@@ -246,10 +246,7 @@ def _sections(report: Report, drawings: "_Drawings") -> list[_Section]:
     if pair is None and answers:
         pair = answers[-1].a, answers[-1].b
     answers.sort(key=lambda answered: (answered.a, answered.b) != pair)
-    unread = [
-        unread_sentence(share, what, arm_label(model))
-        for (model, what), share in unread_shares(report.summary).items()
-    ]
+    unread = unread_sentences(report.summary, arm_label)
     answer = {"unread": unread, "answered": answers, "lead": report.lead, "notes": report.notes}
     values: dict[str, Mapping[str, Any] | None] = {
         "hurt": _hurt(report, drawings) if report.outcomes else None,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 import yaml
 
-from attcot_analysis.measures.unread import unread_sentence, unread_shares, withheld
+from attcot_analysis.measures.unread import unread_sentences, withheld
 from attcot_analysis.show.intervals import counts, need_columns, order_metrics, p_of
 from attcot_analysis.show.style import arm_label, capital, format_interval, format_number
 from attcot_analysis.stats.catalogue import Better, Metric
@@ -213,11 +213,8 @@ def answer_questions(
                     if (arm, name) in values
                 ]
                 answers.append(_answer(question, rows[name], title, sides))
-        unread = tuple(
-            unread_sentence(share, what, arm_label(model))
-            for (model, what), share in unread_shares(summary).items()
-            if model in (a, b)
-        )
+        pair_summary = summary[summary["model"].isin((a, b))]
+        unread = tuple(unread_sentences(pair_summary, arm_label))
         answered.append(Answers(a, b, counts(pair), tuple(answers), unread))
     return answered
 
