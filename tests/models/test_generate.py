@@ -316,6 +316,16 @@ def test_recommendations_of_published_checkpoints(mllm, monkeypatch, name):
             recommended_sampling(mllm)
 
 
+@needs_real_files
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_greedy_is_greedy_under_published_settings(mllm, prompts, expected, monkeypatch, name):
+    config = GenerationConfig.from_pretrained(real_files() / name)
+    # Their ids are of another vocabulary.
+    config.eos_token_id, config.pad_token_id = mllm.stop_ids[0], None
+    monkeypatch.setattr(mllm.model, "generation_config", config)
+    assert [one.ids for one in generate(mllm, prompts, max_new_tokens=N)] == expected
+
+
 def test_a_recommendation_that_cannot_be_used_is_refused(mllm, prompts, monkeypatch):
     given(mllm, monkeypatch, do_sample=True, num_beams=3, no_repeat_ngram_size=2, top_k=0)
     with pytest.raises(ModelError, match="also sets num_beams, no_repeat_ngram_size; take"):
