@@ -218,7 +218,8 @@ class Result:
             raise NothingMeasuredError(
                 f"The table {self.name} has no rows; measure at least one item."
             )
-        if "sample" in table and table["sample"].nunique() > 1:
+        several = "sample" in table and "sample" not in self.columns
+        if several and table["sample"].nunique() > 1:
             raise MeasureError(
                 f"The table {self.name} holds {table['sample'].nunique()} samples of each item; "
                 "give the rows of one, or read each of them with by_sample."

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attcot_analysis.measures.samples import stacked
 from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.show.report.arms import (
     access_by_arm,
@@ -69,6 +70,35 @@ def test_rationales_of_many_lengths_are_drawn_over_positions_with_every_item():
     assert curve["n"].eq(12).all()
     np.testing.assert_allclose(curve["value"], curve["position"], atol=1e-9)
     assert curve["position"].nunique() == 11
+
+
+def test_samples_of_an_item_are_one_curve_of_n_items():
+    """Two samples, of 2 and of 4 steps: the mean of both at every position, and no more items."""
+    short, long = arm([2] * 12)[0], arm([4] * 12)[0]
+    flat = short | {"commitment": short["commitment"].assign(p=1 / 3)}
+    sampled = {name: stacked([flat[name], long[name]]) for name in short}
+    tables = {"base": {0: sampled}}
+    assert curve_axis(tables) == "position"
+    curve = commitment_by_arm(tables, PROBLEMS, "final", axis="position")
+    assert curve["n"].eq(12).all()
+    # p(final) of the second rises from 0 to 1; the first's stays at 1/3.
+    np.testing.assert_allclose(curve["value"], (1 / 3 + curve["position"]) / 2, atol=1e-9)
+    access = access_by_arm(tables, ("mass",), axis="position")
+    assert access["n"].eq(12).all()
+    # At the last step: 0.5 - 0.1 K.
+    assert access["value"].iloc[-1] == pytest.approx((0.3 + 0.1) / 2)
+    assert run_curves(tables, PROBLEMS, "base")
+
+
+def test_curves_that_lack_steps_are_drawn_over_positions():
+    whole = arm([4] * 12)
+    assert curve_axis({"base": whole}) == "step"
+    forced = whole[0]["commitment"]
+    forced = forced[forced["step"].isin([0, 1, 4])].assign(n_probed=3)
+    tables = {"base": {0: whole[0] | {"commitment": forced}}}
+    assert curve_axis(tables) == "position"
+    curve = commitment_by_arm(tables, PROBLEMS, "final", axis="position")
+    np.testing.assert_allclose(curve["value"], curve["position"], atol=1e-9)
 
 
 def test_controls_stand_beside_the_rationale():

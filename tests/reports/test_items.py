@@ -3,6 +3,7 @@
 import pytest
 
 from attcot_analysis.measures.commitment import Commitment
+from attcot_analysis.measures.samples import stacked
 from attcot_analysis.problems import parse_response
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.items import differing_items, example_problems, report_items
@@ -43,6 +44,23 @@ def test_an_item_says_what_the_tables_say(pair, tables):
             for kind in ("twin", "control", "blank"):
                 assert done.edits[kind] == edits[item.problem.id, kind, "regenerated"]
             assert done.seed is None
+
+
+def test_of_several_samples_the_first_is_shown_beside_the_answers_of_all(pair, tables):
+    kinds = tables["att_cot"][0]
+    answers = kinds["answers_cot"]
+    others = {name: [table, table, table] for name, table in kinds.items()}
+    others["answers_cot"] = [answers, answers.assign(answer=None), answers.assign(answer=None)]
+    sampled = {name: stacked(tables) for name, tables in others.items()}
+    for item in report_items({"att_cot": {0: sampled}}, pair.problems, ("att_cot", "att_cot"), 6):
+        (plain,) = report_items(
+            {"att_cot": tables["att_cot"]}, [item.problem], ("att_cot", "att_cot"), 1
+        )
+        shown, alone = item.arms["att_cot"], plain.arms["att_cot"]
+        assert (shown.text, shown.settled) == (alone.text, alone.settled)
+        assert repr(shown.steps) == repr(alone.steps)
+        assert shown.samples == {None: 2, alone.answer: 1} and not alone.samples
+        assert next(iter(shown.samples)) is None
 
 
 def test_half_of_few_items_are_those_that_differ_and_both_kinds_are_told_apart(pair, tables):

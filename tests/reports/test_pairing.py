@@ -61,6 +61,14 @@ def test_what_makes_numbers_incomparable_is_refused(pair, first, tmp_path, chang
             r"cot_sft are greedy and .* drawn as recommended \(do_sample True, top_k 1\)",
         ),
         ({"settings": {"temperature": 0.7}}, r"greedy and .* drawn at temperature 0\.7;"),
+        (
+            {"settings": {"samples": 8}},
+            r"cot_sft was measured on 1 response per item and att_cot on 8 responses:",
+        ),
+        (
+            {"settings": {"max_steps": 16}},
+            r"after all steps of cot_sft and after at most 16 steps of att_cot",
+        ),
         ({"versions": {"torch": "1.0"}}, r"torch [\d.+a-z]+ and 1\.0"),
         ({"model": {"family": "llava"}}, "family qwen2_5_vl and att_cot of llava"),
         ({"model": {"weights_sha256": None}}, None),

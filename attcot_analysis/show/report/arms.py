@@ -1,6 +1,6 @@
 """`MeasuredArm`: what one arm's runs have measured, read for a comparison, and its curves."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from attcot_analysis.show.intervals import counts
 from attcot_analysis.show.report.items import Tables
 from attcot_analysis.show.report.page import ReportFigure, report_figure
 from attcot_analysis.show.style import arm_label
-from attcot_analysis.stats.intervals import at_positions, step_curve
+from attcot_analysis.stats.intervals import at_positions, mean_over_samples, step_curve
 
 Runs = str | Path | Sequence[str | Path]
 """A run folder, or several of one arm, one per training seed."""
@@ -272,25 +272,14 @@ def run_curves(tables: Tables, problems: Sequence[Problem], reference: str) -> l
     return curves + _access_curves(tables, problems, axis, reference)
 
 
-def first_sample(tables: Tables) -> Tables:
-    """The same with one response to every item, the first."""
-    return {
-        arm: {
-            seed: {name: samples_of(table)[0] for name, table in kinds.items()}
-            for seed, kinds in seeds.items()
-        }
-        for arm, seeds in tables.items()
-    }
-
-
 def sample_notes(arm: MeasuredArm) -> list[str]:
     """Say what of a run with several responses to every item is shown of one only."""
     answers = arm.tables[min(arm.tables)]["answers_cot"]
     if SAMPLE not in answers:
         return []
     return [
-        f"{arm.name} gave {answers[SAMPLE].nunique()} responses to every item: numbers are means "
-        "over these, curves, maps and items are of the first."
+        f"{arm.name} gave {answers[SAMPLE].nunique()} responses to every item: numbers and curves "
+        "are means over these, maps and the responses that are shown are the first."
     ]
 
 
@@ -352,14 +341,21 @@ def _access_curves(
 
 
 def curve_axis(tables: Tables) -> Axis:
-    """Steps where nearly all rationales of all arms have as many, else positions in them."""
+    """Steps where nearly all rationales of all arms have as many, else positions in them.
+
+    Positions, too, where answers were not forced after every step.
+    """
     lengths = pd.concat(
         [
-            kinds["access"].drop_duplicates("item")["n_steps"]
+            rows.drop_duplicates("item")["n_steps"]
             for seeds in tables.values()
             for kinds in seeds.values()
+            for rows in samples_of(kinds["access"])
         ]
     )
+    probed = [kinds["commitment"] for seeds in tables.values() for kinds in seeds.values()]
+    if any("n_probed" in one and (one["n_probed"] <= one["n_steps"]).any() for one in probed):
+        return "position"
     return "step" if lengths.value_counts(normalize=True).iloc[0] >= _SAME else "position"
 
 
@@ -383,12 +379,15 @@ def commitment_by_arm(
     parts = []
     for control in controls or ("rationale",):
         for arm, seeds in tables.items():
-            runs = {}
-            for seed, kinds in seeds.items():
+
+            def read(rows: pd.DataFrame, control: str = control) -> pd.DataFrame:
                 lengths: Literal["common", "all"] = "common" if axis == "step" else "all"
-                forced = Commitment(kinds["commitment"], problems)
-                steps = forced.steps(which, control=control, lengths=lengths)
-                runs[seed] = steps if axis == "step" else at_positions(steps, "k")
+                return Commitment(rows, problems).steps(which, control=control, lengths=lengths)
+
+            runs = {
+                seed: _by_item(kinds["commitment"], read, "k", axis)
+                for seed, kinds in seeds.items()
+            }
             curve = step_curve(runs, axis="k" if axis == "step" else "position")
             parts.append(curve.assign(model=arm, **({"control": control} if controls else {})))
     return pd.concat(parts, ignore_index=True)
@@ -404,14 +403,28 @@ def access_by_arm(
     parts = []
     for arm, seeds in tables.items():
         for quantity in quantities:
+
+            def read(rows: pd.DataFrame, quantity: str = quantity) -> pd.DataFrame:
+                return VisualAccess(rows).steps(quantity)
+
             runs = {
-                seed: VisualAccess(kinds["access"]).steps(quantity) for seed, kinds in seeds.items()
+                seed: _by_item(kinds["access"], read, "step", axis) for seed, kinds in seeds.items()
             }
             if all(len(table) for table in runs.values()):
-                if axis == "position":
-                    runs = {seed: at_positions(table, "step") for seed, table in runs.items()}
                 parts.append(step_curve(runs, axis=axis).assign(model=arm, quantity=quantity))
     return pd.concat(parts, ignore_index=True)
+
+
+def _by_item(
+    table: pd.DataFrame, read: Callable[[pd.DataFrame], pd.DataFrame], steps: str, axis: Axis
+) -> pd.DataFrame:
+    """A curve of every item: read off its rows, or the mean of those of its samples."""
+    curves = [read(rows) for rows in samples_of(table)]
+    if axis == "position":
+        curves = [at_positions(one, steps) if len(one) else one for one in curves]
+    if len(curves) == 1:
+        return curves[0]
+    return mean_over_samples(pd.concat(curves), ["item", steps if axis == "step" else axis])
 
 
 def access_by_layer(tables: Tables) -> pd.DataFrame:

@@ -22,7 +22,6 @@ from attcot_analysis.show.report.arms import (
     MeasuredArm,
     Runs,
     everywhere,
-    first_sample,
     outcomes_or_why,
     read_arm,
     run_curves,
@@ -283,7 +282,6 @@ def write_run_report(
         pair = report.pair or (first, first)
         outcomes = report.outcomes or {arm: outcomes_or_why(seeds) for arm, seeds in tables.items()}
         own = outcomes.get(pair[1])
-        tables = first_sample(tables)
         full = replace(
             report,
             outcomes=outcomes,

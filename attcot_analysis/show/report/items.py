@@ -1,6 +1,7 @@
 """Items of a run for the report's item browser, read from the run's tables."""
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -12,6 +13,7 @@ from attcot_analysis.errors import ShowError
 from attcot_analysis.measures.answers import steps_of
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.outcomes import GROUPS, CotOutcomes
+from attcot_analysis.measures.samples import SAMPLE
 from attcot_analysis.problems import Problem
 from attcot_analysis.show.heatmaps import png_bytes
 from attcot_analysis.show.style import arm_label, capital
@@ -44,6 +46,7 @@ class ItemStep:
         p_best: Its probability.
         p_final: Probability of the answer that is most probable after the last step.
         mass: Mean visual mass of the step's rows; NaN before the first step or if not measured.
+        k: Which step it is, where answers were not forced after every one; ``None`` for its place.
     """
 
     text: str
@@ -51,6 +54,7 @@ class ItemStep:
     p_best: float
     p_final: float
     mass: float = float("nan")
+    k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class ItemArm:
             measured.
         edits: What it answered on other pictures (``"twin"``, ``"control"``, ``"blank"``).
         seed: Its training seed, said if the arm has several.
+        samples: How many of several responses gave which answer, most first; ``None`` where it
+            cannot be told. Empty where there is one. The others of these fields are the first's.
     """
 
     text: str
@@ -73,6 +79,7 @@ class ItemArm:
     settled: int | None = None
     edits: Mapping[str, str | None] = field(default_factory=dict)
     seed: int | None = None
+    samples: Mapping[str | None, int] = field(default_factory=dict)
 
     @property
     def looked(self) -> bool:
@@ -178,7 +185,8 @@ def report_items(
     Of two arms the first half are those on which they differ in most seeds, then a quarter those
     that CoT hurt; of a single one the first half are those that CoT hurt, then a quarter those that
     it helped. The others are simply the first ones. The hurt and the helped come first, the rest
-    keeps the order of the items. Of an arm with several seeds its first seed is shown.
+    keeps the order of the items. Of an arm with several seeds its first seed is shown, of several
+    samples the first, beside the answers of all.
 
     Args:
         tables: What was measured.
@@ -255,8 +263,13 @@ def differing_items(
 
 def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> ItemArm:
     seed = min(seeds)
-    rows = {name: table[table["item"] == problem.id] for name, table in seeds[seed].items()}
+    every = {name: table[table["item"] == problem.id] for name, table in seeds[seed].items()}
+    rows = {
+        name: table[table[SAMPLE] == 0] if SAMPLE in table else table
+        for name, table in every.items()
+    }
     answered = rows["answers_cot"].iloc[0]
+    said = Counter(map(_candidate, every["answers_cot"]["answer"]))
     steps, settled = _steps(rows, problem, steps_of(answered.to_dict()))
     edits = rows["dependence"]
     edits = edits[edits["rationale"] == "regenerated"]
@@ -272,6 +285,7 @@ def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> I
         settled=settled,
         edits=after,
         seed=seed if len(seeds) > 1 else None,
+        samples=dict(said.most_common()) if said.total() > 1 else {},
     )
 
 
@@ -296,6 +310,7 @@ def _steps(
                 p_best=float(best["p"]),
                 p_final=float(part.loc[part["candidate"] == item["final"], "p"].iloc[0]),
                 mass=float(looked.get(number, float("nan"))),
+                k=number,
             )
         )
     return tuple(steps), int(item["commitment_step"])

@@ -68,6 +68,7 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
             f"The responses of {a.name} are {drawn[0]} and those of {b.name} {drawn[1]}; part of a "
             "difference can come from that."
         )
+    notes += _sample_notes(a, b)
     dtypes = [arm.settings.get("dtype") for arm in (a, b)]
     if None not in dtypes and dtypes[0] != dtypes[1]:
         notes.append(
@@ -297,6 +298,30 @@ def _generation_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
                 "rationale, without the picture and on edited pictures were not."
             )
     return notes
+
+
+def _sample_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
+    """Say that items were measured on other numbers of responses, or at other numbers of steps."""
+    notes = []
+    samples = [arm.settings.get("samples", 1) for arm in (a, b)]
+    if samples[0] != samples[1]:
+        notes.append(
+            f"{a.name} was measured on {_count(samples[0], 'response')} per item and {b.name} on "
+            f"{_count(samples[1], 'response')}: the fewer, the more chance is in an item's value, "
+            "and self_consistency, accuracy_majority and commitment_spread depend on their number."
+        )
+    steps = [arm.settings.get("max_steps") for arm in (a, b)]
+    if a.settings and b.settings and steps[0] != steps[1]:
+        probed = ["all steps" if n is None else f"at most {n} steps" for n in steps]
+        notes.append(
+            f"Answers were forced after {probed[0]} of {a.name} and after {probed[1]} of {b.name}: "
+            "fewer steps find a commitment later, by up to the distance between two of them."
+        )
+    return notes
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _model_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
