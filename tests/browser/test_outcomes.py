@@ -1,0 +1,60 @@
+"""The first section of a report in headless chromium: read, followed to an item, on a phone."""
+
+import pytest
+from browser.pages import SIZES, keep
+from playwright.sync_api import expect
+from reports.planted import planted_problems, planted_run, planted_tables
+from show.samples import HOSTILE
+
+from attcot_analysis.show.report.arms import does_cot_hurt
+from attcot_analysis.show.report.compare import report_run
+
+pytestmark = pytest.mark.browser
+
+both_sizes = pytest.mark.parametrize("size", list(SIZES))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A page of a run whose hurt items alone were decided early, and the result."""
+    problems = planted_problems(60)
+    tables = planted_tables(
+        problems,
+        sizes=(15, 6, 24, 15),
+        early=lambda group, rng: group == "hurt",
+        text=f"look{HOSTILE}",
+    )
+    run = planted_run(tmp_path_factory.mktemp("planted") / "run", problems, tables)
+    return report_run(run, examples=0), does_cot_hurt(run)
+
+
+@both_sizes
+def test_the_answer_is_on_the_first_screen_and_nothing_scrolls_sideways(visit, planted, size):
+    page = visit(planted[0], size)
+    headline = page.locator(".headline").first
+    assert headline.inner_text() == planted[1].headline
+    box = headline.bounding_box()
+    assert box["y"] + box["height"] < SIZES[size][1]
+    page.locator("#hurt details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+    keep(page.locator("#hurt"), f"hurt-{size}")
+
+
+def test_a_link_opens_the_item_that_it_names(visit, planted):
+    page = visit(planted[0])
+    hurt = planted[1].items("hurt")
+    page.locator("#hurt .links a", has_text=hurt[2]).click()
+    shown = page.locator("article.item:visible")
+    expect(shown).to_have_count(1)
+    assert hurt[2] in shown.locator("h3").inner_text()
+    assert "Chosen because CoT hurt" in shown.locator(".note").first.inner_text()
+    page.get_by_role("combobox", name="Show").select_option(label="CoT helped (6)")
+    assert planted[1].items("helped")[0] in shown.locator("h3").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@both_sizes
+def test_axe_finds_no_serious_violation(visit, violations, planted, size, scheme):
+    page = visit(planted[0], size, color_scheme=scheme)
+    page.locator("#hurt details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+    assert violations(page, "#hurt") == []
