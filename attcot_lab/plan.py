@@ -168,6 +168,10 @@ class Measuring(Record):
     edits: list[Edit] | None = None
     extras: list[Extra] | None = None
     maps: bool = False
+    samples: Positive | None = None
+    temperature: float | None = None
+    sampling: Literal["recommended"] | None = None
+    max_steps: Positive | None = None
 
     @field_validator("layers", mode="before")
     @classmethod

@@ -205,6 +205,8 @@ def test_measuring_in_full_checks_compares_and_keeps_unless_the_file_says_otherw
     assert (full.check, full.pages, full.keep_models) == (True, "pairs", True)
     less = plan_of({**FOLDERS, "check": False, "pages": "none", "keep_models": False})
     assert (less.check, less.pages, less.keep_models) == (False, "none", False)
+    drawn = plan_of({**FOLDERS, "measure": {"sampling": "recommended", "samples": 2}})
+    assert drawn.measure.options() == {"sampling": "recommended", "samples": 2}
     values = plan_of(NAMES)
     assert (values.check, values.pages, values.keep_models) == (False, "none", False)
 
@@ -218,6 +220,9 @@ def test_measuring_in_full_checks_compares_and_keeps_unless_the_file_says_otherw
         ({"items": 0}, "items is 0"),
         ({"measure": {"layers": 3}}, "layers is 3; give a list"),
         ({"measure": {"extras": ["lense"]}}, "'lense'; choose one of answer_access"),
+        ({"measure": {"sampling": "best"}}, "sampling is 'best'"),
+        ({"max_pixels": 0}, "max_pixels is 0; give a number above 0"),
+        ({"finetune": {"max_pixels": 9}}, "no field max_pixels"),
         ({"measure": [1]}, "give names with values"),
         ({"problems": {"photos": {"test": "t"}}}, "names no folder of training problems"),
         ({"arms": None}, "arms is None"),
