@@ -12,11 +12,17 @@ from safetensors.torch import load_file
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import encode_problem, load_mllm
-from attcot_analysis.problems import render_response
+from attcot_analysis.problems import generate_arrows, render_response
 from attcot_analysis.train import FinetuneConfig
 from attcot_analysis.train.checkpoints import KeepLast, last_complete
 from attcot_analysis.train.region_reward import RegionRewardConfig, region_attention
-from attcot_analysis.train.rewards import AccuracyReward, FormatReward, RegionReward, grpo_rows
+from attcot_analysis.train.rewards import (
+    AccuracyReward,
+    FormatReward,
+    RegionReward,
+    grpo_rows,
+    is_right,
+)
 from attcot_lab.arms import RECIPES, arm_of, read_arm, train_arm
 from attcot_lab.sayo import SayoConfig, finetune_sayo, make_sayo_trainer, sayo_config
 
@@ -67,6 +73,28 @@ def test_form_and_right_answer(random_mllm, text, end, form, right):
     columns = {"answer": ["red"], "candidates": [["red", "blue"]], "boxes": [[]]}
     assert FormatReward(random_mllm)(completion_ids=ids, **columns) == [form]
     assert AccuracyReward(random_mllm)(completion_ids=ids, **columns) == [right]
+
+
+@pytest.mark.parametrize(
+    ("rule", "stated", "reward"),
+    [
+        ({}, "105", 0.0),
+        ({"tolerance": 0.05}, "105", 1.0),
+        ({"tolerance": 0.05}, "106", 0.0),
+        ({"scoring": "anls", "answer": "hello"}, "hallo", 0.8),
+        ({"references": ("one hundred units",)}, "one hundred units", 1.0),
+    ],
+)
+def test_open_answers_are_rewarded_by_the_rule_of_their_problem(random_mllm, rule, stated, reward):
+    (closed, made) = generate_arrows(2, seed=0)
+    bare = {"candidates": (), "twin": None, "control": None, "habitual": None}
+    asked = replace(made, **{"answer": "100", **bare, **rule})
+    ids = [ids_of(random_mllm, f"<answer>{stated}</answer>")]
+    (row,) = grpo_rows([asked])
+    columns = {name: [value] for name, value in row.items() if name != "prompt"}
+    assert AccuracyReward(random_mllm)(completion_ids=ids, **columns) == [pytest.approx(reward)]
+    assert is_right(random_mllm, ids[0], row) is (reward >= 0.5)
+    assert "scoring" not in grpo_rows([closed])[0]
 
 
 def test_answers_by_letter_and_rows_without_one(random_mllm):
