@@ -42,7 +42,9 @@ def unread_shares(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
     return found
 
 
-def unread_sentence(share: float, what: str, whose: str = "", scored: bool = False) -> str:
+def unread_sentence(
+    share: float, what: str, whose: str = "", scored: bool = False, contradicting: float = 0.0
+) -> str:
     """Say that answers were not read; the first line of whatever reports their accuracy.
 
     Args:
@@ -50,12 +52,15 @@ def unread_sentence(share: float, what: str, whose: str = "", scored: bool = Fal
         what: Which answers.
         whose: The model.
         scored: Whether their scores came with the responses.
+        contradicting: Share that names an option's letter with the words of another, in ``share``.
     """
     of = f" of {whose}" if whose else ""
+    part = f" ({contradicting:.1%} name a letter and another's words)" if contradicting else ""
     rests = "nothing is said about their accuracy being better or worse"
     if scored:
         rests = "their accuracy is what came with them, and nothing is said that rests on reading"
-    return f"{share:.1%} of the {what}{of} could not be read, so {rests}; look at the responses."
+    start = f"{share:.1%} of the {what}{of} could not be read{part}"
+    return f"{start}, so {rests}; look at the responses."
 
 
 def unread_sentences(summary: pd.DataFrame, name: Callable[[str], str] = str) -> list[str]:
@@ -66,8 +71,20 @@ def unread_sentences(summary: pd.DataFrame, name: Callable[[str], str] = str) ->
         name: What a model is called.
     """
     scored = _scored(summary)
+    contradicting = {
+        (str(row.get("model", "")), _SHARES[f"unparsed_{mode}"]): float(row["value"])
+        for row in summary.to_dict("records")
+        for mode in ("cot", "direct")
+        if row["metric"] == f"contradicting_{mode}"
+    }
     return [
-        unread_sentence(share, what, name(model) if model else "", (model, what) in scored)
+        unread_sentence(
+            share,
+            what,
+            name(model) if model else "",
+            (model, what) in scored,
+            contradicting.get((model, what), 0.0),
+        )
         for (model, what), share in unread_shares(summary).items()
     ]
 

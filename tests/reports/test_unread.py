@@ -8,7 +8,13 @@ import pytest
 from markupsafe import escape
 
 from attcot_analysis.cli import main
-from attcot_analysis.measures.unread import LIMIT, paragraph_note, unread_shares, withheld
+from attcot_analysis.measures.unread import (
+    LIMIT,
+    paragraph_note,
+    unread_sentences,
+    unread_shares,
+    withheld,
+)
 from attcot_analysis.runs.measure import format_summary
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.html import render
@@ -70,6 +76,18 @@ def test_an_accuracy_that_came_with_the_responses_does_not_rest_on_reading():
     assert "their accuracy is what came with them" in found.headline
     words = {answer.question.metric: answer.word for answer in found.answers}
     assert words["accuracy_cot"] == "yes" and words["habitual_cot"] == "unparsed"
+
+
+def test_contradictions_among_them_are_counted():
+    _, summary = tables(unread_after=0.25)
+    of = {"model": "att_cot", "metric": "contradicting_cot", "value": 0.1}
+    (said,) = unread_sentences(pd.concat([summary, pd.DataFrame([of])], ignore_index=True))
+    assert said.startswith(
+        "25.0% of the CoT answers of att_cot could not be read (10.0% name a letter and another's "
+        "words), so nothing is said"
+    )
+    (without,) = unread_sentences(summary)
+    assert "could not be read, so nothing is said" in without
 
 
 def test_direct_answers_say_nothing_of_those_with_a_rationale():
