@@ -741,7 +741,7 @@ def _measure(
     from attcot_analysis.problems.coverage import data_coverage
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import read_generations
-    from attcot_analysis.runs.look import check_generations
+    from attcot_analysis.runs.look import check_generations, misfit_note
     from attcot_analysis.runs.measure import DEFAULT, format_summary, measure_run
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
@@ -802,6 +802,8 @@ def _measure(
         )
         if shards.main:
             note_sources(run, model=chosen.name, problems=problems)
+            if note := misfit_note(mllm.format, run.read_table("answers_cot")):
+                print(note)
             print(format_summary(run.read_table("summary")))
             if note := paragraph_note(run.read_table("answers_cot")):
                 print(note)

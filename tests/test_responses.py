@@ -5,16 +5,26 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, ProblemError
+from attcot_analysis.models import Generation
 from attcot_analysis.problems import Problem, generate_arrows
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.problems.formats import FORMATS, changed
+from attcot_analysis.runs import look
 from attcot_analysis.runs.generations import read_generations, write_requests
-from attcot_analysis.runs.look import check_generations, detected_format, look_at_responses
+from attcot_analysis.runs.look import (
+    check_generations,
+    detected_format,
+    look_at_responses,
+    misfit_note,
+)
 from attcot_analysis.runs.measure import measure
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -177,8 +187,8 @@ def test_the_example_of_the_page_works_as_it_says(tmp_path, monkeypatch, capsys)
 
 def test_a_look_without_a_command(problems, tmp_path):
     file = outputs(tmp_path / "a.jsonl", problems, PROSE, ["red"] * 3)
-    look = look_at_responses(file, "prose")
-    assert look.fit.share == 1.0 and look.unread == () and look.answers is None
+    found = look_at_responses(file, "prose")
+    assert found.fit.share == 1.0 and found.unread == () and found.answers is None
 
 
 def test_requests_say_whether_to_think_and_cannot_start_a_response(problems, tmp_path):
@@ -200,3 +210,56 @@ def test_requests_say_whether_to_think_and_cannot_start_a_response(problems, tmp
         write_requests(
             tmp_path / "b.jsonl", problems, model="m", form=changed(FORMATS["tags"], prefill="So")
         )
+
+
+def test_a_model_that_follows_the_prompt_is_read_in_tags_another_as_it_speaks(
+    random_mllm, problems, monkeypatch
+):
+    asked = []
+
+    def speaks(*texts):
+        def write(mllm, prompts, **_):
+            asked.append(mllm.format.name)
+            text = texts[len(asked) - 1]
+            return [Generation((), text, True) for _ in prompts]
+
+        asked.clear()
+        monkeypatch.setattr(look, "generate", write)
+        return detected_format(random_mllm, problems).format.name
+
+    tagged = "<think>\n1. It is.\n</think>\n<answer>red</answer>"
+    boxed = "It is red. The final answer is \\boxed{red}."
+    assert (speaks(tagged), asked) == ("tags", ["tags"])
+    assert (speaks("It is. The answer is red.", boxed), asked) == ("boxed", ["tags", "prose"])
+
+
+def test_a_run_says_first_that_its_responses_are_in_another_format():
+    answers = pd.DataFrame({"text": [PROSE.format("red")] * 3, "finished": True})
+    said = misfit_note(FORMATS["tags"], answers)
+    assert said == "Format tags fits 0% of 3 responses; prose fits 100%: give --format prose."
+    assert misfit_note(FORMATS["prose"], answers) is None
+
+
+def test_measure_reads_generations_as_they_are_and_refuses_a_wrong_format(
+    problems, tmp_path, capsys
+):
+    answers = [problems[0].answer, wrong(problems[1]), problems[2].answer]
+    file = outputs(tmp_path / "a.jsonl", problems, PROSE, answers)
+    save_problems(problems, tmp_path / "problems")
+    command = ["measure", str(shipped(TESTBED_MODEL)), str(tmp_path / "problems"), "--quiet"]
+    command += ["--generations", str(file), "--layers", "1", "--controls", "rationale", "--edits"]
+
+    assert main([*command, "blank", "--out", str(tmp_path / "no"), "--format", "tags"]) == 1
+    assert "give --format prose." in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+    run = [*command, "blank", "--out", str(tmp_path / "run"), "--system", "Be brief."]
+    assert main(run) == 0
+    assert "Format prose: 100% of 3 responses hold no other tags." in capsys.readouterr().out
+    found = RunFolder.open(tmp_path / "run")
+    recorded = found.manifest["models"]["model"]["format"]
+    assert (recorded["name"], recorded["system"]) == ("prose", "Be brief.")
+    assert list(found.read_table("answers_cot")["correct"]) == [True, False, True]
+    # Another prompt is another run.
+    assert main([*run[:-1], "Be long."]) == 1
+    assert "cannot be resumed" in capsys.readouterr().err

@@ -121,6 +121,7 @@ def detect_format(
     *,
     prompt: str = "",
     finished: Sequence[bool] | None = None,
+    own: Sequence[ResponseFormat] = (),
 ) -> Detection:
     """Decide which named format responses are in, from a handful of them and their prompt.
 
@@ -132,13 +133,15 @@ def detect_format(
         texts: The responses; a handful is enough.
         prompt: The end of a prompt as the chat template renders it; empty if it is not known.
         finished: For each response, whether it came to its end; default: all did.
+        own: Further formats, such as the tokenizer's own; of equals they are taken.
 
     Raises:
         ProblemError: If there are no responses and the prompt opens no rationale, or no format
             fits half of them.
     """
-    opening = [form for form in FORMATS.values() if form.is_open(prompt)]
-    known = opening or list(FORMATS.values())
+    every = [*own, *FORMATS.values()]
+    opening = [form for form in every if form.is_open(prompt)]
+    known = opening or every
     if not any(text.strip() for text in texts):
         if not opening:
             raise ProblemError(
@@ -265,6 +268,8 @@ def _fits(
     own = {tag for pair in (form.rationale, form.answer) if pair is not None for tag in pair}
     marks = _marks(form)
     if all(re.search(mark, text) for mark in marks):
+        if form.rationale is None and held - own:
+            return ""
         if marks:
             return "shown"
         return "" if held else "bare"

@@ -256,6 +256,48 @@ def response_format(name_or_path: "str | Path | ResponseFormat") -> ResponseForm
     return format_of(fields, str(path))
 
 
+def template_format(template: object) -> ResponseFormat | None:
+    """The format that a tokenizer's own ``response_template`` of `transformers` describes.
+
+    Args:
+        template: The template: where the reasoning and the content of a message open and close.
+
+    Returns:
+        A format like ``thinking`` with its tags; ``None`` if it does not name tags around the
+        reasoning as texts.
+    """
+    fields = template.get("fields") if isinstance(template, Mapping) else None
+    if not isinstance(fields, Mapping):
+        return None
+    names = ("reasoning_content", "reasoning", "thinking")
+    region: Mapping[str, Any] = next(
+        (fields[name] for name in names if isinstance(fields.get(name), Mapping)), {}
+    )
+    opening, closing = _first(region.get("open")), _first(region.get("close"))
+    if not opening or not closing or opening == closing:
+        return None
+    ends = (fields.get("content") or {}).get("close") or ()
+    base = FORMATS["thinking"]
+    assert base.rationale is not None
+    return base.model_copy(
+        update={
+            "name": "template",
+            "source": "The tokenizer's own response template.",
+            "rationale": (opening.strip(), closing.strip()),
+            "begin": opening if opening.endswith("\n") else f"{opening}\n",
+            "cue": base.cue.replace(base.rationale[1], closing.strip()),
+            "strip": (ends,) if isinstance(ends, str) else tuple(ends),
+        }
+    )
+
+
+def _first(texts: object) -> str | None:
+    """A text, or the first of several."""
+    if isinstance(texts, Sequence) and not isinstance(texts, str):
+        texts = next(iter(texts), None)
+    return texts if isinstance(texts, str) else None
+
+
 def changed(
     form: ResponseFormat,
     *,

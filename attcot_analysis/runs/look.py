@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attcot_analysis.errors import MeasureError
+import pandas as pd
+
+from attcot_analysis.errors import MeasureError, ProblemError
 from attcot_analysis.measures.answers import read_answer
 from attcot_analysis.measures.unread import LIMIT, unread_sentence
 from attcot_analysis.models import Mllm, encode_problem, generate
@@ -19,7 +21,12 @@ from attcot_analysis.problems.fit import (
     plain_line,
     shown_cut,
 )
-from attcot_analysis.problems.formats import FORMATS, ResponseFormat, response_format
+from attcot_analysis.problems.formats import (
+    FORMATS,
+    ResponseFormat,
+    response_format,
+    template_format,
+)
 from attcot_analysis.problems.reading import stated_answer
 from attcot_analysis.runs.generations import Generations, read_batch
 
@@ -186,8 +193,8 @@ def detected_format(
         mllm: The model.
         problems: What it is asked; the first few of them.
         generations: A file of responses written elsewhere, to decide from; default: some are
-            written here, greedily, asked for as in ``prose``, or as in ``thinking`` where the
-            template opens the rationale.
+            written here, greedily: asked for as in ``thinking`` where the template opens the
+            rationale, else in ``tags``, and if most do not hold these, as in ``prose``.
         max_new_tokens: Length limit of these.
 
     Raises:
@@ -196,6 +203,8 @@ def detected_format(
     """
     messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
     prompt = replace(mllm, format=FORMATS["prose"]).prompt(messages)
+    template = template_format(getattr(mllm.tokenizer, "response_template", None))
+    own = [] if template is None else [template]
     if generations is not None:
         lines = read_batch(generations).lines
         texts = [
@@ -203,17 +212,28 @@ def detected_format(
             for line in lines
         ]
         finished = [line.get("finish_reason") != "length" for line in lines]
-        return detect_format(texts, prompt=prompt, finished=finished)
+        return detect_format(texts, prompt=prompt, finished=finished, own=own)
     opened = FORMATS["thinking"].is_open(prompt)
-    asked = replace(mllm, format=FORMATS["thinking" if opened else "prose"])
-    made = generate(
-        asked,
-        [encode_problem(asked, problem) for problem in problems[:PROBED]],
-        max_new_tokens=max_new_tokens,
-    )
-    return detect_format(
-        [one.text for one in made], prompt=prompt, finished=[one.finished for one in made]
-    )
+
+    def asked_in(name: str) -> Detection:
+        asked = replace(mllm, format=FORMATS[name])
+        made = generate(
+            asked,
+            [encode_problem(asked, problem) for problem in problems[:PROBED]],
+            max_new_tokens=max_new_tokens,
+        )
+        finished = [one.finished for one in made]
+        return detect_format([one.text for one in made], prompt=prompt, finished=finished, own=own)
+
+    if opened:
+        return asked_in("thinking")
+    try:
+        found = asked_in("tags")
+    except ProblemError:
+        found = None
+    if found is not None and found.format == FORMATS["tags"]:
+        return found
+    return asked_in("prose")
 
 
 def shown_detection(found: Detection, show: int = 3) -> str:
@@ -237,3 +257,22 @@ def check_generations(mllm: Mllm, written: Generations) -> None:
     own = fit(mllm.format)
     others = () if own.share >= ENOUGH else tuple(map(fit, FORMATS.values()))
     check_fit(own, others)
+
+
+def misfit_note(form: ResponseFormat, answers: pd.DataFrame) -> str | None:
+    """Say that a run's responses are not in the format they were read in; ``None`` if they are.
+
+    Args:
+        form: The format.
+        answers: Rows of `answer_problems`, with a rationale.
+    """
+    texts, finished = list(answers["text"].astype(str)), list(answers["finished"].astype(bool))
+    own = fit_format(texts, form, finished=finished)
+    if own.share >= ENOUGH or not texts:
+        return None
+    others = [fit_format(texts, one, finished=finished) for one in FORMATS.values()]
+    try:
+        check_fit(own, others)
+    except ProblemError as error:
+        return str(error)
+    return None
