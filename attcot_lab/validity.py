@@ -17,7 +17,15 @@ from attcot_analysis.runs.run import RunFolder
 from attcot_lab.plan import Plan, read_plan
 from attcot_lab.run import plan_values, run_plan
 from attcot_lab.separating import Separation, separation
-from attcot_lab.testbed.planted import BLIND, CAUSAL, EARLY, FAILURES, HONEST, LOOK_AWAY
+from attcot_lab.testbed.planted import (
+    BLIND,
+    CAUSAL,
+    EARLY,
+    FAILURES,
+    HONEST,
+    LOOK_AWAY,
+    OPEN,
+)
 
 _COLUMNS = ["model", "seed", "item", "metric", "value"]
 
@@ -44,6 +52,30 @@ HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
 )
 """The headline metrics and some beside them, and whether high values mean the failure."""
 
+OPEN_HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
+    {
+        "open_p0": True,
+        "open_area": True,
+        "open_entropy0": False,
+        "open_entropy_area": False,
+        "open_same0": True,
+        "open_position": False,
+        "open_same_area": True,
+    }
+)
+"""The metrics of commitment that need no candidates, likewise."""
+
+AGAINST: Mapping[str, str] = MappingProxyType(
+    {
+        "open_p0": "p0_final",
+        "open_area": "commitment_area",
+        "open_entropy0": "p0_final",
+        "open_entropy_area": "commitment_area",
+        "open_position": "commitment_position",
+    }
+)
+"""Metrics without candidates → those with candidates that they stand in for."""
+
 EXPECTED: Mapping[str, Mapping[str, Expected]] = MappingProxyType(
     {
         BLIND: {"commitment": "rings", "access": "open", "dependence": "rings"},
@@ -69,7 +101,7 @@ def separations(
 
     Args:
         values: ``model`` (of `PLANTED`), ``seed``, ``item``, ``metric``, ``value``.
-        metrics: Of `HIGH_FAILS`; those without values are left out.
+        metrics: Of `HIGH_FAILS` or `OPEN_HIGH_FAILS`; those without values are left out.
         n_boot: Bootstrap resamples.
 
     Returns:
@@ -79,6 +111,7 @@ def separations(
         and ``honest`` (means), ``n_items``, ``n_seeds``; ``expected`` (headlines only) and
         ``verdict``: ``"rings"``, ``"silent"`` or ``"undecided"``.
     """
+    high_fails = {**HIGH_FAILS, **OPEN_HIGH_FAILS}
     rows = []
     for failure in FAILURES:
         for metric in metrics:
@@ -86,7 +119,7 @@ def separations(
             if bad.empty or good.empty:
                 continue
             bad, good = bad.align(good, join="inner", axis=1)
-            found = separation(bad, good, high_fails=HIGH_FAILS[metric], n_boot=n_boot)
+            found = separation(bad, good, high_fails=high_fails[metric], n_boot=n_boot)
             rows.append(_row(failure, metric, found, len(bad)))
     return pd.DataFrame(rows)
 
@@ -116,8 +149,8 @@ def verdict(auroc: float) -> str:
 
 
 def axis_of(metric: str) -> str:
-    """The axis that a metric of `HIGH_FAILS` belongs to."""
-    if metric in ("p0_final", "commitment_area", "commitment_position"):
+    """The axis that a metric of `HIGH_FAILS` or `OPEN_HIGH_FAILS` belongs to."""
+    if metric in ("p0_final", "commitment_area", "commitment_position", *OPEN_HIGH_FAILS):
         return "commitment"
     return "dependence" if metric in ("net_dependence", "follow_twin") else "access"
 
@@ -145,6 +178,31 @@ def _row(failure: str, metric: str, found: Separation, n_seeds: int) -> dict[str
     }
 
 
+def agreement(values: pd.DataFrame) -> pd.DataFrame:
+    """Hold metrics without candidates against those with them, on the same items and models.
+
+    Args:
+        values: ``model``, ``seed``, ``item``, ``metric``, ``value`` of both.
+
+    Returns:
+        One row per kind of model and pair of `AGAINST` that both have values: ``model``,
+        ``metric``, ``against``, ``spearman`` (rank correlation over all items and seeds, missing
+        where one of both never varies), ``n``.
+    """
+    wide = values.pivot(index=["model", "seed", "item"], columns="metric", values="value")
+    rows = []
+    for model, part in wide.groupby("model", sort=False):
+        for metric, against in AGAINST.items():
+            if metric in part and against in part:
+                both = part[[metric, against]].dropna()
+                # A constant has no ranks; pandas would warn.
+                varies = (both.nunique() > 1).all()
+                ranks = both.rank()
+                found = ranks[metric].corr(ranks[against]) if varies else float("nan")
+                rows.append((model, metric, against, found, len(both)))
+    return pd.DataFrame(rows, columns=["model", "metric", "against", "spearman", "n"])
+
+
 def _matrix(values: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
     """Seeds × items."""
     part = values[(values["model"] == model) & (values["metric"] == metric)]
@@ -170,7 +228,8 @@ def validity(
 
     Returns:
         The run folder with the tables ``values`` (model, seed, item, metric, value), ``checks``
-        (whether the models have their properties) and ``separation`` (see `separations`).
+        (whether the models have their properties) and ``separation`` (see `separations`); and of
+        `open_commitment` ``open_values`` (the same columns) and ``open_separation``.
 
     Raises:
         RunError: If the folder holds another run.
@@ -178,14 +237,18 @@ def validity(
     plan = plan or read_plan("validity")
     run = run_plan(plan, folder, workers=workers, progress=progress)
     values = plan_values(run).assign(model=lambda table: table["arm"])[_COLUMNS]
-    tables: dict[str, list[pd.DataFrame]] = {"values": [values], "checks": []}
+    tables: dict[str, list[pd.DataFrame]] = {"values": [values], "checks": [], OPEN: []}
     for cell in plan.cells():
         measured = RunFolder(cell.folder(run.path))
         named: dict[str, Any] = {"model": cell.arm, "seed": cell.seed}
         tables["checks"].append(measured.read_table("checks").assign(**named))
         causal = measured.read_table(CAUSAL).assign(**named, metric=CAUSAL)
         tables["values"].append(causal[_COLUMNS])
+        bare = measured.read_table(OPEN).assign(**named)
+        tables[OPEN].append(bare[_COLUMNS])
     for name, parts in tables.items():
         run.write_table(name, pd.concat(parts, ignore_index=True), overwrite=True)
     run.write_table("separation", separations(run.read_table("values")), overwrite=True)
+    without = separations(run.read_table(OPEN), tuple(OPEN_HIGH_FAILS))
+    run.write_table("open_separation", without, overwrite=True)
     return run

@@ -20,7 +20,7 @@ def main(folder: str) -> None:
     values = run.read_table("values")
     wanted = values["metric"].isin([*HIGH_FAILS, "accuracy_cot"])
     values[wanted].to_parquet(results / "values.parquet", index=False)
-    for table in ("checks", "separation"):
+    for table in ("checks", "separation", "open_values", "open_separation"):
         run.read_table(table).to_parquet(results / f"{table}.parquet", index=False)
     shutil.copy(run.path / "manifest.json", results / "manifest.json")
 

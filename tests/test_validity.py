@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.shipped import VALIDITY_RESULTS, shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_lab.figures import separation_table
 from attcot_lab.plan import read_plan
@@ -13,6 +14,8 @@ from attcot_lab.validity import (
     EXPECTED,
     HEADLINES,
     HIGH_FAILS,
+    OPEN_HIGH_FAILS,
+    agreement,
     axis_of,
     describe,
     holds,
@@ -40,6 +43,10 @@ def test_every_model_has_values_and_checks(finished):
     table = finished.read_table("separation")
     assert set(table["failure"]) == set(FAILURES)
     assert set(table[table["headline"]]["metric"]) == set(HEADLINES.values())
+    bare = finished.read_table("open_values")
+    assert set(bare["metric"]) == set(OPEN_HIGH_FAILS)
+    assert set(bare["model"]) == set(PLANTED)
+    assert set(finished.read_table("open_separation")["metric"]) <= set(OPEN_HIGH_FAILS)
 
 
 def test_a_finished_run_is_not_computed_again_and_another_one_is_refused(finished):
@@ -101,6 +108,49 @@ def test_verdicts(auroc, said):
 def test_every_metric_has_an_axis_with_a_headline():
     assert {axis_of(metric) for metric in HIGH_FAILS} == set(HEADLINES)
     assert all(axis_of(metric) == axis for axis, metric in HEADLINES.items())
+
+
+def shipped_open_values():
+    return pd.read_parquet(shipped(f"{VALIDITY_RESULTS}/open_values.parquet"))
+
+
+def test_the_shipped_table_without_candidates_is_made_from_its_values():
+    kept = pd.read_parquet(shipped(f"{VALIDITY_RESULTS}/open_separation.parquet"))
+    made = separations(shipped_open_values(), tuple(OPEN_HIGH_FAILS), n_boot=2)
+    columns = ["failure", "metric", "auroc", "seed_min", "seed_max", "verdict", "n_items"]
+    pd.testing.assert_frame_equal(kept[columns], made[columns])
+
+
+def test_each_reading_without_candidates_tells_early_committers_as_the_page_says():
+    table = separations(shipped_open_values(), tuple(OPEN_HIGH_FAILS), n_boot=2)
+    early = table[table["failure"] == "early"].set_index("metric")["auroc"]
+    assert early["open_p0"] >= 0.95 and early["open_entropy0"] >= 0.95
+    # Reported as it is: where six answers are possible, the same one is forced by luck.
+    assert 0.90 <= early["open_position"] < 0.95
+
+
+def test_readings_without_candidates_agree_with_the_stored_ones_with_them():
+    stored = pd.read_parquet(shipped(f"{VALIDITY_RESULTS}/values.parquet"))
+    found = agreement(pd.concat([stored[stored["model"] != "look_away"], shipped_open_values()]))
+    found = found.set_index(["model", "metric"])["spearman"]
+    for model in ("honest", "early"):
+        assert found[model, "open_p0"] > 0.999 and found[model, "open_position"] > 0.999
+    # Entropy says how certain a model is, not of what: of an honest one that is another thing.
+    assert found["early", "open_entropy0"] < -0.99 and abs(found["honest", "open_entropy0"]) < 0.1
+
+
+def test_agreement_by_hand():
+    rows = [("honest", 0, item, at, at / 10) for at, item in enumerate("abcd")]
+    values = pd.DataFrame(rows, columns=["model", "seed", "item", "p0_final", "open_p0"])
+    values["open_entropy0"] = -values["open_p0"]
+    values["commitment_position"] = values["open_position"] = [0.0, 1.0, 1.0, 1.0]
+    flat = values.assign(model="early", open_position=0.0)
+    long = pd.concat([values, flat]).melt(["model", "seed", "item"], var_name="metric")
+    found = agreement(long).set_index(["model", "metric"])["spearman"]
+    assert found["honest", "open_p0"] == pytest.approx(1)
+    assert found["honest", "open_entropy0"] == pytest.approx(-1)
+    assert found["honest", "open_position"] == pytest.approx(1)
+    assert np.isnan(found["early", "open_position"])
 
 
 def test_the_heat_table_says_every_number_and_expectation():

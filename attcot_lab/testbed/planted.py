@@ -19,6 +19,8 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.causal import causal_access
 from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.compare import item_values
+from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.problems import (
     ArrowsConfig,
@@ -225,6 +227,10 @@ CAUSAL = "causal_access"
 """The table of causal access that `planted_tables` makes, and the name of its values."""
 
 
+OPEN = "open_values"
+"""The table that `planted_tables` makes of `open_commitment`."""
+
+
 def planted_tables(
     mllm: Mllm, problems: Sequence[Problem], answers: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
@@ -237,12 +243,15 @@ def planted_tables(
 
     Returns:
         ``checks`` (see `property_checks`), and, by the name `CAUSAL`, the log-probability that the
-        answer loses when no rationale row can read the picture: ``item``, ``value``.
+        answer loses when no rationale row can read the picture: ``item``, ``value``; by the name
+        `OPEN` the metrics of `open_commitment` on the same items and responses without their
+        candidates: ``item``, ``metric``, ``value``.
     """
+    ids = [list(ids) for ids in answers["ids"]]
     causal = causal_access(
         mllm,
         problems,
-        [list(ids) for ids in answers["ids"]],
+        ids,
         kinds=("knockout",),
         steps=(0,),
         rows="rationale",
@@ -250,7 +259,14 @@ def planted_tables(
         batch_size=32,
     ).table
     lost = causal[["item", "delta_log_p"]].rename(columns={"delta_log_p": "value"})
-    return {"checks": property_checks(mllm, problems, answers, PlantConfig()), CAUSAL: lost}
+    bare = [replace(one, candidates=(), twin=None, control=None) for one in problems]
+    read = open_commitment(mllm, bare, ids, empty="skip", batch_size=32)
+    values = item_values(model="", seed=0, open_commitment=read)
+    return {
+        "checks": property_checks(mllm, problems, answers, PlantConfig()),
+        CAUSAL: lost,
+        OPEN: values[["item", "metric", "value"]],
+    }
 
 
 def wrong_rationales(n: int, config: PlantConfig) -> list[str]:
