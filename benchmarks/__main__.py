@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attcot_analysis.errors import AttCoTError
-from benchmarks import run_bench
+from benchmarks import BENCHES, run_bench
 from benchmarks.bench import check_file, format_rows, write_rows
 
 
@@ -14,7 +14,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a bench; returns 1 if it cannot be run, 3 if a bar does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "name", metavar="NAME", help="access, commitment, explorer, grpo, sayo, training or vista"
+        "name",
+        metavar="NAME",
+        help=", ".join(BENCHES),
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda")

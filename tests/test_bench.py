@@ -10,7 +10,7 @@ import torch
 
 import benchmarks as benches
 from attcot_analysis.errors import MeasureError, RunError
-from benchmarks import access, commitment, grpo, run_bench, sayo, training, vista
+from benchmarks import access, commitment, grpo, run_bench, sayo, traces, training, vista
 from benchmarks import bench as peak
 from benchmarks.__main__ import main
 from benchmarks.bench import (
@@ -200,6 +200,16 @@ def test_commitment_reports_speed_and_equality():
     assert all(abs(n - commitment.QUICK.step_tokens - 4) <= 4 for n in tokens)
 
 
+def test_traces_reports_memory_of_both_and_how_long_the_trace_was():
+    rows = run_bench("traces", quick=True)
+    values = {row.name: row.value for row in rows}
+    assert all(row.holds is None for row in rows)
+    for name in ("plain", "N=4", "all steps"):
+        assert values[f"memory of the pass alone, {name}, K=12"] >= 0
+    n = traces.QUICK.steps * traces.QUICK.tokens
+    assert 0.7 * n <= values["tokens, K=12"] <= n + 150
+
+
 def test_vista_reports_every_case_and_what_it_drew():
     values = {row.name: row.value for row in run_bench("vista", quick=True)}
     for case in vista.CASES:
@@ -242,7 +252,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
     error = capsys.readouterr().err
     assert error.startswith("benchmarks: ") and message in error
     assert len(error.strip().splitlines()) <= 2
-    known = {"access", "commitment", "explorer", "grpo", "sayo", "training", "vista"}
+    known = {"access", "commitment", "explorer", "grpo", "sayo", "traces", "training", "vista"}
     assert set(benches.BENCHES) == known
 
 
