@@ -53,7 +53,8 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
 
     That is the content of the last ``\boxed{}`` (or of GLM's box tokens), else what follows the
     last "the answer is", "Answer:" and the like (also in Chinese, Japanese and Korean) up to the
-    sentence's end, else a last line of at most six words.
+    sentence's end, else a last line of at most six words or one that begins with an option's
+    letter.
 
     Args:
         text: A response.
@@ -83,9 +84,15 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
     begin, stop = lines[-1].start() + start, lines[-1].end() + start
     head = re.match(r"\s*(?:[-*>#]+\s+)?", plain[begin:stop])
     answer = _bare(text, begin + (head.end() if head else 0), stop)
-    few = len(text[slice(*answer)].split()) <= _SHORT
-    if not few or answer[0] == answer[1]:
+    above = lines[-2] if len(lines) > 1 else None
+    # An option with its letter may be long, unless it is the last of a list of options.
+    option = LEAD.match(plain[begin:stop]) and not (above and LEAD.match(above[0]))
+    short = len(text[slice(*answer)].split()) <= _SHORT
+    if not (short or option) or answer[0] == answer[1]:
         return None
+    if above is not None and above[0].rstrip("*_ \t").endswith(":"):
+        # "Based on the picture:" leads to the answer and is no step.
+        begin = above.start() + start
     return Statement(_begin(plain, start, begin), answer, False)
 
 
