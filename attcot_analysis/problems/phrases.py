@@ -69,9 +69,9 @@ LABEL = re.compile(
     rf"""
     (?<!\w)[(\[]\s*(?P<a>[A-Za-z])\s*[)\]]
     |\b(?i:option|choice|letter)\s+[(\[]?(?P<b>[A-Za-z])(?![\w'-])
-    |(?:^|[(\[]\s*|[\u662f\u4e3a\u70ba\u9009\u9078\u62e9\u64c7\u306f\uc740\ub294]
+    |(?:^["']?|[(\[]\s*|[\u662f\u4e3a\u70ba\u9009\u9078\u62e9\u64c7\u306f\uc740\ub294]
       |\u9879|\u9805
-      |(?:\b(?i:is|it's|it|be|choose|pick|select|say|think|believe|guess|so|therefore|thus|hence|with
+      |(?:\b(?i:is|it's|it|be|choose|pick|select|choosing|picking|selecting|say|think|believe|guess|so|therefore|thus|hence|with
       |leaves|but|either|both|neither|answer|ist|lautet|est|es|\u00e9|\u00e8)\b|[:=>\u2192]|[.!?]\s)
       [\s,:]*)(?P<c>[A-Z]){_BEHIND}
     |^(?P<d>[A-Za-z])(?=\s*[).:](?:\s|$))
@@ -91,8 +91,17 @@ BARE = re.compile(r"\W*([B-HJ-Z])\s+(?=\w)")
 """A letter before words without any sign between them, where they are an option's."""
 
 
+REVISED = re.compile(
+    r"(?:^|(?<=[.!?]\s))"
+    r"(?:(?:wait|actually|no(?=,)|sorry|correction|on second thought|scratch that)\b[\s,:-]*)+",
+    re.IGNORECASE,
+)
+"""What takes back the answer before it."""
+
+
 JOINED = re.compile(
-    r"[\W_]*(?:(?:(?:which|that|it|this)\s+(?:is|means)|i\.?e|namely|meaning|so|means)\b[\W_]*)?"
+    r"[\W_]*(?:(?:(?:which|that|it|this)\s+(?:is|means)|i\.?e|namely|meaning|so|means"
+    r"|(?:is|are)(?:\s+the\s+one\s+(?:that|which)\s+(?:is|are))?)\b[\W_]*)?"
     r"(?:(?:it|this|that)\s+is\b|(?:the\s+)?(?:answer|option|choice)\b(?:\s+is\b)?)?[\W_]*",
     re.IGNORECASE,
 )

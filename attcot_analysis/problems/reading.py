@@ -32,6 +32,7 @@ from attcot_analysis.problems.phrases import (
     NOT,
     NOT_BEHIND,
     PHRASE,
+    REVISED,
     UNKNOWN,
 )
 from attcot_analysis.problems.response import ParsedResponse
@@ -192,12 +193,12 @@ def states(text: str, answer: str) -> bool:
 
 
 def _only_number(text: str) -> Number | None:
-    """The number that a text is, or the only one in it."""
+    """The number that a text is, the only one in it, or what it ends in behind an equals sign."""
     found = list(numbers(text))
     whole = one_number(text)
-    if whole is None and len(found) == 1 and not math.isnan(found[0].value):
+    if whole is None and len({one.value for one in found}) == 1 and not math.isnan(found[0].value):
         return found[0]
-    return whole
+    return one_number(text.rpartition("=")[2]) if whole is None and "=" in text else whole
 
 
 def _written(number: Number) -> str:
@@ -232,7 +233,10 @@ def _decided(text: str, options: Sequence[Option]) -> Reading | None:
     """What a text states; ``None`` if nothing."""
     explicit = _explicit(text)
     if explicit is not None:
-        first = re.split(r"(?<=[.!?\u3002])\s", explicit, maxsplit=1)[0]
+        first, *rest = re.split(r"(?<=[.!?\u3002])\s", explicit, maxsplit=1)
+        taken_back = list(REVISED.finditer(rest[0])) if rest else []
+        if taken_back and (later := _read(rest[0][taken_back[-1].end() :], options)):
+            return later
         found = None if LEAD.match(explicit) else _read(first, options)
         return _read(explicit, options) if found is None else found
     text = without_list(text, options)

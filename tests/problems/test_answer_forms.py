@@ -28,7 +28,9 @@ I'm going with B. | I am going with option B | I'd say B. | I would answer B. | 
 I'll choose (B). | Let's go with B. | We choose B. | We select (B). | We pick option B.
 It has to be B. | It should be (B). | That makes it B. | That leaves B. | This corresponds to option B.
 This matches option B. | which matches option (B) | B is the best choice. | B fits best. | B is right.
-Option B is the right one. | Of the options, B is correct. | B seems correct. | B it is.
+Option B is the right one. | Of the options, B is correct. | Selecting B. | "B" is my answer. | The answer is A. Wait, actually B.
+The answer is A. No, it is B. | The answer is C. Sorry, I mean (B).
+The answer is B. It actually looks dark. | The answer is B. Actually, the paint is dark. | B seems correct. | B it is.
 Among the options, (B) is the best fit. | B would be the answer. | B must be it.
 Answer: Option B | Answer: (B). | answer: b | Answer = B | Answer is B | Answer- B | Answer B.
 Ans. B | Ans - (B) | Solution: B | Result: B | Selected answer: B | Chosen option: B
@@ -85,7 +87,7 @@ The answer is B) red | The answer is (B) red. | The answer is B: red. | The answ
 The answer is B, which is red. | The answer is B (red). | The answer is red (B). | The answer is red, B.
 Answer: B) red | Answer: (B) red | \boxed{B. red} | \boxed{\text{(B) red}} | red (B) | red, B | red: B
 red, i.e. option B | red, so B | The correct answer is **B. red** | B、red | 答案是B，red | Ｂ．red
-B, i.e. red | B, that is, red | B = red | B → red | It is B, the red car.
+B, i.e. red | B, that is, red | B = red | B → red | It is B, the red car. | B is red. | B is the one that is red.
 """
 """Replies whose letter is B, which is blue, and whose words are another option's."""
 
@@ -98,7 +100,7 @@ It is impossible to tell. | Sorry, I can't help with that. | The image does not 
 D | (D) | Option D | option 2 | the second | second option | purple | a purple one | It is purple.
 not blue | It is not blue. | It isn't blue. | anything but blue | no blue | The answer is not B.
 The answer is not (B). | B is wrong. | B is incorrect | B can be ruled out. | not B | 不是B | B不对 | B是错的
-I considered A, B and C. | Let me look at the image. | The answer is | Answer: | The answer is: | \boxed
+The answer is A. Actually, B or C. | I considered A, B and C. | Let me look at the image. | The answer is | Answer: | The answer is: | \boxed
 """
 """Replies that state none of the options, or several."""
 
@@ -146,7 +148,7 @@ NUMBERS = {
 1200 people | about 1200 | ~1200 | approximately 1,200 | around 1200 | 1200. | **1200** | \boxed{1200} | \boxed{1{,}200}
 \boxed{1,200} | $1200$ | 1.2 thousand | 1.2k | 1.2K | The answer is 1200. | It is 1200 people. | = 1200 | x = 1200 | 12e2
 1.2e3 | 1.2 × 10^3 | 1.2\times 10^3 | one thousand two hundred | twelve hundred | 1{,}200 | 1\,200 | 1,200 USD | 1200.
-Answer: 1200 cm | 答案是1200 | 答案是1200人。 | 一千二百
+700 + 500 = 1200 | It is 1200 (twelve hundred). | Answer: 1200 cm | 答案是1200 | 答案是1200人。 | 一千二百
 """,
     "-3": r"-3 | −3 | –3 | －3 | minus 3 | negative 3 | -3.0 | \boxed{-3} | $-3$ | -3 degrees | -3 °C | -3°C | x = -3 | minus three",
     "0.25": r"""
@@ -161,7 +163,7 @@ a quarter | one quarter | one fourth
 """Numbers as they are written."""
 
 NOT_THESE = {
-    "1200": r"1.200,5 | 1200.5 | 12,00 | 1201 | -1200 | 120 | 12000 | 1,2 | 1200-1300 | 1200/1300 | 1200 or 1300 | 1.2 million",
+    "1200": r"1200 = 700 + 400 | 1200 (1300) | 1.200,5 | 1200.5 | 12,00 | 1201 | -1200 | 120 | 12000 | 1,2 | 1200-1300 | 1200/1300 | 1200 or 1300 | 1.2 million",
     "-3": r"3 | +3 | 1-3 | minus 4 | - 4 | three",
     "0.25": r"0.52 | 25 | 4 | 1/5 | 3/4 | 0,5 | three quarters",
     "1.5": r"15 | 1,5,2 | 1/2 | 2.5 | -1.5 | 1-5 | 1:5",
