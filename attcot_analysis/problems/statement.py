@@ -28,8 +28,19 @@ _COPULA = re.compile(
     r"(?:\u3067\u3059|\u3067\u3042\u308b|\u3060|\uc785\ub2c8\ub2e4|\uc774\ub2e4)\Z"
 )
 """What ends a Japanese or Korean sentence behind its answer."""
-_FEW = 8
-"""Words before "the answer is" that still belong to it: "Based on this, the correct ..."."""
+_FEW = 4
+"""Words before "the answer is" that still belong to it, such as "Therefore, the"."""
+_INTRO = re.compile(
+    r"\W*(?:based on|from|given|according to|looking at|considering|in conclusion|in summary)\b",
+    re.IGNORECASE,
+)
+"""What leads to an answer and is no reasoning: "Based on all of this, the"."""
+_LINK = re.compile(
+    r"(?:(?:^|[\s,;:]+)(?:and|so|thus|hence|therefore|which means|that|the|my|our|final|correct"
+    r"|best)\b)+[\s,:]*\Z",
+    re.IGNORECASE,
+)
+"""What stands between a reason and "answer is" in one sentence."""
 _SHORT = 6
 """Words that a last line may have to be an answer."""
 
@@ -156,7 +167,11 @@ def _sentence_start(plain: str, start: int, place: int) -> int:
     phrase = PHRASE.search(plain, begin, place)
     if phrase:
         place = phrase.start()
-    return begin if len(plain[begin:place].split()) <= _FEW else place
+    before = plain[begin:place]
+    if len(before.split()) <= _FEW or _INTRO.match(before):
+        return begin
+    link = _LINK.search(before)
+    return place if link is None else begin + link.start()
 
 
 def _bare(text: str, start: int, stop: int) -> Range:

@@ -177,7 +177,11 @@ def _sentences(part: str) -> list[int]:
     pieces = sentencex.segment("en", part)
     if "".join(pieces) != part:
         return []
-    starts = [at for at in accumulate(map(len, pieces)) if not _ABBREVIATED.search(part, 0, at)]
+    starts = [
+        at
+        for at in accumulate(map(len, pieces))
+        if not _ABBREVIATED.search(part, max(0, at - 12), at)
+    ]
     return sorted({*starts[:-1], *(unit.end() for unit in _UNIT_END.finditer(part))})
 
 
