@@ -75,7 +75,9 @@ class AnswerCue:
         ids = self._tokens(f"{before}{form.cue}{text}{form.close}", first)
         n_shared = _common(self.stable(before, first=first), ids)
         written, starts = token_starts(self.mllm.tokenizer, ids)
-        stops = [*starts[1:].tolist(), len(written)]
+        # Tokens that share a character start with it and all end behind it.
+        later = np.searchsorted(starts, starts, side="right")
+        stops = np.append(starts, len(written))[later]
         # Counted from the end: SentencePiece may leave out a space at the beginning.
         begin = len(written) - len(form.close) - len(text.lstrip())
         end = begin + len(text.strip())

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from real import CHECKPOINTS, needs_real_files, real_mllm
 from tiny import noise_image
 
+from attcot_analysis.attention.continuations import AnswerCue
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers
 from attcot_analysis.errors import LayoutError, MeasureError
 from attcot_analysis.measures.access import visual_access
@@ -94,6 +95,26 @@ def test_spans_are_the_tokens_that_overlap_the_text(mllm):
         texts = [decoded(mllm, item.input_ids[s.start : s.stop]) for s in item.layout.steps]
         for number, (text, step) in enumerate(zip(texts, STEPS, strict=True), start=1):
             assert text.strip() == f"{number}. {step}"
+
+
+@pytest.mark.parametrize("form", ["tags", "prose", "boxed", "qwen3_vl"])
+def test_open_answers_are_forced_and_read_as_they_stand(mllm, form):
+    """Whatever joins the cue or the closing text, with and without a response before the cue."""
+    asked = replace(mllm, format=FORMATS[form])
+    cue = AnswerCue(asked)
+    for first in (False, True):
+        stable = cue.stable(first=first)
+        for answer in ANSWERS:
+            if form == "prose" and answer.endswith("."):
+                continue  # its closing point is the format's
+            one = cue.behind(answer, first=first)
+            start, stop = one.text
+            assert answer in decoded(mllm, [*one.shared, *one.tail])
+            assert answer in decoded(mllm, [*one.shared, *one.tail][: len(one.shared) + stop])
+            for fewer in (one.tail[start + 1 : stop], one.tail[start : stop - 1]):
+                assert answer not in decoded(mllm, fewer), answer
+            written = [*one.shared, *one.tail][len(stable) :]
+            assert one.shared == stable and cue.said(written, first=first) == (answer, True)
 
 
 def test_tags_without_line_ends_are_taken_apart(mllm):
