@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,10 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from attcot_analysis.errors import InUseError, writing
+from attcot_analysis.errors import InUseError, RunError, writing
 
 LOCK = ".lock"
 """Name of the lock file in a run folder; it stays there, what counts is who holds it."""
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -27,10 +29,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: If the disk is full, or the file may not be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    # Of a name that nobody can have laid a link under.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666))
             write(part)
             _to_disk(part)
             os.replace(part, path)
@@ -39,6 +43,26 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
                 part.unlink(missing_ok=True)
         if sys.platform != "win32":
             _to_disk(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of that content, as `write_whole` does."""
+    write_whole(path, lambda part: part.write_bytes(content))
+
+
+def own_folder(folder: Path, name: str) -> Path:
+    """A folder inside another, which must not be a link out of it.
+
+    Raises:
+        RunError: If it is one.
+    """
+    path = folder / name
+    if path.is_symlink():
+        raise RunError(
+            f"{path} is a link, so that writing there would change files elsewhere; remove it or "
+            "choose another folder."
+        )
+    return path
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -66,8 +90,13 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
     path = folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="ascii")
-    with file:
+        if path.is_symlink():
+            raise RunError(
+                f"{path} is a link, so that locking would change a file elsewhere; remove it or "
+                "choose another folder."
+            )
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
+    with open(descriptor, "a+", encoding="ascii") as file:
         try:
             _lock(file)
         except OSError as error:

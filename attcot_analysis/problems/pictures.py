@@ -1,7 +1,7 @@
 """Pictures: the one way in which they are read, from a file, from bytes or from memory."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from attcot_analysis.errors import ProblemError, passing
 
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 """Chunks of a PNG that may tell its orientation behind the pixels."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+"""What is read, decided by content; Pillow would start Ghostscript on PostScript named x.png."""
 
 DAMAGED_PNG = "is damaged or not a PNG"
 """What to say of a file of a problem folder that is not a readable picture."""
@@ -66,7 +69,7 @@ def open_picture(
     name: str,
     *,
     damaged: str = "is damaged or no picture",
-    formats: list[str] | None = None,
+    formats: Sequence[str] = FORMATS,
 ) -> Image.Image:
     """Open a file and read it as `upright_rgb` does.
 
@@ -74,7 +77,7 @@ def open_picture(
         file: Path, an opened file, or a picture in memory, which may still have to be decoded.
         name: For messages.
         damaged: What to say of a file that is not a readable picture.
-        formats: Of Pillow, which alone are read; default all.
+        formats: Of Pillow, which alone are read, whatever the file is called.
 
     Raises:
         ProblemError: If it is missing, damaged, too large or of no known range.
@@ -83,7 +86,7 @@ def open_picture(
         if isinstance(file, Image.Image):
             file.load()
             return upright_rgb(file, name)
-        with Image.open(file, formats=formats) as image:
+        with Image.open(file, formats=list(formats)) as image:
             upright = upright_rgb(image, name)
             upright.load()
             return upright
@@ -154,6 +157,8 @@ def _reading(name: str, damaged: str) -> Iterator[None]:
     # The many formats fail on damaged files in many ways.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise passing(error, name, ProblemError) or ProblemError(
             f"{name} {damaged} ({reason})."
         ) from error

@@ -168,7 +168,7 @@ def _picture(problem: Problem, folder: str | Path | None) -> str:
     """Where a problem's picture is to be found: a file's address, or the picture itself."""
     if folder is not None:
         file = (Path(folder) / IMAGES / f"{problem.id}.png").resolve()
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             if is_plain(image):
                 return file.as_uri()
     held = io.BytesIO()

@@ -26,7 +26,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from attcot_analysis.errors import AttCoTError, RunError, lacks_memory, passing
-from attcot_analysis.files import remove_unfinished, write_whole
+from attcot_analysis.files import own_folder, remove_unfinished, write_bytes
 from attcot_analysis.runs.table_checks import MARK, check_mark
 
 Array = npt.NDArray[Any]
@@ -96,8 +96,8 @@ class Parts:
             mark: What tells its files from those of other runs and tables.
         """
         self._run = folder
-        self.path = folder / "tables" / name
-        self._arrays = folder / "arrays" / name
+        self.path = own_folder(own_folder(folder, "tables"), name)
+        self._arrays = own_folder(own_folder(folder, "arrays"), name)
         self._name, self._mark = name, mark
 
     def __bool__(self) -> bool:
@@ -316,6 +316,10 @@ class Parts:
 
     def _load(self, name: str, of: Path) -> dict[str, Array]:
         path = self._arrays / name
+        if Path(name).name != name:
+            raise RunError(
+                f"{self._arrays} names the file {name!r:.80}, which is not in it; measure again."
+            )
         try:
             return dict(safetensors.numpy.load(_checked_bytes(path)))
         except (OSError, ValueError, SafetensorError) as error:
@@ -373,7 +377,7 @@ def few(items: Iterable[object]) -> str:
 
 def _write(folder: Path, stem: str, ending: str, content: bytes) -> str:
     name = f"{stem}-{_digest(content)}{ending}"
-    write_whole(folder / name, lambda part: part.write_bytes(content))
+    write_bytes(folder / name, content)
     return name
 
 

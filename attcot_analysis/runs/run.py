@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attcot_analysis.errors import RunError, passing, writing
-from attcot_analysis.files import LOCK, locked, write_whole
+from attcot_analysis.files import LOCK, locked, own_folder, write_whole
 from attcot_analysis.runs.manifests import (
     COMPARED,
     ITEMS,
@@ -376,7 +376,7 @@ class RunFolder:
         self.write_json(MANIFEST, {**self.manifest, key: value}, overwrite=True)
 
     def _table(self, name: str) -> Path:
-        return self.path / "tables" / f"{_checked(name)}.parquet"
+        return own_folder(self.path, "tables") / f"{_checked(name)}.parquet"
 
     def _json(self, name: str) -> Path:
         return self.path / f"{_checked(name)}.json"

@@ -1,10 +1,8 @@
 """Turn figures into SVG text, PNG bytes, and files with the data they show."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError, writing
+from attcot_analysis.files import write_bytes
 from attcot_analysis.show.style import INK, PAPER, figure_style, page_color, page_colors
 
 FigureData = pd.DataFrame | np.ndarray | Mapping[str, pd.DataFrame | np.ndarray] | None
@@ -146,7 +145,7 @@ def save_figure(
     with writing(stem):
         stem.parent.mkdir(parents=True, exist_ok=True)
     for file, content in zip(files, contents.values(), strict=True):
-        write_atomically(file, content)
+        write_bytes(file, content)
     return files
 
 
@@ -161,15 +160,3 @@ def _plain(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {str(name): _plain(part) for name, part in data.items()}
     return data
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one."""
-    part = path.with_name(f".{path.name}.part")
-    with writing(path):
-        try:
-            part.write_bytes(content)
-            os.replace(part, path)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)

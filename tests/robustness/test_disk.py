@@ -16,10 +16,10 @@ from processes import FAKE_ITEMS, WITH_MAPS, FakeStages
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import AttCoTError, ProblemError, RunError, TrainingError
+from attcot_analysis.files import write_bytes
 from attcot_analysis.problems import Problem, generate_arrows, load_problems, save_problems
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.show.figures import write_atomically
 from attcot_analysis.train.checkpoints import alone
 
 LIMIT = 20_000
@@ -104,7 +104,7 @@ def test_a_file_that_cannot_grow_is_one_sentence(random_mllm, tmp_path, fault):
         ("table", lambda: run.write_table("t", numbers), RunError),
         ("JSON", lambda: run.write_json("j", numbers["x"].to_numpy()), RunError),
         ("pictures", lambda: save_problems(noisy(2), tmp_path / "set"), ProblemError),
-        ("page", lambda: write_atomically(tmp_path / "page.html", bytes(2 * LIMIT)), RunError),
+        ("page", lambda: write_bytes(tmp_path / "page.html", bytes(2 * LIMIT)), RunError),
         ("checkpoint", checkpoint, TrainingError),
         ("optimizer", optimizer, TrainingError),
     ):

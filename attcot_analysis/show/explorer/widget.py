@@ -14,6 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.files import write_bytes
 from attcot_analysis.show.explorer.page import (
     PAGE_BUDGET,
     explorer_figure,
@@ -42,7 +43,6 @@ from attcot_analysis.show.explorer.record import (
     select,
     traits_of,
 )
-from attcot_analysis.show.figures import write_atomically
 
 LIVE_BUDGET = 8_000_000
 """Bytes of maps that a live explorer sends at first; what is selected later is sent in full."""
@@ -220,7 +220,7 @@ class Explorer(anywidget.AnyWidget):
             raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
         page = explorer_page(self.record, self.selection, budget=budget, look=self._look())
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page.encode())
+        write_bytes(path, page.encode())
         return path
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

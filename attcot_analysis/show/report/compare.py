@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from attcot_analysis.errors import LayoutError, MeasureError, RunError
+from attcot_analysis.files import own_folder
 from attcot_analysis.measures.compare import METRICS, compare, summarise, wider_intervals
 from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.models import Mllm
@@ -291,7 +292,9 @@ def write_run_report(
                 tables, problems, pair, items, own if isinstance(own, CotOutcomes) else None
             ),
         )
-        return write_report(full, path, figures=path.parent / "figures", overwrite=overwrite)
+        return write_report(
+            full, path, figures=own_folder(path.parent, "figures"), overwrite=overwrite
+        )
 
 
 def _named(

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.files import write_bytes
 from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.measures.unread import unread_sentences, withheld
 from attcot_analysis.show import html
@@ -23,7 +24,6 @@ from attcot_analysis.show.figures import (
     figure_svg,
     inline_svg,
     save_figure,
-    write_atomically,
 )
 from attcot_analysis.show.intervals import (
     comparison_intervals,
@@ -207,7 +207,7 @@ def write_report(
     if figures is not None:
         drawings.save(Path(figures), overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.encode())
+    write_bytes(path, page.encode())
     return path
 
 

@@ -223,6 +223,12 @@ def find_model(arm: MeasuredArm, checkpoint: str | Path | None = None) -> Mllm:
         place = folder
     if place is None:
         raise RunError(f"the checkpoint of {arm.name} is not known")
+    if checkpoint is None and not Path(place).is_dir():
+        # A run may be anybody's; asking the hub for what it names would send the user's token.
+        raise RunError(
+            f"{arm.name} was loaded from the hub ({place}), which is asked only for models that "
+            "you name yourself"
+        )
     try:
         return load_mllm(
             place,

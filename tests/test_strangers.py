@@ -1,0 +1,106 @@
+"""Files from strangers: links in run folders, pictures that start programs, runs that name hubs."""
+
+import io
+import os
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from attcot_analysis.errors import ProblemError, RunError
+from attcot_analysis.files import LOCK, locked, write_bytes, write_whole
+from attcot_analysis.problems import pictures
+from attcot_analysis.problems.pictures import FORMATS, open_picture
+from attcot_analysis.runs.run import RunFolder
+
+links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+
+
+@pytest.fixture
+def precious(tmp_path):
+    """A file of the user's outside of the run folder."""
+    file = tmp_path / "home" / "precious.txt"
+    file.parent.mkdir()
+    file.write_text("mine")
+    yield file
+    assert file.read_text() == "mine"
+
+
+def run_folder(path):
+    return RunFolder.create(path, {"seed": 0, "config": {}, "models": {}, "data": {}})
+
+
+@links
+@pytest.mark.parametrize("name", ["manifest.json", ".manifest.json.part", "report.html"])
+def test_a_file_that_is_a_link_is_replaced_not_followed(tmp_path, precious, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to(precious)
+    write_bytes(folder / name.strip(".").removesuffix(".part"), b"new")
+
+
+@links
+def test_a_part_laid_under_any_name_is_not_written_through(tmp_path, precious, monkeypatch):
+    """Even one whose name was guessed."""
+    monkeypatch.setattr("secrets.token_hex", lambda n: "guessed")
+    (tmp_path / ".x.json.guessed.part").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        write_bytes(tmp_path / "x.json", b"new")
+
+
+def test_files_have_the_permissions_that_the_user_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "a.txt", b"a")
+        (tmp_path / "b.txt").write_text("b")
+    finally:
+        os.umask(before)
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "b.txt")}
+    assert len(modes) == 1
+    write_whole(tmp_path / "c.txt", lambda part: part.write_text("c"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "c.txt"]
+
+
+@links
+def test_a_lock_that_is_a_link_is_refused(tmp_path, precious):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / LOCK).symlink_to(precious)
+    with pytest.raises(RunError, match="is a link"), locked(folder):
+        pass
+
+
+@links
+@pytest.mark.parametrize("name", ["tables", "arrays"])
+def test_folders_of_a_run_that_are_links_are_refused(tmp_path, precious, name):
+    run = run_folder(tmp_path / "run")
+    (run.path / name).symlink_to(precious.parent, target_is_directory=True)
+    with pytest.raises(RunError, match="is a link"):
+        run.write_table("answers", pd.DataFrame({"item": ["a"]}))
+        run.parts("answers")
+    assert [path.name for path in precious.parent.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.eps"])
+def test_postscript_starts_no_program(tmp_path, monkeypatch, name):
+    file = tmp_path / name
+    Image.new("RGB", (8, 8)).save(file, format="EPS")
+
+    def started(*arguments, **options):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    with pytest.raises(ProblemError, match="it is no PNG, JPEG, WEBP, GIF, TIFF or BMP"):
+        open_picture(file, "The picture")
+    with pytest.raises(AssertionError, match="a program"):
+        Image.open(file).load()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_formats_are_read_by_content(form):
+    held = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 10, 10)).save(held, format=form)
+    held.seek(0)
+    assert open_picture(held, "The picture").size == (8, 8)
+    assert pictures.FORMATS == FORMATS
