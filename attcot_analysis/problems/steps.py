@@ -24,7 +24,10 @@ _HEAD = re.compile(
     rf"(?P<mark>{_DRESS}[.:)]{{1,2}}{_DRESS}(?=\s|\Z)|{_DRESS}(?=\s*\Z))",
     re.IGNORECASE,
 )
-_INLINE = re.compile(r"(?:(?<=\s)|\A)(?:step[ \t]*)?(\d{1,3})[.:)](?=\s)", re.IGNORECASE)
+_INLINE = re.compile(
+    r"(?:(?<=[.!?:;,)] )|\A[ \t]*)(?:step[ \t]*)?\(?(\d{1,3})[.:)](?= )", re.IGNORECASE
+)
+"""A number behind a sentence or a colon; that of "in row 2. Then" is none."""
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+\S|(?:\*\*|__)[^*_\n]+(?:\*\*|__)[ \t]*:?[ \t]*$)")
 _ABBREVIATED = re.compile(r"\b(?:approx|ca|resp|incl|max|min|avg|fig|eq)\.\s*\Z", re.IGNORECASE)
 _UNIT_END = re.compile(r"\d ?[a-z]{1,2}\.\s+(?=[A-Z])")
@@ -43,7 +46,7 @@ def cut_steps(
     * ``"numbers"``: lines that begin with the next number from 1 on: ``1. ``, ``2) ``,
       ``Step 3: ``, ``**4.** ``, ``### Step 5``. Other numbers (``3.5 cm``, ``12:30``,
       ``2019: 30``) are text of the step they stand in. Without such lines, the same numbers
-      inside one paragraph.
+      behind the sentences of one paragraph.
     * ``"headings"``: markdown headings and lines that are bold as a whole, with what follows.
     * ``"paragraphs"``: what blank lines part; one that ends in a colon goes with the next.
     * ``"lines"``: lines with text.
