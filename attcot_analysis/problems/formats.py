@@ -6,7 +6,6 @@ The named formats stand in ``formats.yaml``; one's own is a YAML file with the s
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -68,7 +67,7 @@ class ResponseFormat(BaseModel):
         sign: Pattern that responses in this format match, where tags do not tell it from others;
             only `attcot_analysis.problems.fit.detect_format` looks for it.
         cut: How the rationale is cut into steps: a rule, a number of words per step, or a
-            function (in YAML ``"module:function"``).
+            function (in Python only: what a file names is not run).
 
     Raises:
         ProblemError: If the parts contradict each other.
@@ -94,15 +93,17 @@ class ResponseFormat(BaseModel):
     close: str = Field(min_length=1)
     strip: tuple[str, ...] = ()
     sign: str | None = None
-    cut: Rule | int | str | Cutter = "auto"
+    cut: Rule | int | Cutter = "auto"
 
-    @field_validator("cut")
+    @field_validator("cut", mode="before")
     @classmethod
     def _known_cut(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in get_args(Rule) and ":" not in value:
+        if isinstance(value, str) and ":" in value:
+            raise ValueError(f"{value!r} names a function; give the function itself, in Python")
+        if isinstance(value, str) and value not in get_args(Rule):
             raise ValueError(
-                f"{value!r} is no rule; choose from {', '.join(get_args(Rule))}, "
-                "a number of words, or module:function"
+                f"{value!r} is no rule; choose from {', '.join(get_args(Rule))}, or give a number "
+                "of words"
             )
         if isinstance(value, int) and value < 1:
             raise ValueError(f"{value} words per step; give at least 1")
@@ -192,26 +193,6 @@ class ResponseFormat(BaseModel):
         if self.rationale is None:
             return text
         return re.sub(rf"\A\s*{re.escape(self.rationale[0])}\n?", "", text)
-
-    def cutter(self) -> Cutter | None:
-        """The function that cuts, if ``cut`` is one or names one.
-
-        Raises:
-            ProblemError: If the function that it names is not there.
-        """
-        if callable(self.cut):
-            return self.cut
-        if not isinstance(self.cut, str) or ":" not in self.cut:
-            return None
-        module, _, name = self.cut.partition(":")
-        try:
-            found = getattr(import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ProblemError(
-                f"Format {self.name}: cut names {self.cut!r}, which cannot be imported ({error}); "
-                "give module:function."
-            ) from error
-        return found
 
     def record(self) -> dict[str, Any]:
         """The fields that are set, as JSON values, for a manifest; see `format_of`."""

@@ -105,9 +105,8 @@ def number_range(step: str) -> Range:
 
 
 def _starts(part: str, form: ResponseFormat) -> tuple[list[int], Cut]:
-    own = form.cutter()
-    if own is not None:
-        places = [int(at) for at in own(part)]
+    if callable(form.cut):
+        places = [int(at) for at in form.cut(part)]
         if not all(0 <= at <= len(part) for at in places):
             raise ProblemError(
                 f"Format {form.name}: its function cut a rationale of {len(part)} characters at "
@@ -118,7 +117,7 @@ def _starts(part: str, form: ResponseFormat) -> tuple[list[int], Cut]:
         words = [word.start() for word in _WORD.finditer(part)]
         return words[:: form.cut], "words"
     if form.cut != "auto":
-        return _RULES[form.cut](part), form.cut  # type: ignore[index,return-value]
+        return _RULES[form.cut](part), form.cut
     numbered = _numbered(_lines(part))
     if numbered:
         if len(numbered) > 1:

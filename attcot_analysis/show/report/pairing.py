@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from attcot_analysis.errors import AttCoTError, RunError
+from attcot_analysis.errors import AttCoTError, ProblemError, RunError
 from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
@@ -205,10 +205,10 @@ def find_model(arm: MeasuredArm, checkpoint: str | Path | None = None) -> Mllm:
         RunError: If it is not there, is another one, or does not fit into memory.
     """
     place = arm.checkpoint if checkpoint is None else checkpoint
-    form = format_of(arm.model.get("format") or TAGS.record())
-    if ":" in str(form.cut):
-        # A manifest may be anybody's; what it names is not run.
-        raise RunError(f"the rationales of {arm.name} were cut by a function, {form.cut}")
+    try:
+        form = format_of(arm.model.get("format") or TAGS.record())
+    except ProblemError as error:
+        raise RunError(f"the format of {arm.name} is not known ({error})") from error
     wanted = arm.model.get("weights_sha256")
     if wanted is not None:
         folder = next((path for path in _folders(place) if path.is_dir()), None)
