@@ -13,7 +13,7 @@ from attcot_analysis.models.generate import Sampling
 from attcot_analysis.models.inputs import ImageLike, Mode
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
-from attcot_analysis.problems.reading import read_choice, stated_answer
+from attcot_analysis.problems.reading import choice_text, read_choice, stated_answer
 from attcot_analysis.problems.scoring import RIGHT, check_scoring, score_open
 
 COLUMNS = (
@@ -143,7 +143,7 @@ def answer_row(
     parsed = parse_response(generation.text, form)
     stated = stated_answer(parsed, finished=generation.finished)
     answer_right = (right or {}).get(problem.id, problem.answer)
-    read = _Read(None) if stated is None else _read(stated, problem, answer_right, form)
+    read = _read(parsed, problem, answer_right, form, finished=generation.finished)
     match = "none" if read.answer is None else "exact" if stated == read.answer else "loose"
     flags = [read.flag, "surplus tags" * (parsed.surplus > 0), GIVEN * (given is not None)]
     return {
@@ -176,16 +176,15 @@ def steps_of(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def parsed_answer(
-    parsed: ParsedResponse, problem: Problem, form: ResponseFormat = TAGS
+    parsed: ParsedResponse, problem: Problem, form: ResponseFormat = TAGS, *, finished: bool = True
 ) -> str | None:
-    """What a finished response answers to a problem; ``None`` if that cannot be told."""
-    stated = stated_answer(parsed, finished=True)
-    return None if stated is None else read_answer(stated, problem, form)
+    """What a response answers to a problem; ``None`` if that cannot be told."""
+    return _read(parsed, problem, problem.answer, form, finished=finished).answer
 
 
 def read_answer(stated: str, problem: Problem, form: ResponseFormat = TAGS) -> str | None:
     """What a stated answer answers to a problem: see `read_choice`, or `score_open`."""
-    return _read(stated, problem, problem.answer, form).answer
+    return _read_text(stated, problem, problem.answer, form).answer
 
 
 class _Read(NamedTuple):
@@ -194,7 +193,15 @@ class _Read(NamedTuple):
     score: float = 0.0
 
 
-def _read(stated: str, problem: Problem, right: str, form: ResponseFormat) -> _Read:
+def _read(
+    parsed: ParsedResponse, problem: Problem, right: str, form: ResponseFormat, *, finished: bool
+) -> _Read:
+    of = choice_text if problem.candidates else stated_answer
+    text = of(parsed, finished=finished)
+    return _Read(None) if text is None else _read_text(text, problem, right, form)
+
+
+def _read_text(stated: str, problem: Problem, right: str, form: ResponseFormat) -> _Read:
     if problem.candidates:
         question = form.question(problem.question, problem.candidates)
         choice = read_choice(stated, problem.candidates, question=question)

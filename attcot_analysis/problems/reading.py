@@ -76,6 +76,18 @@ def stated_answer(parsed: ParsedResponse, *, finished: bool) -> str | None:
     return parsed.text[slice(*parsed.outside)].strip() or None
 
 
+def choice_text(parsed: ParsedResponse, *, finished: bool) -> str | None:
+    """Where the option that a response chooses is read: its tagged answer, else all it shows.
+
+    A sentence before or behind the one that states the answer can say more of it, or the contrary.
+    ``None`` if it states nothing.
+    """
+    stated = stated_answer(parsed, finished=finished)
+    if stated is None or parsed.marked:
+        return stated
+    return parsed.text[slice(*parsed.visible)].strip() or None
+
+
 def match_answer(stated: str, candidates: Sequence[str], *, question: str = "") -> str | None:
     """The candidate that a stated answer is; ``None`` if it cannot be told: see `read_choice`."""
     return read_choice(stated, candidates, question=question).answer

@@ -39,6 +39,7 @@ class ParsedResponse:
             states none.
         outside: What stands outside the rationale, where an answer is looked for if none is
             marked.
+        visible: What no tags mark as the rationale: all of a text without tags.
         surplus: How many tags stand there that took no part, mentioned ones left out.
     """
 
@@ -50,6 +51,7 @@ class ParsedResponse:
     cut: Cut | None = None
     marked: bool = True
     outside: Range = (0, 0)
+    visible: Range = (0, 0)
     surplus: int = 0
 
     @property
@@ -103,6 +105,7 @@ def parse_response(
     start = tags.think_start(text, opened)
     if start is not None or form.answer is not None:
         think, written, surplus, end = tags.parts(text, start)
+    visible = end
     marked = written is not None
     if written is None:
         think, written, end = _untagged(text, think, end, form)
@@ -118,6 +121,7 @@ def parse_response(
         cut=cut,
         marked=marked,
         outside=(end, max(end, _stop(text, end, form))),
+        visible=(visible, max(visible, _stop(text, visible, form))),
         surplus=surplus,
     )
 

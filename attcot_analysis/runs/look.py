@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError, ProblemError
-from attcot_analysis.measures.answers import read_answer
+from attcot_analysis.measures.answers import parsed_answer
 from attcot_analysis.measures.unread import LIMIT, unread_sentence
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.problems import Problem
@@ -27,7 +27,6 @@ from attcot_analysis.problems.formats import (
     response_format,
     template_format,
 )
-from attcot_analysis.problems.reading import stated_answer
 from attcot_analysis.runs.generations import Generations, read_batch
 
 
@@ -171,8 +170,7 @@ def _answers(
                 f"Item {line['id']!r} is none of the {len(known)} problems; give the folder that "
                 "was asked about."
             )
-        stated = stated_answer(parsed, finished=ended)
-        found.append(None if stated is None else read_answer(stated, problem))
+        found.append(parsed_answer(parsed, problem, fit.format, finished=ended))
     return tuple(found)
 
 

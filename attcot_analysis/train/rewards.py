@@ -39,7 +39,7 @@ from attcot_analysis.models import (
 )
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
-from attcot_analysis.problems.reading import match_answer, stated_answer
+from attcot_analysis.problems.reading import choice_text, match_answer, stated_answer
 from attcot_analysis.problems.scoring import RIGHT, score_open
 from attcot_analysis.train.region_reward import (
     Missing,
@@ -355,12 +355,14 @@ def is_right(mllm: Mllm, completion_ids: Sequence[int], row: Mapping[str, Any]) 
 def _score(mllm: Mllm, completion_ids: Sequence[int], row: Mapping[str, Any]) -> float:
     parsed = mllm.parse(completion_ids)
     finished = any(token in mllm.stop_ids for token in completion_ids)
-    stated = stated_answer(parsed, finished=finished)
+    question, right = str(row.get("question") or ""), row["answer"]
+    candidates = tuple(row["candidates"])
+    stated = (choice_text if candidates else stated_answer)(parsed, finished=finished)
     if stated is None:
         return 0.0
-    question, right = str(row.get("question") or ""), row["answer"]
-    if row["candidates"]:
-        return float(match_answer(stated, tuple(row["candidates"]), question=question) == right)
+    if candidates:
+        shown = mllm.format.question(question, candidates)
+        return float(match_answer(stated, candidates, question=shown) == right)
     found = score_open(
         stated,
         [right],

@@ -10,7 +10,7 @@ from real import needs_real_data, real_data
 
 from attcot_analysis.measures.answers import answer_row
 from attcot_analysis.models import Generation
-from attcot_analysis.problems import Problem, parse_response
+from attcot_analysis.problems import FORMATS, Problem, parse_response
 from attcot_analysis.problems.data.source import with_options
 
 KEY = json.loads((Path(__file__).parent / "m3cot_key.json").read_text())
@@ -23,14 +23,15 @@ FILES = [name for name in KEY if name != "items"]
 PICTURE = Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8))
 
 
-def read(reply, candidates, question):
+def read(reply, candidates, question, response_format="tags"):
     problem = Problem(
         id="x", image=PICTURE, question=question, candidates=candidates, answer=candidates[0]
     )
-    return answer_row(problem, Generation((), reply, True), mode="cot")["answer"]
+    form = FORMATS[response_format]
+    return answer_row(problem, Generation((), reply, True), mode="cot", form=form)["answer"]
 
 
-def agreement(name, form):
+def agreement(name, form, response_format="tags"):
     """How many replies are read as the key says; none is read as another option."""
     with open(real_data() / "m3cot-replies" / f"{name}.jsonl", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
@@ -44,7 +45,7 @@ def agreement(name, form):
             "message": (choices, asked),
             "letters": (tuple(letters), asked),
         }[form]
-        answer = read(row["messages"][-1], candidates, question)
+        answer = read(row["messages"][-1], candidates, question, response_format)
         found = "-" if answer is None else letters[candidates.index(answer)]
         assert found in (stated, "-"), f"{row['id']}: read as {found}, states {stated}"
         agree += found == stated
@@ -56,6 +57,15 @@ def agreement(name, form):
 def test_published_replies_are_read_as_a_person_reads_them(form):
     found = {name: agreement(name, form) for name in FILES}
     print(form, found)
+    assert sum(found.values()) >= 0.98 * 900
+    assert min(found.values()) >= 0.96 * 150
+
+
+@needs_real_data
+@pytest.mark.parametrize("response_format", ["prose", "qwen3_vl", "thinking", "boxed"])
+def test_formats_without_answer_tags_read_as_many(response_format):
+    found = {name: agreement(name, "adapter", response_format) for name in FILES}
+    print(response_format, found)
     assert sum(found.values()) >= 0.98 * 900
     assert min(found.values()) >= 0.96 * 150
 
