@@ -100,7 +100,12 @@ def _study(run: RunFolder, plan: Plan, say: Say) -> None:
     examples = example_problems(tables, problems, pair, _EXAMPLES)
     first = {arm: next(cell for cell in cells if cell.arm == arm) for arm in pair}
     models = {
-        arm: load_mllm(cell.model_folder(run.path), dtype=torch.float32, **plan.limits)
+        arm: load_mllm(
+            cell.model_folder(run.path),
+            dtype=torch.float32,
+            format=plan.response_format,
+            **plan.limits,
+        )
         for arm, cell in first.items()
     }
     report = Report(

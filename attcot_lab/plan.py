@@ -16,6 +16,7 @@ from attcot_analysis.presets import find_preset
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EDIT_KINDS
 from attcot_analysis.problems.folder import load_problems
+from attcot_analysis.problems.formats import TAGS, ResponseFormat, response_format
 from attcot_analysis.runs.measure import DEFAULT
 from attcot_analysis.shipped import shipped
 from attcot_analysis.train.finetune import FinetuneConfig
@@ -54,6 +55,11 @@ def _edit(kind: str) -> str:
     if kind not in EDIT_KINDS:
         raise ValueError(f"is {kind!r}; choose one of {', '.join(EDIT_KINDS)}.")
     return kind
+
+
+def _format(name: str) -> str:
+    response_format(name)
+    return name
 
 
 def _tuples(knobs: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +208,8 @@ class Settings(Record):
         dtype: Of the measured models.
         max_pixels: What a picture may cost, in training and measuring; see `load_mllm`.
         max_patches: Likewise.
+        format: How models are asked and read, in training and measuring: a name, or a YAML file;
+            another than tags only for arms of the recipe ``sft``.
         revision: Of models on the hub.
         check: Whether a model is checked first; one that fails is not measured.
         pages: ``"pairs"`` compares every arm with the base and with ``cot_sft``, or describes the
@@ -222,12 +230,18 @@ class Settings(Record):
     dtype: str = "auto"
     max_pixels: Positive | None = None
     max_patches: Positive | None = None
+    format: Annotated[str, AfterValidator(_format)] = TAGS.name
     revision: str | None = None
     check: bool = False
     pages: Pages = "none"
     seed: int = 0
     save_every: Positive = 50
     keep_models: bool = False
+
+    @property
+    def response_format(self) -> ResponseFormat:
+        """The format that models are asked and read in."""
+        return response_format(self.format)
 
     @property
     def limits(self) -> dict[str, Any]:

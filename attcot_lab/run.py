@@ -32,6 +32,7 @@ from attcot_analysis.models import Mllm, PromptCache, load_mllm
 from attcot_analysis.models.load import load_processor
 from attcot_analysis.models.picture_cost import describe_cost
 from attcot_analysis.problems import Problem
+from attcot_analysis.problems.formats import TAGS
 from attcot_analysis.runs.manifests import first_difference, recorded
 from attcot_analysis.runs.measure import measure_run
 from attcot_analysis.runs.parts import one_line
@@ -185,7 +186,13 @@ def _work(run: RunFolder, plan: Plan, bases: Mapping[str, str], quiet: bool, cel
     if arm.trained and not Path(checkpoint).exists():
         _train(plan, _weights(bases[cell.model], plan.revision), Path(checkpoint), quiet, cell)
     revision = None if arm.trained else plan.revision
-    mllm = load_mllm(checkpoint, dtype=plan.dtype, revision=revision, **plan.limits)
+    mllm = load_mllm(
+        checkpoint,
+        dtype=plan.dtype,
+        revision=revision,
+        format=plan.response_format,
+        **plan.limits,
+    )
     if plan.n_layers not in (None, mllm.n_layers):
         raise ModelError(
             f"The preset of {bases[cell.model]} says {plan.n_layers} layers, but it has "
@@ -224,6 +231,7 @@ def _train(plan: Plan, base: str, checkpoint: Path, quiet: bool, cell: Cell) -> 
         checkpoint,
         replace(problems.training(cell.seed), **plan.limits),
         save_every=plan.save_every,
+        format=plan.response_format,
         progress=not quiet,
     )
 
@@ -311,6 +319,8 @@ def _manifest(plan: Plan) -> dict[str, Any]:
     names = ("items", "test_seed", "batch_size", "max_new_tokens", "dtype")
     config: dict[str, Any] = {name: getattr(plan, name) for name in names}
     config |= plan.limits
+    if plan.response_format != TAGS:
+        config["format"] = plan.response_format.record()
     if plan.measure is not None:
         config["measure"] = plan.measure.options()
     elif plan.measures != list(MEASURES):
@@ -363,7 +373,13 @@ def _check_models(run: RunFolder, plan: Plan, bases: Mapping[str, str], say: Say
     verdicts = run.read_json(CHECK) if run.has(CHECK) else {}
     for name, base in bases.items():
         if name not in verdicts:
-            found = check_model(base, revision=plan.revision, dtype="float32", **plan.limits)
+            found = check_model(
+                base,
+                revision=plan.revision,
+                dtype="float32",
+                format=plan.response_format,
+                **plan.limits,
+            )
             if not found.holds:
                 failed = [str(check) for check in found.checks if not check.ok]
                 raise ModelError(

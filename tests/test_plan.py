@@ -222,6 +222,7 @@ def test_measuring_in_full_checks_compares_and_keeps_unless_the_file_says_otherw
         ({"measure": {"extras": ["lense"]}}, "'lense'; choose one of answer_access"),
         ({"measure": {"sampling": "best"}}, "sampling is 'best'"),
         ({"max_pixels": 0}, "max_pixels is 0; give a number above 0"),
+        ({"format": "rhymes"}, "There is no format 'rhymes'; choose from tags"),
         ({"finetune": {"max_pixels": 9}}, "no field max_pixels"),
         ({"measure": [1]}, "give names with values"),
         ({"problems": {"photos": {"test": "t"}}}, "names no folder of training problems"),

@@ -16,6 +16,7 @@ from processes import Child
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError, TrainingError
 from attcot_analysis.models import PromptCache, load_mllm
+from attcot_analysis.problems.formats import FORMATS, format_of
 from attcot_analysis.runs.measure import measure, suite_values
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
@@ -223,6 +224,24 @@ def test_a_setting_that_did_not_exist_yet_must_have_its_default(finished, tmp_pa
     run.write_json("grid", noted, overwrite=True)
     with pytest.raises(RunError, match="begun with another arm att_cot"):
         run_plan(tiny(), folder, progress=False)
+
+
+def test_the_format_holds_in_training_and_in_measuring(monkeypatch, tmp_path):
+    trained = []
+
+    def copy(arm, base, problems, folder, config, *, format, **_):
+        trained.append(format.name)
+        return Path(shutil.copytree(base, folder))
+
+    monkeypatch.setitem(RECIPES, "sft", Recipe(copy, slim=True))
+    asked = {"arms": ["base", "cot_sft"], "measures": ["access"], "format": "boxed"}
+    run = run_plan(tiny(**asked), tmp_path / "run", progress=False)
+    assert trained == ["boxed"]
+    for cell in run.path.glob("cells/*"):
+        model = RunFolder.open(cell).manifest["models"]["model"]
+        assert format_of(model["format"]) == FORMATS["boxed"]
+    with pytest.raises(RunError, match="format"):
+        run_plan(tiny(**{**asked, "format": "tags"}), tmp_path / "run", progress=False)
 
 
 def test_what_a_picture_costs_holds_in_training_and_in_measuring(monkeypatch, tmp_path):
