@@ -130,6 +130,7 @@ def test_what_is_tuned_is_the_revision_that_is_measured(way, monkeypatch):
         return load_mllm(shipped(TESTBED_MODEL) if model == "a/b" else model)
 
     monkeypatch.setattr(run, "load_mllm", loaded)
+    monkeypatch.setattr(run, "load_processor", lambda *_, **__: load_mllm(shipped(TESTBED_MODEL)))
     monkeypatch.setattr(
         run, "cached_file", lambda name, file, revision: f"cache/{name}@{revision}/{file}"
     )

@@ -33,6 +33,8 @@ GROUPS: Mapping[str, str] = {
     "unparsed": "unparsed",
 }
 """Groups of items, in words. ``rest`` is ``right`` and ``wrong`` together."""
+DRAWN = ("hurt", "helped", "rest")
+"""The groups that a figure shows."""
 
 
 @dataclass(frozen=True)

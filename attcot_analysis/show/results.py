@@ -14,7 +14,7 @@ from attcot_analysis.measures.divergence import TokenDivergence
 from attcot_analysis.measures.heads import VisualHeads
 from attcot_analysis.measures.lens import LensCommitment
 from attcot_analysis.measures.open_answers import OpenCommitment, Quantity
-from attcot_analysis.measures.outcomes import GROUPS, SIGNS, CotOutcomes
+from attcot_analysis.measures.outcomes import DRAWN, GROUPS, SIGNS, CotOutcomes
 from attcot_analysis.measures.relevance import Relevance
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves, line_panels
 from attcot_analysis.show.intervals import metric_intervals
@@ -141,7 +141,7 @@ def outcomes(result: CotOutcomes) -> Figure:
     Raises:
         ShowError: If no sign was measured.
     """
-    names = [GROUPS[group] for group in ("hurt", "helped", "rest")]
+    names = [GROUPS[group] for group in DRAWN]
     table = result.shares().replace({"group": dict(GROUPS)})
     table = table[table["group"].isin(names) & (table["n"] > 0)]
     columns = {"sign": "metric", "group": "model", "n": "n_items"}

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.files import write_bytes
-from attcot_analysis.measures.outcomes import CotOutcomes
+from attcot_analysis.measures.outcomes import DRAWN, CotOutcomes
 from attcot_analysis.measures.unread import unread_sentences, withheld
 from attcot_analysis.show import html
 from attcot_analysis.show.figures import (
@@ -319,7 +319,8 @@ def _hurt(report: Report, drawings: _Drawings) -> dict[str, Any]:
     found = next(iter(report.outcomes.values()))
     if len(report.outcomes) == 1 and isinstance(found, CotOutcomes):
         shares = found.shares()
-        if len(shares):
+        # Where all answers are unparsed, no group that is drawn has an item.
+        if (shares["group"].isin(DRAWN) & (shares["n"] > 0)).any():
             drawn = drawings.draw(report_figure("outcomes", found.figure(), shares))
     return outcomes_section(report.outcomes, report.examples) | {"drawn": drawn}
 

@@ -11,7 +11,7 @@ from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import LINES, load_problems
-from attcot_analysis.problems.formats import TAGS, format_of
+from attcot_analysis.problems.formats import TAGS, ResponseFormat, format_of
 from attcot_analysis.runs.manifests import first_difference
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.shipped import data_folder
@@ -84,7 +84,8 @@ def format_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
 
     Runs from before formats were recorded were asked in tags.
     """
-    records = [{**TAGS.record(), **(arm.model.get("format") or {})} for arm in (a, b)]
+    unset = ResponseFormat(cue="-", close="-").model_dump(mode="json")
+    records = [{**unset, **(arm.model.get("format") or TAGS.record())} for arm in (a, b)]
     differing = [
         key
         for key in records[0]
