@@ -164,7 +164,7 @@ def formats_page() -> str:
     """The page of response formats: the text, and a section with a picture for each."""
     about = (Path(__file__).parent / "formats.md").read_text(encoding="utf-8")
     sections = [_format(form) for form in FORMATS.values()]
-    return _HEAD + about.replace("<!-- formats -->\n", "\n".join(sections))
+    return _HEAD + about.replace("<!-- formats -->\n", "\n".join(sections) + "\n")
 
 
 def _format(form: ResponseFormat) -> str:
