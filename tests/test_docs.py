@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from inspect import ismodule
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,19 @@ def test_commands_in_the_docs_are_commands():
                 asked = {word for word in names if re.fullmatch(r"--[a-z-]+", word)}
                 wrong += [(source, line, option) for option in asked - options]
     assert wrong == []
+
+
+def test_a_heading_stands_behind_a_blank_line():
+    """Else the site takes it for a row of the table before it, and links to it lead nowhere."""
+    stuck, headings = [], 0
+    for page in sorted(DOCS.glob("*.md")):
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        lines = ["", *text.splitlines()]
+        for before, line in pairwise(lines):
+            if re.match(r"#{1,6} ", line):
+                headings += 1
+                stuck += [(page.name, line)] * bool(before.strip())
+    assert headings > 100 and stuck == []
 
 
 def test_the_top_of_the_package_is_read_without_importing_it():
