@@ -1,7 +1,7 @@
 """Commitment: when along its rationale a model decides on its answer."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,7 +21,10 @@ from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import ParsedResponse, Problem
 from attcot_analysis.problems.reading import states
 from attcot_analysis.problems.steps import number_range
-from attcot_analysis.stats.intervals import bootstrap_mean
+from attcot_analysis.stats.intervals import Interval, bootstrap_mean
+
+Axis = Literal["auto", "k", "position"]
+"""Of an average over items: steps written, or their share k/K."""
 
 THRESHOLDS = (0.5, 0.8, 0.9)
 
@@ -164,7 +167,7 @@ class Commitment(Result):
         which: Literal["final", "answer", "habitual"] = "final",
         *,
         answers: Mapping[str, str] | None = None,
-        axis: Literal["auto", "k", "position"] = "auto",
+        axis: Axis = "auto",
         points: int = 11,
         n_boot: int = 2000,
         seed: int = 0,
@@ -194,17 +197,9 @@ class Commitment(Result):
         Raises:
             MeasureError: As `items`, or if ``axis="k"`` and curves differ in K or lack steps.
         """
-        lengths = {curve.n_steps + 1 for curve in self._curves}
-        shared = len(lengths) == 1 and all(curve.whole for curve in self._curves)
-        if axis == "auto":
-            axis = "k" if shared else "position"
-        if axis == "k" and not shared:
-            of = "some of " if len(lengths) == 1 else ""
-            raise MeasureError(
-                f"The curves have {of}{', '.join(str(n - 1) for n in sorted(lengths))} steps, so "
-                "they share no axis of steps; use axis='position'."
-            )
-        places = np.linspace(0.0, 1.0, max(lengths) if axis == "k" else points)
+        whole = all(curve.whole for curve in self._curves)
+        n_steps = {curve.n_steps for curve in self._curves}
+        axis, places = curve_places(axis, n_steps, whole, points, "curves")
         values: dict[str, list[NDArray[np.float64]]] = {}
         for curve in self._curves:
             wanted: str | None
@@ -219,10 +214,11 @@ class Commitment(Result):
                 values.setdefault(curve.control, []).append(read)
         rows = []
         for control, curves in values.items():
-            for index, column in enumerate(np.array(curves).T):
-                mean = bootstrap_mean(column, n_boot=n_boot, seed=seed, level=level)
-                place = index if axis == "k" else float(places[index])
-                rows.append((control, place, mean.value, mean.low, mean.high, mean.n))
+            means = [
+                bootstrap_mean(column, n_boot=n_boot, seed=seed, level=level)
+                for column in np.array(curves).T
+            ]
+            rows += [(control, *row) for row in curve_rows(axis, places, means)]
         return pd.DataFrame(rows, columns=["control", axis, "value", "low", "high", "n"])
 
     def steps(
@@ -315,6 +311,43 @@ def first_lasting(holds: NDArray[np.bool_], steps: NDArray[np.int64] | None = No
     if last_failure + 1 == len(holds):
         return float("nan")
     return float(last_failure + 1 if steps is None else steps[last_failure + 1])
+
+
+def curve_places(
+    axis: Axis, n_steps: Collection[int], whole: bool, points: int, what: str
+) -> tuple[Axis, NDArray[np.float64]]:
+    """The axis of an average over items, and where on it, as k/K, every item is read.
+
+    Args:
+        axis: As asked for.
+        n_steps: The K that occur.
+        whole: Whether every item was read after all its steps.
+        points: Points of the position axis.
+        what: What has the steps, for the error.
+
+    Raises:
+        MeasureError: If ``axis="k"`` and items differ in K or lack steps.
+    """
+    shared = len(n_steps) == 1 and whole
+    if axis == "auto":
+        axis = "k" if shared else "position"
+    if axis == "k" and not shared:
+        of = "some of " if len(n_steps) == 1 else ""
+        raise MeasureError(
+            f"The {what} have {of}{', '.join(map(str, sorted(n_steps)))} steps, so they share no "
+            "axis of steps; use axis='position'."
+        )
+    return axis, np.linspace(0.0, 1.0, max(n_steps) + 1 if axis == "k" else points)
+
+
+def curve_rows(
+    axis: Axis, places: NDArray[np.float64], means: Sequence[Interval]
+) -> list[tuple[float, float, float, float, int]]:
+    """One row per point of a curve: its place on the axis, value, low, high, n."""
+    return [
+        (at if axis == "k" else float(place), mean.value, mean.low, mean.high, mean.n)
+        for at, (place, mean) in enumerate(zip(places, means, strict=True))
+    ]
 
 
 def curve_area(p: NDArray[np.float64], steps: NDArray[np.int64] | None = None) -> float:

@@ -20,7 +20,10 @@ from attcot_analysis.measures._items import Empty, Items, Response, Result, batc
 from attcot_analysis.measures.answers import read_answer
 from attcot_analysis.measures.commitment import (
     PREMATURE,
+    Axis,
     curve_area,
+    curve_places,
+    curve_rows,
     first_lasting,
     largest_jump,
     prefix_texts,
@@ -133,7 +136,7 @@ class OpenCommitment(Result):
         self,
         which: Quantity = "p",
         *,
-        axis: Literal["auto", "k", "position"] = "auto",
+        axis: Axis = "auto",
         points: int = 11,
         n_boot: int = 2000,
         seed: int = 0,
@@ -160,27 +163,19 @@ class OpenCommitment(Result):
             raise MeasureError(
                 f"There is no reading {which!r}; choose from {', '.join(get_args(Quantity))}."
             )
-        lengths = {int(part["n_steps"].iloc[0]) + 1 for part in self._parts.values()}
-        shared = len(lengths) == 1 and all(len(part) in lengths for part in self._parts.values())
-        if axis == "auto":
-            axis = "k" if shared else "position"
-        if axis == "k" and not shared:
-            of = "some of " if len(lengths) == 1 else ""
-            raise MeasureError(
-                f"The items have {of}{', '.join(str(n - 1) for n in sorted(lengths))} steps, so "
-                "they share no axis of steps; use axis='position'."
-            )
-        places = np.linspace(0.0, 1.0, max(lengths) if axis == "k" else points)
+        n_steps = {int(part["n_steps"].iloc[0]) for part in self._parts.values()}
+        whole = all(len(part) - 1 in n_steps for part in self._parts.values())
+        axis, places = curve_places(axis, n_steps, whole, points, "items")
         read = []
         for part in self._parts.values():
             values = _numbers(part[which])
             position = part["step"].to_numpy() / max(int(part["n_steps"].iloc[0]), 1)
             read.append(np.interp(places, position, values))
-        rows = []
-        for index, column in enumerate(np.array(read).T):
-            mean = bootstrap_mean(column, n_boot=n_boot, seed=seed, level=level)
-            place = index if axis == "k" else float(places[index])
-            rows.append((place, mean.value, mean.low, mean.high, mean.n))
+        means = [
+            bootstrap_mean(column, n_boot=n_boot, seed=seed, level=level)
+            for column in np.array(read).T
+        ]
+        rows = curve_rows(axis, places, means)
         return pd.DataFrame(rows, columns=[axis, "value", "low", "high", "n"])
 
     def describe(self) -> str:
