@@ -297,8 +297,9 @@ def pack(
             "give one candidate set and one name per item, and at least one item."
         )
     asked = _asked(items, steps, names)
+    moved: dict[_Moved, CandidateTree] = {}
     plans = [
-        [_branch(mllm, item, own, k) for k in ks]
+        [_branch(mllm, item, own, k, moved) for k in ks]
         for item, own, ks in zip(items, candidates, asked, strict=True)
     ]
     inputs, length, width = branched_inputs(
@@ -412,19 +413,31 @@ def forced_answers(
         return [value.cpu() for value in packed.log_probs(output.logits)]
 
 
+_Moved = tuple[CandidateTokens, str, bool]
+"""Candidates, what stands before their cue, and whether the response begins there."""
+
+
 def _branch(
-    mllm: Mllm, item: Encoded, candidates: CandidateTokens, k: int
+    mllm: Mllm,
+    item: Encoded,
+    candidates: CandidateTokens,
+    k: int,
+    moved: dict[_Moved, CandidateTree],
 ) -> tuple[int, CandidateTree]:
     """How many tokens of the item the branch after step k sees, and what it holds.
 
     A token that runs across the cut (``.</`` in ``...right.</think>``) is left out; what of it
-    belongs to the prefix is written with the cue.
+    belongs to the prefix is written with the cue. Steps and items mostly share that rest, so what
+    the candidates become behind it is kept in ``moved``.
     """
     cut = item.layout.cuts[k]
     first = cut.stop == item.prompt_length
     if not cut.rest and not first:
         return cut.stop, candidates.tree
-    return cut.stop, behind(mllm, candidates, cut.rest, first=first).tree
+    key = (candidates, cut.rest, first)
+    if key not in moved:
+        moved[key] = behind(mllm, *key[:2], first=first).tree
+    return cut.stop, moved[key]
 
 
 def _asked(
