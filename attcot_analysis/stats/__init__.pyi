@@ -3,6 +3,9 @@
 from .catalogue import METRICS as METRICS
 from .catalogue import Metric as Metric
 from .catalogue import register_metrics as register_metrics
+from .crossed import Estimate as Estimate
+from .crossed import seeds_items as seeds_items
+from .family import claim_family as claim_family
 from .intervals import Interval as Interval
 from .intervals import at_positions as at_positions
 from .intervals import bootstrap_mean as bootstrap_mean
