@@ -360,8 +360,9 @@ DataFormat = Annotated[
     Option(
         "--format",
         metavar="NAME",
-        help="jsonl (your own), clevr, chartqa, visual-cot, m3cot, a-okvqa, vstar, naturalbench "
-        "or vilp",
+        help="jsonl (your own), clevr, chartqa, visual-cot, m3cot, a-okvqa, vstar, naturalbench, "
+        "vilp, cv-bench, blink, mmstar, scienceqa, vqa-rad, slake, charxiv, geometry3k or "
+        "hallusionbench",
     ),
 ]
 SkipFaulty = Annotated[bool, Option("--skip-faulty", help="leave out what is wrong")]

@@ -423,6 +423,73 @@ def vilp(folder):
     return table(folder / "train.parquet", [row(0), row(10)])
 
 
+def cv_bench(folder):
+    row = {"idx": 0, "type": "2D", "task": "Relation", "image": stored(1), "source": "COCO",
+           "question": "Where is the cup (marked A. or B)?", "choices": ["above", "below"],
+           "answer": "(B)", "prompt": "..."}  # fmt: skip
+    return table(folder / "test_2d.parquet", [row, row | {"idx": 1, "answer": "(A)"}])
+
+
+def blink(folder):
+    row = {"idx": "val_Counting_1", "sub_task": "Counting", "question": "How many?",
+           "image_1": stored(1), "choices": ["1", "3"], "answer": "(B)"}  # fmt: skip
+    row |= {f"image_{at}": None for at in (2, 3, 4)}
+    rows = [row, row | {"idx": "val_Counting_2", "answer": "(A)"}]
+    return table(folder / "Counting" / "val-00000-of-00001.parquet", rows)
+
+
+def mmstar(folder):
+    asked = "Which is it?\nOptions: A: The box is on the book., B: It is below., C: None, D: Both"
+    row = {"index": 0, "question": asked, "image": stored(1)["bytes"], "answer": "B",
+           "category": "coarse perception", "l2_category": "image emotion"}  # fmt: skip
+    return table(folder / "mmstar.parquet", [row, row | {"index": 1, "answer": "A"}])
+
+
+def scienceqa(folder):
+    row = {"image": stored(1), "question": "Which is it?", "choices": ["a cat", "a dog"],
+           "answer": 1, "hint": "Look at the picture.", "solution": "It barks. So it is a dog.",
+           "subject": "natural science", "topic": "biology"}  # fmt: skip
+    return table(folder / "test-00000-of-00001.parquet", [row, row | {"answer": 0}])
+
+
+def vqa_rad(folder):
+    row = {"image": stored(1), "question": "Is it enlarged?", "answer": "yes"}
+    return table(folder / "test-00000-of-00001.parquet", [row, row | {"answer": "left lung"}])
+
+
+def slake(folder):
+    save(folder / "imgs" / "xmlab1" / "source.jpg", 1)
+    (folder / "imgs" / "xmlab1" / "detection.json").write_text("[]")
+    row = {"img_id": 1, "img_name": "xmlab1/source.jpg", "question": "Which organ?",
+           "answer": "Liver", "q_lang": "en", "location": "Abdomen", "modality": "MRI",
+           "answer_type": "OPEN", "base_type": "vqa", "triple": [], "qid": 11}  # fmt: skip
+    for split in ("train", "test"):
+        rows = [row, row | {"qid": 12, "answer": split}]
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def charxiv(folder):
+    row = {"figure_path": "images/1.jpg", "image": stored(1), "reasoning_q": "Which is highest?",
+           "reasoning_a": "R1", "reasoning_q_source": 1, "category": "cs"}  # fmt: skip
+    return table(folder / "val.parquet", [row, row | {"figure_path": "images/2.jpg"}])
+
+
+def geometry3k(folder):
+    row = {"images": [stored(1)], "problem": "<image>Find x.", "answer": "2 \\sqrt { 221 }"}
+    return table(folder / "test-00000-of-00001.parquet", [row, row | {"answer": "3"}])
+
+
+def hallusionbench(folder):
+    save(folder / "VD" / "illusion" / "0_0.png", 1)
+    row = {"category": "VD", "subcategory": "illusion", "visual_input": "1", "set_id": "0",
+           "figure_id": "0", "question_id": "0", "question": "Is the left circle larger?",
+           "gt_answer": "1", "filename": "./VD/illusion/0_0.png"}  # fmt: skip
+    path = folder / "HallusionBench.json"
+    path.write_text(json.dumps([row, row | {"question_id": "1", "gt_answer": "0"}]))
+    return path
+
+
 FILES = {
     "jsonl": own,
     "clevr": clevr,
@@ -433,6 +500,15 @@ FILES = {
     "vstar": vstar,
     "naturalbench": naturalbench,
     "vilp": vilp,
+    "cv-bench": cv_bench,
+    "blink": blink,
+    "mmstar": mmstar,
+    "scienceqa": scienceqa,
+    "vqa-rad": vqa_rad,
+    "slake": slake,
+    "charxiv": charxiv,
+    "geometry3k": geometry3k,
+    "hallusionbench": hallusionbench,
 }
 """Per format what writes its files into an empty folder; returns what a person would point at."""
 

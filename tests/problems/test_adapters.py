@@ -1,5 +1,7 @@
 """Datasets as they are published come out as the problems that they are."""
 
+import json
+
 import dataset_files
 import numpy as np
 import pytest
@@ -189,6 +191,22 @@ def test_clevr_evidence_twins_and_controls(tmp_path):
     assert query.answer == "blue" and len(query.evidence) == 2 and query.twin is None
 
 
+def test_clevr_answers_as_its_generator_writes_them(tmp_path):
+    path = made(tmp_path, "clevr")
+    questions = path / "questions" / "CLEVR_val_questions.json"
+    held = json.loads(questions.read_text())
+    count, _ = held["questions"]
+    count["answer"] = 2
+    exist = [*count["program"][:2], {"type": "exist", "inputs": [1], "side_inputs": []}]
+    for node in count["program"]:
+        node["type"], node["side_inputs"] = node.pop("function"), node.pop("value_inputs")
+    held["questions"] += [count | {"question_index": 5, "answer": True, "program": exist}]
+    questions.write_text(json.dumps(held))
+    numbered, _, there = read_data(path, "clevr")
+    assert numbered.answer == "2" and numbered.twin.answer == "1"
+    assert (there.answer, there.candidates) == ("yes", ("yes", "no"))
+
+
 def test_clevr_refuses_questions_of_other_scenes(tmp_path):
     path = made(tmp_path, "clevr")
     scenes = path / "scenes" / "CLEVR_val_scenes.json"
@@ -317,6 +335,48 @@ def test_rows_of_the_hub_are_those_of_the_file(tmp_path):
     assert isinstance(rows[0]["image1"], dict | Image.Image)
     with pytest.raises(ProblemError, match="cannot be loaded from the hub"):
         list(hub_rows(str(path.parent), "no-such-split"))
+
+
+@pytest.mark.parametrize(
+    ("format", "answers", "asked"),
+    [
+        ("cv-bench", ["below", "above"], "Where is the cup (marked A. or B)?\nA) above\nB) below"),
+        ("blink", ["3", "1"], "How many?\nA) 1\nB) 3"),
+        ("mmstar", ["It is below.", "The box is on the book."],
+         "Which is it?\nA) The box is on the book.\nB) It is below.\nC) None\nD) Both"),
+        ("scienceqa", ["a dog", "a cat"],
+         "Look at the picture.\nWhich is it?\nA) a cat\nB) a dog"),
+        ("vqa-rad", ["Yes", "left lung"], "Is it enlarged?"),
+        ("slake", ["Liver", "test"], "Which organ?"),
+        ("charxiv", ["R1", "R1"], "Which is highest?"),
+        ("geometry3k", ["2 \\sqrt { 221 }", "3"], "Find x."),
+        ("hallusionbench", ["Yes", "No"], "Is the left circle larger?"),
+    ],
+)  # fmt: skip
+def test_tables_are_read_by_their_columns(tmp_path, format, answers, asked):
+    problems = read(tmp_path, format)
+    assert [one.answer for one in problems] == answers and problems[0].question == asked
+    assert pixels(problems[0].image)[0] == (64, 48)
+
+
+def test_rows_that_a_table_cannot_give(tmp_path):
+    path = made(tmp_path, "blink")
+    row = {"idx": "a", "question": "Which?", "choices": ["x", "y"], "answer": "(C)",
+           "image_1": dataset_files.stored(1), "image_2": None}  # fmt: skip
+    second = row | {"idx": "b", "answer": "(A)", "image_2": dataset_files.stored(2)}
+    dataset_files.table(path, [row, second, row | {"answer": None}])
+    letter, several, missing = check_data(path, "blink").faults
+    assert "its answer '(C)' is not a letter of its 2 choices" in letter
+    assert "row 2 has 2 pictures" in several and "row 3 has no answer in answer" in missing
+    dataset_files.table(path, [second | {"image_1": None, "image_2": None}])
+    assert "has no picture" in check_data(path, "blink").faults[0]
+
+
+def test_answers_of_charts_that_are_lists(tmp_path):
+    path = made(tmp_path, "chartqa") / "test_human.json"
+    path.write_text(path.read_text().replace('"1,200"', '"[2015, 2016]"'))
+    years, _ = read_data(path, "chartqa")
+    assert years.scoring == "list" and years.tolerance == 0
 
 
 # --- parts --------------------------------------------------------------------------------------

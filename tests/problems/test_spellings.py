@@ -1,5 +1,6 @@
 """Options, answers and pictures in the spellings and forms in which datasets are published."""
 
+import base64
 import json
 
 import pytest
@@ -39,6 +40,7 @@ END = "Please output the letter corresponding to the correct option."
         "\nOption: A. From below; B. From the top.",
         "\nOptions:\na) From below\nb) From the top.",
         " Option A: From below; B: From the top.; Please answer with A or B.",
+        "\n(A) From below\n(B) From the top.\nAnswer with the option's letter from the choices.",
     ],
 )
 def test_naturalbench_options_in_every_spelling(tmp_path, options):
@@ -117,11 +119,15 @@ def forms(folder):
         "name": "images/1.png",
         "name in a mapping": {"bytes": None, "path": "images/1.png"},
         "full name": str(folder / "images" / "1.png"),
+        "name with backslashes": "images\\1.png",
+        "base64": base64.b64encode(held["bytes"]).decode(),
+        "data address": "data:image/png;base64," + base64.b64encode(held["bytes"]).decode(),
     }
 
 
 @pytest.mark.parametrize("form", ["bytes", "mapping", "mapping without a path", "name",
-                                  "name in a mapping", "full name"])  # fmt: skip
+                                  "name in a mapping", "full name", "name with backslashes",
+                                  "base64", "data address"])  # fmt: skip
 def test_tables_hold_pictures_in_many_forms(tmp_path, form):
     image = forms(tmp_path)[form]
     vilp = {"question": "Which?", **{f"image{n}": image for n in (1, 2, 3)}}
@@ -168,3 +174,19 @@ def test_a_row_without_a_picture_says_so(tmp_path):
     rows[0]["Image_0"] = {"bytes": None, "path": "gone.png"}
     found = check_data(table(path / "b.parquet", rows), "naturalbench")
     assert "picture gone.png does not exist in" in found.faults[0]
+
+
+def test_the_mirror_of_vstar_has_the_questions_without_boxes(tmp_path):
+    row = {"image": stored(1), "label": "B", "category": "direct_attributes", "question_id": "3",
+           "text": "Which?\n(A) rubber\n(B) cotton\nAnswer with the option's letter."}  # fmt: skip
+    (found,) = read_data(table(tmp_path / "test.parquet", [row]), "vstar")
+    assert (found.question, found.answer) == ("Which?\nA) rubber\nB) cotton", "cotton")
+    assert not found.evidence
+
+
+@needs_real_data
+def test_boxes_of_visual_cot_without_answers_are_refused_in_a_sentence():
+    path = real_data() / "visual-cot" / "benchmark_det" / "gqa.jsonl"
+    assert (
+        "benchmark_det, which has boxes and no answers" in check_data(path, "visual-cot").faults[0]
+    )

@@ -40,8 +40,8 @@ ADAPTERS = {
     "clevr": Adapter("CLEVR", clevr.read),
     "chartqa": Adapter("ChartQA", chartqa.read, chartqa.HUB),
     "visual-cot": Adapter("Visual CoT, with the rationales of its GQA part", visual_cot.read),
-    "vstar": Adapter("V*Bench", read_vstar),
     **_HUB,
+    "vstar": replace(_HUB["vstar"], read=read_vstar),
     "a-okvqa": replace(_HUB["a-okvqa"], read=read_aokvqa),
 }
 """Formats by name."""

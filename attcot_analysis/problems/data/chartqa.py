@@ -13,7 +13,8 @@ the answer; of a pie the named slices. Where nothing is named there are no boxes
 ours.
 
 Yes and no are closed, all other questions open; numbers are right up to 5 %, as in the paper, and
-years only as they are (see `attcot_analysis.problems.scoring`).
+years only as they are (see `attcot_analysis.problems.scoring`). An answer ``[2015, 2016]`` is a
+list, of which every entry must be given, in any order.
 """
 
 import re
@@ -73,7 +74,9 @@ def _problems(
 ) -> list[Problem]:
     old = "query" in record.value or "label" in record.value
     label = record.field("label" if old else "answer", (str, int, float, list))
-    answer = str(label[0] if isinstance(label, list) and label else label).strip()
+    label = label[0] if isinstance(label, list) and len(label) == 1 else label
+    answer = str(label).strip()
+    several = answer.startswith("[") and answer.endswith("]")
     question = record.field("query" if old else "question")
     candidates = yes_or_no(answer)
     number = record.number or record.where.rpartition(" ")[2]
@@ -99,7 +102,8 @@ def _problems(
             candidates=candidates,
             answer=answer.capitalize() if candidates else answer,
             evidence=boxes,
-            tolerance=0.0 if candidates else TOLERANCE,
+            tolerance=0.0 if candidates or several else TOLERANCE,
+            scoring="list" if several else "exact",
             metadata={"dataset": "chartqa", "source": kind},
         )
     ]

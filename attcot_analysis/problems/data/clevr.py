@@ -2,7 +2,8 @@
 
 The published folder ``CLEVR_v1.0`` (arXiv 1612.06890): ``questions/CLEVR_<split>_questions.json``,
 ``scenes/CLEVR_<split>_scenes.json``, ``images/<split>/``. The test split has neither scenes nor
-answers.
+answers. Questions as the generator itself writes them, whose answers are numbers and true or false,
+are read as well.
 
 Scene graphs give an object's centre and depth in the picture, not its box; `clevr_camera` finds
 what the dataset's camera shows of its shape. Evidence are the objects that the question's program
@@ -304,7 +305,7 @@ def read(place: Place) -> Iterator[Made]:
 def _problems(
     record: Record, scenes: Mapping[object, Record], images: Sequence[Path]
 ) -> list[Problem]:
-    answer, program = record.field("answer"), record.field("program", list)
+    answer, program = _answer(record), record.field("program", list)
     scene = scenes.get(record.value.get("image_index"))
     if scene is None:
         raise ProblemError(f"{record.where}: the scene of its picture is not there.")
@@ -335,6 +336,14 @@ def _problems(
     covers = _covers(boxes, image.size)
     hidden = _hidden(program, objects, relations, boxes, covers, whole)
     return [problem if hidden is None else _with_edits(problem, covers, *hidden)]
+
+
+def _answer(record: Record) -> str:
+    """As published; the generator's own files hold counts as numbers, and yes as true."""
+    value = record.value.get("answer")
+    if isinstance(value, bool):
+        return _YES_NO[value]
+    return str(record.field("answer", (str, int)))
 
 
 def _covers(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[Rectangle, ...]:

@@ -1,4 +1,4 @@
-r"""Datasets whose rows are questions as they stand: one function each, and a table of them.
+r"""Datasets that are published as tables: mostly an entry that says which column holds what.
 
 ========================  ====================  =================================================
 hub dataset               paper                 columns that are read
@@ -9,15 +9,38 @@ LightChen2333/M3CoT       arXiv 2405.16473      ``id``, ``question``, ``choices`
 HuggingFaceM4/A-OKVQA     arXiv 2206.01718      ``question_id``, ``question``, ``choices``,
                                                 ``correct_choice_idx``, ``rationales``, ``split``,
                                                 ``image`` or ``image_id``
+nyu-visionx/CV-Bench      arXiv 2406.16860      ``idx``, ``question``, ``choices``, ``answer``
+                                                (``(A)``), ``image``, ``type``, ``task``,
+                                                ``source``
+BLINK-Benchmark/BLINK     arXiv 2404.12390      ``idx``, ``question``, ``choices``, ``answer``
+                                                (``(A)``), ``image_1`` to ``image_4``,
+                                                ``sub_task``
+Lin-Chen/MMStar           arXiv 2403.20330      ``index``, ``question`` (with its options),
+                                                ``answer`` (a letter), ``image``, ``category``,
+                                                ``l2_category``
+derek-thomas/ScienceQA    arXiv 2209.09513      ``question``, ``choices``, ``answer`` (a place),
+                                                ``hint``, ``image``, ``solution``, ``subject``,
+                                                ``topic``
+flaviagiammarino/vqa-rad  10.1038/sdata.2018.251  ``image``, ``question``, ``answer``
+BoKelvin/SLAKE            arXiv 2102.09542      ``qid``, ``img_name``, ``question``, ``answer``,
+                                                ``q_lang``, ``modality``, ``answer_type``
+princeton-nlp/CharXiv     arXiv 2406.18521      ``figure_path``, ``image``, ``reasoning_q``,
+                                                ``reasoning_a``, ``category``
+hiyouga/geometry3k        arXiv 2105.04165      ``images``, ``problem``, ``answer``
+tianyi-lab HallusionBench  arXiv 2310.14566     ``category``, ``subcategory``, ``set_id``,
+                                                ``figure_id``, ``question_id``, ``question``,
+                                                ``gt_answer`` (0 or 1), ``filename`` or ``image``
+lmms-lab/vstar-bench      arXiv 2312.14135      ``text`` (with its options), ``label`` (a letter),
+                                                ``image``, ``category``, ``question_id``
+craigwu/vstar_bench       the same              files: ``test_questions.jsonl`` (``image``,
+                                                ``text``, ``category``, ``label``), and beside
+                                                every picture a JSON file (``target_object``,
+                                                ``bbox`` as x, y, width, height)
 BaiqiL/NaturalBench       arXiv 2410.14669      ``Index``, ``Question_0``, ``Question_1``,
                                                 ``Image_0``, ``Image_1``, ``Image_0_Question_0``
                                                 and the other three answers, ``Question_Type``
 ViLP/ViLP                 arXiv 2501.00569      ``question``, ``image1``, ``answer1``, and so on
                                                 to 3
-craigwu/vstar_bench       arXiv 2312.14135      files: ``test_questions.jsonl`` (``image``,
-                                                ``text``, ``category``, ``label``), and beside
-                                                every picture a JSON file (``target_object``,
-                                                ``bbox`` as x, y, width, height)
 ========================  ====================  =================================================
 
 A-OKVQA is also read from the published ``aokvqa_v1p0_{split}.json``, a list of objects, with COCO
@@ -34,9 +57,10 @@ the next one with another answer. Neither of the two has control edits.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.source import (
@@ -56,8 +80,113 @@ from attcot_analysis.problems.data.source import (
     rationale_steps,
     rows,
     with_options,
+    yes_or_no,
 )
-from attcot_analysis.problems.problem import Edit, Problem
+from attcot_analysis.problems.problem import Edit, Problem, Scoring
+
+
+class Columns(NamedTuple):
+    """Which column of a table holds what; an empty name for none.
+
+    Attributes:
+        image: The picture; several names where an item may have several, of which one is read.
+        question: May list its options, and is then cut before them.
+        answer: A letter, a place among the choices from 0, or a text.
+        choices: A column with a list, the choices themselves if they are the same for all, or
+            ``IN_QUESTION``.
+        context: What stands before the question.
+        id: What tells items apart; the row's number where there is none.
+        rationale: A text, or several, of which the first is taken.
+        keep: What goes into the metadata.
+        scoring: Of open answers.
+    """
+
+    image: tuple[str, ...] = ("image",)
+    question: str = "question"
+    answer: str = "answer"
+    choices: str | tuple[str, ...] = ""
+    context: str = ""
+    id: tuple[str, ...] = ()
+    rationale: str = ""
+    keep: tuple[str, ...] = ()
+    scoring: Scoring = "exact"
+
+    def problems(self, record: Record, folders: Sequence[Path], name: str) -> list[Problem]:
+        """The problem of a row."""
+        question = record.field(self.question).replace("<image>", "").strip()
+        choices: tuple[str, ...] = ()
+        if self.choices == IN_QUESTION:
+            question, choices = listed_options(question, record.where)
+        elif isinstance(self.choices, tuple):
+            choices = self.choices
+        elif self.choices:
+            choices = tuple(str(choice) for choice in record.field(self.choices, list))
+        answer = self._answer(record, choices)
+        if not choices and (choices := yes_or_no(answer)):
+            answer = answer.capitalize()
+        context = str(record.value.get(self.context) or "").strip() if self.context else ""
+        asked = "\n".join(part for part in (context, question) if part)
+        listed = self.choices and not isinstance(self.choices, tuple)
+        known = [record.field(one, (str, int)) for one in self.id]
+        kept = {one: str(record.value[one]) for one in self.keep if record.value.get(one)}
+        return [
+            Problem(
+                id=file_id(name, *(known or [record.number])),
+                image=picture(self._image(record), record.where, *folders),
+                question=with_options(asked, choices) if listed else asked,
+                candidates=choices,
+                answer=answer,
+                steps=rationale_steps(self._rationale(record)),
+                scoring="exact" if choices else self.scoring,
+                metadata={"dataset": name, **kept},
+            )
+        ]
+
+    def _answer(self, record: Record, choices: tuple[str, ...]) -> str:
+        given = record.value.get(self.answer)
+        if given is None:
+            raise ProblemError(
+                f"{record.where} has no answer in {self.answer}; where the test split has no "
+                "answers, use train or validation."
+            )
+        given = record.field(self.answer, (str, int, float))
+        text = str(given).strip()
+        if not choices:
+            return text
+        letter = text.strip("().: ").upper()
+        places = {chr(65 + at): at for at in range(len(choices))}
+        if isinstance(self.choices, tuple) or isinstance(given, int):
+            places = {str(at): at for at in range(len(choices))}
+        at = places.get(letter, choices.index(text) if text in choices else None)
+        if at is None:
+            raise ProblemError(
+                f"{record.where}: its answer {text!r:.60} is not a letter of its {len(choices)} "
+                f"choices, nor one of them."
+            )
+        return choices[at]
+
+    def _image(self, record: Record) -> object:
+        held: list[object] = []
+        for one in self.image:
+            value = record.value.get(one)
+            held += value if isinstance(value, list) else [value]
+        there = [one for one in held if one is not None and one != ""]
+        if not there and isinstance(record.value.get("image_id"), int):
+            return f"{record.value['image_id']:012d}.jpg"  # As COCO names its pictures.
+        if len(there) > 1:
+            raise ProblemError(
+                f"{record.where} has {len(there)} pictures; an item has one here, so leave it out."
+            )
+        return there[0] if there else None
+
+    def _rationale(self, record: Record) -> str:
+        held = record.value.get(self.rationale) if self.rationale else None
+        texts = [held] if isinstance(held, str) else list(held or ())
+        return next((str(text) for text in texts if str(text).strip()), "")
+
+
+IN_QUESTION = "in the question"
+"""Choices that the question lists itself."""
 
 
 class HubSet(NamedTuple):
@@ -65,72 +194,22 @@ class HubSet(NamedTuple):
 
     Attributes:
         title: What it is called.
-        hub: Its id.
+        hub: Its id; empty if its pictures are not in its rows.
         split: The one to read if none is asked for.
         problems: Gives the problems of a row, whose pictures may lie in one of some folders.
+        inside: Folders of pictures inside of those.
     """
 
     title: str
     hub: str
     split: str
     problems: Callable[..., list[Problem]]
+    inside: tuple[str, ...] = ("",)
 
     def read(self, place: Place) -> Iterator[Made]:
         """Rows of the dataset."""
-        return each(rows(place, self.split), partial(self.problems, folders=place.folders))
-
-
-def _choices(record: Record) -> tuple[str, ...]:
-    return tuple(str(choice) for choice in record.field("choices", list))
-
-
-def _m3cot(record: Record, folders: Sequence[Path]) -> list[Problem]:
-    choices = _choices(record)
-    letter = record.field("answer").strip().strip("().").upper()
-    at = ord(letter) - 65 if len(letter) == 1 else -1
-    if not 0 <= at < len(choices):
-        raise ProblemError(
-            f"{record.where}: its answer {letter!r} is not a letter of its {len(choices)} choices."
-        )
-    context = (record.value.get("context") or "").strip()
-    question = "\n".join(part for part in (context, record.field("question")) if part)
-    kept = {name: str(record.value.get(name)) for name in ("domain", "topic", "split")}
-    return [
-        Problem(
-            id=file_id("m3cot", record.field("id")),
-            image=picture(record.value.get("image"), record.where, *folders),
-            question=with_options(question, choices),
-            candidates=choices,
-            answer=choices[at],
-            steps=rationale_steps(record.value.get("rationale") or ""),
-            metadata={"dataset": "m3cot", **kept},
-        )
-    ]
-
-
-def _aokvqa(record: Record, folders: Sequence[Path]) -> list[Problem]:
-    choices = _choices(record)
-    right = record.value.get("correct_choice_idx")
-    if not isinstance(right, int) or not 0 <= right < len(choices):
-        raise ProblemError(
-            f"{record.where}: correct_choice_idx is {right!r}; the test split has no answers, so "
-            "use train or validation."
-        )
-    held = record.value.get("image")
-    if held is None:
-        held = f"{record.field('image_id', int):012d}.jpg"
-    written = [str(text) for text in record.value.get("rationales") or [] if str(text).strip()]
-    return [
-        Problem(
-            id=file_id("aokvqa", record.field("question_id")),
-            image=picture(held, record.where, *folders),
-            question=with_options(record.field("question"), choices),
-            candidates=choices,
-            answer=choices[right],
-            steps=rationale_steps(written[0]) if written else (),
-            metadata={"dataset": "aokvqa", "split": str(record.value.get("split", ""))},
-        )
-    ]
+        folders = [folder / part for folder in place.folders for part in self.inside]
+        return each(rows(place, self.split), partial(self.problems, folders=folders))
 
 
 def read_aokvqa(place: Place) -> Iterator[Made]:
@@ -138,20 +217,43 @@ def read_aokvqa(place: Place) -> Iterator[Made]:
     path = place.path
     files = sorted(path.glob("aokvqa_*.json")) if path is not None and path.is_dir() else []
     files = [path] if path is not None and path.suffix == ".json" else files
+    table = HUB_SETS["a-okvqa"]
     if not files:
-        return HUB_SETS["a-okvqa"].read(place)
-    parts = ("", "train2017", "val2017", "test2017")
-    folders = [folder / part for folder in place.folders for part in parts]
-    return each(of_split(place, files, "val", json_list), partial(_aokvqa, folders=folders))
+        return table.read(place)
+    folders = [folder / part for folder in place.folders for part in table.inside]
+    records = of_split(place, files, "val", json_list)
+    return each(records, partial(table.problems, folders=folders))
 
 
-_NATURAL_OPTIONS = re.compile(
-    r"\s*\bOptions?\s*:?\s*\(?A\s*[:.)]\s*(.+?)\s*;?\s*(?<![\w(])\(?B\s*[:.)]\s*(.+?)\s*;?\s*$",
-    re.DOTALL | re.IGNORECASE,
+_INSTRUCTION = re.compile(
+    r"\s*(?:Please (?:answer|output|choose|select|respond)|\nAnswer with)\b[^\n]*$", re.IGNORECASE
 )
-_NATURAL_INSTRUCTION = re.compile(
-    r"\s*Please (?:answer|output|choose|select|respond)\b[^\n]*$", re.IGNORECASE
-)
+_LETTER = re.compile(r"(?<![\w(])\(?([A-Za-z])\s*[:.)]\s*")
+_HEAD = re.compile(r"\s*(?:\bOptions?\s*:?)?[\s(]*$", re.IGNORECASE)
+
+
+def listed_options(question: str, where: str) -> tuple[str, tuple[str, ...]]:
+    """A question without its list of options, and the options: ``A: one; B: two`` or the like.
+
+    Raises:
+        ProblemError: If it lists no two options A and B, or the same twice.
+    """
+    text = _INSTRUCTION.sub("", question)
+    marks: list[re.Match[str]] = []
+    for mark in _LETTER.finditer(text):
+        letter = mark[1].upper()
+        if letter == chr(65 + len(marks)):
+            marks.append(mark)
+        elif letter == "A" and len(marks) < 2:
+            marks = [mark]
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    options = tuple(
+        text[mark.end() : end].strip().rstrip(";,").rstrip()
+        for mark, end in zip(marks, ends, strict=False)
+    )
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise ProblemError(f"{where}: its question {question!r:.80} lists no two options A and B.")
+    return _HEAD.sub("", text[: marks[0].start()]), options
 
 
 def _naturalbench(record: Record, folders: Sequence[Path]) -> list[Problem]:
@@ -181,15 +283,12 @@ def _naturalbench(record: Record, folders: Sequence[Path]) -> list[Problem]:
 
 def _closed(question: str, kind: object, where: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
     """The question, its candidates, and what a stated answer means."""
-    question = _NATURAL_INSTRUCTION.sub("", question)
     if kind == "yes_no":
-        return question, YES_NO, {answer.casefold(): answer for answer in YES_NO}
-    options = _NATURAL_OPTIONS.search(question)
-    if options is None or options[1] == options[2]:
-        raise ProblemError(f"{where}: its question {question!r:.80} lists no two options A and B.")
-    texts = (options[1], options[2])
-    asked = with_options(question[: options.start()], texts)
-    return asked, texts, dict(zip("ab", texts, strict=True))
+        asked = _INSTRUCTION.sub("", question)
+        return asked, YES_NO, {answer.casefold(): answer for answer in YES_NO}
+    question, texts = listed_options(question, where)
+    letters = {chr(97 + at): text for at, text in enumerate(texts)}
+    return with_options(question, texts), texts, letters
 
 
 def _meant(answer: str, meaning: dict[str, str], where: str) -> str:
@@ -224,52 +323,163 @@ def _vilp(record: Record, folders: Sequence[Path]) -> list[Problem]:
     return problems
 
 
+def _table(name: str, **columns: Any) -> Callable[..., list[Problem]]:
+    return partial(Columns(**columns).problems, name=name)
+
+
+_COCO = ("", "train2017", "val2017", "test2017")
+
 HUB_SETS: Mapping[str, HubSet] = {
-    "m3cot": HubSet("M3CoT", "LightChen2333/M3CoT", "test", _m3cot),
-    "a-okvqa": HubSet("A-OKVQA", "HuggingFaceM4/A-OKVQA", "validation", _aokvqa),
+    "m3cot": HubSet(
+        "M3CoT",
+        "LightChen2333/M3CoT",
+        "test",
+        _table(
+            "m3cot",
+            id=("id",),
+            choices="choices",
+            context="context",
+            rationale="rationale",
+            keep=("domain", "topic", "split"),
+        ),
+    ),
+    "a-okvqa": HubSet(
+        "A-OKVQA",
+        "HuggingFaceM4/A-OKVQA",
+        "validation",
+        _table(
+            "aokvqa",
+            id=("question_id",),
+            choices="choices",
+            answer="correct_choice_idx",
+            rationale="rationales",
+            keep=("split",),
+        ),
+        _COCO,
+    ),
     "naturalbench": HubSet("NaturalBench", "BaiqiL/NaturalBench", "train", _naturalbench),
     "vilp": HubSet("ViLP", "ViLP/ViLP", "train", _vilp),
+    "cv-bench": HubSet(
+        "CV-Bench",
+        "nyu-visionx/CV-Bench",
+        "test",
+        _table("cv-bench", id=("idx",), choices="choices", keep=("type", "task", "source")),
+    ),
+    "blink": HubSet(
+        "BLINK",
+        "",
+        "val",
+        _table(
+            "blink",
+            image=tuple(f"image_{at}" for at in range(1, 5)),
+            id=("idx",),
+            choices="choices",
+            keep=("sub_task",),
+        ),
+    ),
+    "mmstar": HubSet(
+        "MMStar",
+        "Lin-Chen/MMStar",
+        "val",
+        _table("mmstar", id=("index",), choices=IN_QUESTION, keep=("category", "l2_category")),
+    ),
+    "scienceqa": HubSet(
+        "ScienceQA",
+        "derek-thomas/ScienceQA",
+        "test",
+        _table(
+            "scienceqa",
+            choices="choices",
+            context="hint",
+            rationale="solution",
+            keep=("subject", "topic"),
+        ),
+    ),
+    "vqa-rad": HubSet("VQA-RAD", "flaviagiammarino/vqa-rad", "test", _table("vqa-rad")),
+    "slake": HubSet(
+        "SLAKE",
+        "",
+        "test",
+        _table(
+            "slake",
+            image=("img_name",),
+            id=("qid",),
+            keep=("q_lang", "modality", "answer_type"),
+        ),
+        ("imgs", ""),
+    ),
+    "charxiv": HubSet(
+        "CharXiv, its reasoning questions",
+        "princeton-nlp/CharXiv",
+        "validation",
+        _table(
+            "charxiv",
+            question="reasoning_q",
+            answer="reasoning_a",
+            id=("figure_path",),
+            keep=("category",),
+        ),
+    ),
+    "geometry3k": HubSet(
+        "Geometry3K",
+        "hiyouga/geometry3k",
+        "test",
+        _table("geometry3k", image=("images",), question="problem", scoring="math"),
+    ),
+    "hallusionbench": HubSet(
+        "HallusionBench",
+        "",
+        "",
+        _table(
+            "hallusionbench",
+            image=("image", "filename"),
+            answer="gt_answer",
+            choices=("No", "Yes"),
+            id=("category", "subcategory", "set_id", "figure_id", "question_id"),
+            keep=("category", "subcategory", "visual_input"),
+        ),
+        ("", "hallusion_bench"),
+    ),
+    "vstar": HubSet(
+        "V*Bench",
+        "lmms-lab/vstar-bench",
+        "test",
+        _table(
+            "vstar",
+            question="text",
+            answer="label",
+            choices=IN_QUESTION,
+            id=("question_id",),
+            keep=("category",),
+        ),
+    ),
 }
 """Sets of rows, by the name of their format."""
 
 
-_VSTAR_OPTION = re.compile(r"^\s*\(([A-Za-z])\)\s*(.+?)\s*$", re.MULTILINE)
-
-
 def read_vstar(place: Place) -> Iterator[Made]:
-    """Questions of V*Bench's folder."""
-    folder = place.folder(
-        "V*Bench",
-        "hf download craigwu/vstar_bench --repo-type dataset --local-dir FOLDER",
-    )
-    path = folder / "test_questions.jsonl" if folder.is_dir() else folder
+    """Questions of V*Bench's folder, which has boxes, else rows of its mirror, which has none."""
+    path = place.path
+    path = path / "test_questions.jsonl" if path is not None and path.is_dir() else path
+    if path is None or path.suffix != ".jsonl" or not path.is_file():
+        return HUB_SETS["vstar"].read(place)
     choose([path], path, place.split, "test")
     return each(json_lines(path), partial(_vstar, root=place.images or path.parent))
 
 
 def _vstar(record: Record, root: Path) -> list[Problem]:
-    text, label, name = (record.field(key) for key in ("text", "label", "image"))
-    listed = list(_VSTAR_OPTION.finditer(text))
-    options = {option[1].upper(): option[2] for option in listed}
-    label = label.strip(" .()").upper()
-    if label not in options:
-        raise ProblemError(f"{record.where}: its label {label!r} is none of its options.")
-    image = picture(name, record.where, root)
+    name = record.field("image")
     notes = root / Path(name).with_suffix(".json")
     held = Record(str(notes), json_file(notes))
-    choices = tuple(options.values())
+    numbered = record._replace(value={"question_id": Path(name).stem, **record.value})
+    (problem,) = HUB_SETS["vstar"].problems(numbered, folders=[root])
+    boxes = corner_boxes(held.field("bbox", list), problem.size, held.where, form="xywh")
+    targets = ", ".join(map(str, held.value.get("target_object", [])))
     return [
-        Problem(
+        replace(
+            problem,
             id=file_id("vstar", Path(name).parent.name, Path(name).stem),
-            image=image,
-            question=with_options(text[: listed[0].start()], choices),
-            candidates=choices,
-            answer=options[label],
-            evidence=corner_boxes(held.field("bbox", list), image.size, held.where, form="xywh"),
-            metadata={
-                "dataset": "vstar",
-                "category": str(record.value.get("category", "")),
-                "targets": ", ".join(map(str, held.value.get("target_object", []))),
-            },
+            evidence=boxes,
+            metadata={**problem.metadata, "targets": targets},
         )
     ]

@@ -1,5 +1,7 @@
 """Where a dataset's records come from: files as published, or the hub through `datasets`."""
 
+import base64
+import binascii
 import io
 import json
 import re
@@ -436,8 +438,8 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
     """A picture as `upright_rgb` gives it.
 
     Args:
-        value: A file's name, its bytes, a picture, or what a parquet file holds of one
-            (``{"bytes": ..., "path": ...}``).
+        value: A file's name, its bytes, also in base64 or as a ``data:`` address, a picture, or
+            what a parquet file holds of one (``{"bytes": ..., "path": ...}``).
         where: For messages.
         folders: Where to look for the file, in this order.
 
@@ -447,6 +449,8 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
     if isinstance(value, Mapping):
         held = value.get("bytes")
         value = value.get("path") if held is None else held
+    if isinstance(value, str) and (written := _base64(value)) is not None:
+        value = written
     if isinstance(value, Image.Image):
         return open_picture(value, f"{where}: its picture")
     if isinstance(value, bytes | bytearray | memoryview):
@@ -454,11 +458,38 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
     if not isinstance(value, str | Path) or not str(value):
         raise ProblemError(f"{where} has no picture ({value!r:.60}).")
     name = f"picture {value}"
-    file = next((f / value for f in folders or (Path(),) if (f / value).is_file()), None)
+    names = dict.fromkeys((str(value), str(value).replace("\\", "/")))
+    places = (f / one for one in names for f in folders or (Path(),))
+    file = next((place for place in places if _is_file(place)), None)
     if file is None:
         looked = ", ".join(map(str, dict.fromkeys(folders))) or "this folder"
         raise ProblemError(f"{where}: {name} does not exist in {looked}.")
     return open_picture(file, f"{where}: {name}")
+
+
+_ENCODED = re.compile(r"(?:data:[\w/+.-]*;base64,)?([A-Za-z0-9+/\s]{64,}={0,2}\s*)", re.ASCII)
+
+
+def _base64(value: str) -> bytes | None:
+    """The bytes of a text in base64; ``None`` for a file's name."""
+    found = _ENCODED.fullmatch(value)
+    if found is None or not (value.startswith("data:") or found[1].startswith(_ENCODED_HEADS)):
+        return None
+    try:
+        return base64.b64decode("".join(found[1].split()), validate=True)
+    except binascii.Error:
+        return b""
+
+
+_ENCODED_HEADS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK")
+"""How PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # No name that a file can have.
+        return False
 
 
 def file_id(*parts: object) -> str:

@@ -67,7 +67,12 @@ def _problems(record: Record, roots: list[Path], place: Place) -> list[Problem]:
     fields = _conversation(record) if "conversations" in record.value else _metadata(record)
     name, given = fields["image"], str(record.value.get("dataset", ""))
     inside = ("", given, f"cot/{given}", "images", f"{given}/images", f"cot_image_data/{given}")
-    image = picture(name, record.where, *(root / part for root in roots for part in inside))
+    folders = [root / part for root in roots for part in inside]
+    # Some files name a folder otherwise than the archive of the pictures does.
+    base = Path(name).name
+    there = any((folder / name).is_file() for folder in folders)
+    moved = any((folder / base).is_file() for folder in folders) and not there
+    image = picture(base if moved else name, record.where, *folders)
     if fields["boxes"] and fields["shares"]:
         _check_shares(fields["boxes"][0], fields["shares"], image.size, record.where)
     answer = str(fields["answer"]).strip()
@@ -96,6 +101,11 @@ def _problems(record: Record, roots: list[Path], place: Place) -> list[Problem]:
 
 
 def _metadata(record: Record) -> dict[str, Any]:
+    if "expression" in record.value and "answer" not in record.value:
+        raise ProblemError(
+            f"{record.where} is of benchmark_det, which has boxes and no answers; give the file "
+            "of the same name in benchmark."
+        )
     width, height = (record.value.get(name) for name in ("width", "height"))
     return {
         "question": record.field("question"),
