@@ -16,6 +16,7 @@ CONDA_NAMES = {
     "torch": "pytorch",
     "matplotlib": "matplotlib-base",
     "jupyter-client": "jupyter_client",
+    "opencv-python-headless": "py-opencv",
 }
 """Packages that conda-forge calls otherwise; every other name is the same."""
 NOT_IN_CONDA = {"browser", "math"}

@@ -40,7 +40,7 @@ LEVELS = {
 A room may import itself and rooms of lower level; rooms of one level do not know each other. The
 library knows no other package, the laboratory knows the library, benchmarks know both."""
 
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 """Import names that differ from the name of the distribution."""
 
 

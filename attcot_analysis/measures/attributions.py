@@ -26,9 +26,11 @@ from attcot_analysis.measures.maps import (
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate, encode_problem, evaluating
 from attcot_analysis.models.inputs import ImageLike, read_image
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.edits import Fill, occluded
+from attcot_analysis.problems.fills import occluded
 
 Method = Literal["occlusion", "shapley", "integrated_gradients"]
+
+Fill = Literal["mean", "grey"]
 
 _FINEST = 64
 """Most image tokens that are regions of their own unless asked for; each costs a forward pass."""

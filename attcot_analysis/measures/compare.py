@@ -11,7 +11,7 @@ from attcot_analysis.measures._items import need_columns
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import GROUP, CausalAccess
 from attcot_analysis.measures.commitment import Commitment
-from attcot_analysis.measures.dependence import Dependence, prior_reliance
+from attcot_analysis.measures.dependence import Dependence, control_ratio, prior_reliance
 from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import SAMPLE, agreement
 from attcot_analysis.measures.unread import GIVEN
@@ -307,7 +307,8 @@ def _dependence(table: pd.DataFrame) -> Columns:
             columns[name] = _floats(_by_item(part, "dependence", (column,))[column])
     for name, (edit, control) in _NET.items():
         if edit in columns and control in columns:
-            columns[name] = columns[edit] - columns[control]
+            ratio = control_ratio(table, "occlude" if name == "net_occlusion" else "twin")
+            columns[name] = columns[edit] - columns[control] * ratio
     return columns
 
 

@@ -31,6 +31,7 @@ from attcot_analysis.problems.edits import (
     EditedImage,
     EditKind,
     EditOptions,
+    edit_function,
     edited_images,
     left_out,
 )
@@ -79,6 +80,9 @@ class Dependence(Result):
     def net(self, edit: str = "twin") -> pd.DataFrame:
         """What an edit of the evidence does beyond an edit as large that leaves the evidence.
 
+        Where a picture had no room for as large a control, ``delta_log_p_control`` is what the
+        smaller one does, times how much larger the evidence is (`control_ratio`).
+
         Args:
             edit: ``"twin"`` (against ``"control"``) or ``"occlude"`` (against
                 ``"occlude_control"``).
@@ -114,6 +118,8 @@ class Dependence(Result):
                 f"No item has both {edit!r} and {CONTROL_OF[edit]!r}; measure both on the same "
                 "items."
             )
+        ratio = both["item"].map(control_ratio(self.table, edit)).fillna(1.0)
+        both["delta_log_p_control"] *= ratio
         flips = [both[name].astype("Int64") for name in ("flipped", "flipped_control")]
         return pd.DataFrame(
             {
@@ -152,6 +158,24 @@ class Dependence(Result):
                 flipped = part["flipped"].astype("Float64")
                 means[f"answer flipped on {kind}, rationale regenerated"] = flipped
         return means
+
+
+def control_ratio(table: pd.DataFrame, edit: str = "occlude") -> pd.Series:
+    """How many times as much of the picture an edit covers as its control, per item, at least 1.
+
+    Args:
+        table: Of `dependence`.
+        edit: A key of `CONTROL_OF`.
+
+    Returns:
+        By item; 1 where both are as large, or the table does not say (twins are matched by who
+        makes them).
+    """
+    if edit != "occlude" or "area" not in table:
+        return pd.Series(1.0, index=table["item"].unique())
+    area = table.groupby(["item", "edit"])["area"].first().unstack()
+    area = area.reindex(columns=[edit, CONTROL_OF[edit]])
+    return (area[edit] / area[CONTROL_OF[edit]]).clip(lower=1.0).fillna(1.0)
 
 
 def prior_reliance(answers: pd.DataFrame, text_only: pd.DataFrame) -> pd.DataFrame:
@@ -226,7 +250,8 @@ def dependence(
     Edits: ``"twin"`` is the smallest edit that changes the right answer; ``"control"`` an edit
     of the same size that leaves it; ``"blank"`` a mid-grey picture of the same size; ``"swap"``
     the picture of the next item (cyclic) with a different answer; ``"blur"`` the picture
-    blurred; ``"occlude"`` the evidence boxes filled, ``"occlude_control"`` as much of the rest.
+    blurred; ``"occlude"`` the evidence boxes filled, ``"occlude_control"`` as much of the rest, or
+    what there is of it.
     Items that do not allow an edit have no rows for it; ``skipped`` names them per edit.
     `Dependence.net` holds an edit against its control.
 
@@ -244,7 +269,8 @@ def dependence(
         base_responses: Per item the model's response to the original picture, as token ids (as
             in the ``ids`` of `answer_problems`) or text.
         edits: Any of ``"twin"``, ``"control"``, ``"blank"``, ``"swap"``, ``"blur"``,
-            ``"occlude"``, ``"occlude_control"``; see `edited_images`.
+            ``"occlude"``, ``"occlude_control"`` and the others of `edited_images`, or a function
+            of your own as ``"module:function"``.
         edited: The edited pictures, where they were made among more items than these; default
             those that `edited_images` makes for every one of ``edits``.
         options: How to blur and occlude.
@@ -274,7 +300,8 @@ def dependence(
         * ``log_p_before``, ``log_p_after``: log-probability (nats, normalised over the
           candidates) of ``answer_before``, forced after the rationale on the original and on
           the edited picture; regenerated: after the new rationale, missing where that has no
-          step; ``delta_log_p``: before − after, so high means dependent.
+          step; ``delta_log_p``: before − after, so high means dependent;
+        * ``area``: share of the picture in which the edit may change pixels.
 
     Raises:
         MeasureError: If inputs do not fit together, no item has a requested edit, or a response
@@ -284,12 +311,14 @@ def dependence(
     key-region occlusion is known to be used there); semantic edits with a recomputed answer are
     the strongest of its kind.
     """
-    for name, given, known in (
-        ("edits", edits, tuple(EDIT_KINDS)),
-        ("rationales", rationales, get_args(Rationale)),
-    ):
-        if not given or set(given) - set(known):
-            raise MeasureError(f"{name} is {list(given)}; choose from {', '.join(known)}.")
+    if not edits:
+        raise MeasureError(f"edits is []; choose from {', '.join(EDIT_KINDS)}.")
+    for kind in edits:
+        edit_function(kind)
+    if not rationales or set(rationales) - set(get_args(Rationale)):
+        raise MeasureError(
+            f"rationales is {list(rationales)}; choose from {', '.join(get_args(Rationale))}."
+        )
     need: Need = "rationale" if empty == "error" else "nothing"
     parsed = list(paired(mllm, problems, base_responses, need=need, empty=empty).parsed.values())
     if edited is None:
@@ -342,7 +371,7 @@ def dependence(
                 seed=seed,
                 progress=progress,
             )
-    table = pd.DataFrame(rows, columns=list(Dependence.columns))
+    table = pd.DataFrame(rows, columns=[*Dependence.columns, "area"])
     table = table.astype({"followed": "boolean", "flipped": "boolean"})
     stepless = [problems[at].id for at, one in enumerate(parsed) if not one.steps]
     skipped = {"no rationale step to keep": tuple(stepless)} if stepless else {}
@@ -438,4 +467,5 @@ def _row(
         "log_p_before": float(log_p[0]),
         "log_p_after": float(log_p[1]),
         "delta_log_p": float(log_p[0] - log_p[1]),
+        "area": edited.area,
     }

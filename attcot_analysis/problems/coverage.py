@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
+from attcot_analysis.problems.controls import covered_area, evidence_rectangles, matched_control
 from attcot_analysis.problems.problem import Problem
 
 _ALL = "all"
@@ -72,6 +74,7 @@ class CoverageCount:
         self._n = 0
         self._having: dict[str, int] = {}
         self._answers: set[str] = set()
+        self._controls: dict[str, list[float]] = {}
 
     def add(self, problem: Problem) -> None:
         """Count one more."""
@@ -79,6 +82,12 @@ class CoverageCount:
         self._answers.add(problem.answer)
         for need, there in _has(problem).items():
             self._having[need] = self._having.get(need, 0) + there
+        evidence = evidence_rectangles(problem)
+        if evidence:
+            control = matched_control(problem, evidence)
+            width, height = problem.size
+            share = covered_area(evidence) / (width * height)
+            self._controls.setdefault(control.form if control else "none", []).append(share)
 
     @property
     def coverage(self) -> DataCoverage:
@@ -93,6 +102,8 @@ class CoverageCount:
                 "All items have the same answer: the control other_item needs two different ones, "
                 "so leave it out (--controls rationale filler)."
             )
+        if set(self._controls) - {"same"}:
+            warnings.append(_controls(self._controls))
         return DataCoverage(self._n, parts, self._having.get(_STEPS, 0), tuple(warnings))
 
 
@@ -102,6 +113,29 @@ def data_coverage(problems: Iterable[Problem]) -> DataCoverage:
     for problem in problems:
         count.add(problem)
     return count.coverage
+
+
+_FORMS = {
+    "same": "with as much of the rest",
+    "smaller": "with a smaller region of the same shape",
+    "strips": "with strips",
+    "none": "with nothing, for lack of room, so that they leave the net",
+}
+
+
+def _controls(shares: dict[str, list[float]]) -> str:
+    """What occluded evidence is held against, and how the items differ in the evidence's size."""
+    total = sum(map(len, shares.values()))
+    parts = [
+        f"{len(shares[form])} of {total} {words} (evidence is {median(shares[form]):.0%} of the "
+        "picture, median)"
+        for form, words in _FORMS.items()
+        if form in shares
+    ]
+    return (
+        f"Occluded evidence is held against the rest of its picture: {'; '.join(parts)}. Where the "
+        "control is smaller, its effect is scaled to the evidence's area."
+    )
 
 
 _CANDIDATES = "candidate answers"

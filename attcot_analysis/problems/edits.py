@@ -1,174 +1,35 @@
 """Edited pictures: what is shown instead of an item's own to see whether its answer follows."""
 
+import os
+import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from math import ceil, floor
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageStat
+from PIL import Image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.problems.problem import Box, Problem
-
-Rectangle = tuple[int, int, int, int]
-"""``(x0, y0, x1, y1)`` whole pixels, half open."""
-
-Fill = Literal["mean", "grey"]
-
-
-GREY = (128, 128, 128)
-"""Colour of a blank picture."""
-
-
-_TRIES = 20_000
-
-_RANDOM_PLACES = 16
-
-
-def evidence_rectangles(
-    problem: Problem, steps: Sequence[int] | None = None
-) -> tuple[Rectangle, ...]:
-    """Evidence boxes of a problem, each once, widened to whole pixels.
-
-    Args:
-        problem: The item.
-        steps: Of which steps, from 1; default of all, and of the item as a whole. Steps that the
-            item does not have add nothing.
-    """
-    if steps is None:
-        return whole_pixels(problem.evidence_boxes)
-    asked = [k for k in range(1, len(problem.steps) + 1) if k in steps]
-    return whole_pixels([box for k in asked for box in problem.step_boxes(k)])
-
-
-def whole_pixels(boxes: Iterable[Box]) -> tuple[Rectangle, ...]:
-    """Boxes widened to whole pixels, each once."""
-    found = [(floor(x0), floor(y0), ceil(x1), ceil(y1)) for x0, y0, x1, y1 in boxes]
-    return tuple(dict.fromkeys(found))
-
-
-def control_rectangles(
-    problem: Problem,
-    hidden: Sequence[Rectangle],
-    *,
-    avoid: Sequence[Rectangle] = (),
-    seed: int = 0,
-) -> tuple[Rectangle, ...] | None:
-    """Find a place of no evidence for rectangles of the same shapes and areas.
-
-    Rectangles that overlap each other are moved together, so that what they cover together stays
-    as large. Places are tried in an order drawn from ``seed`` and the item's id: those flush with
-    the picture's edge, with evidence, or with each other (where there is room, there is room at
-    such a place), and some at random.
-
-    Args:
-        problem: The item; no evidence of any of its steps is covered.
-        hidden: The rectangles to match.
-        avoid: What else is not to be covered.
-        seed: For the order.
-
-    Returns:
-        One rectangle per rectangle, or ``None`` if no place is found.
-    """
-    groups = sorted(_groups(hidden), key=_area, reverse=True)
-    rng = np.random.default_rng([seed, zlib.crc32(problem.id.encode())])
-    width, height = problem.image.size
-    search = _Search(groups, [*evidence_rectangles(problem), *avoid], (width, height), rng)
-    moved = search.place([])
-    if moved is None:
-        return None
-    place_of = {
-        before: after
-        for group, there in zip(groups, moved, strict=True)
-        for before, after in zip(group, there, strict=True)
-    }
-    return tuple(place_of[rectangle] for rectangle in hidden)
-
-
-def occluded(image: Image.Image, hidden: Sequence[Rectangle], fill: Fill = "mean") -> Image.Image:
-    """A copy of a picture with rectangles filled by its mean colour, or by grey."""
-    red, green, blue = (round(value) for value in ImageStat.Stat(image).mean)
-    colour = (red, green, blue) if fill == "mean" else GREY
-    copy = image.copy()
-    for rectangle in hidden:
-        copy.paste(colour, rectangle)
-    return copy
-
-
-class _Search:
-    """Depth-first search for a place of every group."""
-
-    def __init__(
-        self,
-        groups: Sequence[tuple[Rectangle, ...]],
-        evidence: Sequence[Rectangle],
-        size: tuple[int, int],
-        rng: np.random.Generator,
-    ) -> None:
-        self.groups, self.evidence, self.size, self.rng = groups, evidence, size, rng
-        self.tries = 0
-
-    def place(self, placed: list[tuple[Rectangle, ...]]) -> list[tuple[Rectangle, ...]] | None:
-        """Place the groups that are left, given those that are placed."""
-        if len(placed) == len(self.groups):
-            return placed
-        group = self.groups[len(placed)]
-        taken = [*self.evidence, *(one for other in placed for one in other)]
-        for moved in self._places(group, taken):
-            self.tries += 1
-            if self.tries > _TRIES:
-                return None
-            if any(_overlap(one, other) for one in moved for other in taken):
-                continue
-            found = self.place([*placed, moved])
-            if found is not None:
-                return found
-        return None
-
-    def _places(
-        self, group: tuple[Rectangle, ...], taken: Sequence[Rectangle]
-    ) -> Iterator[tuple[Rectangle, ...]]:
-        """The group moved to every place to try, inside the picture."""
-        x0, y0 = min(one[0] for one in group), min(one[1] for one in group)
-        width, height = max(one[2] for one in group) - x0, max(one[3] for one in group) - y0
-        places = {
-            (x, y) for x in self._starts(width, 0, taken) for y in self._starts(height, 1, taken)
-        }
-        for _ in range(_RANDOM_PLACES):
-            spare = (self.size[0] - width + 1, self.size[1] - height + 1)
-            if min(spare) > 0:
-                places.add((int(self.rng.integers(spare[0])), int(self.rng.integers(spare[1]))))
-        ordered = sorted(places)
-        for at in self.rng.permutation(len(ordered)):
-            dx, dy = ordered[at][0] - x0, ordered[at][1] - y0
-            yield tuple((a + dx, b + dy, c + dx, d + dy) for a, b, c, d in group)
-
-    def _starts(self, extent: int, axis: int, taken: Sequence[Rectangle]) -> list[int]:
-        edges = {0, self.size[axis]}
-        edges |= {edge for one in taken for edge in (one[axis], one[axis + 2])}
-        starts = edges | {edge - extent for edge in edges}
-        return sorted(start for start in starts if 0 <= start <= self.size[axis] - extent)
-
-
-def _groups(rectangles: Sequence[Rectangle]) -> list[tuple[Rectangle, ...]]:
-    """Rectangles that overlap, directly or through others, belong together."""
-    groups: list[tuple[Rectangle, ...]] = []
-    for rectangle in rectangles:
-        touched = [g for g in groups if any(_overlap(rectangle, one) for one in g)]
-        groups = [g for g in groups if g not in touched]
-        groups.append((*(one for g in touched for one in g), rectangle))
-    return groups
-
-
-def _overlap(a: Rectangle, b: Rectangle) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _area(group: Sequence[Rectangle]) -> int:
-    return sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in group)
-
+from attcot_analysis.problems import whole
+from attcot_analysis.problems.controls import (
+    covered_area,
+    evidence_rectangles,
+    matched_control,
+    whole_pixels,
+)
+from attcot_analysis.problems.fills import (
+    FILLS,
+    GREY,
+    Fill,
+    Mask,
+    Rectangle,
+    mask_of,
+    occluded,
+    shuffled,
+)
+from attcot_analysis.problems.problem import Problem
 
 EditKind: TypeAlias = str
 """The name of an edit, one of `EDIT_KINDS`."""
@@ -182,7 +43,8 @@ class EditOptions:
         blur: Standard deviation of the Gaussian blur, as a share of the picture's shorter side.
         steps: Steps whose evidence is occluded, from 1; ``None`` for all. Items that lack one of
             them are left out.
-        fill: What an occluded box shows: the picture's mean colour or grey.
+        fill: What an occluded box shows: a name in `FILLS`, or a function such as an inpainting
+            model.
         seed: Decides where control occlusions are placed.
 
     Raises:
@@ -202,8 +64,8 @@ class EditOptions:
             raise MeasureError(
                 f"Steps to occlude are {list(self.steps)}; name at least one, counted from 1."
             )
-        if self.fill not in get_args(Fill):
-            raise MeasureError(f"Fill is {self.fill!r}; choose {' or '.join(get_args(Fill))}.")
+        if isinstance(self.fill, str) and self.fill not in FILLS:
+            raise MeasureError(f"Fill is {self.fill!r}; choose one of {', '.join(FILLS)}.")
 
 
 @dataclass(frozen=True)
@@ -216,6 +78,9 @@ class EditedImage:
         image: The edited picture.
         expected: The right answer on it; ``None`` where there is none.
         boxes: Rectangles in which pixels may differ; empty where all may.
+        mask: Where in them pixels may differ, if not everywhere: ``(height, width)``.
+        change: What was done to the picture, in words.
+        why: Why ``expected`` is right on it.
     """
 
     at: int
@@ -223,6 +88,26 @@ class EditedImage:
     image: Image.Image
     expected: str | None
     boxes: tuple[tuple[float, float, float, float], ...] = ()
+    mask: Mask | None = field(default=None, compare=False)
+    change: str = ""
+    why: str = ""
+
+    @property
+    def region(self) -> Mask:
+        """Where pixels may differ: ``(height, width)``."""
+        if self.mask is not None:
+            return self.mask
+        if not self.boxes:
+            return np.ones(self.image.size[::-1], dtype=bool)
+        return mask_of(whole_pixels(self.boxes), self.image.size)
+
+    @property
+    def area(self) -> float:
+        """Share of the picture in which pixels may differ."""
+        if self.mask is not None or not self.boxes:
+            return float(self.region.mean())
+        width, height = self.image.size
+        return covered_area(whole_pixels(self.boxes)) / (width * height)
 
 
 def edited_images(
@@ -239,10 +124,19 @@ def edited_images(
     * ``"swap"`` the picture of the next item (cyclic) with a different answer;
     * ``"blur"`` the item's own, blurred until details are gone and colours stay;
     * ``"occlude"`` fills the evidence boxes of all steps, or of chosen ones;
-    * ``"occlude_control"`` fills boxes of the same shapes and areas that overlap no evidence
-      (see `control_rectangles`), so the answer must stay.
+    * ``"occlude_control"`` fills boxes that overlap no evidence, of the same shapes and areas where
+      there is room, else smaller ones or strips (see `matched_control`), so the answer must stay;
+    * ``"blank_mean"``, ``"blank_noise"``: one colour, or nothing but noise;
+    * ``"blur_1"`` to ``"blur_5"``: blurs whose standard deviation doubles each time, from 1 % of
+      the shorter side (`BLURS`);
+    * ``"diffusion"``: noise as VCD adds it; ``"patch_shuffle"``, ``"pixelate"``, ``"greyscale"``,
+      ``"channel_swap"`` (red and blue);
+    * ``"crop"``: what lies around the evidence is cut off, so the answer must stay;
+    * ``"mirror"``, ``"rotate"`` (by half a turn): with the answer computed (`turned_answer`), on
+      items where that is safe and no text is seen in the picture;
+    * ``"module:function"``: a function of your own.
 
-    Items without what an edit needs (a twin, evidence boxes, room for control boxes) are left
+    Items without what an edit needs (a twin, evidence boxes, any room for control boxes) are left
     out; `left_out` names them.
 
     Args:
@@ -258,14 +152,14 @@ def edited_images(
     Source: kinds of edits as in arXiv 2606.01558 (reconstruction: only the occlusion of key
     regions is known to be used there); matched control as in CED, arXiv 2608.08021.
     """
-    if kind not in EDIT_KINDS:
-        raise MeasureError(f"There is no edit {kind!r}; choose one of {', '.join(EDIT_KINDS)}.")
+    make = edit_function(kind)
     options = options or EditOptions()
     found = []
     for at in range(len(problems)) if only is None else sorted(only):
-        one = EDIT_KINDS[kind](problems, at, options)
+        one = make(problems, at, options)
         if one is not None:
-            found.append(one)
+            # Measured by the name it was asked for, whatever a function of your own calls it.
+            found.append(one if one.kind == kind else replace(one, kind=kind))
     if not found and only is None:
         raise MeasureError(
             f"No item allows the edit {kind!r}; leave it out of edits or give problems that do."
@@ -289,29 +183,86 @@ EditFunction = Callable[[Sequence[Problem], int, EditOptions], EditedImage | Non
 
 def _twin(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
     edit = problems[at].twin
-    return None if edit is None else EditedImage(at, "twin", edit.image, edit.answer, edit.boxes)
+    if edit is None:
+        return None
+    why = "the answer that its maker says is right on it"
+    return EditedImage(
+        at, "twin", edit.image, edit.answer, edit.boxes, change="the item's own twin", why=why
+    )
 
 
 def _control(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
     edit = problems[at].control
-    return None if edit is None else EditedImage(at, "control", edit.image, edit.answer, edit.boxes)
+    if edit is None:
+        return None
+    why = "its maker says that the answer stays"
+    change = "the item's own control edit"
+    return EditedImage(at, "control", edit.image, edit.answer, edit.boxes, change=change, why=why)
 
 
 def _blank(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
-    return EditedImage(at, "blank", Image.new("RGB", problems[at].image.size, GREY), None)
+    image = Image.new("RGB", problems[at].size, GREY)
+    return EditedImage(at, "blank", image, None, change="a mid-grey picture")
 
 
 def _swap(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
     n = len(problems)
     others = (problems[place % n] for place in range(at + 1, at + n))
     other = next((one for one in others if one.answer != problems[at].answer), None)
-    return None if other is None else EditedImage(at, "swap", other.image, None)
+    if other is None:
+        return None
+    return EditedImage(at, "swap", other.image, None, change=f"the picture of item {other.id}")
 
 
 def _blur(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
     image = problems[at].image
-    radius = options.blur * min(image.size)
-    return EditedImage(at, "blur", image.filter(ImageFilter.GaussianBlur(radius)), None)
+    change = f"blurred, standard deviation {options.blur * min(image.size):.1f} pixels"
+    return EditedImage(at, "blur", whole.blurred(image, options.blur), None, change=change)
+
+
+def _all_of(
+    kind: EditKind, change: str, make: Callable[[Image.Image, np.random.Generator], Image.Image]
+) -> EditFunction:
+    """An edit of the whole picture, on which no answer is known to be right."""
+
+    def edit(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
+        rng = np.random.default_rng([options.seed, zlib.crc32(problems[at].id.encode())])
+        return EditedImage(at, kind, make(problems[at].image, rng), None, change=change)
+
+    return edit
+
+
+def _blurred(number: int, share: float) -> EditFunction:
+    change = f"blurred, standard deviation {share:.0%} of the shorter side"
+    return _all_of(f"blur_{number}", change, lambda image, rng: whole.blurred(image, share))
+
+
+def _crop(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
+    problem = problems[at]
+    evidence = _evidence(problem, options)
+    if not evidence:
+        return None
+    box = whole.evidence_crop(problem.image, evidence)
+    return EditedImage(
+        at,
+        "crop",
+        problem.image.crop(box),
+        problem.answer,
+        change=f"cut down to the evidence, pixels {box}",
+        why="all evidence is in it",
+    )
+
+
+def _turned(kind: EditKind, change: str, heights: bool) -> EditFunction:
+    def edit(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
+        found = whole.turned_answer(problems[at], heights=heights)
+        if found is None:
+            return None
+        turn = whole.rotated if heights else whole.mirrored
+        answer, why = found
+        return EditedImage(at, kind, turn(problems[at].image), answer, change=change, why=why)
+
+    return edit
 
 
 def _occlude(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
@@ -319,19 +270,43 @@ def _occlude(problems: Sequence[Problem], at: int, options: EditOptions) -> Edit
     hidden = _evidence(problem, options)
     if not hidden:
         return None
-    return EditedImage(at, "occlude", occluded(problem.image, hidden, options.fill), None, hidden)
+    return EditedImage(
+        at,
+        "occlude",
+        occluded(problem.image, hidden, options.fill, seed=options.seed),
+        None,
+        hidden,
+        change=f"evidence filled ({_name(options.fill)})",
+    )
+
+
+_FORMS = {
+    "same": "as much of the rest filled",
+    "smaller": "less of the rest filled, for lack of room: {share:.0%} of the evidence's area",
+    "strips": "strips of the rest filled, for lack of room: {share:.0%} of the evidence's area",
+}
 
 
 def _occlude_control(
     problems: Sequence[Problem], at: int, options: EditOptions
 ) -> EditedImage | None:
     problem = problems[at]
-    evidence = _evidence(problem, options)
-    hidden = evidence and control_rectangles(problem, evidence, seed=options.seed)
-    if not hidden:
+    control = matched_control(problem, _evidence(problem, options), seed=options.seed)
+    if control is None:
         return None
-    image = occluded(problem.image, hidden, options.fill)
-    return EditedImage(at, "occlude_control", image, problem.answer, hidden)
+    return EditedImage(
+        at,
+        "occlude_control",
+        occluded(problem.image, control.boxes, options.fill, seed=options.seed),
+        problem.answer,
+        control.boxes,
+        change=f"{_FORMS[control.form].format(share=control.share)} ({_name(options.fill)})",
+        why="no evidence is covered",
+    )
+
+
+def _name(fill: Fill) -> str:
+    return fill if isinstance(fill, str) else getattr(fill, "__name__", "a function")
 
 
 def _evidence(problem: Problem, options: EditOptions) -> tuple[Rectangle, ...]:
@@ -349,18 +324,69 @@ EDIT_KINDS: dict[EditKind, EditFunction] = {
     "blur": _blur,
     "occlude": _occlude,
     "occlude_control": _occlude_control,
+    "blank_mean": _all_of(
+        "blank_mean", "the picture's mean colour", lambda image, rng: whole.mean_colour(image)
+    ),
+    "blank_noise": _all_of("blank_noise", "nothing but noise", whole.white_noise),
+    **{f"blur_{number}": _blurred(number, share) for number, share in enumerate(whole.BLURS, 1)},
+    "diffusion": _all_of(
+        "diffusion", f"diffusion noise, step {whole.DIFFUSION_STEP} of 1000", whole.diffused
+    ),
+    "patch_shuffle": _all_of(
+        "patch_shuffle",
+        "8 x 8 patches in another order",
+        lambda image, rng: Image.fromarray(shuffled(np.asarray(image), rng)),
+    ),
+    "pixelate": _all_of("pixelate", "coarse squares", lambda image, rng: whole.pixelated(image)),
+    "greyscale": _all_of("greyscale", "without colour", lambda image, rng: whole.greyscale(image)),
+    "channel_swap": _all_of(
+        "channel_swap",
+        "red and blue exchanged",
+        lambda image, rng: whole.channels_swapped(image),
+    ),
+    "crop": _crop,
+    "mirror": _turned("mirror", "left and right exchanged", heights=False),
+    "rotate": _turned("rotate", "turned by half a turn", heights=True),
 }
 """Every edit by name; ``None`` from a function where an item does not allow the edit.
 
-An edit of your own is a further entry: `dependence` and every other measurement then know it.
+An edit of your own is a further entry, or takes part by its place, ``"module:function"``:
+`dependence` and every other measurement then know it.
 """
 
 
-def _hidden(problem: Problem, kind: EditKind, options: EditOptions) -> tuple[Rectangle, ...] | None:
-    """What to fill; nothing where an item has no evidence for it or no room beside it."""
-    if options.steps is not None and max(options.steps) > len(problem.steps):
-        return None
-    evidence = evidence_rectangles(problem, options.steps)
-    if kind == "occlude" or not evidence:
-        return evidence
-    return control_rectangles(problem, evidence, seed=options.seed)
+def edit_function(kind: EditKind) -> EditFunction:
+    """The function of an edit: from `EDIT_KINDS`, or your own by its place.
+
+    Args:
+        kind: A name in `EDIT_KINDS`, or ``"module:function"``; the module is looked for in the
+            working folder, too, and its code is run.
+
+    Raises:
+        MeasureError: If there is no such edit, module or function.
+    """
+    if kind in EDIT_KINDS:
+        return EDIT_KINDS[kind]
+    module, colon, name = kind.partition(":")
+    if not (colon and module and name):
+        raise MeasureError(
+            f"There is no edit {kind!r}; choose one of {', '.join(EDIT_KINDS)}, or name a function "
+            "of your own as module:function."
+        )
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        found: EditFunction | None = getattr(import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise MeasureError(
+            f"The edit {kind!r} names the module {module}, which cannot be imported ({error}); "
+            "start in the folder that holds it, or install it."
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise MeasureError(
+            f"The module {module} has no function {name!r}; an edit is a function of (problems, "
+            "at, options) that returns an EditedImage or None."
+        )
+    return found

@@ -37,7 +37,7 @@ from attcot_analysis.measures.unread import paragraph_note, unread_sentences
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.edits import EDIT_KINDS, EditKind, edited_images
+from attcot_analysis.problems.edits import EditKind, edit_function, edited_images
 from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.parts import Part, Places, joined
@@ -162,12 +162,12 @@ class Settings:
                 f"{self.n_samples} samples at temperature 0 would all be the same; give a "
                 "temperature above 0."
             )
-        for name, values, known in (
-            ("controls", self.controls, CONTROLS),
-            ("edits", self.edits, tuple(EDIT_KINDS)),
-        ):
-            if set(values) - set(known):
-                raise MeasureError(f"{name} is {list(values)}; choose from {', '.join(known)}.")
+        if set(self.controls) - set(CONTROLS):
+            raise MeasureError(
+                f"controls is {list(self.controls)}; choose from {', '.join(CONTROLS)}."
+            )
+        for kind in self.edits:
+            edit_function(kind)
         if "rationale" not in self.controls:
             raise MeasureError(
                 f"controls is {list(self.controls)}; add 'rationale', what the others are held "

@@ -8,10 +8,17 @@ from tiny import noise_image
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import answers as answers_module
 from attcot_analysis.measures import dependence as module
-from attcot_analysis.measures.dependence import Dependence, dependence, prior_reliance
+from attcot_analysis.measures.compare import item_values
+from attcot_analysis.measures.dependence import (
+    Dependence,
+    control_ratio,
+    dependence,
+    prior_reliance,
+)
 from attcot_analysis.models import Generation, collate, encode_problem
 from attcot_analysis.problems import Edit, Problem, Step, render_response
-from attcot_analysis.problems.edits import GREY, EditOptions, edited_images
+from attcot_analysis.problems.edits import EditOptions, edited_images
+from attcot_analysis.problems.fills import GREY
 from attcot_analysis.stats.intervals import bootstrap_mean
 
 COLOURS = ("red", "blue", "green")
@@ -90,7 +97,7 @@ RESPONSES = [render_response(STEPS, item.answer) for item in ITEMS]
 def test_a_model_that_looks_follows_the_twin_and_not_the_control(random_mllm, planted):
     planted(4.0)
     table = dependence(random_mllm, ITEMS, RESPONSES).table
-    assert list(table.columns) == list(Dependence.columns)
+    assert list(table.columns) == [*Dependence.columns, "area"]
     assert len(table) == 3 * 3 * 2
     for rationale in ("fixed", "regenerated"):
         part = table[table["rationale"] == rationale].set_index(["edit", "item"])
@@ -182,7 +189,7 @@ def test_responses_without_steps(random_mllm, planted):
     [
         ({"problems": []}, "Got 0 problems, 3 responses"),
         ({"base_responses": RESPONSES[:1]}, "Got 3 problems, 1 responses"),
-        ({"edits": ("mirror",)}, "edits is .'mirror'.; choose from twin, control, blank, swap"),
+        ({"edits": ("sepia",)}, "There is no edit 'sepia'; choose one of twin, control, blank"),
         ({"edits": ()}, "edits is"),
         ({"rationales": ("none",)}, "choose from fixed, regenerated"),
     ],
@@ -290,6 +297,29 @@ def test_occlusion_moves_a_model_that_looks_and_its_control_does_not(
     assert net["item"].tolist() == ["a", "b"] * 2
     assert (net["net"] > 1).all() if strength else net["net"].abs().max() < 1e-6
     assert (net["net_flipped"] == int(bool(strength))).all()
+
+
+def test_a_smaller_controls_effect_is_scaled_to_the_evidence_and_an_equal_one_is_not():
+    """Item a: evidence of 0.4 of the picture, control of 0.1; b: as large; c: no control."""
+    rows = [
+        ("a", "occlude", 2.0, 0.4),
+        ("a", "occlude_control", 0.25, 0.1),
+        ("b", "occlude", 2.0, 0.2),
+        ("b", "occlude_control", 0.25, 0.2),
+        ("c", "occlude", 2.0, 1.0),
+    ]
+    table = pd.DataFrame(rows, columns=["item", "edit", "delta_log_p", "area"])
+    table = table.assign(rationale="fixed", flipped=True, followed=pd.NA)
+    table = table.reindex(columns=[*Dependence.columns, "area"])
+    net = Dependence(table).net("occlude")
+    assert net["item"].tolist() == ["a", "b"]
+    assert net["delta_log_p_control"].tolist() == [1.0, 0.25]
+    assert net["net"].tolist() == [1.0, 1.75]
+    values = item_values(model="m", seed=0, dependence=table).set_index(["metric", "item"])
+    assert values.loc["net_occlusion", "value"].dropna().tolist() == [1.0, 1.75]
+    assert control_ratio(table).to_dict() == {"a": pytest.approx(4), "b": 1, "c": 1}
+    without = table.drop(columns="area")
+    assert Dependence(without).net("occlude")["net"].tolist() == [1.75, 1.75]
 
 
 def test_net_dependence_by_hand():

@@ -12,7 +12,8 @@ from attcot_analysis.measures.divergence import TokenDivergence, token_divergenc
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.models import load as stack_module
 from attcot_analysis.problems import Problem, Step, render_response
-from attcot_analysis.problems.edits import GREY, EditOptions
+from attcot_analysis.problems.edits import EditOptions
+from attcot_analysis.problems.fills import GREY
 from attcot_analysis.stats.intervals import step_curve
 
 STEPS = (Step("Go right.", ((0, 0, 16, 16),)), Step("Cell b1 holds a red circle."))

@@ -8,15 +8,15 @@ from PIL import Image
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.problems import Problem, Step
-from attcot_analysis.problems.edits import (
-    GREY,
-    EditOptions,
+from attcot_analysis.problems import Problem, Step, data_coverage
+from attcot_analysis.problems.controls import (
     control_rectangles,
-    edited_images,
+    covered_area,
     evidence_rectangles,
-    left_out,
+    matched_control,
 )
+from attcot_analysis.problems.edits import EditOptions, edited_images, left_out
+from attcot_analysis.problems.fills import GREY
 
 SIZE = (64, 48)
 
@@ -106,8 +106,8 @@ def test_other_seeds_find_other_places_and_the_answer_must_stay():
     assert len(places) > 3
 
 
-def test_items_without_evidence_or_room_are_left_out_and_named():
-    items = [problem("none", []), problem("full", [(0, 0, 48, 48)]), problem("ok", [(0, 0, 9, 9)])]
+def test_items_without_evidence_or_any_room_are_left_out_and_named():
+    items = [problem("none", []), problem("full", [(0, 0, 62, 48)]), problem("ok", [(0, 0, 9, 9)])]
     kinds = ("occlude", "occlude_control", "blank")
     edited = [one for kind in kinds for one in edited_images(items, kind)]
     assert [one.at for one in edited if one.kind == "occlude"] == [1, 2]
@@ -119,6 +119,64 @@ def test_items_without_evidence_or_room_are_left_out_and_named():
     with pytest.raises(MeasureError, match="No item allows the edit 'occlude_control'"):
         edited_images(items[:2], "occlude_control")
     assert edited_images(items, "occlude_control", only=[0]) == []
+
+
+def test_without_room_for_as_much_the_control_is_the_largest_smaller_one():
+    """Free are 24 columns beside evidence 40 wide and as high: 24/40 of each side fit."""
+    item = problem("a", [(0, 0, 40, 48)])
+    hidden = evidence_rectangles(item)
+    control = matched_control(item, hidden)
+    ((x0, y0, x1, y1),) = control.boxes
+    assert control.form == "smaller"
+    assert (x1 - x0) / (y1 - y0) == pytest.approx(40 / 48, abs=0.03)
+    assert control.share == pytest.approx((24 / 40) ** 2, abs=0.05)
+    assert control.share == covered(control.boxes).sum() / covered(hidden).sum()
+    assert not (covered(control.boxes) & covered(hidden)).any()
+    (one,) = edited_images([item], "occlude_control")
+    assert one.expected == "red" and f"{control.share:.0%} of the evidence" in one.change
+    assert one.area == pytest.approx(covered(control.boxes).mean())
+
+
+def test_where_only_a_frame_is_free_the_control_is_strips():
+    item = problem("a", [(6, 6, 58, 42)])
+    control = matched_control(item, evidence_rectangles(item))
+    free = ~covered([(6, 6, 58, 42)])
+    assert control.form == "strips"
+    assert (covered(control.boxes) == free).all()
+    assert control.share == free.sum() / (52 * 36)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(boxes, min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 3))
+def test_whatever_the_evidence_a_control_hides_none_of_it_and_no_more_area(found, grow, seed):
+    inside = [
+        (x, y, min(x + w * grow, SIZE[0]), min(y + h * grow, SIZE[1])) for x, y, w, h in found
+    ]
+    item = problem("a", *[[box] for box in inside])
+    hidden = evidence_rectangles(item)
+    control = matched_control(item, hidden, seed=seed)
+    free = ~covered(hidden)
+    assert covered_area(hidden) == covered(hidden).sum()
+    assume(control is not None)
+    assert (covered(control.boxes) <= free).all()
+    assert control.share == pytest.approx(covered(control.boxes).sum() / (~free).sum())
+    assert control.share <= 1.02
+    assert (control.form == "same") == (control_rectangles(item, hidden, seed=seed) is not None)
+    assert control == matched_control(item, hidden, seed=seed)
+
+
+def test_a_set_says_what_its_evidence_is_held_against():
+    items = [
+        problem("small", [(0, 0, 9, 9)]),
+        problem("large", [(0, 0, 40, 48)]),
+        problem("full", [(0, 0, 64, 48)]),
+        problem("none", []),
+    ]
+    (said,) = (one for one in data_coverage(items).warnings if "held against" in one)
+    assert "1 of 3 with as much of the rest (evidence is 3% of the picture, median)" in said
+    assert "1 of 3 with a smaller region of the same shape (evidence is 62%" in said
+    assert "1 of 3 with nothing, for lack of room, so that they leave the net" in said
+    assert not any("held against" in one for one in data_coverage(items[:1]).warnings)
 
 
 def test_blur_takes_details_and_keeps_colours():

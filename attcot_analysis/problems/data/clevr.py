@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.controls import control_rectangles
 from attcot_analysis.problems.data.source import (
     Made,
     Place,
@@ -36,7 +37,7 @@ from attcot_analysis.problems.data.source import (
     json_list,
     picture,
 )
-from attcot_analysis.problems.edits import Rectangle, control_rectangles, occluded
+from attcot_analysis.problems.fills import Rectangle, occluded
 from attcot_analysis.problems.problem import Box, Edit, Problem
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
