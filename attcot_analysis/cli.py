@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from attcot_analysis import __version__
-from attcot_analysis.errors import AttCoTError, MeasureError, refused_write
+from attcot_analysis.errors import AttCoTError, MeasureError, ProblemError, refused_write
 
 
 class Exit(IntEnum):
@@ -366,15 +366,34 @@ DataFormat = Annotated[
     ),
 ]
 SkipFaulty = Annotated[bool, Option("--skip-faulty", help="leave out what is wrong")]
-Images = Annotated[Path | None, Option(help="folder of the pictures, if not beside PATH")]
+Images = Annotated[Path | None, Option(help="folder or ZIP of the pictures, if not beside PATH")]
 Split = Annotated[str | None, Option(help="of the dataset; default the format's own")]
 Boxes = Annotated[
-    Literal["pixels", "unit", "thousand", "xywh"] | None,
+    str | None,
     Option(
-        help="form of your own boxes: x0 y0 x1 y1 in pixels (default), 0 to 1 or 0 to 1000, or "
-        "x y width height in pixels"
+        metavar="FORM",
+        help="form of your own boxes: pixels (x0 y0 x1 y1, the default), unit (0 to 1), percent, "
+        "thousand; or xywh, centre (both pixels), unit-xywh, unit-centre, ...",
     ),
 ]
+
+
+FieldNames = Annotated[
+    list[str] | None,
+    Option("--map", metavar="OURS=THEIRS", help="what a field of your own is called; repeatable"),
+]
+SampledItems = Annotated[
+    int | None, Option("--items", min=1, help="only so many, drawn from every type in proportion")
+]
+DrawSeed = Annotated[int, Option("--seed", help="of the draw of --items")]
+
+
+def _field_names(given: list[str] | None) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given or []]
+    for ours, mark, theirs in pairs:
+        if not (ours and mark and theirs):
+            raise ProblemError(f"--map {ours}{mark}{theirs} is not of the form question=query.")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 @_data.command("check")
@@ -384,7 +403,9 @@ def _check_data(
     images: Images = None,
     split: Split = None,
     boxes: Boxes = None,
-    items: Items = None,
+    field_names: FieldNames = None,
+    items: SampledItems = None,
+    seed: DrawSeed = 0,
     quiet: Quiet = False,
 ) -> bool:
     """What is wrong with a dataset, and what can be measured on it.
@@ -394,7 +415,16 @@ def _check_data(
     """
     from attcot_analysis.problems.data import check_data
 
-    checked = check_data(path, data_format, images=images, split=split, boxes=boxes, limit=items)
+    checked = check_data(
+        path,
+        data_format,
+        images=images,
+        split=split,
+        boxes=boxes,
+        names=_field_names(field_names),
+        limit=items,
+        seed=seed,
+    )
     _print_faults(checked.faults)
     print(checked.coverage)
     return checked.holds
@@ -408,7 +438,9 @@ def _convert_data(
     images: Images = None,
     split: Split = None,
     boxes: Boxes = None,
-    items: Items = None,
+    field_names: FieldNames = None,
+    items: SampledItems = None,
+    seed: DrawSeed = 0,
     skip_faulty: SkipFaulty = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -423,7 +455,9 @@ def _convert_data(
         images=images,
         split=split,
         boxes=boxes,
+        names=_field_names(field_names),
         limit=items,
+        seed=seed,
         skip_faulty=skip_faulty,
         overwrite=overwrite,
     )

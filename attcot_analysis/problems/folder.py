@@ -12,10 +12,12 @@ A line has the fields of `Problem` without the pictures; `twin` and `control` ho
 """
 
 import json
+import os
 import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, cast
 
@@ -239,7 +241,8 @@ def save_problems(
     """Write problems to a folder; the same problems give the same bytes.
 
     Everything is written beside the folder first and then moved there, so a failure leaves what
-    was there before untouched. Problems are taken one by one: a generator of more than fit into
+    was there before untouched. Pictures that are the same share one file on the disk (hard links).
+    Problems are taken one by one: a generator of more than fit into
     memory is fine.
 
     Args:
@@ -295,16 +298,30 @@ def _write(problems: Iterable[Problem], target: Path) -> None:
 def _write_part(problems: Iterable[Problem], part: Path) -> None:
     (part / IMAGES).mkdir(parents=True)
     seen: set[str] = set()
+    stored: dict[bytes, Path] = {}
     with (part / LINES).open("wb") as file:
         for problem in problems:
-            _check_id(problem.id, seen, "Cannot save")
-            file.write(_line(problem).encode())
+            check_id(problem.id, seen, "Cannot save")
+            file.write(problem_line(problem).encode())
             for name, image in _images(problem):
-                # A copy of the pixels alone: what else an image carries would change the bytes.
-                clean = Image.frombytes("RGB", image.size, image.tobytes())
-                clean.save(part / IMAGES / name, format="PNG")
+                _store(image, part / IMAGES / name, stored)
     if not seen:
         raise ProblemError("No problems were given to write; give at least one.")
+
+
+def _store(image: Image.Image, path: Path, stored: dict[bytes, Path]) -> None:
+    """Write a picture; one that was written before is linked, where the disk can."""
+    pixels = image.tobytes()
+    key = sha256(repr(image.size).encode() + pixels).digest()
+    first = stored.setdefault(key, path)
+    if first is not path:
+        try:
+            os.link(first, path)
+        except OSError:  # No links there, or as many as one file can have.
+            shutil.copyfile(first, path)
+        return
+    # A copy of the pixels alone: what else an image carries would change the bytes.
+    Image.frombytes("RGB", image.size, pixels).save(path, format="PNG")
 
 
 def load_problems(
@@ -352,7 +369,12 @@ def load_problems(
     return problems
 
 
-def _line(problem: Problem) -> str:
+def problem_line(problem: Problem) -> str:
+    """A problem without its pictures as a line of JSON.
+
+    Raises:
+        ProblemError: If a value cannot be written.
+    """
     try:
         line = json.dumps(problem_record(problem), ensure_ascii=False, allow_nan=False)
         line.encode()
@@ -369,7 +391,12 @@ def _images(problem: Problem) -> list[tuple[str, Image.Image]]:
     return images
 
 
-def _check_id(name: object, seen: set[str], where: str) -> None:
+def check_id(name: object, seen: set[str], where: str) -> None:
+    """Refuse an id that cannot name a file or is there already, and remember it.
+
+    Raises:
+        ProblemError: Says where it stands.
+    """
     if not isinstance(name, str) or not _SAFE_ID.fullmatch(name):
         raise ProblemError(
             f"{where}: id {name!r} cannot name a file; use letters, digits, '.', '_' and '-', "
@@ -393,10 +420,26 @@ def _problem(root: Path, line: bytes, where: str, seen: set[str], keep: bool) ->
         record = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ProblemError(f"{where} is not valid JSON: {error}.") from error
-    name = record.get("id", "") if isinstance(record, dict) else ""
+    return folder_problem(root, record, where, seen, keep=keep)
+
+
+def folder_problem(root: Path, record: Any, where: str, seen: set[str], *, keep: bool) -> Problem:
+    """The problem of a line of a problem folder, with its pictures.
+
+    Args:
+        root: The folder.
+        record: What the line holds.
+        where: For messages.
+        seen: Ids so far; this one is added.
+        keep: Hold the pictures in memory.
+
+    Raises:
+        ProblemError: If anything about it is wrong.
+    """
+    name = record.get("id", "") if isinstance(record, Mapping) else ""
 
     def picture(kind: str | None) -> Any:
-        _check_id(name, seen if kind is None else set(), where)
+        check_id(name, seen if kind is None else set(), where)
         file = root / IMAGES / f"{name}{'' if kind is None else f'.{kind}'}.png"
         title = f"{where}: image {file}"
         if keep:

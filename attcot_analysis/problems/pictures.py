@@ -1,5 +1,6 @@
 """Pictures: the one way in which they are read, from a file, from bytes or from memory."""
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from attcot_analysis.errors import ProblemError, passing
 
@@ -24,18 +25,22 @@ DAMAGED_PNG = "is damaged or not a PNG"
 
 
 def upright_rgb(image: Image.Image, name: str = "The image") -> Image.Image:
-    """A picture as it is shown: 8-bit RGB, upright, on white where it is transparent.
+    """A picture as it is shown: 8-bit sRGB, upright, on white where it is transparent.
 
-    The orientation tag turns it. Of 16 bits the upper eight are kept, as Pillow itself does with
-    16-bit colour. A picture that is all this already comes back as it is.
+    The orientation tag turns it, and colours of another profile (CMYK, Display P3) are converted by
+    it. Of 16 bits the upper eight are kept, as Pillow itself does with 16-bit colour. A picture
+    that is all this already comes back as it is; one that was put on white has ``on_white`` in its
+    ``info``.
 
     Args:
         image: From memory, or opened.
         name: For messages.
 
     Raises:
-        ProblemError: If its pixels have no known range (32-bit whole numbers, or fractions).
+        ProblemError: If its pixels have no known range (32-bit whole numbers, or fractions), or it
+            has several frames or pages.
     """
+    _check_frames(image, name)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     clear = image.info.get("transparency")
@@ -54,14 +59,59 @@ def upright_rgb(image: Image.Image, name: str = "The image") -> Image.Image:
         straight = image.convert("LA") if image.mode == "La" else image
         over = straight.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, over).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        flat = Image.alpha_composite(white, over).convert("RGB")
+        shown = _in_srgb(flat, _other_profile(image))
+        if over.getchannel("A").getextrema() != (255, 255):
+            shown.info["on_white"] = True
+        return shown
+    if image.mode == "P":
+        return _in_srgb(image.convert("RGB"), _other_profile(image))
+    shown = _in_srgb(image, _other_profile(image))
+    return shown if shown.mode == "RGB" else shown.convert("RGB")
 
 
 def is_plain(image: Image.Image) -> bool:
     """Whether every reader takes it for the same pixels: grey or RGB, upright, nothing clear."""
     upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    return image.mode in ("RGB", "L") and upright and "transparency" not in image.info
+    plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+    return plain and upright and _other_profile(image) is None
+
+
+def _check_frames(image: Image.Image, name: str) -> None:
+    """Refuse an animation or several pages; the second picture of a telephone's is a copy."""
+    try:
+        n = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    except (EOFError, OSError, ValueError):
+        return
+    if n > 1:
+        raise ProblemError(
+            f"{name} has {n} frames or pages; save the one that is meant as a picture of its own."
+        )
+
+
+def _other_profile(image: Image.Image) -> bytes | None:
+    """The colour profile of a picture whose colours are not sRGB."""
+    held = image.info.get("icc_profile")
+    try:
+        said = held and ImageCms.getProfileDescription(ImageCms.getOpenProfile(io.BytesIO(held)))
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None  # A profile that cannot be read: the colours are taken as they are.
+    return held if said and "srgb" not in said.lower() else None
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile is None:
+        return image
+    ours = ImageCms.createProfile("sRGB")
+    try:
+        theirs = ImageCms.getOpenProfile(io.BytesIO(profile))
+        shown = ImageCms.profileToProfile(image, theirs, ours, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return image  # A profile of another kind of picture.
+    if shown is None:
+        return image
+    shown.info.pop("icc_profile", None)
+    return shown
 
 
 def open_picture(
@@ -115,6 +165,7 @@ class StoredPicture:
             ProblemError: As `open_picture`.
         """
         with _reading(name, DAMAGED_PNG), Image.open(file, formats=["PNG"]) as image:
+            _check_frames(image, name)
             if image.mode in ("I", "F"):
                 upright_rgb(image, name)
             return cls(file, name, _shown_size(image, file))

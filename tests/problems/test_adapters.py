@@ -81,7 +81,7 @@ TWIN = {"image": "photos/1-twin.png", "answer": "blue"}
         ({**GOOD, "image": "photos/9.png"}, "line 2: picture photos/9.png does not exist in"),
         ({**GOOD, "image": "mine.jsonl"}, "line 2: picture mine.jsonl is damaged or no picture"),
         ({**GOOD, "image": 3}, "line 2: image is 3"),
-        ({**GOOD, "colour": 1}, "line 2 has the unknown field 'colour'"),
+        ({**GOOD, "candidate": 1}, "line 2 has the unknown field 'candidate'; is it candidates?"),
         ({**GOOD, "candidates": ["red"]}, "line 2: Problem item-2: candidates are"),
         ({**GOOD, "candidates": ["blue", "green"]}, "'red' is not one of the candidates"),
         ({**GOOD, "candidates": ["red", "red"]}, "all different"),

@@ -11,7 +11,7 @@ from real import needs_real_data, real_data
 from attcot_analysis.cli import main
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
-from attcot_analysis.problems.box_forms import BoxForms
+from attcot_analysis.problems.box_forms import FORMS, BoxForms, fits, to_pixels
 from attcot_analysis.problems.data import check_data, convert_data, read_data
 from attcot_analysis.problems.data.source import corner_boxes
 
@@ -21,6 +21,11 @@ WRITTEN = {
     "unit": [0.5, 0.5, 0.75, 0.9],
     "thousand": [500, 500, 750, 900],
     "xywh": [320, 240, 160, 192],
+    "centre": [400, 336, 160, 192],
+    "percent": [50, 50, 75, 90],
+    "unit-xywh": [0.5, 0.5, 0.25, 0.4],
+    "unit-centre": [0.625, 0.7, 0.25, 0.4],
+    "thousand-xywh": [500, 500, 250, 400],
     "pixels": [320, 240, 480, 432],
 }
 
@@ -38,6 +43,29 @@ def test_a_problem_refuses_what_is_no_pixel_box_and_says_what_it_may_be(form):
         image = Image.new("RGB", SIZE)
         twin = Edit("twin", image, "y", (), (tuple(WRITTEN[form]),))
         Problem("a", image, "What?", ("x", "y"), "x", twin=twin)
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_every_form_of_the_same_box_is_the_same_pixels(form):
+    assert to_pixels(WRITTEN[form], SIZE, form) == pytest.approx(PIXELS)
+    assert form in FORMS and fits(WRITTEN[form], SIZE, form)
+
+
+@pytest.mark.parametrize("form", ["unit-xywh", "unit-centre", "centre"])
+def test_corners_and_sizes_of_other_conventions_are_asked_about(form):
+    with pytest.raises(ProblemError, match=rf"\({form}\)"):
+        one(WRITTEN[form])
+
+
+def test_a_check_says_how_evidence_was_read_and_how_large_it_is(tmp_path, capsys):
+    path, _ = own(tmp_path / "set", "pixels")
+    assert main(["data", "check", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "Evidence of 16 items was read as pixels (x0, y0, x1, y1); it covers" in said
+    assert "smaller than an image token" not in said
+    held = [json.loads(line) for line in path.read_text().splitlines()]
+    lines(path, [one | {"boxes": [[9, 9, 15, 15]], "steps": None} for one in held])
+    assert any("of 16 of them is smaller than" in one for one in check_data(path).coverage.warnings)
 
 
 def test_nothing_lies_in_the_first_pixel_of_a_photograph():
@@ -106,7 +134,7 @@ def test_one_slip_among_many_pixel_boxes_is_only_that(tmp_path):
     lines(path, held)
     found = convert_data(path, tmp_path / "out", skip_faulty=True)
     assert len(found.faults) == 1 and found.coverage.n == 59
-    assert not any("boxes" in one for one in found.coverage.warnings)
+    assert not any("boxes are" in one for one in found.coverage.warnings)
 
 
 def test_boxes_within_1000_of_large_pictures_are_doubted():
@@ -118,6 +146,9 @@ def test_boxes_within_1000_of_large_pictures_are_doubted():
 
     assert "pictures have up to 3000 pixels" in seen(900, (3000, 2000), 5).doubt
     assert seen(1200, (3000, 2000), 5).doubt is None
+    assert (
+        "--boxes percent" in seen(95, (640, 480), 5).doubt and seen(95, (90, 80), 5).doubt is None
+    )
     assert seen(900, (1000, 800), 500).doubt is None and seen(900, (1300, 900), 5).doubt is None
 
 

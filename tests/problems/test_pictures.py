@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.models.inputs import read_image
 from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
-from attcot_analysis.problems.data import read_data
+from attcot_analysis.problems.data import check_data, read_data
 from attcot_analysis.problems.data.source import picture as adapter_picture
+from attcot_analysis.problems.pictures import is_plain
 
 
 def gradient():
@@ -118,6 +119,57 @@ def test_values_of_no_known_range_are_refused(tmp_path, mode):
     for given in (image, tmp_path / "x.tiff"):
         with pytest.raises(ProblemError, match=f"mode {mode}, .*convert it to 8-bit RGB"):
             read_image(given)
+
+
+def wide_profile():
+    """A profile whose red, green and blue are stronger than those of sRGB."""
+    held = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # The name alone tells the profiles apart here; a real one differs in its primaries, too.
+    named = held.replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be"))
+    at = named.index(b"rXYZ", 128)
+    where = int.from_bytes(named[at + 4 : at + 8], "big") + 8
+    x = int(int.from_bytes(named[where : where + 4], "big") * 0.8)
+    return named[:where] + x.to_bytes(4, "big") + named[where + 4 :]
+
+
+def test_colours_of_another_profile_are_converted(tmp_path):
+    plain = gradient()
+    ours = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    plain.save(tmp_path / "ours.png", icc_profile=ours)
+    plain.save(tmp_path / "wide.png", icc_profile=wide_profile())
+    same, wide = (np.asarray(read_image(tmp_path / f"{one}.png")) for one in ("ours", "wide"))
+    np.testing.assert_array_equal(same, np.asarray(plain))
+    assert np.abs(wide.astype(int) - same).max() > 5
+    opened = Image.open(tmp_path / "wide.png")
+    assert not is_plain(opened) and is_plain(Image.open(tmp_path / "ours.png"))
+    problem = Problem("a", opened, "What?", (), "x")
+    np.testing.assert_array_equal(np.asarray(problem.image), wide)
+    np.testing.assert_array_equal(np.asarray(read_image(read_image(opened))), wide)
+    plain.convert("CMYK").save(tmp_path / "ink.jpg", quality=100)
+    ink = np.asarray(read_image(tmp_path / "ink.jpg")).astype(int)
+    assert np.abs(ink - np.asarray(plain)).mean() < 12
+    plain.save(tmp_path / "odd.png", icc_profile=b"no profile")
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "odd.png")), np.asarray(plain))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tiff", "a.webp", "a.png"])
+def test_animations_and_pages_are_refused_by_name(tmp_path, name):
+    frames = [Image.new("RGB", (8, 8), (at, 0, 0)) for at in (0, 90, 200)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    with pytest.raises(ProblemError, match=rf"{name} has 3 frames or pages; save the one"):
+        read_image(tmp_path / name)
+    frames[0].save(tmp_path / name)
+    assert read_image(tmp_path / name).size == (8, 8)
+
+
+def test_a_check_says_what_was_put_on_white(tmp_path):
+    half_clear("RGBA").save(tmp_path / "1.png")
+    gradient().convert("RGBA").save(tmp_path / "2.png")
+    rows = [{"image": f"{at}.png", "question": "What?", "answer": "x"} for at in (1, 2)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (
+        "1 pictures are clear in places" in check_data(tmp_path / "a.jsonl").coverage.warnings[-1]
+    )
 
 
 def test_a_picture_in_memory_that_is_damaged_is_refused_in_a_sentence():

@@ -1,8 +1,9 @@
 """Adapters: datasets as they are published, read as problems, checked and converted."""
 
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from difflib import get_close_matches
 from pathlib import Path
 
 from attcot_analysis.errors import ProblemError
@@ -11,8 +12,8 @@ from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
 from attcot_analysis.problems.data.hub import HUB_SETS, read_aokvqa, read_vstar
 from attcot_analysis.problems.data.reserved import check_reserved
-from attcot_analysis.problems.data.source import Made, Place
-from attcot_analysis.problems.folder import save_problems
+from attcot_analysis.problems.data.source import Folder, Made, Place, sampled
+from attcot_analysis.problems.folder import check_id, problem_line, save_problems
 from attcot_analysis.problems.problem import Problem
 
 __all__ = ["ADAPTERS", "Adapter", "DataCheck", "check_data", "convert_data", "read_data"]
@@ -36,7 +37,7 @@ class Adapter:
 _HUB = {name: Adapter(one.title, one.read, one.hub) for name, one in HUB_SETS.items()}
 
 ADAPTERS = {
-    "jsonl": Adapter("your own data: JSON lines and a folder of pictures", own.read),
+    "jsonl": Adapter("your own data, in many forms", own.read),
     "clevr": Adapter("CLEVR", clevr.read),
     "chartqa": Adapter("ChartQA", chartqa.read, chartqa.HUB),
     "visual-cot": Adapter("Visual CoT, with the rationales of its GQA part", visual_cot.read),
@@ -75,17 +76,19 @@ def read_data(
     images: str | Path | None = None,
     split: str | None = None,
     boxes: str | None = None,
+    names: Mapping[str, str] | None = None,
     faults: list[str] | None = None,
 ) -> Iterator[Problem]:
-    """Read a dataset as it is published, problem by problem.
+    """Read a dataset as it is published, or your own, problem by problem.
 
     Args:
         source: File, folder or hub id.
         format: A name in `ADAPTERS`.
-        images: Folder of the pictures, where they do not lie beside the records.
+        images: Folder or ZIP file of the pictures, where they do not lie beside the records.
         split: Of the dataset; default the format's own.
         boxes: Form of your own boxes, a name in `FORMS`; default pixels, refused where they show
             another form.
+        names: Of your own data: what fields are called in it, as ``{"question": "query"}``.
         faults: Where to put a sentence for every record that cannot be read; default is to stop
             at the first.
 
@@ -93,7 +96,7 @@ def read_data(
         ProblemError: If the format is unknown or nothing can be read from the source, and, without
             ``faults``, at the first record that is wrong.
     """
-    return _read(_place(source, format, images, split, boxes), format, faults)
+    return _read(_place(source, format, images, split, boxes, names), format, faults)
 
 
 def _place(
@@ -102,10 +105,13 @@ def _place(
     images: str | Path | None,
     split: str | None,
     boxes: str | None,
+    names: Mapping[str, str] | None,
 ) -> Place:
     if format not in ADAPTERS:
+        near = get_close_matches(format, ADAPTERS, n=1)
         raise ProblemError(
             f"There is no data format {format!r}; choose from {', '.join(ADAPTERS)}."
+            + (f" Is it {near[0]}?" if near else "")
         )
     if boxes is not None and boxes not in FORMS:
         raise ProblemError(f"There is no form of boxes {boxes!r}; choose from {', '.join(FORMS)}.")
@@ -113,25 +119,63 @@ def _place(
         raise ProblemError(
             f"The boxes of {format} are of the form that it is published in; leave --boxes out."
         )
-    return Place(str(source), None if images is None else Path(images), split, boxes)
+    if names and format != "jsonl":
+        raise ProblemError(f"The fields of {format} are those published; leave --map out.")
+    wrong = [name for name in names or {} if name not in own.FIELDS]
+    if wrong:
+        raise ProblemError(
+            f"--map says {wrong[0]}={(names or {})[wrong[0]]}, and there is no field {wrong[0]!r} "
+            f"here; choose from {', '.join(own.FIELDS)}."
+        )
+    return Place(str(source), _folder(images), split, boxes, dict(names or {}))
 
 
-def _read(place: Place, format: str, faults: list[str] | None) -> Iterator[Problem]:
+def _folder(images: str | Path | None) -> Folder | None:
+    if images is None or not Path(images).is_file():
+        return None if images is None else Path(images)
+    try:
+        return zipfile.Path(images)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ProblemError(
+            f"{images} is no folder, nor a ZIP file that can be read ({error})."
+        ) from error
+
+
+def _read(
+    place: Place,
+    format: str,
+    faults: list[str] | None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Iterator[Problem]:
     seen: set[str] = set()
-    for made in ADAPTERS[format].read(place):
+    records = ADAPTERS[format].read(place)
+    given = 0
+    for made in records if limit is None else sampled(records, limit, seed):
+        if limit is not None and given >= limit:
+            return
         try:
             problems = made()
             for problem in problems:
-                if problem.id.lower() in seen:
-                    raise ProblemError(f"Problem {problem.id} is there twice; ids must be unique.")
-                check_reserved(problem)
+                _check(problem, seen | {one.id.lower() for one in problems if one is not problem})
         except ProblemError as error:
             if faults is None:
                 raise
             faults.append(str(error))
             continue
         seen |= {problem.id.lower() for problem in problems}
+        problems = problems if limit is None else problems[: limit - given]
+        given += len(problems)
         yield from problems
+
+
+def _check(problem: Problem, seen: set[str]) -> None:
+    """Refuse what `save_problems` would refuse, so that a check says what a conversion does."""
+    if problem.id.lower() in seen:
+        raise ProblemError(f"Problem {problem.id} is there twice; ids must be unique.")
+    check_id(problem.id, set(), "Its problem")
+    check_reserved(problem)
+    problem_line(problem)
 
 
 def check_data(
@@ -141,31 +185,42 @@ def check_data(
     images: str | Path | None = None,
     split: str | None = None,
     boxes: str | None = None,
+    names: Mapping[str, str] | None = None,
     limit: int | None = None,
+    seed: int = 0,
 ) -> DataCheck:
     """Read a dataset and say what is wrong with it and what can be measured on it.
 
     Args:
-        source: See `read_data`, as the next four.
+        source: See `read_data`, as the next five.
         format: See there.
         images: See there.
         split: See there.
         boxes: See there.
-        limit: Read only the first so many problems.
+        names: See there.
+        limit: Only so many problems, drawn at random and of every type in proportion.
+        seed: Of the draw.
 
     Raises:
         ProblemError: If the format is unknown or nothing can be read from the source.
     """
     faults: list[str] = []
     count = CoverageCount()
-    place = _place(source, format, images, split, boxes)
-    for problem in islice(_read(place, format, faults), limit):
+    place = _place(source, format, images, split, boxes, names)
+    for problem in _read(place, format, faults, limit, seed):
         count.add(problem)
+        place.look.add(problem)
     return _checked(count, place, faults)
 
 
 def _checked(count: CoverageCount, place: Place, faults: list[str]) -> DataCheck:
-    said = (place.seen.fault, place.seen.doubt)
+    said = (
+        place.seen.fault,
+        place.seen.doubt,
+        *place.look.sentences(place.boxes or "pixels"),
+        f"Kept as metadata: {', '.join(sorted(place.kept))}." if place.kept else None,
+        f"Not read: {', '.join(sorted(place.unread))}." if place.unread else None,
+    )
     warnings = (*count.coverage.warnings, *(one for one in said if one is not None))
     return DataCheck(replace(count.coverage, warnings=warnings), tuple(faults))
 
@@ -178,7 +233,9 @@ def convert_data(
     images: str | Path | None = None,
     split: str | None = None,
     boxes: str | None = None,
+    names: Mapping[str, str] | None = None,
     limit: int | None = None,
+    seed: int = 0,
     skip_faulty: bool = False,
     overwrite: bool = False,
 ) -> DataCheck:
@@ -187,11 +244,13 @@ def convert_data(
     Args:
         source: See `read_data`.
         folder: Where to; see `save_problems`.
-        format: See `read_data`, as the next three.
+        format: See `read_data`, as the next four.
         images: See there.
         split: See there.
         boxes: See there.
-        limit: Only the first so many problems.
+        names: See there.
+        limit: See `check_data`.
+        seed: See there.
         skip_faulty: Leave out records that are wrong, instead of refusing the dataset.
         overwrite: Replace a problem folder that is already there.
 
@@ -201,12 +260,13 @@ def convert_data(
     """
     faults: list[str] = []
     count = CoverageCount()
-    place = _place(source, format, images, split, boxes)
-    problems = _read(place, format, faults if skip_faulty else None)
+    place = _place(source, format, images, split, boxes, names)
+    problems = _read(place, format, faults if skip_faulty else None, limit, seed)
 
     def counted() -> Iterator[Problem]:
-        for problem in islice(problems, limit):
+        for problem in problems:
             count.add(problem)
+            place.look.add(problem)
             yield problem
         if place.seen.fault is not None:
             raise ProblemError(f"{source}: {place.seen.fault}")

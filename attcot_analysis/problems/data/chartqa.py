@@ -25,6 +25,7 @@ from typing import Any
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.source import (
+    Folder,
     Made,
     Place,
     Record,
@@ -70,7 +71,7 @@ def read(place: Place) -> Iterator[Made]:
 
 
 def _problems(
-    record: Record, folder: Path | None, kind: str, folders: Sequence[Path] = ()
+    record: Record, folder: Folder | None, kind: str, folders: Sequence[Folder] = ()
 ) -> list[Problem]:
     old = "query" in record.value or "label" in record.value
     label = record.field("label" if old else "answer", (str, int, float, list))
@@ -91,7 +92,7 @@ def _problems(
         image = picture(file, record.where, folder / "png", folder)
         name = file_id("chartqa", kind, number)
         notes = folder / "annotations" / f"{Path(file).stem}.json"
-        if notes.is_file():
+        if isinstance(notes, Path) and notes.is_file():
             named = element_boxes(json_file(notes), question, answer)
             boxes = corner_boxes(named, image.size, str(notes), form="xywh", cut=True)
     return [

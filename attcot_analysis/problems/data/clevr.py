@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, floor
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +28,7 @@ import numpy.typing as npt
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.controls import control_rectangles
 from attcot_analysis.problems.data.source import (
+    Folder,
     Made,
     Place,
     Record,
@@ -304,7 +304,7 @@ def read(place: Place) -> Iterator[Made]:
 
 
 def _problems(
-    record: Record, scenes: Mapping[object, Record], images: Sequence[Path]
+    record: Record, scenes: Mapping[object, Record], images: Sequence[Folder]
 ) -> list[Problem]:
     answer, program = _answer(record), record.field("program", list)
     scene = scenes.get(record.value.get("image_index"))

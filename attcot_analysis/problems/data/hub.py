@@ -65,6 +65,7 @@ from typing import Any, NamedTuple
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.source import (
     YES_NO,
+    Folder,
     Made,
     Place,
     Record,
@@ -111,7 +112,7 @@ class Columns(NamedTuple):
     keep: tuple[str, ...] = ()
     scoring: Scoring = "exact"
 
-    def problems(self, record: Record, folders: Sequence[Path], name: str) -> list[Problem]:
+    def problems(self, record: Record, folders: Sequence[Folder], name: str) -> list[Problem]:
         """The problem of a row."""
         question = record.field(self.question).replace("<image>", "").strip()
         choices: tuple[str, ...] = ()
@@ -256,7 +257,7 @@ def listed_options(question: str, where: str) -> tuple[str, tuple[str, ...]]:
     return _HEAD.sub("", text[: marks[0].start()]), options
 
 
-def _naturalbench(record: Record, folders: Sequence[Path]) -> list[Problem]:
+def _naturalbench(record: Record, folders: Sequence[Folder]) -> list[Problem]:
     images = [picture(record.value.get(f"Image_{at}"), record.where, *folders) for at in (0, 1)]
     kind = record.value.get("Question_Type", record.value.get("Question Type"))
     problems = []
@@ -298,7 +299,7 @@ def _meant(answer: str, meaning: dict[str, str], where: str) -> str:
     return meaning[stated]
 
 
-def _vilp(record: Record, folders: Sequence[Path]) -> list[Problem]:
+def _vilp(record: Record, folders: Sequence[Folder]) -> list[Problem]:
     images = [picture(record.value.get(f"image{n}"), record.where, *folders) for n in (1, 2, 3)]
     answers = [record.field(f"answer{n}").strip() for n in (1, 2, 3)]
     # Spelt otherwise it is the same answer, as the photographs of one object show.
@@ -464,6 +465,8 @@ def read_vstar(place: Place) -> Iterator[Made]:
     if path is None or path.suffix != ".jsonl" or not path.is_file():
         return HUB_SETS["vstar"].read(place)
     choose([path], path, place.split, "test")
+    if place.images is not None and not isinstance(place.images, Path):
+        raise ProblemError(f"{place.images} is a ZIP file; unpack it.")
     return each(json_lines(path), partial(_vstar, root=place.images or path.parent))
 
 

@@ -1,6 +1,8 @@
-"""Your own data: JSON lines beside a folder of pictures.
+"""Your own data, in the forms in which people have it.
 
-One object per line; only ``image``, ``question`` and ``answer`` must be there::
+Records are lines of JSON, a JSON list, rows of CSV, TSV (also VLMEvalKit's, with pictures in
+base64 and options in columns ``A``, ``B``, ...), parquet or what ``save_to_disk`` wrote, or a
+problem folder. Only ``image``, ``question`` and ``answer`` must be there::
 
     {"id": "kitchen-7", "image": "photos/7.jpg", "question": "What colour is the kettle?",
      "answer": "red", "candidates": ["red", "blue", "green"], "habitual": "blue",
@@ -10,12 +12,19 @@ One object per line; only ``image``, ``question`` and ``answer`` must be there::
      "control": {"image": "photos/7-cup.png", "boxes": [[20, 80, 100, 170]]}}
 
 ``rationale`` may stand for ``steps`` as one text, ``boxes`` for evidence of which it is not known
-what step reads it. Pictures are named relative to the file. Boxes are pixels ``[x0, y0, x1, y1]``
-of the picture as it is shown, upright.
+what step reads it. Usual other names of the fields are understood (`ALIASES`), further ones are
+said with ``--map``. A question and its answer may be a conversation: LLaVA's ``conversations`` or
+chat ``messages``. Pictures are named relative to the file. Boxes are pixels ``[x0, y0, x1, y1]`` of
+the picture as it is shown, upright.
 """
 
-from collections.abc import Iterator
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +33,23 @@ from PIL import Image
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import to_pixels
 from attcot_analysis.problems.data.source import (
+    YES_NO,
+    Folder,
     Made,
     Place,
     Record,
     choose,
     each,
     json_lines,
+    kind_of,
+    of_split,
     picture,
     rationale_steps,
+    read_table,
+    tables,
+    with_options,
 )
-from attcot_analysis.problems.folder import problem_from_record
+from attcot_analysis.problems.folder import LINES, folder_problem, problem_from_record
 from attcot_analysis.problems.problem import Problem
 
 FIELDS = (
@@ -53,41 +69,81 @@ FIELDS = (
     "control",
     "metadata",
 )
-"""Fields of a line."""
+"""Fields of a record."""
 
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "id": ("question_id", "qid", "index", "idx", "uid"),
+    "image": ("images", "image_path", "img", "img_path", "img_name", "file_name", "filename"),
+    "question": ("query", "prompt", "problem", "text"),
+    "answer": ("answers", "label", "gt_answer", "ground_truth", "target"),
+    "candidates": ("options", "choices"),
+    "rationale": ("reasoning", "thought", "cot"),
+    "boxes": ("bbox", "bboxes", "bboxs", "evidence"),
+}
+"""What a field may be called where it has not its own name."""
+
+_NEEDED = ("image", "question", "answer")
 _EDITS = ("twin", "control")
 _EDIT_FIELDS = ("image", "answer", "rationale", "steps", "boxes")
+_NEAR = 0.85
+"""How alike a name must be to be taken for a slip of the pen."""
 
 
 def read(place: Place) -> Iterator[Made]:
-    """Lines of a file, or of the one file ``*.jsonl`` of a folder."""
-    path = place.folder("your own data", "give a .jsonl file, or the folder that holds one")
+    """Records of a file, or of the one file of a folder that holds records."""
+    path = place.folder("your own data", "give a file of records, or the folder that holds one")
+    if path.is_dir() and (path / LINES).is_file():
+        return each(json_lines(path / LINES), partial(_of_folder, root=path))
+    if path.name == LINES and (path.parent / "images").is_dir():
+        return each(json_lines(path), partial(_of_folder, root=path.parent))
+    files = [path]
     if path.is_dir():
-        files = sorted(path.glob("*.jsonl")) or sorted(path.rglob("*.jsonl"))
-        if place.split is not None and files:
+        files = tables(path)
+        shards = bool(files) and kind_of(files[0]) in (".parquet", ".arrow")
+        if place.split is not None and files and not shards:
             files = choose(files, path, place.split)
-        if len(files) != 1:
+        here = [file for file in files if file.parent == path]
+        files = files if shards or len(here) != 1 else here
+        if len(files) != 1 and not (shards and files):
+            kind = kind_of(files[0]) if files else ".jsonl"
             raise ProblemError(
-                f"{path} holds {len(files)} .jsonl files; name the one that is meant."
+                f"{path} holds {len(files)} {kind} files; name the one that is meant."
             )
-        path = files[0]
-    elif place.split is not None:
+    elif place.split is not None and kind_of(path) not in (".parquet", ".arrow"):
         choose([path], path, place.split)
-    folders = [path.parent] if place.images is None else [place.images, path.parent]
-    return each(json_lines(path), partial(_problems, folders=folders, place=place))
+    folders: list[Folder] = [] if place.images is None else [place.images]
+    folders += dict.fromkeys(file.parent for file in files)
+    records = of_split(place, files, "", _table)
+    return each(records, partial(_problems, folders=folders, place=place))
 
 
-def _problems(record: Record, folders: list[Path], place: Place) -> list[Problem]:
+def _table(file: Path) -> Iterator[Record | ProblemError]:
+    try:
+        return read_table(file)
+    except KeyError:
+        return json_lines(file)  # JSON lines may be called anything.
+
+
+def _of_folder(record: Record, root: Path) -> list[Problem]:
+    return [folder_problem(root, record.value, record.where, set(), keep=True)]
+
+
+def _problems(record: Record, folders: Sequence[Folder], place: Place) -> list[Problem]:
     where = record.where
-    _known(record.value, FIELDS, where)
-    for name in ("image", "question", "answer"):
-        record.field(name)
-    fields = dict(record.value)
-    images: dict[str | None, object] = {None: fields.pop("image")}
-    fields.setdefault("id", f"item-{where.rpartition(' ')[2]}")
-    fields.setdefault("candidates", [])
+    fields = _renamed(_spoken(record, place), where, place.names)
+    _sort_out(fields, where, place)
+    for name in _NEEDED:
+        if fields.get(name) is None:
+            raise ProblemError(
+                f"{where} lacks {name}; it has {', '.join(map(str, record.value)) or 'nothing'}: "
+                f"if it is called otherwise, say --map {name}=NAME."
+            )
+    images: dict[str | None, object] = {None: _one_picture(fields.pop("image"), where)}
+    fields["question"] = _text(fields["question"], "question", where).replace("<image>", "").strip()
+    fields["id"] = str(fields.get("id", f"item-{where.rpartition(' ')[2]}"))
+    _settle_answer(fields, where)
     if "boxes" in fields:
-        fields["evidence"] = fields.pop("boxes")
+        fields["evidence"] = _boxes(fields.pop("boxes"))
     fields["steps"] = _steps(fields, where)
     for kind in _EDITS:
         if fields.get(kind) is None:
@@ -99,12 +155,12 @@ def _problems(record: Record, folders: list[Path], place: Place) -> list[Problem
         _known(edit.value, _EDIT_FIELDS, edit.where)
         images[kind] = edit.field("image")
         if kind == "twin":
-            edit.field("answer")
+            edit.field("answer", (str, int, float))
         inner = dict(edit.value)
         fields[kind] = {
-            "answer": inner.get("answer", fields["answer"]),
+            "answer": _written(inner.get("answer", fields["answer"])),
             "steps": _steps(inner, edit.where),
-            "boxes": inner.get("boxes", []),
+            "boxes": _boxes(inner.get("boxes", [])),
         }
 
     def show(kind: str | None) -> Image.Image:
@@ -113,6 +169,228 @@ def _problems(record: Record, folders: list[Path], place: Place) -> list[Problem
     whole = show(None)
     _in_pixels(fields, whole.size, place)
     return [problem_from_record(fields, lambda kind: show(kind) if kind else whole, where)]
+
+
+# --- what fields are called ---------------------------------------------------------------------
+
+
+def _renamed(given: Mapping[str, Any], where: str, names: Mapping[str, str]) -> dict[str, Any]:
+    """The fields by the names that they have here; those that are empty are left out."""
+    fields = {key: value for key, value in given.items() if value is not None}
+    for ours, theirs in names.items():
+        if theirs not in given:
+            near = get_close_matches(theirs, [str(key) for key in given], n=1)
+            raise ProblemError(
+                f"{where} has no field {theirs!r} for --map {ours}={theirs}; it has "
+                f"{', '.join(map(str, given))}" + (f": is it {near[0]}?" if near else ".")
+            )
+        if theirs in fields:
+            fields[ours] = fields.pop(theirs)
+    lower = {str(key).lower(): key for key in fields}
+    for ours in (*FIELDS, *(name for some in ALIASES.values() for name in some)):
+        if ours not in fields and ours in lower:
+            fields[ours] = fields.pop(lower[ours])
+    for ours, others in ALIASES.items():
+        there = [name for name in others if name in fields]
+        if ours not in fields and len(there) > 1 and ours in _NEEDED:
+            raise ProblemError(
+                f"{where} has no {ours} but {' and '.join(there)}; say which it is with --map "
+                f"{ours}={there[0]}."
+            )
+        if ours not in fields and there:
+            fields[ours] = fields.pop(there[0])
+    if "answers" in fields and "references" not in fields:
+        fields["references"] = fields.pop("answers")
+    letters = [chr(65 + at) for at in range(26)]
+    options = [fields[one] for one in letters if one in fields]
+    if "candidates" not in fields and len(options) > 1 and letters[len(options) - 1] in fields:
+        fields["candidates"] = [_written(fields.pop(one)) for one in letters[: len(options)]]
+        if isinstance(fields.get("hint"), str) and isinstance(fields.get("question"), str):
+            fields["question"] = f"{fields.pop('hint')}\n{fields['question']}"
+    return fields
+
+
+def _sort_out(fields: dict[str, Any], where: str, place: Place) -> None:
+    """Put what is not known into the metadata, or leave it out and say so."""
+    unknown = [key for key in fields if key not in FIELDS]
+    kept: dict[str, Any] = {}
+    for key in unknown:
+        near = get_close_matches(str(key), FIELDS, n=1, cutoff=_NEAR)
+        if near:
+            raise ProblemError(
+                f"{where} has the unknown field {key!r:.60}; is it {near[0]}? Known are "
+                f"{', '.join(FIELDS)} (anything else goes into metadata)."
+            )
+        value = fields.pop(key)
+        plain = isinstance(value, str | int | bool) and len(str(value)) < 1000
+        if plain or (isinstance(value, float) and isfinite(value)):
+            kept[str(key)] = value
+            place.kept.add(str(key))
+        else:
+            place.unread.add(str(key))
+    held = fields.get("metadata", {})
+    if isinstance(held, str):
+        held = _parsed(held)
+    fields["metadata"] = {**kept, **held} if isinstance(held, dict) else held
+
+
+def _known(fields: Any, known: tuple[str, ...], where: str) -> None:
+    unknown = [key for key in fields if key not in known]
+    if unknown:
+        raise ProblemError(
+            f"{where} has the unknown field {unknown[0]!r:.60}; known are {', '.join(known)}."
+        )
+
+
+_ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant", "model")
+
+
+def _spoken(record: Record, place: Place) -> dict[str, Any]:
+    """The fields of a record, those of a conversation taken out of it."""
+    fields = dict(record.value)
+    name = next((one for one in ("conversations", "messages") if one in fields), None)
+    if name is None:
+        return fields
+    turns = fields.pop(name)
+    turns = _parsed(turns) if isinstance(turns, str) else turns
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise ProblemError(f"{record.where}: {name} is {turns!r:.60}; expected a list of objects.")
+    said: dict[str, list[Mapping[str, Any]]] = {"question": [], "answer": []}
+    for turn in turns:
+        who = turn.get("from", turn.get("role"))
+        if who in _ASKING:
+            said["question"].append(turn)
+        elif who in _ANSWERING:
+            said["answer"].append(turn)
+        else:
+            place.unread.add(f"what {who} says in {name}")
+    if len(said["question"]) != 1 or len(said["answer"]) > 1:
+        raise ProblemError(
+            f"{record.where}: {name} holds {len(said['question'])} questions and "
+            f"{len(said['answer'])} answers; an item has one of each, so cut it into records."
+        )
+    for field, (*_, turn) in ((field, turns) for field, turns in said.items() if turns):
+        content = turn.get("value", turn.get("content"))
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        fields.setdefault(field, "\n".join(texts))
+        shown = [_part_picture(part) for part in parts]
+        if "image" not in fields and any(one is not None for one in shown):
+            fields["image"] = [one for one in shown if one is not None]
+        if isinstance(turn.get("reasoning_content"), str):
+            fields.setdefault("rationale", turn["reasoning_content"])
+    return fields
+
+
+def _part_picture(part: Mapping[str, Any]) -> object:
+    for key in ("image", "image_url", "url", "path"):
+        held = part.get(key)
+        if held is not None:
+            return held.get("url") if isinstance(held, Mapping) and "url" in held else held
+    return None
+
+
+# --- what they hold -----------------------------------------------------------------------------
+
+
+def _one_picture(value: object, where: str) -> object:
+    if isinstance(value, str) and value.startswith("["):
+        value = _parsed(value)
+    held = value if isinstance(value, list) else [value]
+    if len(held) != 1:
+        raise ProblemError(
+            f"{where} has {len(held)} pictures; an item has one, so put them into one picture or "
+            "leave it out."
+        )
+    if not isinstance(held[0], str | bytes | Mapping | Image.Image):
+        raise ProblemError(f"{where}: image is {held[0]!r:.60}; it must be a string.")
+    return held[0]
+
+
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(?:<answer>)?(.*?)(?:</answer>)?\s*", re.DOTALL)
+
+
+def _settle_answer(fields: dict[str, Any], where: str) -> None:
+    """Make the answer a text, and of a letter the option that it stands for."""
+    answer, listed = fields["answer"], fields.get("candidates", [])
+    if isinstance(listed, str) and ("|" in listed or listed.startswith(("[", "{"))):
+        listed = _parsed(listed) if listed[0] in "[{" else listed.split("|")
+    letters = isinstance(listed, Mapping)
+    listed = list(listed.values()) if isinstance(listed, Mapping) else listed
+    if isinstance(listed, list):
+        listed = [_text(_written(one), "candidate", where).strip() for one in listed]
+    if isinstance(answer, bool) and not listed:
+        listed = list(YES_NO)
+    references = fields.get("references", [])
+    if isinstance(references, str):
+        references = _parsed(references)
+    if isinstance(answer, list) and answer:
+        references = [*answer, *references] if isinstance(references, list) else references
+        answer = answer[0]
+    thought = _THOUGHT.fullmatch(answer) if isinstance(answer, str) else None
+    if thought is not None:
+        answer = thought[2]
+        if not fields.get("steps") and fields.get("rationale") is None:
+            fields["rationale"] = thought[1]
+    answer = _text(_written(answer), "answer", where).strip()
+    if isinstance(listed, list) and listed and answer not in listed:
+        letter = answer.strip("().: ").upper()
+        at = ord(letter) - 65 if len(letter) == 1 else -1
+        if not 0 <= at < len(listed):
+            near = get_close_matches(answer, listed, n=1)
+            raise ProblemError(
+                f"{where}: answer {answer!r:.60} is not one of the candidates {listed}, nor a "
+                f"letter of one" + (f"; is it {near[0]!r}?" if near else ".")
+            )
+        answer, letters = listed[at], True
+    if letters and not all(one in fields["question"] for one in listed):
+        fields["question"] = with_options(fields["question"], listed)
+    fields["answer"], fields["candidates"] = answer, listed
+    if isinstance(references, list) and references:
+        texts = [_text(_written(one), "reference", where) for one in references]
+        if fields.get("scoring") != "vqa":
+            texts = [one for one in dict.fromkeys(texts) if one != answer]
+        fields["references"] = [] if listed else texts
+    elif "references" in fields:
+        fields["references"] = references
+    if isinstance(fields.get("tolerance"), str):
+        fields["tolerance"] = _parsed(fields["tolerance"])
+
+
+def _written(value: Any) -> Any:
+    """A number or a truth value as a text."""
+    if isinstance(value, bool):
+        return YES_NO[not value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _text(value: object, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise ProblemError(f"{where}: {name} is {value!r:.60}; it must be a string.")
+    return value
+
+
+def _parsed(text: str) -> Any:
+    """What a cell of a table holds: JSON, or a list as Python writes it; else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _boxes(value: Any) -> Any:
+    """Boxes as a list of lists; a single one may stand alone, and in a cell as text."""
+    if isinstance(value, str):
+        value = _parsed(value if value.lstrip().startswith("[") else f"[{value}]")
+    if isinstance(value, list | tuple) and len(value) == 4 and not isinstance(value[0], list):
+        value = [value]
+    return [list(one) if isinstance(one, list | tuple) else one for one in value or []]
 
 
 def _in_pixels(fields: Any, size: tuple[int, int], place: Place) -> None:
@@ -141,9 +419,11 @@ def _is_box(value: object) -> bool:
 
 
 def _steps(fields: dict[str, Any], where: str) -> object:
-    """The steps of a line or an edit, each as an object."""
+    """The steps of a record or an edit, each as an object."""
     text = fields.pop("rationale", None)
     steps = fields.get("steps")
+    if isinstance(steps, str) and steps.startswith("["):
+        steps = _parsed(steps)
     if text is None:
         if not isinstance(steps, list):
             return [] if steps is None else steps
@@ -153,12 +433,3 @@ def _steps(fields: dict[str, Any], where: str) -> object:
     if not isinstance(text, str):
         raise ProblemError(f"{where}: rationale is {text!r:.60}; expected a string.")
     return [{"text": step.text} for step in rationale_steps(text)]
-
-
-def _known(fields: Any, known: tuple[str, ...], where: str) -> None:
-    unknown = [key for key in fields if key not in known]
-    if unknown:
-        raise ProblemError(
-            f"{where} has the unknown field {unknown[0]!r:.60}; known are {', '.join(known)} "
-            "(anything else goes into metadata)."
-        )

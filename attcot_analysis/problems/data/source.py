@@ -2,22 +2,28 @@
 
 import base64
 import binascii
+import codecs
+import csv
+import gzip
+import heapq
 import io
 import json
 import re
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, passing
-from attcot_analysis.problems.box_forms import BoxForms, fits, other_forms, to_pixels
+from attcot_analysis.problems.box_forms import FORMS, BoxForms, fits, other_forms, to_pixels
 from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.problem import Box, Problem, Step
 
@@ -198,27 +204,39 @@ def yes_or_no(answer: str) -> tuple[str, ...]:
     return YES_NO if answer.strip().casefold() in ("yes", "no") else ()
 
 
+Folder: TypeAlias = Path | zipfile.Path
+"""Where pictures lie: a folder, or a place in a ZIP file."""
+
+
 @dataclass(frozen=True)
 class Place:
     """What a person points at.
 
     Attributes:
         source: A file or folder, or a hub id.
-        images: Folder of the pictures, where they do not lie beside the records.
+        images: Folder or ZIP file of the pictures, where they do not lie beside the records.
         split: Of the dataset; ``None`` for the format's own default.
         boxes: Form of your own boxes, a name in `FORMS`; ``None`` for pixels, unless they show
             another form.
+        names: For your own data: what a field of the records is called here.
         seen: Counts the boxes, to tell their form.
+        look: Counts what pictures and evidence are like.
+        kept: Fields of your own that went into the metadata.
+        unread: Fields of your own that were not read.
     """
 
     source: str
-    images: Path | None = None
+    images: Folder | None = None
     split: str | None = None
     boxes: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     seen: BoxForms = field(default_factory=BoxForms, compare=False)
+    look: "Look" = field(default_factory=lambda: Look(), compare=False)
+    kept: set[str] = field(default_factory=set, compare=False)
+    unread: set[str] = field(default_factory=set, compare=False)
 
     @property
-    def folders(self) -> list[Path]:
+    def folders(self) -> list[Folder]:
         """Where pictures that a record names are looked for."""
         path = Path(self.source)
         own = path if path.is_dir() else path.parent
@@ -239,6 +257,46 @@ class Place:
         if self.path is None:
             raise ProblemError(f"{self.source} does not exist; {name} is read from files: {how}.")
         return self.path
+
+
+class Look:
+    """What pictures and evidence are like that were read, for a person to see whether it is so."""
+
+    _TOKEN = 14 * 14
+    """Pixels of a small image token."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._shares: list[float] = []
+        self._tiny = 0
+        self._on_white = 0
+
+    def add(self, problem: Problem) -> None:
+        """Look at one more."""
+        self._on_white += bool(problem.image.info.get("on_white"))
+        boxes = problem.evidence_boxes
+        if boxes:
+            area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
+            self._shares.append(min(area / (problem.size[0] * problem.size[1]), 1.0))
+            self._tiny += area < min(self._TOKEN, problem.size[0] * problem.size[1])
+
+    def sentences(self, form: str) -> list[str]:
+        """What to say of it; evidence was written in this form."""
+        said = []
+        if self._shares:
+            covered = float(np.median(self._shares))
+            said.append(
+                f"Evidence of {len(self._shares)} items was read as {FORMS[form]}; it covers "
+                f"{covered:.2%} of the picture (median)."
+            )
+        if self._tiny:
+            said.append(
+                f"The evidence of {self._tiny} of them is smaller than an image token of 14x14 "
+                "pixels: is its form the right one (--boxes)?"
+            )
+        if self._on_white:
+            said.append(f"{self._on_white} pictures are clear in places and were put on white.")
+        return said
 
 
 _JSON = {
@@ -282,20 +340,83 @@ class Record(NamedTuple):
         return value
 
 
-Made = Callable[[], list[Problem]]
-"""Makes the problems of one record; may raise `ProblemError`."""
+class Made(NamedTuple):
+    """Makes the problems of one record; may raise `ProblemError`."""
+
+    record: Record | ProblemError
+    make: Callable[[Record], list[Problem]]
+
+    def __call__(self) -> list[Problem]:
+        """The problems, with the record's place in every message."""
+        if isinstance(self.record, ProblemError):
+            raise self.record
+        try:
+            return self.make(self.record)
+        except ProblemError as error:
+            if str(error).startswith(self.record.where):
+                raise
+            raise ProblemError(f"{self.record.where}: {error}") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines in UTF-8, of a file in UTF-8 or UTF-16, maybe compressed."""
+    try:
+        with _opened(path) as file:
+            head = file.read(2)
+            if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                yield from (head + file.read()).decode("utf-16").encode().split(b"\n")
+                return
+            file.seek(0)
+            yield from file
+    except (OSError, EOFError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ProblemError(f"{path} cannot be read ({reason}).") from error
 
 
 def json_lines(path: Path) -> Iterator[Record | ProblemError]:
     """Records of a JSON lines file; a line that is none comes as its error."""
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield _record(f"{path}, line {number}", line)
+
+
+def separated(path: Path) -> Iterator[Record | ProblemError]:
+    """Rows of a CSV or TSV file; empty cells are as if they were not there.
+
+    In VLMEvalKit's TSV files the cell of a picture may name the row that holds it.
+    """
+    csv.field_size_limit(2**31 - 1)
+    texts = (line.decode("utf-8-sig") for line in _lines(path))
+    pictures: dict[str, str] = {}
     try:
-        file = path.open("rb")
-    except OSError as error:
-        raise ProblemError(f"{path} cannot be read ({error.strerror}).") from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _record(f"{path}, line {number}", line)
+        head = next(texts, "")
+        mark = max(("\t", ";", ","), key=head.count)
+        table = csv.DictReader(_chained(head, texts), delimiter=mark)
+        for row in table:
+            where = f"{path}, line {table.line_num}"
+            if None in row:
+                yield ProblemError(f"{where} has more cells than the first line names columns.")
+                continue
+            held = {name.strip(): cell for name, cell in row.items() if cell and cell.strip()}
+            if mark == "\t" and "index" in held and "image" in held:
+                if held["image"] in pictures:
+                    held["image"] = pictures[held["image"]]
+                elif len(held["image"]) > 64:
+                    pictures[held["index"]] = held["image"]
+            yield Record(where, held)
+    except UnicodeDecodeError as error:
+        raise ProblemError(f"{path} is neither UTF-8 nor UTF-16; save it as UTF-8.") from error
+    except csv.Error as error:
+        raise ProblemError(f"{path} is no table of cells ({error}).") from error
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
 
 
 def _record(where: str, line: bytes) -> Record | ProblemError:
@@ -314,21 +435,30 @@ def json_file(path: Path) -> Any:
     Raises:
         ProblemError: If it cannot be read.
     """
+    if not path.exists():
+        raise ProblemError(f"{path} does not exist; is the dataset there as published?")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ProblemError(f"{path} does not exist; is the dataset there as published?") from None
-    except (OSError, ValueError, RecursionError) as error:
+        with _opened(path) as file:
+            held = file.read()
+        wide = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return json.loads(held.decode("utf-16" if wide else "utf-8-sig"))
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise passing(error, path, ProblemError) or ProblemError(
             f"{path} cannot be read as JSON ({error})."
         ) from error
 
 
 def json_list(path: Path, key: str | None = None) -> Iterator[Record | ProblemError]:
-    """Records of a JSON file that holds a list, or an object with a list under ``key``."""
+    """Records of a JSON file that holds a list, or an object with a list under ``key``.
+
+    Without a key an object may hold a single list of objects.
+    """
     held = json_file(path)
     if key is not None:
         held = held.get(key) if isinstance(held, dict) else None
+    elif isinstance(held, dict):
+        lists = [one for one in held.values() if isinstance(one, list) and one]
+        held = lists[0] if len(lists) == 1 and isinstance(lists[0][0], dict) else None
     if not isinstance(held, list):
         inside = f" under {key!r}" if key else ""
         raise ProblemError(f"{path} holds no list{inside}; is it the file as published?")
@@ -352,13 +482,31 @@ def rows(place: Place, split: str) -> Iterator[Record | ProblemError]:
     if place.path is None:
         yield from hub_rows(place.source, place.split or split)
         return
-    files = [place.path]
-    if place.path.is_dir():
-        tables = ([*place.path.rglob(f"*{kind}")] for kind in _TABLES)
-        files = sorted(next((some for some in tables if some), []))
-    if not files or files[0].suffix not in _TABLES:
+    files = tables(place.path) if place.path.is_dir() else [place.path]
+    if not files or kind_of(files[0]) not in TABLES:
         raise ProblemError(f"{place.source} holds no parquet file; give one, or the hub's id.")
-    yield from of_split(place, files, split, lambda file: _TABLES[file.suffix](file))
+    yield from of_split(place, files, split, read_table)
+
+
+_ABOUT = ("dataset_info.json", "dataset_dict.json", "state.json")
+"""What the datasets package writes about a dataset beside it."""
+
+
+def tables(folder: Path) -> list[Path]:
+    """Files of a folder that hold records: those of the first kind in `TABLES` that is there."""
+    there = [file for file in folder.rglob("*") if file.is_file() and file.name not in _ABOUT]
+    kinds = {kind: [file for file in there if kind_of(file) == kind] for kind in TABLES}
+    return sorted(next((files for files in kinds.values() if files), []))
+
+
+def kind_of(file: Path) -> str:
+    """How the name of a file ends, ``.gz`` left out."""
+    return Path(file.name.removesuffix(".gz")).suffix.casefold()
+
+
+def read_table(file: Path) -> Iterator[Record | ProblemError]:
+    """Records of a file, read as its name ends."""
+    return TABLES[kind_of(file)](file)
 
 
 def of_split(
@@ -405,8 +553,31 @@ def _parquet(path: Path) -> Iterator[Record]:
         ) from error
 
 
-_TABLES = {".parquet": _parquet, ".jsonl": json_lines, ".json": json_list}
-"""What reads a table, in the order in which they are looked for."""
+def _arrow(path: Path) -> Iterator[Record]:
+    """Rows of a file that ``save_to_disk`` of the datasets package wrote."""
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
+            number = 0
+            for batch in batches:
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{path}, row {number}", row)
+    except (pa.ArrowException, OSError) as error:
+        raise passing(error, path, ProblemError) or ProblemError(
+            f"{path} is damaged or not written by save_to_disk ({error})."
+        ) from error
+
+
+TABLES: Mapping[str, Callable[[Path], Iterator[Record | ProblemError]]] = {
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+    ".csv": separated,
+    ".tsv": separated,
+    ".json": json_list,
+}
+"""What reads a table by how its name ends, in the order in which they are looked for."""
 
 
 def hub_rows(source: str, split: str) -> Iterator[Record]:
@@ -416,6 +587,7 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
         ProblemError: If `datasets` is missing or cannot load it.
     """
     try:
+        from datasets import Image as ImageFeature
         from datasets import load_dataset
     except ImportError as error:
         raise ProblemError(
@@ -430,11 +602,14 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
             f"{source} is not a file here, and its split {split!r} cannot be loaded from the hub "
             f"({reason})."
         ) from error
+    for name, feature in (loaded.features or {}).items():
+        if isinstance(feature, ImageFeature):  # Read here as everywhere.
+            loaded = loaded.cast_column(name, ImageFeature(decode=False))
     for number, row in enumerate(loaded, start=1):
         yield Record(f"{source}, {split}, row {number}", row, number)
 
 
-def picture(value: object, where: str, *folders: Path) -> Image.Image:
+def picture(value: object, where: str, *folders: Folder) -> Image.Image:
     """A picture as `upright_rgb` gives it.
 
     Args:
@@ -459,11 +634,14 @@ def picture(value: object, where: str, *folders: Path) -> Image.Image:
         raise ProblemError(f"{where} has no picture ({value!r:.60}).")
     name = f"picture {value}"
     names = dict.fromkeys((str(value), str(value).replace("\\", "/")))
-    places = (f / one for one in names for f in folders or (Path(),))
+    places: Iterator[Folder] = (f / one for one in names for f in folders or (Path(),))
     file = next((place for place in places if _is_file(place)), None)
     if file is None:
-        looked = ", ".join(map(str, dict.fromkeys(folders))) or "this folder"
-        raise ProblemError(f"{where}: {name} does not exist in {looked}.")
+        looked = ", ".join(dict.fromkeys(map(str, folders))) or "this folder"
+        hint = "; say where pictures lie with --images" if ":" in str(value)[1:3] else ""
+        raise ProblemError(f"{where}: {name} does not exist in {looked}{hint}.")
+    if isinstance(file, zipfile.Path):
+        return open_picture(io.BytesIO(file.read_bytes()), f"{where}: {name}")
     return open_picture(file, f"{where}: {name}")
 
 
@@ -485,7 +663,7 @@ _ENCODED_HEADS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0A
 """How PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
 
 
-def _is_file(path: Path) -> bool:
+def _is_file(path: Folder) -> bool:
     try:
         return path.is_file()
     except (OSError, ValueError):  # No name that a file can have.
@@ -505,17 +683,46 @@ def _no_constant(name: str) -> Any:
 def each(
     records: Iterable[Record | ProblemError], make: Callable[[Record], list[Problem]]
 ) -> Iterator[Made]:
-    """What makes the problems of every record, with the record's place in every message."""
-    for record in records:
-        yield partial(_made, record, make)
+    """What makes the problems of every record."""
+    return (Made(record, make) for record in records)
 
 
-def _made(record: Record | ProblemError, make: Callable[[Record], list[Problem]]) -> list[Problem]:
-    if isinstance(record, ProblemError):
-        raise record
-    try:
-        return make(record)
-    except ProblemError as error:
-        if str(error).startswith(record.where):
-            raise
-        raise ProblemError(f"{record.where}: {error}") from error
+_TYPES = (
+    *("question_type", "Question_Type", "Question Type", "type", "sub_task", "task", "category"),
+    *("question_family_index", "topic", "domain", "subject", "dataset"),
+)
+"""Fields that say of what type a question is; the first that is there counts."""
+
+
+def sampled(made: Iterable[Made], n: int, seed: int) -> list[Made]:
+    """About ``n`` records, drawn at random and of every type in proportion.
+
+    Only as many as may be chosen are held. Any first part of the list is spread over the types,
+    too, so that one may stop where records give several problems each.
+
+    Args:
+        made: All.
+        n: How many; where there are no more, all come in their order.
+        seed: Of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[tuple[float, int, Made]]] = {}
+    counts: Counter[str] = Counter()
+    for at, one in enumerate(made):
+        fields = one.record.value if isinstance(one.record, Record) else {}
+        kind = next((str(fields[name]) for name in _TYPES if fields.get(name) is not None), "")
+        counts[kind] += 1
+        held = drawn.setdefault(kind, [])
+        # Kept are the n smallest; the place breaks ties, so records are never compared.
+        entry = (-float(rng.random()), -at, one)
+        heapq.heappush(held, entry) if len(held) < n else heapq.heappushpop(held, entry)
+    if sum(counts.values()) <= n:
+        every = [entry for held in drawn.values() for entry in held]
+        return [one for _, _, one in sorted(every, key=lambda entry: -entry[1])]
+    spread = [
+        ((rank + 0.5) / counts[kind], kind, one)
+        for kind, held in drawn.items()
+        for rank, (_, _, one) in enumerate(sorted(held, key=lambda entry: (-entry[0], -entry[1])))
+    ]
+    spread.sort(key=lambda entry: entry[:2])
+    return [one for _, _, one in spread[:n]]

@@ -26,6 +26,7 @@ from typing import Any
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.source import (
+    Folder,
     Made,
     Place,
     Record,
@@ -59,11 +60,13 @@ def read(place: Place) -> Iterator[Made]:
         )
     read_file = json_lines if path.suffix == ".jsonl" else json_list
     records = of_split(place, [path], "", read_file)
-    roots = [place.images] if place.images is not None else [path.parent, path.parent.parent]
+    roots: list[Folder] = (
+        [place.images] if place.images is not None else [path.parent, path.parent.parent]
+    )
     return each(records, partial(_problems, roots=roots, place=place))
 
 
-def _problems(record: Record, roots: list[Path], place: Place) -> list[Problem]:
+def _problems(record: Record, roots: list[Folder], place: Place) -> list[Problem]:
     fields = _conversation(record) if "conversations" in record.value else _metadata(record)
     name, given = fields["image"], str(record.value.get("dataset", ""))
     inside = ("", given, f"cot/{given}", "images", f"{given}/images", f"cot_image_data/{given}")
