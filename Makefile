@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test portable coverage oldest robustness lint notebooks lab docs wheel try clean
+.PHONY: help setup reproduce test portable coverage oldest robustness lint notebooks lab numbers docs wheel try clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -88,6 +88,9 @@ notebooks: $(STAMP)  ## Execute all notebooks again and store their outputs.
 
 lab: $(STAMP)  ## Open the notebooks in JupyterLab.
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+numbers: $(STAMP)  ## Compare every number of README and docs with the results that ship.
+	$(BIN)/python scripts/check_numbers.py
 
 docs: $(STAMP)  ## The documentation as a site that opens from build/site/index.html; links checked.
 	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[docs]'

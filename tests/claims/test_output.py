@@ -217,33 +217,6 @@ def test_the_shipped_results_are_about_these_claims(results):
     ]
 
 
-def test_the_first_page_says_what_the_tables_say():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    said = " ".join(readme.replace("*", "").split())
-    again, trained = (headline(read_claims(shipped(f"results/{one}"))).set_index("claim")
-                      for one in ("commitment", "in_distribution"))  # fmt: skip
-
-    def effect(row):
-        low, high = sorted((abs(row["low"]), abs(row["high"])))
-        return f"{abs(row['effect']):.3f} [{low:.3f}, {high:.3f}]"
-
-    def cells(row):
-        return f"{row['cells_supported_corrected']:.0f} of 18 cells after Holm"
-
-    later, base = again.loc["att_later"], again.loc["att_base_later"]
-    assert f"{effect(later)} of the rationale ({cells(later)}'s correction, 12 uncorrected)" in said
-    assert f"later than CoT-SFT by {effect(again.loc['sft_later'])}; " in said
-    assert f"Att-CoT exceeds it by {effect(base)} ({cells(base)})" in said
-    assert f"{effect(again.loc['att_accuracy'])}: on one kind of three, and within the" in said
-    assert again.loc["att_accuracy", "negligible"]
-    focus = again.loc["att_focus"]
-    assert f"the evidence falls by {effect(focus)}, in 18 of 18 cells (17 exclude zero)" in said
-    assert focus["effect_max"] < 0 and focus["cells_opposite"] == 17
-    as_trained = trained.loc["att_later"]
-    assert f"later by {effect(as_trained)} ({cells(as_trained)}, 17 uncorrected)" in said
-    assert f"accuracy lower by {effect(trained.loc['att_accuracy'])}" in said
-
-
 def test_shipping_keeps_the_verdicts(folder, tmp_path, monkeypatch, capsys):
     path = Path(__file__).parents[2] / "scripts" / "ship_claims.py"
     spec = importlib.util.spec_from_file_location("ship_claims", path)
