@@ -13,7 +13,7 @@ from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems import Problem, load_problems
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.problems.data import ADAPTERS, check_data, convert_data, read_data
-from attcot_analysis.problems.data.clevr import run
+from attcot_analysis.problems.data.clevr import ATTRIBUTES, run
 from attcot_analysis.problems.data.source import hub_rows, rationale_steps
 from attcot_analysis.problems.folder import problem_record
 
@@ -177,18 +177,13 @@ def test_clevr_evidence_twins_and_controls(tmp_path):
         extent(part) for part in (reds & (np.arange(480) < 200), reds & (np.arange(480) > 200))
     ]
     np.testing.assert_allclose(count.evidence, drawn, atol=1)
-    assert count.twin.answer == "1" and len(count.twin.boxes) == 1
-    (hidden,) = count.twin.boxes
-    assert len(count.twin.image.crop(tuple(map(int, hidden))).getcolors()) == 1
-    (beside,) = count.control.boxes
-    size = [(b[2] - b[0], b[3] - b[1]) for b in (hidden, beside)]
-    assert size[0] == size[1]
-    every = [*count.evidence, *query.evidence]
-    assert not any(
-        beside[0] < b[2] and b[0] < beside[2] and beside[1] < b[3] and b[1] < beside[3]
-        for b in every
-    )
-    assert query.answer == "blue" and len(query.evidence) == 2 and query.twin is None
+    assert count.twin.answer == "1" and count.metadata["twin"] == "recoloured"
+    ((x0, y0, x1, y1),) = count.twin.boxes
+    changed = (np.asarray(count.twin.image) != np.asarray(count.image)).any(-1)
+    assert extent(changed) == (x0, y0, x1, y1) and (changed & reds).any()
+    assert count.control.answer == "2" and count.control.boxes == query.twin.boxes
+    assert query.answer == "blue" and len(query.evidence) == 2
+    assert query.twin.answer in ATTRIBUTES["color"] and query.control.answer == "blue"
 
 
 def test_clevr_answers_as_its_generator_writes_them(tmp_path):

@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data import check_data, read_data
-from attcot_analysis.problems.data.clevr import object_boxes
+from attcot_analysis.problems.data.clevr import object_boxes, object_masks, run
+from attcot_analysis.problems.fills import lab, residual
 
 
 def extent(mask):
@@ -45,27 +46,65 @@ def test_places_that_no_clevr_camera_shows_are_refused(tmp_path):
     assert "320x320 is no CLEVR picture" in check_data(path, "clevr").faults[0]
 
 
-def test_nothing_of_a_hidden_object_is_left(tmp_path):
-    count, _ = read_data(clevr(tmp_path), "clevr")
-    before, after = np.asarray(count.image), np.asarray(count.twin.image)
-    red = before[..., 0] == 200
-    left = after[..., 0] == 200
-    cube = red & (np.arange(480) < 200)
-    assert cube.any() and not left[cube].any() and (left == (red & ~cube)).all()
-
-
-def test_no_twin_hides_a_part_of_what_stays(tmp_path):
-    path = clevr(tmp_path)
+def shapes(path, things=None):
+    """The files with a question on shapes, which no other colour answers otherwise."""
     scenes = path / "scenes" / "CLEVR_val_scenes.json"
     held = json.loads(scenes.read_text())
-    objects = held["scenes"][0]["objects"]
-    objects[2] = thing(-1.9, -0.5, "blue", "small")  # Its box meets that of the red cube.
+    for at, one in (things or {}).items():
+        held["scenes"][0]["objects"][at] = one
     scenes.write_text(json.dumps(held))
-    boxes = object_boxes(objects, (480, 320))
-    count, _ = read_data(path, "clevr")
-    assert boxes[0][2] > boxes[2][0] and boxes[0][0] < boxes[2][2]
-    (hidden,) = count.twin.boxes
-    assert hidden[0] < boxes[1][0] and hidden[2] > boxes[1][2]  # The sphere alone.
+    objects = held["scenes"][0]["objects"]
+    clevr_picture(objects)[0].save(path / "images" / "val" / "CLEVR_val_000007.png")
+    questions = path / "questions" / "CLEVR_val_questions.json"
+    held = json.loads(questions.read_text())
+    count = held["questions"][0]
+    count["program"][1] |= {"function": "filter_shape", "value_inputs": ["cube"]}
+    count["answer"] = str(sum(one["shape"] == "cube" for one in objects))
+    held["questions"] = [count]
+    questions.write_text(json.dumps(held))
+    return path, objects
+
+
+def test_nothing_of_a_removed_object_is_left(tmp_path):
+    path, objects = shapes(clevr(tmp_path))
+    (count,) = read_data(path, "clevr")
+    assert (count.answer, count.twin.answer, count.metadata["twin"]) == ("2", "1", "removed")
+    before, after = np.asarray(count.image), np.asarray(count.twin.image)
+    _, shown = clevr_picture(objects)
+    gone = shown == 0
+    assert (before[gone] == (200, 20, 20)).all() and after[gone].std(-1).max() < 10
+    assert (after == before)[(shown == 1) | (shown == 2)].all()
+    # The sphere is not asked about: the same edit of it leaves the answer.
+    assert count.control.answer == "2"
+    assert np.asarray(count.control.image)[shown == 1].std(-1).max() < 10
+
+
+def test_outlines_are_what_is_drawn_of_a_shape():
+    for shape in ("cube", "sphere", "cylinder"):
+        objects = [thing(0.6, -0.4, "green", "large", shape, 17.0), thing(-3.0, -2.5, "red"),
+                   thing(-2.5, 2.8, "blue", "small")]  # fmt: skip
+        _, shown = clevr_picture(objects)
+        for at, mask in enumerate(object_masks(objects, (480, 320))):
+            drawn_here = shown == at
+            off = (mask != drawn_here).sum()
+            assert off < 3 * np.sqrt(drawn_here.sum())  # Pixels of the edge.
+
+
+def test_no_twin_touches_what_stays(tmp_path):
+    # The blue cube stands before the red one.
+    path, objects = shapes(clevr(tmp_path), {2: thing(-1.9, -0.9, "blue", "small")})
+    _, shown = clevr_picture(objects)
+    red, _, blue = object_masks(objects, (480, 320))
+    assert (red & blue).any()
+    (count,) = read_data(path, "clevr")
+    # Neither by itself, but both at once.
+    assert (count.answer, count.twin.answer, len(count.twin.boxes)) == ("2", "0", 2)
+    after = np.asarray(count.twin.image)
+    assert after[(shown == 0) | (shown == 2)].std(-1).max() < 10
+    objects[1] = thing(-1.9, -0.9, "green", shape="sphere")
+    path, _ = shapes(path, {1: objects[1]})
+    (count,) = read_data(path, "clevr")
+    assert count.twin is None and "twin" not in count.metadata
 
 
 # --- published pictures -------------------------------------------------------------------------
@@ -112,37 +151,53 @@ def test_boxes_on_published_pictures_are_what_is_drawn():
     assert abs(np.mean(ratios) - 1) < 0.01 and max(np.abs(np.subtract(ratios, 1))) < 0.04
 
 
+def seen_colours(scenes, pictures):
+    """Mean colours in CIELAB of the objects that nothing hides, by what their colour is called."""
+    found = {}
+    for scene in scenes:
+        image = pictures[scene["image_index"]]
+        masks, values = object_masks(scene["objects"], image.size), lab(np.asarray(image))
+        for at, one in enumerate(scene["objects"]):
+            near = [other for other in range(len(masks)) if other != at]
+            if not any((masks[at] & masks[other]).any() for other in near):
+                found.setdefault(one["color"], []).append(values[masks[at]].mean(axis=0))
+    return {colour: np.mean(values, axis=0) for colour, values in found.items()}
+
+
 @needs_real_data
-def test_no_twin_of_a_published_picture_shows_what_it_hides():
+def test_twins_of_published_pictures_show_what_their_answer_says():
     root = real_data() / "clevr"
     scenes = json.loads((root / "scenes" / "CLEVR_train_scenes.json").read_text())["scenes"]
-    by_picture = {
-        Image.open(root / "images" / "train" / scene["image_filename"]).convert("RGB").tobytes(): (
-            scene["objects"]
-        )
-        for scene in scenes
-    }
+    asked = json.loads((root / "questions" / "CLEVR_train_questions.json").read_text())
+    questions = {one["question_index"]: one for one in asked["questions"]}
+    folder = root / "images" / "train"
+    pictures = {one["image_index"]: Image.open(folder / one["image_filename"]).convert("RGB")
+                for one in scenes}  # fmt: skip
+    by_index = {scene["image_index"]: scene for scene in scenes}
+    colours = seen_colours(scenes, pictures)
     twins = [p for p in read_data(root, "clevr", split="train") if p.twin is not None]
-    assert len(twins) >= 8
+    kinds = [p.metadata["twin"] for p in twins]
+    assert kinds.count("recoloured") >= 20 and kinds.count("removed") >= 4
+    assert sum(p.control is not None for p in twins) >= 20
     for problem in twins:
-        objects = by_picture[problem.image.tobytes()]
-        boxes = object_boxes(objects, problem.size)
-        left = np.asarray(problem.twin.image)
-        for x0, y0, x1, y1 in problem.twin.boxes:
-            fill = left[int(y0), int(x0)]
-            assert (left[int(y0) : int(y1), int(x0) : int(x1)] == fill).all()
-            (hidden,) = [
-                at
-                for at, one in enumerate(objects)
-                if x0 <= one["pixel_coords"][0] < x1 and y0 <= one["pixel_coords"][1] < y1
-            ]
-            u0, v0, u1, v1 = boxes[hidden]
-            assert x0 <= max(u0 - 1.5, 0) and y0 <= max(v0 - 1.5, 0)
-            assert x1 >= min(u1 + 1.5, 480) and y1 >= min(v1 + 1.5, 320)
-            if objects[hidden]["color"] != "gray":
-                there = drawn(problem.image, objects[hidden])
-                rest = there & (left == np.asarray(problem.image)).all(-1)
-                assert not rest.any()
+        question = questions[int(problem.id.rpartition("-")[2])]
+        scene = by_index[question["image_index"]]
+        masks = object_masks(scene["objects"], problem.size)
+        for edit in filter(None, (problem.twin, problem.control)):
+            changed = (np.asarray(edit.image) != np.asarray(problem.image)).any(-1)
+            touched = [at for at, mask in enumerate(masks) if (mask & changed).sum() > 8]
+            objects, gone = [dict(one) for one in scene["objects"]], frozenset(touched)
+            if problem.metadata["twin"] == "recoloured":
+                (at,), gone = touched, frozenset()
+                mean = lab(np.asarray(edit.image))[masks[at]].mean(axis=0)
+                near = min(colours, key=lambda name: np.linalg.norm(colours[name] - mean))
+                objects[at]["color"] = near
+            else:
+                for at in touched:
+                    left = residual(problem.image, edit.image, masks[at])
+                    assert not left.edges > 0.2 and not left.colours > 0.25
+            program = question["program"]
+            assert run(program, objects, scene["relationships"], gone).answer == edit.answer
 
 
 def test_scenes_that_are_not_clevrs_are_a_fault(tmp_path):

@@ -5,25 +5,30 @@ The published folder ``CLEVR_v1.0`` (arXiv 1612.06890): ``questions/CLEVR_<split
 answers. Questions as the generator itself writes them, whose answers are numbers and true or false,
 are read as well.
 
-Scene graphs give an object's centre and depth in the picture, not its box; `clevr_camera` finds
-what the dataset's camera shows of its shape. Evidence are the objects that the question's program
-singles out or counts.
+Scene graphs give an object's centre and depth in the picture, not its outline; `object_outlines`
+finds what the dataset's camera shows of its shape. Evidence are the objects that the question's
+program singles out or counts.
 
-A twin hides evidence objects, all that is drawn of them, under the picture's mean colour (their
-shadows stay); its answer is the program's on the scene without them. One is hidden if that changes
-the answer, else all that are counted, and none whose box meets that of an object that stays.
-Control edits hide as much where no object is. Questions whose answer cannot be recomputed (the
-colour of a hidden object, say) have no twin.
+A twin is the smallest edit that changes the program's answer: an evidence object gets another
+colour, or one is removed (painted over from its surroundings), or all that are counted; its answer
+is the program's on the scene as edited. Shadows and reflections stay. Nothing is edited whose
+outline touches that of an object that stays as it is, and where the program has no answer on the
+edited scene there is no twin. The control is the same kind of edit of an object on which the
+answer does not hang; where there is none, as much empty ground is painted over for a removal, and
+a recolouring has no control.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, floor
-from typing import Any, Literal
+from math import ceil
+from typing import Any, Literal, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageColor, ImageDraw
+from scipy.spatial import ConvexHull
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.controls import control_rectangles
@@ -37,7 +42,8 @@ from attcot_analysis.problems.data.source import (
     json_list,
     picture,
 )
-from attcot_analysis.problems.fills import Rectangle, occluded
+from attcot_analysis.problems.fills import Mask, bounding_box, lab, occluded, rgb
+from attcot_analysis.problems.objects import grown, recoloured, shifted
 from attcot_analysis.problems.problem import Box, Edit, Problem
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
@@ -177,16 +183,50 @@ _FITS = 2.0
 """Pixels; published coordinates are rounded to whole ones."""
 
 
-def object_boxes(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> list[Box]:
+def object_boxes(objects: Objects, size: tuple[int, int]) -> list[Box]:
     """The boxes of all objects of a scene graph, cut at the picture's edges.
+
+    Args:
+        objects: See `object_outlines`.
+        size: Width and height of the picture.
+
+    Raises:
+        ValueError: As `object_outlines`, and if an object lies outside of the picture.
+    """
+    boxes = []
+    for outline, thing in zip(object_outlines(objects, size), objects, strict=True):
+        x0, y0 = (float(edge) for edge in np.maximum(outline.min(axis=0), 0.0))
+        x1, y1 = (float(edge) for edge in np.minimum(outline.max(axis=0), size))
+        if not (x0 < x1 and y0 < y1):
+            raise ValueError(f"an object lies outside of the picture, at {thing['pixel_coords']}")
+        boxes.append((x0, y0, x1, y1))
+    return boxes
+
+
+def object_masks(objects: Objects, size: tuple[int, int]) -> list[Mask]:
+    """The pixels within the outlines of all objects, what hides a part of them included."""
+    masks = []
+    for outline in object_outlines(objects, size):
+        drawn = Image.new("1", size)
+        hull = outline[ConvexHull(outline).vertices]
+        ImageDraw.Draw(drawn).polygon([(float(x), float(y)) for x, y in hull - 0.5], fill=1)
+        masks.append(np.asarray(drawn))
+    return masks
+
+
+def object_outlines(objects: Objects, size: tuple[int, int]) -> list[FloatArray]:
+    """Points around all that is drawn of each object, of which the hull is its outline.
 
     Args:
         objects: With ``3d_coords``, ``pixel_coords`` (x, y, depth), ``shape``, ``size``,
             ``rotation``.
         size: Width and height of the picture, which may be another than 480 x 320.
 
+    Returns:
+        Per object ``(points, 2)``, x and y in pixels.
+
     Raises:
-        ValueError: If objects are not where CLEVR's camera sees them, or outside of the picture.
+        ValueError: If objects are not where CLEVR's camera sees them.
     """
     width, height = size
     scale = width / _WIDTH
@@ -195,15 +235,9 @@ def object_boxes(objects: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
     places = np.array([one["3d_coords"] for one in objects], dtype=float).reshape(-1, 3)
     seen = np.array([one["pixel_coords"] for one in objects], dtype=float).reshape(-1, 3)
     camera = _camera(places, seen)
-    boxes = []
-    for place, thing in zip(places, objects, strict=True):
-        low, high = (edge * scale for edge in _extent(camera, place, thing))
-        x0, y0 = (float(edge) for edge in np.maximum(low, 0.0))
-        x1, y1 = (float(edge) for edge in np.minimum(high, (width, height)))
-        if not (x0 < x1 and y0 < y1):
-            raise ValueError(f"an object lies outside of the picture, at {thing['pixel_coords']}")
-        boxes.append((x0, y0, x1, y1))
-    return boxes
+    return [
+        _outline(camera, place, thing) * scale for place, thing in zip(places, objects, strict=True)
+    ]
 
 
 def _camera(places: FloatArray, seen: FloatArray) -> FloatArray:
@@ -241,46 +275,51 @@ def _pixels(points: FloatArray) -> FloatArray:
     return np.stack([_WIDTH / 2 + _FOCAL * x / depth, _HEIGHT / 2 - _FOCAL * y / depth, depth], 1)
 
 
-def _extent(
-    camera: FloatArray, place: FloatArray, thing: Mapping[str, Any]
-) -> tuple[FloatArray, FloatArray]:
-    """Upper left and lower right corner of what is drawn of an object, at a width of 480."""
+def _outline(camera: FloatArray, place: FloatArray, thing: Mapping[str, Any]) -> FloatArray:
+    """Points around what is drawn of an object, at a width of 480."""
     radius, shape = _RADIUS[thing["size"]], thing["shape"]
+    angles = np.linspace(0, 2 * np.pi, 256)
     if shape == "sphere":
-        return _sphere(_in_view(camera, place[None])[0], radius)
-    if shape == "cylinder":
-        angles = np.linspace(0, 2 * np.pi, 128)
-    elif shape == "cube":
+        # Seen is the circle in which lines from the camera touch it.
+        centre = _in_view(camera, place[None])[0]
+        far = float(np.linalg.norm(centre))
+        ahead = centre / far
+        right = np.cross(ahead, (0.0, 1.0, 0.0)) / np.hypot(ahead[0], ahead[2])
+        ring = np.outer(np.cos(angles), right) + np.outer(np.sin(angles), np.cross(right, ahead))
+        touching = (
+            centre - ahead * radius**2 / far + ring * radius * np.sqrt(1 - (radius / far) ** 2)
+        )
+        return _pixels(touching)[:, :2]
+    if shape == "cube":
         radius *= _CUBE
         angles = float(thing["rotation"]) + np.pi / 4 + np.arange(4) * np.pi / 2
-    else:
+    elif shape != "cylinder":
         raise ValueError(f"shape {shape!r} is none of CLEVR's")
     reach = radius * (np.sqrt(2) if shape == "cube" else 1.0)
-    ring = [np.cos(angles) * reach, np.sin(angles) * reach]
-    ends = [np.stack([*ring, np.full(len(angles), end)], axis=1) for end in (-radius, radius)]
-    points = place + np.concatenate(ends)
-    drawn = _pixels(_in_view(camera, points))[:, :2]
-    return drawn.min(axis=0), drawn.max(axis=0)
-
-
-def _sphere(centre: FloatArray, radius: float) -> tuple[FloatArray, FloatArray]:
-    """Where the planes through the camera that touch a sphere meet the picture."""
-    side, depth = centre[:2], centre[2]
-    near = depth**2 - radius**2
-    reach = radius * np.sqrt(side**2 + near)
-    low, high = (_FOCAL * (side * depth + sign * reach) / near for sign in (-1, 1))
-    left, right = _WIDTH / 2 + low[0], _WIDTH / 2 + high[0]
-    return (
-        np.array([left, _HEIGHT / 2 - high[1]]),
-        np.array([right, _HEIGHT / 2 - low[1]]),
-    )
+    ring = np.stack([np.cos(angles) * reach, np.sin(angles) * reach], axis=1)
+    ends = [np.insert(ring, 2, end, axis=1) for end in (-radius, radius)]
+    return _pixels(_in_view(camera, place + np.concatenate(ends)))[:, :2]
 
 
 SPLIT = "val"
 
 
-_MARGIN = 2 / 480
-"""What an edit covers around an object, over the picture's width: its edges are soft."""
+_MARGIN = 3 / 480
+"""What is painted over around an object, over the picture's width: its edges are soft."""
+
+_DRAWN = {
+    "gray": "#535251",
+    "red": "#733938",
+    "blue": "#3f4e7a",
+    "green": "#34582c",
+    "brown": "#634d2f",
+    "purple": "#673c78",
+    "cyan": "#407a79",
+    "yellow": "#857f41",
+}
+"""Mean colours of rubber objects on published pictures; metal ones differ from each other alike."""
+
+Moves = Sequence[tuple[int, int]]
 
 
 def read(place: Place) -> Iterator[Made]:
@@ -334,9 +373,7 @@ def _problems(
         evidence=tuple(boxes[at] for at in whole.evidence),
         metadata={"dataset": "clevr", "family": int(record.value.get("question_family_index", -1))},
     )
-    covers = _covers(boxes, image.size)
-    hidden = _hidden(program, objects, relations, boxes, covers, whole)
-    return [problem if hidden is None else _with_edits(problem, covers, *hidden)]
+    return [_with_edits(problem, _Scene(program, objects, relations, image), whole)]
 
 
 def _answer(record: Record) -> str:
@@ -347,61 +384,113 @@ def _answer(record: Record) -> str:
     return str(record.field("answer", (str, int)))
 
 
-def _covers(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[Rectangle, ...]:
-    """What must be filled for nothing of each object to be seen."""
-    width, height = size
-    more = _MARGIN * width
-    return tuple(
-        (
-            floor(max(x0 - more, 0)),
-            floor(max(y0 - more, 0)),
-            ceil(min(x1 + more, width)),
-            ceil(min(y1 + more, height)),
+class _Scene:
+    """A question's scene and picture, which can be edited."""
+
+    def __init__(
+        self,
+        program: Sequence[Mapping[str, Any]],
+        objects: Objects,
+        relations: Mapping[str, Sequence[Sequence[int]]],
+        image: Image.Image,
+    ) -> None:
+        self.program, self.objects, self.relations, self.image = program, objects, relations, image
+        self.masks = object_masks(objects, image.size)
+        more = ceil(_MARGIN * image.width)
+        self.regions = [grown(mask, more) for mask in self.masks]
+
+    def answer(self, change: "_Change") -> str | None:
+        """The program's on the scene as edited."""
+        objects, gone = self.objects, frozenset(change.at)
+        if change.colour is not None:
+            objects = [
+                {**one, "color": change.colour} if at in gone else one
+                for at, one in enumerate(objects)
+            ]
+            gone = frozenset()
+        return run(self.program, objects, self.relations, gone).answer
+
+    def clear(self, change: "_Change") -> bool:
+        """Whether the edit touches nothing that stays as it is."""
+        rest = [mask for at, mask in enumerate(self.masks) if at not in change.at]
+        return not any((self.regions[at] & mask).any() for at in change.at for mask in rest)
+
+    def edit(
+        self, kind: Literal["twin", "control"], answer: str, change: "_Change", to: Moves = ()
+    ) -> Edit:
+        """The picture with a change made, or with as much ground painted over elsewhere."""
+        if change.colour is None:
+            moves = to or [(0, 0)] * len(change.at)
+            regions = [
+                shifted(self.regions[at], by) for at, by in zip(change.at, moves, strict=True)
+            ]
+            # All at once, or one that is still there would be painted into the other.
+            image = occluded(self.image, np.logical_or.reduce(regions), "telea")
+        else:
+            (at,) = change.at
+            regions = [self.masks[at]]
+            image = self._painted(at, change.colour)
+        boxes = [tuple(map(float, bounding_box(region))) for region in regions]
+        found = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in dict.fromkeys(boxes))
+        return Edit(kind, image, answer, (), found)
+
+    def _painted(self, at: int, colour: str) -> Image.Image:
+        """An object whose colour is changed as others of the two colours differ."""
+        old, new = (
+            lab(np.array([[ImageColor.getrgb(_DRAWN[one])]], dtype=np.uint8))[0, 0]
+            for one in (self.objects[at]["color"], colour)
         )
-        for x0, y0, x1, y1 in boxes
-    )
+        mean = lab(np.asarray(self.image))[self.masks[at]].mean(axis=0)
+        red, green, blue = rgb((mean + new - old)[None, None])[0, 0]
+        return recoloured(self.image, self.masks[at], f"#{red:02x}{green:02x}{blue:02x}")
 
 
-def _hidden(
-    program: Sequence[Mapping[str, Any]],
-    objects: Sequence[Mapping[str, Any]],
-    relations: Mapping[str, Sequence[Sequence[int]]],
-    boxes: Sequence[Box],
-    covers: Sequence[Rectangle],
-    whole: Run,
-) -> tuple[tuple[int, ...], str] | None:
-    """The fewest evidence objects whose absence gives another answer, and that answer.
+class _Change(NamedTuple):
+    """Objects that are removed, or that get a colour."""
 
-    What covers them touches nothing that stays.
-    """
-    tries: list[tuple[int, ...]] = [(at,) for at in (*whole.counted, *whole.evidence)]
-    if len(whole.counted) > 1:
-        tries.append(whole.counted)
-    for gone in tries:
-        stay = [box for at, box in enumerate(boxes) if at not in gone]
-        if not any(_overlap(covers[at], box) for at in gone for box in stay):
-            left = run(program, objects, relations, frozenset(gone)).answer
-            if left is not None and left != whole.answer:
-                return gone, left
-    return None
+    at: tuple[int, ...]
+    colour: str | None = None
 
 
-def _with_edits(
-    problem: Problem, covers: Sequence[Rectangle], gone: tuple[int, ...], answer: str
-) -> Problem:
-    hidden = tuple(dict.fromkeys(covers[at] for at in gone))
-    twin = _edit(problem, "twin", answer, hidden)
-    beside = control_rectangles(problem, hidden, avoid=covers)
-    control = None if beside is None else _edit(problem, "control", problem.answer, beside)
-    return replace(problem, twin=twin, control=control)
+def _with_edits(problem: Problem, scene: _Scene, whole: Run) -> Problem:
+    rng = np.random.default_rng(crc32(problem.id.encode()))
+    colours = rng.permutation(np.array(ATTRIBUTES["color"])).tolist()
+    evidence = tuple(dict.fromkeys((*whole.counted, *whole.evidence)))
+    tries = [_Change((at,), one) for at in evidence for one in colours]
+    tries += [_Change((at,)) for at in evidence]
+    tries += [_Change(whole.counted)] if len(whole.counted) > 1 else []
+    for change in tries:
+        answer = scene.answer(change)
+        if answer is not None and answer != whole.answer and scene.clear(change):
+            twin = scene.edit("twin", answer, change)
+            what = "removed" if change.colour is None else "recoloured"
+            return replace(
+                problem,
+                twin=twin,
+                control=_control(problem, scene, change, evidence),
+                metadata={**problem.metadata, "twin": what},
+            )
+    return problem
 
 
-def _edit(
-    problem: Problem, kind: Literal["twin", "control"], answer: str, hidden: Sequence[Rectangle]
-) -> Edit:
-    boxes = tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in hidden)
-    return Edit(kind, occluded(problem.image, hidden), answer, (), boxes)
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _control(
+    problem: Problem, scene: _Scene, change: _Change, evidence: Sequence[int]
+) -> Edit | None:
+    """The same edit of the object nearest in size whose change leaves the answer as it is."""
+    area = sum(int(scene.masks[at].sum()) for at in change.at)
+    others = [at for at in range(len(scene.objects)) if at not in evidence]
+    others.sort(key=lambda at: abs(int(scene.masks[at].sum()) - area))
+    colours = [None] if change.colour is None else [change.colour, *ATTRIBUTES["color"]]
+    for other in (_Change((at,), colour) for at in others for colour in colours):
+        same = other.colour == scene.objects[other.at[0]]["color"]
+        if not same and scene.clear(other) and scene.answer(other) == problem.answer:
+            return scene.edit("control", problem.answer, other)
+    if change.colour is not None:
+        return None  # A patch of colour on the ground might be taken for an object.
+    boxes = [bounding_box(scene.regions[at]) for at in change.at]
+    taken = [bounding_box(region) for region in scene.regions]
+    beside = control_rectangles(problem, boxes, avoid=taken)
+    if beside is None:
+        return None
+    moves = [(to[0] - x[0], to[1] - x[1]) for x, to in zip(boxes, beside, strict=True)]
+    return scene.edit("control", problem.answer, change, moves)
