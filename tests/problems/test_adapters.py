@@ -367,6 +367,29 @@ def test_rows_that_a_table_cannot_give(tmp_path):
     assert "has no picture" in check_data(path, "blink").faults[0]
 
 
+def test_hallusionbench_twins_are_the_other_pictures_of_a_set(tmp_path):
+    path = made(tmp_path, "hallusionbench")
+    first, _ = json.loads(path.read_text())
+    dataset_files.save(path.parent / "VD" / "illusion" / "0_1.png", 2)
+    other = first | {"figure_id": "1", "gt_answer": "0", "filename": "./VD/illusion/0_1.png"}
+    none = first | {"figure_id": "2", "gt_answer": "0", "visual_input": "0", "filename": None}
+    path.write_text(json.dumps([none, first, other, other | {"set_id": "1"}]))
+    found = check_data(path, "hallusionbench")
+    assert len(found.faults) == 1 and "has no picture" in found.faults[0]
+    one, two, alone = read_data(path, "hallusionbench", faults=[])
+    assert one.twin.answer == "No" and pixels(one.twin.image) == pixels(two.image)
+    assert two.twin.answer == "Yes" and pixels(two.twin.image) == pixels(one.image)
+    assert alone.twin is None
+
+
+def test_answers_that_are_sentences_are_said(tmp_path):
+    path = made(tmp_path, "jsonl")
+    long = GOOD | {"answer": "The person in the green jacket is sitting on the fence."}
+    dataset_files.lines(path, [GOOD, long, long | {"candidates": ["a", long["answer"]]}])
+    said = " ".join(check_data(path).coverage.warnings)
+    assert "answers of 1 open items are sentences" in said
+
+
 def test_answers_of_charts_that_are_lists(tmp_path):
     path = made(tmp_path, "chartqa") / "test_human.json"
     path.write_text(path.read_text().replace('"1,200"', '"[2015, 2016]"'))

@@ -11,6 +11,7 @@ import dataset_files
 import pyarrow as pa
 import pytest
 from dataset_files import lines, made, picture, save, stored, table
+from real import needs_real_data, real_data
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import ProblemError
@@ -308,3 +309,38 @@ def test_a_sample_holds_every_type_in_proportion(tmp_path):
 def test_records_of_several_problems_are_sampled_too(tmp_path):
     path = dataset_files.naturalbench(tmp_path / "set")
     assert check_data(path, "naturalbench", limit=6).coverage.n == 6
+
+
+def test_shards_of_one_table_keep_their_ids_apart(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "x.jsonl.gz").unlink()
+    rows = [{"image": stored(1), "question": "What?", "answer": "red"}] * 2
+    for at in range(2):
+        table(tmp_path / f"train-0000{at}-of-00002.parquet", rows)
+    assert [one.id for one in read_data(tmp_path)] == ["item-1", "item-2", "item-3", "item-4"]
+
+
+def test_what_is_not_read_is_said_at_once(tmp_path):
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    with pytest.raises(ProblemError, match=r"a.xlsx is not read; save it as JSON lines"):
+        check_data(tmp_path / "a.xlsx")
+
+
+@needs_real_data
+def test_a_model_s_published_rationales_are_own_data(tmp_path):
+    root = real_data()
+    source = root / "chartqa-think" / "sample.json"
+    found = check_data(source, images=root / "chartqa" / "test" / "png")
+    rows = json.loads(source.read_text())
+    known = {file.name for file in (root / "chartqa" / "test" / "png").iterdir()}
+    there = [row for row in rows if row["image"] in known]
+    assert found.coverage.n == len(there)
+    assert all("does not exist" in one for one in found.faults)
+    for row in rows:
+        dataset_files.save(tmp_path / row["image"])
+    for problem, row in zip(read_data(source, images=tmp_path), rows, strict=True):
+        assert problem.metadata["label"] == row["label"]
+        assert (
+            problem.answer == row["answer"].split("<answer>")[1].removesuffix("</answer>").strip()
+        )
+        assert problem.steps and "<" not in problem.steps[0].text

@@ -112,8 +112,11 @@ def test_one_file_of_ones_own_among_several(tmp_path):
     with pytest.raises(ProblemError, match="holds 2"):
         list(read_data(tmp_path / "set"))
     test.rename(path)
-    with pytest.raises(ProblemError, match="does not say what splits"):
+    with pytest.raises(ProblemError, match="does not say of what split"):
         list(read_data(path, split="test"))
+    row = json.loads(path.read_text()) | {"split": "test"}
+    lines(path, [row, row | {"id": "other", "split": "val"}])
+    assert [one.id for one in read_data(path, split="val")] == ["other"]
 
 
 @pytest.mark.parametrize(

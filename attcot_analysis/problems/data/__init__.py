@@ -10,7 +10,12 @@ from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
-from attcot_analysis.problems.data.hub import HUB_SETS, read_aokvqa, read_vstar
+from attcot_analysis.problems.data.hub import (
+    HUB_SETS,
+    read_aokvqa,
+    read_hallusionbench,
+    read_vstar,
+)
 from attcot_analysis.problems.data.reserved import check_reserved
 from attcot_analysis.problems.data.source import Folder, Made, Place, sampled
 from attcot_analysis.problems.folder import check_id, problem_line, save_problems
@@ -43,6 +48,7 @@ ADAPTERS = {
     "visual-cot": Adapter("Visual CoT, with the rationales of its GQA part", visual_cot.read),
     **_HUB,
     "vstar": replace(_HUB["vstar"], read=read_vstar),
+    "hallusionbench": replace(_HUB["hallusionbench"], read=read_hallusionbench),
     "a-okvqa": replace(_HUB["a-okvqa"], read=read_aokvqa),
 }
 """Formats by name."""

@@ -52,7 +52,8 @@ the instruction how to answer often behind them.
 
 A row of ViLP gives three problems with the same candidates. Its question states the fact that
 suggests ``answer1`` (the variant ViLP-F), which is the habitual answer; the twin of each picture is
-the next one with another answer. Neither of the two has control edits.
+the next one with another answer. In HallusionBench it is the first other picture of the set on
+which the same question has the other answer. None of the three has control edits.
 """
 
 import re
@@ -211,6 +212,33 @@ class HubSet(NamedTuple):
         """Rows of the dataset."""
         folders = [folder / part for folder in place.folders for part in self.inside]
         return each(rows(place, self.split), partial(self.problems, folders=folders))
+
+
+def read_hallusionbench(place: Place) -> Iterator[Made]:
+    """Rows of HallusionBench; the twin is the same question on the set's next other picture."""
+    table = HUB_SETS["hallusionbench"]
+    folders = [folder / part for folder in place.folders for part in table.inside]
+    records = list(rows(place, table.split))
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    names = ("category", "subcategory", "set_id", "question_id", "question")
+
+    def group(record: Record) -> list[Record]:
+        return groups.setdefault(tuple(str(record.value.get(name)) for name in names), [])
+
+    for record in records:
+        if isinstance(record, Record) and str(record.value.get("visual_input")) != "0":
+            group(record).append(record)
+
+    def problems(record: Record) -> list[Problem]:
+        (problem,) = table.problems(record, folders=folders)
+        given = str(record.value["gt_answer"])
+        others = [one for one in group(record) if str(one.value.get("gt_answer")) != given]
+        if not others:
+            return [problem]
+        (other,) = table.problems(others[0], folders=folders)
+        return [replace(problem, twin=Edit("twin", other.image, other.answer, (), ()))]
+
+    return each(records, problems)
 
 
 def read_aokvqa(place: Place) -> Iterator[Made]:

@@ -85,6 +85,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 _NEEDED = ("image", "question", "answer")
 _EDITS = ("twin", "control")
 _EDIT_FIELDS = ("image", "answer", "rationale", "steps", "boxes")
+_UNREAD = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".pkl", ".pickle", ".npz", ".pt")
+"""What people have, too, and JSON lines are never called."""
 _NEAR = 0.85
 """How alike a name must be to be taken for a slip of the pen."""
 
@@ -109,8 +111,11 @@ def read(place: Place) -> Iterator[Made]:
             raise ProblemError(
                 f"{path} holds {len(files)} {kind} files; name the one that is meant."
             )
-    elif place.split is not None and kind_of(path) not in (".parquet", ".arrow"):
-        choose([path], path, place.split)
+    elif kind_of(path) in _UNREAD:
+        raise ProblemError(
+            f"{path} is not read; save it as JSON lines, CSV or parquet, and give a ZIP file of "
+            "pictures with --images."
+        )
     folders: list[Folder] = [] if place.images is None else [place.images]
     folders += dict.fromkeys(file.parent for file in files)
     records = of_split(place, files, "", _table)
@@ -140,7 +145,9 @@ def _problems(record: Record, folders: Sequence[Folder], place: Place) -> list[P
             )
     images: dict[str | None, object] = {None: _one_picture(fields.pop("image"), where)}
     fields["question"] = _text(fields["question"], "question", where).replace("<image>", "").strip()
-    fields["id"] = str(fields.get("id", f"item-{where.rpartition(' ')[2]}"))
+    shard = where.rpartition(", ")[2].startswith("row ")  # Rows of all files are counted together.
+    at = record.number if shard else where.rpartition(" ")[2]
+    fields["id"] = str(fields.get("id", f"item-{at}"))
     _settle_answer(fields, where)
     if "boxes" in fields:
         fields["evidence"] = _boxes(fields.pop("boxes"))

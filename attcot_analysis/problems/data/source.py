@@ -264,16 +264,21 @@ class Look:
 
     _TOKEN = 14 * 14
     """Pixels of a small image token."""
+    _WORDS = 8
+    """With more an answer is a sentence."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._shares: list[float] = []
         self._tiny = 0
         self._on_white = 0
+        self._sentences = 0
 
     def add(self, problem: Problem) -> None:
         """Look at one more."""
         self._on_white += bool(problem.image.info.get("on_white"))
+        open_text = not problem.candidates and problem.scoring == "exact"
+        self._sentences += open_text and len(problem.answer.split()) > self._WORDS
         boxes = problem.evidence_boxes
         if boxes:
             area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
@@ -293,6 +298,11 @@ class Look:
             said.append(
                 f"The evidence of {self._tiny} of them is smaller than an image token of 14x14 "
                 "pixels: is its form the right one (--boxes)?"
+            )
+        if self._sentences:
+            said.append(
+                f"The answers of {self._sentences} open items are sentences, and no response that "
+                "words them otherwise counts as right: give scores with the responses (correct)."
             )
         if self._on_white:
             said.append(f"{self._on_white} pictures are clear in places and were put on white.")

@@ -45,6 +45,8 @@ from attcot_analysis.problems.problem import Problem
 _ASKS_FOR_BOX = "Please provide the bounding box"
 _MARK = "###"
 _ROUNDING = 0.01
+_CALLED = (("v7w", "visual7w"), ("textcap", "textvqa"))
+"""Parts whose pictures lie in a folder of the other name."""
 
 
 def read(place: Place) -> Iterator[Made]:
@@ -69,7 +71,9 @@ def read(place: Place) -> Iterator[Made]:
 def _problems(record: Record, roots: list[Folder], place: Place) -> list[Problem]:
     fields = _conversation(record) if "conversations" in record.value else _metadata(record)
     name, given = fields["image"], str(record.value.get("dataset", ""))
-    inside = ("", given, f"cot/{given}", "images", f"{given}/images", f"cot_image_data/{given}")
+    inside = ["", "images", f"{given}/images"]
+    names = dict.fromkeys((given, *(one for pair in _CALLED if given in pair for one in pair)))
+    inside += [f"{part}{one}" for part in ("", "cot/", "cot_image_data/") for one in names]
     folders = [root / part for root in roots for part in inside]
     # Some files name a folder otherwise than the archive of the pictures does.
     base = Path(name).name
