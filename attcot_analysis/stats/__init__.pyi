@@ -12,3 +12,5 @@ from .intervals import bootstrap_mean as bootstrap_mean
 from .intervals import crossed_t_interval as crossed_t_interval
 from .intervals import paired_difference as paired_difference
 from .intervals import step_curve as step_curve
+from .lengths import RhAuc as RhAuc
+from .lengths import rh_auc as rh_auc
