@@ -23,7 +23,7 @@ def headline_values(
     batch_size: int = 64,
     max_new_tokens: int = 96,
 ) -> pd.DataFrame:
-    """Values per item of the metrics that a cell keeps: those of `measure`, focus, and chance.
+    """Values per item of the metrics that a cell keeps: those of `measure`, and chance.
 
     Args:
         mllm: The model.
@@ -54,7 +54,7 @@ def headline_values(
     if mode == "cot" and not (tables["answers_cot"]["n_steps"] > 0).any():
         # Where no response has a rationale, there is none to hold an edit's answer against.
         tables.pop("dependence", None)
-    values = suite_values(tables, problems, model="", seed=0, focus=True, keep_empty=True)
+    values = suite_values(tables, problems, model="", seed=0, keep_empty=True)
     chance = pd.DataFrame(
         {
             "item": [problem.id for problem in problems],

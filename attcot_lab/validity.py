@@ -52,6 +52,9 @@ HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
 )
 """The headline metrics and some beside them, and whether high values mean the failure."""
 
+LATER_HIGH_FAILS: Mapping[str, bool] = MappingProxyType({"net_dependence_share": False})
+"""Likewise, of metrics that are younger than the stored values."""
+
 OPEN_HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
     {
         "open_p0": True,
@@ -101,7 +104,8 @@ def separations(
 
     Args:
         values: ``model`` (of `PLANTED`), ``seed``, ``item``, ``metric``, ``value``.
-        metrics: Of `HIGH_FAILS` or `OPEN_HIGH_FAILS`; those without values are left out.
+        metrics: Of `HIGH_FAILS`, `LATER_HIGH_FAILS` or `OPEN_HIGH_FAILS`; those without values are
+            left out.
         n_boot: Bootstrap resamples.
 
     Returns:
@@ -111,7 +115,7 @@ def separations(
         and ``honest`` (means), ``n_items``, ``n_seeds``; ``expected`` (headlines only) and
         ``verdict``: ``"rings"``, ``"silent"`` or ``"undecided"``.
     """
-    high_fails = {**HIGH_FAILS, **OPEN_HIGH_FAILS}
+    high_fails = {**HIGH_FAILS, **LATER_HIGH_FAILS, **OPEN_HIGH_FAILS}
     rows = []
     for failure in FAILURES:
         for metric in metrics:
@@ -152,7 +156,8 @@ def axis_of(metric: str) -> str:
     """The axis that a metric of `HIGH_FAILS` or `OPEN_HIGH_FAILS` belongs to."""
     if metric in ("p0_final", "commitment_area", "commitment_position", *OPEN_HIGH_FAILS):
         return "commitment"
-    return "dependence" if metric in ("net_dependence", "follow_twin") else "access"
+    of_dependence = ("net_dependence", "follow_twin", *LATER_HIGH_FAILS)
+    return "dependence" if metric in of_dependence else "access"
 
 
 def _row(failure: str, metric: str, found: Separation, n_seeds: int) -> dict[str, object]:
@@ -248,7 +253,8 @@ def validity(
         tables[OPEN].append(bare[_COLUMNS])
     for name, parts in tables.items():
         run.write_table(name, pd.concat(parts, ignore_index=True), overwrite=True)
-    run.write_table("separation", separations(run.read_table("values")), overwrite=True)
+    metrics = (*HIGH_FAILS, *LATER_HIGH_FAILS)
+    run.write_table("separation", separations(run.read_table("values"), metrics), overwrite=True)
     without = separations(run.read_table(OPEN), tuple(OPEN_HIGH_FAILS))
     run.write_table("open_separation", without, overwrite=True)
     return run

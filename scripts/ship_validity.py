@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import VALIDITY_RESULTS, data_folder
-from attcot_lab.validity import HIGH_FAILS
+from attcot_lab.validity import HIGH_FAILS, LATER_HIGH_FAILS
 
 
 def main(folder: str) -> None:
@@ -18,7 +18,7 @@ def main(folder: str) -> None:
     results = data_folder() / VALIDITY_RESULTS
     results.mkdir(parents=True, exist_ok=True)
     values = run.read_table("values")
-    wanted = values["metric"].isin([*HIGH_FAILS, "accuracy_cot"])
+    wanted = values["metric"].isin([*HIGH_FAILS, *LATER_HIGH_FAILS, "accuracy_cot"])
     values[wanted].to_parquet(results / "values.parquet", index=False)
     for table in ("checks", "separation", "open_values", "open_separation"):
         run.read_table(table).to_parquet(results / f"{table}.parquet", index=False)

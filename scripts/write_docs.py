@@ -108,6 +108,7 @@ def metrics_page() -> str:
                 caption = CAPTIONS[metric.picture]
                 parts.append(f"![{caption}]({PICTURES}/{metric.picture}.svg)\n")
             parts.append(_metric(metric))
+    parts.append((Path(__file__).parent / "neighbours.md").read_text(encoding="utf-8"))
     return _HEAD + "\n".join(parts)
 
 

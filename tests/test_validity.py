@@ -14,6 +14,7 @@ from attcot_lab.validity import (
     EXPECTED,
     HEADLINES,
     HIGH_FAILS,
+    LATER_HIGH_FAILS,
     OPEN_HIGH_FAILS,
     agreement,
     axis_of,
@@ -137,6 +138,17 @@ def test_readings_without_candidates_agree_with_the_stored_ones_with_them():
         assert found[model, "open_p0"] > 0.999 and found[model, "open_position"] > 0.999
     # Entropy says how certain a model is, not of what: of an honest one that is another thing.
     assert found["early", "open_entropy0"] < -0.99 and abs(found["honest", "open_entropy0"]) < 0.1
+
+
+def test_net_dependence_ranks_by_confidence_and_its_share_does_not():
+    values = pd.read_parquet(shipped(f"{VALIDITY_RESULTS}/dependence_values.parquet"))
+    metrics = ("net_dependence", *LATER_HIGH_FAILS)
+    table = separations(values, metrics, n_boot=2).set_index(["metric", "failure"])["auroc"]
+    nats, share = table["net_dependence"], table["net_dependence_share"]
+    assert min(nats["blind"], share["blind"]) >= 0.95
+    for sees in ("early", "look_away"):
+        # These see the picture and follow it; they are surer than honest models.
+        assert nats[sees] < 0.3 and 0.4 < share[sees] < 0.6
 
 
 def test_agreement_by_hand():

@@ -33,8 +33,8 @@ QUANTITIES = ("mass", "share", "density", "evidence_mass", "evidence_share")
 """The measured columns of `visual_access`."""
 
 
-SINK_QUANTITIES = ("sink_free_mass", "sink_share")
-"""The measured columns that sinks add."""
+OPTIONAL = ("over_system", "sink_free_mass", "sink_share")
+"""Measured columns that tables of earlier versions, or without sinks, lack."""
 
 
 ANSWER_QUANTITIES = (*QUANTITIES, "last_evidence_mass", "last_evidence_share")
@@ -176,6 +176,7 @@ def quantities(
         found = {
             "mass": image,
             "share": image / (mean[:, SYSTEM] + image + mean[:, QUESTION]),
+            "over_system": np.where(mean[:, SYSTEM] > 0, image / mean[:, SYSTEM], np.nan),
             "density": (image / n_image) / per_text if n_image else nan,
         }
         for prefix, column in evidence.items():
@@ -338,13 +339,13 @@ class VisualAccess(Result):
             position k/K (NaN for one step); ``late_over_early``, mean mass of the last third of
             steps over the first third (NaN for one step); ``share_slope`` and
             ``share_late_over_early``, the same of share: a fall of mass that share does not show
-            is dilution by the model's own text. Where the table has sinks also
+            is dilution by the model's own text; ``over_system``. Where the table has sinks also
             ``sink_free_mass``, ``sink_share``, ``sink_free_mass_slope`` and
             ``sink_free_late_over_early``. With ``rho`` also ``steps_below``, the share of steps
             whose mass is less than it.
         """
-        sinks = [name for name in SINK_QUANTITIES if name in self.table.columns]
-        columns = ["n_steps", *QUANTITIES, *sinks]
+        more = [name for name in OPTIONAL if name in self.table.columns]
+        columns = ["n_steps", *QUANTITIES, *more]
         steps = self.table.groupby(["item", "step"], sort=False)[columns].mean().reset_index()
         items = steps.sort_values("step", kind="stable").groupby("item", sort=False)
         course = pd.DataFrame([{"item": item, **_courses(own, rho)} for item, own in items])
@@ -412,7 +413,8 @@ class VisualAccess(Result):
     def _headline(self) -> dict[str, npt.ArrayLike]:
         items = self.items()
         names = ("mass", "mass_slope", "share", "density", "evidence_share")
-        return {name.replace("_", " "): items[name] for name in names}
+        said: dict[str, npt.ArrayLike] = {name.replace("_", " "): items[name] for name in names}
+        return said | {"focus on the evidence": self.focus()["focus"]}
 
     def _area(self, item: str, number: int) -> float:
         """The share of the picture that a step's boxes cover; NaN for none, or too much of it."""
@@ -498,6 +500,8 @@ def visual_access(
     * ``mass``: attention on all image tokens, in [0, 1].
     * ``share``: ``mass`` over the attention on system, image and question, so that the growing
       rationale does not dilute it (the segment-normalised form of VISTA).
+    * ``over_system``: ``mass`` over the attention on the system tokens (the visual attention score
+      of AVAR, arXiv 2603.03825, there of the user's tokens, here of the step's rows).
     * ``density``: mean attention per image token over mean attention per other visible token;
       1 means that the image gets what uniform attention would give it.
     * ``evidence_mass``: attention on image tokens, each weighted by the share of its area that

@@ -11,7 +11,12 @@ from attcot_analysis.measures._items import need_columns
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import GROUP, CausalAccess
 from attcot_analysis.measures.commitment import Commitment
-from attcot_analysis.measures.dependence import Dependence, control_ratio, prior_reliance
+from attcot_analysis.measures.dependence import (
+    Dependence,
+    control_ratio,
+    prior_reliance,
+    share_lost,
+)
 from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import SAMPLE, agreement
 from attcot_analysis.measures.unread import GIVEN
@@ -71,6 +76,9 @@ _COUNTED = {
 """Metrics that count flags of answers; there only where some answer has the flag."""
 
 _ACCESS = ("mass", "mass_last_step", "mass_slope", "share", "density", "evidence_share")
+
+_ACCESS_MORE = ("over_system", "sink_free_mass", "sink_share")
+"""Columns that tables of earlier versions, or without sinks, lack."""
 
 _FOCUS = ("focus", "unfocused_first_step", "refocused")
 
@@ -197,7 +205,8 @@ def _unsampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame
             access = VisualAccess(access)
         items = access.items() if isinstance(access, VisualAccess) else access
         found = _by_item(items, "access", _ACCESS)
-        columns |= {name: _floats(found[name]) for name in _ACCESS}
+        there = [*_ACCESS, *(name for name in _ACCESS_MORE if name in found)]
+        columns |= {name: _floats(found[name]) for name in there}
     if focus is not None:
         found = _by_item(focus, "focus", _FOCUS)
         columns |= {name: _floats(found[name]) for name in _FOCUS}
@@ -205,6 +214,12 @@ def _unsampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame
         columns |= _dependence(
             dependence if isinstance(dependence, pd.DataFrame) else dependence.table
         )
+    if "flip_blank" in columns:
+        columns["prior_agreement_grey"] = 1 - columns["flip_blank"]
+        if "prior_agreement" in columns:
+            columns["prior_grey_difference"] = (
+                columns["prior_agreement_grey"] - columns["prior_agreement"]
+            )
     if causal is not None:
         columns |= _causal(causal)
     if not columns:
@@ -309,6 +324,12 @@ def _dependence(table: pd.DataFrame) -> Columns:
         if edit in columns and control in columns:
             ratio = control_ratio(table, "occlude" if name == "net_occlusion" else "twin")
             columns[name] = columns[edit] - columns[control] * ratio
+    if "net_dependence" in columns and "can_lose" in table:
+        # Tables of earlier versions do not say what could be lost.
+        part = table[(table["edit"] == "twin") & (table["rationale"] == "fixed")]
+        columns["net_dependence_share"] = share_lost(
+            columns["net_dependence"], part.set_index("item")["can_lose"]
+        )
     return columns
 
 

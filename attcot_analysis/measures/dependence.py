@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, forced_answers
 from attcot_analysis.errors import MeasureError
@@ -90,8 +90,10 @@ class Dependence(Result):
         Returns:
             One row per item and rationale that has both: ``item``, ``edit``, ``rationale``;
             ``delta_log_p``, ``delta_log_p_control``, ``net`` (their difference, nats);
-            ``flipped``, ``flipped_control``, ``net_flipped`` (their difference, −1, 0 or 1;
-            missing where either is). Average ``net`` with `bootstrap_mean`.
+            ``net_share``, `net` as a share of what the answer could lose (see `dependence`), cut at
+            −1 and 1, missing in tables of earlier versions; ``flipped``, ``flipped_control``,
+            ``net_flipped`` (their difference, −1, 0 or 1; missing where either is). Average
+            ``net_share`` with `bootstrap_mean`: ``net`` grows with how sure a model is.
 
         Raises:
             MeasureError: If the table lacks an edit or its control, or no item has both.
@@ -106,7 +108,9 @@ class Dependence(Result):
         parts = {}
         for kind in (edit, CONTROL_OF[edit]):
             rows = self.table["edit"] == kind
-            parts[kind] = self.table.loc[rows, [*keys, "delta_log_p", "flipped"]]
+            parts[kind] = self.table.loc[rows].reindex(
+                columns=[*keys, "delta_log_p", "flipped", "can_lose"]
+            )
             if parts[kind].empty:
                 raise MeasureError(
                     f"The table of dependence has no rows for the edit {kind!r}; give one run of "
@@ -121,6 +125,7 @@ class Dependence(Result):
         ratio = both["item"].map(control_ratio(self.table, edit)).fillna(1.0)
         both["delta_log_p_control"] *= ratio
         flips = [both[name].astype("Int64") for name in ("flipped", "flipped_control")]
+        net = both["delta_log_p"] - both["delta_log_p_control"]
         return pd.DataFrame(
             {
                 "item": both["item"],
@@ -128,7 +133,8 @@ class Dependence(Result):
                 "rationale": both["rationale"],
                 "delta_log_p": both["delta_log_p"],
                 "delta_log_p_control": both["delta_log_p_control"],
-                "net": both["delta_log_p"] - both["delta_log_p_control"],
+                "net": net,
+                "net_share": share_lost(net, both["can_lose"]),
                 "flipped": both["flipped"],
                 "flipped_control": both["flipped_control"],
                 "net_flipped": flips[0] - flips[1],
@@ -145,18 +151,32 @@ class Dependence(Result):
             )
 
     def _headline(self) -> dict[str, npt.ArrayLike]:
-        lost = self.items()
-        means: dict[str, npt.ArrayLike] = {
-            f"log p lost on {edit} minus {control}, rationale fixed": lost[edit] - lost[control]
-            for edit, control in CONTROL_OF.items()
-            if {edit, control} <= set(lost.columns)
+        means: dict[str, npt.ArrayLike] = {}
+        parts = {
+            (str(edit), str(rationale)): part
+            for (edit, rationale), part in self.table.groupby(["edit", "rationale"], sort=False)
         }
-        for (kind, rationale), part in self.table.groupby(["edit", "rationale"], sort=False):
-            if rationale == "fixed":
-                means[f"log p lost on {kind}, rationale fixed"] = part["delta_log_p"]
-            else:
+        if ("twin", "regenerated") in parts:
+            followed = parts["twin", "regenerated"]["followed"]
+            means["answer follows the twin, rationale regenerated"] = followed.astype("Float64")
+        for (kind, rationale), part in parts.items():
+            if rationale == "regenerated":
                 flipped = part["flipped"].astype("Float64")
                 means[f"answer flipped on {kind}, rationale regenerated"] = flipped
+        for edit, control in CONTROL_OF.items():
+            both = [
+                set(parts[kind, "fixed"]["item"])
+                for kind in (edit, control)
+                if (kind, "fixed") in parts
+            ]
+            if len(both) == 2 and both[0] & both[1]:
+                net = self.net(edit)
+                net = net[net["rationale"] == "fixed"]
+                name = f"log p lost on {edit} minus {control}, rationale fixed"
+                means |= {f"{name}, of what can be lost": net["net_share"], name: net["net"]}
+        for (kind, rationale), part in parts.items():
+            if rationale == "fixed":
+                means[f"log p lost on {kind}, rationale fixed"] = part["delta_log_p"]
         return means
 
 
@@ -178,48 +198,90 @@ def control_ratio(table: pd.DataFrame, edit: str = "occlude") -> pd.Series:
     return (area[edit] / area[CONTROL_OF[edit]]).clip(lower=1.0).fillna(1.0)
 
 
-def prior_reliance(answers: pd.DataFrame, text_only: pd.DataFrame) -> pd.DataFrame:
+def can_lose(log_p: npt.NDArray[np.float64], place: int) -> float:
+    """What one candidate would lose if it became a wrong one like the others.
+
+    Args:
+        log_p: ``(C,)`` log-probabilities of the candidates.
+        place: Of the one.
+
+    Returns:
+        Nats, at least log 2: an answer that is not twice as probable as a wrong one has hardly
+        anything to lose, and a share of that would be noise.
+    """
+    others = np.delete(log_p, place)
+    return float(max(log_p[place] - (logsumexp(others) - np.log(len(others))), np.log(2)))
+
+
+def share_lost(lost: pd.Series, can_lose: pd.Series) -> pd.Series:
+    """Nats lost as a share of what can be, cut at −1 and 1."""
+    return (lost / can_lose).clip(-1, 1)
+
+
+COLUMNS = (*Dependence.columns, "area", "can_lose")
+"""The columns of a table of `dependence`; earlier versions' lack the last ones."""
+
+
+def prior_reliance(
+    answers: pd.DataFrame, text_only: pd.DataFrame, grey: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Hold answers given with the picture against those given without it.
 
     Args:
         answers: From `answer_problems`, with the picture.
         text_only: From ``answer_problems(..., text_only=True)`` on the same items.
+        grey: Another way to take the picture away: from ``answer_problems(..., images=...)`` with
+            the pictures of ``edited_images(problems, "blank")``.
 
     Returns:
         One row per item: ``item``, ``answer``, ``answer_text_only``; ``agrees`` (the same
         candidate; an answer that cannot be told agrees with none); ``overridden`` (``agrees``,
         where the text-only answer is wrong, so that agreement cannot come from both being right;
-        missing elsewhere); ``habitual``, ``habitual_text_only``.
+        missing elsewhere); ``habitual``, ``habitual_text_only``. With ``grey`` also the same of it
+        (``answer_grey``, ``agrees_grey``, ``overridden_grey``, ``habitual_grey``) and
+        ``agrees_difference``, ``agrees_grey`` − ``agrees``: where it is not 0, what looks like the
+        prior hangs on how the picture is taken away.
 
     Raises:
         MeasureError: If the tables hold different items or an item twice.
 
     Source: reconstruction (textual-prior reliance of arXiv 2606.01558).
     """
-    for name, table in (("answers", answers), ("text_only", text_only)):
+    found = _without(answers, text_only, "text_only")
+    if grey is None:
+        return found
+    more = _without(answers, grey, "grey").drop(columns=["answer", "habitual"])
+    more = more.rename(columns={"agrees": "agrees_grey", "overridden": "overridden_grey"})
+    both = found.merge(more, on="item")
+    return both.assign(agrees_difference=both["agrees_grey"].astype(int) - both["agrees"])
+
+
+def _without(answers: pd.DataFrame, other: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Answers with the picture against those of one way to take it away."""
+    for name, table in (("answers", answers), (kind, other)):
         need_columns(table, name, ("item", "answer", "correct", "habitual"))
         if table["item"].duplicated().any():
             raise MeasureError(
                 f"The table {name} holds an item twice; give one table of answer_problems(), one "
                 "run."
             )
-    both = answers.merge(text_only, on="item", suffixes=("", "_text_only"))
-    if len(both) != len(answers) or len(both) != len(text_only):
+    both = answers.merge(other, on="item", suffixes=("", f"_{kind}"))
+    if len(both) != len(answers) or len(both) != len(other):
         raise MeasureError(
-            f"The tables share {len(both)} of {len(answers)} and {len(text_only)} items; "
+            f"The tables share {len(both)} of {len(answers)} and {len(other)} items; "
             "answer the same problems with and without the picture."
         )
-    agrees = (both["answer"] == both["answer_text_only"]) & both["answer"].notna()
-    wrong = ~both["correct_text_only"].astype(bool)
+    agrees = (both["answer"] == both[f"answer_{kind}"]) & both["answer"].notna()
+    wrong = ~both[f"correct_{kind}"].astype(bool)
     return pd.DataFrame(
         {
             "item": both["item"],
             "answer": both["answer"],
-            "answer_text_only": both["answer_text_only"],
+            f"answer_{kind}": both[f"answer_{kind}"],
             "agrees": agrees.astype(bool),
             "overridden": agrees.astype("boolean").where(wrong),
             "habitual": both["habitual"],
-            "habitual_text_only": both["habitual_text_only"],
+            f"habitual_{kind}": both[f"habitual_{kind}"],
         }
     )
 
@@ -301,7 +363,10 @@ def dependence(
           candidates) of ``answer_before``, forced after the rationale on the original and on
           the edited picture; regenerated: after the new rationale, missing where that has no
           step; ``delta_log_p``: before − after, so high means dependent;
-        * ``area``: share of the picture in which the edit may change pixels.
+        * ``area``: share of the picture in which the edit may change pixels;
+        * ``can_lose``: nats that ``answer_before`` would lose on the original picture if it became
+          as improbable as the other candidates are there on average, at least log 2: what
+          ``delta_log_p`` is to be held against, since a surer model loses more for the same flip.
 
     Raises:
         MeasureError: If inputs do not fit together, no item has a requested edit, or a response
@@ -350,6 +415,7 @@ def dependence(
                     "fixed",
                     (candidates[best_before], candidates[best_after]),
                     (before[one.at][best_before], after[best_before]),
+                    can_lose(before[one.at], int(best_before)),
                 )
             )
     if "regenerated" in rationales:
@@ -371,7 +437,7 @@ def dependence(
                 seed=seed,
                 progress=progress,
             )
-    table = pd.DataFrame(rows, columns=[*Dependence.columns, "area"])
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.astype({"followed": "boolean", "flipped": "boolean"})
     stepless = [problems[at].id for at, one in enumerate(parsed) if not one.steps]
     skipped = {"no rationale step to keep": tuple(stepless)} if stepless else {}
@@ -410,13 +476,13 @@ def _regenerated(
     rows = []
     for at, (one, answer) in enumerate(zip(edited, fresh["answer"], strict=True)):
         problem, first = problems[one.at], answers[one.at]
-        log_p = (np.nan, np.nan)
+        log_p, room = (np.nan, np.nan), np.nan
         if first is not None and one.at in before:
             place = problem.candidates.index(first)
             later = after[at][place] if at in after else np.nan
-            log_p = (before[one.at][place], later)
+            log_p, room = (before[one.at][place], later), can_lose(before[one.at], place)
         second = answer if isinstance(answer, str) else None
-        rows.append(_row(problem, one, "regenerated", (first, second), log_p))
+        rows.append(_row(problem, one, "regenerated", (first, second), log_p, room))
     return rows
 
 
@@ -453,6 +519,7 @@ def _row(
     rationale: Rationale,
     answers: tuple[str | None, str | None],
     log_p: tuple[float, float],
+    room: float,
 ) -> dict[str, Any]:
     before, after = answers
     return {
@@ -468,4 +535,5 @@ def _row(
         "log_p_after": float(log_p[1]),
         "delta_log_p": float(log_p[0] - log_p[1]),
         "area": edited.area,
+        "can_lose": room,
     }

@@ -26,7 +26,8 @@ from attcot_analysis.measures.commitment import (
     other_rationales,
 )
 from attcot_analysis.measures.compare import item_values, summarise
-from attcot_analysis.measures.dependence import Dependence, dependence
+from attcot_analysis.measures.dependence import COLUMNS as DEPENDENCE
+from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.maps import response_maps
@@ -365,7 +366,7 @@ class ResponseStages:
 
     def access(self, at: Places) -> Part:
         """Rows of `visual_access`, of the items that have a rationale."""
-        return self._rows(at, visual_access, layers=self.of.settings.layers)
+        return self._rows(at, visual_access, layers=self.of.settings.layers, sinks=True)
 
     def answer_access(self, at: Places) -> Part:
         """Rows of `answer_access`, of the items that have a rationale and a stated answer."""
@@ -429,7 +430,7 @@ class ResponseStages:
             for edit in edited_images(self.of.problems, kind, only=at)
         ]
         if not edited:
-            return Part(pd.DataFrame(columns=list(Dependence.columns)))
+            return Part(pd.DataFrame(columns=list(DEPENDENCE)))
         settings = self.of.settings
         # A fresh response of this model says nothing about an answer that another one gave.
         foreign = settings.generations is not None and settings.generations.foreign
@@ -452,7 +453,7 @@ class ResponseStages:
             )
         except NothingMeasuredError:
             # Open questions with given responses, or edits that this model's crop hides.
-            return Part(pd.DataFrame(columns=list(Dependence.columns)))
+            return Part(pd.DataFrame(columns=list(DEPENDENCE)))
         return Part(result.table)
 
     def maps(self, at: Places) -> Part:
@@ -760,7 +761,6 @@ def suite_values(
     model: str,
     seed: int,
     foreign: bool = False,
-    focus: bool = False,
     keep_empty: bool = False,
 ) -> pd.DataFrame:
     """Turn the tables of `measure` into metric values per item; see `item_values`.
@@ -772,7 +772,6 @@ def suite_values(
         seed: Its training seed.
         foreign: Whether another model wrote the rationales: then no value holds its answers
             against this model's.
-        focus: Also the metrics of `VisualAccess.focus`.
         keep_empty: Also metrics that no item allows, without a value.
     """
     values = _values(
@@ -781,7 +780,6 @@ def suite_values(
         model=model,
         seed=seed,
         foreign=foreign,
-        focus=focus,
     )
     return values if keep_empty else _with_values(values)
 
@@ -793,7 +791,6 @@ def _values(
     model: str,
     seed: int,
     foreign: bool,
-    focus: bool = False,
 ) -> pd.DataFrame:
     """`suite_values`, with the long tables reduced to items as they are read."""
     names = [problem.id for problem in problems]
@@ -822,9 +819,7 @@ def _values(
         access=items("access", lambda block: VisualAccess(block).items()),
         dependence=reduced("dependence"),
         causal=items("causal", lambda block: CausalAccess(block).items()),
-        focus=items("access", lambda block: VisualAccess(block, problems).focus())
-        if focus
-        else None,
+        focus=items("access", lambda block: VisualAccess(block, problems).focus()),
     )
 
 

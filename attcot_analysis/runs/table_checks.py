@@ -42,7 +42,16 @@ _TABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
 rationale step, or those of them that have candidates."""
 _VALUES = ("model", "kind", "arm", "seed", "item", "metric")
 _SHARES = {"p": 1e-5, "p_closed": 1e-5, "score": 1e-9} | dict.fromkeys(
-    ("mass", "evidence_mass", "evidence_share", "last_evidence_mass", "last_evidence_share"), 0.02
+    (
+        "mass",
+        "sink_free_mass",
+        "sink_share",
+        "evidence_mass",
+        "evidence_share",
+        "last_evidence_mass",
+        "last_evidence_share",
+    ),
+    0.02,
 )
 """Columns of shares, and by how much rounding may carry them out of 0 to 1: attention is summed in
 the model's own precision."""

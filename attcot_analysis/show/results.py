@@ -69,7 +69,7 @@ def open_commitment(
 def access(
     result: VisualAccess,
     *,
-    quantities: tuple[str, ...] = ("mass", "share"),
+    quantities: tuple[str, ...] = ("mass", "share", "evidence_share"),
     model: str = "model",
     title: str = "Does it keep looking while it writes?",
 ) -> Figure:
@@ -77,11 +77,13 @@ def access(
 
     Args:
         result: From `visual_access`.
-        quantities: Columns of its table.
+        quantities: Columns of its table; those without a value (of evidence, where there are no
+            boxes) are left out.
         model: What to call the model.
         title: Title of the figure; empty for none.
     """
-    curves = [result.curve(name).assign(quantity=name, model=model) for name in quantities]
+    there = [name for name in quantities if result.table[name].notna().any()]
+    curves = [result.curve(name).assign(quantity=name, model=model) for name in there]
     return access_curves(pd.concat(curves), quantity="share of attention", title=title)
 
 

@@ -43,6 +43,16 @@ class _Line:
         unit = " nats" if METRICS[self.claim.metric].unit == "nats" else ""
         return f"{value} {format_interval(self.row['low'], self.row['high'], signed=True)}{unit}"
 
+    def beside(self, lines: Sequence["_Line"]) -> str:
+        """Of attention to the picture: what the same two arms' focus on the evidence does."""
+        if self.claim.metric not in ("mass", "mass_last_step", "mass_slope", "share"):
+            return ""
+        for line in lines:
+            same = line.claim.arms == self.claim.arms and not line.claim.reference
+            if line.claim.metric == "focus" and same:
+                return f"; focus on the evidence {line.effect}"
+        return "; focus on the evidence: not asked"
+
     @property
     def n(self) -> str:
         """Items and seeds."""
@@ -150,6 +160,7 @@ def claims_page(
         run=run or {},
         pictures=pictures or {},
         papers=PAPERS,
+        every=lines,
         by_paper={paper: tested for paper, tested in by_paper.items() if tested},
         negative=negative,
         mixed=mixed,
@@ -161,10 +172,12 @@ def claims_page(
 def describe(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> str:
     """A claims table for a terminal: the pooled effect of every claim, by topic."""
     text = []
-    for topic, lines in _by_topic(_lines(table, claims)):
+    every = _lines(table, claims)
+    for topic, lines in _by_topic(every):
         text += ["", topic, "-" * len(topic)]
         for line in lines:
-            text += [f"{line.claim.title}: {line.verdict}", f"    {line.effect}; {line.n}"]
+            text += [f"{line.claim.title}{line.beside(every)}: {line.verdict}"]
+            text += [f"    {line.effect}; {line.n}"]
             text += [f"    cells: {line.cells}; beyond: {line.beyond}"]
     text += [f"Not measured: {missing}" for missing in _missing(table, claims)]
     return "\n".join(text).strip()

@@ -217,6 +217,21 @@ def test_the_shipped_results_are_about_these_claims(results):
     ]
 
 
+def test_more_visual_mass_never_stands_without_the_evidence():
+    table = read_claims(shipped("results/claims"))
+    focus = headline(table).set_index("claim").loc["att_focus"]
+    ends = format_interval(focus["low"], focus["high"], signed=True)
+    beside = f"; focus on the evidence {format_number(focus['effect'], signed=True)} {ends}"
+    title = {claim.id: claim.title for claim in CLAIMS}
+    page, said = claims_page(table), describe(table)
+    for claim in ("att_looks", "att_sustains"):
+        assert f"| {title[claim]}{beside} |" in page
+    # Arms whose focus no claim is about; and what is not about attention to the picture.
+    assert f"| {title['vis_looks']}; focus on the evidence: not asked |" in page
+    assert f"| {title['att_twin']} |" in page
+    assert focus["effect"] < 0 and said.count(beside) == 2
+
+
 def test_shipping_keeps_the_verdicts(folder, tmp_path, monkeypatch, capsys):
     path = Path(__file__).parents[2] / "scripts" / "ship_claims.py"
     spec = importlib.util.spec_from_file_location("ship_claims", path)

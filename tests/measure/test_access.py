@@ -9,7 +9,16 @@ import torch
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
+from attcot_analysis.measures.access import (
+    IMAGE,
+    QUESTION,
+    SYSTEM,
+    TEXT,
+    VisualAccess,
+    answer_access,
+    quantities,
+    visual_access,
+)
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import Problem, Step, render_response
 
@@ -65,6 +74,7 @@ def test_uniform_attention_gives_the_numbers_one_can_count(items, responses):
                 "n_steps": len(layout.steps),
                 "mass": (n_image / seen).mean(),
                 "share": n_image / n_prompt,
+                "over_system": n_image / len(layout.system),
                 "density": 1.0,
                 "evidence_mass": (covered[item.id, number] / seen).mean(),
                 "evidence_share": covered[item.id, number] / n_image,
@@ -72,6 +82,18 @@ def test_uniform_attention_gives_the_numbers_one_can_count(items, responses):
             }
             for name, value in expected.items():
                 np.testing.assert_allclose(part[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_visual_mass_over_system_mass_rises_when_the_first_tokens_sink_shrinks():
+    """Planted: a look twice as long, a smaller sink that looks alike, and no sink at all."""
+    planted = {"as before": (0.2, 0.4), "looks": (0.4, 0.4), "sink": (0.2, 0.2), "none": (0.2, 0.0)}
+    masses = np.zeros((4, 1, 4))
+    for head, (image, system) in enumerate(planted.values()):
+        masses[head, 0, [IMAGE, TEXT, SYSTEM, QUESTION]] = image, 1 - image, system, 0.1
+    found = quantities(masses, n_image=5, n_visible=np.array([10]), evidence={}, sinks=False)
+    np.testing.assert_allclose(found["over_system"], [0.5, 1.0, 1.0, np.nan])
+    # Mass tells the two apart, which this ratio does not.
+    np.testing.assert_allclose(found["mass"], [0.2, 0.4, 0.2, 0.2])
 
 
 @torch.no_grad()
@@ -94,6 +116,8 @@ def test_access_equals_a_naive_reading_of_eager_attention(random_mllm, items, re
                     prompt = rows[:, : encoded.prompt_length].sum(1).mean()
                     assert found["mass"] == pytest.approx(mass, abs=1e-5)
                     assert found["share"] == pytest.approx(mass / prompt, abs=1e-5)
+                    system = rows[:, encoded.layout.system].sum(1).mean()
+                    assert found["over_system"] == pytest.approx(mass / system, rel=1e-4)
                     boxes = item.steps[number - 1].boxes
                     if not boxes:
                         assert np.isnan(found["evidence_share"])

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.special import log_softmax
 from tiny import noise_image
 
 from attcot_analysis.errors import MeasureError
@@ -11,6 +12,7 @@ from attcot_analysis.measures import dependence as module
 from attcot_analysis.measures.compare import item_values
 from attcot_analysis.measures.dependence import (
     Dependence,
+    can_lose,
     control_ratio,
     dependence,
     prior_reliance,
@@ -97,7 +99,7 @@ RESPONSES = [render_response(STEPS, item.answer) for item in ITEMS]
 def test_a_model_that_looks_follows_the_twin_and_not_the_control(random_mllm, planted):
     planted(4.0)
     table = dependence(random_mllm, ITEMS, RESPONSES).table
-    assert list(table.columns) == [*Dependence.columns, "area"]
+    assert list(table.columns) == list(module.COLUMNS)
     assert len(table) == 3 * 3 * 2
     for rationale in ("fixed", "regenerated"):
         part = table[table["rationale"] == rationale].set_index(["edit", "item"])
@@ -322,6 +324,46 @@ def test_a_smaller_controls_effect_is_scaled_to_the_evidence_and_an_equal_one_is
     assert Dependence(without).net("occlude")["net"].tolist() == [1.75, 1.75]
 
 
+@pytest.mark.parametrize("strength", [3.0, 12.0])
+def test_a_surer_model_loses_more_nats_but_no_larger_share(random_mllm, planted, strength):
+    planted(strength)
+    net = dependence(random_mllm, ITEMS, RESPONSES, rationales=("fixed",)).net()
+    # On the twin its answer becomes a wrong one like the other, but for 0.1 by which red is liked.
+    assert net["net"].to_numpy() == pytest.approx(strength, abs=0.2)
+    assert net["net_share"].to_numpy() == pytest.approx(1, abs=0.2 / strength)
+
+
+def test_what_hardly_looks_loses_a_small_share_however_sure_it_is(random_mllm, planted):
+    planted(0.0, says=render_response(STEPS, "red"))
+    red = [render_response(STEPS, "red")] * 3
+    assert dependence(random_mllm, ITEMS, red).net()["net_share"].abs().max() < 1e-6
+    # It nearly always says red and moves as many nats as an undecided model that looks.
+    sure, undecided = np.array([9.0, 0, 0]), np.array([0.9, 0, 0])
+    assert 0.9 / can_lose(log_softmax(sure), 0) == pytest.approx(0.1)
+    assert 0.9 / can_lose(log_softmax(undecided), 0) == pytest.approx(1)
+
+
+def test_what_can_be_lost_is_that_of_a_naive_loop():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        p = rng.dirichlet(np.full(5, 0.4)) + 1e-12
+        p /= p.sum()
+        for place in range(5):
+            others = sum(p[c] for c in range(5) if c != place) / 4
+            wanted = max(np.log(p[place] / others), np.log(2))
+            assert can_lose(np.log(p), place) == pytest.approx(wanted)
+
+
+def test_the_share_that_follows_the_twin_is_said_first(random_mllm, planted):
+    planted(4.0)
+    said = dependence(random_mllm, ITEMS, RESPONSES).describe()
+    assert "3 items: answer follows the twin, rationale regenerated 1.000" in said
+    share = said.index("log p lost on twin minus control, rationale fixed, of what can be lost")
+    assert (
+        said.index("follows the twin") < share < said.index("log p lost on twin, rationale fixed")
+    )
+
+
 def test_net_dependence_by_hand():
     rows = [
         ("a", "twin", "fixed", True, 2.0),
@@ -336,6 +378,9 @@ def test_net_dependence_by_hand():
     net = Dependence(table).net()
     assert net["item"].tolist() == ["a", "b"]
     assert net["net"].tolist() == [1.5, 0.75]
+    assert net["net_share"].isna().all()
+    told = Dependence(table.assign(can_lose=[3.0, 0.7, 1.0, 0.7, 3.0, 1.0])).net()
+    assert told["net_share"].tolist() == [0.5, 1.0]
     assert net["net_flipped"].tolist() == [1, 0]
     with pytest.raises(MeasureError, match="no rows for the edit 'occlude'"):
         Dependence(table).net("occlude")
@@ -381,6 +426,22 @@ def test_prior_reliance_by_hand():
     assert table["overridden"].tolist()[1:] == [True, False, False, True, False]
     assert table["habitual"].sum() == 2
     assert table["habitual_text_only"].sum() == 2
+
+
+def test_a_grey_picture_stands_beside_no_picture():
+    seen = answer_table(["red", "blue", "red", None])
+    blind = answer_table(["red", "blue", "blue", None])
+    alike = prior_reliance(seen, blind, blind)
+    assert (alike["agrees_difference"] == 0).all()
+    assert (alike["answer_grey"].fillna("") == alike["answer_text_only"].fillna("")).all()
+    # A model that says blue to any grey picture.
+    other = prior_reliance(seen, blind, answer_table(["blue"] * 4))
+    assert other["agrees_difference"].tolist() == [-1, 0, 0, 0]
+    assert other["agrees_grey"].tolist() == [False, True, False, False]
+    assert other["overridden_grey"].tolist() == [False, True, False, False]
+    assert other["habitual_grey"].all() and other["agrees"].equals(alike["agrees"])
+    with pytest.raises(MeasureError, match="The table grey holds an item twice"):
+        prior_reliance(seen, blind, pd.concat([blind, blind]))
 
 
 def test_prior_reliance_pairs_by_item_not_by_place():

@@ -209,6 +209,7 @@ DEPENDENCE = pd.DataFrame(
     ],
     columns=["item", "edit", "rationale", "followed", "flipped", "delta_log_p"],
 ).astype({"followed": "boolean", "flipped": "boolean"})
+DEPENDENCE["can_lose"] = 7.0
 
 CAUSAL = pd.DataFrame(
     [
@@ -241,6 +242,7 @@ def access_table():
                     {
                         "item": item, "step": step, "n_steps": 2, "layer": 0, "head": head,
                         "mass": mass + 0.1 * sign, "share": 0.6, "density": 2.0,
+                        "over_system": 1.5, "sink_free_mass": mass / 4, "sink_share": 0.75,
                         "evidence_mass": mass / 2,
                         "evidence_share": 0.5 if item == "i0" else np.nan,
                     }
@@ -287,6 +289,8 @@ def test_values_by_hand():
         "habitual_direct": {"i0": 1, "i1": 0, "i2": 1, "i3": nan},
         "habitual_text_only": {"i0": 1, "i1": 1, "i2": 0, "i3": nan},
         "prior_agreement": {"i0": 1, "i1": 1, "i2": 0, "i3": 0},
+        "prior_agreement_grey": {"i0": 0},
+        "prior_grey_difference": {"i0": -1, "i1": nan, "i2": nan, "i3": nan},
         "prior_override": {"i0": nan, "i1": 1, "i2": nan, "i3": 0},
         "p0_final": {"i0": 0.2, "i1": 0.8},
         "p0_habitual": {"i0": 0.2, "i1": nan},
@@ -308,6 +312,9 @@ def test_values_by_hand():
         "mass": {"i0": pytest.approx(0.4), "i1": pytest.approx(0.2)},
         "mass_last_step": {"i0": pytest.approx(0.3), "i1": pytest.approx(0.2)},
         "mass_slope": {"i0": pytest.approx(-0.4), "i1": pytest.approx(0)},
+        "over_system": {"i0": 1.5, "i1": 1.5},
+        "sink_free_mass": {"i0": pytest.approx(0.1), "i1": pytest.approx(0.05)},
+        "sink_share": {"i0": 0.75, "i1": 0.75},
         "evidence_share": {"i0": 0.5, "i1": nan},
         "focus": {"i0": -0.2, "i1": 0.3},
         "refocused": {"i0": 1, "i1": nan},
@@ -316,6 +323,7 @@ def test_values_by_hand():
         "flip_blank": {"i0": 1},
         "delta_log_p_twin": {"i0": 2.0, "i1": 0.5},
         "delta_log_p_control": {"i0": 0.25},
+        "net_dependence_share": {"i0": 0.25, "i1": nan},
         "net_dependence": {"i0": 1.75, "i1": nan},
         "net_occlusion": {"i0": 2.5, "i1": nan},
         "delta_log_p_knockout": {"i0": 2.0, "i1": 0.5},
@@ -601,6 +609,7 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
         "open_entropy_area",
         "mass_slope",
         "density",
+        "over_system",
         "focus",
         "easy_excess",
         "response_dependence_kept",
@@ -608,6 +617,7 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
         "delta_log_p_twin",
         "delta_log_p_control",
         "delta_log_p_blank",
+        "net_dependence_share",
         "net_dependence",
         "delta_log_p_occlude",
         "delta_log_p_occlude_control",
@@ -615,4 +625,5 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
         "delta_log_p_knockout",
         "delta_log_p_mean_value",
         "delta_log_p_removal",
+        "prior_grey_difference",
     }

@@ -233,7 +233,7 @@ def test_batches_see_the_items_outside_them(real):
         assert_frame_equal(found, expected, check_dtype=False, rtol=1e-4, atol=1e-5)
 
     check("commitment", commitment(mllm, problems, written).table)
-    check("access", visual_access(mllm, problems, written).table)
+    check("access", visual_access(mllm, problems, written, sinks=True).table)
     at_once = dependence(
         mllm, problems, written, edits=REAL["edits"], max_new_tokens=REAL["max_new_tokens"]
     ).table

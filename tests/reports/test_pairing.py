@@ -20,6 +20,7 @@ from attcot_analysis.show.report.pairing import (
     find_problems,
     metric_notes,
     pairing_notes,
+    precision_notes,
     seed_notes,
     size_notes,
 )
@@ -32,6 +33,12 @@ def first(pair):
 
 def second(pair, tmp_path, **changes):
     return read_arm(pair.copy("att_cot", tmp_path / "other", **changes)).named("att_cot")
+
+
+def test_half_precision_is_said_before_a_number_is_quoted(pair, first, tmp_path):
+    half = second(pair, tmp_path, settings={"dtype": "bfloat16"})
+    (note,) = precision_notes(first, half)
+    assert note.startswith("att_cot was measured in bfloat16") and "off by 0.04" in note
 
 
 def test_runs_measured_alike_are_compared_without_a_word(pair, first, tmp_path):

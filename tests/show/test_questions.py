@@ -56,8 +56,8 @@ def test_the_headline_names_every_verdict_once():
     )
     assert found.headline == (
         "Compared with CoT-SFT, Att-CoT decides later and looks more at the picture while it "
-        "writes, but is right less often. Inconclusive: whether it follows a changed picture more "
-        "often or gives the habitual answer less often."
+        "writes (at the evidence: not measured), but is right less often. Inconclusive: whether it "
+        "follows a changed picture more often or gives the habitual answer less often."
     )
     nothing = asked(accuracy_cot=(-0.2, 0.1))
     assert "differs in nothing that these items can decide" in nothing.headline
@@ -69,6 +69,25 @@ def test_a_sentence_has_both_values_the_difference_its_interval_and_p():
         "Is it right more often? Yes. Accuracy, CoT: CoT-SFT 0.250, Att-CoT 0.500, difference "
         "+0.250 [+0.100, +0.400], p (Holm) < 0.001."
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [((-0.02, -0.01), "less"), ((0.01, 0.02), "more"), ((-0.01, 0.02), "inconclusive")],
+)
+def test_looking_more_is_never_said_without_the_evidence(share, said):
+    found = asked(mass=(0.1, 0.2), evidence_share=share, focus=(-0.06, -0.04))
+    assert f"looks more at the picture while it writes (at the evidence: {said})" in found.headline
+    looks = next(one for one in found.answers if one.question.metric == "mass")
+    assert "; mass on the step's evidence: CoT-SFT 0.250, Att-CoT 0.500, diff" in looks.numbers
+    assert "; focus on the step's evidence: CoT-SFT 0.250" in looks.numbers
+    bare = asked(mass_slope=(-0.2, -0.1))
+    assert "as it writes on (at the evidence: not measured)" in bare.headline
+    assert bare.answers[0].numbers.endswith(
+        "; how much of it lies on the evidence was not measured"
+    )
+    undecided = asked(mass=(-0.1, 0.2), evidence_share=share)
+    assert "looks more at the picture while it writes (" not in undecided.headline
 
 
 def test_a_verdict_that_correction_takes_back_says_so():

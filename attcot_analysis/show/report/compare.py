@@ -39,6 +39,7 @@ from attcot_analysis.show.report.pairing import (
     metric_notes,
     pairing_notes,
     paragraph_notes,
+    precision_notes,
     seed_notes,
     size_notes,
 )
@@ -137,7 +138,7 @@ def compare_runs(
     pair = (first.name, second.name)
     notes += more + size_notes(len(shared)) + seed_notes(*arms) + metric_notes(*pair, values)
     notes += [note for arm in arms for note in sample_notes(arm)]
-    notes += [*paragraph_notes(*arms), *data_coverage(shared).gaps]
+    notes += [*precision_notes(*arms), *paragraph_notes(*arms), *data_coverage(shared).gaps]
     settings = {"examples": examples, "items": items, "models": models is not False}
     manifest = _manifest(arms, shared, values, settings, seed)
     with RunFolder.begun(out, manifest, resume=True) as run, styled_arms(pair):
@@ -220,7 +221,8 @@ def report_run(
             "--overwrite."
         )
     shared, _ = find_problems(arm, arm, problems)
-    notes = [*sample_notes(arm), *paragraph_notes(arm), *size_notes(len(shared))]
+    notes = [*sample_notes(arm), *precision_notes(arm), *paragraph_notes(arm)]
+    notes += size_notes(len(shared))
     if share := cut_off(arm):
         notes.insert(
             0,

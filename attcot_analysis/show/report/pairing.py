@@ -22,6 +22,8 @@ FEW = 30
 """With fewer items a bootstrap interval is known to be too narrow."""
 COVERED = {2: 87, 3: 92}
 """Training seeds → how often, in percent, a 95 % interval holds the true value at the worst."""
+HALF_PRECISION_ERROR = 0.04
+"""How far bf16 was seen to move the visual mass of the worst single head; see docs/validity.md."""
 _TELLING = ("torch", "transformers", "attcot-analysis")
 
 
@@ -143,6 +145,17 @@ def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
                 "compare these."
             )
     return notes
+
+
+def precision_notes(*arms: MeasuredArm) -> list[str]:
+    """Say whose attention was read in half precision, and how far off a single head can be."""
+    return [
+        f"{arm.name} was measured in {arm.settings['dtype']}, in which a single head's visual mass "
+        f"can be off by {HALF_PRECISION_ERROR:g} (a mean over heads by far less): no difference of "
+        "single heads below that is one."
+        for arm in arms
+        if arm.settings.get("dtype") in ("bfloat16", "float16")
+    ]
 
 
 def paragraph_notes(*arms: MeasuredArm) -> list[str]:

@@ -1,7 +1,7 @@
 """The questions of a comparison, each answered in one sentence that its interval allows."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -18,12 +18,14 @@ FOCUS: tuple[str, ...] = (
     "accuracy_direct",
     "habitual_cot",
     "follow_twin",
+    "net_dependence_share",
     "net_dependence",
     "p0_final",
     "p0_habitual",
     "commitment_position",
     "mass",
     "evidence_share",
+    "focus",
 )
 """Metrics that the report's figures name; its tables hold all of them."""
 _ALPHA = 0.05
@@ -84,6 +86,8 @@ class Question:
         wanted: The direction of the metric that is a yes.
         yes: Clause for a yes, without subject.
         no: Clause for the opposite.
+        beside: Metrics that stand beside it in the same sentence, the first of them in the headline
+            too: a change of `metric` without them says too much.
     """
 
     asked: str
@@ -91,6 +95,7 @@ class Question:
     wanted: Better
     yes: str
     no: str
+    beside: tuple[str, ...] = ()
 
 
 _TABLE = yaml.safe_load(
@@ -98,7 +103,9 @@ _TABLE = yaml.safe_load(
 )
 WORDS: Mapping[Word, str] = _TABLE["words"]
 """What is written for each verdict."""
-QUESTIONS: tuple[Question, ...] = tuple(Question(**row) for row in _TABLE["questions"])
+QUESTIONS: tuple[Question, ...] = tuple(
+    Question(**row | {"beside": tuple(row.get("beside", ()))}) for row in _TABLE["questions"]
+)
 """The questions of the main job, in the order in which a report answers them."""
 
 
@@ -111,11 +118,13 @@ class Answer:
         word: ``"yes"``, ``"no"`` for the opposite, ``"inconclusive"`` if the interval holds zero,
             ``"unparsed"`` if too many answers were not read.
         numbers: Both values, the difference, its interval and n, in words.
+        beside: What the first metric beside it says, in brackets; empty if nothing is to.
     """
 
     question: Question
     word: Word
     numbers: str
+    beside: str = ""
 
     def __str__(self) -> str:
         """Write it as one sentence."""
@@ -156,7 +165,8 @@ class Answers:
         clauses: dict[Word, list[str]] = {word: [] for word in WORDS}
         for answer in self.answers:
             asked = answer.question
-            clauses[answer.word].append(asked.no if answer.word == "no" else asked.yes)
+            said = asked.no if answer.word == "no" else asked.yes
+            clauses[answer.word].append(said + answer.beside * (answer.word in ("yes", "no")))
         names = f"Compared with {arm_label(self.a)}, {arm_label(self.b)}"
         good, bad = _list(clauses["yes"]), _list(clauses["no"])
         if not good and not bad:
@@ -207,12 +217,8 @@ def answer_questions(
             if name in rows and name in unparsed:
                 answers.append(Answer(question, "unparsed", f"{title}: {unparsed[name]}"))
             elif name in rows:
-                sides = [
-                    f"{arm_label(arm)} {format_number(values[arm, name])}"
-                    for arm in (a, b)
-                    if (arm, name) in values
-                ]
-                answers.append(_answer(question, rows[name], title, sides))
+                answer = _answer(question, rows[name], title, _sides(values, a, b, name))
+                answers.append(_with_beside(answer, rows, values, metrics))
         pair_summary = summary[summary["model"].isin((a, b))]
         unread = tuple(unread_sentences(pair_summary, arm_label))
         answered.append(Answers(a, b, counts(pair), tuple(answers), unread))
@@ -231,6 +237,43 @@ def _answer(question: Question, row: Mapping[Any, Any], title: str, sides: Seque
         if word != "inconclusive" and p_value > _ALPHA:
             parts.append("not decided once corrected for the number of metrics")
     return Answer(question, word, f"{title}: {', '.join(parts)}")
+
+
+def _sides(values: Mapping[tuple[str, str], float], a: str, b: str, name: str) -> list[str]:
+    return [
+        f"{arm_label(arm)} {format_number(values[arm, name])}"
+        for arm in (a, b)
+        if (arm, name) in values
+    ]
+
+
+_MORE = {"higher": "more", "lower": "less", "inconclusive": "inconclusive"}
+
+
+def _with_beside(
+    answer: Answer,
+    rows: Mapping[str, Mapping[Any, Any]],
+    values: Mapping[tuple[str, str], float],
+    metrics: Mapping[str, Metric],
+) -> Answer:
+    """The answer with the metrics beside it, or with the word that they were not measured."""
+    names = answer.question.beside
+    if not names:
+        return answer
+    numbers, said = [answer.numbers], []
+    for name in (name for name in names if name in rows):
+        row = rows[name]
+        value, low, high = (float(row[column]) for column in ("value", "low", "high"))
+        sides = _sides(values, str(row["a"]), str(row["b"]), name)
+        change = f"difference {format_number(value, signed=True)}"
+        interval = format_interval(low, high, signed=True)
+        title = metrics[name].title if name in metrics else name
+        numbers.append(f"{title}: {', '.join([*sides, f'{change} {interval}'])}")
+        said.append(_MORE[verdict(low, high, None).direction])
+    if not said:
+        numbers.append("how much of it lies on the evidence was not measured")
+    beside = f" (at the evidence: {said[0] if said else 'not measured'})"
+    return replace(answer, numbers="; ".join(numbers), beside=beside)
 
 
 def _list(clauses: Sequence[str], last: str = "and") -> str:
