@@ -510,6 +510,67 @@ def _convert_responses(
     print(f"Responses: {write_generations(out, batch)}")
 
 
+# --- edits --------------------------------------------------------------------------------------
+
+_edits = Typer()
+app.add_typer(_edits, name="edits", help="Look at edited pictures and reject those that failed.")
+
+
+@_edits.command("preview", cls=ListCommand)
+def _preview_edits(
+    problems: Problems,
+    edits: Annotated[
+        list[str] | None,
+        Option(
+            help="such as twin, control, occlude, mirror or module:function; default twin, "
+            "control, occlude, occlude_control"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, Option(help="the page; default edits.html in the problem folder")
+    ] = None,
+    items: Annotated[int, Option(help="how many items to show")] = 24,
+    fill: Annotated[str, Option(help="of occluded evidence, such as mean, telea")] = "mean",
+    overwrite: Overwrite = False,
+) -> None:
+    """A page with every edited picture beside its original, to accept or reject by key."""
+    from attcot_analysis.errors import ShowError
+    from attcot_analysis.problems.decisions import read_decisions
+    from attcot_analysis.problems.edits import EditOptions
+    from attcot_analysis.problems.folder import load_problems
+    from attcot_analysis.show.edit_sheet import write_edit_sheet
+
+    page = out or problems / "edits.html"
+    if page.exists() and not overwrite:
+        raise ShowError(f"{page} exists; give --overwrite to replace it, or another --out.")
+    loaded = load_problems(problems, keep_pictures=False)
+    shown = write_edit_sheet(
+        loaded,
+        edits or ["twin", "control", "occlude", "occlude_control"],
+        page,
+        only=range(min(items, len(loaded))),
+        decisions=read_decisions(problems),
+        options=EditOptions(fill=fill),
+    )
+    print(f"{shown} edits of {min(items, len(loaded))} of {len(loaded)} items.")
+    print(f"Page: {page}")
+
+
+@_edits.command("keep")
+def _keep_edits(
+    problems: Problems,
+    decisions: Annotated[Path, Argument(metavar="FILE", help="edits.json, saved from the page")],
+) -> None:
+    """Put decisions on edits into the problem folder; rejected edits are not measured."""
+    from attcot_analysis.problems.decisions import keep_decisions
+    from attcot_analysis.problems.folder import load_problems
+
+    known = {problem.id for problem in load_problems(problems, keep_pictures=False)}
+    kept = keep_decisions(problems, decisions, known)
+    words = [word for own in kept.values() for word in own.values()]
+    print(f"{words.count('accept')} edits accepted, {words.count('reject')} rejected.")
+
+
 @app.command("responses")
 def _look_at_responses(
     path: Annotated[Path, Argument(metavar="FILE", help="JSON lines of responses, with text")],
@@ -720,7 +781,10 @@ def _measure(
     ] = None,
     layers: Annotated[list[str] | None, Option(help="to read, such as 9-18; default all")] = None,
     controls: Annotated[list[str] | None, Option(help="rationale, filler, other_item")] = None,
-    edits: Annotated[list[str] | None, Option(help="such as twin, control, blank, swap")] = None,
+    edits: Annotated[
+        list[str] | None,
+        Option(help="such as twin, control, blank, swap, or your own module:function"),
+    ] = None,
     extras: Annotated[
         list[str] | None,
         Option(

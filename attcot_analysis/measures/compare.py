@@ -17,6 +17,7 @@ from attcot_analysis.measures.dependence import (
     prior_reliance,
     share_lost,
 )
+from attcot_analysis.measures.edited import edit_values
 from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import SAMPLE, agreement
 from attcot_analysis.measures.unread import GIVEN
@@ -320,6 +321,7 @@ def _dependence(table: pd.DataFrame) -> Columns:
         part = table[(table["edit"] == edit) & (table["rationale"] == rationale)]
         if len(part):
             columns[name] = _floats(_by_item(part, "dependence", (column,))[column])
+    columns |= edit_values(table)
     for name, (edit, control) in _NET.items():
         if edit in columns and control in columns:
             ratio = control_ratio(table, "occlude" if name == "net_occlusion" else "twin")

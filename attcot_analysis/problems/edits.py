@@ -19,6 +19,7 @@ from attcot_analysis.problems.controls import (
     matched_control,
     whole_pixels,
 )
+from attcot_analysis.problems.decisions import REJECTED
 from attcot_analysis.problems.fills import (
     FILLS,
     GREY,
@@ -137,7 +138,7 @@ def edited_images(
     * ``"module:function"``: a function of your own.
 
     Items without what an edit needs (a twin, evidence boxes, any room for control boxes) are left
-    out; `left_out` names them.
+    out, and so are edits that somebody rejected (`attcot edits preview`); `left_out` names them.
 
     Args:
         problems: The items.
@@ -156,6 +157,8 @@ def edited_images(
     options = options or EditOptions()
     found = []
     for at in range(len(problems)) if only is None else sorted(only):
+        if kind in str(problems[at].metadata.get(REJECTED, "")).split():
+            continue
         one = make(problems, at, options)
         if one is not None:
             # Measured by the name it was asked for, whatever a function of your own calls it.

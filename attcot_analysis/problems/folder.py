@@ -6,6 +6,7 @@ Layout::
     images/<id>.png             the picture
     images/<id>.twin.png        the twin's, where the problem has a twin
     images/<id>.control.png     the control edit's, likewise
+    edits.json                  which edits were rejected, where somebody looked at them
 
 A line has the fields of `Problem` without the pictures; `twin` and `control` hold `answer`,
 `steps` and `boxes`. Boxes are pixels of the picture as it is shown, upright.
@@ -25,6 +26,13 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
 from attcot_analysis.problems.box_forms import BoxForms
+from attcot_analysis.problems.decisions import (
+    DECISIONS,
+    Decisions,
+    read_decisions,
+    warn_of_rejected,
+    without_rejected,
+)
 from attcot_analysis.problems.pictures import DAMAGED_PNG, StoredPicture, open_picture
 from attcot_analysis.problems.problem import Box, Edit, Problem, Scoring, Step
 
@@ -352,12 +360,13 @@ def load_problems(
         raise ProblemError(f"{path} cannot be read ({error.strerror}).") from error
     problems: list[Problem] = []
     seen: set[str] = set()
+    decisions = read_decisions(root)
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if limit is not None and len(problems) == limit:
             break
         if line.strip():
             where = f"{path}, line {number}"
-            problems.append(_problem(root, line, where, seen, keep_pictures))
+            problems.append(_problem(root, line, where, seen, keep_pictures, decisions))
     if not problems:
         raise ProblemError(f"{path} holds no problems; it needs one JSON object per line.")
     seen_boxes = BoxForms()
@@ -366,6 +375,7 @@ def load_problems(
             seen_boxes.add(box, problem.size)
     if seen_boxes.doubt is not None:
         warnings.warn(f"{path}: {seen_boxes.doubt}", stacklevel=2)
+    warn_of_rejected(root / DECISIONS, decisions)
     return problems
 
 
@@ -415,7 +425,9 @@ def check_id(name: object, seen: set[str], where: str) -> None:
     seen.add(name.lower())
 
 
-def _problem(root: Path, line: bytes, where: str, seen: set[str], keep: bool) -> Problem:
+def _problem(
+    root: Path, line: bytes, where: str, seen: set[str], keep: bool, decisions: Decisions
+) -> Problem:
     try:
         record = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -446,6 +458,8 @@ def folder_problem(root: Path, record: Any, where: str, seen: set[str], *, keep:
             return open_picture(file, title, damaged=DAMAGED_PNG, formats=["PNG"])
         return StoredPicture.at(file, title)
 
+    if isinstance(record, dict):
+        record = without_rejected(record, decisions)
     return problem_from_record(record, picture, where)
 
 
