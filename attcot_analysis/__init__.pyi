@@ -34,6 +34,7 @@ from .models.load import wrap_mllm as wrap_mllm
 from .problems.data import read_data as read_data
 from .problems.folder import load_problems as load_problems
 from .problems.folder import save_problems as save_problems
+from .problems.objects import edit as edit
 from .problems.problem import Problem as Problem
 from .problems.problem import Step as Step
 from .problems.response import parse_response as parse_response

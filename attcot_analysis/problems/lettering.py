@@ -1,9 +1,21 @@
-"""Lettering: lines of text that stand in a picture, found by their shape without reading them."""
+"""Lettering: text in a picture, found by its shape without reading it, and replaced."""
+
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from attcot_analysis.problems.fills import Rectangle
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.problems.fills import (
+    Fill,
+    Mask,
+    Rectangle,
+    bounding_box,
+    lab,
+    mask_of,
+    occluded,
+)
 
 _LONGEST_SIDE = 1024
 _LETTERS = 4
@@ -94,3 +106,75 @@ def _lines(letters: np.ndarray) -> list[Rectangle]:
         for chain in chains
         if len(chain) >= _LETTERS
     ]
+
+
+def replaced_text(
+    image: Image.Image,
+    box: Rectangle,
+    text: str,
+    *,
+    font: str | Path | None = None,
+    fill: Fill = "telea",
+    seed: int = 0,
+) -> tuple[Image.Image, Mask]:
+    """Write something else where a word, a label or a value stands.
+
+    The ink in the box is told from its ground by colour and painted over from its surroundings;
+    the new text is drawn in the ink's colour, as high as the old one (smaller if it would be wider
+    than the picture), around the same centre.
+
+    Args:
+        image: RGB.
+        box: Around the old text, on an even ground.
+        text: The new one, one line.
+        font: A font file that looks like the picture's; default Pillow's own. The face is not
+            found by itself, nor are weight and slant.
+        fill: What the old text is painted over with.
+        seed: Of fills with chance.
+
+    Returns:
+        The picture, and where its pixels may have changed.
+
+    Raises:
+        MeasureError: If there is no ink in the box, the new text is empty or has several lines, or
+            the font cannot be read.
+    """
+    if not text.strip() or len(text.splitlines()) > 1:
+        raise MeasureError(f"The new text is {text!r}; give one line with at least a character.")
+    inside = mask_of([box], image.size)
+    ring = ndimage.binary_dilation(inside, iterations=2) & ~inside
+    colours = lab(np.asarray(image))
+    ground = np.median(colours[ring if ring.any() else inside], axis=0)
+    gap = np.linalg.norm(colours - ground, axis=-1) * inside
+    if gap.max() < 10:
+        raise MeasureError(
+            f"No text was found in the box {tuple(box)}: all of it has the colour of its ground; "
+            "give a box around the text."
+        )
+    ink = gap > gap.max() / 2
+    colour = np.median(np.asarray(image)[gap > 0.8 * gap.max()], axis=0).round().astype(int)
+    old = np.asarray(ndimage.binary_dilation((gap > 5) & inside, iterations=1)) & inside
+    cleaned = occluded(image, old, fill, seed=seed)
+    x0, y0, x1, y1 = bounding_box(ink)
+    for size in range(4 * (y1 - y0) + 8, 3, -1):
+        face = _face(font, size)
+        left, top, right, bottom = face.getbbox(text)
+        if bottom - top <= y1 - y0 and right - left <= image.width:
+            break
+    canvas = Image.new("L", image.size)
+    place = ((x0 + x1 - right - left) / 2, (y0 + y1 - bottom - top) / 2)
+    ImageDraw.Draw(canvas).text(place, text, fill=255, font=face)
+    drawn = cleaned.copy()
+    drawn.paste((int(colour[0]), int(colour[1]), int(colour[2])), mask=canvas)
+    return drawn, old | (np.asarray(canvas) > 0)
+
+
+def _face(font: str | Path | None, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    if font is None:
+        return ImageFont.load_default(size)
+    try:
+        return ImageFont.truetype(str(font), size)
+    except OSError as error:
+        raise MeasureError(
+            f"{font} cannot be read as a font ({error}); give a .ttf file."
+        ) from error

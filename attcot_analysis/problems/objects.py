@@ -27,10 +27,11 @@ from attcot_analysis.problems.fills import (
     residual,
     rgb,
 )
+from attcot_analysis.problems.lettering import replaced_text
 from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.problems.problem import Box, Edit, Problem
 
-How = Literal["fill", "remove", "recolour", "move", "paste"]
+How = Literal["fill", "remove", "recolour", "move", "paste", "text"]
 """What is done to a region, see `edit`."""
 
 _MARGIN = 0.01
@@ -249,6 +250,8 @@ def edit(
     colour: str | None = None,
     by: tuple[int, int] | None = None,
     source: Image.Image | None = None,
+    text: str | None = None,
+    font: str | Path | None = None,
     fill: Fill = "telea",
     seed: int = 0,
 ) -> PictureEdit:
@@ -258,6 +261,7 @@ def edit(
     * ``"recolour"``: the object gets the mean colour ``colour``;
     * ``"move"``: the object is removed and pasted ``by`` pixels (right, down) away;
     * ``"paste"``: the region shows ``source``, brought to the region's size;
+    * ``"text"``: the word or value in the region is replaced by ``text`` (`replaced_text`);
     * a name of `edited_images`, such as ``"blur_3"`` or ``"mirror"``: that edit of the picture.
 
     Args:
@@ -270,6 +274,8 @@ def edit(
         colour: For ``"recolour"``.
         by: For ``"move"``.
         source: For ``"paste"``.
+        text: For ``"text"``.
+        font: For ``"text"``: a font file; default Pillow's own.
         fill: What is painted where something was filled or removed.
         seed: Of fills with chance.
 
@@ -304,6 +310,13 @@ def edit(
         canvas.paste(source.convert("RGB").resize((x1 - x0, y1 - y0)), (x0, y0))
         pixels = np.where(region[..., None], np.asarray(canvas), np.asarray(image))
         shown, changed, words = Image.fromarray(pixels), region, "another picture pasted"
+    elif how == "text":
+        if text is None:
+            raise MeasureError("The edit 'text' needs the new text as text=.")
+        shown, changed = replaced_text(
+            image, bounding_box(region), text, font=font, fill=fill, seed=seed
+        )
+        words = f"text replaced by {text!r}"
     else:
         changed = grown(region) if how == "remove" else region
         shown = occluded(image, changed, fill, seed=seed)
@@ -334,7 +347,8 @@ def with_twin(
     """A problem with the twin that an edit of a region makes, and a control edit elsewhere.
 
     The control does the same to a region without evidence (`matched_control`): as large where
-    there is room. A moved object's control is a filled region, since there is no second object.
+    there is room. Where an object is moved or text replaced, the control is a filled region, since
+    there is no second object.
 
     Args:
         problem: The item.
@@ -343,7 +357,7 @@ def with_twin(
         box: The region; default the evidence boxes.
         mask: The object's mask instead.
         seed: Decides the control's place, and fills with chance.
-        options: Of `edit`: ``colour``, ``by``, ``source``, ``fill``.
+        options: Of `edit`: ``colour``, ``by``, ``source``, ``text``, ``font``, ``fill``.
 
     Returns:
         The problem with ``twin`` and ``control``; without a control where the picture has no room
@@ -358,7 +372,7 @@ def with_twin(
     place = matched_control(problem, [bounding_box(made.region)], seed=seed)
     if place is None:
         return replace(problem, twin=twin, control=None)
-    if how == "move":
+    if how in ("move", "text"):
         shown = occluded(problem.image, place.boxes, options.get("fill", "telea"), seed=seed)
     else:
         plain = "fill" if how == "remove" else how
@@ -383,7 +397,7 @@ def _region(problem: Problem, how: str, box: Box | None, mask: Any) -> Mask:
         raise MeasureError(
             f"Item {problem.id} has no evidence boxes in its picture to {how}; give box= or mask=."
         )
-    if how in ("fill", "paste"):
+    if how in ("fill", "paste", "text"):
         return mask_of(rectangles, problem.size)
     found = np.zeros(problem.size[::-1], dtype=bool)
     for rectangle in rectangles:

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from attcot_analysis.errors import MeasureError, ProblemError
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.fills import lab, mask_of
+from attcot_analysis.problems.lettering import text_lines
 from attcot_analysis.problems.objects import (
     edit,
     grown,
@@ -156,6 +157,38 @@ def test_edits_of_whole_pictures_are_shown_alike():
     assert cropped.residual is None and cropped.panels().size == (240 * 3 + 8, 240)
 
 
+def chart(text="1984", ground=(250, 248, 240), ink=(20, 60, 160)):
+    image = Image.new("RGB", (200, 120), ground)
+    ImageDraw.Draw(image).text((60, 40), text, fill=ink, font=ImageFont.load_default(20))
+    return Problem("c", image, "How many?", (), text, evidence=((55, 38, 115, 66),))
+
+
+def test_a_value_is_replaced_in_its_colour_size_and_place():
+    """What is drawn over the old text is what would have been drawn on an empty chart."""
+    done = edit(chart(), "text", text="7", fill="navier_stokes")
+    after, region = pixels(done.edited.image), done.edited.region
+    fresh = pixels(chart("7").image)
+    ink = np.abs(fresh - (250, 248, 240)).sum(axis=-1) > 60
+    written = np.abs(after - (250, 248, 240)).sum(axis=-1) > 60
+    assert written.sum() == pytest.approx(ink.sum(), rel=0.35)
+    assert not changed(done)[~region].any()
+    dark = after[written][after[written].sum(axis=1).argmin()]
+    assert np.abs(dark - (20, 60, 160)).max() <= 12
+    rows, old = (
+        np.flatnonzero(written.any(axis=1)),
+        np.flatnonzero(
+            (np.abs(pixels(chart().image) - (250, 248, 240)).sum(axis=-1) > 60).any(axis=1)
+        ),
+    )
+    assert abs(rows.mean() - old.mean()) <= 1.5 and abs(len(rows) - len(old)) <= 3
+    assert not [box for box in text_lines(done.edited.image) if box[2] - box[0] > 30]
+
+
+def test_a_chart_gets_a_twin_and_a_control_by_its_value():
+    made = with_twin(chart(), "42", "text", text="42")
+    assert (made.twin.answer, made.control.answer) == ("42", "1984")
+
+
 @pytest.mark.parametrize(
     ("how", "options"),
     [
@@ -193,6 +226,10 @@ def test_a_twin_without_room_for_a_control_has_none():
         (lambda: edit(item(evidence=()), "remove"), "has no evidence boxes"),
         (lambda: edit(item(), "remove", mask=np.zeros((96, 160))), "with 0 pixels in it"),
         (lambda: edit(item(), "sepia"), "There is no edit 'sepia'"),
+        (lambda: edit(item(), "text"), "needs the new text"),
+        (lambda: edit(chart(), "text", text=" "), "The new text is ' '"),
+        (lambda: edit(chart(), "text", text="7", box=(0, 0, 20, 20)), "No text was found"),
+        (lambda: edit(chart(), "text", text="7", font="none.ttf"), "cannot be read as a font"),
     ],
 )
 def test_what_an_edit_lacks_is_one_sentence(call, message):
