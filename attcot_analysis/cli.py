@@ -785,6 +785,9 @@ def _measure(
         list[str] | None,
         Option(help="such as twin, control, blank, swap, or your own module:function"),
     ] = None,
+    fill: Annotated[
+        str | None, Option(help="of occluded evidence: mean (default), blur, noise, telea, ...")
+    ] = None,
     extras: Annotated[
         list[str] | None,
         Option(
@@ -848,7 +851,7 @@ def _measure(
     most = None if max_memory is None else parse_memory(max_memory)
     chosen = choose(model, dtype=dtype, batch_size=batch_size, layers=layers)
     what = [*DEFAULT, *(extras or ()), *(("maps",) if maps else ())]
-    parts: dict[str, Any] = {"controls": controls, "edits": edits}
+    parts: dict[str, Any] = {"controls": controls, "edits": edits, "fill": fill}
     changes = changes_of(system, prompt, thinking, prefill)
     with Shards.here() as shards, memory_limit(most, device or shards.device), shards.together():
         loaded = load_problems(problems, limit=items, keep_pictures=False)

@@ -36,6 +36,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "Guides": (
             "measuring.md",
+            "counterfactuals.md",
             "formats.md",
             "datasets.md",
             "training.md",

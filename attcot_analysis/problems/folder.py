@@ -432,6 +432,8 @@ def _problem(
         record = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ProblemError(f"{where} is not valid JSON: {error}.") from error
+    if isinstance(record, dict):
+        record = without_rejected(record, decisions)
     return folder_problem(root, record, where, seen, keep=keep)
 
 
@@ -458,8 +460,6 @@ def folder_problem(root: Path, record: Any, where: str, seen: set[str], *, keep:
             return open_picture(file, title, damaged=DAMAGED_PNG, formats=["PNG"])
         return StoredPicture.at(file, title)
 
-    if isinstance(record, dict):
-        record = without_rejected(record, decisions)
     return problem_from_record(record, picture, where)
 
 

@@ -38,7 +38,7 @@ from attcot_analysis.measures.unread import paragraph_note, unread_sentences
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.edits import EditKind, edit_function, edited_images
+from attcot_analysis.problems.edits import EditKind, EditOptions, edit_function, edited_images
 from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.parts import Part, Places, joined
@@ -101,6 +101,7 @@ class Settings:
         layers: Layers whose attention is read; ``None`` for all.
         controls: Controls of the commitment curve.
         edits: Edits of dependence; those that no item allows are left out.
+        fill: What occluded evidence and its control show, a name in `FILLS`.
         regenerated_log_p: Read the log-probabilities after the rationales that dependence
             regenerates; see `dependence`.
         max_steps: At most so many steps of a rationale after which answers are forced, for
@@ -123,6 +124,7 @@ class Settings:
     layers: Collection[int] | None = None
     controls: Sequence[str] = CONTROLS
     edits: Sequence[EditKind] = EDITS
+    fill: str = "mean"
     regenerated_log_p: bool = True
     max_steps: int | None = None
     generations: Generations | None = None
@@ -169,6 +171,7 @@ class Settings:
             )
         for kind in self.edits:
             edit_function(kind)
+        EditOptions(fill=self.fill)
         if "rationale" not in self.controls:
             raise MeasureError(
                 f"controls is {list(self.controls)}; add 'rationale', what the others are held "
@@ -186,6 +189,8 @@ class Settings:
             record["samples"] = self.n_samples
         if self.temperature:
             record["temperature"] = self.temperature
+        if self.fill != "mean" and _ON_RATIONALES & set(what):
+            record["fill"] = self.fill
         if self.max_steps is not None and _ON_RATIONALES & set(what):
             record["max_steps"] = self.max_steps
         if _ON_RATIONALES & set(what):
@@ -424,10 +429,11 @@ class ResponseStages:
     def dependence(self, at: Places) -> Part:
         """Rows of `dependence`, of the edits that the items allow."""
         local = {place: number for number, place in enumerate(at)}
+        options = EditOptions(fill=self.of.settings.fill)
         edited = [
             replace(edit, at=local[edit.at])
             for kind in self.edits
-            for edit in edited_images(self.of.problems, kind, only=at)
+            for edit in edited_images(self.of.problems, kind, only=at, options=options)
         ]
         if not edited:
             return Part(pd.DataFrame(columns=list(DEPENDENCE)))
