@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -45,7 +46,7 @@ def write_edit_sheet(
         ShowError: If no item shown allows any of them.
     """
     places = range(len(problems)) if only is None else only
-    rows = []
+    rows: list[dict[str, Any]] = []
     for at in places:
         for kind in kinds:
             for one in edited_images(problems, kind, only=[at], options=options):

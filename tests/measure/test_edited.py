@@ -13,6 +13,7 @@ from attcot_analysis.measures.dependence import Dependence
 from attcot_analysis.measures.edited import BLUR_KINDS, blur_curve, edit_values
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import edited_images
+from attcot_analysis.runs.measure import Settings
 
 BOX = (8, 8, 24, 24)
 KINDS = ("occlude", "occlude_control", *BLUR_KINDS)
@@ -32,8 +33,10 @@ def items(n=6):
 
 
 def looks(problem, image):
-    """p of the item's answer: by how much redder than blue the evidence box is."""
+    """p of the item's answer: by how much redder than blue the evidence box is, if clearly."""
     red, _, blue = ImageStat.Stat(image.crop(BOX)).mean
+    if abs(red - blue) < 40:
+        return 0.4
     towards = (red - blue) / 190 * (1 if problem.answer == "red" else -1)
     return min(max(0.5 + 0.45 * towards, 0.05), 0.95)
 
@@ -100,7 +103,7 @@ def test_planted_ways_of_looking_are_told_apart():
 def test_the_area_over_blur_tells_detail_from_colour():
     area = {one.__name__: means(one)["blur_area"] for one in (looks, ignores, sees_detail)}
     assert area["ignores"] == pytest.approx(0.95)
-    assert area["sees_detail"] < 0.35 < 0.7 < area["looks"] < 0.95
+    assert area["sees_detail"] < 0.35 < 0.6 < area["looks"] < 0.95
 
 
 def test_the_area_is_the_trapezoid_by_hand_and_missing_where_a_strength_is():
@@ -138,3 +141,12 @@ def test_an_answer_that_could_not_be_told_is_missing_and_a_small_move_is_none():
     found = edit_values(table)
     assert found["insensitive_occlude"].tolist() == [1.0]
     assert found["repeat_occlude"].isna().all()
+
+
+def test_a_run_says_with_what_evidence_was_filled_where_it_is_not_the_mean():
+    assert "fill" not in Settings().record({"dependence"})
+    assert Settings(fill="telea").record({"dependence"})["fill"] == "telea"
+    with pytest.raises(MeasureError, match="Fill is 'black'"):
+        Settings(fill="black").check()
+    with pytest.raises(MeasureError, match="There is no edit 'sepia'"):
+        Settings(edits=("sepia",)).check()

@@ -1,5 +1,8 @@
 """Objects: their masks, what each edit does to them, and twin and control from a box."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -248,3 +251,13 @@ def test_what_is_removed_is_wider_than_the_object():
     mask = np.zeros((40, 40), dtype=bool)
     mask[20, 20] = True
     assert grown(mask).sum() == 25 and grown(mask, 1).sum() == 9
+
+
+def test_the_code_of_the_page_runs_and_says_what_it_shows(capsys):
+    page = Path(__file__).parents[2] / "docs" / "counterfactuals.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    shown = {}
+    for block in blocks:
+        exec(block, shown)
+    assert "recoloured, blue. Right answer: 'blue' (as given)." in capsys.readouterr().out
+    assert shown["darker"]([item()], 0, None).expected == "red"
