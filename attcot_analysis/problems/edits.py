@@ -160,6 +160,11 @@ def edited_images(
         if kind in str(problems[at].metadata.get(REJECTED, "")).split():
             continue
         one = make(problems, at, options)
+        if one is not None and not isinstance(one, EditedImage):
+            raise MeasureError(
+                f"The edit {kind!r} returned a {type(one).__name__}; expected an EditedImage, or "
+                "None where an item does not allow it."
+            )
         if one is not None:
             # Measured by the name it was asked for, whatever a function of your own calls it.
             found.append(one if one.kind == kind else replace(one, kind=kind))

@@ -154,8 +154,12 @@ def test_a_function_of_ones_own_takes_part_by_its_place(tmp_path, monkeypatch):
         "def dark(problems, at, options):\n"
         "    image = problems[at].image.point(lambda value: value // 2)\n"
         "    return EditedImage(at, 'whatever', image, problems[at].answer)\n"
+        "def plain(problems, at, options):\n"
+        "    return problems[at].image\n"
     )
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(MeasureError, match="returned a Image; expected an EditedImage"):
+        edited("own_edits_of_a_test:plain")
     kind = "own_edits_of_a_test:dark"
     one = edited(kind)
     assert one.kind == kind and one.expected == "red"
