@@ -60,21 +60,27 @@ def test_naturalbench_yes_and_no_without_the_instruction(tmp_path):
 
 @needs_real_data
 def test_every_published_spelling_of_naturalbench_is_read(tmp_path):
-    held = json.loads((real_data() / "naturalbench" / "test_set_sample.json").read_text())
-    for kind in ("yes_no", "mcq"):
-        pairs = [
-            (question, (one, other))
-            for (question, _, one, own), (again, _, other, _) in zip(
-                held[::2], held[1::2], strict=True
-            )
-            if own == kind and question == again
-        ]
-        path = natural(tmp_path / f"{kind}.parquet", pairs, kind)
-        found = list(read_data(path, "naturalbench"))
-        assert len(found) == 4 * len(pairs) and len(pairs) in (88, 12)
-        assert not any("Please" in one.question or ";" in one.question for one in found)
-        if kind == "mcq":
-            assert {one.answer for one in found[:2]} == set(found[0].candidates)
+    source = real_data() / "naturalbench" / "test_set_sample.json"
+    held = json.loads(source.read_text())
+    for _, image, _, _ in held:
+        save(tmp_path / image)
+    found = list(read_data(source, "naturalbench", images=tmp_path))
+    assert len(found) == len(held) == 200
+    assert not any("Please" in one.question or ";" in one.question for one in found)
+    for problem, (question, _, answer, kind) in zip(found, held, strict=True):
+        listed = {chr(65 + at): one for at, one in enumerate(problem.candidates)}
+        expected = answer if kind == "yes_no" else listed[answer[0]]
+        assert problem.answer == expected and problem.twin.answer != expected
+        assert question.startswith(problem.question.split("\n")[0])
+
+
+def test_naturalbench_texts_that_are_no_fours_are_refused(tmp_path):
+    save(tmp_path / "a.png")
+    held = [["Is it?", image, "Yes", "yes_no"] for image in ("a.png", "b.png", "c.png", "d.png")]
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps([*held, held[0]]))
+    faults = check_data(path, "naturalbench").faults
+    assert ["no two questions on two pictures" in one for one in faults] == [True, True]
 
 
 def test_answers_of_vilp_that_differ_in_case_alone_are_one(tmp_path):

@@ -14,6 +14,7 @@ from attcot_analysis.problems.data.hub import (
     HUB_SETS,
     read_aokvqa,
     read_hallusionbench,
+    read_naturalbench,
     read_vstar,
 )
 from attcot_analysis.problems.data.reserved import check_reserved
@@ -48,6 +49,7 @@ ADAPTERS = {
     "visual-cot": Adapter("Visual CoT, with the rationales of its GQA part", visual_cot.read),
     **_HUB,
     "vstar": replace(_HUB["vstar"], read=read_vstar),
+    "naturalbench": replace(_HUB["naturalbench"], read=read_naturalbench),
     "hallusionbench": replace(_HUB["hallusionbench"], read=read_hallusionbench),
     "a-okvqa": replace(_HUB["a-okvqa"], read=read_aokvqa),
 }
@@ -160,26 +162,27 @@ def _read(
     for made in records if limit is None else sampled(records, limit, seed):
         if limit is not None and given >= limit:
             return
+        own: set[str] = set()
         try:
             problems = made()
             for problem in problems:
-                _check(problem, seen | {one.id.lower() for one in problems if one is not problem})
+                _check(problem, seen, own, made.where)
         except ProblemError as error:
             if faults is None:
                 raise
             faults.append(str(error))
             continue
-        seen |= {problem.id.lower() for problem in problems}
+        seen |= own
         problems = problems if limit is None else problems[: limit - given]
         given += len(problems)
         yield from problems
 
 
-def _check(problem: Problem, seen: set[str]) -> None:
+def _check(problem: Problem, seen: set[str], own: set[str], where: str) -> None:
     """Refuse what `save_problems` would refuse, so that a check says what a conversion does."""
-    if problem.id.lower() in seen:
-        raise ProblemError(f"Problem {problem.id} is there twice; ids must be unique.")
-    check_id(problem.id, set(), "Its problem")
+    if problem.id.lower() in seen or problem.id.lower() in own:
+        raise ProblemError(f"{where}: Problem {problem.id} is there twice; ids must be unique.")
+    check_id(problem.id, own, where)
     check_reserved(problem)
     problem_line(problem)
 

@@ -46,7 +46,8 @@ ViLP/ViLP                 arXiv 2501.00569      ``question``, ``image1``, ``answ
 A-OKVQA is also read from the published ``aokvqa_v1p0_{split}.json``, a list of objects, with COCO
 pictures in a folder (``--images``); its test split has no answers.
 
-A row of NaturalBench gives four problems, and the twin of each is the other photograph. A question
+NaturalBench is also read from a list of ``[question, picture, answer, type]``, with the pictures in
+a folder. A row of it gives four problems, and the twin of each is the other photograph. A question
 of type ``multiple_choice`` lists its options as ``Option: A: ...; B: ...;`` in several spellings,
 the instruction how to answer often behind them.
 
@@ -70,6 +71,7 @@ from attcot_analysis.problems.data.source import (
     Made,
     Place,
     Record,
+    bare_question,
     choose,
     corner_boxes,
     each,
@@ -115,7 +117,7 @@ class Columns(NamedTuple):
 
     def problems(self, record: Record, folders: Sequence[Folder], name: str) -> list[Problem]:
         """The problem of a row."""
-        question = record.field(self.question).replace("<image>", "").strip()
+        question = bare_question(record.field(self.question))
         choices: tuple[str, ...] = ()
         if self.choices == IN_QUESTION:
             question, choices = listed_options(question, record.where)
@@ -308,6 +310,40 @@ def _naturalbench(record: Record, folders: Sequence[Folder]) -> list[Problem]:
                 )
             )
     return problems
+
+
+def read_naturalbench(place: Place) -> Iterator[Made]:
+    """Rows of the hub dataset, or entries of its file of texts, four to a row."""
+    path = place.path
+    if path is None or path.suffix != ".json":
+        return HUB_SETS["naturalbench"].read(place)
+    choose([path], path, place.split, "train")
+    return each(_in_fours(path), partial(_naturalbench, folders=place.folders))
+
+
+def _in_fours(path: Path) -> Iterator[Record | ProblemError]:
+    """Rows of a list of ``[question, picture, answer, type]``, two questions on two pictures."""
+    held = json_file(path)
+    if not isinstance(held, list):
+        raise ProblemError(f"{path} holds no list; is it the file as published?")
+    for start in range(0, len(held), 4):
+        four = held[start : start + 4]
+        where = f"{path}, entry {start + 1}"
+        whole = len(four) == 4 and all(isinstance(one, list) and len(one) == 4 for one in four)
+        asked = [tuple(one[:2]) for one in four] if whole else []
+        questions = list(dict.fromkeys(question for question, _ in asked))
+        shown = list(dict.fromkeys(image for _, image in asked))
+        if {len(questions), len(shown)} != {2} or asked != [
+            (question, image) for question in questions for image in shown
+        ]:
+            yield ProblemError(f"{where} and the next three are no two questions on two pictures.")
+            continue
+        fields = {"Index": start // 4, "Question_Type": four[0][3]}
+        fields |= {f"Question_{at}": question for at, question in enumerate(questions)}
+        fields |= {f"Image_{at}": image for at, image in enumerate(shown)}
+        answers = {(n, at): four[2 * n + at][2] for n in (0, 1) for at in (0, 1)}
+        fields |= {f"Image_{at}_Question_{n}": given for (n, at), given in answers.items()}
+        yield Record(where, fields)
 
 
 def _closed(question: str, kind: object, where: str) -> tuple[str, tuple[str, ...], dict[str, str]]:

@@ -38,6 +38,7 @@ from attcot_analysis.problems.data.source import (
     Made,
     Place,
     Record,
+    bare_question,
     choose,
     each,
     json_lines,
@@ -144,7 +145,7 @@ def _problems(record: Record, folders: Sequence[Folder], place: Place) -> list[P
                 f"if it is called otherwise, say --map {name}=NAME."
             )
     images: dict[str | None, object] = {None: _one_picture(fields.pop("image"), where)}
-    fields["question"] = _text(fields["question"], "question", where).replace("<image>", "").strip()
+    fields["question"] = bare_question(_text(fields["question"], "question", where))
     shard = where.rpartition(", ")[2].startswith("row ")  # Rows of all files are counted together.
     at = record.number if shard else where.rpartition(" ")[2]
     fields["id"] = str(fields.get("id", f"item-{at}"))

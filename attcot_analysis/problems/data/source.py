@@ -199,6 +199,14 @@ def with_options(question: str, options: Sequence[str]) -> str:
     return f"{question.strip()}\n{listed}"
 
 
+_PLACE = re.compile(r"^(?:\s*<image>)+|(?:<image>\s*)+$")
+
+
+def bare_question(text: str) -> str:
+    """A question without the placeholder of its picture before or behind it."""
+    return _PLACE.sub("", text).strip()
+
+
 def yes_or_no(answer: str) -> tuple[str, ...]:
     """Candidates of a question whose answer is yes or no; none for another."""
     return YES_NO if answer.strip().casefold() in ("yes", "no") else ()
@@ -355,6 +363,11 @@ class Made(NamedTuple):
 
     record: Record | ProblemError
     make: Callable[[Record], list[Problem]]
+
+    @property
+    def where(self) -> str:
+        """Where the record stands."""
+        return self.record.where if isinstance(self.record, Record) else str(self.record)
 
     def __call__(self) -> list[Problem]:
         """The problems, with the record's place in every message."""
