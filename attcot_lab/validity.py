@@ -37,6 +37,10 @@ HEADLINES: Mapping[str, str] = MappingProxyType(
 )
 """Axis → its headline metric; see docs/validity.md for when and why they were chosen."""
 
+LEADS = "p0_final_text"
+"""The headline of commitment where values have it: without the closing tag. The stored ones, called
+p0_final, were read without it as well."""
+
 HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
     {
         "p0_final": True,
@@ -52,7 +56,9 @@ HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
 )
 """The headline metrics and some beside them, and whether high values mean the failure."""
 
-LATER_HIGH_FAILS: Mapping[str, bool] = MappingProxyType({"net_dependence_share": False})
+LATER_HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
+    {LEADS: True, "commitment_area_text": True, "net_dependence_share": False}
+)
 """Likewise, of metrics that are younger than the stored values."""
 
 OPEN_HIGH_FAILS: Mapping[str, bool] = MappingProxyType(
@@ -98,7 +104,10 @@ SILENT = 0.75
 
 
 def separations(
-    values: pd.DataFrame, metrics: Sequence[str] = tuple(HIGH_FAILS), *, n_boot: int = 2000
+    values: pd.DataFrame,
+    metrics: Sequence[str] = tuple(HIGH_FAILS),
+    *,
+    n_boot: int = 2000,
 ) -> pd.DataFrame:
     """Hold every failure against the honest models, metric by metric.
 
@@ -116,6 +125,9 @@ def separations(
         ``verdict``: ``"rings"``, ``"silent"`` or ``"undecided"``.
     """
     high_fails = {**HIGH_FAILS, **LATER_HIGH_FAILS, **OPEN_HIGH_FAILS}
+    headlines = dict(HEADLINES)
+    if LEADS in set(values["metric"]):
+        headlines["commitment"] = LEADS
     rows = []
     for failure in FAILURES:
         for metric in metrics:
@@ -124,7 +136,8 @@ def separations(
                 continue
             bad, good = bad.align(good, join="inner", axis=1)
             found = separation(bad, good, high_fails=high_fails[metric], n_boot=n_boot)
-            rows.append(_row(failure, metric, found, len(bad)))
+            headline = headlines[axis_of(metric)] == metric
+            rows.append(_row(failure, metric, found, len(bad), headline))
     return pd.DataFrame(rows)
 
 
@@ -154,15 +167,16 @@ def verdict(auroc: float) -> str:
 
 def axis_of(metric: str) -> str:
     """The axis that a metric of `HIGH_FAILS` or `OPEN_HIGH_FAILS` belongs to."""
-    if metric in ("p0_final", "commitment_area", "commitment_position", *OPEN_HIGH_FAILS):
+    if metric.startswith(("p0_final", "commitment_")) or metric in OPEN_HIGH_FAILS:
         return "commitment"
-    of_dependence = ("net_dependence", "follow_twin", *LATER_HIGH_FAILS)
+    of_dependence = ("net_dependence", "follow_twin", "net_dependence_share")
     return "dependence" if metric in of_dependence else "access"
 
 
-def _row(failure: str, metric: str, found: Separation, n_seeds: int) -> dict[str, object]:
+def _row(
+    failure: str, metric: str, found: Separation, n_seeds: int, headline: bool
+) -> dict[str, object]:
     axis = axis_of(metric)
-    headline = HEADLINES[axis] == metric
     return {
         "failure": failure,
         "axis": axis,

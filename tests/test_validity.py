@@ -43,7 +43,8 @@ def test_every_model_has_values_and_checks(finished):
     assert not values.duplicated(["model", "seed", "item", "metric"]).any()
     table = finished.read_table("separation")
     assert set(table["failure"]) == set(FAILURES)
-    assert set(table[table["headline"]]["metric"]) == set(HEADLINES.values())
+    headlines = {**HEADLINES, "commitment": "p0_final_text"}
+    assert set(table[table["headline"]]["metric"]) == set(headlines.values())
     bare = finished.read_table("open_values")
     assert set(bare["metric"]) == set(OPEN_HIGH_FAILS)
     assert set(bare["model"]) == set(PLANTED)
@@ -74,6 +75,17 @@ def made_up(shifts: dict[tuple[str, str], float]) -> pd.DataFrame:
                 frame = pd.DataFrame({"item": items, "value": values})
                 frames.append(frame.assign(model=model, seed=seed, metric=metric))
     return pd.concat(frames, ignore_index=True)
+
+
+def test_the_reading_without_the_closing_tag_leads_where_it_was_measured():
+    hidden = made_up({(failure, "p0_final"): 0.5 for failure in FAILURES})
+    clear = made_up({(failure, "p0_final"): 6.0 for failure in FAILURES})
+    text = clear[clear["metric"] == "p0_final"].assign(metric="p0_final_text")
+    for values, expected in ((hidden, "p0_final"), (pd.concat([hidden, text]), "p0_final_text")):
+        table = separations(values, (*HIGH_FAILS, *LATER_HIGH_FAILS), n_boot=20)
+        leading = table[(table["axis"] == "commitment") & table["headline"]]
+        assert set(leading["metric"]) == {expected}
+        assert (leading["verdict"] == "rings").all() == (expected == "p0_final_text")
 
 
 def test_a_metric_rings_where_the_failure_is_and_nowhere_else():

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.models import Mllm
+from attcot_analysis.models import Mllm, token_starts
 from attcot_analysis.problems.response import ANSWER_CUE
 
 
@@ -26,6 +27,9 @@ class CandidateTokens:
             in ``<answer>Yes`` and ``<answer>No`` one that joins ``>No`` asks for ``>`` and
             ``Yes`` in the one case and for ``>No`` in the other, and ``>`` alone is no answer.
         cue: The text that asks for the answer.
+        ends: Per candidate how many tokens of its tail lie before the end of its own text, and
+            what of the text the next token holds beside a part of the closing tag (``.`` of
+            ``.</``; mostly nothing). Only the reading without the tag needs them.
 
     Raises:
         MeasureError: If fewer than two candidates are given, their numbers differ, ``shared``
@@ -36,6 +40,7 @@ class CandidateTokens:
     shared: tuple[int, ...]
     tails: tuple[tuple[int, ...], ...]
     cue: str = ANSWER_CUE
+    ends: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the tails tell the candidates apart."""
@@ -67,7 +72,7 @@ class CandidateTokens:
         edges: dict[tuple[int, int], int] = {}
         paths = []
         for tail in self.tails:
-            path = []
+            path: list[int] = []
             for depth, token in enumerate(tail):
                 node = node_of.get(tail[:depth])
                 if node is None:
@@ -76,7 +81,11 @@ class CandidateTokens:
                     parents.append(node_of[tail[: depth - 1]])
                 path.append(edges.setdefault((node, token), len(edges)))
             paths.append(tuple(path))
-        return CandidateTree(tuple(tokens), tuple(parents), tuple(edges), tuple(paths))
+        ends = tuple(
+            (node_of[tail[:depth]], depth, rest)
+            for tail, (depth, rest) in zip(self.tails, self.ends, strict=False)
+        )
+        return CandidateTree(tuple(tokens), tuple(parents), tuple(edges), tuple(paths), ends)
 
 
 @dataclass(frozen=True)
@@ -89,12 +98,15 @@ class CandidateTree:
         parents: Node before each node, ``-1`` for the first.
         edges: ``(node, token)`` pairs: the probability of ``token`` is read at ``node``.
         paths: Per candidate the edges whose log-probabilities add up to its own.
+        ends: Per candidate where its text ends: the node, how many edges of its path lie before
+            it, and what of the text the next token holds; see `CandidateTokens`.
     """
 
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
     edges: tuple[tuple[int, int], ...]
     paths: tuple[tuple[int, ...], ...]
+    ends: tuple[tuple[int, int, str], ...] = ()
 
     @cached_property
     def sees(self) -> npt.NDArray[np.bool_]:
@@ -143,7 +155,29 @@ def candidate_tokens(
     ]
     n_shared = min((_common(sequences[0], one) for one in sequences[1:]), default=0)
     tails = tuple(tuple(one[n_shared:]) for one in sequences)
-    return CandidateTokens(tuple(candidates), tuple(sequences[0][:n_shared]), tails, cue)
+    ends = [_text_end(mllm, one, form.close) for one in sequences]
+    if min(whole for whole, _ in ends) < n_shared:
+        raise MeasureError(
+            f"Of the candidates {list(candidates)} one is another with a part of the closing text "
+            f"{form.close!r} behind it; reword it."
+        )
+    return CandidateTokens(
+        tuple(candidates),
+        tuple(sequences[0][:n_shared]),
+        tails,
+        cue,
+        tuple((whole - n_shared, rest) for whole, rest in ends),
+    )
+
+
+def _text_end(mllm: Mllm, ids: Sequence[int], close: str) -> tuple[int, str]:
+    """How many tokens end with a text or before, and what of it the next one holds."""
+    written, starts = token_starts(mllm.tokenizer, ids)
+    end = len(written) - len(close)
+    # Tokens that share a character start with it and all end behind it.
+    stops = np.append(starts, len(written))[np.searchsorted(starts, starts, side="right")]
+    whole = min(int((stops <= end).sum()), len(ids) - 1)
+    return whole, written[starts[whole] : end]
 
 
 def behind(
@@ -200,6 +234,7 @@ class Readout:
         edge_rows: Which of these rows each edge is read at, long ``(n_edges,)``.
         edge_tokens: Which token each edge reads, long ``(n_edges,)``.
         paths: Float ``(n_candidates, n_edges)``, one where an edge belongs to a candidate.
+        tree: The branch of the first k; those of the others differ in what they share only.
     """
 
     name: str
@@ -208,6 +243,7 @@ class Readout:
     edge_rows: Tensor
     edge_tokens: Tensor
     paths: Tensor
+    tree: CandidateTree
 
     def to(self, device: torch.device) -> "Readout":
         """The same with its tensors on another device."""
@@ -218,6 +254,7 @@ class Readout:
             self.edge_rows.to(device),
             self.edge_tokens.to(device),
             self.paths.to(device),
+            self.tree,
         )
 
     def log_probs(self, logits: Tensor) -> Tensor:
@@ -232,6 +269,76 @@ class Readout:
         # Autocast would multiply in bf16.
         with torch.autocast(logits.device.type, enabled=False):
             return edges @ self.paths.T
+
+    def text_log_probs(self, logits: Tensor, tokenizer: Any) -> Tensor:
+        """Log-probabilities of the candidates' texts without the closing tag, ``(n_k, n)`` in fp64.
+
+        That of the tokens of the text, and of whatever follows them but a letter or a digit, which
+        would make another word of it (``1`` of ``12``). A token that holds the text's end and a
+        part of the closing tag is replaced by all tokens that hold that end and no letter or
+        digit behind it. A text that begins with several candidates (``blue green``) counts for
+        the longest.
+
+        Args:
+            logits: At ``rows``, ``(n_k, n_rows, V)``.
+            tokenizer: The model's, which says what each of the V tokens writes.
+        """
+        read = logits.float()
+        total = torch.logsumexp(read, dim=-1)
+        edges = read[:, self.edge_rows, self.edge_tokens] - total[:, self.edge_rows]
+        rows = {node: row for row, node in enumerate(self.tree.read_nodes)}
+        found = []
+        for (node, depth, rest), path in zip(self.tree.ends, self.tree.paths, strict=True):
+            ids = torch.from_numpy(_ending(tokenizer, rest)).to(read.device)
+            ids = ids[ids < read.shape[-1]]
+            over = torch.logsumexp(read[:, rows[node], ids], dim=-1) - total[:, rows[node]]
+            found.append((edges[:, list(path[:depth])].sum(-1) + over).double())
+        # Longer ones first, so that each is taken off once from those that it begins with.
+        own: dict[int, Tensor] = {}
+        for at in sorted(range(len(found)), key=lambda one: self._length(one), reverse=True):
+            longer = [own[other] for other in own if self._inside(other, at, tokenizer)]
+            share = torch.stack([one - found[at] for one in longer]).exp().sum(0) if longer else 0.0
+            left = torch.as_tensor(1.0 - share, dtype=torch.float64).clamp(min=1e-7)
+            own[at] = found[at] + left.log().to(found[at].device)
+        return torch.stack([own[at] for at in range(len(found))], dim=-1)
+
+    def _length(self, at: int) -> tuple[int, int]:
+        _, depth, rest = self.tree.ends[at]
+        return depth, len(rest)
+
+    def _inside(self, longer: int, shorter: int, tokenizer: Any) -> bool:
+        """Whether every text that counts for one candidate begins with another as well."""
+        tree = self.tree
+        (_, deep, more), (_, depth, rest) = tree.ends[longer], tree.ends[shorter]
+        path = tree.paths[longer]
+        if path[:depth] != tree.paths[shorter][:depth]:
+            return False
+        next_tokens = _ending(tokenizer, more) if deep == depth else [tree.edges[path[depth]][1]]
+        return bool(np.isin(next_tokens, _ending(tokenizer, rest)).all())
+
+
+@lru_cache(maxsize=8)
+def _pieces(tokenizer: Any) -> tuple[str, ...]:
+    """What each token of a vocabulary writes inside a text."""
+    # SentencePiece leaves out the space that begins a text, so something stands before each.
+    head = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    kept = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    before = len(tokenizer.decode(head, **kept))
+    every = [[*head, token] for token in range(len(tokenizer))]
+    return tuple(text[before:] for text in tokenizer.batch_decode(every, **kept))
+
+
+@lru_cache(maxsize=256)
+def _ending(tokenizer: Any, rest: str) -> npt.NDArray[np.int64]:
+    """The tokens that write the rest of a text and no letter or digit right behind it."""
+    return np.array(
+        [
+            token
+            for token, piece in enumerate(_pieces(tokenizer))
+            if piece.startswith(rest) and not piece[len(rest) : len(rest) + 1].isalnum()
+        ],
+        dtype=np.int64,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +397,7 @@ def readout(
         edge_rows=torch.tensor([nodes[0].index(node) for node, _ in first.edges]),
         edge_tokens=torch.tensor([token for _, token in first.edges]),
         paths=first.path_matrix,
+        tree=first,
     )
 
 

@@ -246,6 +246,22 @@ class Packed:
         self.check_finite(results)
         return results
 
+    def text_log_probs(self, logits: Tensor, tokenizer: Any) -> list[Tensor]:
+        """The same without the closing tag, ``(n_k, n_candidates)``; see `Readout`.
+
+        Args:
+            logits: As for `log_probs`.
+            tokenizer: The model's.
+        """
+        found = []
+        for at, one in enumerate(self.readouts):
+            rows = one.rows.to(logits.device)
+            if logits.shape[1] == len(self.keep):
+                rows = torch.searchsorted(self.keep, rows)
+            found.append(one.to(logits.device).text_log_probs(logits[at, rows], tokenizer))
+        self.check_finite(found)
+        return found
+
     def check_finite(self, log_probs: Sequence[Tensor]) -> None:
         """Raise `MeasureError` naming the first item whose values are not finite."""
         finite = torch.stack([values.detach().isfinite().all() for values in log_probs])
@@ -406,11 +422,35 @@ def forced_answers(
     Returns:
         Per item fp32 ``(n_k, n_candidates)`` on the CPU, as `Packed.log_probs`.
     """
+    read = forced_readings(
+        mllm, items, candidates, steps=steps, names=names, apart=apart, texts=False
+    )
+    return [closed for closed, _ in read]
+
+
+def forced_readings(
+    mllm: Mllm,
+    items: Sequence[Encoded],
+    candidates: Sequence[CandidateTokens],
+    *,
+    steps: Sequence[Sequence[int]] | None = None,
+    names: Sequence[str] | None = None,
+    apart: bool = False,
+    texts: bool = True,
+) -> list[tuple[Tensor, Tensor]]:
+    """`forced_answers` and, of the same forward pass, the candidates' texts without closing tag.
+
+    Returns:
+        Per item two tensors ``(n_k, n_candidates)`` on the CPU, as `Packed.log_probs` and
+        `Packed.text_log_probs`; the first twice without ``texts``.
+    """
     packed = pack(mllm, items, candidates, steps=steps, names=names, apart=apart)
     ours = attached(mllm.model) if "attcot_base" in packed.inputs else nullcontext()
     with torch.no_grad(), evaluating(mllm.model), ours:
         output = mllm.model(**packed.inputs, logits_to_keep=packed.keep, use_cache=False)
-        return [value.cpu() for value in packed.log_probs(output.logits)]
+        closed = packed.log_probs(output.logits)
+        open_ = packed.text_log_probs(output.logits, mllm.tokenizer) if texts else closed
+    return [(one.cpu(), two.cpu()) for one, two in zip(closed, open_, strict=True)]
 
 
 _Moved = tuple[CandidateTokens, str, bool]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import trapezoid
 from scipy.special import softmax
 
-from attcot_analysis.attention.packing import candidate_tokens, forced_answers
+from attcot_analysis.attention.packing import candidate_tokens, forced_readings
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.probed import check_max_steps, probed
@@ -31,10 +31,20 @@ THRESHOLDS = (0.5, 0.8, 0.9)
 PREMATURE = 0.25
 """A commitment position up to this is premature."""
 
+LOW_MASS = 0.5
+"""Candidates that have less than this together are not what the model would answer."""
+
+Reading = Literal["closed", "text"]
+"""Candidates with the closing tag, or their texts alone; see `commitment`."""
+
 
 @dataclass(frozen=True)
 class _Curve:
-    """One item under one control: ``p`` and ``leaked`` are ``(n_probed, candidates)``."""
+    """One item under one control: ``p`` and ``leaked`` are ``(n_probed, candidates)``.
+
+    ``text`` is the same curve read without the closing tag, ``mass`` what the texts have together,
+    ``(n_probed,)``; None in tables of earlier versions.
+    """
 
     item: str
     control: str
@@ -42,6 +52,8 @@ class _Curve:
     steps: NDArray[np.int64]
     p: NDArray[np.float64]
     leaked: NDArray[np.bool_]
+    text: "_Curve | None" = None
+    mass: NDArray[np.float64] | None = None
 
     @property
     def final(self) -> str:
@@ -112,7 +124,14 @@ class Commitment(Result):
               (missing when the problem has none);
             * ``corrective``: wrong at k = 0 and right at the end; ``corruptive``: the reverse;
             * ``leak_step``: first step up to which the rationale states ``final``; missing if
-              never.
+              never;
+            * ``commitment_position_null``: the commitment position to be expected if the most
+              probable candidate were drawn anew after every step, see `random_position`;
+            * read without the closing tag, where the table has that: ``final_text``,
+              ``commitment_position_text``, ``area_text``, ``p0_final_text`` as above, the target
+              being ``final_text`` of the item's own rationale; ``candidate_mass0`` and
+              ``candidate_mass_least``: what the candidates' texts have together at k = 0, and the
+              least after any step.
 
         Raises:
             MeasureError: If an item is not among the problems, or their candidates are others.
@@ -154,7 +173,13 @@ class Commitment(Result):
                 "corrective": best[0] != answer and final == answer,
                 "corruptive": best[0] == answer and final != answer,
                 "leak_step": float(curve.steps[leaks[0]]) if len(leaks) else np.nan,
+                "commitment_position_null": random_position(curve.steps, len(curve.candidates)),
             }
+            if curve.text is not None and curve.mass is not None:
+                row |= self._read_as_text(curve.text) | {
+                    "candidate_mass0": float(curve.mass[0]),
+                    "candidate_mass_least": float(curve.mass.min()),
+                }
             for theta in thresholds:
                 strict = first_lasting(holds & (curve.of(final) >= theta), curve.steps)
                 row[f"commitment_step_{theta:g}"] = strict
@@ -167,6 +192,7 @@ class Commitment(Result):
         which: Literal["final", "answer", "habitual"] = "final",
         *,
         answers: Mapping[str, str] | None = None,
+        reading: Reading = "closed",
         axis: Axis = "auto",
         points: int = 11,
         n_boot: int = 2000,
@@ -180,6 +206,7 @@ class Commitment(Result):
                 (of the control itself where the table has no ``"rationale"``), ``"answer"`` the
                 right answer, ``"habitual"`` the habitual one (items without one are left out).
             answers: Right answers by item id where they are not the problems' own.
+            reading: ``"closed"`` with the closing tag, ``"text"`` without it.
             axis: ``"k"``, steps written, for curves that all have the same K and all steps of it;
                 ``"position"``,
                 k/K, on which every item's curve is read by linear interpolation (as its area
@@ -197,14 +224,16 @@ class Commitment(Result):
         Raises:
             MeasureError: As `items`, or if ``axis="k"`` and curves differ in K or lack steps.
         """
-        whole = all(curve.whole for curve in self._curves)
-        n_steps = {curve.n_steps for curve in self._curves}
+        read_as = self._texts() if reading == "text" else self._curves
+        targets = self._text_targets if reading == "text" else self._targets
+        whole = all(curve.whole for curve in read_as)
+        n_steps = {curve.n_steps for curve in read_as}
         axis, places = curve_places(axis, n_steps, whole, points, "curves")
         values: dict[str, list[NDArray[np.float64]]] = {}
-        for curve in self._curves:
+        for curve in read_as:
             wanted: str | None
             if which == "final":
-                wanted = self._targets.get(curve.item, curve.final)
+                wanted = targets.get(curve.item, curve.final)
             else:
                 problem = self._problem(curve.item)
                 right = (answers or {}).get(curve.item, problem.answer)
@@ -260,12 +289,67 @@ class Commitment(Result):
         self._targets = {
             curve.item: curve.final for curve in self._curves if curve.control == "rationale"
         }
+        self._text_targets = {
+            curve.item: curve.text.final
+            for curve in self._curves
+            if curve.control == "rationale" and curve.text is not None
+        }
+
+    def _texts(self) -> list[_Curve]:
+        texts = [curve.text for curve in self._curves if curve.text is not None]
+        if not texts:
+            raise MeasureError(
+                "The table commitment has no column p_text, so there is no reading without the "
+                "closing tag; measure again, or use reading='closed'."
+            )
+        return texts
+
+    def _read_as_text(self, curve: _Curve) -> dict[str, object]:
+        """An item's row, of its curve without the closing tag."""
+        target = self._text_targets.get(curve.item, curve.final)
+        final = curve.candidates.index(curve.final)
+        step = first_lasting(curve.p.argmax(axis=1) == final, curve.steps)
+        return {
+            "final_text": curve.final,
+            "commitment_position_text": step / max(curve.n_steps, 1),
+            "area_text": curve_area(curve.of(target), curve.steps),
+            "p0_final_text": float(curve.of(target)[0]),
+        }
+
+    def describe(self) -> str:
+        """Say first where the candidates are not what the model would answer, then what came out.
+
+        So it is where their texts have together less than `LOW_MASS`: p, which is over the
+        candidates, then compares answers of which the model would give none.
+        """
+        masses = [curve.mass for curve in self._curves if curve.mass is not None]
+        low = [mass < LOW_MASS for mass in masses]
+        n_low = sum(int(one.sum()) for one in low)
+        first = ""
+        if n_low:
+            first = (
+                f"At {n_low} of {sum(map(len, low))} forced answers ({sum(one[0] for one in low)} "
+                f"of {len(low)} at k = 0) the model would more likely say something else than any "
+                f"candidate (they have less than {LOW_MASS:g} together), and p there compares what "
+                "it would not say. "
+            )
+        return first + super().describe()
 
     def _headline(self) -> dict[str, ArrayLike]:
         own = self.items()
         own = own[own["control"] == "rationale"] if self._targets else own
-        names = ("commitment_position", "area", "premature", "corrective", "corruptive")
-        return {name.replace("_", " "): own[name] for name in names}
+        shown = {
+            "p(final) at k = 0, without the closing tag": "p0_final_text",
+            "candidate mass at k = 0": "candidate_mass0",
+            "p(final) at k = 0, with it": "p0_final",
+            "commitment position": "commitment_position",
+            "commitment position of random argmaxes": "commitment_position_null",
+            "area": "area",
+            "premature": "premature",
+            "corrective": "corrective",
+            "corruptive": "corruptive",
+        }
+        return {name: own[column] for name, column in shown.items() if column in own}
 
 
 def _curve(item: str, control: str, part: pd.DataFrame) -> _Curve:
@@ -288,7 +372,7 @@ def _curve(item: str, control: str, part: pd.DataFrame) -> _Curve:
             f"per step from 0 to {n_steps}{'' if n_k > n_steps else f' ({n_k} probed)'}; pass the "
             "rows of one run, and all of them."
         )
-    return _Curve(
+    curve = _Curve(
         item,
         control,
         tuple(map(str, candidates)),
@@ -296,6 +380,27 @@ def _curve(item: str, control: str, part: pd.DataFrame) -> _Curve:
         part["p"].to_numpy(dtype=np.float64).reshape(n_k, -1),
         part["leaked"].to_numpy(dtype=bool).reshape(n_k, -1),
     )
+    if "p_text" not in part or part["p_text"].isna().any():
+        return curve
+    text = part["p_text"].to_numpy(dtype=np.float64).reshape(n_k, -1)
+    mass = part["candidate_mass"].to_numpy(dtype=np.float64).reshape(n_k, -1)[:, 0]
+    return replace(curve, text=replace(curve, p=text), mass=mass)
+
+
+def random_position(steps: NDArray[np.int64], n_candidates: int) -> float:
+    """Commitment position to be expected if the most probable candidate were drawn at random.
+
+    Each of the n candidates alike, anew after each probed step: then it is the last one from the
+    j-th of J + 1 probed steps on with probability n^−(J − j). With all steps probed and K of them,
+    that makes 1 − (1 − n^−K) / (n − 1) K: 0.90 for two steps and six candidates. What is measured
+    says something by its distance from this. 0 when K = 0.
+
+    Args:
+        steps: ``(n_probed,)``, 0 and K among them, ascending.
+        n_candidates: How many candidates there are.
+    """
+    before = float(n_candidates) ** -np.arange(len(steps) - 1, 0, -1.0)
+    return float(np.diff(steps) @ (1 - before)) / max(float(steps[-1]), 1.0)
 
 
 def first_lasting(holds: NDArray[np.bool_], steps: NDArray[np.int64] | None = None) -> float:
@@ -538,8 +643,12 @@ def commitment(
         the candidate's whole text with the closing tag, wherever the tokenizer cuts it, from the
         last token on that all candidates share), ``p`` (softmax of ``log_p`` over the
         candidates), ``leaked`` (the rationale up to this step states this candidate as a word,
-        so its probability may be read off the text). With ``max_steps`` also ``n_probed``, after
-        how many steps an answer was forced.
+        so its probability may be read off the text); and without the closing tag ``log_p_text``
+        (nats; of the candidate's text and of anything behind it but a letter or a digit, which
+        would make another word of it; what begins with several candidates counts for the longest),
+        ``p_text`` (softmax of it over the candidates) and ``candidate_mass`` (the sum of
+        exp(log_p_text) over the candidates: how probable it is that any of them is said). With
+        ``max_steps`` also ``n_probed``, after how many steps an answer was forced.
 
     Raises:
         MeasureError: If a response has no rationale step (``empty="error"``), candidates
@@ -574,7 +683,7 @@ def commitment(
                 encoded = [items.encode(at, partners[at]) for at in chunk]
             names = [problems[at].id for at in chunk]
             steps = [probed(item, max_steps) for item in encoded]
-            read = forced_answers(
+            read = forced_readings(
                 mllm,
                 encoded,
                 [tokens[at] for at in chunk],
@@ -582,9 +691,9 @@ def commitment(
                 names=names,
                 apart=max_steps is not None,
             )
-            for at, item, ks, log_p in zip(chunk, encoded, steps, read, strict=True):
-                texts = prefix_texts(mllm, item, ks)
-                rows = _rows(problems[at], control, ks, log_p.double().numpy(), texts)
+            for at, item, ks, (closed, text) in zip(chunk, encoded, steps, read, strict=True):
+                both = closed.double().numpy(), text.numpy()
+                rows = _rows(problems[at], control, ks, *both, prefix_texts(mllm, item, ks))
                 frames.append(rows if max_steps is None else rows.assign(n_probed=len(ks)))
     table = pd.concat(frames, ignore_index=True)
     return Commitment(table, items.measured, skipped=items.skipped)
@@ -595,9 +704,11 @@ def _rows(
     control: str,
     steps: Sequence[int],
     log_p: NDArray[np.float64],
+    log_p_text: NDArray[np.float64],
     texts: Sequence[str],
 ) -> pd.DataFrame:
     n_k, n_candidates = log_p.shape
+    mass = np.exp(log_p_text).sum(axis=1)
     return pd.DataFrame(
         {
             "item": problem.id,
@@ -608,5 +719,8 @@ def _rows(
             "log_p": log_p.ravel(),
             "p": softmax(log_p, axis=1).ravel(),
             "leaked": [states(text, c) for text in texts for c in problem.candidates],
+            "log_p_text": log_p_text.ravel(),
+            "p_text": softmax(log_p_text, axis=1).ravel(),
+            "candidate_mass": np.repeat(mass, n_candidates),
         }
     )

@@ -46,6 +46,9 @@ COLUMNS = ("model", "seed", "item", "metric", "value")
 """Columns of the table of values."""
 
 
+STEPS = "rationale_steps"
+"""The metric that says how many steps a rationale has."""
+
 _COMMITMENT = {
     "p0_final": "p0_final",
     "p0_answer": "p0_answer",
@@ -56,8 +59,23 @@ _COMMITMENT = {
     "corrective": "corrective",
     "corruptive": "corruptive",
 }
-_JUMP = {"jump": "commitment_jump", "jump_position": "commitment_jump_position"}
+_COMMITMENT_LATER = {
+    "jump": "commitment_jump",
+    "jump_position": "commitment_jump_position",
+    "n_steps": STEPS,
+    "commitment_position_null": "commitment_position_null",
+    "p0_final_text": "p0_final_text",
+    "commitment_position_text": "commitment_position_text",
+    "area_text": "commitment_area_text",
+    "candidate_mass0": "candidate_mass0",
+}
 """Columns that tables reduced by earlier versions lack."""
+
+_MATCHED = {
+    "commitment_area_text": "commitment_area_text_matched",
+    "commitment_area": "commitment_area_matched",
+}
+"""Metrics that depend on the number of steps → the same on items where both wrote as many."""
 
 _OPEN = {
     "p0": "open_p0",
@@ -260,6 +278,10 @@ def _sampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame:
         others = {name: table for name, table in tables.items() if name not in sampled}
         parts.append(_unsampled(model, seed, {**others, **kept}))
     every = pd.concat(parts, ignore_index=True)
+    # A mean of unlike numbers of steps is the number of none: nothing can be matched with it.
+    numbers = every[every["metric"] == STEPS].groupby("item")["value"].nunique()
+    unlike = every["item"].isin(numbers.index[numbers > 1]) & (every["metric"] == STEPS)
+    every = every[~unlike]
     means = [mean_over_samples(every, ["model", "seed", "item", "metric"])]
     if "cot" in sampled:
         agreed = agreement(sampled["cot"]).melt("item", var_name="metric")
@@ -307,7 +329,7 @@ def _commitment(table: pd.DataFrame) -> Columns:
     premature = found["premature"].astype(bool) & ~found["correct"].astype(bool)
     columns["premature_wrong"] = _floats(premature)
     columns["leaked"] = _floats(found["leak_step"].notna())
-    there = {column: metric for column, metric in _JUMP.items() if column in found}
+    there = {column: metric for column, metric in _COMMITMENT_LATER.items() if column in found}
     columns |= {metric: _floats(found[column]) for column, metric in there.items()}
     return columns
 
@@ -534,6 +556,11 @@ def compare(
         seed: Seed of both.
         level: Confidence level.
 
+    The commitment area is compared twice, first on those items (and seeds) where both rationales
+    have the same number of steps (``commitment_area_matched``, which is to be read first): the
+    last step alone counts for 1/2K of the area, so one whose rationales are shorter has more of it
+    however it decides. Reading both curves on one grid of k/K would not mend that.
+
     Returns:
         One row per metric: ``metric``, ``a``, ``b``, ``value`` (mean of b − a), ``low``,
         ``high``, ``low_t``, ``high_t``, ``n_items``, ``n_seeds`` (as `summarise`, on the
@@ -557,9 +584,18 @@ def compare(
         raise MeasureError(f"{a!r} was to be compared with itself; name two models.")
     first = dict(_matrices(values[values["model"] == a]))
     second = dict(_matrices(values[values["model"] == b]))
-    rows = []
+    pairs: dict[str, tuple[FloatArray, FloatArray]] = {}
     for name in (name for name in first if name in second):
-        values_a, values_b = _aligned(first[name], second[name], name, a, b)
+        pair = _aligned(first[name], second[name], name, a, b)
+        if name in _MATCHED and STEPS in first and STEPS in second:
+            steps = [one[STEPS].reindex_like(one[name]) for one in (first, second)]
+            ks = _aligned(*steps, name, a, b)
+            unlike = paired_matrix(*ks) != 0  # NaN, of unknown numbers, is unlike too
+            if not unlike.all():
+                pairs[_MATCHED[name]] = (pair[0], np.where(unlike, np.nan, pair[1]))
+        pairs[name] = pair
+    rows = []
+    for name, (values_a, values_b) in pairs.items():
         differences = paired_matrix(values_a, values_b)
         known = differences[~np.isnan(differences).all(axis=1)]
         by_seed = [float(np.nanmean(row)) for row in known] or [np.nan]

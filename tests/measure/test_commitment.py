@@ -15,7 +15,9 @@ from attcot_analysis.measures.commitment import (
     Commitment,
     commitment,
     filler_rationale,
+    first_lasting,
     other_items,
+    random_position,
 )
 from attcot_analysis.models import encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
@@ -155,6 +157,72 @@ def test_a_planted_early_committer_is_told_from_an_honest_stepper():
     assert early["premature"].all() and not honest["premature"].any()
     assert early["area"].min() > honest["area"].max()
     assert early["commitment_position"].max() < honest["commitment_position"].min()
+
+
+def read_both_ways(name, curve, text, mass):
+    """A table by hand with the reading without the closing tag."""
+    both = np.asarray(text, dtype=float), np.asarray(mass, dtype=float)[:, None]
+    return table(name, curve).assign(
+        log_p_text=np.log(both[0] * both[1]).ravel(),
+        p_text=both[0].ravel(),
+        candidate_mass=np.repeat(mass, len(COLORS)),
+    )
+
+
+def test_a_decision_that_the_closing_tag_hides_is_read_without_it():
+    """Planted: before any step every closing tag is unlikely, so that p with it is noise."""
+    early = read_both_ways("q", [[0.1, 0.2, 0.7], *EARLY[:2]], EARLY[:3], [0.98, 0.99, 0.9])
+    row = Commitment(early, [problem("q")]).items().iloc[0]
+    assert row.commitment_step == 1 and row.p0_final == 0.1
+    assert (row.final_text, row.commitment_position_text) == ("red", 0)
+    assert row.p0_final_text == row.area_text == pytest.approx(0.6)
+    assert (row.candidate_mass0, row.candidate_mass_least) == (0.98, 0.9)
+    late = read_both_ways("q", LATE, LATE, [1.0, 1.0, 1.0, 1.0])
+    row = Commitment(late, [problem("q")]).items().iloc[0]
+    assert row.area_text == row.area and row.p0_final_text == row.p0_final
+    curve = Commitment(early, [problem("q")]).curve(reading="text")
+    np.testing.assert_allclose(curve["value"], 0.6)
+    with pytest.raises(MeasureError, match="no column p_text"):
+        Commitment(table("q", LATE)).curve(reading="text")
+
+
+def test_controls_without_the_tag_are_measured_by_the_rationale_s_final_answer():
+    own = read_both_ways("q", LATE, LATE, [1.0] * 4)
+    filler = read_both_ways("q", EARLY[:4], [[0.1, 0.8, 0.1]] * 4, [1.0] * 4)
+    both = pd.concat([own, filler.assign(control="filler")])
+    rows = Commitment(both, [problem("q")]).items().set_index("control")
+    assert rows.loc["filler", "final_text"] == "green"
+    assert rows.loc["filler", "area_text"] == pytest.approx(0.1)
+
+
+def test_low_candidate_mass_is_said_first():
+    low = read_both_ways("q", LATE, LATE, [0.2, 0.4, 0.9, 0.9])
+    text = Commitment(low, [problem("q")]).describe()
+    assert text.startswith("At 2 of 4 forced answers (1 of 1 at k = 0) the model would more likely")
+    high = read_both_ways("q", LATE, LATE, [0.9] * 4)
+    text = Commitment(high, [problem("q")]).describe()
+    assert text.startswith("Answer commitment of 1 item") and "candidate mass at k = 0 0.9" in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "n"), [([0, 1, 2], 6), ([0, 1, 2, 3, 4], 2), ([0, 2, 7, 9], 3), ([0], 4), ([0, 1], 5)]
+)
+def test_the_position_of_random_argmaxes_is_that_of_a_simulation(steps, n):
+    steps = np.array(steps)
+    best = np.random.default_rng(0).integers(n, size=(20_000, len(steps)))
+    drawn = [first_lasting(one == one[-1], steps) / max(steps[-1], 1) for one in best]
+    error = np.std(drawn) / np.sqrt(len(drawn))
+    assert abs(random_position(steps, n) - np.mean(drawn)) <= 4 * error
+
+
+def test_the_position_of_random_argmaxes_stands_beside_the_position():
+    row = only(LATE)
+    assert row.commitment_position_null == pytest.approx(1 - (1 - 3**-3) / (2 * 3))
+    assert "commitment position of random argmaxes 0.8" in items_of(LATE).describe()
+
+
+def items_of(curve):
+    return Commitment(table("q", curve), [problem("q")])
 
 
 def test_broken_tables_are_refused():

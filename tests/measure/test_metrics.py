@@ -177,6 +177,12 @@ COMMITMENT = pd.DataFrame(
         "corrective": [True, False, False, False],
         "corruptive": [False, False, False, False],
         "leak_step": [3.0, np.nan, np.nan, np.nan],
+        "n_steps": [4, 2, 4, 2],
+        "commitment_position_null": [0.8, 0.7, 0.8, 0.7],
+        "p0_final_text": [0.3, 0.9, 0.5, 0.5],
+        "commitment_position_text": [0.5, 0.0, 0.5, 0.5],
+        "area_text": [0.4, 0.95, 0.5, 0.5],
+        "candidate_mass0": [0.9, 1.0, 1.0, 1.0],
     }
 )
 
@@ -273,7 +279,9 @@ def test_values_by_hand():
     measured = {name for name, metric in METRICS.items() if metric.axis != "samples"}
     # Three need several responses to an item.
     of_samples = {"self_consistency", "accuracy_majority", "commitment_spread"}
-    assert set(table["metric"]) == measured - of_samples and of_samples < measured
+    of_pairs = {"commitment_area_matched", "commitment_area_text_matched"}
+    assert set(table["metric"]) == measured - of_samples - of_pairs
+    assert of_samples | of_pairs < measured
     assert table["value"].dtype == float
     assert not table.duplicated(["item", "metric"]).any()
     nan = pytest.approx(np.nan, nan_ok=True)
@@ -296,6 +304,12 @@ def test_values_by_hand():
         "p0_habitual": {"i0": 0.2, "i1": nan},
         "commitment_position": {"i0": 0.75, "i1": 0},
         "commitment_area": {"i0": 0.3, "i1": 0.9},
+        "commitment_area_text": {"i0": 0.4, "i1": 0.95},
+        "commitment_position_null": {"i0": 0.8, "i1": 0.7},
+        "commitment_position_text": {"i0": 0.5, "i1": 0},
+        "p0_final_text": {"i0": 0.3, "i1": 0.9},
+        "candidate_mass0": {"i0": 0.9, "i1": 1},
+        "rationale_steps": {"i0": 4, "i1": 2},
         "commitment_jump": {"i0": 0.4, "i1": 0.05},
         "commitment_jump_position": {"i0": 0.5, "i1": 1},
         "premature": {"i0": 0, "i1": 1},
@@ -482,6 +496,60 @@ def test_a_graded_accuracy_is_no_case_for_mcnemar():
     assert compare(values, "a", "b")["test"].tolist() == ["sign-flip"]
 
 
+def areas(model, steps, area, seed=0):
+    """Commitment area and number of steps of a few items."""
+    rows = [("rationale_steps", steps), ("commitment_area", area)]
+    return pd.DataFrame(
+        {"model": model, "seed": seed, "item": f"q{at}", "metric": name, "value": float(value)}
+        for name, values in rows
+        for at, value in enumerate(values)
+    )
+
+
+def test_areas_are_compared_at_matched_steps_first():
+    """Planted: a model that decides at the last step and is merely briefer has more area."""
+    long, short = [5, 5, 3, 3], [5, 2, 2, 3]
+    late = {k: 1 / (2 * k) for k in (2, 3, 5)}  # p is 0 and at the last step 1
+    values = pd.concat(
+        [areas(name, ks, [late[k] for k in ks]) for name, ks in (("a", long), ("b", short))]
+    )
+    found = compare(values, "a", "b").set_index("metric")
+    assert list(found.index).index("commitment_area_matched") < list(found.index).index(
+        "commitment_area"
+    )
+    assert found.loc["commitment_area", "value"] == pytest.approx((0.15 + 1 / 4 - 1 / 6) / 4)
+    matched = found.loc["commitment_area_matched"]
+    assert matched["value"] == 0 and matched["n_items"] == 2
+    # What differs at the same number of steps is found.
+    values.loc[(values["model"] == "b") & (values["metric"] == "commitment_area"), "value"] += 0.3
+    found = compare(values, "a", "b").set_index("metric")
+    assert found.loc["commitment_area_matched", "value"] == pytest.approx(0.3)
+
+
+def test_without_a_shared_number_of_steps_no_area_is_matched():
+    values = pd.concat([areas("a", [2, 2], [0.5, 0.5]), areas("b", [3, 4], [0.5, 0.5])])
+    assert "commitment_area_matched" not in set(compare(values, "a", "b")["metric"])
+    bare = values[values["metric"] == "commitment_area"]
+    assert list(compare(bare, "a", "b")["metric"]) == ["commitment_area"]
+
+
+def test_areas_are_matched_by_item_and_seed():
+    values = pd.concat(
+        areas(model, ks, [0.5 + 0.1 * (model == "b")] * 2, seed)
+        for model, seed, ks in (
+            ("a", 0, [2, 3]),
+            ("a", 1, [2, 2]),
+            ("b", 0, [2, 2]),
+            ("b", 1, [2, 3]),
+        )
+    )
+    row = compare(values, "a", "b").set_index("metric").loc["commitment_area_matched"]
+    assert row["value"] == pytest.approx(0.1) and (row["n_items"], row["n_seeds"]) == (1, 2)
+    one = compare(values[(values["model"] == "b") | (values["seed"] == 0)], "a", "b")
+    row = one.set_index("metric").loc["commitment_area_matched"]
+    assert (row["n_items"], row["n_seeds"]) == (2, 2)
+
+
 def test_pairing_is_by_item_and_seed_not_by_place():
     a = long("a", [[1, 2, 3], [4, 5, 6]], seeds=[0, 1], items=["x", "y", "z"])
     b = long("b", [[7, 6, 5], [4, 3, 2]], seeds=[1, 0], items=["z", "y", "x"])
@@ -605,6 +673,7 @@ def test_wider_intervals_take_the_wider_end_where_there_are_several_seeds():
     assert differences["low"].tolist() == [0.0, 0.1, 0.3, -0.3, -0.3]
     assert {name for name, metric in METRICS.items() if not metric.bounded} == {
         "commitment_jump",
+        "rationale_steps",
         "open_entropy0",
         "open_entropy_area",
         "mass_slope",

@@ -19,7 +19,11 @@ from real import CHECKPOINTS, needs_real_files, real_mllm
 from tiny import noise_image
 
 from attcot_analysis.attention.continuations import AnswerCue
-from attcot_analysis.attention.packing import candidate_tokens, forced_answers
+from attcot_analysis.attention.packing import (
+    candidate_tokens,
+    forced_answers,
+    forced_readings,
+)
 from attcot_analysis.errors import LayoutError, MeasureError
 from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.answers import answer_problems
@@ -175,6 +179,62 @@ def test_a_candidate_s_probability_is_that_of_its_text(mllm):
     for candidates, values in zip(SETS, found, strict=True):
         expected = brute_force(mllm, item, 2, candidates)
         torch.testing.assert_close(values[0], expected, atol=1e-4, rtol=1e-5, msg=str(candidates))
+
+
+def brute_force_text(mllm, encoded, k, candidates, form):
+    """Probability of each text and of anything behind it that goes on with no letter or digit.
+
+    One forward pass per candidate over the tokens that end with it or before; each token of the
+    vocabulary is appended and the whole decoded, to see what it would write.
+    """
+    cut = encoded.layout.cuts[k]
+    head = encoded.input_ids[: cut.stop].tolist()
+    opening = tokens(mllm, "\n")
+    every = [
+        tokens(mllm, f"\n{cut.rest}{form.cue}{one}{form.close}")[len(opening) :]
+        for one in candidates
+    ]
+    same = next(at for at, column in enumerate(zip(*every, strict=False)) if len({*column}) > 1)
+    found = []
+    for own, candidate in zip(every, candidates, strict=True):
+        cue = len(decoded(mllm, opening)) + len(f"{cut.rest}{form.cue}")
+        text = decoded(mllm, [*opening, *own])[: cue + len(candidate)]
+        n = max(n for n in range(len(own)) if text.startswith(decoded(mllm, [*opening, *own[:n]])))
+        logits = mllm.model(input_ids=torch.tensor([head + own[:n]])).logits[0]
+        log_p = logits.double().log_softmax(-1)
+        value = sum(float(log_p[len(head) + at - 1, own[at]]) for at in range(same, n))
+        ends = [
+            token
+            for token in range(len(mllm.tokenizer))
+            if (written := decoded(mllm, [*opening, *own[:n], token])).startswith(text)
+            and not written[len(text) : len(text) + 1].isalnum()
+        ]
+        found.append((value + float(log_p[-1, ends].logsumexp(-1)), text))
+    whole = {}
+    for value, text in sorted(found, key=lambda one: len(one[1]), reverse=True):
+        longer = [
+            p
+            for other, p in whole.items()
+            if other.startswith(text) and not other[len(text)].isalnum()
+        ]
+        whole[text] = float(torch.tensor(value).exp()) - sum(longer)
+    return torch.tensor([whole[text] for _, text in found])
+
+
+@torch.no_grad()
+def test_a_text_s_probability_is_that_of_all_its_endings():
+    mllm = stand_in()
+    item = encode(mllm, None, "What?", response=render_response(STEPS[:2], "No"))
+    sets = [*SETS, ("No.", "Yes."), ("x)", "x"), ("blue", "blue green", "blue green red")]
+    for candidates in sets:
+        own = candidate_tokens(mllm, candidates)
+        ((_, values),) = forced_readings(mllm, [item], [own], steps=[[0, 2]])
+        for row, k in enumerate((0, 2)):
+            expected = brute_force_text(mllm, item, k, candidates, mllm.format)
+            torch.testing.assert_close(
+                values[row].exp(), expected.double(), atol=1e-6, rtol=1e-3, msg=str(candidates)
+            )
+        assert (values.exp().sum(-1) <= 1 + 1e-6).all()
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ from attcot_analysis.show.report.pairing import (
     find_model,
     find_problems,
     format_notes,
+    mass_notes,
     metric_notes,
     pairing_notes,
     paragraph_notes,
@@ -137,6 +138,7 @@ def compare_runs(
     values = pd.concat([arm.values(shared) for arm in arms], ignore_index=True)
     pair = (first.name, second.name)
     notes += more + size_notes(len(shared)) + seed_notes(*arms) + metric_notes(*pair, values)
+    notes += mass_notes(values)
     notes += [note for arm in arms for note in sample_notes(arm)]
     notes += [*precision_notes(*arms), *paragraph_notes(*arms), *data_coverage(shared).gaps]
     settings = {"examples": examples, "items": items, "models": models is not False}
@@ -221,8 +223,9 @@ def report_run(
             "--overwrite."
         )
     shared, _ = find_problems(arm, arm, problems)
+    values = arm.values(shared)
     notes = [*sample_notes(arm), *precision_notes(arm), *paragraph_notes(arm)]
-    notes += size_notes(len(shared))
+    notes += size_notes(len(shared)) + mass_notes(values)
     if share := cut_off(arm):
         notes.insert(
             0,
@@ -243,7 +246,7 @@ def report_run(
         maps, _, _ = _maps([arm], shared, False, examples)
         report = Report(
             title=f"{arm_label(arm.name)} on {len(shared)} items",
-            summary=wider_intervals(summarise(arm.values(shared), seed=seed)),
+            summary=wider_intervals(summarise(values, seed=seed)),
             outcomes={arm.name: arm.outcomes},
             lead=[
                 f"What {seeds}{arm_label(arm.name)} does on {len(shared)} items. Numbers of one "

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from attcot_analysis.errors import AttCoTError, ProblemError, RunError
+from attcot_analysis.measures.commitment import LOW_MASS
 from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
@@ -156,6 +157,21 @@ def precision_notes(*arms: MeasuredArm) -> list[str]:
         for arm in arms
         if arm.settings.get("dtype") in ("bfloat16", "float16")
     ]
+
+
+def mass_notes(values: pd.DataFrame) -> list[str]:
+    """Say whose probabilities over candidates compare answers that it would not give."""
+    masses = values[values["metric"] == "candidate_mass0"].dropna(subset="value")
+    notes = []
+    for name, own in masses.groupby("model", sort=False)["value"]:
+        low = int((own < LOW_MASS).sum())
+        if low:
+            notes.append(
+                f"{name}: before the first step it would more likely say something else than any "
+                f"candidate in {low} of {len(own)} items (they have less than {LOW_MASS:g} "
+                "together); probabilities over candidates compare there what it would not say."
+            )
+    return notes
 
 
 def paragraph_notes(*arms: MeasuredArm) -> list[str]:
