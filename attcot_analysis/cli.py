@@ -780,7 +780,9 @@ def _measure(
         Option(help="force answers after at most so many steps of a rationale; default all"),
     ] = None,
     layers: Annotated[list[str] | None, Option(help="to read, such as 9-18; default all")] = None,
-    controls: Annotated[list[str] | None, Option(help="rationale, filler, other_item")] = None,
+    controls: Annotated[
+        list[str] | None, Option(help="rationale, filler, other_item, cue_2, cue_3, permuted")
+    ] = None,
     edits: Annotated[
         list[str] | None,
         Option(help="such as twin, control, blank, swap, or your own module:function"),

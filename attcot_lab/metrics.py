@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 
+from attcot_analysis.measures.commitment import CONTROLS
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.measure import CHANCE, measure, suite_values
@@ -42,11 +43,13 @@ def headline_values(
     Raises:
         MeasureError: If a measure is unknown.
     """
+    # Another item's rationale needs an item with another answer.
+    told = {problem.answer for problem in problems}
     tables = measure(
         mllm,
         problems,
         ("direct",) if mode == "direct" else ("answers", *measures),
-        controls=("rationale",),
+        controls=CONTROLS if len(told) > 1 else CONTROLS[:2],
         regenerated_log_p=False,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,

@@ -178,6 +178,7 @@ def _format(form: ResponseFormat) -> str:
         "rationale between": None if form.rationale is None else " … ".join(form.rationale),
         "answer between": None if form.answer is None else " … ".join(form.answer),
         "forces an answer": form.cue,
+        "in other words": "` or `".join(form.cues),
         "ends an answer": form.close,
     }
     lines += ["| | |", "|---|---|"]

@@ -29,7 +29,8 @@ class CandidateTokens:
         cue: The text that asks for the answer.
         ends: Per candidate how many tokens of its tail lie before the end of its own text, and
             what of the text the next token holds beside a part of the closing tag (``.`` of
-            ``.</``; mostly nothing). Only the reading without the tag needs them.
+            ``.</``; mostly nothing). Only the reading without the tag needs them, and has to do
+            without a text that ends inside of what is shared.
 
     Raises:
         MeasureError: If fewer than two candidates are given, their numbers differ, ``shared``
@@ -84,6 +85,7 @@ class CandidateTokens:
         ends = tuple(
             (node_of[tail[:depth]], depth, rest)
             for tail, (depth, rest) in zip(self.tails, self.ends, strict=False)
+            if len(self.ends) == len(self.tails)
         )
         return CandidateTree(tuple(tokens), tuple(parents), tuple(edges), tuple(paths), ends)
 
@@ -156,17 +158,12 @@ def candidate_tokens(
     n_shared = min((_common(sequences[0], one) for one in sequences[1:]), default=0)
     tails = tuple(tuple(one[n_shared:]) for one in sequences)
     ends = [_text_end(mllm, one, form.close) for one in sequences]
-    if min(whole for whole, _ in ends) < n_shared:
-        raise MeasureError(
-            f"Of the candidates {list(candidates)} one is another with a part of the closing text "
-            f"{form.close!r} behind it; reword it."
-        )
     return CandidateTokens(
         tuple(candidates),
         tuple(sequences[0][:n_shared]),
         tails,
         cue,
-        tuple((whole - n_shared, rest) for whole, rest in ends),
+        tuple((whole - n_shared, rest) for whole, rest in ends if whole >= n_shared),
     )
 
 
@@ -282,7 +279,15 @@ class Readout:
         Args:
             logits: At ``rows``, ``(n_k, n_rows, V)``.
             tokenizer: The model's, which says what each of the V tokens writes.
+
+        Raises:
+            MeasureError: If a candidate is another with a part of the closing text behind it.
         """
+        if len(self.tree.ends) != len(self.tree.paths):
+            raise MeasureError(
+                f"Item {self.name}: one candidate is another with a part of the closing text "
+                "behind it, so where its text ends is not read; reword it."
+            )
         read = logits.float()
         total = torch.logsumexp(read, dim=-1)
         edges = read[:, self.edge_rows, self.edge_tokens] - total[:, self.edge_rows]

@@ -116,11 +116,13 @@ class Items:
         """The problems that can be measured."""
         return [self.problems[at] for at in self.parsed]
 
-    def encode(self, at: int, response: Response | None = None) -> Encoded:
-        """An item with its response, or with another, on the picture that it is to show."""
+    def encode(
+        self, at: int, response: Response | None = None, problem: Problem | None = None
+    ) -> Encoded:
+        """An item, or it put otherwise, with its response or another, on the picture it shows."""
         return encode_problem(
             self.mllm,
-            self.problems[at],
+            self.problems[at] if problem is None else problem,
             mode="cot",
             response=self.responses[at] if response is None else response,
             image=None if self.images is None else self.images[at],

@@ -1,6 +1,7 @@
 """Commitment: when along its rationale a model decides on its answer."""
 
 import re
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -127,6 +128,14 @@ class Commitment(Result):
               never;
             * ``commitment_position_null``: the commitment position to be expected if the most
               probable candidate were drawn anew after every step, see `random_position`;
+            * ``p_end``: p_K(target), read without the closing tag where the table has that; of
+              the control ``filler`` the p after as many dots as the
+              rationale has tokens, hence of computing as long before k = 0 without a word;
+            * in rows of the own rationale, where those controls were measured, p_0 being read
+              without the closing tag where the table has that: ``p0_cue_spread``, largest minus
+              smallest p_0(target) over the cues; ``cue_dependent``: the final answer differs
+              between cues; ``p0_final_orders``: p_0(target) averaged over both orders of the
+              options; ``order_dependent``: the final answer differs between them;
             * read without the closing tag, where the table has that: ``final_text``,
               ``commitment_position_text``, ``area_text``, ``p0_final_text`` as above, the target
               being ``final_text`` of the item's own rationale; ``candidate_mass0`` and
@@ -168,6 +177,7 @@ class Commitment(Result):
                 "jump_step": jump_step,
                 "jump_position": jump_step / max(n_steps, 1),
                 "p0_final": float(curve.of(target)[0]),
+                "p_end": self._end(curve),
                 "p0_answer": float(curve.of(answer)[0]),
                 "p0_habitual": np.nan if habitual is None else float(curve.of(habitual)[0]),
                 "corrective": best[0] != answer and final == answer,
@@ -180,6 +190,8 @@ class Commitment(Result):
                     "candidate_mass0": float(curve.mass[0]),
                     "candidate_mass_least": float(curve.mass.min()),
                 }
+            if curve.control == "rationale":
+                row |= self._under_cues_and_orders(curve)
             for theta in thresholds:
                 strict = first_lasting(holds & (curve.of(final) >= theta), curve.steps)
                 row[f"commitment_step_{theta:g}"] = strict
@@ -289,6 +301,9 @@ class Commitment(Result):
         self._targets = {
             curve.item: curve.final for curve in self._curves if curve.control == "rationale"
         }
+        self._by_item: dict[str, list[_Curve]] = {}
+        for curve in self._curves:
+            self._by_item.setdefault(curve.item, []).append(curve)
         self._text_targets = {
             curve.item: curve.text.final
             for curve in self._curves
@@ -316,6 +331,33 @@ class Commitment(Result):
             "p0_final_text": float(curve.of(target)[0]),
         }
 
+    def _end(self, curve: _Curve) -> float:
+        """The target's p after the last step, without the closing tag where that was read."""
+        if curve.text is None:
+            return float(curve.of(self._targets.get(curve.item, curve.final))[-1])
+        target = self._text_targets.get(curve.item, curve.text.final)
+        return float(curve.text.of(target)[-1])
+
+    def _under_cues_and_orders(self, own: _Curve) -> dict[str, object]:
+        """How far an item's answers hang on the words of the cue and the order of the options."""
+
+        def read(curve: _Curve) -> _Curve:
+            return curve if curve.text is None else curve.text
+
+        target = read(own).final
+        others = self._by_item[own.item]
+        by_cue = [read(one) for one in others if one.control in ("rationale", *CUES)]
+        by_order = [read(one) for one in others if one.control in ("rationale", "permuted")]
+        row: dict[str, object] = {}
+        if len(by_cue) > 1:
+            p0 = [one.of(target)[0] for one in by_cue]
+            row["p0_cue_spread"] = float(max(p0) - min(p0))
+            row["cue_dependent"] = any(one.final != target for one in by_cue)
+        if len(by_order) > 1:
+            row["p0_final_orders"] = float(np.mean([one.of(target)[0] for one in by_order]))
+            row["order_dependent"] = any(one.final != target for one in by_order)
+        return row
+
     def describe(self) -> str:
         """Say first where the candidates are not what the model would answer, then what came out.
 
@@ -336,8 +378,8 @@ class Commitment(Result):
         return first + super().describe()
 
     def _headline(self) -> dict[str, ArrayLike]:
-        own = self.items()
-        own = own[own["control"] == "rationale"] if self._targets else own
+        every = self.items()
+        own = every[every["control"] == "rationale"] if self._targets else every
         shown = {
             "p(final) at k = 0, without the closing tag": "p0_final_text",
             "candidate mass at k = 0": "candidate_mass0",
@@ -348,8 +390,18 @@ class Commitment(Result):
             "premature": "premature",
             "corrective": "corrective",
             "corruptive": "corruptive",
+            "p(final) at k = 0, spread over cues": "p0_cue_spread",
+            "final answer hangs on the cue": "cue_dependent",
+            "p(final) at k = 0, over both orders": "p0_final_orders",
+            "final answer hangs on the order": "order_dependent",
         }
-        return {name: own[column] for name, column in shown.items() if column in own}
+        numbers: dict[str, ArrayLike] = {
+            name: own[column] for name, column in shown.items() if column in own
+        }
+        filler = every[every["control"] == "filler"]
+        if self._targets and len(filler):
+            numbers["p(final) after as many dots"] = filler["p_end"]
+        return numbers
 
 
 def _curve(item: str, control: str, part: pd.DataFrame) -> _Curve:
@@ -600,6 +652,12 @@ def _ends_line(mllm: Mllm, step: Sequence[int]) -> int:
 CONTROLS = ("rationale", "filler", "other_item")
 """The item's own rationale, and the two rationales it is held against."""
 
+CUES = ("cue_2", "cue_3")
+"""The own rationale, asked for the answer in the other words that a format has for its cue."""
+
+EVERY_CONTROL = (*CONTROLS, *CUES, "permuted")
+"""All that can be asked for."""
+
 
 def commitment(
     mllm: Mllm,
@@ -619,14 +677,20 @@ def commitment(
     Controls: ``"rationale"`` is the response's own; ``"filler"`` replaces the words of each step
     by dots, same number of steps and tokens (what mere length does); ``"other_item"`` puts in
     the first K steps of the next item (cyclic) with a different answer and at least K steps, or
-    all steps of the longest such rationale if none has K (what any rationale does).
+    all steps of the longest such rationale if none has K (what any rationale does). Not measured
+    unless asked for: ``"cue_2"`` and ``"cue_3"`` force the answers after the own rationale by the
+    other cues of the format (what hangs on its wording), and ``"permuted"`` shows the options in
+    another order, in formats that name them by letters (what hangs on the letter): each candidate
+    moves by as many places as the item's id says, so that all get another letter. A rationale that
+    names letters does not fit that order.
 
     Args:
         mllm: The model.
         problems: The items.
         responses: Per item the response, as token ids (what the model wrote) or as text.
         images: Other pictures to show instead of the items' own, e.g. of their twins.
-        controls: Any of ``"rationale"``, ``"filler"``, ``"other_item"``.
+        controls: Any of ``"rationale"``, ``"filler"``, ``"other_item"``, ``"cue_2"``, ``"cue_3"``,
+            ``"permuted"``; each is a forward pass.
         others: Per item the rationale that ``"other_item"`` puts in, where partners are to be
             sought among more items than these; see `other_rationales`.
         max_steps: Force answers after at most so many steps, 0 and K among them and the others
@@ -658,10 +722,18 @@ def commitment(
     Source: reconstruction of the premature answer commitment of arXiv 2606.01558, whose formulas
     are not public; early answering and filler as in Lanham et al., arXiv 2307.13702.
     """
-    unknown = [control for control in controls if control not in CONTROLS]
+    unknown = [control for control in controls if control not in EVERY_CONTROL]
     if unknown or not controls:
-        raise MeasureError(f"Controls are {list(controls)}; choose from {', '.join(CONTROLS)}.")
+        raise MeasureError(
+            f"Controls are {list(controls)}; choose from {', '.join(EVERY_CONTROL)}."
+        )
     check_max_steps(max_steps)
+    if "permuted" in controls and mllm.format.options != "letters":
+        raise MeasureError(
+            f"The format {mllm.format.name} lists no options by letters, so there is no order to "
+            "change; leave 'permuted' out of the controls or use a format with letters."
+        )
+    asked = {control: _asked_by(mllm, control) for control in controls}
     items = paired(mllm, problems, responses, images=images, forced=True, empty=empty)
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     partners: dict[int, str] = {}
@@ -675,28 +747,61 @@ def commitment(
     for chunk in batches(items.places, batch_size, "commitment", progress):
         own = [items.encode(at) for at in chunk]
         for control in controls:
+            shown = [problems[at] for at in chunk]
+            inputs = [tokens[at] for at in chunk]
             if control == "rationale":
                 encoded = own
             elif control == "filler":
                 encoded = [filler_rationale(mllm, item) for item in own]
-            else:
+            elif control == "other_item":
                 encoded = [items.encode(at, partners[at]) for at in chunk]
+            else:
+                if control == "permuted":
+                    shown = [_permuted(one) for one in shown]
+                by_cue = replace(items, mllm=asked[control])
+                encoded = [
+                    by_cue.encode(at, problem=one) for at, one in zip(chunk, shown, strict=True)
+                ]
+                inputs = [candidate_tokens(asked[control], one.candidates) for one in shown]
             names = [problems[at].id for at in chunk]
             steps = [probed(item, max_steps) for item in encoded]
             read = forced_readings(
                 mllm,
                 encoded,
-                [tokens[at] for at in chunk],
+                inputs,
                 steps=steps,
                 names=names,
                 apart=max_steps is not None,
             )
-            for at, item, ks, (closed, text) in zip(chunk, encoded, steps, read, strict=True):
-                both = closed.double().numpy(), text.numpy()
+            every = zip(chunk, shown, encoded, steps, read, strict=True)
+            for at, seen, item, ks, (closed, text) in every:
+                place = [seen.candidates.index(one) for one in problems[at].candidates]
+                both = closed.double().numpy()[:, place], text.numpy()[:, place]
                 rows = _rows(problems[at], control, ks, *both, prefix_texts(mllm, item, ks))
                 frames.append(rows if max_steps is None else rows.assign(n_probed=len(ks)))
     table = pd.concat(frames, ignore_index=True)
     return Commitment(table, items.measured, skipped=items.skipped)
+
+
+def _asked_by(mllm: Mllm, control: str) -> Mllm:
+    """The model with the cue that a control forces answers by."""
+    if control not in CUES:
+        return mllm
+    cues = mllm.format.cues
+    if len(cues) <= CUES.index(control):
+        raise MeasureError(
+            f"The format {mllm.format.name} has {len(cues)} other cues; give it {len(CUES)} under "
+            f"cues, or leave {control!r} out of the controls."
+        )
+    form = mllm.format.model_copy(update={"cue": cues[CUES.index(control)]})
+    return replace(mllm, format=form)
+
+
+def _permuted(problem: Problem) -> Problem:
+    """The same problem with its options in another order, in which none keeps its letter."""
+    n = len(problem.candidates)
+    by = 1 + zlib.crc32(problem.id.encode()) % (n - 1)
+    return replace(problem, candidates=(*problem.candidates[by:], *problem.candidates[:by]))
 
 
 def _rows(

@@ -68,8 +68,17 @@ _COMMITMENT_LATER = {
     "commitment_position_text": "commitment_position_text",
     "area_text": "commitment_area_text",
     "candidate_mass0": "candidate_mass0",
+    "p0_cue_spread": "p0_cue_spread",
+    "order_dependent": "order_dependent",
 }
 """Columns that tables reduced by earlier versions lack."""
+
+_CONTROLS = {
+    ("filler", "area_text"): "filler_area",
+    ("other_item", "area_text"): "other_item_area",
+    ("filler", "p_end"): "p_dots",
+}
+"""Control and column → metric, read of the control's rows."""
 
 _MATCHED = {
     "commitment_area_text": "commitment_area_text_matched",
@@ -149,7 +158,7 @@ def item_values(
         cot: From `answer_problems`.
         direct: From ``answer_problems(..., mode="direct")``.
         text_only: From ``answer_problems(..., text_only=True)``.
-        commitment: From `commitment`, or its `items`; rows of control rationales are left out.
+        commitment: From `commitment`, or its `items`.
         open_commitment: From `open_commitment`, or its `items`.
         access: From `visual_access`, its table or its `items`.
         dependence: From `dependence`, or its table.
@@ -322,6 +331,7 @@ def _commitment(table: pd.DataFrame) -> Columns:
             "The commitment table has a row per candidate; reduce it with "
             "Commitment(table, problems).items() first."
         )
+    every = table
     if "control" in table.columns:
         table = table[table["control"] == "rationale"]
     found = _by_item(table, "commitment", (*_COMMITMENT, "correct", "leak_step"))
@@ -331,6 +341,10 @@ def _commitment(table: pd.DataFrame) -> Columns:
     columns["leaked"] = _floats(found["leak_step"].notna())
     there = {column: metric for column, metric in _COMMITMENT_LATER.items() if column in found}
     columns |= {metric: _floats(found[column]) for column, metric in there.items()}
+    for (control, column), metric in _CONTROLS.items():
+        if column in every and "control" in every and (every["control"] == control).any():
+            rows = every[every["control"] == control]
+            columns[metric] = _floats(_by_item(rows, "commitment", (column,))[column])
     return columns
 
 
@@ -588,8 +602,8 @@ def compare(
     for name in (name for name in first if name in second):
         pair = _aligned(first[name], second[name], name, a, b)
         if name in _MATCHED and STEPS in first and STEPS in second:
-            steps = [one[STEPS].reindex_like(one[name]) for one in (first, second)]
-            ks = _aligned(*steps, name, a, b)
+            of_a, of_b = (one[STEPS].reindex_like(one[name]) for one in (first, second))
+            ks = _aligned(of_a, of_b, name, a, b)
             unlike = paired_matrix(*ks) != 0  # NaN, of unknown numbers, is unlike too
             if not unlike.all():
                 pairs[_MATCHED[name]] = (pair[0], np.where(unlike, np.nan, pair[1]))

@@ -61,6 +61,8 @@ class ResponseFormat(BaseModel):
         begin: What a response with a rationale begins with; an answer forced at k = 0 stands
             right behind it.
         cue: What is written where a rationale is cut, to force the answer.
+        cues: Other words for the cue, to see what hangs on its wording; no part of `record`, since
+            nothing is written or read with them unless it is asked for.
         direct_cue: What an answer without a rationale begins with.
         close: What ends a forced answer.
         strip: Pieces of text that are no part of an answer, such as special tokens.
@@ -89,6 +91,7 @@ class ResponseFormat(BaseModel):
     answer: Tags | None = None
     begin: str = ""
     cue: str = Field(min_length=1)
+    cues: tuple[str, ...] = Field(default=(), exclude=True)
     direct_cue: str = ""
     close: str = Field(min_length=1)
     strip: tuple[str, ...] = ()
@@ -267,6 +270,7 @@ def template_format(template: object) -> ResponseFormat | None:
             "rationale": (opening.strip(), closing.strip()),
             "begin": opening if opening.endswith("\n") else f"{opening}\n",
             "cue": base.cue.replace(base.rationale[1], closing.strip()),
+            "cues": tuple(cue.replace(base.rationale[1], closing.strip()) for cue in base.cues),
             "strip": (ends,) if isinstance(ends, str) else tuple(ends),
         }
     )
@@ -319,7 +323,8 @@ def format_of(fields: object, name: str = "own") -> ResponseFormat:
             raise ProblemError(
                 f"The format {name} is based on {base!r}; choose from {', '.join(FORMATS)}."
             )
-        own = {**FORMATS[base].model_dump(exclude={"name"}), **own}
+        known = {"cues": FORMATS[base].cues} if "cue" not in own else {}
+        own = {**FORMATS[base].model_dump(exclude={"name"}), **known, **own}
     try:
         return ResponseFormat(**{"name": Path(name).stem, **own})
     except ValidationError as error:

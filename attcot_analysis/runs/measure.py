@@ -20,6 +20,7 @@ from attcot_analysis.measures.answers import answer_problems, answer_row
 from attcot_analysis.measures.causal import CausalAccess, causal_access
 from attcot_analysis.measures.commitment import (
     CONTROLS,
+    EVERY_CONTROL,
     Commitment,
     commitment,
     other_items,
@@ -165,9 +166,9 @@ class Settings:
                 f"{self.n_samples} samples at temperature 0 would all be the same; give a "
                 "temperature above 0."
             )
-        if set(self.controls) - set(CONTROLS):
+        if set(self.controls) - set(EVERY_CONTROL):
             raise MeasureError(
-                f"controls is {list(self.controls)}; choose from {', '.join(CONTROLS)}."
+                f"controls is {list(self.controls)}; choose from {', '.join(EVERY_CONTROL)}."
             )
         for kind in self.edits:
             edit_function(kind)

@@ -1,5 +1,7 @@
 """Commitment: controls and leaks, tables by hand, properties, and the whole against a loop."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -507,3 +509,110 @@ def test_bad_arguments_are_refused(random_mllm, problems, responses):
         commitment(random_mllm, problems, responses[:1])
     with pytest.raises(MeasureError, match="leave 'other_item' out"):
         commitment(random_mllm, problems[:1], responses[:1])
+
+
+# --- other cues, another order of the options ----------------------------------------------------
+
+
+def under(controls, curves):
+    """One item under several controls, with the reading without the tag equal to that with it."""
+    parts = [
+        read_both_ways("q", curve, curve, [1.0] * len(curve)).assign(control=control)
+        for control, curve in zip(controls, curves, strict=True)
+    ]
+    return Commitment(pd.concat(parts), [problem("q")])
+
+
+def test_answers_that_hang_on_the_cue_are_told_from_those_that_do_not():
+    controls = ("rationale", "cue_2", "cue_3")
+    moved = under(controls, [LATE, [[0.7, 0.2, 0.1]] * 4, [[0.1, 0.8, 0.1]] * 4])
+    row = moved.items().iloc[0]
+    assert row.p0_cue_spread == pytest.approx(0.6) and row.cue_dependent
+    assert "spread over cues 0.6" in moved.describe()
+    steady = under(controls, [LATE] * 3).items().iloc[0]
+    assert steady.p0_cue_spread == 0 and not steady.cue_dependent
+    assert "p0_cue_spread" not in under(["rationale"], [LATE]).items()
+
+
+def test_answers_that_hang_on_the_order_are_told_from_those_that_do_not():
+    controls = ("rationale", "permuted")
+    moved = under(controls, [LATE, [[0.4, 0.5, 0.1]] * 4]).items().iloc[0]
+    assert moved.p0_final_orders == pytest.approx(0.3) and moved.order_dependent
+    steady = under(controls, [LATE, LATE]).items().iloc[0]
+    assert steady.p0_final_orders == pytest.approx(0.2) and not steady.order_dependent
+
+
+def test_p_after_as_many_dots_is_the_filler_s_last():
+    both = under(("rationale", "filler"), [LATE, [[0.1, 0.8, 0.1], *[[0.3, 0.6, 0.1]] * 3]])
+    rows = both.items().set_index("control")
+    assert (
+        rows.loc["filler", "p_end"] == pytest.approx(0.3) and rows.loc["rationale", "p_end"] > 0.8
+    )
+    assert "p(final) after as many dots 0.3" in both.describe()
+
+
+NUMBERS = ["log_p", "p", "log_p_text", "p_text", "candidate_mass"]
+
+
+def test_another_cue_is_what_a_format_with_that_cue_measures(random_mllm, problems, responses):
+    controls = ("rationale", "cue_2", "cue_3")
+    found = commitment(random_mllm, problems, responses, controls=controls).table
+    for control, cue in zip(controls[1:], random_mllm.format.cues, strict=True):
+        form = random_mllm.format.model_copy(update={"cue": cue})
+        own = dataclasses.replace(random_mllm, format=form)
+        alone = commitment(own, problems, responses, controls=("rationale",)).table
+        rows = found[found["control"] == control].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows.drop(columns="control"), alone.drop(columns="control"))
+    values = {control: part["p"].to_numpy() for control, part in found.groupby("control")}
+    assert not np.allclose(values["rationale"], values["cue_2"], atol=1e-6)
+    bare = random_mllm.format.model_copy(update={"cues": ()})
+    with pytest.raises(MeasureError, match="has 0 other cues"):
+        own = dataclasses.replace(random_mllm, format=bare)
+        commitment(own, problems, responses, controls=controls)
+
+
+def test_another_order_is_what_the_problem_in_that_order_measures(random_mllm, problems):
+    form = random_mllm.format.model_copy(update={"options": "letters"})
+    mllm = dataclasses.replace(random_mllm, format=form)
+    texts = [render_response(["Go right.", "So it is."], "A")] * 2
+    two = problems[:2]
+    found = commitment(mllm, two, texts, controls=("rationale", "permuted")).table
+    for one, text in zip(two, texts, strict=True):
+        shown = mllm.format.question(one.question, one.candidates)
+        turned = [
+            dataclasses.replace(one, candidates=(*one.candidates[by:], *one.candidates[:by]))
+            for by in (1, 2)
+        ]
+        assert shown != mllm.format.question(one.question, turned[0].candidates)
+        rows = found[(found["item"] == one.id) & (found["control"] == "permuted")]
+        order = rows.sort_values(["step", "candidate"])[NUMBERS].to_numpy()
+        expected = [
+            commitment(mllm, [other], [text], controls=("rationale",))
+            .table.sort_values(["step", "candidate"])[NUMBERS]
+            .to_numpy()
+            for other in turned
+        ]
+        assert any(np.allclose(order, other, atol=1e-5) for other in expected)
+    with pytest.raises(MeasureError, match="lists no options by letters"):
+        commitment(random_mllm, two, texts, controls=("permuted",))
+
+
+def test_a_planted_preference_for_a_letter_hangs_on_the_order(random_mllm, problems):
+    form = random_mllm.format.model_copy(update={"options": "letters"})
+    mllm = dataclasses.replace(random_mllm, format=form)
+    (first,) = mllm.tokenizer("A", add_special_tokens=False)["input_ids"]
+    texts = [render_response(["Go right."], "A")] * 2
+
+    def favour(module, args, output):
+        output.logits[..., first] += 30.0
+        return output
+
+    hook = mllm.model.register_forward_hook(favour)
+    try:
+        found = commitment(mllm, problems[:2], texts, controls=("rationale", "permuted"))
+    finally:
+        hook.remove()
+    rows = found.items()
+    own = rows[rows["control"] == "rationale"]
+    assert own["order_dependent"].all()
+    assert own["p0_final_orders"].to_numpy() == pytest.approx([0.5, 0.5], abs=0.05)

@@ -183,8 +183,13 @@ COMMITMENT = pd.DataFrame(
         "commitment_position_text": [0.5, 0.0, 0.5, 0.5],
         "area_text": [0.4, 0.95, 0.5, 0.5],
         "candidate_mass0": [0.9, 1.0, 1.0, 1.0],
+        "p_end": [0.9, 0.95, 0.6, 0.2],
+        "p0_cue_spread": [0.1, 0.0, np.nan, np.nan],
+        "order_dependent": [False, True, None, None],
     }
 )
+_FILLER = COMMITMENT[COMMITMENT["control"] == "filler"]
+COMMITMENT = pd.concat([COMMITMENT, _FILLER.assign(control="other_item", area_text=[0.1, 0.7])])
 
 OPEN = pd.DataFrame(
     {
@@ -310,6 +315,11 @@ def test_values_by_hand():
         "p0_final_text": {"i0": 0.3, "i1": 0.9},
         "candidate_mass0": {"i0": 0.9, "i1": 1},
         "rationale_steps": {"i0": 4, "i1": 2},
+        "filler_area": {"i0": 0.5, "i1": 0.5},
+        "other_item_area": {"i0": 0.1, "i1": 0.7},
+        "p_dots": {"i0": 0.6, "i1": 0.2},
+        "p0_cue_spread": {"i0": 0.1, "i1": 0},
+        "order_dependent": {"i0": 0, "i1": 1},
         "commitment_jump": {"i0": 0.4, "i1": 0.05},
         "commitment_jump_position": {"i0": 0.5, "i1": 1},
         "premature": {"i0": 0, "i1": 1},

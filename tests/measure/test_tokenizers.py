@@ -235,6 +235,23 @@ def test_a_text_s_probability_is_that_of_all_its_endings():
                 values[row].exp(), expected.double(), atol=1e-6, rtol=1e-3, msg=str(candidates)
             )
         assert (values.exp().sum(-1) <= 1 + 1e-6).all()
+    odd = candidate_tokens(mllm, ("a", "a</b>"))
+    with pytest.raises(MeasureError, match="part of the closing text"):
+        forced_readings(mllm, [item], [odd], steps=[[0]])
+
+
+def test_a_text_ends_where_its_tokens_say(mllm):
+    """Under published tokenizers, too: what lies before the end, and what the next token holds."""
+    for form in ("tags", "prose", "boxed", "llava_cot"):
+        asked = replace(mllm, format=FORMATS[form])
+        for candidates in SETS:
+            own = candidate_tokens(asked, candidates)
+            assert len(own.ends) == len(candidates)
+            for candidate, tail, (depth, rest) in zip(candidates, own.tails, own.ends, strict=True):
+                before = decoded(mllm, [*own.shared, *tail[:depth]])
+                assert f"{before}{rest}".endswith(candidate), (form, candidate)
+                after = decoded(mllm, [*own.shared, *tail[: depth + 1]])
+                assert after.startswith(f"{before}{rest}"), (form, candidate)
 
 
 @torch.no_grad()
