@@ -18,6 +18,7 @@ from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.pairing import (
     find_model,
     find_problems,
+    mass_notes,
     metric_notes,
     pairing_notes,
     precision_notes,
@@ -192,6 +193,18 @@ def test_few_seeds_are_warned_of(first):
         (note,) = seed_notes(seeds(a), seeds(b))
         assert re.match(f"Only {said}", note)
     assert seed_notes(seeds(1), seeds(1)) == seed_notes(seeds(4), seeds(1)) == []
+
+
+def test_answers_that_a_model_would_not_give_are_said():
+    masses = {"base": [0.2, 0.9, None], "att_cot": [0.9, 0.99, 1.0]}
+    values = pd.DataFrame(
+        {"model": name, "metric": "candidate_mass0", "value": value}
+        for name, own in masses.items()
+        for value in own
+    )
+    (note,) = mass_notes(values)
+    assert note.startswith("base: before the first step") and "in 1 of 2 items" in note
+    assert mass_notes(values[values["model"] == "att_cot"]) == []
 
 
 def test_metrics_that_only_one_has_are_named(pair, first):
