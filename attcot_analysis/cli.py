@@ -552,7 +552,11 @@ def _preview_edits(
         decisions=read_decisions(problems),
         options=EditOptions(fill=fill),
     )
-    print(f"{shown} edits of {min(items, len(loaded))} of {len(loaded)} items.")
+    n = min(items, len(loaded))
+    print(f"{sum(shown.values())} edits of {n} of {len(loaded)} items.")
+    for kind, count in shown.items():
+        if count < n:
+            print(f"{n - count} of {n} items do not allow {kind}, or it was rejected before.")
     print(f"Page: {page}")
 
 

@@ -24,7 +24,7 @@ def write_edit_sheet(
     only: Sequence[int] | None = None,
     decisions: Decisions | None = None,
     options: EditOptions | None = None,
-) -> int:
+) -> dict[str, int]:
     """Write a page with before, after, mask and difference of every edit, to go through by key.
 
     The page holds its pictures and asks for nothing over the network. It keeps decisions while it
@@ -39,7 +39,7 @@ def write_edit_sheet(
         options: How to blur and occlude.
 
     Returns:
-        How many edits the page shows.
+        Per edit how many of the items shown allow it, and are on the page with it.
 
     Raises:
         MeasureError: If there is no such edit.
@@ -75,4 +75,4 @@ def write_edit_sheet(
     }
     with writing(path, ShowError):
         Path(path).write_text(render("templates/edit_sheet.html.j2", values), encoding="utf-8")
-    return len(rows)
+    return {kind: sum(row["kind"] == kind for row in rows) for kind in kinds}

@@ -39,7 +39,7 @@ def test_the_sheet_shows_every_edit_and_escapes_every_text(tmp_path):
         items(), ("twin", "occlude"), page, decisions={"b": {"twin": "reject"}}
     )
     text = page.read_text(encoding="utf-8")
-    assert shown == text.count("<article") == 4
+    assert shown == {"twin": 2, "occlude": 2} and text.count("<article") == 4
     assert EVIL not in text and "&lt;script&gt;" in text
     assert text.count("<script") == 1 and text.count('data-decision="reject"') == 1 + 2
     assert "http" not in text.replace("http-equiv", "")
@@ -101,6 +101,10 @@ def test_the_commands_preview_and_keep(folder, tmp_path, capsys):
     assert main(["edits", "preview", str(folder), "--edits", "twin", "mirror", "--items", "2"]) == 0
     out = capsys.readouterr().out
     assert "4 edits of 2 of 3 items." in out and (folder / "edits.html").exists()
+    again = ["edits", "preview", str(folder), "--edits", "twin", "blank", "--overwrite"]
+    assert main(again) == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 items do not allow twin" in out and "do not allow blank" not in out
     assert main(["edits", "preview", str(folder)]) == 1
     assert "--overwrite" in capsys.readouterr().err
     saved = tmp_path / "saved.json"
