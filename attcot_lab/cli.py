@@ -335,7 +335,14 @@ def _claims(
     from attcot_analysis.shipped import CLAIMS_RESULTS, shipped
     from attcot_lab.claims.claim import CLAIMS
     from attcot_lab.claims.page import claims_page, describe
-    from attcot_lab.claims.table import claims_table, read_values, run_facts, write_claims
+    from attcot_lab.claims.table import (
+        claims_table,
+        of_one_seed,
+        placebo_table,
+        read_values,
+        run_facts,
+        write_claims,
+    )
 
     folder = results
     if grid:
@@ -360,10 +367,13 @@ def _claims(
     if docs:
         from attcot_lab.claims.figures import save_page_pictures
 
-        pictures = save_page_pictures(table, docs)
+        untried = of_one_seed(table)
+        placebos = placebo_table(values, [claim for claim in CLAIMS if claim not in untried])
+        pictures = save_page_pictures(table, docs, placebos=placebos)
         source = f"--results {folder.as_posix()} " if own else ""
         page = claims_page(
             table,
+            placebos=placebos,
             unread=unread,
             run=run_facts(folder),
             pictures=pictures,

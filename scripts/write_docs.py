@@ -131,9 +131,10 @@ def papers_page() -> str:
         "# The papers' map\n",
         "Every claim that is put to the test (bold: what the paper says), the hypotheses made of "
         "it, the metrics they are about, the code that measures these and the notebook that shows "
-        "how. Effects, margins and verdicts are written by "
-        "`attcot testbed claims`. The papers' texts are quoted from their abstracts; what stands "
-        "in no abstract is marked as ours.\n",
+        "how. Effects, margins and verdicts are written by `attcot testbed claims`; what rests on "
+        "one training seed, as all about SAYO and VISTA that ships, is called not tested there. "
+        "The papers' texts are quoted from their abstracts; what stands in no abstract is marked "
+        "as ours.\n",
     ]
     for paper, source in PAPERS.items():
         claims = [claim for claim in CLAIMS if claim.paper == paper]

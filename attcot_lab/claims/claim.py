@@ -4,7 +4,7 @@ The claims themselves, of three papers and of this project, are in ``claims.yaml
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -18,6 +18,9 @@ from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_analysis.stats.intervals import Interval
 from attcot_lab.claims.pool import Estimate
+
+BASE = "base"
+"""The arm without training: its one seed is held against every seed of the others."""
 
 Direction = Literal["higher", "lower", "not higher", "not lower"]
 Verdict = Literal["supported", "not supported", "opposite", "undecided"]
@@ -172,6 +175,19 @@ def p_values(claim: Claim, estimate: Estimate) -> dict[Verdict, float]:
             "not supported": max(up(-margin), down(margin)),
         }
     return {name: min(1.0, 2 * p) for name, p in by_verdict.items()}
+
+
+def placebo(claim: Claim) -> Claim | None:
+    """The same claim with the base, which nobody trained, in place of its first arm.
+
+    Returns:
+        ``None`` for a claim about one arm, or about the base already.
+    """
+    if BASE in claim.arms or len(claim.arms) < 2:
+        return None
+    first, *others = claim.terms
+    title = claim.title.replace(arm_label(first.arm), f"{arm_label(BASE)} (placebo)", 1)
+    return replace(claim, title=title, terms=(replace(first, arm=BASE), *others))
 
 
 def _turned(claim: Claim, low: float, high: float) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from attcot_analysis.show.style import (
     new_figure,
 )
 from attcot_lab.claims.claim import CLAIMS, Claim
+from attcot_lab.claims.table import of_one_seed
 from attcot_lab.figures import CellStyle, family_name, legend_above
 
 _COLUMNS = ("claim", "level", "family", "scale", "kind", "effect", "low", "high", "verdict")
@@ -46,6 +47,7 @@ def claim_forest(
     title: str = "",
     unit: str = "",
     margin: float | None = None,
+    placebos: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw one claim: cells as rows, coloured by family, marked by scale, with pooled diamonds.
 
@@ -55,6 +57,7 @@ def claim_forest(
         title: The hypothesis; default the claim's name.
         unit: Unit of the effect, for the axis.
         margin: Smallest effect of interest, drawn as a band around zero.
+        placebos: As `placebo_table` returns it: the untrained base, drawn below each line.
 
     Returns:
         The figure: kinds one below the other, each with its pool, and all cells together at the
@@ -68,6 +71,7 @@ def claim_forest(
     need_columns(rows, (*_COLUMNS, *_SIZES), f"claim {claim}")
     cells = rows[rows["level"] == "cell"]
     look = CellStyle.of(cells)
+    instead = _by_place(placebos, claim)
     plan: list[tuple[str, pd.Series]] = []
     for kind in dict.fromkeys(cells["kind"]):
         for _, row in cells[cells["kind"] == kind].iterrows():
@@ -83,6 +87,9 @@ def claim_forest(
         if margin is not None:
             ax.axvspan(-margin, margin, color=GRID, alpha=0.22, linewidth=0, zorder=0)
         for y, (_, row) in enumerate(plan):
+            base = instead.get(_place(row))
+            if base is not None:
+                _dot(ax, base, y + 0.3, INK, "|")
             if row["level"] == "cell":
                 _dot(ax, row, y, look.color(row["family"]), look.marker(row["scale"]))
             else:
@@ -101,7 +108,10 @@ def claim_forest(
         numbers.tick_params(axis="y", length=0)
         numbers.spines[:].set_visible(False)
         numbers.grid(False)
-        legend_above(figure, look.handles(), title or claim)
+        handles = look.handles()
+        if instead:
+            handles.append(Line2D([], [], color=INK, marker="|", label="untrained base instead"))
+        legend_above(figure, handles, title or claim)
         figure.supxlabel(_caption(cells, top, margin), x=0.01, ha="left", fontsize=8.5)
     return figure
 
@@ -111,6 +121,7 @@ def claims_overview(
     claims: Mapping[str, str],
     *,
     title: str = "Which claims hold, where?",
+    placebos: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw all claims by cell: colour and sign say the verdict, the first column the pooled one.
 
@@ -118,6 +129,7 @@ def claims_overview(
         table: As `claims_table` returns it.
         claims: Claim → title, in the order of the rows; claims without rows are left out.
         title: Title of the figure; empty for none.
+        placebos: As `placebo_table` returns it: the untrained base, a row below each claim.
 
     Returns:
         The figure: ``+`` supported, ``−`` opposite, ``0`` not supported, blank undecided, and
@@ -132,12 +144,15 @@ def claims_overview(
     columns = list(dict.fromkeys(zip(cells["kind"], cells["family"], cells["scale"], strict=True)))
     columns.sort(key=lambda column: list(dict.fromkeys(cells["kind"])).index(column[0]))
     present = set(table["claim"])
-    names = [name for name in claims if name in present]
+    shown: list[tuple[str, pd.DataFrame]] = []
+    for name in [name for name in claims if name in present]:
+        shown.append((claims[name], table[table["claim"] == name]))
+        if placebos is not None and name in set(placebos["claim"]):
+            shown.append(("untrained base instead", placebos[placebos["claim"] == name]))
     with figure_style(axes_grid=False):
-        figure = new_figure(4.6 + 0.27 * (len(columns) + 3), 2.6 + 0.21 * len(names))
+        figure = new_figure(4.6 + 0.27 * (len(columns) + 3), 2.6 + 0.21 * len(shown))
         ax = figure.subplots()
-        for y, name in enumerate(names):
-            rows = table[table["claim"] == name]
+        for y, (_, rows) in enumerate(shown):
             for _, row in rows.iterrows():
                 if row["level"] == "all":
                     _tile(ax, -2.5, y, str(row["verdict"]))
@@ -150,8 +165,8 @@ def claims_overview(
             f"{family_name(family)} {scale}, {kind}" for kind, family, scale in columns
         ]
         ax.set_xticks([-2.5, -1.5, *range(len(columns))], labels, rotation=90, fontsize=7.5)
-        ax.set_yticks(range(len(names)), [claims[name] for name in names], fontsize=8)
-        ax.set(xlim=(-3.1, len(columns) - 0.4), ylim=(len(names) - 0.4, -0.6))
+        ax.set_yticks(range(len(shown)), [label for label, _ in shown], fontsize=8)
+        ax.set(xlim=(-3.1, len(columns) - 0.4), ylim=(len(shown) - 0.4, -0.6))
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         handles = [
@@ -163,6 +178,17 @@ def claims_overview(
         note = f"Cells: {n} each; verdicts from 95% intervals, not corrected for their number"
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5)
     return figure
+
+
+def _place(row: pd.Series) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("level", "family", "scale", "kind"))
+
+
+def _by_place(placebos: pd.DataFrame | None, claim: str) -> dict[tuple[str, ...], pd.Series]:
+    if placebos is None:
+        return {}
+    rows = placebos[placebos["claim"] == claim]
+    return {_place(row): row for _, row in rows.iterrows()}
 
 
 def _dot(ax: Axes, row: pd.Series, y: float, color: str, marker: str) -> None:
@@ -241,25 +267,27 @@ def save_claim_figures(
             save_figure(figure, folder / claim.id, data=rows, overwrite=True)
 
 
-PICTURED = ("att_accuracy", "att_later", "sayo_adds_focus", "prefix_rationale", "vas_independent")
+PICTURED = ("att_accuracy", "att_later", "att_focus")
 """Claims whose forest plots stand on the page, as far as they were tested."""
 
 _FEW = 2
 """No more claims than that need no overview."""
 
-_ALONE = ("SAYO", "VISTA")
-"""Papers with an overview of their own: one of all claims would be too tall to read."""
-
 
 def save_page_pictures(
-    table: pd.DataFrame, page: str | Path, claims: Sequence[Claim] = CLAIMS
+    table: pd.DataFrame,
+    page: str | Path,
+    claims: Sequence[Claim] = CLAIMS,
+    *,
+    placebos: pd.DataFrame | None = None,
 ) -> dict[str, str]:
-    """Save the overviews and the `PICTURED` forests as PNG beside a page.
+    """Save the overview and the `PICTURED` forests as PNG beside a page.
 
     Args:
         table: From `claims_table`.
         page: The page; its pictures go to ``images`` beside it and begin with its name.
-        claims: What was tested.
+        claims: What was tested; those of one training seed are left out.
+        placebos: From `placebo_table`, drawn beside.
 
     Returns:
         Title → path seen from the page.
@@ -267,22 +295,23 @@ def save_page_pictures(
     page = Path(page)
     images = page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    present = set(table["claim"])
+    untried = {claim.id for claim in of_one_seed(table, claims)}
+    tested = [claim for claim in claims if claim.id in set(table["claim"]) - untried]
     figures = {}
-    for paper in ("", *_ALONE):
-        shown = {
-            claim.id: claim.title
-            for claim in claims
-            if claim.paper == paper or (not paper and claim.paper not in _ALONE)
-        }
-        if len(present & set(shown)) > _FEW:
-            title = f"{paper}: which claims hold, where" if paper else "Which claims hold, where"
-            name = f"overview_{paper.lower()}" if paper else "overview"
-            figures[title] = (name, claims_overview(table, shown, title=title))
-    for claim in claims:
-        if claim.id in PICTURED and claim.id in present:
+    if len(tested) > _FEW:
+        title = "Which claims hold, where"
+        titles = {claim.id: claim.title for claim in tested}
+        overview = claims_overview(table, titles, title=title, placebos=placebos)
+        figures[title] = ("overview", overview)
+    for claim in tested:
+        if claim.id in PICTURED:
             forest = claim_forest(
-                table, claim.id, title=claim.title, unit=claim.unit, margin=claim.margin
+                table,
+                claim.id,
+                title=claim.title,
+                unit=claim.unit,
+                margin=claim.margin,
+                placebos=placebos,
             )
             figures[claim.title] = (claim.id, forest)
     for name, figure in figures.values():

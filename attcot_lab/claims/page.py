@@ -14,7 +14,7 @@ from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.show.style import arm_label, format_counts, format_interval, format_number
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim
-from attcot_lab.claims.table import VERDICTS, headline_rows, untested
+from attcot_lab.claims.table import VERDICTS, headline_rows, of_one_seed, untested
 from attcot_lab.figures import family_name
 
 Row = Mapping[str, Any]
@@ -30,18 +30,28 @@ class _Line:
         claim: The claim.
         row: Its row that is pooled over all cells.
         rows: All of its rows.
+        instead: What the untrained base does, likewise; ``None`` where the question does not arise.
     """
 
     claim: Claim
     row: Row
     rows: Sequence[Row]
+    instead: Row | None = None
 
     @property
     def effect(self) -> str:
         """Effect with interval, and its unit where it is no share."""
-        value = format_number(self.row["effect"], signed=True)
+        return self._effect(self.row)
+
+    @property
+    def placebo(self) -> str:
+        """The same for the base in place of the first arm; a dash where there is none."""
+        return self._effect(self.instead) if self.instead else "\N{EN DASH}"
+
+    def _effect(self, row: Row) -> str:
+        value = format_number(row["effect"], signed=True)
         unit = " nats" if METRICS[self.claim.metric].unit == "nats" else ""
-        return f"{value} {format_interval(self.row['low'], self.row['high'], signed=True)}{unit}"
+        return f"{value} {format_interval(row['low'], row['high'], signed=True)}{unit}"
 
     def beside(self, lines: Sequence["_Line"]) -> str:
         """Of attention to the picture: what the same two arms' focus on the evidence does."""
@@ -117,6 +127,7 @@ def claims_page(
     table: pd.DataFrame,
     claims: Sequence[Claim] = CLAIMS,
     *,
+    placebos: pd.DataFrame | None = None,
     run: Row | None = None,
     pictures: Mapping[str, str] | None = None,
     command: str = "attcot testbed claims --results data/results/claims --docs docs/claims.md",
@@ -128,13 +139,14 @@ def claims_page(
     Args:
         table: From `claims_table`.
         claims: What was tested.
+        placebos: From `placebo_table`: the untrained base in place of the trained arm.
         run: What is worth saying about the run, name → text.
         pictures: Title → path of a picture, seen from the page.
         command: How the page was made.
         subtitle: What tells it from other pages of claims.
         unread: In which cells answers were not read, see `unread_cells`; the first line.
     """
-    lines = _lines(table, claims)
+    lines = _lines(table, claims, placebos)
     by_paper = {paper: [line for line in lines if line.claim.paper == paper] for paper in PAPERS}
     negative = [
         line
@@ -165,6 +177,7 @@ def claims_page(
         negative=negative,
         mixed=mixed,
         parts=parts,
+        untried=_by_arms(of_one_seed(table, claims)),
         missing=_missing(table, claims),
     )
 
@@ -179,6 +192,7 @@ def describe(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> str:
             text += [f"{line.claim.title}{line.beside(every)}: {line.verdict}"]
             text += [f"    {line.effect}; {line.n}"]
             text += [f"    cells: {line.cells}; beyond: {line.beyond}"]
+    text += [f"Not tested, one seed: {one}" for one in _by_arms(of_one_seed(table, claims))]
     text += [f"Not measured: {missing}" for missing in _missing(table, claims)]
     return "\n".join(text).strip()
 
@@ -199,15 +213,21 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.md.j2")
 
 
-def _lines(table: pd.DataFrame, claims: Sequence[Claim]) -> list[_Line]:
+def _lines(
+    table: pd.DataFrame, claims: Sequence[Claim], placebos: pd.DataFrame | None = None
+) -> list[_Line]:
     """One per claim that was tested, in the order of the claims."""
+    untried = {claim.id for claim in of_one_seed(table, claims)}
+    instead = {} if placebos is None else headline_rows(placebos)
     rows: dict[str, list[Row]] = {}
     for row in table.to_dict("records"):
         fields = {str(column): value for column, value in row.items()}
         rows.setdefault(str(row["claim"]), []).append(fields)
     pooled = headline_rows(table)
     return [
-        _Line(claim, pooled[claim.id], rows[claim.id]) for claim in claims if claim.id in pooled
+        _Line(claim, pooled[claim.id], rows[claim.id], instead.get(claim.id))
+        for claim in claims
+        if claim.id in pooled and claim.id not in untried
     ]
 
 
@@ -229,10 +249,17 @@ def _missing(table: pd.DataFrame, claims: Sequence[Claim]) -> list[str]:
     for claim in missing:
         if claim.topic in begun:
             texts.append(f"{claim.title} ({', '.join(claim.arms)})")
-    for topic in dict.fromkeys(claim.topic for claim in missing if claim.topic not in begun):
-        whole = [claim for claim in missing if claim.topic == topic]
+    return texts + _by_arms([claim for claim in missing if claim.topic not in begun])
+
+
+def _by_arms(claims: Sequence[Claim]) -> list[str]:
+    """Claims by topic: how many, and about which arms."""
+    texts = []
+    for topic in dict.fromkeys(claim.topic for claim in claims):
+        whole = [claim for claim in claims if claim.topic == topic]
         arms = dict.fromkeys(arm for claim in whole for arm in claim.arms)
-        texts.append(f"{whole[0].paper}: {topic}, {len(whole)} claims ({', '.join(arms)})")
+        n = f"{len(whole)} claim{'s' * (len(whole) > 1)}"
+        texts.append(f"{whole[0].paper}: {topic}, {n} ({', '.join(arms)})")
     return texts
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,21 +15,20 @@ from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.stats.intervals import FloatArray, Interval
 from attcot_analysis.stats.significance import holm
 from attcot_lab.claims.claim import (
+    BASE,
     CLAIMS,
     Claim,
     Term,
     Verdict,
     negligible,
     p_values,
+    placebo,
     verdict,
 )
 from attcot_lab.claims.pool import Cell, Estimate, Pool
 
 VALUES = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
 """Columns of a grid's table of values."""
-
-BASE = "base"
-"""The arm without training: its one seed is held against every seed of the others."""
 
 ALL = "all"
 """What family, scale or kind say in a row that is pooled over them."""
@@ -111,6 +111,50 @@ def claims_table(
             "cot_sft and att_cot on the same items."
         )
     return pd.DataFrame(rows)
+
+
+def placebo_table(
+    values: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, *, n_boot: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """What no training at all does: every claim's effect with the base in its first arm's place.
+
+    In the cells and against the training seeds that the claim itself is measured in, so that both
+    can stand side by side.
+
+    Args:
+        values: As for `claims_table`.
+        claims: Those that `placebo` has an answer for are held against the values.
+        n_boot: Bootstrap resamples.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Rows as of `claims_table`, under the names of the claims; empty where there is no base.
+    """
+    keys = ["model", "kind", "seed"]
+    tables = [pd.DataFrame(columns=["claim", "level"])]
+    for claim in claims:
+        instead = placebo(claim)
+        if instead is None:
+            continue
+        rows = values[values["metric"].isin([term.metric for term in instead.terms])]
+        first = rows[rows["arm"] == claim.terms[0].arm][keys].drop_duplicates()
+        others = rows[rows["arm"].isin([arm for arm in instead.arms if arm != BASE])]
+        base = rows[rows["arm"] == BASE].merge(first[keys[:2]].drop_duplicates())
+        compared = pd.concat([base, others.merge(first)], ignore_index=True)
+        if len(base) and len(compared) > len(base):
+            with suppress(MeasureError):  # Another metric of the base than is measured.
+                tables.append(claims_table(compared, [instead], n_boot=n_boot, seed=seed))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def of_one_seed(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> list[Claim]:
+    """The claims about trained arms that rest on one training seed: they test a checkpoint."""
+    rows = headline_rows(table)
+    return [
+        claim
+        for claim in claims
+        if claim.arms != (BASE,) and rows.get(claim.id, {}).get("n_seeds") == 1
+    ]
 
 
 def headline(table: pd.DataFrame) -> pd.DataFrame:
@@ -319,10 +363,15 @@ def read_claims(folder: str | Path) -> pd.DataFrame:
 
 
 def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
-    """Write ``claims.parquet``, all rows, and ``claims.json``, every claim with its pooled row."""
+    """Write ``claims.parquet``, all rows, and ``claims.json``, every claim with its pooled row.
+
+    In the latter the claims of one training seed have the verdict ``"not tested"``.
+    """
     folder = Path(folder)
     table.to_parquet(folder / TABLE_FILE, index=False)
     rows = headline_rows(table)
+    for claim in of_one_seed(table):
+        rows[claim.id]["verdict"] = "not tested"
     entries = [
         {
             "id": claim.id,

@@ -18,9 +18,17 @@ from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_analysis.show.style import format_interval, format_number
 from attcot_lab.claims import CLAIMS, claims_table, headline
+from attcot_lab.claims.claim import placebo
 from attcot_lab.claims.figures import claim_forest, claims_overview, save_claim_figures
 from attcot_lab.claims.page import claims_page, describe
-from attcot_lab.claims.table import VALUES_FILE, read_claims, read_values, run_facts
+from attcot_lab.claims.table import (
+    VALUES_FILE,
+    of_one_seed,
+    placebo_table,
+    read_claims,
+    read_values,
+    run_facts,
+)
 
 MEANS = {
     ("base", "accuracy_cot"): 0.8,
@@ -161,6 +169,64 @@ def test_the_command_writes_table_page_and_json(folder, tmp_path, capsys):
     assert "noise 9; trained on 7 problems" in text and "- Begun: 2026-06-01" in text
     assert "0.001; tested on balanced ones" in text
     assert "0.001; tested on ones whose answer is the habitual one in 90%" in text
+
+
+CURE = [claim for claim in CLAIMS if claim.id == "att_accuracy"]
+
+
+def test_what_no_training_does_stands_beside_a_claim(values):
+    """Planted: the base is as good as the cure, or as bad as what it is held against."""
+    as_good = placebo_table(values, CURE)
+    assert set(as_good["claim"]) == {"att_accuracy"}
+    assert headline(as_good)["effect"].item() == pytest.approx(0.5, abs=0.05)
+    page = claims_page(claims_table(values), placebos=placebo_table(values))
+    row = next(line for line in page.splitlines() if line.startswith(f"| {CURE[0].title} |"))
+    assert [float(row.split("|")[at].split()[0]) for at in (2, 3)] == pytest.approx(
+        [0.4, 0.5], abs=0.05
+    )
+    assert "| Untrained base instead |" in page
+    as_bad = MEANS | {("base", "accuracy_cot"): 0.3}
+    flat = headline(placebo_table(grid_values(as_bad, items=12, seeds=2, spread=0.1), CURE))
+    assert flat["low"].item() < 0 < flat["high"].item() and abs(flat["effect"].item()) < 0.05
+    assert placebo_table(values[values["arm"] != "base"], CURE).empty
+
+
+def test_a_placebo_is_held_against_the_seeds_and_cells_of_its_claim(values):
+    """Planted: CoT-SFT is far better in a seed and a model that Att-CoT was not trained in."""
+    there = (values["seed"] == 0) & (values["model"] == "llava-small")
+    shifted = values.assign(value=values["value"] + 9.0 * ((values["arm"] == "cot_sft") & ~there))
+    table = placebo_table(shifted[(shifted["arm"] != "att_cot") | there], CURE)
+    assert headline(table)["effect"].item() == pytest.approx(0.5, abs=0.1)
+    assert set(table["n_seeds"]) == {1} and (table["level"] == "cell").sum() == 3
+
+
+def test_a_placebo_is_asked_of_two_trained_arms_only():
+    by_id = {claim.id: claim for claim in CLAIMS}
+    assert placebo(by_id["cot_base"]) is None and placebo(by_id["att_base_later"]) is None
+    assert placebo(by_id["early_p0_cot_sft"]) is None
+    instead = placebo(by_id["att_later"])
+    assert instead is not None and instead.arms == ("base", "cot_sft")
+    assert instead.title == "Base (placebo) against CoT-SFT: commits later"
+
+
+def test_what_rests_on_one_seed_is_not_tested(values):
+    assert of_one_seed(claims_table(values)) == []
+    table = claims_table(values[values["seed"] == 0])
+    untried = {claim.id for claim in of_one_seed(table)}
+    assert untried == TESTED - {"cot_base", "early_p0_base"}
+    page = claims_page(table)
+    assert f"| {CURE[0].title} |" not in page
+    assert "## Not tested" in page and "- Att-CoT: Att-CoT against CoT-SFT, 1 claim (att" in page
+    assert "Not tested, one seed: Att-CoT: Att-CoT against CoT-SFT, 1 claim" in describe(table)
+    assert "## Not tested" not in claims_page(claims_table(values))
+
+
+def test_figures_show_the_base_where_it_is_given(table, values):
+    placebos = placebo_table(values, CURE)
+    assert "untrained base instead" not in figure_svg(claim_forest(table, "att_accuracy"))
+    forest = figure_svg(claim_forest(table, "att_accuracy", placebos=placebos))
+    overview = figure_svg(claims_overview(table, {"att_accuracy": "helps"}, placebos=placebos))
+    assert "untrained base instead" in forest and "untrained base instead" in overview
 
 
 def test_training_seeds_that_are_missing_are_named(folder, values):
