@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test portable coverage oldest robustness lint notebooks lab numbers docs wheel try clean
+.PHONY: help setup reproduce test portable coverage oldest robustness real lint notebooks lab numbers docs wheel try clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -77,6 +77,15 @@ robustness: export TQDM_DISABLE := 1
 robustness: export HF_HUB_OFFLINE := 1
 robustness: $(STAMP)  ## Plant faults (60 kills among them) and print how many were survived.
 	$(BIN)/pytest -q tests/robustness --kills 60 --examples 100
+
+# Any checkpoint of a supported family: REAL=folder or hub id.
+REAL ?= HuggingFaceTB/SmolVLM-256M-Instruct
+real: $(STAMP)  ## A published checkpoint (from the hub) on comparisons of colours, checked and measured.
+	$(BIN)/attcot check-model $(REAL) --format prose --max-patches 1
+	test -d runs/real/problems || $(BIN)/attcot testbed colours runs/real/problems
+	$(BIN)/attcot measure $(REAL) runs/real/problems --format prose --max-patches 1 \
+	    --max-new-tokens 96 --out runs/real/measured
+	$(BIN)/attcot report runs/real/measured
 
 lint: $(STAMP)  ## Style, format and types.
 	$(BIN)/ruff check .

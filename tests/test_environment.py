@@ -19,7 +19,7 @@ CONDA_NAMES = {
     "opencv-python-headless": "py-opencv",
 }
 """Packages that conda-forge calls otherwise; every other name is the same."""
-NOT_IN_CONDA = {"browser", "math"}
+NOT_IN_CONDA = {"bridge", "browser", "math"}
 """Extras that environment.yml leaves out; its heading says why."""
 BY_PIP = ["sentencex"]
 """Packages that environment.yml has pip install."""
