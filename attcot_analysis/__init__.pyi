@@ -45,8 +45,8 @@ from .runs.run import RunFolder as RunFolder
 from .show.explorer.build import explore as explore
 from .show.report.compare import compare_runs as compare_runs
 from .stats.catalogue import METRICS as METRICS
+from .stats.crossed import paired_difference as paired_difference
 from .stats.intervals import bootstrap_mean as bootstrap_mean
-from .stats.intervals import paired_difference as paired_difference
 from .train.finetune import FinetuneConfig as FinetuneConfig
 from .train.finetune import finetune as finetune
 from .train.objective import AttCoTConfig as AttCoTConfig

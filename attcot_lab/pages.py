@@ -6,7 +6,7 @@ from itertools import product
 import pandas as pd
 import torch
 
-from attcot_analysis.measures.compare import compare, summarise, wider_intervals
+from attcot_analysis.measures.compare import compare, summarise
 from attcot_analysis.models import load_mllm
 from attcot_analysis.runs.manifests import brief
 from attcot_analysis.runs.measure import TABLES
@@ -87,9 +87,8 @@ def _study(run: RunFolder, plan: Plan, say: Say) -> None:
             tables[arm][cell.seed] = {name: measured.read_table(name) for name in TABLES}
             values.append(measured.read_table("values").assign(model=arm, seed=cell.seed))
     every = pd.concat(values, ignore_index=True)
-    summary = wider_intervals(summarise(every))
-    pairs = pd.concat([compare(every, a, b) for a, b in PAIRS], ignore_index=True)
-    comparisons = wider_intervals(pairs)
+    summary = summarise(every)
+    comparisons = pd.concat([compare(every, a, b) for a, b in PAIRS], ignore_index=True)
     run.write_table("summary", summary, overwrite=True)
     run.write_table("comparisons", comparisons, overwrite=True)
     seeds = sorted({cell.seed for cell in cells if plan.arms[cell.arm].trained})

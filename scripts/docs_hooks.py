@@ -48,6 +48,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "What is measured": (
             "metrics.md",
             "validity.md",
+            "statistics.md",
             "claims.md",
             "claims_commitment.md",
             "claims_in_distribution.md",

@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: docs/metrics, papers, formats and their pictures.
+"""Write the pages that are made from the code: metrics, papers, formats (pictures too), statistics.
 
 Usage: python scripts/write_docs.py            (tests/test_docs.py says when it has to be run)
        python scripts/write_docs.py --pictures (draws docs/images/measures and formats again, too)
@@ -15,6 +15,7 @@ from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS, NOTATION, Metric
 from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim
+from attcot_lab.coverage import SEED_SPREADS, coverages
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = "images/measures"
@@ -190,7 +191,30 @@ def _format(form: ResponseFormat) -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"metrics.md": metrics_page, "papers.md": papers_page, "formats.md": formats_page}
+def statistics_page() -> str:
+    """The page of statistics: the text, and how often every interval holds what it should."""
+    rows = [
+        "| Given by | Simulated | "
+        + " | ".join(f"seed SD {spread:g}" for spread in SEED_SPREADS)
+        + " | Promise |",
+        "|---" * (len(SEED_SPREADS) + 3) + "|",
+    ]
+    for one in coverages():
+        cells = [f"{share:.1%}" for share in one.held]
+        if len(cells) == 1:
+            cells += ["\N{EN DASH}"] * (len(SEED_SPREADS) - 1)
+        promise = f"{one.promise:.0%}" if one.promise else "none"
+        rows.append(f"| {one.name} | {one.setting} | {' | '.join(cells)} | {promise} |")
+    about = (Path(__file__).parent / "statistics.md").read_text(encoding="utf-8")
+    return _HEAD + about.replace("<!-- coverage -->\n", "\n".join(rows) + "\n")
+
+
+PAGES = {
+    "metrics.md": metrics_page,
+    "papers.md": papers_page,
+    "formats.md": formats_page,
+    "statistics.md": statistics_page,
+}
 """File in docs → what writes it."""
 
 

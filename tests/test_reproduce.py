@@ -33,7 +33,7 @@ def without_report(monkeypatch):
     monkeypatch.setattr(module, "write_run_report", lambda *_, **__: None)
     monkeypatch.setattr(module, "model_maps", lambda *_: None)
     monkeypatch.setattr(module, "embeds", lambda *_: ([], []))
-    few = partial(metrics.compare, n_boot=20, n_permutations=100)
+    few = partial(metrics.compare, n_boot=20)
     monkeypatch.setattr(module, "compare", few)
     monkeypatch.setattr(module, "summarise", partial(metrics.summarise, n_boot=20))
 

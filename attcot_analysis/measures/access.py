@@ -23,7 +23,7 @@ from attcot_analysis.measures._items import Empty, Items, Response, Result, batc
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import Box, Problem
-from attcot_analysis.stats.intervals import step_curve
+from attcot_analysis.stats.crossed import step_curve
 
 IMAGE, TEXT, SYSTEM, QUESTION, EVIDENCE = range(5)
 """The probe's columns; every block has its own evidence columns from `EVIDENCE` on."""

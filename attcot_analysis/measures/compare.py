@@ -22,24 +22,15 @@ from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import SAMPLE, agreement
 from attcot_analysis.measures.unread import GIVEN
 from attcot_analysis.stats.catalogue import METRICS, Metric
-from attcot_analysis.stats.intervals import (
-    FloatArray,
-    bootstrap_seeds_items,
-    crossed_t_interval,
-    mean_over_samples,
-    paired_matrix,
-)
+from attcot_analysis.stats.crossed import Mean, mean_of, paired_matrix
+from attcot_analysis.stats.intervals import FloatArray, mean_over_samples
 from attcot_analysis.stats.significance import (
-    PairedTest,
     benjamini_hochberg,
     cell_effect_sizes,
     cohens_dz,
     holm,
     max_statistic_test,
-    mcnemar,
-    permutation_test,
     resample_items,
-    seeds_items_test,
 )
 
 COLUMNS = ("model", "seed", "item", "metric", "value")
@@ -511,7 +502,7 @@ def _items(table: pd.DataFrame, name: str, quantity: str) -> pd.DataFrame:
     return means.unstack(["layer", "head"]).sort_index(axis=1)
 
 
-__all__ = ["METRICS", "Metric", "compare", "item_values", "summarise", "wider_intervals"]
+__all__ = ["METRICS", "Metric", "compare", "item_values", "summarise"]
 
 
 def summarise(
@@ -521,15 +512,14 @@ def summarise(
 
     Args:
         values: From `item_values`, of any number of models and seeds.
-        n_boot: Bootstrap resamples.
+        n_boot: Bootstrap resamples, of models with one run.
         seed: Seed of the bootstrap.
         level: Confidence level.
 
     Returns:
-        ``model``, ``metric``, ``value``; ``low``, ``high`` (two-way bootstrap, see
-        `bootstrap_seeds_items`); ``low_t``, ``high_t`` (crossed t interval, see
-        `crossed_t_interval`; to be preferred with two to seven seeds); ``n_items``, ``n_seeds``
-        (with a value). Undefined values are left out; ``n_items`` is what remains.
+        ``model``, ``metric``, ``value``; ``low``, ``high`` (see `mean_of`; shares and
+        probabilities end at what is possible); ``n_items``, ``n_seeds`` (with a value). Undefined
+        values are left out; ``n_items`` is what remains.
 
     Raises:
         MeasureError: If columns are missing or an item occurs twice in a run.
@@ -538,10 +528,8 @@ def summarise(
     rows = []
     for model in values["model"].unique():
         for name, matrix in _matrices(values[values["model"] == model]):
-            rows.append(
-                {"model": model, "metric": name}
-                | _estimate(matrix.to_numpy(float), n_boot=n_boot, seed=seed, level=level)
-            )
+            mean = mean_of(matrix.to_numpy(float), n_boot=n_boot, seed=seed, level=level)
+            rows.append({"model": model, "metric": name} | _estimate(mean, name, 0.0))
     return pd.DataFrame(rows)
 
 
@@ -551,7 +539,6 @@ def compare(
     b: str,
     *,
     n_boot: int = 2000,
-    n_permutations: int = 10_000,
     seed: int = 0,
     level: float = 0.95,
 ) -> pd.DataFrame:
@@ -565,9 +552,8 @@ def compare(
         values: From `item_values`, with both models.
         a: The model compared with.
         b: The model compared.
-        n_boot: Bootstrap resamples.
-        n_permutations: Sign patterns of the permutation test.
-        seed: Seed of both.
+        n_boot: Bootstrap resamples, where there is one run of each.
+        seed: Seed of the bootstrap.
         level: Confidence level.
 
     The commitment area is compared twice, first on those items (and seeds) where both rationales
@@ -577,14 +563,13 @@ def compare(
 
     Returns:
         One row per metric: ``metric``, ``a``, ``b``, ``value`` (mean of b − a), ``low``,
-        ``high``, ``low_t``, ``high_t``, ``n_items``, ``n_seeds`` (as `summarise`, on the
-        differences); ``seed_min``, ``seed_max`` (smallest and largest difference of one seed);
-        ``p_value`` and ``test``: with several seeds `seeds_items_test`, which like the intervals
-        speaks about new seeds and items (NaN with two seeds); with one run of each model
-        ``"mcnemar"`` (exact) for binary metrics, else ``"sign-flip"`` (`permutation_test`), which
-        speak about other items and these two runs only; ``p_holm``: p corrected for the number of
-        metrics in the table; ``effect_size``: mean over standard deviation of the items'
-        differences.
+        ``high``, ``n_items``, ``n_seeds`` (as `summarise`, on the differences); ``seed_min``,
+        ``seed_max`` (smallest and largest difference of one seed); ``p_value`` and ``test``: of
+        the very model that the interval is made of (`mean_of`), so that p is below 1 - level
+        exactly where the interval excludes zero. With several seeds both speak about new seeds and
+        items; with one run of each about other items and these two checkpoints only. ``p_holm``:
+        p corrected for the number of metrics in the table; ``effect_size``: mean over standard
+        deviation of the items' differences.
 
     Raises:
         MeasureError: If a model is not there, or the two share no metric, item or seed.
@@ -613,40 +598,19 @@ def compare(
         differences = paired_matrix(values_a, values_b)
         known = differences[~np.isnan(differences).all(axis=1)]
         by_seed = [float(np.nanmean(row)) for row in known] or [np.nan]
-        items = _item_means(known)
-        test = _test(name, values_a, values_b, known, n_permutations, seed)
+        mean = mean_of(differences, n_boot=n_boot, seed=seed, level=level)
+        effect_size = cohens_dz(_item_means(known))
         rows.append(
             {"metric": name, "a": a, "b": b}
-            | _estimate(differences, n_boot=n_boot, seed=seed, level=level)
+            | _estimate(mean, name, -1.0)
             | {"seed_min": min(by_seed), "seed_max": max(by_seed)}
-            | {"p_value": test.p_value, "test": test.test, "effect_size": cohens_dz(items)}
+            | {"p_value": mean.p_value, "test": mean.test, "effect_size": effect_size}
         )
     if not rows:
         raise MeasureError(f"{a} and {b} have no metric in common; measure both alike.")
     table = pd.DataFrame(rows)
     table.insert(list(table.columns).index("test"), "p_holm", holm(table["p_value"]))
     return table
-
-
-def wider_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Replace ``low`` and ``high`` by the wider of bootstrap and crossed t interval.
-
-    With few training seeds the bootstrap alone is too narrow (see `bootstrap_seeds_items`), so
-    whoever draws a verdict from several seeds should read this one. Rows of one seed, where both
-    speak about items only, stay as they are. A t interval knows nothing of the range of a share,
-    so the ends of shares and probabilities are cut at what is possible.
-
-    Args:
-        table: From `summarise` or `compare`.
-    """
-    several = table["n_seeds"] > 1
-    low = table[["low", "low_t"]].min(axis=1).where(several, table["low"])
-    high = table[["high", "high_t"]].max(axis=1).where(several, table["high"])
-    bounded = table["metric"].map(lambda name: name in METRICS and METRICS[name].bounded)
-    least = -1.0 if "b" in table.columns else 0.0
-    return table.assign(
-        low=low.mask(bounded, low.clip(lower=least)), high=high.mask(bounded, high.clip(upper=1.0))
-    )
 
 
 def _check_values(values: pd.DataFrame) -> None:
@@ -671,19 +635,17 @@ def _matrices(values: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield name, part.pivot(index="seed", columns="item", values="value")
 
 
-def _estimate(
-    matrix: FloatArray, *, n_boot: int, seed: int, level: float
-) -> dict[str, float | int]:
-    bootstrap = bootstrap_seeds_items(matrix, n_boot=n_boot, seed=seed, level=level)
-    crossed = crossed_t_interval(matrix, level=level)
+def _estimate(mean: Mean, name: str, least: float) -> dict[str, float | int]:
+    """What tables hold of a mean; shares and probabilities end at what is possible."""
+    low, high = mean.interval.low, mean.interval.high
+    if name in METRICS and METRICS[name].bounded:
+        low, high = max(low, least), min(high, 1.0)
     return {
-        "value": bootstrap.value,
-        "low": bootstrap.low,
-        "high": bootstrap.high,
-        "low_t": crossed.low,
-        "high_t": crossed.high,
-        "n_items": bootstrap.n,
-        "n_seeds": int((~np.isnan(matrix)).any(axis=1).sum()),
+        "value": mean.interval.value,
+        "low": low,
+        "high": high,
+        "n_items": mean.interval.n,
+        "n_seeds": mean.n_seeds,
     }
 
 
@@ -709,21 +671,3 @@ def _item_means(differences: FloatArray) -> FloatArray:
     if not known.size:
         return np.empty(0)
     return np.asarray(np.nanmean(known, axis=0), dtype=np.float64)
-
-
-def _test(
-    name: str,
-    values_a: FloatArray,
-    values_b: FloatArray,
-    known: FloatArray,
-    n_permutations: int,
-    seed: int,
-) -> PairedTest:
-    if len(known) > 1:
-        return seeds_items_test(known)
-    # Means over samples are no yes or no.
-    whole = all(np.isin(x[~np.isnan(x)], (0.0, 1.0)).all() for x in (values_a, values_b))
-    binary = name in METRICS and METRICS[name].binary and whole
-    if binary and len(values_a) == len(values_b) == 1:
-        return mcnemar(values_a[0], values_b[0])
-    return permutation_test(_item_means(known), n_permutations=n_permutations, seed=seed)

@@ -28,7 +28,7 @@ from attcot_analysis.problems.edits import (
     edited_images,
     left_out,
 )
-from attcot_analysis.stats.intervals import step_curve
+from attcot_analysis.stats.crossed import step_curve
 
 Quantity = Literal["kl", "delta_log_p"]
 

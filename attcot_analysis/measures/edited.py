@@ -5,7 +5,7 @@ import pandas as pd
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.problems.whole import BLURS
-from attcot_analysis.stats.intervals import step_curve
+from attcot_analysis.stats.crossed import step_curve
 
 INSENSITIVE = 0.1
 """Nats within which an answer counts as untouched by an edit."""

@@ -12,7 +12,7 @@ import yaml
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Result, need_columns
-from attcot_analysis.measures.compare import compare, wider_intervals
+from attcot_analysis.measures.compare import compare
 from attcot_analysis.measures.samples import SAMPLE
 from attcot_analysis.measures.unread import LIMIT, unread_sentence
 from attcot_analysis.stats.catalogue import Metric
@@ -145,7 +145,7 @@ class CotOutcomes(Result):
 
     @cached_property
     def accuracy(self) -> Mapping[str, Any]:
-        """CoT minus direct accuracy, paired by item: the row of `compare`, widened for few seeds.
+        """CoT minus direct accuracy, paired by item: the row of `compare`.
 
         An unparsed answer counts as wrong, as in every accuracy; samples of an item are averaged.
         """
@@ -163,7 +163,7 @@ class CotOutcomes(Result):
             )
             for mode in ("direct", "cot")
         ]
-        rows = wider_intervals(compare(pd.concat(values), "direct", "cot"))
+        rows = compare(pd.concat(values), "direct", "cot")
         return {str(name): value for name, value in rows.iloc[0].items()}
 
     @property
@@ -251,9 +251,9 @@ class CotOutcomes(Result):
 
     @property
     def headline(self) -> str:
-        """Say what was not read, then whether CoT is right more often.
+        """Say what was not read, then whether CoT is right more often: if the interval says so.
 
-        It is if the interval excludes zero and the test, where there is one, agrees.
+        Of one run that is said of this checkpoint.
         """
         row = self.accuracy
         means = {mode: float(self.table[f"{mode}_correct"].mean()) for mode in ("cot", "direct")}
@@ -266,9 +266,10 @@ class CotOutcomes(Result):
             verdict = f"As read: {numbers}"
         elif counts["hurt"] == counts["helped"] == 0:
             verdict = f"CoT hurt no item and helped none: {numbers}"
-        elif (row["low"] > 0 or row["high"] < 0) and not row["p_value"] > _ALPHA:
+        elif row["low"] > 0 or row["high"] < 0:
             how = "more" if row["low"] > 0 else "less"
-            verdict = f"With CoT it is right {how} often than directly: {numbers}"
+            who = "this checkpoint" if self.n_seeds == 1 else "it"
+            verdict = f"With CoT {who} is right {how} often than directly: {numbers}"
         else:
             verdict = (
                 f"Inconclusive: whether it is right more or less often with CoT than directly; "
@@ -286,9 +287,8 @@ class CotOutcomes(Result):
             f"and wrong on {counts['wrong']}."
         ]
         if p_value == p_value and counts["hurt"] + counts["helped"] and not self.unread:
-            test = self.accuracy["test"]
-            test = "McNemar's exact test" if test == "mcnemar" else f"Test ({test})"
-            sentences.append(f"{test}: p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}.")
+            p = "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+            sentences.append(f"Difference of accuracy ({self.accuracy['test']}): p {p}.")
         if 0 < counts["hurt"] < FEW_HURT:
             sentences.append(
                 f"Only {counts['hurt']} were hurt: the intervals below are wide, and what they "

@@ -27,7 +27,7 @@ from attcot_analysis.measures.maps import (
 from attcot_analysis.models import Mllm, collate, evaluating
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import Box, Problem
-from attcot_analysis.stats.intervals import step_curve
+from attcot_analysis.stats.crossed import step_curve
 
 
 def _rollout(mllm: Mllm, asked: ResponseParts, block: int | None = None) -> ResponseMaps:

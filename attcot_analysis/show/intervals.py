@@ -21,7 +21,6 @@ from attcot_analysis.show.style import (
     order_arms,
 )
 from attcot_analysis.stats.catalogue import Metric
-from attcot_analysis.stats.significance import ITEMS_ONLY
 
 
 def need_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
@@ -67,7 +66,7 @@ def p_of(row: Mapping[str, Any], column: str) -> float:
 
     Tables that earlier versions have written hold such.
     """
-    if row.get("test") == ITEMS_ONLY and float(row.get("n_seeds", 1)) > 1:
+    if row.get("test") == "sign-flip" and float(row.get("n_seeds", 1)) > 1:
         return float("nan")
     return float(row.get(column, float("nan")))
 

@@ -6,14 +6,23 @@ the interval and the p value are made of it by the same formula, so that p < 0.0
 95 % interval excludes zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import optimize, special
 
-from attcot_analysis.stats.intervals import FloatArray, Interval, Numbers, as_matrix
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.stats.intervals import (
+    FloatArray,
+    Interval,
+    Numbers,
+    as_matrix,
+    percentile_interval,
+    resampled_means,
+)
 
 _LEAST_P = 1e-15
 _ROUNDING = 1e-18
@@ -69,7 +78,7 @@ class Estimate:
             return float(half_width(self.parts, np.exp(log_p) / 2)) - distance
 
         least = np.log(_LEAST_P)
-        if distance == 0:
+        if distance <= _ROUNDING**0.5:
             return 1.0
         return _LEAST_P if beyond(least) < 0 else float(np.exp(optimize.brentq(beyond, least, 0.0)))
 
@@ -97,8 +106,8 @@ def seeds_items(matrix: Numbers) -> Estimate:
     ``docs/statistics.md``. With one seed it is the t interval over items and speaks of that
     training run only.
 
-    Where all values are −1, 0 or 1, two items that nobody saw, one at each end, are added to the
-    variance between items, because a share of which nothing was seen need not be nothing.
+    Where all values are −1, 0 or 1 the part of items is never below what two items would make, one
+    at each end, that nobody saw, because a share of which nothing was seen need not be nothing.
 
     Args:
         matrix: (S, N) numbers, or (N,) for one seed; NaN marks a missing cell, which counts as the
@@ -129,7 +138,7 @@ def moved_cells(cells: FloatArray, weight: float = 1.0) -> FloatArray:
 
 
 def unseen_items(cells: FloatArray, weight: float = 1.0) -> float:
-    """What two unseen items, one at each end, add to the variance of a mean of yes and no.
+    """The variance that two unseen items, one at each end, make of a mean of yes and no.
 
     Args:
         cells: (..., N); NaN where missing.
@@ -160,7 +169,7 @@ def estimate_of(
         kinds: Per kind of items (seeds, items) or (models, seeds, items), from `moved_cells`;
             items with no value left out. Kinds share models and seeds, and no items.
         seeds: Per kind, which seed each of its rows is; default the same ones in all.
-        unseen: From `unseen_items`, added to what items contribute.
+        unseen: From `unseen_items`, the least that items contribute.
         n_seeds: What is reported as such; default those of all kinds.
     """
     kinds = [moved if moved.ndim == 3 else moved[None] for moved in kinds]
@@ -188,14 +197,16 @@ def variance_parts(
     Args:
         kinds: Per kind (..., models, seeds, items), how far every cell moves the mean.
         seeds: Per kind, which seed each row is.
-        unseen: Added to the part of items.
+        unseen: The least that items contribute.
 
     Returns:
         ``(variance (...), degrees of freedom)``, fewest degrees first; models and seeds only if
         there are several.
     """
-    labels = seeds or [np.arange(moved.shape[-2]) for moved in kinds]
-    n_seeds = int(max(one.max() for one in labels)) + 1
+    labels = list(seeds or [np.arange(moved.shape[-2]) for moved in kinds])
+    known = np.unique(np.concatenate(labels))
+    labels = [np.searchsorted(known, rows) for rows in labels]
+    n_seeds = len(known)
     sums = np.zeros((*kinds[0].shape[:-2], n_seeds))
     for moved, rows in zip(kinds, labels, strict=True):
         sums[..., rows] += moved.sum(axis=-1)
@@ -208,10 +219,10 @@ def variance_parts(
     }
     total = np.sum([(-1) ** (len(axes) + 1) * one for axes, one in squares.items()], axis=0)
     degrees = sum(moved.shape[-1] for moved in kinds) - len(kinds)
-    by_items = squares[-1,] + unseen
+    by_items = np.maximum(squares[-1,], unseen)
     found = [(squares[-3,], sums.shape[-2] - 1), (squares[-2,], n_seeds - 1), (by_items, degrees)]
     floor = np.maximum.reduce([square for square, _ in found])
-    return allot(np.maximum(total + unseen, floor), found)
+    return allot(np.maximum(total, floor), found)
 
 
 def _mean_square(moved: FloatArray, axes: tuple[int, ...]) -> FloatArray:
@@ -244,3 +255,132 @@ def half_width(parts: Sequence[tuple[FloatArray | float, int]], tail: float) -> 
     """Half the width of an interval that leaves this much on each side; see `seeds_items`."""
     squares = [part * special.stdtrit(df, tail) ** 2 for part, df in parts]
     return np.sqrt(np.maximum(sum(squares), _ROUNDING))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its interval and p value.
+
+    Attributes:
+        interval: Excludes zero exactly where `p_value` is below 1 - its level.
+        p_value: Two-sided p value of "the true mean is 0"; NaN where the interval has no ends.
+        test: ``"t, seeds × items"``, or ``"bootstrap, items"`` of one run.
+        n_seeds: Training seeds with a value.
+    """
+
+    interval: Interval
+    p_value: float
+    test: str
+    n_seeds: int
+
+
+def mean_of(matrix: Numbers, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95) -> Mean:
+    """The mean over seeds × items with interval and p value, as all tables of this project have it.
+
+    With several seeds they are of `seeds_items` and speak about new seeds and items. With one they
+    are of the percentile bootstrap over items, as `bootstrap_mean` has it, the p value by
+    inversion, and speak about other items and this very run: two trainings alike in all but their
+    seed differ by more, so it decides nothing about a method.
+
+    Args:
+        matrix: (S, N) numbers, or (N,) for one seed; NaN marks a missing cell.
+        n_boot: Resamples, of one run only.
+        seed: Seed of the resampling.
+        level: Confidence level.
+    """
+    cells = as_matrix(matrix, "matrix")
+    cells = cells[~np.isnan(cells).all(axis=1)]
+    if len(cells) > 1:
+        estimate = seeds_items(cells)
+        p_value = estimate.p_value()
+        return Mean(estimate.interval(level), p_value, "t, seeds × items", len(cells))
+    values = cells[~np.isnan(cells)]
+    means = resampled_means(values, np.ones(values.size), n_boot=n_boot, seed=seed)
+    value = float(values.mean()) if values.size else np.nan
+    beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    # No + 1: the interval's ends lie between two draws.
+    p_value = min(1.0, max(2 * beyond, 1) / (means.size + 1)) if means.size else np.nan
+    interval = percentile_interval(value, means, values.size, level)
+    return Mean(interval, p_value, "bootstrap, items", len(cells))
+
+
+def paired_matrix(a: Numbers, b: Numbers) -> FloatArray:
+    """Differences b − a, (S, N), of two arms measured on the same items.
+
+    Args:
+        a: (S, N), (1, N) or (N,); a single row is paired with every row of b.
+        b: Likewise.
+
+    Raises:
+        MeasureError: If items differ in number, or both arms have several, different, numbers
+            of seeds.
+    """
+    first, second = as_matrix(a, "a"), as_matrix(b, "b")
+    if first.shape[1] != second.shape[1]:
+        raise MeasureError(
+            f"a has {first.shape[1]} items and b has {second.shape[1]}; "
+            "a paired comparison needs the same items in the same order."
+        )
+    if first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0]):
+        raise MeasureError(
+            f"a has {first.shape[0]} seeds and b has {second.shape[0]}; pair equal numbers of "
+            "seeds, or give one arm a single row."
+        )
+    return np.asarray(second - first, dtype=np.float64)
+
+
+def paired_difference(
+    a: Numbers, b: Numbers, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean of b − a, paired by item and seed, with the interval of `mean_of`.
+
+    Args:
+        a: (S, N), (1, N) or (N,); a single row is paired with every row of b.
+        b: Likewise.
+        n_boot: Resamples, of one run only.
+        seed: Seed of the resampling.
+        level: Confidence level.
+    """
+    matrix = paired_matrix(a, b)
+    return mean_of(matrix, n_boot=n_boot, seed=seed, level=level).interval
+
+
+def step_curve(runs: Mapping[int, pd.DataFrame], *, axis: str, n_boot: int = 2000) -> pd.DataFrame:
+    """Mean of a quantity at every step, over seeds crossed with items.
+
+    Args:
+        runs: Training seed → table with columns ``item``, `axis`, ``value``, one row per item
+            and step. Items need not have all steps.
+        axis: Name of the step column, kept in the result.
+        n_boot: Resamples, of one run only; see `mean_of`.
+
+    Returns:
+        One row per step: `axis`, ``value``, ``low``, ``high``, ``n`` (items), ``n_seeds``.
+
+    Raises:
+        MeasureError: If there is no run, or an item has a step twice.
+    """
+    if not runs:
+        raise MeasureError("A curve needs at least one run; none was given.")
+    for seed, table in runs.items():
+        if table.duplicated(["item", axis]).any():
+            raise MeasureError(
+                f"The run of seed {seed} has an item with one {axis} twice; reduce layers, heads "
+                "and candidates to one value first."
+            )
+    stacked = pd.concat([table.assign(seed=seed) for seed, table in runs.items()])
+    rows = []
+    for step, part in stacked.groupby(axis, sort=True):
+        matrix = part.pivot(index="seed", columns="item", values="value")
+        mean = mean_of(matrix.to_numpy(float), n_boot=n_boot).interval
+        rows.append(
+            {
+                axis: step,
+                "value": mean.value,
+                "low": mean.low,
+                "high": mean.high,
+                "n": matrix.shape[1],
+                "n_seeds": matrix.shape[0],
+            }
+        )
+    return pd.DataFrame(rows)

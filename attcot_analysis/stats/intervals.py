@@ -1,11 +1,11 @@
-"""Estimates with confidence intervals, for items crossed with training seeds.
+"""Intervals over items: what a single run says, and shares.
 
-An item is the unit that repeats: every interval resamples items (with everything measured on
-them), and where several training seeds were measured on the same items it resamples seeds too.
-Several responses to one item are one item: see `mean_over_samples`.
+An item is the unit that repeats: these intervals speak about other items, with everything measured
+on them, and this very run. What is crossed with training seeds is in `crossed`. Several responses
+to one item are one item: see `mean_over_samples`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,43 @@ def bootstrap_mean(
     codes, names = pd.factorize(labels[keep])
     sums = np.bincount(codes, weights=x[keep], minlength=len(names)).astype(np.float64)
     counts = np.bincount(codes, minlength=len(names)).astype(np.float64)
-    return _two_way(sums[None, :], counts[None, :], n_boot, seed, level)
+    if not 0 < level < 1:
+        raise MeasureError(f"level is {level}; expected a share such as 0.95.")
+    means = resampled_means(sums, counts, n_boot=n_boot, seed=seed)
+    value = float(sums.sum() / counts.sum()) if sums.size else np.nan
+    return percentile_interval(value, means, sums.size, level)
+
+
+def percentile_interval(value: float, means: FloatArray, n: int, level: float) -> Interval:
+    """The interval that leaves the same share of resampled means on either side."""
+    if not means.size:
+        return Interval(value, np.nan, np.nan, n, level)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), n, level)
+
+
+def resampled_means(
+    sums: FloatArray, counts: FloatArray, *, n_boot: int = 2000, seed: int = 0
+) -> FloatArray:
+    """``(n_boot,)`` means of resampled clusters; none where there are fewer than two.
+
+    Args:
+        sums: (N,), the sum of every cluster.
+        counts: (N,), how many values it is of.
+        n_boot: Resamples.
+        seed: Seed of the resampling.
+    """
+    if n_boot < 1:
+        raise MeasureError(f"n_boot is {n_boot}; ask for at least one resample (2000 is usual).")
+    if sums.size < 2:
+        return np.empty(0)
+    rng = np.random.default_rng(seed)
+    means = []
+    block = max(1, _BLOCK // sums.size)
+    for start in range(0, n_boot, block):
+        drawn = times_drawn(rng, sums.size, min(block, n_boot - start))
+        means.append((drawn * sums).sum(axis=1) / (drawn * counts).sum(axis=1))
+    return np.concatenate(means)
 
 
 def mean_over_samples(
@@ -144,43 +180,6 @@ def mean_over_samples(
     Source: Kish 1965, *Survey Sampling*; clusters as in Miller, arXiv 2411.00640.
     """
     return table.groupby(list(keys), sort=False)[column].mean().reset_index()
-
-
-def bootstrap_seeds_items(
-    matrix: Numbers, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Mean over seeds × items with a two-way ("pigeonhole") percentile bootstrap interval.
-
-    Rows (training seeds) and columns (items) are resampled independently, so the interval
-    speaks about new seeds *and* new items. With one row only items are resampled: it then
-    speaks about that one training run.
-
-    How far to trust it with few seeds (simulated, 192 items, 95 % level): three seeds can be
-    drawn in 27 ways only, so the seeds' part of the interval ends at the smallest and largest
-    seed. With three seeds the true coverage is 95 % when seeds hardly differ, 92-93 % when they
-    differ by 0.05 (SD), and only 73 % when their spread dominates (SD 0.2; 80 % with four seeds,
-    84 % with five, 89 % with eight; 60 % with two). It is 99 % when noise of item by seed is all
-    there is: that part is counted three times. `crossed_t_interval` covers 92-99 % from three
-    seeds on, 87-99 % with two; give it beside this one when there are few seeds.
-
-    Args:
-        matrix: (S, N) numbers, or (N,) for one seed; NaN marks a missing cell.
-        n_boot: Resamples.
-        seed: Seed of the resampling.
-        level: Confidence level.
-
-    Returns:
-        The mean of all cells that are there; `n` counts items with at least one of them.
-
-    Source: Owen 2007, "The pigeonhole bootstrap"; coverage figures are our own simulation.
-    """
-    cells = as_matrix(matrix, "matrix")
-    there = ~np.isnan(cells)
-    columns = there.any(axis=0)
-    rows = there.any(axis=1)
-    cells = cells[np.ix_(rows, columns)]
-    there = there[np.ix_(rows, columns)].astype(np.float64)
-    return _two_way(np.nan_to_num(cells), there, n_boot, seed, level)
 
 
 def crossed_t_interval(matrix: Numbers, *, level: float = 0.95) -> Interval:
@@ -301,81 +300,6 @@ def share_difference(first: Interval, second: Interval) -> Interval:
     return Interval(value, float(low), float(high), min(first.n, second.n), first.level)
 
 
-def paired_matrix(a: Numbers, b: Numbers) -> FloatArray:
-    """Differences b − a, (S, N), of two arms measured on the same items.
-
-    Args:
-        a: (S, N), (1, N) or (N,); a single row is paired with every row of b.
-        b: Likewise.
-
-    Raises:
-        MeasureError: If items differ in number, or both arms have several, different, numbers
-            of seeds.
-    """
-    first, second = as_matrix(a, "a"), as_matrix(b, "b")
-    if first.shape[1] != second.shape[1]:
-        raise MeasureError(
-            f"a has {first.shape[1]} items and b has {second.shape[1]}; "
-            "a paired comparison needs the same items in the same order."
-        )
-    if first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0]):
-        raise MeasureError(
-            f"a has {first.shape[0]} seeds and b has {second.shape[0]}; pair equal numbers of "
-            "seeds, or give one arm a single row."
-        )
-    return np.asarray(second - first, dtype=np.float64)
-
-
-def paired_difference(
-    a: Numbers, b: Numbers, *, n_boot: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Mean of b − a, paired by item and seed, with the two-way bootstrap interval.
-
-    Args:
-        a: (S, N), (1, N) or (N,); a single row is paired with every row of b.
-        b: Likewise.
-        n_boot: Resamples.
-        seed: Seed of the resampling.
-        level: Confidence level.
-
-    Returns:
-        See `bootstrap_seeds_items`, whose warning on few seeds holds here too.
-    """
-    return bootstrap_seeds_items(paired_matrix(a, b), n_boot=n_boot, seed=seed, level=level)
-
-
-def _two_way(
-    sums: FloatArray, counts: FloatArray, n_boot: int, seed: int, level: float
-) -> Interval:
-    """Ratio bootstrap of sum(sums) / sum(counts), resampling rows and columns of both."""
-    if n_boot < 1:
-        raise MeasureError(f"n_boot is {n_boot}; ask for at least one resample (2000 is usual).")
-    if not 0 < level < 1:
-        raise MeasureError(f"level is {level}; expected a share such as 0.95.")
-    n_rows, n_columns = sums.shape
-    if sums.size == 0:
-        return Interval(np.nan, np.nan, np.nan, 0, level)
-    value = float(sums.sum() / counts.sum())
-    if n_columns < 2:
-        return Interval(value, np.nan, np.nan, n_columns, level)
-    rng = np.random.default_rng(seed)
-    means = []
-    block = max(1, _BLOCK // n_columns)
-    for start in range(0, n_boot, block):
-        size = min(block, n_boot - start)
-        rows = times_drawn(rng, n_rows, size)
-        columns = times_drawn(rng, n_columns, size)
-        total = (weighted_sum(rows, sums) * columns).sum(axis=1)
-        cells = (weighted_sum(rows, counts) * columns).sum(axis=1)
-        means.append(total[cells > 0] / cells[cells > 0])
-    tail = (1 - level) / 2
-    drawn = np.concatenate(means)
-    if not drawn.size:
-        return Interval(value, np.nan, np.nan, n_columns, level)
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), n_columns, level)
-
-
 def times_drawn(rng: np.random.Generator, n: int, size: int) -> FloatArray:
     """(size, n): how often each of n units is drawn in n draws with replacement."""
     drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
@@ -413,47 +337,6 @@ def as_matrix(values: Numbers, name: str) -> FloatArray:
     if np.isinf(x).any():
         raise MeasureError(f"{name} holds an infinite value; drop it or mark it as NaN.")
     return x
-
-
-def step_curve(runs: Mapping[int, pd.DataFrame], *, axis: str, n_boot: int = 2000) -> pd.DataFrame:
-    """Mean of a quantity at every step, over seeds crossed with items.
-
-    Args:
-        runs: Training seed → table with columns ``item``, `axis`, ``value``, one row per item
-            and step. Items need not have all steps.
-        axis: Name of the step column, kept in the result.
-        n_boot: Resamples of the two-way bootstrap.
-
-    Returns:
-        One row per step: `axis`, ``value``, ``low``, ``high``, ``n`` (items), ``n_seeds``.
-
-    Raises:
-        MeasureError: If there is no run, or an item has a step twice.
-    """
-    if not runs:
-        raise MeasureError("A curve needs at least one run; none was given.")
-    for seed, table in runs.items():
-        if table.duplicated(["item", axis]).any():
-            raise MeasureError(
-                f"The run of seed {seed} has an item with one {axis} twice; reduce layers, heads "
-                "and candidates to one value first."
-            )
-    stacked = pd.concat([table.assign(seed=seed) for seed, table in runs.items()])
-    rows = []
-    for step, part in stacked.groupby(axis, sort=True):
-        matrix = part.pivot(index="seed", columns="item", values="value")
-        mean = bootstrap_seeds_items(matrix.to_numpy(float), n_boot=n_boot)
-        rows.append(
-            {
-                axis: step,
-                "value": mean.value,
-                "low": mean.low,
-                "high": mean.high,
-                "n": matrix.shape[1],
-                "n_seeds": matrix.shape[0],
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def at_positions(table: pd.DataFrame, axis: str, *, points: int = 11) -> pd.DataFrame:

@@ -4,135 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import stats
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.stats.intervals import (
     FloatArray,
     Numbers,
     as_vector,
-    complete_cells,
-    mean_squares,
     times_drawn,
 )
 
-ITEMS_ONLY = "sign-flip"
-"""Name of the test that knows items only, and no training seeds."""
-
-FEWEST_SEEDS = 3
-"""With fewer, but more than one, there is no p value."""
-
 _BLOCK = 4_000_000
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """The outcome of a paired test.
-
-    Attributes:
-        test: Name of the test.
-        p_value: Two-sided p value; NaN without data.
-        effect: Mean of b − a.
-        n: Pairs used.
-    """
-
-    test: str
-    p_value: float
-    effect: float
-    n: int
-
-
-def mcnemar(a: Numbers, b: Numbers) -> PairedTest:
-    """McNemar's exact test: do two arms differ in a yes/no outcome on the same items?
-
-    Args:
-        a: (N,) of 0/1; pairs with a NaN on either side are left out.
-        b: Likewise, same items in the same order.
-
-    Raises:
-        MeasureError: If a value is neither 0 nor 1, or the lengths differ.
-    """
-    first, second = _pairs(a, b)
-    for name, x in (("a", first), ("b", second)):
-        odd = x[(x != 0) & (x != 1)]
-        if odd.size:
-            raise MeasureError(
-                f"McNemar's test found {odd[0]} in {name}; it takes 0 and 1 only. "
-                "Use permutation_test for other values."
-            )
-    if not first.size:
-        return PairedTest("mcnemar", np.nan, np.nan, 0)
-    lost, gained = int((first > second).sum()), int((first < second).sum())
-    p_value = min(1.0, 2 * float(stats.binom.cdf(min(lost, gained), lost + gained, 0.5)))
-    return PairedTest("mcnemar", p_value, float((second - first).mean()), first.size)
-
-
-def permutation_test(
-    a: Numbers, b: Numbers | None = None, *, n_permutations: int = 10_000, seed: int = 0
-) -> PairedTest:
-    """Paired sign-flip permutation test of mean(b − a) = 0.
-
-    Under the null an item's difference is as likely +d as −d. It knows of no training seeds, whose
-    luck all items share: see `seeds_items_test`. It is `max_statistic_test` of a single cell.
-
-    Args:
-        a: (N,) values, or the differences themselves when `b` is not given.
-        b: (N,) values on the same items; pairs with a NaN are left out.
-        n_permutations: Random sign patterns.
-        seed: Seed of the patterns.
-    """
-    differences = _differences(a, b)
-    if not differences.size:
-        return PairedTest(ITEMS_ONLY, np.nan, np.nan, 0)
-    scale = np.abs(differences).max() or 1.0
-    test = max_statistic_test(
-        differences[:, None] / scale, n_permutations=n_permutations, seed=seed
-    )
-    return PairedTest(ITEMS_ONLY, float(test.p_value[0]), float(differences.mean()), test.n)
-
-
-def seeds_items_test(differences: Numbers) -> PairedTest:
-    """Test that a mean over seeds × items is 0, were seeds and items drawn anew.
-
-    The standard error is `crossed_t_interval`'s. Few seeds tell little of how seeds vary, so the
-    mean is held against the t quantiles of S − 1 and of N − 1 degrees of freedom, weighted by the
-    seeds' part of the variance and the rest (Cochran), not against Satterthwaite's, whose test
-    rejects up to 8 % at 5 % with three seeds, and 8 times too often at 0.05 / 18. Simulated with
-    any mixture of seeds' and items' variance this one rejects at most 5.2 % at 5 %; it is
-    stricter than that (1 to 2 %) where noise of item by seed is all there is.
-
-    Args:
-        differences: (S, N); items with a NaN in any seed are left out.
-
-    Returns:
-        p is NaN with fewer than three seeds, because two tell too little of how seeds vary: p
-        values corrected for 18 tests would be below 0.05 in up to 18 % of the cases. It is NaN
-        with fewer than two items, too, and where nothing varies about a mean that is not 0.
-
-    Source: Cochran 1964, approximate significance levels of the Behrens-Fisher test; the
-    simulation is ours.
-    """
-    cells = complete_cells(differences)
-    n_seeds, n_items = cells.shape
-    name = "t, seeds × items"
-    if n_seeds < FEWEST_SEEDS or n_items < 2:
-        return PairedTest(name, np.nan, float(cells.mean()) if cells.size else np.nan, n_items)
-    mean = float(cells.mean())
-    ms_seed, ms_item, ms_rest = mean_squares(cells)
-    variance = max(ms_seed + ms_item - ms_rest, ms_item)
-    if variance <= 1e-18:
-        return PairedTest(name, 1.0 if abs(mean) <= 1e-9 else np.nan, mean, n_items)
-    distance = abs(mean) / np.sqrt(variance / cells.size)
-    share = min(1.0, ms_seed / variance)
-
-    def beyond(log_p: float) -> float:
-        tail = np.exp(log_p) / 2
-        of_seeds, of_items = -special.stdtrit([n_seeds - 1, n_items - 1], tail)
-        return float(share * of_seeds + (1 - share) * of_items - distance)
-
-    least = np.log(1e-15)
-    p_value = 1e-15 if beyond(least) < 0 else np.exp(optimize.brentq(beyond, least, 0.0))
-    return PairedTest(name, float(p_value), mean, n_items)
 
 
 def holm(p_values: Numbers) -> FloatArray:

@@ -133,7 +133,8 @@ class Pool:
 
         The t interval's variance is that of `crossed_t_interval` on the mean over a kind's models,
         summed over kinds, with Satterthwaite's degrees of freedom; the bootstrap draws each kind's
-        seeds and items, the same for all its models. Few seeds: see `bootstrap_seeds_items`.
+        seeds and items, the same for all its models. Few seeds: see
+        ``docs/statistics.md``.
 
         Args:
             chosen: Which of the cells; default all. Each weighs the same.

@@ -21,7 +21,11 @@ MEANS = {
     ("cot_sft", "commitment_position"): 0.4,
     ("att_cot", "commitment_position"): 0.7,
 }
-FAMILIES, SCALES, KINDS = ("llava", "internvl", "own"), ("small", "large"), ("arrows", "charts")
+FAMILIES, SCALES, KINDS = (
+    ("llava", "internvl", "own"),
+    ("small", "large"),
+    ("arrows", "charts", "counting"),
+)
 
 
 def cells_of(slope: float, at_zero: float, noise: float, seed: int = 0) -> pd.DataFrame:
@@ -43,7 +47,7 @@ def test_no_training_at_all_lies_on_the_same_line():
 
     def r(claim, sign=1):
         cells = claim_against_claim(first, "early_p0_cot_sft", again, claim)
-        return line_through_cells(cells.assign(cure=sign * cells["cure"]), n_boot=99).r.value
+        return line_through_cells(cells.assign(cure=sign * cells["cure"])).r.value
 
     assert r("att_later") == pytest.approx(0.930, abs=0.001)
     assert r("sft_later", -1) == pytest.approx(0.928, abs=0.001)
@@ -55,31 +59,31 @@ def test_a_planted_line_is_found():
     line = line_through_cells(cells)
     assert line.slope.low < 0.6 < line.slope.high and line.slope.excludes_zero
     assert line.at_zero.low < 0.05 < line.at_zero.high
-    assert line.r.value > 0.9 and line.r.n == len(cells) == 12
+    assert line.r.value > 0.9 and line.r.n == len(cells) == 18
     slope, at_zero = np.polyfit(cells["failure"], cells["cure"], 1)
     assert [line.slope.value, line.at_zero.value] == pytest.approx([slope, at_zero])
     assert line.r.value == pytest.approx(np.corrcoef(cells["failure"], cells["cure"])[0, 1])
 
 
 def test_no_line_is_found_where_there_is_none():
-    found = [line_through_cells(cells_of(0.0, 0.1, 0.05, seed), n_boot=500) for seed in range(20)]
+    found = [line_through_cells(cells_of(0.0, 0.1, 0.05, seed)) for seed in range(20)]
     assert sum(line.slope.excludes_zero for line in found) <= 4
     assert all(line.at_zero.high > 0 for line in found)
 
 
 def test_r_is_told_without_each_part():
     cells = cells_of(0.6, 0.05, 0.1)
-    found = line_through_cells(cells, n_boot=50).r_without
+    found = line_through_cells(cells).r_without
     assert set(found.index) == {*FAMILIES, *SCALES, *KINDS}
     rest = cells[cells["kind"] != "charts"]
     assert found["charts"] == pytest.approx(pearsonr(rest["failure"], rest["cure"]).statistic)
-    few = cells[cells["family"] != "own"].iloc[:5]
-    assert len(line_through_cells(few, n_boot=50).r_without) < 7
+    few = cells[(cells["family"] != "own") & (cells["scale"] == "small")]
+    assert set(line_through_cells(few).r_without.index) == set(KINDS)
 
 
 def test_cells_of_two_grids_are_matched_by_name():
-    first = claims_table(grid_values(MEANS, items=9, seeds=2), n_boot=100)
-    other = claims_table(grid_values(MEANS, items=7, seeds=3, kinds=["charts"]), n_boot=100)
+    first = claims_table(grid_values(MEANS, items=9, seeds=2))
+    other = claims_table(grid_values(MEANS, items=7, seeds=3, kinds=["charts"]))
     cells = claim_against_claim(first, "early_p0_cot_sft", other, "att_later")
     assert set(cells["kind"]) == {"charts"} and len(cells) == 6
     for name, table, claim in (
@@ -110,8 +114,8 @@ def test_cells_are_drawn_by_kind():
     svg = figure_svg(cells_figure(cells, **names, line=(0.6, 0.05), title="More where more?"))
     for text in ("how early", "how much later", "arrows", "charts", "More where more?", "LLaVA"):
         assert text in svg
-    assert "12 cells" in svg and "+0.050 +0.60 x" in svg
+    assert "18 cells" in svg and "+0.050 +0.60 x" in svg
     without = cells_figure(cells, **names)
-    assert len(without.axes) == 2 and "line through" not in figure_svg(without)
+    assert len(without.axes) == 3 and "line through" not in figure_svg(without)
     with pytest.raises(ShowError, match="cure_low"):
         cells_figure(cells.drop(columns="cure_low"), **names)

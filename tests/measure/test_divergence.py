@@ -14,7 +14,7 @@ from attcot_analysis.models import load as stack_module
 from attcot_analysis.problems import Problem, Step, render_response
 from attcot_analysis.problems.edits import EditOptions
 from attcot_analysis.problems.fills import GREY
-from attcot_analysis.stats.intervals import step_curve
+from attcot_analysis.stats.crossed import step_curve
 
 STEPS = (Step("Go right.", ((0, 0, 16, 16),)), Step("Cell b1 holds a red circle."))
 

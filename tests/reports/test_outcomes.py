@@ -106,10 +106,16 @@ def test_what_holds_of_all_changed_answers_is_not_told_apart_from_them():
     assert "not told apart" not in told.answers()[0].differences
 
 
-def test_paired_accuracy_needs_interval_and_test(problems):
+def test_paired_accuracy_is_judged_by_its_interval_of_this_checkpoint(problems):
     for sizes, verdict in (
-        ((40, 10, 60, 40), "With CoT it is right less often than directly: accuracy 0.467 with"),
-        ((10, 40, 60, 40), "With CoT it is right more often than directly: accuracy 0.667 with"),
+        (
+            (40, 10, 60, 40),
+            "With CoT this checkpoint is right less often than directly: accuracy 0.467",
+        ),
+        (
+            (10, 40, 60, 40),
+            "With CoT this checkpoint is right more often than directly: accuracy 0.667",
+        ),
         ((30, 25, 55, 40), "Inconclusive: whether it is right more or less often with CoT"),
         ((0, 0, 90, 60), "CoT hurt no item and helped none: accuracy 0.600 with CoT and 0.600"),
     ):

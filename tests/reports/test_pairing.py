@@ -185,14 +185,12 @@ def test_few_seeds_are_warned_of(first):
     def seeds(n):
         return replace(first, tables=dict.fromkeys(range(n), first.tables[0]))
 
-    for a, b, said in (
-        (2, 2, "2 .*87 of 100.*no p value"),
-        (1, 3, "3 .*92 of 100"),
-        (3, 5, "3 .*92 of 100"),
-    ):
+    for a, b, n in ((2, 2, 2), (1, 3, 3), (3, 5, 3)):
         (note,) = seed_notes(seeds(a), seeds(b))
-        assert re.match(f"Only {said}", note)
-    assert seed_notes(seeds(1), seeds(1)) == seed_notes(seeds(4), seeds(1)) == []
+        assert note.startswith(f"Only {n} training seeds")
+    assert seed_notes(seeds(4), seeds(1)) == []
+    (note,) = seed_notes(seeds(1), seeds(1))
+    assert "this checkpoint" in note
 
 
 def test_answers_that_a_model_would_not_give_are_said():

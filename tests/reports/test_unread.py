@@ -42,7 +42,7 @@ def tables(unread_before=0.0, unread_after=0.0, mode="cot"):
         {"metric": name, "a": "cot_sft", "b": "att_cot", "value": 0.2, "low": 0.1, "high": 0.3}
         for name in metrics
     ]
-    return pd.DataFrame(rows).assign(n_items=50, n_seeds=1, p_holm=0.001), pd.DataFrame(values)
+    return pd.DataFrame(rows).assign(n_items=50, n_seeds=3, p_holm=0.001), pd.DataFrame(values)
 
 
 @pytest.mark.parametrize(("share", "loud"), [(0.0, False), (LIMIT, False), (0.021, True)])

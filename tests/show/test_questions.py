@@ -22,7 +22,7 @@ def tables(**intervals):
                 "low": low,
                 "high": high,
                 "n_items": 50,
-                "n_seeds": 1,
+                "n_seeds": 3,
                 "p_holm": 0.0002,
             }
         )
@@ -61,6 +61,18 @@ def test_the_headline_names_every_verdict_once():
     )
     nothing = asked(accuracy_cot=(-0.2, 0.1))
     assert "differs in nothing that these items can decide" in nothing.headline
+
+
+def test_one_run_of_each_is_about_this_checkpoint_and_nothing_is_better():
+    comparisons, summary = tables(accuracy_cot=(0.1, 0.4), mass=(-0.1, 0.4))
+    (found,) = answer_questions(comparisons.assign(n_seeds=1), summary, METRICS)
+    said = "Compared with CoT-SFT, this checkpoint of Att-CoT is right more often."
+    assert found.headline.startswith(said)
+    rows = comparison_table(comparisons.assign(n_seeds=1), METRICS, {}, 1)["rows"]
+    assert str(rows["accuracy_cot"]["verdict"]) == "higher, this checkpoint"
+    assert str(rows["mass"]["verdict"]) == "inconclusive"
+    several = comparison_table(comparisons, METRICS, {}, 1)["rows"]
+    assert str(several["accuracy_cot"]["verdict"]) == "higher, better"
 
 
 def test_a_sentence_has_both_values_the_difference_its_interval_and_p():

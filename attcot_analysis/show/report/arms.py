@@ -27,7 +27,8 @@ from attcot_analysis.show.intervals import counts
 from attcot_analysis.show.report.items import Tables
 from attcot_analysis.show.report.page import ReportFigure, report_figure
 from attcot_analysis.show.style import arm_label
-from attcot_analysis.stats.intervals import at_positions, mean_over_samples, step_curve
+from attcot_analysis.stats.crossed import step_curve
+from attcot_analysis.stats.intervals import at_positions, mean_over_samples
 
 Runs = str | Path | Sequence[str | Path]
 """A run folder, or several of one arm, one per training seed."""

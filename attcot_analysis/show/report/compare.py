@@ -10,7 +10,7 @@ import pandas as pd
 
 from attcot_analysis.errors import LayoutError, MeasureError, RunError
 from attcot_analysis.files import own_folder
-from attcot_analysis.measures.compare import METRICS, compare, summarise, wider_intervals
+from attcot_analysis.measures.compare import METRICS, compare, summarise
 from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
@@ -149,8 +149,8 @@ def compare_runs(
             summary, comparisons = (run.read_table(name) for name in ("summary", "comparisons"))
             answers = _answers(comparisons, summary)
             return Comparison(run, answers, tuple(held["notes"]), tuple(asked))
-        summary = wider_intervals(summarise(values, seed=seed))
-        comparisons = wider_intervals(compare(values, *pair, seed=seed))
+        summary = summarise(values, seed=seed)
+        comparisons = compare(values, *pair, seed=seed)
         for name, table in (("values", values), ("summary", summary), ("comparisons", comparisons)):
             run.write_table(name, table, overwrite=True)
         maps, explorers, missing = _maps(arms, shared, models, examples)
@@ -246,7 +246,7 @@ def report_run(
         maps, _, _ = _maps([arm], shared, False, examples)
         report = Report(
             title=f"{arm_label(arm.name)} on {len(shared)} items",
-            summary=wider_intervals(summarise(values, seed=seed)),
+            summary=summarise(values, seed=seed),
             outcomes={arm.name: arm.outcomes},
             lead=[
                 f"What {seeds}{arm_label(arm.name)} does on {len(shared)} items. Numbers of one "

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -383,7 +383,10 @@ def comparison_table(
     rows = _rows(comparisons)
     for name, row in rows.items():
         better = metrics[name].better if name in metrics else None
-        row["verdict"] = verdict(float(row["low"]), float(row["high"]), better)
+        found = verdict(float(row["low"]), float(row["high"]), better)
+        if row.get("n_seeds") == 1:
+            found = replace(found, good=None, one_run=True)
+        row["verdict"] = found
         tone = {True: "better", False: "worse", None: ""}[row["verdict"].good]
         row["tone"] = "inconclusive" if row["verdict"].direction == "inconclusive" else tone
         row["unparsed"] = unparsed.get(name)

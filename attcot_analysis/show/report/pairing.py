@@ -17,12 +17,11 @@ from attcot_analysis.runs.manifests import first_difference
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.shipped import data_folder
 from attcot_analysis.show.report.arms import MeasuredArm
-from attcot_analysis.stats.significance import FEWEST_SEEDS
 
 FEW = 30
 """With fewer items a bootstrap interval is known to be too narrow."""
-COVERED = {2: 87, 3: 92}
-"""Training seeds → how often, in percent, a 95 % interval holds the true value at the worst."""
+FEW_SEEDS = 3
+"""With so many, or fewer, an interval over seeds is wide."""
 HALF_PRECISION_ERROR = 0.04
 """How far bf16 was seen to move the visual mass of the worst single head; see docs/validity.md."""
 _TELLING = ("torch", "transformers", "attcot-analysis")
@@ -120,15 +119,20 @@ def size_notes(n: int) -> list[str]:
 
 
 def seed_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
-    """Warn of training seeds that are several, and few."""
+    """Say that a comparison of single training runs is one of checkpoints; warn of few seeds."""
     few, many = sorted(len(arm.tables) for arm in (a, b))
     seeds = few if few > 1 else many
-    if seeds not in COVERED:
+    if seeds == 1:
+        return [
+            f"One run of each: intervals and p values speak of other items and of this checkpoint "
+            f"of {b.name}. The same training with another seed can differ by more, so nothing here "
+            "says what a way of training does; measure several seeds for that."
+        ]
+    if seeds > FEW_SEEDS:
         return []
     return [
-        f"Only {seeds} training seeds: where these differ much, a 95% interval over so few holds "
-        f"the true value in {COVERED[seeds]} of 100 cases (simulated)"
-        + ("." if seeds >= FEWEST_SEEDS else ", and there is no p value.")
+        f"Only {seeds} training seeds: so few tell little of how seeds differ, so that intervals "
+        "are wide and more may be there than is decided."
     ]
 
 

@@ -40,13 +40,18 @@ class Verdict:
     Attributes:
         direction: ``"inconclusive"`` unless the interval excludes zero.
         good: Whether that is an improvement; ``None`` if inconclusive or neither is better.
+        one_run: Whether it rests on one training run of each, so that it is about this checkpoint
+            and no better or worse is said of a way of training.
     """
 
     direction: Literal["higher", "lower", "inconclusive"]
     good: bool | None
+    one_run: bool = False
 
     def __str__(self) -> str:
-        """Write it as ``higher, better``."""
+        """Write it as ``higher, better``, of one run as ``higher, this checkpoint``."""
+        if self.one_run and self.direction != "inconclusive":
+            return f"{self.direction}, this checkpoint"
         if self.good is None:
             return self.direction
         return f"{self.direction}, {'better' if self.good else 'worse'}"
@@ -141,6 +146,7 @@ class Answers:
         n: Items and seeds; empty if not known.
         answers: One per question that was measured.
         unread: A sentence for every model of which too many answers were not read.
+        one_run: Whether they are about one checkpoint of it, for want of training seeds.
     """
 
     a: str
@@ -148,6 +154,7 @@ class Answers:
     n: str
     answers: tuple[Answer, ...]
     unread: tuple[str, ...] = ()
+    one_run: bool = False
 
     @property
     def heading(self) -> str:
@@ -167,7 +174,8 @@ class Answers:
             asked = answer.question
             said = asked.no if answer.word == "no" else asked.yes
             clauses[answer.word].append(said + answer.beside * (answer.word in ("yes", "no")))
-        names = f"Compared with {arm_label(self.a)}, {arm_label(self.b)}"
+        which = "this checkpoint of " if self.one_run else ""
+        names = f"Compared with {arm_label(self.a)}, {which}{arm_label(self.b)}"
         good, bad = _list(clauses["yes"]), _list(clauses["no"])
         if not good and not bad:
             return f"{names} differs in nothing that these items can decide."
@@ -221,7 +229,8 @@ def answer_questions(
                 answers.append(_with_beside(answer, rows, values, metrics))
         pair_summary = summary[summary["model"].isin((a, b))]
         unread = tuple(unread_sentences(pair_summary, arm_label))
-        answered.append(Answers(a, b, counts(pair), tuple(answers), unread))
+        one_run = "n_seeds" in pair and int(pair["n_seeds"].max()) == 1
+        answered.append(Answers(a, b, counts(pair), tuple(answers), unread, one_run))
     return answered
 
 
