@@ -9,14 +9,21 @@ from attcot_analysis.problems.arrows import ArrowsConfig, Split, generate_arrows
 from attcot_analysis.problems.problem import Problem
 from attcot_lab.testbed.charts import ChartsConfig, generate_charts
 from attcot_lab.testbed.counting import CountingConfig, generate_counting
+from attcot_lab.testbed.scenes import (
+    BarsConfig,
+    RelationConfig,
+    WalkConfig,
+    generate_bars,
+    generate_relation,
+    generate_walk,
+)
 
 
 class Kind(NamedTuple):
     """One kind of testbed problem.
 
     Attributes:
-        config: The dataclass of its knobs; all kinds have ``noise``, ``prior`` and
-            ``states_evidence``.
+        config: The dataclass of its knobs; all kinds have ``noise`` and ``prior``.
         generate: ``(n, config, seed=..., split=...) -> problems``.
     """
 
@@ -28,6 +35,9 @@ KINDS: dict[str, Kind] = {
     "arrows": Kind(ArrowsConfig, generate_arrows),
     "charts": Kind(ChartsConfig, generate_charts),
     "counting": Kind(CountingConfig, generate_counting),
+    "relation": Kind(RelationConfig, generate_relation),
+    "walk": Kind(WalkConfig, generate_walk),
+    "bars": Kind(BarsConfig, generate_bars),
 }
 """Every kind that there is."""
 
@@ -35,6 +45,11 @@ KINDS: dict[str, Kind] = {
 def generator_of(config: Any) -> Callable[..., list[Problem]]:
     """What generates problems with such knobs."""
     return next(kind.generate for kind in KINDS.values() if kind.config is type(config))
+
+
+def kind_name(config: Any) -> str:
+    """The kind that such knobs are of."""
+    return next(name for name, kind in KINDS.items() if kind.config is type(config))
 
 
 def generate_problems(

@@ -103,7 +103,7 @@ def test_the_prior_knob_sets_how_often_the_habitual_answer_is_right(kind, prior)
     assert len({problem.metadata.get("person") for problem in problems} - {None}) in (0, len(NAMES))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["arrows", "charts", "counting"])
 def test_balanced_answers_are_spread_and_the_rationale_does_not_give_them_away(kind):
     problems = generate_problems(kind, 400, seed=5)
     counted = Counter(problem.answer for problem in problems)
