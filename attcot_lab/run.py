@@ -50,7 +50,7 @@ from attcot_lab.jobs import run_jobs
 from attcot_lab.metrics import MEASURES, headline_values
 from attcot_lab.pages import PAGES, PARTS, Say
 from attcot_lab.plan import Cell, Plan, ProblemSet, find_folder
-from attcot_lab.testbed.build import MAIN_MODEL, TESTBED_MODELS, testbed_model
+from attcot_lab.testbed.named import MAIN_MODEL, TESTBED_B, TESTBED_MODELS, testbed_model
 
 COLUMNS = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
 """Columns of the table of values."""
@@ -334,13 +334,13 @@ def _base(place: str, plan: Plan, progress: bool) -> str:
         return place
     if place == MAIN_MODEL:
         return str(shipped(TESTBED_MODEL))
-    if place in TESTBED_MODELS:
+    if place in TESTBED_MODELS or place in TESTBED_B:
         return str(testbed_model(place, progress=progress))
     if "/" in place and not place.startswith((".", "/")):
         return place
     raise RunError(
         f"{place} is neither a checkpoint folder nor a testbed model, a preset or a hub id "
-        f"(OWNER/NAME); testbed models are {', '.join((*TESTBED_MODELS, MAIN_MODEL))}."
+        f"(OWNER/NAME); testbed models are {', '.join((*TESTBED_MODELS, *TESTBED_B, MAIN_MODEL))}."
     )
 
 

@@ -18,7 +18,7 @@ from attcot_analysis.shipped import (
     data_folder,
 )
 from attcot_lab.plan import Cell
-from attcot_lab.testbed.build import MAIN_MODEL
+from attcot_lab.testbed.named import MAIN_MODEL
 
 KIND = "arrows"
 ARMS = {"cot_sft": TESTBED_COT_SFT, "att_cot": TESTBED_ATT_COT}

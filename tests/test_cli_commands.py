@@ -79,7 +79,7 @@ def test_bars_are_left_out_where_nobody_watches(monkeypatch):
         seen.append(progress)
         return []
 
-    monkeypatch.setattr("attcot_lab.testbed.build.build_models", build)
+    monkeypatch.setattr("attcot_lab.testbed.named.build_models", build)
     for value in ("", "true", "0", "1"):
         monkeypatch.setenv("CI", value)
         assert main(["testbed", "build"]) == Exit.DONE

@@ -36,8 +36,8 @@ from attcot_analysis.shipped import data_folder
 from attcot_analysis.train.checkpoints import alone, check_weights, new_folder
 from attcot_analysis.train.data import IGNORED
 from attcot_analysis.train.finetune import add_adapters
-from attcot_lab.testbed.build import cache_folder
 from attcot_lab.testbed.colours import SHAPES, SIDE, Lesson, mixed_lesson, single_lesson
+from attcot_lab.testbed.named import cache_folder
 from attcot_lab.testbed.tiny import CHAT_TEMPLATE
 
 # isort: split

@@ -9,9 +9,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,13 @@ from transformers import set_seed
 
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.probe import Probe
-from attcot_analysis.errors import RunError, TrainingError
+from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm, Mode, build_messages, load_mllm, wrap_mllm
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.problems import ArrowsConfig, Problem
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, DIRECT_CUE, THINK_OPEN
-from attcot_analysis.shipped import shipped
 from attcot_analysis.train.checkpoints import check_weights, new_folder
 from attcot_analysis.train.data import IGNORED
-from attcot_lab.jobs import run_jobs
-from attcot_lab.testbed.charts import ChartsConfig
-from attcot_lab.testbed.counting import CountingConfig
 from attcot_lab.testbed.lessons import (
     KindConfig,
     Labels,
@@ -172,9 +167,22 @@ def save_testbed_model(mllm: Mllm, folder: Path) -> None:
     load_mllm(folder)
 
 
-def train_vision(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> History:
-    """Vision stage: what stands in each part of a picture, read linearly from its tokens."""
-    lessons = [lesson_of(kind) for kind in config.kinds]
+def train_vision(
+    mllm: Mllm,
+    config: BuildConfig,
+    *,
+    lessons: Sequence[Any] | None = None,
+    progress: bool = True,
+) -> History:
+    """Vision stage: what stands in each part of a picture, read linearly from its tokens.
+
+    Args:
+        mllm: The model.
+        config: Steps, rate, seed and sizes.
+        lessons: What is read (`Lesson.reading`); default those of the config's kinds.
+        progress: Show a progress bar.
+    """
+    lessons = [lesson_of(kind) for kind in config.kinds] if lessons is None else lessons
     token = config.spec.patch * config.spec.merge
     probes = nn.ModuleList(
         nn.Linear(config.spec.hidden, sum(_sizes(one, config))) for one in lessons
@@ -182,7 +190,7 @@ def train_vision(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> H
     rng = np.random.default_rng([config.seed, 1])
     tower = [p for n, p in mllm.model.named_parameters() if not n.startswith(_TEXT_PARTS)]
     optimizers = [
-        *_optimizers(mllm.model, config.learning_rate, only=tower),
+        *optimizers_of(mllm.model, config.learning_rate, only=tower),
         torch.optim.AdamW(probes.parameters(), lr=config.learning_rate * 0.3),
     ]
 
@@ -202,7 +210,7 @@ def train_vision(mllm: Mllm, config: BuildConfig, *, progress: bool = True) -> H
             ]
         return torch.stack(parts).sum()
 
-    return _run("vision", config.vision_steps, optimizers, loss_of_batch, progress)
+    return run_stage("vision", config.vision_steps, optimizers, loss_of_batch, progress)
 
 
 def _sizes(lesson: Lesson, config: BuildConfig) -> list[int]:
@@ -222,7 +230,7 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
 
     Descriptions come first: they teach to find a part of the picture by its name.
     """
-    optimizers = _optimizers(mllm.model, config.learning_rate)
+    optimizers = optimizers_of(mllm.model, config.learning_rate)
     teacher = Teacher(mllm, config.kinds, config.often, config.shares, config.seed)
     done = 0
 
@@ -232,7 +240,7 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
         done += 1
         rows = teacher.rows(config.batch_size, 1.0 if share < config.describing else 0.25)
         grounded = config.grounding > 0 and share < config.grounded
-        loss = _loss(mllm, rows, config, grounded=grounded)
+        loss = response_loss(mllm, rows, config, grounded=grounded)
         problems = [row.problem for row in rows if row.problem]
         if problems and config.blind:
             loss = loss + config.blind * _blind_loss(mllm, problems)
@@ -240,7 +248,7 @@ def train_language(mllm: Mllm, config: BuildConfig, *, progress: bool = True) ->
 
     mllm.model.train()
     with attached(mllm.model):
-        history = _run("language", config.language_steps, optimizers, loss_of_batch, progress)
+        history = run_stage("language", config.language_steps, optimizers, loss_of_batch, progress)
     mllm.model.eval()
     return history
 
@@ -262,13 +270,15 @@ def _blind_loss(mllm: Mllm, problems: Sequence[Problem]) -> Tensor:
     )
     ids = inputs["input_ids"]
     logits = mllm.model(input_ids=ids, attention_mask=inputs["attention_mask"]).logits[:, :-1]
-    answer = _inside_answers(mllm, ids)[:, 1:]
+    answer = inside_answers(mllm, ids)[:, 1:]
     return F.cross_entropy(logits[answer], ids[:, 1:][answer])
 
 
-def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: bool) -> Tensor:
+def response_loss(
+    mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: bool
+) -> Tensor:
     """Cross-entropy in which the tokens of answers weigh more, and the grounding."""
-    batch = _batch(mllm, rows)
+    batch = batch_of(mllm, rows)
     targets = batch.pop("labels")
     taught = _Grounding(mllm, rows, batch["input_ids"], targets, config) if grounded else None
     extra = taught.inputs if taught else {}
@@ -281,11 +291,11 @@ def _loss(mllm: Mllm, rows: Sequence[Row], config: BuildConfig, *, grounded: boo
 
 def _token_weights(mllm: Mllm, ids: Tensor, targets: Tensor, answer_weight: float) -> Tensor:
     """Weights of the predictions of ``targets[:, 1:]``."""
-    answer = _inside_answers(mllm, ids)[:, 1:]
+    answer = inside_answers(mllm, ids)[:, 1:]
     return torch.where(answer, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
 
 
-def _inside_answers(mllm: Mllm, ids: Tensor) -> Tensor:
+def inside_answers(mllm: Mllm, ids: Tensor) -> Tensor:
     """Which tokens stand between the tags of an answer, or of the prompt's example of one."""
     opening, closing = mllm.tokenizer.convert_tokens_to_ids([DIRECT_CUE, ANSWER_CLOSE])
     return ((ids == opening).cumsum(1) > (ids == closing).cumsum(1)) & (ids != opening)
@@ -307,7 +317,8 @@ class _Grounding:
         ends = torch.isin(ids, breaks) & (labels != IGNORED)
         lines = (ends.cumsum(1) - ends.long()).roll(-1, dims=1)
         most = max(len(row.sources) for row in rows) + 1
-        grid = TokenGrid.regular(rows[0].image.size, *[round(image.shape[1] ** 0.5)] * 2)
+        pictures = [row.image for row in rows if row.image is not None]
+        grid = TokenGrid.regular(pictures[0].size, *[round(image.shape[1] ** 0.5)] * 2)
         # Two columns per line: its pixels, and its word in the prompt.
         cols = torch.zeros(*ids.shape, 2 * most)
         known = torch.zeros(len(rows), most, 2, dtype=torch.bool)
@@ -331,7 +342,7 @@ class _Grounding:
         self._known = known.gather(1, self._lines[..., None].expand(-1, -1, 2))
         self._known &= (self._rows >= 0)[..., None]
         self._most = most
-        answers = _inside_answers(mllm, ids).roll(-1, dims=1).gather(1, self._rows.clamp(min=0))
+        answers = inside_answers(mllm, ids).roll(-1, dims=1).gather(1, self._rows.clamp(min=0))
         self._weight = torch.where(answers, config.answer_weight, 1.0)
         self._heads = config.spec.heads // 2
         self._probe = Probe(config.pointing_layers)
@@ -356,7 +367,7 @@ class _Grounding:
         return (torch.cat(terms) * weight).sum() / weight.sum()
 
 
-def _run(
+def run_stage(
     stage: str,
     steps: int,
     optimizers: list[torch.optim.Optimizer],
@@ -391,7 +402,7 @@ def _run(
     return history
 
 
-def _optimizers(
+def optimizers_of(
     module: nn.Module, rate: float, *, only: Sequence[nn.Parameter] | None = None
 ) -> list[torch.optim.Optimizer]:
     """Muon for weight matrices, AdamW for embeddings, norms and biases."""
@@ -420,12 +431,13 @@ def _by_part(features: Tensor, per: int) -> Tensor:
     return grid.reshape(size * size, -1)
 
 
-def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Model inputs with labels on the responses, right-padded."""
+def batch_of(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
+    """Model inputs with labels on the responses, right-padded; all rows have a picture, or none."""
     end = mllm.tokenizer.eos_token
+    pictures = [row.image for row in rows if row.image is not None]
     encoded = mllm.processor(
         text=[row.prompt + row.response + end for row in rows],
-        images=[row.image for row in rows],
+        images=pictures or None,
         padding=True,
         padding_side="right",
         return_tensors="pt",
@@ -437,134 +449,3 @@ def _batch(mllm: Mllm, rows: Sequence[Row]) -> dict[str, Tensor]:
     starts = lengths - torch.tensor([len(ids) for ids in learned])
     inside = (places >= starts[:, None]) & (places < lengths[:, None])
     return {**encoded, "labels": encoded["input_ids"].masked_fill(~inside, IGNORED)}
-
-
-KNOWN_KINDS = (
-    ArrowsConfig(hops=2, noise=240.0, prior=0.6),
-    ChartsConfig(task="combine", states_evidence=True, names_places=True, noise=240.0, prior=0.6),
-    CountingConfig(
-        any_shape=True,
-        colour="red",
-        states_evidence=True,
-        enumerates=True,
-        noise=120.0,
-        prior=0.6,
-    ),
-)
-"""What all of them are trained on, each kind with its largest noise."""
-
-_SCALES = {
-    "small": {"hidden": 96, "text_layers": 4},
-    "large": {"hidden": 128, "text_layers": 4},
-}
-MAIN_MODEL = "qwen2_5_vl-tiny"
-"""The model of the main job; it knows `arrows` only."""
-TESTBED_MODELS: dict[str, BuildConfig] = {
-    f"{family}-{scale}": BuildConfig(
-        kinds=KNOWN_KINDS,
-        often=(2, 1, 1),
-        vision_steps=200,
-        language_steps=900,
-        describing=0.34,
-        grounded=0.6,
-        answer_weight=5.0,
-        blind=0.5,
-        learning_rate=0.02,
-        spec=TinySpec(family=family, **sizes),
-    )
-    for family in ("qwen2_5_vl", "internvl", "llava")
-    for scale, sizes in _SCALES.items()
-}
-"""Name, ``FAMILY-SCALE``, → how it is built."""
-
-
-def build_config(name: str, *, seed: int = 0) -> BuildConfig:
-    """How a model of the testbed is built, `MAIN_MODEL` included.
-
-    Raises:
-        TrainingError: If there is no such model.
-    """
-    if name == MAIN_MODEL:
-        return BuildConfig(seed=seed)
-    if name not in TESTBED_MODELS:
-        known = ", ".join([*TESTBED_MODELS, MAIN_MODEL])
-        raise TrainingError(f"There is no testbed model {name!r}; choose one of {known}.")
-    return replace(TESTBED_MODELS[name], seed=seed)
-
-
-def testbed_model(name: str, *, progress: bool = True) -> Path:
-    """The checkpoint of a testbed model: the shipped one, else the cached one, else built now.
-
-    Building takes some minutes to a quarter of an hour; the result is kept in `cache_folder`.
-
-    Args:
-        name: One of `TESTBED_MODELS`, or `MAIN_MODEL`.
-        progress: Show a progress bar while building.
-
-    Raises:
-        TrainingError: If there is no such model.
-    """
-    config = build_config(name)
-    try:
-        return shipped(f"models/{name}")
-    except RunError:
-        folder = cache_folder() / name
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            build_testbed_model(folder, config, progress=progress)
-        return folder
-
-
-def build_models(
-    names: Sequence[str],
-    out: str | Path | None = None,
-    *,
-    seed: int = 0,
-    workers: int = 1,
-    progress: bool = True,
-) -> list[Path]:
-    """Build several models side by side; those that are there already are left as they are.
-
-    Args:
-        names: As for `testbed_model`.
-        out: Build them anew into this folder; default see `testbed_model`.
-        seed: Of weights and data, with `out`.
-        workers: Processes.
-        progress: Show progress.
-
-    Returns:
-        Their folders, in the order of `names`.
-
-    Raises:
-        TrainingError: If there is no such model, or seed is given without `out`.
-    """
-    configs = {name: build_config(name, seed=seed) for name in names}
-    if out is None and seed:
-        raise TrainingError("Cached models have seed 0; name a folder to build others into.")
-    run_jobs(
-        partial(_build, configs, out, progress and workers == 1),
-        names,
-        workers=workers,
-        progress=progress and workers > 1,
-    )
-    if out is None:
-        return [testbed_model(name) for name in names]
-    return [Path(out) / name for name in names]
-
-
-def _build(
-    configs: Mapping[str, BuildConfig], out: str | Path | None, progress: bool, name: str
-) -> None:
-    if out is None:
-        testbed_model(name, progress=progress)
-    elif not (Path(out) / name).exists():
-        Path(out).mkdir(parents=True, exist_ok=True)
-        build_testbed_model(Path(out) / name, configs[name], progress=progress)
-
-
-def cache_folder() -> Path:
-    """Where built models are kept: in ``$ATTCOT_CACHE``, else in the user's cache folder."""
-    chosen = os.environ.get("ATTCOT_CACHE")
-    if chosen:
-        return Path(chosen) / "models"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attcot" / "models"

@@ -287,14 +287,14 @@ class Row(NamedTuple):
     """A picture, the prompt about it and the response to learn.
 
     Attributes:
-        image: The picture.
+        image: The picture, if there is one.
         prompt: Question in chat form.
         response: What to learn.
         sources: Per line of the response where it comes from; lines after the last have none.
         problem: What is asked, if it is a problem.
     """
 
-    image: Image.Image
+    image: Image.Image | None
     prompt: str
     response: str
     sources: Sequence[Source] = ()

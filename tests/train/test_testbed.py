@@ -16,15 +16,11 @@ from attcot_analysis.problems.arrows import COLOURS
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.data import IGNORED
 from attcot_lab.testbed import build as testbed
-from attcot_lab.testbed.build import (
-    KNOWN_KINDS,
-    MAIN_MODEL,
-    TESTBED_MODELS,
-    BuildConfig,
-    build_testbed_model,
-)
-from attcot_lab.testbed.kinds import KINDS, generate_problems
+from attcot_lab.testbed import named
+from attcot_lab.testbed.build import BuildConfig, build_testbed_model
+from attcot_lab.testbed.kinds import generator_of, kind_name
 from attcot_lab.testbed.lessons import Teacher, description, lesson_of
+from attcot_lab.testbed.named import KNOWN_KINDS, MAIN_MODEL, TESTBED_MODELS
 from attcot_lab.testbed.tiny import TinySpec
 
 QUICK = BuildConfig(vision_steps=2, language_steps=2, batch_size=4)
@@ -70,8 +66,8 @@ def test_every_family_and_scale_is_built_of_its_own_classes(name, tmp_path):
     assert (folder / "model.safetensors").stat().st_size <= 4_000_000
     width = mllm.model.config.get_text_config().hidden_size
     assert (mllm.n_layers, width) == (4, {"small": 96, "large": 128}[scale])
-    for kind, config in zip(KINDS, KNOWN_KINDS, strict=True):
-        problem = KINDS[kind].generate(1, config, seed=0)[0]
+    for config in KNOWN_KINDS:
+        problem = generator_of(config)(1, config, seed=0)[0]
         assert all(len(mllm.tokenizer.tokenize(c)) == 1 for c in problem.candidates)
         response = render_response(problem.steps, problem.answer)
         item = encode_problem(mllm, problem, response=response)
@@ -80,7 +76,7 @@ def test_every_family_and_scale_is_built_of_its_own_classes(name, tmp_path):
         assert mllm.tokenizer.decode(item.response_ids) == response
 
 
-@pytest.mark.parametrize("kind", KNOWN_KINDS, ids=list(KINDS))
+@pytest.mark.parametrize("kind", KNOWN_KINDS, ids=kind_name)
 def test_lessons_say_what_the_picture_shows(kind):
     lesson = lesson_of(replace(kind, noise=0.0))
     image, labels = lesson.reading(np.random.default_rng(3))
@@ -109,10 +105,10 @@ def test_grounding_points_to_the_part_that_a_line_speaks_of():
     answers = [tuple(map(bool, row.sources[-1])) for row in rows if row.problem]
     assert set(answers) == {(True, False), (False, True), (False, False)}
     with attached(mllm.model):
-        plain = testbed._loss(mllm, rows, config, grounded=False).item()
-        loss = testbed._loss(mllm, rows, config, grounded=True).item()
+        plain = testbed.response_loss(mllm, rows, config, grounded=False).item()
+        loss = testbed.response_loss(mllm, rows, config, grounded=True).item()
     words = [mllm.tokenizer.decode([at]).strip() for at in range(len(mllm.tokenizer))]
-    batch = testbed._batch(mllm, rows)
+    batch = testbed.batch_of(mllm, rows)
     mllm.model.set_attn_implementation("eager")
     attentions = mllm.model(**batch, output_attentions=True).attentions
     seen = torch.cat([attentions[layer] for layer in config.pointing_layers], dim=1)
@@ -156,7 +152,7 @@ def test_tokens_of_answers_weigh_more():
     )
     mllm = testbed.new_testbed_model(config)
     rows = teacher(mllm, config).rows(config.batch_size, 0.3)
-    batch = testbed._batch(mllm, rows)
+    batch = testbed.batch_of(mllm, rows)
     logits = mllm.model(**{k: v for k, v in batch.items() if k != "labels"}).logits.log_softmax(-1)
     total = weights = 0.0
     answers = 0
@@ -173,14 +169,14 @@ def test_tokens_of_answers_weigh_more():
             weights += weight
             inside = mllm.tokenizer.decode([one]) == "<answer>"
     assert answers == sum("<answer>" in row.response for row in rows) > 0
-    loss = testbed._loss(mllm, rows, config, grounded=False)
+    loss = testbed.response_loss(mllm, rows, config, grounded=False)
     assert float(loss) == pytest.approx(total / weights, rel=1e-4)
 
 
 def test_without_a_picture_the_habit_is_asked_for():
     config = TESTBED_MODELS["internvl-small"]
     mllm = testbed.new_testbed_model(config)
-    problems = [generate_problems(kind, 1, seed=0)[0] for kind in KINDS]
+    problems = [generator_of(kind)(1, kind, seed=0)[0] for kind in KNOWN_KINDS]
     losses = []
     for at, problem in enumerate(problems):
         mode = "direct" if at % 2 else "cot"
@@ -196,14 +192,14 @@ def test_a_model_is_shipped_or_cached_or_built_and_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTCOT_CACHE", str(tmp_path))
     quick = replace(TESTBED_MODELS["llava-large"], vision_steps=1, language_steps=1)
     monkeypatch.setitem(TESTBED_MODELS, "llava-large", quick)
-    built = testbed.testbed_model("llava-large", progress=False)
+    built = named.testbed_model("llava-large", progress=False)
     assert built == tmp_path / "models" / "llava-large"
     stamp = (built / "model.safetensors").stat().st_mtime_ns
-    assert testbed.testbed_model("llava-large", progress=False) == built
+    assert named.testbed_model("llava-large", progress=False) == built
     assert (built / "model.safetensors").stat().st_mtime_ns == stamp
-    assert testbed.testbed_model(MAIN_MODEL) == shipped(TESTBED_MODEL)
+    assert named.testbed_model(MAIN_MODEL) == shipped(TESTBED_MODEL)
     with pytest.raises(TrainingError, match="no testbed model 'llava-huge'"):
-        testbed.testbed_model("llava-huge")
+        named.testbed_model("llava-huge")
 
 
 def test_the_vision_stage_learns(tmp_path, monkeypatch):
@@ -242,10 +238,11 @@ def test_the_shipped_model_speaks_the_testbed_s_words_in_whole_tokens():
 )
 def test_the_shipped_small_models_answer_clear_problems(name, kinds):
     mllm = load_mllm(shipped(f"models/{name}"), dtype=torch.float32)
-    for (kind, known), config in zip(KINDS.items(), KNOWN_KINDS, strict=True):
+    for config in KNOWN_KINDS:
+        kind = kind_name(config)
         if kind in kinds:
             clear = replace(config, noise=0.0, prior=None)
-            problems = known.generate(16, clear, seed=77, split="test")
+            problems = generator_of(config)(16, clear, seed=77, split="test")
             found = answer_problems(mllm, problems, max_new_tokens=80)
             # Chance is between 0.17 and 0.25.
             assert found["correct"].mean() >= 0.6, kind
