@@ -32,6 +32,8 @@ from attcot_analysis.shipped import config_file
 from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
+from attcot_lab.regularised import OPTIONS as REGULARISED_OPTIONS
+from attcot_lab.regularised import train_regularised
 from attcot_lab.sayo import OPTIONS as SAYO_OPTIONS
 from attcot_lab.sayo import train_sayo
 from attcot_lab.testbed.planted import PlantConfig, plant, planted_tables
@@ -324,6 +326,10 @@ def _sft(arm: Arm, *run: Any, **options: Any) -> Path:
     return finetune(*run, **options)
 
 
+def _regularised(arm: Arm, *run: Any, **options: Any) -> Path:
+    return train_regularised(arm.options, *run, **options)
+
+
 def _sayo(arm: Arm, *run: Any, **options: Any) -> Path:
     return train_sayo(arm.name, arm.options, *run, **options)
 
@@ -365,6 +371,7 @@ def _planted(
 
 RECIPES: dict[str, Recipe] = {
     "sft": Recipe(_sft, slim=True),
+    "regularised": Recipe(_regularised, REGULARISED_OPTIONS),
     "sayo": Recipe(_sayo, SAYO_OPTIONS),
     "vista": Recipe(_vista, VISTA_OPTIONS, _vista_values),
     "planted": Recipe(_planted, tables=planted_tables),
