@@ -117,7 +117,8 @@ def line_through_cells(cells: pd.DataFrame, *, level: float = 0.95) -> CellLine:
         Interval(float(value), float(low), float(high), len(cells), level)
         for value, (low, high) in zip(values, ends, strict=True)
     ]
-    return CellLine(*made, _without(cells))
+    by_slope, by_intercept, by_r = made
+    return CellLine(by_slope, by_intercept, by_r, _without(cells))
 
 
 def _line(x: FloatArray, y: FloatArray) -> FloatArray:

@@ -1,0 +1,117 @@
+"""Registered studies: decided before they are run, read when they are done, never in between."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from attcot_analysis.errors import RunError, TrainingError
+from attcot_analysis.runs.run import RunFolder
+from attcot_lab.plan import plan_of
+from attcot_lab.registered import (
+    Question,
+    Study,
+    Term,
+    describe_study,
+    read_study,
+    registration_hash,
+    study_table,
+)
+
+PLAN = plan_of(
+    {
+        "about": "Three bases, one training each.",
+        "models": ["qwen2_5_vl-b0", "qwen2_5_vl-b1", "qwen2_5_vl-b2"],
+        "problems": {"relation": {"train_prior": None}},
+        "blocks": [
+            {"models": [f"qwen2_5_vl-b{at}"], "arms": ["base", "cot_sft", "att_cot"], "seeds": [at]}
+            for at in range(3)
+        ],
+    }
+)
+
+
+def question(name, more, less=("base", "accuracy_cot"), bar=0.0):
+    return Question(
+        name=name,
+        text=f"{name}.",
+        more=Term(arm=more[0], metric=more[1]),
+        less=None if less is None else Term(arm=less[0], metric=less[1]),
+        bar=bar,
+    )
+
+
+STUDY = Study(
+    about="Made up.",
+    plan="testbed_b",
+    primary=[
+        question("better", ("att_cot", "accuracy_cot"), ("cot_sft", "accuracy_cot")),
+        question("hurts", ("base", "accuracy_direct")),
+        question("same", ("cot_sft", "accuracy_cot")),
+    ],
+    exploratory=[question("much", ("att_cot", "accuracy_cot"), None, bar=0.9)],
+)
+RIGHT = {"base": 0.4, "cot_sft": 0.4, "att_cot": 0.6}
+
+
+def write(folder, cells):
+    """A run folder whose cells have values: every tenth item in turn is right or wrong."""
+    RunFolder.create(folder, {"schema": 1})
+    for cell in cells:
+        rows = []
+        for item in range(100):
+            lucky = (item * 37 + 11 * int(cell.model[-1])) % 100 / 100
+            rows.append((f"i{item}", "accuracy_cot", float(lucky < RIGHT[cell.arm])))
+            rows.append((f"i{item}", "accuracy_direct", float(lucky < 0.8)))
+        own = cell.folder(folder)
+        own.mkdir(parents=True)
+        run = RunFolder.create(own, {"schema": 1})
+        run.write_table("values", pd.DataFrame(rows, columns=["item", "metric", "value"]))
+        names = {"model": cell.model, "kind": cell.kind, "arm": cell.arm, "seed": cell.seed}
+        (own / "cell.json").write_text(json.dumps({**names, "family": "q", "scale": "b"}))
+    return RunFolder(folder)
+
+
+def test_claims_are_tested_as_registered_and_the_rest_is_described(tmp_path):
+    table = study_table(write(tmp_path / "run", PLAN.cells()), STUDY, PLAN).set_index("claim")
+    assert list(table.index) == ["better", "hurts", "same", "much"]
+    assert table["verdict"].to_dict() == {
+        "better": "supported",
+        "hurts": "supported",
+        "same": "not shown",
+        "much": "",
+    }
+    assert table.loc["better", "value"] == pytest.approx(0.2)
+    assert table.loc["much", "value"] == pytest.approx(0.6)
+    assert (table["n_models"] == 3).all()
+    assert table.loc["better", "low_holm"] < table.loc["better", "low"]
+    page = describe_study(table.reset_index())
+    assert "not shown" in page and "exploratory" in page and page.count("\n") == 5
+
+
+def test_a_difference_the_wrong_way_is_opposite(tmp_path):
+    turned = STUDY.model_copy(
+        update={
+            "primary": [question("worse", ("cot_sft", "accuracy_cot"), ("att_cot", "accuracy_cot"))]
+        }
+    )
+    table = study_table(write(tmp_path / "run", PLAN.cells()), turned, PLAN)
+    assert table["verdict"][0] == "opposite"
+
+
+def test_an_unfinished_study_is_not_read(tmp_path):
+    run = write(tmp_path / "run", PLAN.cells()[:-1])
+    with pytest.raises(RunError, match="1 of 9 cells still to run"):
+        study_table(run, STUDY, PLAN)
+
+
+def test_the_shipped_registration_holds_together_and_its_hash_covers_what_decides(tmp_path):
+    study = read_study("testbed_b")
+    assert 1 <= len(study.primary) <= 4
+    assert len(registration_hash("testbed_b")) == 64
+    changed = tmp_path / "changed.yaml"
+    changed.write_text("about: x\nplan: testbed_b\nprimary: []\n")
+    assert registration_hash(changed) != registration_hash("testbed_b")
+    changed.write_text("about: x\nplan: testbed_b\nclaims: []\n")
+    with pytest.raises(TrainingError, match="claims"):
+        read_study(changed)
