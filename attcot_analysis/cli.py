@@ -532,6 +532,7 @@ def _preview_edits(
     items: Annotated[int, Option(help="how many items to show")] = 24,
     fill: Annotated[str, Option(help="of occluded evidence, such as mean, telea")] = "mean",
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """A page with every edited picture beside its original, to accept or reject by key."""
     from attcot_analysis.errors import ShowError
@@ -564,6 +565,7 @@ def _preview_edits(
 def _keep_edits(
     problems: Problems,
     decisions: Annotated[Path, Argument(metavar="FILE", help="edits.json, saved from the page")],
+    quiet: Quiet = False,
 ) -> None:
     """Put decisions on edits into the problem folder; rejected edits are not measured."""
     from attcot_analysis.problems.decisions import keep_decisions

@@ -355,6 +355,7 @@ def _gates(
 def _study(
     run: Annotated[Path, Argument(metavar="RUN", help="finished run of the study's plan")],
     study: Annotated[str, Option(help="name or YAML file of the registration")] = "testbed_b",
+    quiet: Quiet = False,
 ) -> None:
     """Hold a registered study's claims against its finished run."""
     from attcot_analysis.runs.run import RunFolder

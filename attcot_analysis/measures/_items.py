@@ -252,11 +252,16 @@ class Result:
             f"{', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}."
             for why, ids in self.skipped.items()
         ]
+        sentences += self._warnings()
         sentences.append(f"{self.title} of {self.n} {'item' if self.n == 1 else 'items'}:")
         return " ".join([*sentences, f"{'; '.join(self._numbers())}. 95 % bootstrap intervals."])
 
     def _check(self) -> None:
         """See that the table is whole."""
+
+    def _warnings(self) -> list[str]:
+        """Sentences on what the numbers do not hold for."""
+        return []
 
     def _headline(self) -> dict[str, ArrayLike]:
         """What is said first: name → values of the items."""

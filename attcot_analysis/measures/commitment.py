@@ -358,8 +358,8 @@ class Commitment(Result):
             row["order_dependent"] = any(one.final != target for one in by_order)
         return row
 
-    def describe(self) -> str:
-        """Say first where the candidates are not what the model would answer, then what came out.
+    def _warnings(self) -> list[str]:
+        """Say where the candidates are not what the model would answer.
 
         So it is where their texts have together less than `LOW_MASS`: p, which is over the
         candidates, then compares answers of which the model would give none.
@@ -367,15 +367,14 @@ class Commitment(Result):
         masses = [curve.mass for curve in self._curves if curve.mass is not None]
         low = [mass < LOW_MASS for mass in masses]
         n_low = sum(int(one.sum()) for one in low)
-        first = ""
-        if n_low:
-            first = (
-                f"At {n_low} of {sum(map(len, low))} forced answers ({sum(one[0] for one in low)} "
-                f"of {len(low)} at k = 0) the model would more likely say something else than any "
-                f"candidate (they have less than {LOW_MASS:g} together), and p there compares what "
-                "it would not say. "
-            )
-        return first + super().describe()
+        if not n_low:
+            return []
+        return [
+            f"At {n_low} of {sum(map(len, low))} forced answers ({sum(one[0] for one in low)} "
+            f"of {len(low)} at k = 0) the model would more likely say something else than any "
+            f"candidate (they have less than {LOW_MASS:g} together), and p there compares what it "
+            "would not say."
+        ]
 
     def _headline(self) -> dict[str, ArrayLike]:
         every = self.items()

@@ -198,8 +198,12 @@ class ResponseFormat(BaseModel):
         return re.sub(rf"\A\s*{re.escape(self.rationale[0])}\n?", "", text)
 
     def record(self) -> dict[str, Any]:
-        """The fields that are set, as JSON values, for a manifest; see `format_of`."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        """The fields that are set, as JSON values, for a manifest; see `format_of`.
+
+        Other cues are noted where they are one's own.
+        """
+        own = {} if self.cues == _known_cues(self.cue) else {"cues": list(self.cues)}
+        return self.model_dump(mode="json", exclude_defaults=True) | own
 
 
 def _named() -> dict[str, ResponseFormat]:
@@ -212,6 +216,11 @@ FORMATS: Mapping[str, ResponseFormat] = _named()
 
 TAGS = FORMATS["tags"]
 """The default: numbered steps inside ``<think>``, then ``<answer>``."""
+
+
+def _known_cues(cue: str) -> tuple[str, ...]:
+    """The other cues of the library's format with this cue."""
+    return next((one.cues for one in FORMATS.values() if one.cue == cue), ())
 
 
 def response_format(name_or_path: "str | Path | ResponseFormat") -> ResponseFormat:
@@ -323,8 +332,8 @@ def format_of(fields: object, name: str = "own") -> ResponseFormat:
             raise ProblemError(
                 f"The format {name} is based on {base!r}; choose from {', '.join(FORMATS)}."
             )
-        known = {"cues": FORMATS[base].cues} if "cue" not in own else {}
-        own = {**FORMATS[base].model_dump(exclude={"name"}), **known, **own}
+        own = {**FORMATS[base].model_dump(exclude={"name"}), **own}
+    own.setdefault("cues", _known_cues(str(own.get("cue"))))
     try:
         return ResponseFormat(**{"name": Path(name).stem, **own})
     except ValidationError as error:

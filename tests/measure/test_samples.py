@@ -101,6 +101,10 @@ def test_values_are_means_over_an_item_s_samples(tables, testbed):
     by_hand = pd.concat(parts).groupby(["metric", "item"])["value"].mean()
     found = tables["values"].set_index(["metric", "item"])["value"]
     for key, value in by_hand.items():
+        if key[0] == "rationale_steps" and key not in found:
+            steps = {float(part.set_index(["metric", "item"])["value"][key]) for part in parts}
+            assert len(steps) > 1  # Samples of unlike length have no common one.
+            continue
         assert found[key] == pytest.approx(value, nan_ok=True)
     assert {"self_consistency", "accuracy_majority", "commitment_spread"} <= set(
         tables["values"]["metric"]
@@ -276,7 +280,7 @@ def test_shares_of_samples_are_not_held_for_yes_and_no():
         )
         for model in "ab"
     ]  # fmt: skip
-    assert compare(pd.concat(parts), "a", "b")["test"].tolist() == ["sign-flip"]
+    assert compare(pd.concat(parts), "a", "b")["test"].tolist() == ["bootstrap, items"]
 
 
 def test_intervals_over_rows_are_too_narrow_and_those_over_items_are_not():

@@ -136,6 +136,10 @@ def seed_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
     ]
 
 
+_OF_SOME = ("refocused",)
+"""Metrics of items that differ between arms: that one has none of them is no other setting."""
+
+
 def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
     """Say which metrics only one of two models has, which are left out of the comparison."""
     have = {
@@ -143,7 +147,7 @@ def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
     }
     notes = []
     for name, other in ((a, b), (b, a)):
-        alone = [metric for metric in have[name] if metric not in have[other]]
+        alone = [one for one in have[name] if one not in have[other] and one not in _OF_SOME]
         if alone:
             notes.append(
                 f"Only {name} has {', '.join(alone)}; measure {other} with the same settings to "
