@@ -371,7 +371,7 @@ def test_parts_of_other_batches_are_refused(tmp_path):
         (2, {"batch_size": 0}, "batch_size is 0"),
         (2, {"controls": ("filler",)}, "add 'rationale'"),
         (2, {"controls": ("rationale", "noise")}, "controls is .* choose from rationale, filler"),
-        (2, {"edits": ("melt",)}, "edits is .* choose from twin, control"),
+        (2, {"edits": ("melt",)}, "no edit .melt.; choose one of twin, control"),
         (2, {"what": ("dreams",)}, "no measure 'dreams'; choose from responses, answers, direct"),
         (1, {}, "no other item has a different answer"),
     ],
