@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,7 @@ def build_testbed_model(
     mllm = new_testbed_model(config)
     history = train_vision(mllm, config, progress=progress)
     history += train_language(mllm, config, progress=progress)
-    working = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(working, ignore_errors=True)
-    save_testbed_model(mllm, working)
-    record = {"config": asdict(config), "history": history}
-    (working / BUILD_FILE).write_text(json.dumps(record, indent=1))
-    os.replace(working, folder)
-    return folder
+    return save_built_model(mllm, folder, {"config": asdict(config), "history": history})
 
 
 def new_testbed_model(config: BuildConfig) -> Mllm:
@@ -156,6 +150,16 @@ def new_testbed_model(config: BuildConfig) -> Mllm:
     processor = tiny_processor(sentences(config.kinds), config.spec)
     model = tiny_model(processor, config.spec, seed=config.seed)
     return wrap_mllm(model, processor, name="testbed")
+
+
+def save_built_model(mllm: Mllm, folder: Path, record: Mapping[str, Any]) -> Path:
+    """Save a model with the record of how it was built; the folder is complete when it appears."""
+    working = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(working, ignore_errors=True)
+    save_testbed_model(mllm, working)
+    (working / BUILD_FILE).write_text(json.dumps(record, indent=1))
+    os.replace(working, folder)
+    return folder
 
 
 def save_testbed_model(mllm: Mllm, folder: Path) -> None:

@@ -13,10 +13,7 @@ Rows that predict an answer are never pointed anywhere.
 """
 
 import itertools
-import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,7 +35,6 @@ from attcot_analysis.problems.arrows import CELL, COLOURS, add_cast, cast_field,
 from attcot_analysis.train.checkpoints import new_folder
 from attcot_analysis.train.data import IGNORED
 from attcot_lab.testbed.build import (
-    BUILD_FILE,
     BuildConfig,
     History,
     batch_of,
@@ -46,7 +42,7 @@ from attcot_lab.testbed.build import (
     optimizers_of,
     response_loss,
     run_stage,
-    save_testbed_model,
+    save_built_model,
     train_vision,
 )
 from attcot_lab.testbed.charts import HIGHEST, UNIT, draw_chart
@@ -160,14 +156,9 @@ def build_mechanism_model(
     history = _see(mllm, config, progress)
     history += _read(mllm, config, progress)
     history += _align(mllm, config, progress)
-    working = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(working, ignore_errors=True)
-    save_testbed_model(mllm, working)
     kinds = [{"kind": kind_name(kind), **asdict(kind)} for kind in config.kinds]
     record = {"testbed": "B", "config": {**asdict(config), "kinds": kinds}, "history": history}
-    (working / BUILD_FILE).write_text(json.dumps(record, indent=1))
-    os.replace(working, folder)
-    return folder
+    return save_built_model(mllm, folder, record)
 
 
 def start_as_a_copier(mllm: Mllm, *, sharpness: float = 8.0) -> None:
