@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -564,31 +565,35 @@ def of_split(
 
 
 def _parquet(path: Path) -> Iterator[Record]:
-    number = 0
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                number += 1
-                yield Record(f"{path}, row {number}", row)
-    except (pa.ArrowException, OSError) as error:
-        raise passing(error, path, ProblemError) or ProblemError(
-            f"{path} is damaged or no parquet file ({error})."
-        ) from error
+    with _readable(path, "no parquet file"):
+        yield from _rows(path, pq.ParquetFile(path).iter_batches(batch_size=64))
 
 
 def _arrow(path: Path) -> Iterator[Record]:
     """Rows of a file that ``save_to_disk`` of the datasets package wrote."""
+    with (
+        _readable(path, "not written by save_to_disk"),
+        pa.memory_map(str(path)) as file,
+        pa.ipc.open_stream(file) as batches,
+    ):
+        yield from _rows(path, batches)
+
+
+@contextmanager
+def _readable(path: Path, other: str) -> Iterator[None]:
+    """Say in a sentence what is wrong with a table's file."""
     try:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
-            number = 0
-            for batch in batches:
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Record(f"{path}, row {number}", row)
+        yield
     except (pa.ArrowException, OSError) as error:
         raise passing(error, path, ProblemError) or ProblemError(
-            f"{path} is damaged or not written by save_to_disk ({error})."
+            f"{path} is damaged or {other} ({error})."
         ) from error
+
+
+def _rows(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+    rows = (row for batch in batches for row in batch.to_pylist())
+    for number, row in enumerate(rows, start=1):
+        yield Record(f"{path}, row {number}", row)
 
 
 TABLES: Mapping[str, Callable[[Path], Iterator[Record | ProblemError]]] = {
