@@ -161,10 +161,10 @@ def _effects(values: pd.DataFrame, question: Question) -> pd.DataFrame:
         table = more
     else:
         less = _values(values, question.less)
-        # A base has one measurement, which stands against every training from it.
-        for one, other in ((more, less), (less, more)):
-            if set(one["seed"]) == {UNTRAINED_SEED} != set(other["seed"]):
-                del one["seed"]
+        trained = [set(one["seed"]) != {UNTRAINED_SEED} for one in (more, less)]
+        if trained[0] != trained[1]:
+            # A base has one measurement, which stands against every training from it.
+            del (less if trained[0] else more)["seed"]
         shared = [key for key in keys if key in more and key in less]
         table = more.merge(less, on=shared, suffixes=("", "_less"), validate="many_to_many")
         table["value"] = table["value"] - table["value_less"]

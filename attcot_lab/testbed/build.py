@@ -287,16 +287,18 @@ def response_loss(
     taught = _Grounding(mllm, rows, batch["input_ids"], targets, config) if grounded else None
     extra = taught.inputs if taught else {}
     logits = mllm.model(**batch, **extra).logits[:, :-1]
-    losses = F.cross_entropy(logits.transpose(1, 2), targets[:, 1:], reduction="none")
-    weight = _token_weights(mllm, batch["input_ids"], targets, config.answer_weight)
-    loss = (losses * weight).sum() / weight.sum()
+    loss = weighted_loss(mllm, logits, batch["input_ids"], targets, config.answer_weight)
     return loss + config.grounding * taught.loss() if taught else loss
 
 
-def _token_weights(mllm: Mllm, ids: Tensor, targets: Tensor, answer_weight: float) -> Tensor:
-    """Weights of the predictions of ``targets[:, 1:]``."""
+def weighted_loss(
+    mllm: Mllm, logits: Tensor, ids: Tensor, targets: Tensor, answer_weight: float
+) -> Tensor:
+    """Cross-entropy of the predictions of ``targets[:, 1:]``, those of answers weighing more."""
+    losses = F.cross_entropy(logits.transpose(1, 2), targets[:, 1:], reduction="none")
     answer = inside_answers(mllm, ids)[:, 1:]
-    return torch.where(answer, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
+    weight = torch.where(answer, answer_weight, 1.0) * (targets[:, 1:] != IGNORED)
+    return (losses * weight).sum() / weight.sum()
 
 
 def inside_answers(mllm: Mllm, ids: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
 
 def generator_of(config: Any) -> Callable[..., list[Problem]]:
     """What generates problems with such knobs."""
-    return next(kind.generate for kind in KINDS.values() if kind.config is type(config))
+    return KINDS[kind_name(config)].generate
 
 
 def kind_name(config: Any) -> str:

@@ -8,7 +8,7 @@ problems themselves.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -145,7 +145,7 @@ class ChartLesson:
     """The colour that fills each unit of a chart; four colours' columns and heights."""
 
     config: ChartsConfig
-    properties = ((*COLOURS, NOTHING),)
+    properties: ClassVar[tuple[tuple[str, ...], ...]] = ((*COLOURS, NOTHING),)
     part = UNIT
 
     def reading(self, rng: np.random.Generator) -> tuple[Image.Image, Labels]:

@@ -17,11 +17,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from transformers import set_seed
@@ -38,17 +37,17 @@ from attcot_lab.testbed.build import (
     BuildConfig,
     History,
     batch_of,
-    inside_answers,
     optimizers_of,
     response_loss,
     run_stage,
     save_built_model,
     train_vision,
+    weighted_loss,
 )
-from attcot_lab.testbed.charts import HIGHEST, UNIT, draw_chart
+from attcot_lab.testbed.charts import HIGHEST, ChartsConfig
 from attcot_lab.testbed.counting import NOTHING
 from attcot_lab.testbed.kinds import generator_of, kind_name
-from attcot_lab.testbed.lessons import Labels, Row, Source, chat_prompt
+from attcot_lab.testbed.lessons import ChartLesson, Labels, Row, Source, chat_prompt
 from attcot_lab.testbed.scenes import (
     SHAPES,
     SIDE,
@@ -58,6 +57,7 @@ from attcot_lab.testbed.scenes import (
     bar_box,
     draw_pieces,
     random_scene,
+    shuffled,
 )
 from attcot_lab.testbed.tiny import TinySpec, tiny_model, tiny_processor
 
@@ -214,27 +214,21 @@ class _PieceLesson:
         return Image.fromarray(add_cast(np.asarray(draw_pieces(scene)), cast), "RGB"), labels
 
 
-class _BarLesson:
+class _BarLesson(ChartLesson):
     """In every unit of a chart its colour, and how high the bar of its column is."""
 
-    properties = ((*COLOURS, NOTHING), tuple(str(value) for value in range(1, HIGHEST + 1)))
-    part = UNIT
-
-    def __init__(self, noise: float) -> None:
-        self._noise = noise
+    properties: ClassVar[tuple[tuple[str, ...], ...]] = (
+        *ChartLesson.properties,
+        tuple(str(value) for value in range(1, HIGHEST + 1)),
+    )
 
     def reading(self, rng: np.random.Generator) -> tuple[Image.Image, Labels]:
-        """A picture in a random clarity, and what stands in each unit."""
-        names = list(COLOURS)
-        colours = [names[int(at)] for at in rng.permutation(len(names))]
-        chart = {colour: int(rng.integers(1, HIGHEST + 1)) for colour in colours}
-        labels = []
-        for unit in range(HIGHEST, -1, -1):
-            for colour, value in chart.items():
-                seen = names.index(colour) if unit < value else len(names)
-                labels.append([seen, value - 1])
-        cast = cast_field(rng, SIDE, rng.uniform() * self._noise)
-        return draw_chart(chart, "bar", cast), labels
+        """See `Lesson`."""
+        image, labels = super().reading(rng)
+        columns = len(COLOURS)
+        empty = self.properties[0].index(NOTHING)
+        filled = [sum(own[0] != empty for own in labels[at::columns]) for at in range(columns)]
+        return image, [[*own, filled[at % columns] - 1] for at, own in enumerate(labels)]
 
 
 def _see(mllm: Mllm, config: MechanismConfig, progress: bool) -> History:
@@ -242,7 +236,7 @@ def _see(mllm: Mllm, config: MechanismConfig, progress: bool) -> History:
     bars = any(isinstance(kind, BarsConfig) for kind in config.kinds)
     pieces = any(not isinstance(kind, BarsConfig) for kind in config.kinds)
     lessons: list[Any] = [_PieceLesson(noise)] if pieces else []
-    lessons += [_BarLesson(noise)] if bars else []
+    lessons += [_BarLesson(ChartsConfig(noise=noise))] if bars else []
     plain = BuildConfig(
         seed=config.seed,
         vision_steps=config.vision_steps,
@@ -263,7 +257,9 @@ def _read(mllm: Mllm, config: MechanismConfig, progress: bool) -> History:
             teacher.text(repeat=0.5 if early else 0.1, direct=0.0 if early else 0.25)
             for _ in range(config.batch_size)
         ]
-        return _text_loss(mllm, rows, config, pointed=early)
+        if early:
+            return _copying_loss(mllm, rows, config)
+        return response_loss(mllm, rows, _plain(config), grounded=False)
 
     return _stage(mllm, "text", config.text_steps, config, loss, progress, frozen=_SEEING)
 
@@ -384,7 +380,7 @@ class _Teacher:
         """What is asked for, a line for each, and where each is to be seen."""
         words = str(problem.metadata["words"])
         facts = [*_PIECE.finditer(words), *_BAR.finditer(words)]
-        chosen = [facts[int(at)] for at in self._rng.permutation(len(facts))]
+        chosen = shuffled(self._rng, facts)
         chosen = chosen if all_of_it else chosen[:3]
         names = [fact[1] for fact in chosen]
         if chosen[0].re is _BAR:
@@ -427,21 +423,15 @@ def _endless(kind: Knobs, seed: int) -> Iterator[Problem]:
             )
 
 
-def _text_loss(
-    mllm: Mllm, rows: Sequence[Row], config: MechanismConfig, *, pointed: bool
-) -> Tensor:
-    if not pointed:
-        return response_loss(mllm, rows, _plain(config), grounded=False)
+def _copying_loss(mllm: Mllm, rows: Sequence[Row], config: MechanismConfig) -> Tensor:
+    """That of the responses, and -log of the attention from copied words to where they stand."""
     batch = batch_of(mllm, rows)
     labels, ids = batch.pop("labels"), batch["input_ids"]
     places, groups, cols = _copied(mllm, ids, labels)
     probe = Probe((config.spec.text_layers // 2,))
     extra = {"attcot_probe": probe, "attcot_rows": places, "attcot_cols": cols}
     logits = mllm.model(**batch, **extra).logits[:, :-1]
-    losses = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
-    answer = inside_answers(mllm, ids)[:, 1:]
-    weight = torch.where(answer, config.answer_weight, 1.0) * (labels[:, 1:] != IGNORED)
-    loss = (losses * weight).sum() / weight.sum()
+    loss = weighted_loss(mllm, logits, ids, labels, config.answer_weight)
     for mass in probe.masses(differentiable=True).values():
         half = mass[:, : config.spec.heads // 2]
         own = half.gather(3, groups[:, None, :, None].expand(*half.shape[:3], 1))[..., 0]

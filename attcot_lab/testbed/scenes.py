@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from attcot_analysis.problems.arrows import (
 from attcot_analysis.problems.problem import Box, Edit, Problem, Step
 from attcot_lab.testbed.charts import HIGHEST, UNIT, column_box, draw_chart
 
+T = TypeVar("T")
 Place = tuple[int, int]
 """(column, row), counted from 0 at the top left."""
 Form = Literal["words", "letters", "open"]
@@ -301,8 +302,8 @@ def _shown(
         return {answer: answer for answer in answers}
     others = [answer for answer in answers if answer not in needed]
     chosen = list(dict.fromkeys(needed))
-    chosen += [others[int(at)] for at in rng.permutation(len(others))[: 4 - len(chosen)]]
-    return {chosen[int(at)]: "ABCD"[place] for place, at in enumerate(rng.permutation(len(chosen)))}
+    chosen += shuffled(rng, others)[: 4 - len(chosen)]
+    return dict(zip(shuffled(rng, chosen), "ABCD", strict=True))
 
 
 def _relation(config: RelationConfig) -> _Draw:
@@ -377,9 +378,9 @@ def _bars(config: BarsConfig) -> _Draw:
         return max(chart[colour] for colour in named[:-1]) - chart[named[-1]]
 
     def draw(rng: np.random.Generator, wanted: str) -> _Drawn | None:
-        colours = [list(COLOURS)[int(at)] for at in rng.permutation(len(COLOURS))]
+        colours = shuffled(rng, list(COLOURS))
         chart = {colour: int(rng.integers(1, HIGHEST + 1)) for colour in colours}
-        named = [colours[int(at)] for at in rng.permutation(len(colours))[: config.bars]]
+        named = shuffled(rng, colours)[: config.bars]
         others = [colour for colour in colours if colour not in named] or [named[0]]
         right = answer(chart, named)
         if str(right) != wanted:
@@ -406,7 +407,7 @@ def _bars(config: BarsConfig) -> _Draw:
                 for one in named
             )
             said = [f"The {one} bar reaches {value}." for one, value in changed.items()]
-            words = [said[int(at)] for at in rng.permutation(len(said))]
+            words = shuffled(rng, said)
             flat = cast_field(rng, SIDE, 0.0)
             return _World(
                 draw_chart(changed, "bar", flat), words, str(answer(changed, named)), steps
@@ -429,10 +430,15 @@ def _bars(config: BarsConfig) -> _Draw:
     return draw
 
 
+def shuffled(rng: np.random.Generator, items: Sequence[T]) -> list[T]:
+    """The items in a random order."""
+    return [items[int(at)] for at in rng.permutation(len(items))]
+
+
 def random_scene(rng: np.random.Generator, n: int) -> Scene:
     """`n` pieces of different shapes in cells of their own, in the order that they were drawn."""
-    places = [_PLACES[int(at)] for at in rng.permutation(len(_PLACES))[:n]]
-    shapes = [SHAPES[int(at)] for at in rng.permutation(len(SHAPES))[:n]]
+    places = shuffled(rng, _PLACES)[:n]
+    shapes = shuffled(rng, SHAPES)[:n]
     return {
         place: Piece(shape, pick(rng, list(COLOURS)))
         for place, shape in zip(places, shapes, strict=True)
@@ -440,8 +446,7 @@ def random_scene(rng: np.random.Generator, n: int) -> Scene:
 
 
 def _words(rng: np.random.Generator, scene: Scene) -> list[str]:
-    said = [piece_sentence(place, piece) for place, piece in scene.items()]
-    return [said[int(at)] for at in rng.permutation(len(said))]
+    return shuffled(rng, [piece_sentence(place, piece) for place, piece in scene.items()])
 
 
 def piece_sentence(place: Place, piece: Piece) -> str:

@@ -14,7 +14,7 @@ from attcot_analysis.problems import render_response
 from attcot_analysis.train.data import IGNORED
 from attcot_lab.testbed import gates as gating
 from attcot_lab.testbed import mechanism
-from attcot_lab.testbed.build import batch_of
+from attcot_lab.testbed.build import batch_of, inside_answers
 from attcot_lab.testbed.gates import GATES, gates
 from attcot_lab.testbed.kinds import generate_problems
 from attcot_lab.testbed.lessons import Row
@@ -106,7 +106,7 @@ def test_copied_words_are_pointed_to_where_they_stand(kind):
         rows.append(Row(None, prompt, render_response(problem.steps, problem.answer)))
     batch = batch_of(mllm, rows)
     places, groups, cols = mechanism._copied(mllm, batch["input_ids"], batch["labels"])
-    answers = mechanism.inside_answers(mllm, batch["input_ids"])
+    answers = inside_answers(mllm, batch["input_ids"])
     for at in range(len(problems)):
         ids = batch["input_ids"][at]
         found = places[at][places[at] >= 0]
