@@ -29,7 +29,7 @@ from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.shipped import config_file
-from attcot_analysis.train.data import with_pictures_of_others
+from attcot_analysis.train.data import with_boxes_of_others, with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_lab.regularised import OPTIONS as REGULARISED_OPTIONS
@@ -43,6 +43,7 @@ from attcot_lab.vista.sets import vista_config
 UNTRAINED = "none"
 """The recipe of an arm that is measured as it is."""
 Images = Literal["own", "shuffled"]
+Boxes = Literal["own", "shuffled"]
 Layers = Literal["own", "random"]
 
 _ALLOWED = {
@@ -241,6 +242,8 @@ class Arm(Record):
         recipe: A name in `RECIPES`, or `UNTRAINED`.
         mode: Whether rationale and answer are learned, or the answer only.
         images: ``"shuffled"`` puts every training problem under another one's picture.
+        boxes: ``"shuffled"`` puts every training problem's steps on the evidence boxes of another
+            problem with as many steps.
         layers: ``"random"`` puts L_vis on as many layers as the objective names, drawn from the
             seed, from the other layers as far as there are enough.
         attcot: The objective.
@@ -254,6 +257,7 @@ class Arm(Record):
     recipe: Annotated[str, AfterValidator(_recipe)] = "sft"
     mode: Mode = "cot"
     images: Images = "own"
+    boxes: Boxes = "own"
     layers: Layers = "own"
     attcot: Annotated[AttCoTConfig, settings_of(AttCoTConfig)] = Field(default_factory=AttCoTConfig)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -270,6 +274,11 @@ class Arm(Record):
             raise ValueError(
                 "draws the layers of L_vis, whose weight is 0; set attcot.lambda_vis or leave "
                 "layers out."
+            )
+        if self.boxes == "shuffled" and self.attcot.vis_region != "evidence":
+            raise ValueError(
+                "shuffles evidence boxes, which its objective does not read; set attcot.vis_region "
+                "to evidence or leave boxes out."
             )
         if not self.trained and (self.attcot.active or self.images != "own" or self.options):
             raise ValueError(
@@ -484,8 +493,10 @@ def training_values(
 
 
 def _shown(arm: Arm, problems: Sequence[Problem]) -> Sequence[Problem]:
-    """The problems under the pictures that the arm is trained on."""
-    return with_pictures_of_others(problems) if arm.images == "shuffled" else problems
+    """The problems with the pictures and the boxes that the arm is trained on."""
+    if arm.images == "shuffled":
+        problems = with_pictures_of_others(problems)
+    return with_boxes_of_others(problems) if arm.boxes == "shuffled" else problems
 
 
 def random_layers(objective: AttCoTConfig, n_layers: int, *, seed: int) -> tuple[int, ...]:

@@ -359,10 +359,21 @@ def _study(
 ) -> None:
     """Hold a registered study's claims against its finished run."""
     from attcot_analysis.runs.run import RunFolder
-    from attcot_lab.registered import describe_study, read_study, registration_hash, study_table
+    from attcot_lab.registered import (
+        describe_study,
+        read_study,
+        registration_hash,
+        study_table,
+        unread_arms,
+    )
 
+    asked = read_study(study)
+    table = study_table(RunFolder(run), asked)
+    unread = unread_arms(RunFolder(run), asked)
+    if unread:
+        print(f"{unread}\n")
     print(f"Registration {registration_hash(study)}\n")
-    print(describe_study(study_table(RunFolder(run), read_study(study))))
+    print(describe_study(table))
 
 
 @_testbed.command("claims")

@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.measures.unread import unread_cells
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import config_file
 from attcot_analysis.stats.family import claim_family
@@ -132,6 +133,17 @@ def study_table(run: RunFolder, study: Study, plan: Plan | None = None) -> pd.Da
     above, below = table["low_holm"] > table["bar"], table["high_holm"] < table["bar"]
     verdict = np.select([above, below], ["supported", "opposite"], "not shown")
     return table.assign(verdict=np.where(primary, verdict, ""))
+
+
+def unread_arms(run: RunFolder, study: Study) -> str:
+    """Say in which cells too many answers of a compared arm were not read; empty if in none."""
+    terms = [
+        term
+        for one in (*study.primary, *study.exploratory)
+        for term in (one.more, one.less)
+        if term is not None
+    ]
+    return unread_cells(plan_values(run), {(term.arm, term.metric) for term in terms})
 
 
 def describe_study(table: pd.DataFrame) -> str:

@@ -139,6 +139,36 @@ def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
     ]
 
 
+def with_boxes_of_others(problems: Sequence[Problem]) -> list[Problem]:
+    """Every problem with the evidence boxes of the next one that has as many steps.
+
+    Raises:
+        TrainingError: If a problem is the only one with its number of steps.
+    """
+    alike: dict[int, list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault(len(problem.steps), []).append(problem)
+    for n_steps, own in alike.items():
+        if len(own) == 1:
+            raise TrainingError(
+                f"{own[0].id} is the only problem with {n_steps} steps, so there are no boxes of "
+                "another one for it; leave it out or add others."
+            )
+    others = {n_steps: iter([*own[1:], own[0]]) for n_steps, own in alike.items()}
+    return [
+        replace(
+            problem,
+            steps=tuple(
+                replace(step, boxes=other.boxes)
+                for step, other in zip(
+                    problem.steps, next(others[len(problem.steps)]).steps, strict=True
+                )
+            ),
+        )
+        for problem in problems
+    ]
+
+
 def step_weights(encoded: Encoded, boxes: Sequence[Sequence[Box]]) -> tuple[Tensor | None, ...]:
     """Per step `evidence_weights`; ``None`` without boxes, or where the model sees none of them."""
     weights = [evidence_weights(encoded, own) if own else None for own in boxes]

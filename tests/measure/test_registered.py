@@ -1,6 +1,7 @@
 """Registered studies: decided before they are run, read when they are done, never in between."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from attcot_lab.registered import (
     read_study,
     registration_hash,
     study_table,
+    unread_arms,
 )
 
 PLAN = plan_of(
@@ -115,3 +117,18 @@ def test_the_shipped_registration_holds_together_and_its_hash_covers_what_decide
     changed.write_text("about: x\nplan: testbed_b\nclaims: []\n")
     with pytest.raises(TrainingError, match="claims"):
         read_study(changed)
+
+
+def test_arms_whose_answers_were_not_read_are_named(tmp_path):
+    run = write(tmp_path / "run", PLAN.cells())
+    assert unread_arms(run, STUDY) == ""
+    cell = RunFolder(PLAN.cells()[0].folder(run.path))
+    values = cell.read_table("values")
+    mute = values[values["metric"] == "accuracy_cot"].assign(metric="unparsed_cot", value=1.0)
+    cell.write_table("values", pd.concat([values, mute]), overwrite=True)
+    assert PLAN.cells()[0].arm in unread_arms(run, STUDY)
+
+
+def test_the_docs_name_the_hash_of_the_shipped_registration():
+    page = (Path(__file__).parents[2] / "docs" / "testbed.md").read_text(encoding="utf-8")
+    assert registration_hash("testbed_b") in page

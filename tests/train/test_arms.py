@@ -75,6 +75,7 @@ def test_the_shipped_arms_are_what_they_are_called():
         ({**TEXTS, "mode": "direct", "attcot": TERMS}, "has none of"),
         ({**TEXTS, "layers": "random"}, "whose weight is 0"),
         ({**TEXTS, "recipe": "none", "images": "shuffled"}, "is not trained"),
+        ({**TEXTS, "boxes": "shuffled"}, "which its objective does not read"),
         ({**TEXTS, "options": {"depth": 3}}, "has no option depth"),
         ({**TEXTS, "about": " "}, "about is empty"),
     ],
@@ -135,6 +136,22 @@ def test_shuffled_pictures_are_those_of_other_problems(trained, training_problem
     for at, (before, after) in enumerate(zip(training_problems, shown, strict=True)):
         assert after.steps == before.steps and after.answer == before.answer
         assert after.image is not pictures[at] and any(after.image is one for one in pictures)
+
+
+def test_shuffled_boxes_are_those_of_problems_with_as_many_steps(
+    trained, training_problems, tmp_path
+):
+    train_arm(read_arm("other_boxes"), "base", training_problems, tmp_path, FinetuneConfig())
+    for before, after in zip(training_problems, trained[0][2], strict=True):
+        assert after.image is before.image and after.answer == before.answer
+        assert [step.text for step in after.steps] == [step.text for step in before.steps]
+    given = [[step.boxes for step in after.steps] for after in trained[0][2]]
+    own = [[step.boxes for step in before.steps] for before in training_problems]
+    assert sorted(given) == sorted(own) and given != own
+    with pytest.raises(TrainingError, match="the only problem with"):
+        train_arm(
+            read_arm("other_boxes"), "base", training_problems[:1], tmp_path, FinetuneConfig()
+        )
 
 
 def test_random_layers_reach_the_objective_of_this_model(
