@@ -1,8 +1,10 @@
 """Files of a run folder: written whole or not at all, and by one run at a time."""
 
 import errno
+import glob
 import os
 import secrets
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,8 +31,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: If the disk is full, or the file may not be written.
     """
-    # Of a name that nobody can have laid a link under.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    part = _part_of(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -48,6 +49,43 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file of that content, as `write_whole` does."""
     write_whole(path, lambda part: part.write_bytes(content))
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Make a folder beside its place and move it there when it is complete, over an earlier one.
+
+    Args:
+        path: Where to; its parents are made.
+        write: Called with the new, empty folder to write into.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_of(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    part.mkdir()
+    try:
+        write(part)
+        if not path.exists():
+            part.rename(path)
+            return
+        old = part.with_suffix(".old")
+        path.rename(old)
+        try:
+            part.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _part_of(path: Path) -> Path:
+    """Where to write before it is complete: a name that nobody can have laid a link under."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
 def own_folder(folder: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from attcot_analysis.errors import RunError
+from attcot_analysis.files import write_folder
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.shipped import config_file, data_folder, notebook_folder
 from attcot_lab.testbed.kinds import generate_problems
@@ -51,19 +52,14 @@ def write_demo(folder: str | Path) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunError(f"{target} exists already; give the demo a new folder.")
     parts = {"data": data_folder(), "configs": config_file(""), "notebooks": notebook_folder()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+
+    def write(part: Path) -> None:
         for name, source in parts.items():
             shutil.copytree(source, part / name, ignore=shutil.ignore_patterns(".*", "_*"))
         train = generate_problems("arrows", TRAINING_ITEMS, seed=0, split="train", **_KNOBS)
         save_problems(train, part / TRAINING)
         shutil.copyfile(parts["configs"] / "plans" / RUN_FILE, part / RUN_FILE)
         (part / "README.md").write_text(_README.format(folder=target.name), encoding="utf-8")
-        if target.exists():
-            target.rmdir()
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+    write_folder(target, write)
     return target

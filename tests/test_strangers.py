@@ -1,6 +1,7 @@
 """Files from strangers: links in run folders, pictures that start programs, runs that name hubs."""
 
 import io
+import json
 import os
 import sys
 
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, RunError
-from attcot_analysis.files import LOCK, locked, write_bytes, write_whole
-from attcot_analysis.problems import pictures
+from attcot_analysis.files import LOCK, locked, write_bytes, write_folder, write_whole
+from attcot_analysis.problems import generate_arrows, load_problems, pictures, save_problems
+from attcot_analysis.problems.decisions import DECISIONS, keep_decisions
 from attcot_analysis.problems.pictures import FORMATS, open_picture
 from attcot_analysis.runs.run import RunFolder
 
@@ -80,6 +82,45 @@ def test_folders_of_a_run_that_are_links_are_refused(tmp_path, precious, name):
         run.write_table("answers", pd.DataFrame({"item": ["a"]}))
         run.parts("answers")
     assert [path.name for path in precious.parent.iterdir()] == ["precious.txt"]
+
+
+@links
+def test_problems_are_not_written_through_a_link(tmp_path, precious, monkeypatch):
+    problems = generate_arrows(2, seed=0)
+    place = tmp_path / "downloads"
+    place.mkdir()
+    for name in (".set.part", ".set.old", f".set.{'0' * 16}.part"):
+        (place / name).symlink_to(precious.parent, target_is_directory=True)
+    save_problems(problems, place / "set")
+    save_problems(problems[:1], place / "set", overwrite=True)
+    assert len(load_problems(place / "set")) == 1
+    # Decisions replace a link, too.
+    link = place / "set" / DECISIONS
+    link.symlink_to(precious.with_name("other.json"))
+    (tmp_path / "decided.json").write_text(json.dumps({problems[0].id: {"twin": "reject"}}))
+    keep_decisions(place / "set", tmp_path / "decided.json", [problems[0].id])
+    assert not link.is_symlink() and link.is_file()
+    # Even a part whose name was guessed.
+    monkeypatch.setattr("secrets.token_hex", lambda n: "guessed")
+    (place / ".new.guessed.part").symlink_to(precious.parent, target_is_directory=True)
+    with pytest.raises(FileExistsError):
+        save_problems(problems, place / "new")
+    assert [path.name for path in precious.parent.iterdir()] == ["precious.txt"]
+
+
+def test_what_a_killed_run_left_of_a_folder_is_removed_and_an_earlier_one_kept(tmp_path):
+    (left := tmp_path / f".set.{'a' * 16}.part").mkdir()
+    save_problems(generate_arrows(1, seed=0), tmp_path / "set")
+    assert not left.exists()
+
+    def fails(part):
+        (part / "half").write_text("x")
+        raise ProblemError("refused")
+
+    with pytest.raises(ProblemError, match="refused"):
+        write_folder(tmp_path / "set", fails)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert len(load_problems(tmp_path / "set")) == 1
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.eps"])

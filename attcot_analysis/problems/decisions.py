@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from attcot_analysis.errors import ProblemError, writing
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.files import write_bytes
 
 DECISIONS = "edits.json"
 """In a problem folder: ``{item: {edit: "accept" or "reject"}}``, as the contact sheet saves it."""
@@ -60,14 +61,14 @@ def keep_decisions(folder: str | Path, source: str | Path, known: Collection[str
     """Put saved decisions into a problem folder, over earlier ones on the same edits.
 
     Raises:
-        ProblemError: If they cannot be read or written, or decide on an item that is not there.
+        ProblemError: If they cannot be read, or decide on an item that is not there.
+        RunError: If they cannot be written.
     """
     kept = {item: dict(own) for item, own in read_decisions(folder).items()}
     for item, own in read_decisions(source, known).items():
         kept.setdefault(item, {}).update(own)
     path = Path(folder) / DECISIONS
-    with writing(path, ProblemError):
-        path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_bytes(path, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
     return kept
 
 

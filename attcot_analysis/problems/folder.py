@@ -25,6 +25,7 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
+from attcot_analysis.files import write_folder
 from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.decisions import (
     DECISIONS,
@@ -277,34 +278,12 @@ def save_problems(
             "choose another folder."
         )
     with writing(target, ProblemError):
-        _write(problems, target)
+        write_folder(target, lambda part: _write_part(problems, part))
     return target
 
 
-def _write(problems: Iterable[Problem], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        _write_part(problems, part)
-        if target.exists():
-            old = target.with_name(f".{target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-            try:
-                part.rename(target)
-            except OSError:
-                old.rename(target)
-                raise
-            shutil.rmtree(old)
-        else:
-            part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def _write_part(problems: Iterable[Problem], part: Path) -> None:
-    (part / IMAGES).mkdir(parents=True)
+    (part / IMAGES).mkdir()
     seen: set[str] = set()
     stored: dict[bytes, Path] = {}
     with (part / LINES).open("wb") as file:

@@ -6,7 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from attcot_analysis.errors import ShowError, writing
+from attcot_analysis.errors import ShowError
+from attcot_analysis.files import write_bytes
 from attcot_analysis.problems.decisions import DECISIONS, Decisions
 from attcot_analysis.problems.edits import EditKind, EditOptions, edited_images
 from attcot_analysis.problems.objects import PictureEdit
@@ -44,6 +45,7 @@ def write_edit_sheet(
     Raises:
         MeasureError: If there is no such edit.
         ShowError: If no item shown allows any of them.
+        RunError: If the page cannot be written.
     """
     places = range(len(problems)) if only is None else only
     rows: list[dict[str, Any]] = []
@@ -73,6 +75,5 @@ def write_edit_sheet(
         "rows": rows,
         "file": DECISIONS,
     }
-    with writing(path, ShowError):
-        Path(path).write_text(render("templates/edit_sheet.html.j2", values), encoding="utf-8")
+    write_bytes(Path(path), render("templates/edit_sheet.html.j2", values).encode())
     return {kind: sum(row["kind"] == kind for row in rows) for kind in kinds}

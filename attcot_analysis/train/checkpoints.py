@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from attcot_analysis.errors import TrainingError, passing, writing
-from attcot_analysis.files import locked, write_whole
+from attcot_analysis.files import locked, own_folder, write_whole
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
@@ -105,7 +105,7 @@ def train_into(
             "log entries, so that no entry spans an interruption."
         )
     saving = {"save_strategy": "steps", "save_steps": save_every} if save_every else {}
-    working = folder.with_name(f".{folder.name}.unfinished")
+    working = own_folder(folder.parent, f".{folder.name}.unfinished")
     with alone(folder):
         # Another run may have finished it since.
         new_folder(folder)
