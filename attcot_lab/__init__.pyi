@@ -24,6 +24,10 @@ from .notebook import COMMITMENT_RESULTS as COMMITMENT_RESULTS
 from .notebook import IN_DISTRIBUTION_RESULTS as IN_DISTRIBUTION_RESULTS
 from .notebook import REFERENCE_RESULTS as REFERENCE_RESULTS
 from .notebook import TESTBED_ATT_COT as TESTBED_ATT_COT
+from .notebook import TESTBED_B_COT_SFT as TESTBED_B_COT_SFT
+from .notebook import TESTBED_B_EVIDENCE as TESTBED_B_EVIDENCE
+from .notebook import TESTBED_B_MODEL as TESTBED_B_MODEL
+from .notebook import TESTBED_B_PROBLEMS as TESTBED_B_PROBLEMS
 from .notebook import TESTBED_COT_SFT as TESTBED_COT_SFT
 from .notebook import TESTBED_MODEL as TESTBED_MODEL
 from .notebook import TESTBED_PROBLEMS as TESTBED_PROBLEMS

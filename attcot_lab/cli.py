@@ -60,7 +60,7 @@ def _demo(
 def _reproduce(
     out: RunOut = Path("runs/reproduce"),
     seeds: Annotated[int, Option(help="training seeds per arm")] = 3,
-    items: Annotated[int, Option(help="test items")] = 200,
+    items: Annotated[int, Option(help="test items")] = 150,
     workers: Workers = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -331,24 +331,32 @@ def _gates(
     items: Annotated[int, Option(help="problems of each kind")] = 300,
     noise: Annotated[float, Option(help="grey levels of colour cast")] = 30.0,
     seed: Annotated[int, Option(help="of the draws")] = 4000,
+    out: Annotated[
+        Path | None, Option(metavar="FILE", help="write all values there, as parquet")
+    ] = None,
     quiet: Quiet = False,
 ) -> bool:
     """Measure what a base of testbed B must be able to do before it is used."""
+    import pandas as pd
+
     from attcot_analysis.models import load_mllm
     from attcot_lab.testbed.gates import gates
     from attcot_lab.testbed.kinds import generate_problems
     from attcot_lab.testbed.named import known_kinds, testbed_model
 
-    holds = True
+    tables = []
     for model in models:
         folder = Path(model) if Path(model).is_dir() else testbed_model(model, progress=not quiet)
         mllm = load_mllm(folder, dtype="float32")
         for kind in kinds or known_kinds(folder):
             table = gates(mllm, generate_problems(kind, items, seed=seed, noise=noise))
-            holds &= bool(table["holds"].all())
+            tables.append(table.assign(model=folder.name, kind=kind))
             print(f"{model}, {kind} ({items} problems)")
             print(table.drop(columns="n").to_string(index=False, float_format="%.3f"))
-    return holds
+    every = pd.concat(tables, ignore_index=True)
+    if out is not None:
+        every.to_parquet(out, index=False)
+    return bool(every["holds"].all())
 
 
 @_testbed.command("study")

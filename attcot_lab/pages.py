@@ -15,10 +15,8 @@ from attcot_analysis.show.report.compare import compare_runs, report_run, write_
 from attcot_analysis.show.report.items import example_problems
 from attcot_analysis.show.report.maps import embeds, model_maps
 from attcot_analysis.show.report.page import Report
-from attcot_lab.plan import ATT_COT, BASE, COT_SFT, Cell, Pages, Plan, find_folder
+from attcot_lab.plan import BASE, COT_SFT, Cell, Pages, Plan, find_folder
 
-PAIRS = ((BASE, COT_SFT), (BASE, ATT_COT), (COT_SFT, ATT_COT))
-"""Which arms a study compares, reference first."""
 PARTS = "grid"
 """Name of the file that says what the arms, problems and models of a plan are."""
 _EXAMPLES = 3
@@ -88,14 +86,16 @@ def _study(run: RunFolder, plan: Plan, say: Say) -> None:
             values.append(measured.read_table("values").assign(model=arm, seed=cell.seed))
     every = pd.concat(values, ignore_index=True)
     summary = summarise(every)
-    comparisons = pd.concat([compare(every, a, b) for a, b in PAIRS], ignore_index=True)
+    cures = [arm for arm in tables if arm not in (BASE, COT_SFT)]
+    pairs = [(BASE, COT_SFT), *product((BASE, COT_SFT), cures)]
+    comparisons = pd.concat([compare(every, a, b) for a, b in pairs], ignore_index=True)
     run.write_table("summary", summary, overwrite=True)
     run.write_table("comparisons", comparisons, overwrite=True)
     seeds = sorted({cell.seed for cell in cells if plan.arms[cell.arm].trained})
     run.note("plan", {"seeds": seeds, **run.read_json(PARTS)})
     (problem_set,) = plan.problems.values()
     problems = problem_set.test_problems(plan.items, plan.test_seed)
-    pair = (COT_SFT, ATT_COT)
+    pair = (COT_SFT, cures[-1])
     examples = example_problems(tables, problems, pair, _EXAMPLES)
     first = {arm: next(cell for cell in cells if cell.arm == arm) for arm in pair}
     models = {
@@ -129,13 +129,15 @@ def _study(run: RunFolder, plan: Plan, say: Say) -> None:
 
 def _lead(plan: Plan, items: int, seeds: int) -> list[str]:
     (problems,) = plan.problems.values()
-    objective = plan.arms[ATT_COT].attcot
+    titles = [arm.title for arm in plan.arms.values() if arm.trained]
+    share = problems.train_prior
+    prior = (
+        "" if share is None else f" whose answer is the habitual one in {share:.0%} of the cases"
+    )
     return [
-        f"One tiny multimodal LLM was fine-tuned on {problems.train_items} problems whose answer "
-        f"is the habitual one in {problems.train_prior:.0%} of the cases, with plain CoT-SFT and "
-        f"with Att-CoT (λ_vis = {objective.lambda_vis}, λ_commit = {objective.lambda_commit}), "
-        f"{seeds} training seeds each, and measured on {items} balanced problems, where the "
-        "habitual answer is no better than any other.",
+        f"One tiny multimodal LLM was fine-tuned on {problems.train_items} problems{prior}, as "
+        f"{', '.join(titles[:-1])} and {titles[-1]} say, {seeds} training seeds each, and measured "
+        f"on {items} balanced problems, where no habit helps.",
     ]
 
 

@@ -36,7 +36,6 @@ from attcot_lab.testbed.kinds import KINDS, generate_problems
 
 BASE = "base"
 COT_SFT = "cot_sft"
-ATT_COT = "att_cot"
 ITEMS = 100
 """Generated test items, where a plan does not say how many."""
 TRAIN_ITEMS = 384
@@ -281,12 +280,11 @@ class Plan(Settings):
                 f"asks for pages {self.pages}, which need all tables and, for pairs, test problems "
                 "in a folder; give measure (as `measure: {}`) and test, or leave pages out."
             )
-        asked = {BASE, COT_SFT, ATT_COT}
         single = len(self.models) == len(self.problems) == 1 and self.keep_models
-        if self.pages == "study" and not (single and set(self.arms) == asked):
+        if self.pages == "study" and not (single and {BASE, COT_SFT} < set(self.arms)):
             raise ValueError(
-                "asks for pages study, a report over base, cot_sft and att_cot of one model on one "
-                "set of problems, with models that are kept; name just these or leave pages out."
+                "asks for pages study, a report over base, cot_sft and other arms of one model on "
+                "one set of problems, with models that are kept; name these or leave pages out."
             )
         trained = any(self.arms[cell.arm].trained for cell in self.cells())
         for name, problems in self.problems.items():

@@ -120,7 +120,15 @@ def study_table(run: RunFolder, study: Study, plan: Plan | None = None) -> pd.Da
             f"{run.path} has {len(waiting)} of {len(plan.cells())} cells still to run (first: "
             f"{waiting[0]}); a registered study is read when all are there."
         )
-    values = plan_values(run)
+    return study_claims(plan_values(run), study)
+
+
+def study_claims(values: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """As `study_table`, from the values of a finished run, such as the project ships.
+
+    Raises:
+        MeasureError: If values of a claim are missing.
+    """
     questions = {one.name: one for one in (*study.primary, *study.exploratory)}
     effects = pd.concat([_effects(values, one) for one in questions.values()], ignore_index=True)
     table = claim_family(effects, [one.name for one in study.primary], level=study.level)

@@ -22,6 +22,8 @@ Sources, each computed from what `data/results` ships for every item where it sh
   ``MODEL.METRIC#mean``, ``#range`` (smallest and largest seed)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
+- ``study``: ``CLAIM`` of the registered study (difference and interval), ``#value``,
+  ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean``; ``gates``: ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``habit``: ``KIND.right`` or ``.wrong``: how much later Att-CoT commits than CoT-SFT on the second
   grid's items whose habitual answer is right or wrong; ``#p0``: CoT-SFT's p(final) at k = 0
@@ -51,6 +53,7 @@ from attcot_lab.claims.against import claim_against_claim, line_through_cells
 from attcot_lab.claims.claim import CLAIMS, Claim, Term
 from attcot_lab.claims.table import BASE, claims_table, read_claims, read_values
 from attcot_lab.plan import read_plan
+from attcot_lab.registered import read_study, study_claims
 from attcot_lab.validity import separations
 
 ROOT = Path(__file__).parents[1]
@@ -504,6 +507,31 @@ def _habit(name: str, what: str) -> tuple[float, ...]:
     return found.value, found.low, found.high
 
 
+@cache
+def _claimed() -> pd.DataFrame:
+    return study_claims(_values("testbed_b"), read_study("testbed_b"))
+
+
+def _study(name: str, what: str) -> tuple[float, ...]:
+    if what == "mean":
+        arm, metric = name.split(".")
+        values = _values("testbed_b")
+        return (values[(values["arm"] == arm) & (values["metric"] == metric)]["value"].mean(),)
+    row = _one(_claimed()[_claimed()["claim"] == name], name)
+    if what == "corrected":
+        return (row["low_holm"], row["high_holm"])
+    if what == "models":
+        return (float(row["n_models"]),)
+    return (row["value"],) if what == "value" else (row["value"], row["low"], row["high"])
+
+
+def _gates(name: str, what: str) -> tuple[float, ...]:
+    model, kind, gate = name.split(".")
+    table = _stored("testbed_b/gates")
+    wanted = (table["model"] == model) & (table["kind"] == kind) & (table["gate"] == gate)
+    return (_one(table[wanted], name)["value"],)
+
+
 def _own(name: str, what: str) -> tuple[float, ...]:
     if name == "base_focus":  # In the claim as what exceeds 0.6, twice an even share.
         return (_table("claims", "weak_focus_base")["effect"].iloc[0] + 0.6,)
@@ -522,6 +550,8 @@ def _own(name: str, what: str) -> tuple[float, ...]:
 READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
     {
         "reproduce": _reproduce,
+        "study": _study,
+        "gates": _gates,
         "validity": _validity,
         "agree": _agree,
         "checks": _checks,

@@ -2,23 +2,28 @@
 
 Usage: python scripts/ship_claims.py runs/claims
        python scripts/ship_claims.py runs/commitment commitment
+       python scripts/ship_claims.py runs/testbed_b testbed_b
 
-The second word is the folder in data/results. Values are rounded to four digits and sorted so
+The second word is the folder in data/results; where a registered study has this name, it must be
+finished, and what ships are its values. Values are rounded to four digits and sorted so
 that they pack well; the table is made from these very values, so that it can be recomputed from
 what ships.
 """
 
 import shutil
 import sys
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.shipped import data_folder
+from attcot_analysis.shipped import config_file, data_folder
 from attcot_lab.claims.claim import CLAIMS
 from attcot_lab.claims.table import VALUES_FILE, claims_table, read_values, write_claims
+from attcot_lab.registered import describe_study, read_study, study_table
 
 BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")
 """Metrics that no claim is about, and that help to read one."""
@@ -30,7 +35,21 @@ MAX_BYTES = 2_000_000
 def main(folder: str, name: str = "claims") -> None:
     """Copy what claims need."""
     run = RunFolder.open(folder)
-    values = reduced(run.read_table("values"))
+    if config_file(f"studies/{name}.yaml").exists():
+        study = read_study(name)
+        print(describe_study(study_table(run, study)))
+        asked = (*study.primary, *study.exploratory)
+        terms = [term for one in asked for term in (one.more, one.less) if term is not None]
+        ship_values(run, name, {term.metric for term in terms})
+        return
+    metrics = {term.metric for claim in CLAIMS for term in claim.terms}
+    results = ship_values(run, name, metrics)
+    write_claims(results, claims_table(read_values(results)))
+
+
+def ship_values(run: RunFolder, name: str, metrics: Collection[str]) -> Path:
+    """Copy a run's values of some metrics, what helps to read them, and what it is a run of."""
+    values = reduced(run.read_table("values"), {CHANCE, *BESIDE, *metrics})
     results = data_folder() / RESULTS / name
     path = results / VALUES_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,16 +58,15 @@ def main(folder: str, name: str = "claims") -> None:
     if size > MAX_BYTES:
         path.unlink()
         sys.exit(f"The values take {size:,} bytes, more than {MAX_BYTES:,}; leave out metrics.")
-    write_claims(results, claims_table(read_values(results)))
-    for name in ("manifest.json", "grid.json"):
-        if (run.path / name).exists():
-            shutil.copy(run.path / name, results / name)
+    for file in ("manifest.json", "grid.json"):
+        if (run.path / file).exists():
+            shutil.copy(run.path / file, results / file)
     print(f"{len(values):,} values, {size:,} bytes: {results}")
+    return results
 
 
-def reduced(values: pd.DataFrame) -> pd.DataFrame:
-    """The values that claims are about, small: float32 of few digits, names as categories."""
-    metrics = {term.metric for claim in CLAIMS for term in claim.terms} | {CHANCE, *BESIDE}
+def reduced(values: pd.DataFrame, metrics: Collection[str]) -> pd.DataFrame:
+    """The values of some metrics, small: float32 of few digits, names as categories."""
     rows = values[values["metric"].isin(metrics) & values["value"].notna()]
     keys = ["metric", "arm", "model", "kind", "seed", "item"]
     rows = rows.sort_values(keys, kind="stable", ignore_index=True)

@@ -1,6 +1,7 @@
 """Put a finished run's tables and first checkpoints into data/, where the notebooks read them.
 
-Usage: python scripts/ship_run.py runs/study
+Usage: python scripts/ship_run.py runs/study        (attcot run testbed_a: tables and checkpoints)
+       python scripts/ship_run.py runs/reproduce    (attcot reproduce: checkpoints)
 """
 
 import shutil
@@ -14,14 +15,21 @@ from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import (
     REFERENCE_RESULTS,
     TESTBED_ATT_COT,
+    TESTBED_B_COT_SFT,
+    TESTBED_B_EVIDENCE,
     TESTBED_COT_SFT,
     data_folder,
 )
 from attcot_lab.plan import Cell
 from attcot_lab.testbed.named import MAIN_MODEL
 
-KIND = "arrows"
-ARMS = {"cot_sft": TESTBED_COT_SFT, "att_cot": TESTBED_ATT_COT}
+ARMS = {
+    (MAIN_MODEL, "arrows", "cot_sft"): TESTBED_COT_SFT,
+    (MAIN_MODEL, "arrows", "att_cot"): TESTBED_ATT_COT,
+    ("qwen2_5_vl-b0", "relation", "cot_sft"): TESTBED_B_COT_SFT,
+    ("qwen2_5_vl-b0", "relation", "evidence_access"): TESTBED_B_EVIDENCE,
+}
+"""Model, kind and arm of a cell → where its checkpoint ships."""
 TABLES = ("summary", "comparisons")
 
 
@@ -29,12 +37,17 @@ def main(folder: str) -> None:
     """Copy what the notebooks need; weights in bfloat16, half the size."""
     run = RunFolder.open(folder)
     seed = min(run.manifest["plan"]["seeds"])
-    for arm, name in ARMS.items():
-        target = data_folder() / name
+    cells = {Cell(*names, seed): data_folder() / target for names, target in ARMS.items()}
+    trained = {
+        cell: target for cell, target in cells.items() if cell.model_folder(run.path).exists()
+    }
+    for cell, target in trained.items():
         shutil.rmtree(target, ignore_errors=True)
-        mllm = load_mllm(Cell(MAIN_MODEL, KIND, arm, seed).model_folder(run.path))
+        mllm = load_mllm(cell.model_folder(run.path))
         mllm.model.to(torch.bfloat16).save_pretrained(target)
         mllm.processor.save_pretrained(target)
+    if MAIN_MODEL not in {cell.model for cell in trained}:
+        return
     results = data_folder() / REFERENCE_RESULTS
     results.mkdir(parents=True, exist_ok=True)
     for table in TABLES:

@@ -167,7 +167,8 @@ def test_what_does_not_hold_together_is_refused(changes, sentence, tmp_path):
 
 def test_a_grid_that_is_not_there_is_named(tmp_path):
     known = (
-        "claims, commitment, demo, in_distribution, reproduce, siblings, small, testbed_b, validity"
+        "claims, commitment, demo, in_distribution, reproduce, siblings, small, testbed_a, "
+        "testbed_b, validity"
     )
     with pytest.raises(TrainingError, match=f"choose one of {known}"):
         read_plan("nonsense")
@@ -235,7 +236,7 @@ def test_measuring_in_full_checks_compares_and_keeps_unless_the_file_says_otherw
         ({"finetune": {"steps": "many"}}, "steps is 'many'; give a whole number"),
         ({"finetune": {"lora": True}}, "lora is True; give another value"),
         ({"measure": None, "pages": "pairs"}, "need all tables"),
-        ({"pages": "study", "arms": ["base"]}, "a report over base, cot_sft and att_cot"),
+        ({"pages": "study", "arms": ["base"]}, "a report over base, cot_sft and other arms"),
     ],
 )
 def test_a_full_plan_that_does_not_hold_together_is_refused(change, sentence):
