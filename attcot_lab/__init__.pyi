@@ -18,6 +18,7 @@ from .figures import cells_figure as cells_figure
 from .figures import entropy_strip as entropy_strip
 from .figures import reward_curve as reward_curve
 from .figures import separation_table as separation_table
+from .figures import study_figure as study_figure
 from .metrics import headline_values as headline_values
 from .notebook import CLAIMS_RESULTS as CLAIMS_RESULTS
 from .notebook import COMMITMENT_RESULTS as COMMITMENT_RESULTS
@@ -28,6 +29,7 @@ from .notebook import TESTBED_B_COT_SFT as TESTBED_B_COT_SFT
 from .notebook import TESTBED_B_EVIDENCE as TESTBED_B_EVIDENCE
 from .notebook import TESTBED_B_MODEL as TESTBED_B_MODEL
 from .notebook import TESTBED_B_PROBLEMS as TESTBED_B_PROBLEMS
+from .notebook import TESTBED_B_RESULTS as TESTBED_B_RESULTS
 from .notebook import TESTBED_COT_SFT as TESTBED_COT_SFT
 from .notebook import TESTBED_MODEL as TESTBED_MODEL
 from .notebook import TESTBED_PROBLEMS as TESTBED_PROBLEMS
@@ -38,6 +40,9 @@ from .notebook import set_up as set_up
 from .notebook import shipped as shipped
 from .plan import Plan as Plan
 from .plan import read_plan as read_plan
+from .registered import read_study as read_study
+from .registered import registration_hash as registration_hash
+from .registered import study_claims as study_claims
 from .run import plan_values as plan_values
 from .run import run_plan as run_plan
 from .sayo import SayoConfig as SayoConfig

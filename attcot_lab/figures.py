@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 import numpy.typing as npt
@@ -335,3 +336,39 @@ def _point(ax: Axes, row: pd.Series, color: str, marker: str) -> None:
         markersize=5,
         elinewidth=1.0,
     )
+
+
+_CLAIM = ("text", "role", "value", "low", "high", "low_holm", "high_holm", "verdict")
+
+
+def study_figure(claims: pd.DataFrame) -> Figure:
+    """Draw the claims of a registered study, primary ones above.
+
+    Args:
+        claims: From `attcot_lab.registered.study_claims`.
+
+    Returns:
+        The figure: a row per claim with its 95 % interval (thick) and, of a primary claim, the one
+        at Holm's level (thin), its verdict in words and by marker.
+
+    Raises:
+        ShowError: If a column is missing or there are no rows.
+    """
+    need_columns(claims, _CLAIM, "the claims of a study")
+    rows = claims.to_dict("records")
+    markers = {"supported": "o", "opposite": "X", "not shown": "s", "": "d"}
+    with figure_style(axes_grid_axis="x"):
+        figure = new_figure(7.4, 0.9 + 0.34 * len(rows))
+        ax = figure.subplots()
+        for at, row in enumerate(rows):
+            color = INK if row["role"] == "primary" else "#7b8794"
+            if row["role"] == "primary":
+                ax.plot([row["low_holm"], row["high_holm"]], [at, at], color=color, linewidth=0.8)
+            ax.plot([row["low"], row["high"]], [at, at], color=color, linewidth=2.4)
+            ax.plot([row["value"]], [at], marker=markers[row["verdict"]], color=color)
+        ax.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
+        words = [f"{row['text']} ({row['verdict'] or 'exploratory'})" for row in rows]
+        ax.set_yticks(range(len(rows)), [fill(one, 58) for one in words])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_xlabel("difference")
+    return figure

@@ -8,6 +8,8 @@ import pytest
 
 from attcot_analysis.errors import RunError, TrainingError
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.show.figures import figure_svg
+from attcot_lab.figures import study_figure
 from attcot_lab.plan import plan_of
 from attcot_lab.registered import (
     Question,
@@ -89,6 +91,8 @@ def test_claims_are_tested_as_registered_and_the_rest_is_described(tmp_path):
     assert table.loc["better", "low_holm"] < table.loc["better", "low"]
     page = describe_study(table.reset_index())
     assert "not shown" in page and "exploratory" in page and page.count("\n") == 5
+    svg = figure_svg(study_figure(table.reset_index()))
+    assert "better. (supported)" in svg and "much. (exploratory)" in svg
 
 
 def test_a_difference_the_wrong_way_is_opposite(tmp_path):
