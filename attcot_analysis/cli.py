@@ -7,12 +7,13 @@ import dataclasses
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TextIO, cast
 
 import typer
 from typer import Argument, Option, Typer
@@ -21,6 +22,7 @@ from typer.main import get_command
 
 from attcot_analysis import __version__
 from attcot_analysis.errors import AttCoTError, MeasureError, ProblemError, refused_write
+from attcot_analysis.escapes import for_terminal
 
 
 class Exit(IntEnum):
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The libraries' own bars say nothing that ours do not; set before they are imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.formatwarning = _warning
     try:
         result = command_line()(arguments, prog_name="attcot", standalone_mode=False)
         if result == Exit.INTERRUPTED:
@@ -61,11 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, sentence = known
         # Of several processes the first speaks for all.
         if os.environ.get("RANK", "0") == "0":
-            print(f"attcot: {sentence}", file=sys.stderr, flush=True)
+            say(f"attcot: {sentence}", file=sys.stderr)
         return code
     if isinstance(result, bool):
         return Exit.DONE if result else Exit.DOES_NOT_HOLD
     return result or Exit.DONE
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print what may quote a model, a data set or a file, without what steers a terminal."""
+    print(for_terminal(text), file=file, flush=True)
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    """A warning as one line, without the place in our sources that no user looks for."""
+    return f"attcot: {category.__name__}: {for_terminal(message)}\n"
 
 
 @lru_cache
@@ -252,7 +265,7 @@ app = Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"attcot {__version__}")
+        say(f"attcot {__version__}")
         raise typer.Exit
 
 
@@ -293,16 +306,16 @@ def _doctor(
 
     if list_presets:
         for preset in presets().values():
-            print(str(preset).removeprefix("preset "))
+            say(str(preset).removeprefix("preset "))
         return True
     findings = examine(model, folder=folder, max_pixels=max_pixels, max_patches=max_patches)
     if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+        say(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            print(finding)
+            say(finding)
         failing = sum(finding.word == "fails" for finding in findings)
-        print(f"{failing} things would fail" if failing else "nothing would fail")
+        say(f"{failing} things would fail" if failing else "nothing would fail")
     return holds(findings)
 
 
@@ -339,9 +352,9 @@ def _check_model(
         format=asked_format(named(form), changes_of(system, prompt, thinking, prefill)),
         max_pixels=max_pixels,
         max_patches=max_patches,
-        report=lambda check: print(check, flush=True),
+        report=say,
     )
-    print(outcome.verdict)
+    say(outcome.verdict)
     return outcome.holds
 
 
@@ -426,7 +439,7 @@ def _check_data(
         seed=seed,
     )
     _print_faults(checked.faults)
-    print(checked.coverage)
+    say(checked.coverage)
     return checked.holds
 
 
@@ -462,17 +475,17 @@ def _convert_data(
         overwrite=overwrite,
     )
     _print_faults(converted.faults)
-    print(converted.coverage)
-    print(f"Problems: {out}")
+    say(converted.coverage)
+    say(f"Problems: {out}")
 
 
 def _print_faults(faults: tuple[str, ...]) -> None:
     for fault in faults[:_SHOWN]:
-        print(fault)
+        say(fault)
     if len(faults) > _SHOWN:
-        print(f"... and {len(faults) - _SHOWN} more.")
+        say(f"... and {len(faults) - _SHOWN} more.")
     if faults:
-        print(f"{len(faults)} records are wrong.\n")
+        say(f"{len(faults)} records are wrong.\n")
 
 
 @_data.command("responses")
@@ -499,15 +512,15 @@ def _convert_responses(
         asked = [problem.id for problem in loaded]
     batch = read_batch(path, asked)
     for fault in batch.faults[:_SHOWN]:
-        print(fault)
+        say(fault)
     wrong = len(batch.faults) + len(batch.missing)
     if not batch.lines or (wrong and not skip_faulty):
         raise MeasureError(
             f"{path} is not complete: {batch}, {len(batch.faults)} lines cannot be used; ask "
             "for these again, or pass --skip-faulty."
         )
-    print(batch)
-    print(f"Responses: {write_generations(out, batch)}")
+    say(batch)
+    say(f"Responses: {write_generations(out, batch)}")
 
 
 # --- edits --------------------------------------------------------------------------------------
@@ -554,11 +567,11 @@ def _preview_edits(
         options=EditOptions(fill=fill),
     )
     n = min(items, len(loaded))
-    print(f"{sum(shown.values())} edits of {n} of {len(loaded)} items.")
+    say(f"{sum(shown.values())} edits of {n} of {len(loaded)} items.")
     for kind, count in shown.items():
         if count < n:
-            print(f"{n - count} of {n} items do not allow {kind}, or it was rejected before.")
-    print(f"Page: {page}")
+            say(f"{n - count} of {n} items do not allow {kind}, or it was rejected before.")
+    say(f"Page: {page}")
 
 
 @_edits.command("keep")
@@ -574,7 +587,7 @@ def _keep_edits(
     known = {problem.id for problem in load_problems(problems, keep_pictures=False)}
     kept = keep_decisions(problems, decisions, known)
     words = [word for own in kept.values() for word in own.values()]
-    print(f"{words.count('accept')} edits accepted, {words.count('reject')} rejected.")
+    say(f"{words.count('accept')} edits accepted, {words.count('reject')} rejected.")
 
 
 @app.command("responses")
@@ -607,7 +620,7 @@ def _look_at_responses(
     asked = () if problems is None else load_problems(problems, limit=items, keep_pictures=False)
     look = look_at_responses(path, form, opened=opened, problems=asked)
     _print_faults(look.faults)
-    print(look.report(show))
+    say(look.report(show))
     look.check()
 
 
@@ -707,9 +720,9 @@ def _generate(
             form=asked_format(named(form), changes),
         )
         allowed = f" --allowed-local-media-path {problems.resolve()}" if link_pictures else ""
-        print(f"Requests: {path} ({len(asked)})")
-        print(f"Run them: vllm run-batch -i {path} -o FILE --model {chosen.name}{allowed}")
-        print("Then: attcot measure ... --generations FILE")
+        say(f"Requests: {path} ({len(asked)})")
+        say(f"Run them: vllm run-batch -i {path} -o FILE --model {chosen.name}{allowed}")
+        say("Then: attcot measure ... --generations FILE")
         return
     if link_pictures:
         raise MeasureError("--link-pictures is for requests; give --requests FILE, too.")
@@ -726,7 +739,7 @@ def _generate(
             max_patches=max_patches,
         )
         if shards.main and not text_only:
-            print(describe_cost(mllm, [problem.size for problem in loaded]), flush=True)
+            say(describe_cost(mllm, [problem.size for problem in loaded]))
         if form == "auto":
             mllm = _detected(
                 mllm, loaded, None, changes, max_new_tokens=max_new_tokens, show=shards.main
@@ -753,9 +766,9 @@ def _generate(
             right = answers.get("score", answers["correct"]).mean()
             ended = answers["finished"].mean()
             if (unread := answers["answer"].isna().mean()) > LIMIT:
-                print(unread_sentence(unread, "answers"))
-            print(f"{len(answers)} responses, {right:.1%} right, {ended:.1%} came to their end")
-            print(f"Responses: {response_file(run)}")
+                say(unread_sentence(unread, "answers"))
+            say(f"{len(answers)} responses, {right:.1%} right, {ended:.1%} came to their end")
+            say(f"Responses: {response_file(run)}")
 
 
 @app.command("measure", cls=ListCommand)
@@ -873,7 +886,7 @@ def _measure(
             max_patches=max_patches,
         )
         if shards.main:
-            print(describe_cost(mllm, [problem.size for problem in loaded]), flush=True)
+            say(describe_cost(mllm, [problem.size for problem in loaded]))
         if form == "auto" or (form is None and generations is not None):
             mllm = _detected(
                 mllm,
@@ -885,13 +898,13 @@ def _measure(
             )
         chosen.check(mllm.n_layers)
         if chosen.preset is not None and shards.main:
-            print(chosen.preset)
+            say(chosen.preset)
         written = None
         if generations is not None:
             written = read_generations(generations, mllm, foreign=foreign)
             check_generations(mllm, written)
             if written.scores and shards.main:
-                print(f"What is right is taken from {generations}, not read from the responses.")
+                say(f"What is right is taken from {generations}, not read from the responses.")
         run = measure_run(
             out,
             mllm,
@@ -913,15 +926,15 @@ def _measure(
         if shards.main:
             note_sources(run, model=chosen.name, problems=problems)
             if note := misfit_note(mllm.format, run.read_table("answers_cot")):
-                print(note)
-            print(format_summary(run.read_table("summary")))
+                say(note)
+            say(format_summary(run.read_table("summary")))
             if note := paragraph_note(run.read_table("answers_cot")):
-                print(note)
+                say(note)
             for gap in data_coverage(loaded).gaps:
-                print(gap)
+                say(gap)
             for name, size in run.manifest.get("halved", {}).items():
-                print(f"Out of memory: {name} was measured {size} items at a time.")
-            print(f"Run: {run.path}")
+                say(f"Out of memory: {name} was measured {size} items at a time.")
+            say(f"Run: {run.path}")
 
 
 def _detected(
@@ -939,7 +952,7 @@ def _detected(
 
     found = detected_format(mllm, problems, generations, max_new_tokens=max_new_tokens)
     if show:
-        print(shown_detection(found))
+        say(shown_detection(found))
     return dataclasses.replace(mllm, format=changed(found.format, **changes))
 
 
@@ -980,8 +993,8 @@ def _compare(
         items=items,
         seed=seed,
     )
-    print(comparison)
-    print(f"Report: {comparison.report}")
+    say(comparison)
+    say(f"Report: {comparison.report}")
 
 
 @app.command("report")
@@ -1016,8 +1029,8 @@ def _report(
         seed=seed,
         overwrite=overwrite,
     )
-    print(arm.outcomes if isinstance(arm.outcomes, str) else arm.outcomes.headline)
-    print(f"Report: {page}")
+    say(arm.outcomes if isinstance(arm.outcomes, str) else arm.outcomes.headline)
+    say(f"Report: {page}")
 
 
 if __name__ == "__main__":

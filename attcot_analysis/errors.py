@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from attcot_analysis.escapes import for_sentence
+
 
 class AttCoTError(ValueError):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    What it quotes may come from anybody, so its sentence is made harmless for a terminal.
+    """
+
+    def __init__(self, *told: object) -> None:
+        """Take the sentence."""
+        super().__init__(*(for_sentence(one) if isinstance(one, str) else one for one in told))
 
 
 class ProblemError(AttCoTError):

@@ -25,6 +25,7 @@ from attcot_analysis.cli import (
     changes_of,
     named,
     processes,
+    say,
 )
 
 _PANEL = "Laboratory"
@@ -52,8 +53,8 @@ def _demo(
     from attcot_lab.demo import write_demo
 
     folder = write_demo(folder)
-    print((folder / "README.md").read_text(encoding="utf-8").rstrip())
-    print(f"\nDemo: {folder}")
+    say((folder / "README.md").read_text(encoding="utf-8").rstrip())
+    say(f"\nDemo: {folder}")
 
 
 @_lab.command("reproduce", rich_help_panel=_PANEL)
@@ -70,7 +71,7 @@ def _reproduce(
 
     plan = read_plan("reproduce", seeds=list(range(seeds)), items=items)
     run = run_plan(plan, out, fresh=True, workers=processes(workers), progress=not quiet)
-    print(f"Report: {run.path / 'report.html'}")
+    say(f"Report: {run.path / 'report.html'}")
 
 
 @_lab.command("finetune", rich_help_panel=_PANEL)
@@ -166,7 +167,7 @@ def _finetune(
         ),
         progress=not quiet,
     )
-    print(f"Checkpoint: {folder}")
+    say(f"Checkpoint: {folder}")
 
 
 @_lab.command("run", rich_help_panel=_PANEL)
@@ -185,12 +186,12 @@ def _run(
 
     plan = read_plan(file, out=None if out is None else str(out))
     if dry:
-        print(plan)
+        say(plan)
         return
     from attcot_lab.run import run_plan
 
-    run = run_plan(plan, progress=not quiet, say=lambda line: print(line, flush=True))
-    print(f"Run: {run.path}")
+    run = run_plan(plan, progress=not quiet, say=say)
+    say(f"Run: {run.path}")
 
 
 @_lab.command("grid", rich_help_panel=_PANEL)
@@ -217,7 +218,7 @@ def _grid(
         run.write_table("values", plan_values(run), overwrite=True)
     else:
         run = run_plan(read_plan(file), out, workers=processes(workers), progress=not quiet)
-    print(f"Values: {run.path / 'tables' / 'values.parquet'}")
+    say(f"Values: {run.path / 'tables' / 'values.parquet'}")
 
 
 @_testbed.command("build")
@@ -250,7 +251,7 @@ def _build(
 
         folders.append(bridge_model(out, seed=seed, progress=not quiet))
     for folder in folders:
-        print(f"Checkpoint: {folder}")
+        say(f"Checkpoint: {folder}")
 
 
 @_testbed.command("problems", cls=ListCommand)
@@ -284,7 +285,7 @@ def _problems(
     if states_evidence:
         settings["states_evidence"] = True
     save_problems(generate_problems(kind, items, seed=seed, **settings), folder)
-    print(f"Problems: {folder}")
+    say(f"Problems: {folder}")
 
 
 @_testbed.command("colours")
@@ -299,7 +300,7 @@ def _colours(
     from attcot_lab.testbed.colours import colour_problems
 
     save_problems(colour_problems(items, seed=seed), folder)
-    print(f"Problems: {folder}")
+    say(f"Problems: {folder}")
 
 
 @_testbed.command("validity")
@@ -317,8 +318,8 @@ def _validity(
     plan = read_plan("validity", seeds=list(range(seeds)), items=items)
     run = validity(out, plan, workers=processes(workers), progress=not quiet)
     table = run.read_table("separation")
-    print(describe(table))
-    print(f"Tables: {run.path / 'tables'}")
+    say(describe(table))
+    say(f"Tables: {run.path / 'tables'}")
     return holds(table)
 
 
@@ -351,8 +352,8 @@ def _gates(
         for kind in kinds or known_kinds(folder):
             table = gates(mllm, generate_problems(kind, items, seed=seed, noise=noise))
             tables.append(table.assign(model=folder.name, kind=kind))
-            print(f"{model}, {kind} ({items} problems)")
-            print(table.drop(columns="n").to_string(index=False, float_format="%.3f"))
+            say(f"{model}, {kind} ({items} problems)")
+            say(table.drop(columns="n").to_string(index=False, float_format="%.3f"))
     every = pd.concat(tables, ignore_index=True)
     if out is not None:
         every.to_parquet(out, index=False)
@@ -379,9 +380,9 @@ def _study(
     table = study_table(RunFolder(run), asked)
     unread = unread_arms(RunFolder(run), asked)
     if unread:
-        print(f"{unread}\n")
-    print(f"Registration {registration_hash(study)}\n")
-    print(describe_study(table))
+        say(f"{unread}\n")
+    say(f"Registration {registration_hash(study)}\n")
+    say(describe_study(table))
 
 
 @_testbed.command("claims")
@@ -439,11 +440,11 @@ def _claims(
     table = claims_table(values)
     unread = unread_cells(values, {(term.arm, term.metric) for c in CLAIMS for term in c.terms})
     if unread:
-        print(f"{unread}\n")
-    print(describe(table))
+        say(f"{unread}\n")
+    say(describe(table))
     if own:
         write_claims(folder, table)
-        print(f"\nTable: {folder / 'claims.parquet'}")
+        say(f"\nTable: {folder / 'claims.parquet'}")
     if docs:
         from attcot_lab.claims.figures import save_page_pictures
 
@@ -461,9 +462,9 @@ def _claims(
             subtitle=docs.stem.removeprefix("claims").replace("_", " ").strip(),
         )
         docs.write_text(page, encoding="utf-8")
-        print(f"Page: {docs}")
+        say(f"Page: {docs}")
     if figures:
         from attcot_lab.claims.figures import save_claim_figures
 
         save_claim_figures(table, figures)
-        print(f"Figures: {figures}")
+        say(f"Figures: {figures}")

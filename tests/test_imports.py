@@ -17,19 +17,20 @@ PACKAGE = "attcot_analysis"
 
 LEVELS = {
     "attcot_analysis": {
-        "errors": 0,
-        "files": 1,
-        "shipped": 1,
-        "presets": 2,
-        "problems": 2,
-        "stats": 3,
-        "models": 3,
-        "attention": 4,
-        "measures": 5,
-        "runs": 6,
-        "train": 7,
-        "show": 7,
-        "doctor": 7,
+        "escapes": 0,
+        "errors": 1,
+        "files": 2,
+        "shipped": 2,
+        "presets": 3,
+        "problems": 3,
+        "stats": 4,
+        "models": 4,
+        "attention": 5,
+        "measures": 6,
+        "runs": 7,
+        "train": 8,
+        "show": 8,
+        "doctor": 8,
         "cli": 9,
     },
     "attcot_lab": {},
@@ -137,7 +138,7 @@ def test_a_comparison_needs_few_modules(graph):
     assert not any(
         module.startswith(f"{PACKAGE}.{room}") for room in ("train", "cli") for module in modules
     )
-    assert len(modules) <= 98, sorted(modules)
+    assert len(modules) <= 99, sorted(modules)
 
 
 def test_every_import_is_a_declared_requirement(graph):

@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from markupsafe import escape
 from PIL import Image, ImageColor
 from scipy import ndimage
 

@@ -292,7 +292,9 @@ class RunFolder:
         """
         path = self._json(name)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(path.read_text(encoding="utf-8"))
+            json.dumps(data, ensure_ascii=False).encode()  # Refuses half characters.
+            return data
         except FileNotFoundError:
             raise RunError(f"{self.path} has no {path.name}.") from None
         except (OSError, ValueError, RecursionError) as error:

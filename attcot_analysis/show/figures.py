@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError, writing
+from attcot_analysis.escapes import for_xml
 from attcot_analysis.files import write_bytes
 from attcot_analysis.show.style import INK, PAPER, figure_style, page_color, page_colors
 
@@ -23,8 +24,6 @@ _PRINT_DPI = 200
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _LOOK = "stroke-linejoin:round;stroke-linecap:butt"
-_NOT_XML = {code: None for code in (*range(32), 0xFFFE, 0xFFFF) if chr(code) not in "\t\n\r"}
-"""Characters that no XML document may hold, but the text of a model or data set does."""
 _ID = re.compile(r' id="([^"<>]*)"')
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]+)')
 
@@ -34,7 +33,7 @@ def figure_svg(figure: Figure) -> str:
     buffer = StringIO()
     with figure_style():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _own_ids(buffer.getvalue().translate(_NOT_XML), "id")
+    return _own_ids(for_xml(buffer.getvalue()), "id")
 
 
 def figure_png(figure: Figure, *, dpi: float = 96) -> bytes:
@@ -73,7 +72,7 @@ def inline_svg(figure: Figure, prefix: str, alt: str, *, svg: str | None = None)
             element.set("xlink:href", target)
         if style := element.get("style"):
             element.set("style", "; ".join(_declarations(style, colors)))
-    root.attrib |= {"role": "img", "aria-label": alt, "style": _LOOK}
+    root.attrib |= {"role": "img", "aria-label": for_xml(alt), "style": _LOOK}
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from attcot_analysis.escapes import for_markdown
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.show.style import arm_label, format_counts, format_interval, format_number
 from attcot_analysis.stats.catalogue import METRICS
@@ -19,6 +20,7 @@ from attcot_lab.figures import family_name
 
 Row = Mapping[str, Any]
 
+_NAMES = ("kind", "family", "scale")
 _MARKS = {"supported": "+", "opposite": "\N{MINUS SIGN}", "not supported": "0"}
 
 
@@ -146,6 +148,9 @@ def claims_page(
         subtitle: What tells it from other pages of claims.
         unread: In which cells answers were not read, see `unread_cells`; the first line.
     """
+    # The names come from a folder of results, which may be anybody's.
+    names = {key: table[key].map(for_markdown, na_action="ignore") for key in _NAMES}
+    table = table.assign(**names)
     lines = _lines(table, claims, placebos)
     by_paper = {paper: [line for line in lines if line.claim.paper == paper] for paper in PAPERS}
     negative = [
@@ -161,7 +166,7 @@ def claims_page(
     ]
     parts = {
         (level, str(name)): family_name(name) if level == "family" else str(name)
-        for level in ("kind", "family", "scale")
+        for level in _NAMES
         for name in dict.fromkeys(table[table["level"] == level][level])
     }
     return _template().render(

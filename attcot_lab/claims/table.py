@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError, RunError, passing
+from attcot_analysis.escapes import for_markdown
 from attcot_analysis.measures._items import need_columns
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.stats.intervals import FloatArray, Interval
@@ -393,7 +394,9 @@ def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
 
 def run_facts(folder: str | Path) -> dict[str, str]:
     """What the page should say about a grid's run, from its records and the seeds of its values."""
-    manifest, parts = (_read_json(Path(folder) / name) for name in ("manifest.json", "grid.json"))
+    manifest, parts = (
+        _for_markdown(_read_json(Path(folder) / name)) for name in ("manifest.json", "grid.json")
+    )
     values = read_values(folder)
     facts = {}
     for name, kind in parts.get("kinds", {}).items():
@@ -436,6 +439,15 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}
+
+
+def _for_markdown(value: Any) -> Any:
+    """JSON values whose texts, names included, may stand in a page."""
+    if isinstance(value, dict):
+        return {for_markdown(name): _for_markdown(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_for_markdown(one) for one in value]
+    return for_markdown(value) if isinstance(value, str) else value
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
