@@ -6,9 +6,12 @@ Nothing heavy is imported before a command runs, so that help and completion ans
 import dataclasses
 import json
 import os
+import re
+import select
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -34,6 +37,7 @@ class Exit(IntEnum):
     DOES_NOT_HOLD = 3
     NO_ROOM = 4
     INTERRUPTED = 130
+    CLOSED = 141
 
 
 MEANINGS = {
@@ -43,8 +47,11 @@ MEANINGS = {
     Exit.DOES_NOT_HOLD: "done, but something that was checked does not hold",
     Exit.NO_ROOM: "memory ran out; what is finished is kept",
     Exit.INTERRUPTED: "interrupted: the same command resumes",
+    Exit.CLOSED: "the output was closed by what reads it, as head does",
 }
 _SHOWN = 20
+_HOME = re.compile(r"^~(?=/|$)|(?<=,)~(?=/)|(?<==)~(?=/)")
+"""The home folder where a path may begin; the shell leaves it to us in ``--out=~/run``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,11 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.formatwarning = _warning
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        result = command_line()(arguments, prog_name="attcot", standalone_mode=False)
+        result = command_line()(
+            [_HOME.sub(lambda _: os.path.expanduser("~"), word) for word in words],
+            prog_name="attcot",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
         if result == Exit.INTERRUPTED:
             raise KeyboardInterrupt
     except BaseException as error:
+        # Typer and rich make an exit of it.
+        broken = BrokenPipeError in (type(error), type(error.__context__))
+        if broken and (_output_closed() or isinstance(error, SystemExit)):
+            return Exit.CLOSED
         known = exit_of(error)
         if known is None:
             raise
@@ -109,6 +126,18 @@ def exit_of(error: BaseException) -> tuple[Exit, str] | None:
     return None
 
 
+def _output_closed() -> bool:
+    """Whether nobody reads the output any more; it then goes nowhere, at Python's end too."""
+    with suppress(OSError, AttributeError), open(os.devnull, "w") as nowhere:
+        output = sys.__stdout__.fileno()  # type: ignore[union-attr]
+        poll = select.poll()
+        poll.register(output, 0)
+        if closed := bool(poll.poll(0)):
+            os.dup2(nowhere.fileno(), output)
+        return closed
+    return True
+
+
 def _usage(error: typer.TyperException) -> str:
     """What cannot be understood in the command line, what may be meant, and where to look."""
     meant = getattr(error, "possibilities", None)
@@ -155,6 +184,16 @@ def processes(workers: int) -> int:
     import torch
 
     return workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+
+
+def run_folders(word: str) -> list[str]:
+    """The run folders that a word joins by commas; a comma in a folder's name joins nothing."""
+    folders, parts = [], word.split(",")
+    while parts:
+        names = [",".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        folders.append(next((name for name in names if Path(name).is_dir()), parts[0]))
+        parts = parts[folders[-1].count(",") + 1 :]
+    return folders
 
 
 Model = Annotated[str, Argument(metavar="MODEL", help="checkpoint folder, hub id or preset")]
@@ -983,8 +1022,8 @@ def _compare(
     from attcot_analysis.show.report.compare import compare_runs
 
     comparison = compare_runs(
-        before.split(","),
-        after.split(","),
+        run_folders(before),
+        run_folders(after),
         out,
         names=names,
         problems=problems,
@@ -1019,7 +1058,7 @@ def _report(
     from attcot_analysis.show.report.arms import read_arm
     from attcot_analysis.show.report.compare import report_run
 
-    arm = read_arm(run_folder.split(","))
+    arm = read_arm(run_folders(run_folder))
     page = report_run(
         arm,
         out,

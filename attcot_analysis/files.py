@@ -1,4 +1,4 @@
-"""Files of a run folder: written whole or not at all, and by one run at a time."""
+"""Files of a run folder: written whole or not at all, and by one run at a time; missing folders."""
 
 import errno
 import glob
@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO
 
@@ -86,6 +87,25 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
 def _part_of(path: Path) -> Path:
     """Where to write before it is complete: a name that nobody can have laid a link under."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+def near_folder(path: Path) -> Path | None:
+    """The folder that may be meant by a path that leads nowhere."""
+    there = next((folder for folder in path.parents if folder.is_dir()), Path())
+    name, *below = path.relative_to(there).parts
+    try:
+        beside = [one.name for one in there.iterdir() if one.is_dir()]
+    except OSError:
+        return None
+    found = [there / near for near in get_close_matches(name, beside, n=1)]
+    whole = [near.joinpath(*below) for near in found if near.joinpath(*below).is_dir()]
+    return next(iter(whole or found), None)
+
+
+def not_there(path: Path) -> str:
+    """The sentence for a folder that does not exist, with the one that may be meant."""
+    near = near_folder(path)
+    return f"There is no folder {path}; " + (f"did you mean {near}?" if near else "check the path.")
 
 
 def own_folder(folder: Path, name: str) -> Path:

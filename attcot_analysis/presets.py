@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +168,18 @@ def choose(
         layers: Words such as ``9-18``, ``3`` or ``all``, if the command line says.
 
     Raises:
-        ModelError: If the presets cannot be read.
+        ModelError: If the presets cannot be read, or a name is nearly one of theirs.
         MeasureError: If ``layers`` cannot be understood.
     """
     preset = find_preset(model)
     band = _read_layers(layers) if layers and list(layers) != ["all"] else None
     if preset is None:
+        near = get_close_matches(model, presets(), n=1, cutoff=0.8)
+        if near and not Path(model).exists() and "/" not in model:
+            raise ModelError(
+                f"There is neither a folder nor a preset {model}; did you mean the preset "
+                f"{near[0]}?"
+            )
         return Chosen(model, dtype, batch_size or ITEMS_PER_BATCH, band, None)
     return Chosen(
         preset.hub,

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from attcot_analysis import __version__
-from attcot_analysis.cli import command_line, main
+from attcot_analysis.cli import command_line, main, run_folders
 from attcot_analysis.problems.folder import load_problems
 
 
@@ -99,6 +99,75 @@ def test_an_option_that_is_a_list_takes_several_words():
     assert options["edits"] == ["twin"] and options["maps"] and not options["controls"]
     assert read("--edits", "twin", "--edits=blank")["edits"] == ["twin", "blank"]
     assert read("--also", "lens", "--", *())["extras"] == ["lens"]
+
+
+def test_what_reads_the_output_may_stop_reading():
+    """As ``| head`` does: neither a traceback nor a complaint when Python ends."""
+    code = "import sys, time; from attcot_analysis.cli import main; sys.stdin.read(1);"
+    for arguments, unbuffered in (("['--version']", ""), ("['--version']", "1"), ("['-h']", "")):
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{code} sys.exit(main({arguments}))"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+        process.stdout.close()
+        assert process.communicate(b"x")[1] == b"" and process.returncode == 141
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_end_of_reading(monkeypatch):
+    def fail(*_, **__):
+        raise BrokenPipeError("a worker's")
+
+    monkeypatch.setattr("attcot_analysis.cli.command_line", lambda: fail)
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        main(["doctor"])
+
+
+def test_the_home_folder_is_found_wherever_a_path_begins(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(
+        "attcot_analysis.cli.command_line", lambda: lambda words, **_: seen.extend(words)
+    )
+    kept = ["a~/b", "~x", "--prompt", "is it ~ 3?"]
+    assert main(["~/a", "--out=~/b", "~/c,~/d", "~", *kept]) == 0
+    home = str(tmp_path)
+    assert seen == [f"{home}/a", f"--out={home}/b", f"{home}/c,{home}/d", home, *kept]
+
+
+def test_a_comma_in_the_name_of_a_run_joins_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "c", "d"):
+        (tmp_path / name).mkdir()
+    for word, folders in (
+        ("a,b", ["a,b"]),
+        ("c,d", ["c", "d"]),
+        ("c,a,b,d", ["c", "a,b", "d"]),
+        ("no,such", ["no", "such"]),
+    ):
+        assert run_folders(word) == folders
+    (tmp_path / "c,d").mkdir()
+    assert run_folders("c,d") == ["c,d"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["measure", "models/tinny", "p", "--out", "r"], "no folder p"),
+        (["measure", "qwen2.5-vl-7", "models", "--out", "r"], "the preset qwen2.5-vl-7b?"),
+        (["report", "model"], "There is no folder model; did you mean models?"),
+        (["compare", "model", "models", "--out", "r"], "There is no folder model; did you"),
+        (["data", "convert", "nowhere.jsonl", "--out", "r"], "nowhere.jsonl"),
+    ],
+)
+def test_a_mistyped_path_is_a_sentence_about_it(arguments, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
 
 
 def leaves(group, *names):

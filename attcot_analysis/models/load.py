@@ -1,6 +1,7 @@
 """`Mllm`: a multimodal LLM with its processor, loaded from a folder or the hub."""
 
 import contextlib
+import os
 import re
 import sys
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, passing
+from attcot_analysis.files import near_folder, not_there
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
 from attcot_analysis.models.processors import (
@@ -242,10 +244,9 @@ def load_mllm(
         ProblemError: If there is no such format.
     """
     chosen = response_format(format)
-    name = str(name_or_path)
+    name = os.path.expanduser(name_or_path)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    _check_folder(Path(name_or_path))
-    config = _load(AutoConfig, "configuration", name, **hub)
+    config = _load_config(name, **hub)
     family = family_of(config)
     processor = _load_processor(name, config, **hub)
     model, found = _load(
@@ -297,10 +298,9 @@ def load_processor(
     Raises:
         ModelError: As `load_mllm`.
     """
-    name = str(name_or_path)
-    _check_folder(Path(name_or_path))
+    name = os.path.expanduser(name_or_path)
     hub = {"revision": revision, "trust_remote_code": False}
-    config = _load(AutoConfig, "configuration", name, **hub)
+    config = _load_config(name, **hub)
     family = family_of(config)
     processor = _load_processor(name, config, **hub)
     given = {"max_pixels": max_pixels, "max_patches": max_patches}
@@ -332,6 +332,22 @@ def _check_folder(path: Path) -> None:
             f"{path} has no processor (processor_config.json or preprocessor_config.json); "
             "save the model's AutoProcessor into it."
         )
+
+
+def _load_config(name: str, **hub: Any) -> Any:
+    """The configuration in a folder or on the hub, which no mistyped path is looked for on."""
+    path = Path(name)
+    _check_folder(path)
+    is_path = path.is_absolute() or name.startswith(".") or len(path.parts) > 2
+    if is_path and not path.exists():
+        raise ModelError(not_there(path))
+    try:
+        return _load(AutoConfig, "configuration", name, **hub)
+    except ModelError as error:
+        beside = len(path.parts) == 2 and path.parent.is_dir()
+        if path.exists() or not (beside or near_folder(path)):
+            raise
+        raise ModelError(f"{not_there(path)} {error}") from error
 
 
 def _load_processor(name: str, config: Any, **hub: Any) -> Any:

@@ -25,7 +25,7 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
-from attcot_analysis.files import write_folder
+from attcot_analysis.files import not_there, write_folder
 from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.decisions import (
     DECISIONS,
@@ -325,16 +325,15 @@ def load_problems(
     Raises:
         ProblemError: One sentence with file and line, at the first thing that is wrong.
     """
-    root = Path(folder)
+    root = Path(folder).expanduser()
     path = root / LINES
     if limit is not None and limit < 1:
         raise ProblemError(f"limit is {limit}; ask for at least one problem, or None for all.")
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise ProblemError(
-            f"{root} has no {LINES}; give a folder written by save_problems."
-        ) from None
+        lacks = f"{root} has no {LINES}; give a folder written by save_problems."
+        raise ProblemError(lacks if root.exists() else not_there(root)) from None
     except OSError as error:
         raise ProblemError(f"{path} cannot be read ({error.strerror}).") from error
     problems: list[Problem] = []

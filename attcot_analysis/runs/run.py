@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attcot_analysis.errors import RunError, passing, writing
-from attcot_analysis.files import LOCK, locked, own_folder, write_whole
+from attcot_analysis.files import LOCK, locked, not_there, own_folder, write_whole
 from attcot_analysis.runs.manifests import (
     COMPARED,
     ITEMS,
@@ -57,7 +57,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         """Point at a folder without touching it."""
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
 
     def __repr__(self) -> str:
         """Name the folder."""
@@ -110,6 +110,8 @@ class RunFolder:
             RunError: If there is none, or its manifest is damaged.
         """
         run = cls(path)
+        if not run.path.exists():
+            raise RunError(not_there(run.path))
         if not run.has(MANIFEST):
             raise RunError(f"{run.path} is no run folder: it has no manifest.json.")
         run.read_json(MANIFEST)

@@ -189,6 +189,9 @@ def test_damage_is_one_sentence(run, tmp_path):
     with pytest.raises(RunError, match="holds no JSON object"):
         _ = RunFolder.open(run.path).manifest
     with pytest.raises(RunError, match="is no run folder"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(RunError, match=f"no folder .*nowhere; did you mean {tmp_path / 'nowhen'}"):
+        (tmp_path / "nowhen").mkdir()
         RunFolder.open(tmp_path / "nowhere")
 
 

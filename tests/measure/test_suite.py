@@ -390,7 +390,7 @@ def test_an_item_given_twice_is_refused():
 def test_a_missing_problem_folder_is_named(tmp_path, capsys):
     arguments = ["measure", str(shipped(TESTBED_MODEL)), str(tmp_path / "no"), "--out"]
     assert main([*arguments, str(tmp_path / "run")]) == 1
-    assert "has no problems.jsonl" in capsys.readouterr().err
+    assert "There is no folder" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -99,10 +99,27 @@ def test_a_family_nobody_prepared(copied):
         load_mllm(copied)
 
 
-def test_a_path_that_is_nowhere(monkeypatch):
+def test_a_path_that_is_nowhere(tmp_path, monkeypatch):
+    """What looks like a path is not looked for on the hub, and the nearest folder is named."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match=r"configuration of \./no/such/model cannot be loaded"):
-        load_mllm("./no/such/model")
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, sentence in (
+        ("./no/such/model", r"^There is no folder no/such/model; check the path\.$"),
+        (tmp_path / "model" / "tiny", r"did you mean .*/models/tiny\?$"),
+        ("~/model/tiny", r"did you mean .*/models/tiny\?$"),
+        ("models/tinny", r"^There is no folder models/tinny; did you mean models/tiny\? The conf"),
+        (
+            "models/other",
+            r"^There is no folder models/other; check the path\. The configuration of",
+        ),
+        ("org/other", r"^The configuration of org/other cannot be loaded"),
+    ):
+        with pytest.raises(ModelError, match=sentence):
+            load_mllm(path)
+    with pytest.raises(ModelError, match=r"models/tiny is not a checkpoint folder"):
+        load_mllm("~/models/tiny")
 
 
 def test_a_processor_of_something_else(random_mllm):
