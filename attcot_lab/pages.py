@@ -129,15 +129,15 @@ def _study(run: RunFolder, plan: Plan, say: Say) -> None:
 
 def _lead(plan: Plan, items: int, seeds: int) -> list[str]:
     (problems,) = plan.problems.values()
-    titles = [arm.title for arm in plan.arms.values() if arm.trained]
+    arms = dict.fromkeys(cell.arm for cell in plan.cells())
+    titles = [plan.arms[arm].title for arm in arms if plan.arms[arm].trained]
     share = problems.train_prior
-    prior = (
-        "" if share is None else f" whose answer is the habitual one in {share:.0%} of the cases"
-    )
+    prior = "" if share is None else f" whose answer is the habitual one in {share:.0%} of them"
     return [
-        f"One tiny multimodal LLM was fine-tuned on {problems.train_items} problems{prior}, as "
-        f"{', '.join(titles[:-1])} and {titles[-1]} say, {seeds} training seeds each, and measured "
-        f"on {items} balanced problems, where no habit helps.",
+        f"One tiny multimodal LLM was fine-tuned on {problems.train_items} problems{prior} in "
+        f"{len(titles)} ways ({'; '.join(titles)}), with {seeds} training "
+        f"{'seed' if seeds == 1 else 'seeds'} each, and measured on {items} balanced problems, "
+        "where no habit helps.",
     ]
 
 

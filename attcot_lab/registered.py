@@ -61,6 +61,7 @@ class Study(Record):
     Attributes:
         about: What is studied, and why these numbers of models and items.
         plan: Name or path of the plan.
+        models: Those of the plan that count; default all.
         primary: The claims that are tested, corrected together by Holm's procedure.
         exploratory: Differences that are described, without a verdict.
         level: Of the intervals, and one minus the error that Holm's procedure keeps.
@@ -68,6 +69,7 @@ class Study(Record):
 
     about: Text
     plan: Text
+    models: list[Text] | None = None
     primary: list[Question]
     exploratory: list[Question] = Field(default_factory=list)
     level: float = 0.95
@@ -129,6 +131,8 @@ def study_claims(values: pd.DataFrame, study: Study) -> pd.DataFrame:
     Raises:
         MeasureError: If values of a claim are missing.
     """
+    if study.models is not None:
+        values = values[values["model"].isin(study.models)]
     questions = {one.name: one for one in (*study.primary, *study.exploratory)}
     effects = pd.concat([_effects(values, one) for one in questions.values()], ignore_index=True)
     table = claim_family(effects, [one.name for one in study.primary], level=study.level)

@@ -22,8 +22,9 @@ Sources, each computed from what `data/results` ships for every item where it sh
   ``MODEL.METRIC#mean``, ``#range`` (smallest and largest seed)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
-- ``study``: ``CLAIM`` of the registered study (difference and interval), ``#value``,
-  ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean``; ``gates``: ``MODEL.KIND.GATE``
+- ``study``, ``study_all``: ``CLAIM`` of a registered study (difference and interval), ``#value``,
+  ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean``, of models with all arms in
+  ``study_five``; ``gates``: ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``habit``: ``KIND.right`` or ``.wrong``: how much later Att-CoT commits than CoT-SFT on the second
   grid's items whose habitual answer is right or wrong; ``#p0``: CoT-SFT's p(final) at k = 0
@@ -38,7 +39,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -508,16 +509,27 @@ def _habit(name: str, what: str) -> tuple[float, ...]:
 
 
 @cache
-def _claimed() -> pd.DataFrame:
-    return study_claims(_values("testbed_b"), read_study("testbed_b"))
+def _claimed(study: str) -> pd.DataFrame:
+    return study_claims(_values("testbed_b"), read_study(study))
 
 
-def _study(name: str, what: str) -> tuple[float, ...]:
+def _models(study: str) -> list[str] | None:
+    """Those whose values count; of ``study_five`` those that every arm was trained from."""
+    if study != "five":
+        return read_study(study).models
+    values = _values("testbed_b")
+    return sorted(set(values.loc[values["arm"] == "kl_base", "model"]))
+
+
+def _study(study: str, name: str, what: str) -> tuple[float, ...]:
     if what == "mean":
         arm, metric = name.split(".")
-        values = _values("testbed_b")
-        return (values[(values["arm"] == arm) & (values["metric"] == metric)]["value"].mean(),)
-    row = _one(_claimed()[_claimed()["claim"] == name], name)
+        values, models = _values("testbed_b"), _models(study)
+        wanted = (values["arm"] == arm) & (values["metric"] == metric)
+        if models is not None:
+            wanted &= values["model"].isin(models)
+        return (float(values[wanted]["value"].mean()),)
+    row = _one(_claimed(study)[_claimed(study)["claim"] == name], name)
     if what == "corrected":
         return (row["low_holm"], row["high_holm"])
     if what == "models":
@@ -550,7 +562,9 @@ def _own(name: str, what: str) -> tuple[float, ...]:
 READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
     {
         "reproduce": _reproduce,
-        "study": _study,
+        "study": partial(_study, "testbed_b"),
+        "study_all": partial(_study, "testbed_b_all"),
+        "study_five": partial(_study, "five"),
         "gates": _gates,
         "validity": _validity,
         "agree": _agree,

@@ -53,6 +53,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "claims_commitment.md",
             "claims_in_distribution.md",
             "papers.md",
+            "study.md",
             "testbed.md",
             "bridge.md",
         ),

@@ -95,6 +95,14 @@ def test_claims_are_tested_as_registered_and_the_rest_is_described(tmp_path):
     assert "better. (supported)" in svg and "much. (exploratory)" in svg
 
 
+def test_models_that_failed_a_gate_do_not_count(tmp_path):
+    run = write(tmp_path / "run", PLAN.cells())
+    few = STUDY.model_copy(update={"models": ["qwen2_5_vl-b0", "qwen2_5_vl-b2"]})
+    table = study_table(run, few, PLAN)
+    assert (table["n_models"] == 2).all()
+    assert study_table(run, STUDY, PLAN)["n_models"].eq(3).all()
+
+
 def test_a_difference_the_wrong_way_is_opposite(tmp_path):
     turned = STUDY.model_copy(
         update={
@@ -134,5 +142,5 @@ def test_arms_whose_answers_were_not_read_are_named(tmp_path):
 
 
 def test_the_docs_name_the_hash_of_the_shipped_registration():
-    page = (Path(__file__).parents[2] / "docs" / "testbed.md").read_text(encoding="utf-8")
-    assert registration_hash("testbed_b") in page
+    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
+    assert registration_hash("testbed_b") in page and registration_hash("testbed_b_all") in page
