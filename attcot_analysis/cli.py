@@ -197,6 +197,7 @@ def run_folders(word: str) -> list[str]:
 
 
 Model = Annotated[str, Argument(metavar="MODEL", help="checkpoint folder, hub id or preset")]
+Run = Annotated[str, Argument(metavar="RUN", help="folder that attcot measure has written")]
 Problems = Annotated[
     Path, Argument(metavar="PROBLEMS", help="problem folder (problems.jsonl, images/)")
 ]
@@ -1038,9 +1039,7 @@ def _compare(
 
 @app.command("report")
 def _report(
-    run_folder: Annotated[
-        str, Argument(metavar="RUN", help="folder that attcot measure has written")
-    ],
+    run_folder: Run,
     out: Annotated[
         Path | None, Option(help="the page; default report.html in the run folder")
     ] = None,
@@ -1070,6 +1069,148 @@ def _report(
     )
     say(arm.outcomes if isinstance(arm.outcomes, str) else arm.outcomes.headline)
     say(f"Report: {page}")
+
+
+# --- for a paper --------------------------------------------------------------------------------
+
+
+@app.command("figures")
+def _figures(
+    run: Run,
+    other: Annotated[
+        str | None, Argument(metavar="[RUN_B]", help="a run to compare with the first")
+    ] = None,
+    out: Annotated[
+        Path | None, Option(help="folder; default figures in the (first) run's folder")
+    ] = None,
+    form: Annotated[
+        Literal["pdf", "svg", "png"], Option("--format", help="pdf: vector, fonts embedded")
+    ] = "pdf",
+    width: Annotated[
+        str | None, Option(metavar="LENGTH", help="such as 3.3in, 84mm, 240pt; default as drawn")
+    ] = None,
+    wide: Annotated[
+        str | None,
+        Option(metavar="LENGTH", help="of figures with several panels; default --width"),
+    ] = None,
+    font_size: Annotated[
+        float | None, Option(metavar="PT", min=1, help="of all text, in points")
+    ] = None,
+    font: Annotated[
+        str | None, Option(metavar="NAME", help='an installed font, such as "Times New Roman"')
+    ] = None,
+    names: Annotated[
+        tuple[str, str] | None,
+        Option(metavar="A B", help="what two runs are called; default: the models"),
+    ] = None,
+    problems: MovedProblems = None,
+    examples: Examples = 3,
+    seed: BootstrapSeed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """The report's figures for a paper: vector, in its width, font and size.
+
+    Of one measured run, or of two compared. Several training seeds are
+    joined by commas. No model is loaded; maps are those that the run kept.
+    """
+    from attcot_analysis.show.figures import inches, save_figure
+    from attcot_analysis.show.report.compare import run_figures
+    from attcot_analysis.show.report.page import figure_name
+    from attcot_analysis.show.style import font_family
+
+    widths = [None if one is None else inches(one) for one in (width, wide or width)]
+    chosen = None if font is None else font_family(font)
+    folders = run_folders(run)
+    others = None if other is None else run_folders(other)
+    figures, notes = run_figures(
+        folders, others, names=names, problems=problems, examples=examples, seed=seed
+    )
+    for note in notes:
+        say(f"Note: {note}")
+    folder = Path(folders[0]) / "figures" if out is None else out
+    for number, item in enumerate(figures, start=1):
+        [path] = save_figure(
+            item.figure,
+            folder / f"{figure_name(item) or number}.{form}",
+            width=widths[item.wide],
+            font_size=font_size,
+            font=chosen,
+            overwrite=overwrite,
+        )
+        say(f"{path}: {item.title}")
+
+
+@app.command("table", cls=ListCommand)
+def _table(
+    run: Annotated[str, Argument(metavar="RUN", help="folder of attcot measure or attcot compare")],
+    to: Annotated[
+        Literal["latex", "csv", "md"], Option(help="latex needs the package booktabs")
+    ] = "latex",
+    metrics: Annotated[
+        list[str] | None,
+        Option(metavar="NAME", help="which metrics, or all; default the report's main ones"),
+    ] = None,
+    out: Annotated[Path | None, Option(help="new file; default: printed")] = None,
+    seed: BootstrapSeed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """The metrics of a run or a comparison as a table, with intervals and n.
+
+    Several training seeds are joined by commas. What could not be read stands
+    before the table; with csv it is printed beside it.
+    """
+    from attcot_analysis.errors import ShowError
+    from attcot_analysis.files import write_bytes
+    from attcot_analysis.measures.unread import unread_sentences
+    from attcot_analysis.show.style import arm_label
+    from attcot_analysis.show.tables import metric_table, run_summary
+
+    if out is not None and out.exists() and not overwrite:
+        raise ShowError(f"{out} exists; give --overwrite to replace it, or another --out.")
+    summary, comparisons = run_summary(run_folders(run), seed=seed)
+    text = metric_table(summary, comparisons, metrics=metrics or (), to=to)
+    if to == "csv":
+        for sentence in unread_sentences(summary, arm_label):
+            say(sentence, file=sys.stderr)
+    if out is None:
+        say(text.rstrip("\n"))
+    else:
+        write_bytes(out, text.encode())
+        say(f"Table: {out}")
+
+
+@app.command("items")
+def _items(
+    run: Run,
+    worst: Annotated[
+        str | None, Option(metavar="METRIC", help="by the direction that is better")
+    ] = None,
+    lowest: Annotated[str | None, Option(metavar="METRIC", help="from its lowest value up")] = None,
+    highest: Annotated[
+        str | None, Option(metavar="METRIC", help="from its highest value down")
+    ] = None,
+    n: Annotated[int, Option("--n", help="how many items")] = 10,
+    problems: MovedProblems = None,
+    quiet: Quiet = False,
+) -> None:
+    """The items with the worst value of a metric: id, question, answers, value.
+
+    Values of several training seeds, joined by commas, are averaged.
+    """
+    from attcot_analysis.show.ranking import End, ranked_items
+    from attcot_analysis.show.report.arms import read_arm
+    from attcot_analysis.show.report.pairing import find_problems
+
+    ends: dict[End, str | None] = {"worst": worst, "lowest": lowest, "highest": highest}
+    asked = [(end, metric) for end, metric in ends.items() if metric is not None]
+    if len(asked) != 1:
+        raise typer.BadParameter("give one of --worst, --lowest and --highest")
+    [(end, metric)] = asked
+    arm = read_arm(run_folders(run))
+    shared, _ = find_problems(arm, arm, problems)
+    say(ranked_items(arm, shared, metric, end=end, n=n))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from .explorer.page import explorer_page as explorer_page
 from .explorer.record import ExplorerModel as ExplorerModel
 from .explorer.record import ExplorerRecord as ExplorerRecord
 from .explorer.widget import Explorer as Explorer
+from .figures import fit_figure as fit_figure
 from .figures import save_figure as save_figure
 from .heatmaps import before_after as before_after
 from .heatmaps import heatmap_row as heatmap_row
@@ -19,13 +20,16 @@ from .intervals import comparison_intervals as comparison_intervals
 from .intervals import metric_intervals as metric_intervals
 from .pictures import problem_pictures as problem_pictures
 from .pictures import region_picture as region_picture
+from .ranking import ranked_items as ranked_items
 from .report.arms import does_cot_hurt as does_cot_hurt
 from .report.compare import Comparison as Comparison
 from .report.compare import compare_runs as compare_runs
 from .report.compare import report_run as report_run
+from .report.compare import run_figures as run_figures
 from .report.page import Report as Report
 from .report.page import write_report as write_report
 from .report.questions import FOCUS as FOCUS
 from .report.questions import answer_questions as answer_questions
 from .report.questions import verdict as verdict
 from .style import arm_label as arm_label
+from .tables import metric_table as metric_table

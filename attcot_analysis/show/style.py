@@ -1,17 +1,25 @@
-"""The project's one look: rc settings, arm colours, colour maps and number formats."""
+"""The project's one look: rc settings, fonts, arm colours, colour maps and number formats."""
 
 import math
+import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from difflib import get_close_matches
+from functools import cache, lru_cache
 from io import BytesIO
 from typing import Any
 
 import matplotlib
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
+from matplotlib.text import Text
 
+from attcot_analysis.errors import ShowError
+from attcot_analysis.escapes import for_sentence
 from attcot_analysis.show.arms import SPARE_COLORS, ArmStyle, known_arms, spare_style
 
 INK = "#1f2933"
@@ -71,6 +79,9 @@ RC: Mapping[str, Any] = {
 """Settings of the style; ``seaborn.set_theme(rc=dict(RC))`` takes them as they are."""
 
 _OWN: ContextVar[Mapping[str, ArmStyle]] = ContextVar("own arm styles")
+_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDTH", "BOPOMOFO")
+_SAID: set[str] = set()
+"""What was said already: once is enough for all figures of a report."""
 _LEAST_CONTRAST = 4.5  # with a dark page, as for text
 
 
@@ -163,13 +174,140 @@ def figure_style(**overrides: Any) -> Iterator[None]:
         yield
 
 
+def font_family(name: str) -> str:
+    """The name of an installed font, as matplotlib spells it.
+
+    Raises:
+        ShowError: If it is not installed; the sentence names those that are.
+    """
+    installed = {one.lower(): one for one in _families()}
+    if name.lower() not in installed:
+        near = [installed[one] for one in get_close_matches(name.lower(), installed, n=3)]
+        some = near or list(installed.values())[:12]
+        raise ShowError(
+            f"The font {for_sentence(name)} is not installed; install it, or take one that is, "
+            f"such as {', '.join(some)} ({len(installed)} in all)."
+        )
+    return installed[name.lower()]
+
+
+def texts_of(figure: Figure) -> list[Text]:
+    """Every text of a figure."""
+    return [text for text in figure.findobj(Text) if isinstance(text, Text)]
+
+
+def complete_fonts(figure: Figure) -> None:
+    """Give texts of a figure further fonts for signs that theirs do not hold.
+
+    Warns:
+        UserWarning: Once for each kind of signs that no installed font holds, with the font to
+            install.
+    """
+    for text in texts_of(figure):
+        written = text.get_text()
+        if written.isascii():
+            continue
+        families = list(text.get_fontfamily())
+        lacking = {sign for sign in written if sign.isprintable() and not sign.isspace()}
+        lacking -= {sign for sign in lacking if unicodedata.combining(sign) or sign == "\ufe0f"}
+        for family in families:
+            lacking = {sign for sign in lacking if ord(sign) not in _signs(family)}
+        if not lacking:
+            continue
+        more = _families_for(frozenset(lacking))
+        text.set_fontfamily([*families, *more])
+        _say_missing(
+            sign for sign in lacking if not any(ord(sign) in _signs(family) for family in more)
+        )
+
+
+def _say_missing(signs: Iterable[str]) -> None:
+    for kind, font in sorted({_kind(sign) for sign in signs}):
+        if kind not in _SAID:
+            _SAID.add(kind)
+            warnings.warn(
+                f"No installed font holds {kind}, so figures show boxes in their place; install "
+                f"one, such as {font}.",
+                stacklevel=4,
+            )
+
+
+def _kind(sign: str) -> tuple[str, str]:
+    """What kind of sign one is, and a font that holds such."""
+    first = unicodedata.name(sign, "").split(" ")[0].split("-")[0]
+    if first in _ASIAN:
+        return "Chinese, Japanese and Korean signs", "Noto Sans CJK"
+    if unicodedata.category(sign)[0] in "LMN" and first:
+        return f"{first.capitalize()} letters", f"Noto Sans {first.capitalize()}"
+    if ord(sign) >= 0x1F000:
+        return "emoji", "Noto Emoji (the one in black and white)"
+    return "some symbols", "Noto Sans Symbols 2"
+
+
+@lru_cache
+def _families_for(signs: frozenset[str]) -> tuple[str, ...]:
+    """Installed fonts that hold the signs, those first that hold most of them."""
+    wanted, found = {ord(sign) for sign in signs}, []
+    while wanted:
+        best = max(_families(), key=lambda family: len(wanted & _signs(family)))
+        if not wanted & _signs(best):
+            break
+        found.append(best)
+        wanted -= _signs(best)
+    return tuple(found)
+
+
+@lru_cache
+def _families() -> tuple[str, ...]:
+    """Every installed font, those included that were installed after matplotlib's list was made."""
+    known = {entry.fname for entry in fontManager.ttflist}
+    for path in findSystemFonts():
+        if path not in known:
+            try:
+                fontManager.addfont(path)
+            except (OSError, RuntimeError, ValueError):  # a bitmap font or a damaged one
+                continue
+    return tuple(sorted({entry.name for entry in fontManager.ttflist}))
+
+
+@cache
+def _signs(family: str) -> frozenset[int]:
+    """The code points that a font can draw; none if it is not there or holds bitmaps only."""
+    try:
+        font = get_font(findfont(FontProperties(family=[family]), fallback_to_default=False))
+        font.set_size(10, 72)
+        return frozenset(font.get_charmap())
+    except (OSError, RuntimeError, ValueError):
+        return frozenset()
+
+
+def draw(
+    figure: Figure, file: Any, *, style: Mapping[str, Any] | None = None, **options: Any
+) -> None:
+    """Draw a figure into a file in the project's style, with fonts for all its signs.
+
+    Args:
+        figure: The figure.
+        file: A path or an open file.
+        style: Other settings, as of `figure_style`.
+        **options: Of ``Figure.savefig``.
+
+    Warns:
+        UserWarning: Once, if no installed font holds some signs; see `complete_fonts`.
+    """
+    with figure_style(**(style or {})):
+        complete_fonts(figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from (current )?font")
+            figure.savefig(file, **options)
+
+
 class StyledFigure(Figure):
     """A figure that notebooks show once, as PNG, without any pyplot state behind it."""
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
-        with figure_style():
-            self.savefig(buffer, format="png", metadata={"Software": None})
+        draw(self, buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()
 
 

@@ -12,6 +12,7 @@ from attcot_analysis.errors import LayoutError, MeasureError, RunError
 from attcot_analysis.files import own_folder
 from attcot_analysis.measures.compare import METRICS, compare, summarise
 from attcot_analysis.measures.outcomes import CotOutcomes
+from attcot_analysis.measures.unread import unread_sentences
 from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.coverage import data_coverage
@@ -30,7 +31,13 @@ from attcot_analysis.show.report.arms import (
 )
 from attcot_analysis.show.report.items import Tables, example_problems, report_items
 from attcot_analysis.show.report.maps import StepMaps, embeds, kept_maps, model_maps
-from attcot_analysis.show.report.page import Report, ReportEmbed, write_report
+from attcot_analysis.show.report.page import (
+    Report,
+    ReportEmbed,
+    ReportFigure,
+    report_figures,
+    write_report,
+)
 from attcot_analysis.show.report.pairing import (
     cut_off,
     find_model,
@@ -260,6 +267,54 @@ def report_run(
         return write_run_report(
             report, path, tables, shared, maps=maps, items=items, overwrite=overwrite
         )
+
+
+def run_figures(
+    a: Runs,
+    b: Runs | None = None,
+    *,
+    names: tuple[str, str] | None = None,
+    problems: str | Path | None = None,
+    examples: int = 3,
+    seed: int = 0,
+) -> tuple[list[ReportFigure], list[str]]:
+    """Draw the figures of the report on one run, or on two compared, without the page.
+
+    Args:
+        a: A measured run, or several of one arm, one per training seed.
+        b: The run compared with it, if any.
+        names: What the two are called; see `compare_runs`.
+        problems: Folder of the items, if it has moved.
+        examples: Items whose maps are drawn, of those that the runs have kept.
+        seed: Of the intervals' bootstrap.
+
+    Returns:
+        The figures, and what to know before quoting a number; what was not read comes first.
+
+    Raises:
+        RunError: As `report_run` and `compare_runs`.
+    """
+    arms = [read_arm(a)] if b is None else [*_named(read_arm(a), read_arm(b), names)]
+    notes = [] if b is None else [*format_notes(*arms), *pairing_notes(*arms)]
+    shared, more = find_problems(arms[0], arms[-1], problems)
+    arms = [arm.on([problem.id for problem in shared]) for arm in arms]
+    values = pd.concat([arm.values(shared) for arm in arms], ignore_index=True)
+    summary = summarise(values, seed=seed)
+    pair = (arms[0].name, arms[-1].name)
+    with styled_arms(dict.fromkeys(pair)):
+        maps, _, _ = _maps(arms, shared, False, examples)
+        report = Report(
+            title="",
+            summary=summary,
+            comparisons=pd.DataFrame() if b is None else compare(values, *pair, seed=seed),
+            outcomes={arm.name: arm.outcomes for arm in arms},
+            pair=pair,
+            curves=run_curves(_tables(arms), shared, pair[0]),
+            heatmaps=[item.figure() for item in maps],
+        )
+        figures = report_figures(report)
+    notes += more + size_notes(len(shared)) + [note for arm in arms for note in sample_notes(arm)]
+    return figures, unread_sentences(summary, arm_label) + notes
 
 
 def write_run_report(

@@ -291,7 +291,7 @@ class _Drawings:
     def draw(self, item: ReportFigure) -> _Drawn:
         """Draw a figure under the next number."""
         number = len(self._shown) + 1
-        name = _NAME.sub("-", item.name or item.title.lower()).strip("-") or f"figure-{number}"
+        name = figure_name(item) or f"figure-{number}"
         svg = figure_svg(item.figure)
         self._shown[name if name not in self._shown else f"{name}-{number}"] = item, svg
         drawing = inline_svg(item.figure, f"figure{number}", item.alt or item.title, svg=svg)
@@ -313,24 +313,63 @@ class _Drawings:
             )
 
 
+def report_figures(report: Report) -> list[ReportFigure]:
+    """The figures of a report, in its order, without the page."""
+    figures = [_outcomes_figure(report), *report.curves, _metrics_figure(report)]
+    if len(report.comparisons):
+        figures.append(_comparisons_figure(report))
+    figures += report.heatmaps
+    return [figure for figure in figures if figure is not None]
+
+
+def figure_name(item: ReportFigure) -> str:
+    """What the files of a figure are called; empty if it has neither name nor title."""
+    return _NAME.sub("-", item.name or item.title.lower()).strip("-")
+
+
+def _outcomes_figure(report: Report) -> ReportFigure | None:
+    """What goes with answers that CoT hurt, of a single arm where there are any answers."""
+    found = next(iter(report.outcomes.values()), None)
+    if len(report.outcomes) != 1 or not isinstance(found, CotOutcomes):
+        return None
+    shares = found.shares()
+    # Where all answers are unparsed, no group that is drawn has an item.
+    if not (shares["group"].isin(DRAWN) & (shares["n"] > 0)).any():
+        return None
+    return report_figure("outcomes", found.figure(), shares)
+
+
+def _metrics_figure(report: Report) -> ReportFigure:
+    """The main metrics by arm."""
+    summary, metrics = report.summary, report.metrics
+    need_columns(summary, ("model", "metric", "value", "low", "high"), "metrics by arm")
+    chosen = summary[summary["metric"].isin(focus_metrics(summary["metric"], metrics))]
+    return report_figure("metrics", metric_intervals(chosen, metrics), chosen)
+
+
+def _comparisons_figure(report: Report) -> ReportFigure | None:
+    """The main differences, without those that rest on answers which were not read."""
+    comparisons, metrics = report.comparisons, report.metrics
+    named = focus_metrics(comparisons["metric"], metrics)
+    keys = list(zip(comparisons["metric"], comparisons["a"], comparisons["b"], strict=True))
+    unparsed = {(a, b): withheld(report.summary, (a, b)) for _, a, b in keys}
+    chosen = comparisons[[name in named and name not in unparsed[a, b] for name, a, b in keys]]
+    if not len(chosen):
+        return None
+    return report_figure("comparisons", comparison_intervals(chosen, metrics), chosen)
+
+
 def _hurt(report: Report, drawings: _Drawings) -> dict[str, Any]:
     """The section on direct and CoT answers; of a single arm with a figure."""
-    drawn = None
-    found = next(iter(report.outcomes.values()))
-    if len(report.outcomes) == 1 and isinstance(found, CotOutcomes):
-        shares = found.shares()
-        # Where all answers are unparsed, no group that is drawn has an item.
-        if (shares["group"].isin(DRAWN) & (shares["n"] > 0)).any():
-            drawn = drawings.draw(report_figure("outcomes", found.figure(), shares))
+    figure = _outcomes_figure(report)
+    drawn = None if figure is None else drawings.draw(figure)
     return outcomes_section(report.outcomes, report.examples) | {"drawn": drawn}
 
 
 def _metrics(report: Report, drawings: _Drawings) -> dict[str, Any]:
     """The main metrics as a figure and all as a table, a column per arm."""
     summary, metrics = report.summary, report.metrics
-    need_columns(summary, ("model", "metric", "value", "low", "high"), "metrics by arm")
-    chosen = summary[summary["metric"].isin(focus_metrics(summary["metric"], metrics))]
-    figure = report_figure("metrics", metric_intervals(chosen, metrics), chosen)
+    figure = _metrics_figure(report)
     columns = []
     for arm in order_arms(summary["model"]):
         cells = _rows(summary[summary["model"] == arm])
@@ -354,14 +393,9 @@ def _comparisons(
     """
     comparisons, metrics = report.comparisons, report.metrics
     pairs = sorted(comparisons.groupby(["a", "b"], sort=False), key=lambda group: group[0] != pair)
-    named = focus_metrics(comparisons["metric"], metrics)
     unparsed = {key: withheld(report.summary, (str(key[0]), str(key[1]))) for key, _ in pairs}
-    keys = zip(comparisons["metric"], comparisons["a"], comparisons["b"], strict=True)
-    chosen = comparisons[[name in named and name not in unparsed[a, b] for name, a, b in keys]]
-    drawn = None
-    if len(chosen):
-        figure = report_figure("comparisons", comparison_intervals(chosen, metrics), chosen)
-        drawn = drawings.draw(figure)
+    figure = _comparisons_figure(report)
+    drawn = None if figure is None else drawings.draw(figure)
     tables = [
         comparison_table(rows, metrics, unparsed[key], number)
         for number, (key, rows) in enumerate(pairs, start=2)
