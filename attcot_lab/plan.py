@@ -454,12 +454,13 @@ class _File(Settings):
 
 def find_folder(place: str) -> Path:
     """A folder, seen from where the command is started, or a part of the shipped data."""
-    if not Path(place).exists():
+    path = Path(place).expanduser()
+    if not path.exists():
         try:
             return shipped(place)
         except RunError:
-            return Path(place)
-    return Path(place)
+            return path
+    return path
 
 
 def _by_name(places: Collection[str], where: str) -> dict[str, str]:

@@ -98,7 +98,7 @@ def run_plan(
     if out is None:
         raise RunError("The plan names no folder; give one, as with --out FOLDER.")
     bases = {name: _base(place, plan, progress) for name, place in plan.models.items()}
-    with _begun(Path(out), plan, bases, fresh) as run:
+    with _begun(Path(out).expanduser(), plan, bases, fresh) as run:
         _warn_of_shared_items(plan, say)
         if plan.check:
             _check_models(run, plan, bases, say)

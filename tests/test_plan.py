@@ -8,7 +8,7 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.presets import presets
 from attcot_lab.arms import arm_names
-from attcot_lab.plan import Cell, plan_of, read_plan
+from attcot_lab.plan import Cell, find_folder, plan_of, read_plan
 
 NAMES = {
     "about": "A test.",
@@ -242,3 +242,8 @@ def test_measuring_in_full_checks_compares_and_keeps_unless_the_file_says_otherw
 def test_a_full_plan_that_does_not_hold_together_is_refused(change, sentence):
     with pytest.raises(TrainingError, match=f"^mine.yaml.*{sentence}|{sentence}"):
         plan_of({**FOLDERS, **change}, where="mine.yaml")
+
+
+def test_a_folder_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_folder("~/problems") == tmp_path / "problems"
