@@ -435,6 +435,9 @@ FieldNames = Annotated[
     list[str] | None,
     Option("--map", metavar="OURS=THEIRS", help="what a field of your own is called; repeatable"),
 ]
+AllowOutside = Annotated[
+    bool, Option("--allow-outside", help="read pictures outside of PATH and --images, too")
+]
 SampledItems = Annotated[
     int | None, Option("--items", min=1, help="only so many, drawn from every type in proportion")
 ]
@@ -457,6 +460,7 @@ def _check_data(
     split: Split = None,
     boxes: Boxes = None,
     field_names: FieldNames = None,
+    outside: AllowOutside = False,
     items: SampledItems = None,
     seed: DrawSeed = 0,
     quiet: Quiet = False,
@@ -475,6 +479,7 @@ def _check_data(
         split=split,
         boxes=boxes,
         names=_field_names(field_names),
+        outside=outside,
         limit=items,
         seed=seed,
     )
@@ -492,6 +497,7 @@ def _convert_data(
     split: Split = None,
     boxes: Boxes = None,
     field_names: FieldNames = None,
+    outside: AllowOutside = False,
     items: SampledItems = None,
     seed: DrawSeed = 0,
     skip_faulty: SkipFaulty = False,
@@ -509,6 +515,7 @@ def _convert_data(
         split=split,
         boxes=boxes,
         names=_field_names(field_names),
+        outside=outside,
         limit=items,
         seed=seed,
         skip_faulty=skip_faulty,

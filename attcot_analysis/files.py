@@ -123,6 +123,12 @@ def own_folder(folder: Path, name: str) -> Path:
     return path
 
 
+def inside(file: Path, *folders: Path) -> bool:
+    """Whether a file lies in one of some folders, wherever links on its way lead."""
+    whole = file.resolve()
+    return any(whole.is_relative_to(folder.resolve()) for folder in folders)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed calls of `write_whole` have left in a folder."""
     for part in folder.glob(".*.part"):

@@ -57,7 +57,14 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "testbed.md",
             "bridge.md",
         ),
-        "Look up": ("errors.md", "data.md", "benchmarks.md", "contributing.md", "changelog.md"),
+        "Look up": (
+            "errors.md",
+            "security.md",
+            "data.md",
+            "benchmarks.md",
+            "contributing.md",
+            "changelog.md",
+        ),
     }
 )
 """Navigation: pages that are there, in this order; others follow under More."""

@@ -12,6 +12,7 @@ from PIL import Image
 from attcot_analysis.errors import ProblemError, RunError
 from attcot_analysis.files import LOCK, locked, write_bytes, write_folder, write_whole
 from attcot_analysis.problems import generate_arrows, load_problems, pictures, save_problems
+from attcot_analysis.problems.data import check_data
 from attcot_analysis.problems.decisions import DECISIONS, keep_decisions
 from attcot_analysis.problems.pictures import FORMATS, open_picture
 from attcot_analysis.runs.run import RunFolder
@@ -120,6 +121,69 @@ def test_what_a_killed_run_left_of_a_folder_is_removed_and_an_earlier_one_kept(t
     with pytest.raises(ProblemError, match="refused"):
         write_folder(tmp_path / "set", fails)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert len(load_problems(tmp_path / "set")) == 1
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    """Reads a record of one's own data that names a picture: the problem, or the sentence."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.new("RGB", (8, 8)).save(data / "own.png")
+
+    def read(name, **options):
+        record = {"image": name, "question": "Which?", "answer": "a", "candidates": ["a", "b"]}
+        (data / "records.jsonl").write_text(json.dumps(record))
+        checked = check_data(data / "records.jsonl", **options)
+        return checked.faults[0] if checked.faults else None
+
+    return read
+
+
+def test_pictures_outside_of_the_data_set_are_refused(tmp_path, records):
+    home = tmp_path / "home"
+    home.mkdir()
+    Image.new("RGB", (8, 8)).save(home / "secret.png")
+    names = ["../home/secret.png", "..\\home\\secret.png", str(home / "secret.png")]
+    held = [{"bytes": None, "path": name} for name in names]
+    if sys.platform != "win32":
+        (tmp_path / "data" / "link.png").symlink_to(home / "secret.png")
+        (tmp_path / "data" / "sub").symlink_to(home, target_is_directory=True)
+        names += ["link.png", "sub/secret.png"]
+    for name in (*names, *held):
+        said = records(name)
+        assert said is not None and "lies outside of the data set's folder" in said, name
+        assert "--allow-outside" in said
+        assert records(name, outside=True) is None
+        # Named by the user, not by the records.
+        assert records(name, images=home) is None
+    for name in ("own.png", "./own.png", "../data/own.png", str(tmp_path / "data" / "own.png")):
+        assert records(name) is None
+
+
+@links
+def test_links_inside_of_the_cache_of_the_hub_are_followed(tmp_path, records):
+    blobs = tmp_path / "hub" / "hub" / "datasets--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(blobs / "0a", format="PNG")
+    (tmp_path / "data" / "linked.png").symlink_to(blobs / "0a")
+    assert records("linked.png") is None
+
+
+@links
+def test_a_problem_folder_shows_no_picture_from_elsewhere(tmp_path):
+    (problem,) = generate_arrows(1, seed=0)
+    save_problems([problem], tmp_path / "set")
+    (file,) = (tmp_path / "set" / "images").glob(f"{problem.id}.png")
+    file.rename(tmp_path / "secret.png")
+    file.symlink_to(tmp_path / "secret.png")
+    for keep in (True, False):
+        with pytest.raises(ProblemError, match="lies outside of the data set's folder"):
+            load_problems(tmp_path / "set", keep_pictures=keep)
+    file.unlink()
+    (tmp_path / "secret.png").rename(file.with_name("renamed"))
+    file.symlink_to("renamed")
     assert len(load_problems(tmp_path / "set")) == 1
 
 

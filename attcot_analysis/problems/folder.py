@@ -34,7 +34,12 @@ from attcot_analysis.problems.decisions import (
     warn_of_rejected,
     without_rejected,
 )
-from attcot_analysis.problems.pictures import DAMAGED_PNG, StoredPicture, open_picture
+from attcot_analysis.problems.pictures import (
+    DAMAGED_PNG,
+    StoredPicture,
+    check_inside,
+    open_picture,
+)
 from attcot_analysis.problems.problem import Box, Edit, Problem, Scoring, Step
 
 _REQUIRED = ("id", "question", "candidates", "answer")
@@ -434,6 +439,8 @@ def folder_problem(root: Path, record: Any, where: str, seen: set[str], *, keep:
         check_id(name, seen if kind is None else set(), where)
         file = root / IMAGES / f"{name}{'' if kind is None else f'.{kind}'}.png"
         title = f"{where}: image {file}"
+        if file.is_symlink() or (root / IMAGES).is_symlink():
+            check_inside(file, title, "copy the picture itself there", root)
         if keep:
             return open_picture(file, title, damaged=DAMAGED_PNG, formats=["PNG"])
         return StoredPicture.at(file, title)

@@ -1,6 +1,7 @@
 """Pictures: the one way in which they are read, from a file, from bytes or from memory."""
 
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from attcot_analysis.errors import ProblemError, passing
+from attcot_analysis.files import inside
 
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 """Chunks of a PNG that may tell its orientation behind the pixels."""
@@ -20,8 +22,30 @@ _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """What is read, decided by content; Pillow would start Ghostscript on PostScript named x.png."""
 
+_CACHES = ("HUB", "DATASETS")
+
 DAMAGED_PNG = "is damaged or not a PNG"
 """What to say of a file of a problem folder that is not a readable picture."""
+
+
+def check_inside(file: Path, name: str, instead: str, *folders: Path) -> None:
+    """Refuse a picture elsewhere, which a stranger's data set would have shown in a report.
+
+    The cache of the hub, whose files link to one another, holds nothing of one's own.
+
+    Args:
+        file: The picture's.
+        name: For messages.
+        instead: What to do if it is meant to be read.
+        folders: Where pictures may lie.
+
+    Raises:
+        ProblemError: If it lies outside of them, or a link leads out of them.
+    """
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    caches = [os.environ.get(f"HF_{part}_CACHE", home / part.lower()) for part in _CACHES]
+    if not inside(file, *folders, *(Path(cache).expanduser() for cache in caches)):
+        raise ProblemError(f"{name} lies outside of the data set's folder; {instead}.")
 
 
 def upright_rgb(image: Image.Image, name: str = "The image") -> Image.Image:

@@ -108,7 +108,9 @@ def test_one_file_of_ones_own_among_several(tmp_path):
     for split in ("test", "train"):
         (tmp_path / "set" / split / "items.jsonl").write_bytes(test.read_bytes())
         (tmp_path / "set" / split / "photos").symlink_to(path.parent / "photos")
-    assert len(list(read_data(tmp_path / "set", split="test"))) == 1
+    assert len(list(read_data(tmp_path / "set", split="test", outside=True))) == 1
+    with pytest.raises(ProblemError, match="lies outside"):
+        list(read_data(tmp_path / "set", split="test"))
     with pytest.raises(ProblemError, match="holds 2"):
         list(read_data(tmp_path / "set"))
     test.rename(path)

@@ -18,7 +18,7 @@ from attcot_analysis.problems.data.hub import (
     read_vstar,
 )
 from attcot_analysis.problems.data.reserved import check_reserved
-from attcot_analysis.problems.data.source import Folder, Made, Place, sampled
+from attcot_analysis.problems.data.source import PLACE, Folder, Made, Place, sampled
 from attcot_analysis.problems.folder import check_id, problem_line, save_problems
 from attcot_analysis.problems.problem import Problem
 
@@ -85,6 +85,7 @@ def read_data(
     split: str | None = None,
     boxes: str | None = None,
     names: Mapping[str, str] | None = None,
+    outside: bool = False,
     faults: list[str] | None = None,
 ) -> Iterator[Problem]:
     """Read a dataset as it is published, or your own, problem by problem.
@@ -97,6 +98,8 @@ def read_data(
         boxes: Form of your own boxes, a name in `FORMS`; default pixels, refused where they show
             another form.
         names: Of your own data: what fields are called in it, as ``{"question": "query"}``.
+        outside: Read pictures outside of the data set's folder and of ``images``, too, which the
+            records of a stranger should not name.
         faults: Where to put a sentence for every record that cannot be read; default is to stop
             at the first.
 
@@ -104,7 +107,7 @@ def read_data(
         ProblemError: If the format is unknown or nothing can be read from the source, and, without
             ``faults``, at the first record that is wrong.
     """
-    return _read(_place(source, format, images, split, boxes, names), format, faults)
+    return _read(_place(source, format, images, split, boxes, names, outside), format, faults)
 
 
 def _place(
@@ -114,6 +117,7 @@ def _place(
     split: str | None,
     boxes: str | None,
     names: Mapping[str, str] | None,
+    outside: bool,
 ) -> Place:
     if format not in ADAPTERS:
         near = get_close_matches(format, ADAPTERS, n=1)
@@ -135,7 +139,7 @@ def _place(
             f"--map says {wrong[0]}={(names or {})[wrong[0]]}, and there is no field {wrong[0]!r} "
             f"here; choose from {', '.join(own.FIELDS)}."
         )
-    return Place(str(source), _folder(images), split, boxes, dict(names or {}))
+    return Place(str(source), _folder(images), split, boxes, dict(names or {}), outside)
 
 
 def _folder(images: str | Path | None) -> Folder | None:
@@ -164,7 +168,11 @@ def _read(
             return
         own: set[str] = set()
         try:
-            problems = made()
+            token = PLACE.set(place)
+            try:
+                problems = made()
+            finally:
+                PLACE.reset(token)
             for problem in problems:
                 _check(problem, seen, own, made.where)
         except ProblemError as error:
@@ -195,18 +203,20 @@ def check_data(
     split: str | None = None,
     boxes: str | None = None,
     names: Mapping[str, str] | None = None,
+    outside: bool = False,
     limit: int | None = None,
     seed: int = 0,
 ) -> DataCheck:
     """Read a dataset and say what is wrong with it and what can be measured on it.
 
     Args:
-        source: See `read_data`, as the next five.
+        source: See `read_data`, as the next six.
         format: See there.
         images: See there.
         split: See there.
         boxes: See there.
         names: See there.
+        outside: See there.
         limit: Only so many problems, drawn at random and of every type in proportion.
         seed: Of the draw.
 
@@ -215,7 +225,7 @@ def check_data(
     """
     faults: list[str] = []
     count = CoverageCount()
-    place = _place(source, format, images, split, boxes, names)
+    place = _place(source, format, images, split, boxes, names, outside)
     for problem in _read(place, format, faults, limit, seed):
         count.add(problem)
         place.look.add(problem)
@@ -243,6 +253,7 @@ def convert_data(
     split: str | None = None,
     boxes: str | None = None,
     names: Mapping[str, str] | None = None,
+    outside: bool = False,
     limit: int | None = None,
     seed: int = 0,
     skip_faulty: bool = False,
@@ -253,11 +264,12 @@ def convert_data(
     Args:
         source: See `read_data`.
         folder: Where to; see `save_problems`.
-        format: See `read_data`, as the next four.
+        format: See `read_data`, as the next five.
         images: See there.
         split: See there.
         boxes: See there.
         names: See there.
+        outside: See there.
         limit: See `check_data`.
         seed: See there.
         skip_faulty: Leave out records that are wrong, instead of refusing the dataset.
@@ -269,7 +281,7 @@ def convert_data(
     """
     faults: list[str] = []
     count = CoverageCount()
-    place = _place(source, format, images, split, boxes, names)
+    place = _place(source, format, images, split, boxes, names, outside)
     problems = _read(place, format, faults if skip_faulty else None, limit, seed)
 
     def counted() -> Iterator[Problem]:

@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -25,7 +26,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError, passing
 from attcot_analysis.problems.box_forms import FORMS, BoxForms, fits, other_forms, to_pixels
-from attcot_analysis.problems.pictures import open_picture
+from attcot_analysis.problems.pictures import check_inside, open_picture
 from attcot_analysis.problems.problem import Box, Problem, Step
 
 _KNOWN = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
@@ -228,6 +229,7 @@ class Place:
         boxes: Form of your own boxes, a name in `FORMS`; ``None`` for pixels, unless they show
             another form.
         names: For your own data: what a field of the records is called here.
+        outside: Whether records may name pictures outside of the folders.
         seen: Counts the boxes, to tell their form.
         look: Counts what pictures and evidence are like.
         kept: Fields of your own that went into the metadata.
@@ -239,6 +241,7 @@ class Place:
     split: str | None = None
     boxes: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    outside: bool = False
     seen: BoxForms = field(default_factory=BoxForms, compare=False)
     look: "Look" = field(default_factory=lambda: Look(), compare=False)
     kept: set[str] = field(default_factory=set, compare=False)
@@ -266,6 +269,10 @@ class Place:
         if self.path is None:
             raise ProblemError(f"{self.source} does not exist; {name} is read from files: {how}.")
         return self.path
+
+
+PLACE: ContextVar[Place] = ContextVar("place")
+"""What is being read, whose records name pictures; see `picture`."""
 
 
 class Look:
@@ -647,7 +654,8 @@ def picture(value: object, where: str, *folders: Folder) -> Image.Image:
         folders: Where to look for the file, in this order.
 
     Raises:
-        ProblemError: If it is missing, damaged, too large or of no known range.
+        ProblemError: If it is missing, damaged, too large, of no known range, or outside of the
+            folders and of `PLACE`, which does not allow that.
     """
     if isinstance(value, Mapping):
         held = value.get("bytes")
@@ -662,7 +670,7 @@ def picture(value: object, where: str, *folders: Folder) -> Image.Image:
         raise ProblemError(f"{where} has no picture ({value!r:.60}).")
     name = f"picture {value}"
     names = dict.fromkeys((str(value), str(value).replace("\\", "/")))
-    places: Iterator[Folder] = (f / one for one in names for f in folders or (Path(),))
+    places: list[Folder] = [f / one for one in names for f in folders or (Path(),)]
     file = next((place for place in places if _is_file(place)), None)
     if file is None:
         looked = ", ".join(dict.fromkeys(map(str, folders))) or "this folder"
@@ -670,6 +678,14 @@ def picture(value: object, where: str, *folders: Folder) -> Image.Image:
         raise ProblemError(f"{where}: {name} does not exist in {looked}{hint}.")
     if isinstance(file, zipfile.Path):
         return open_picture(io.BytesIO(file.read_bytes()), f"{where}: {name}")
+    place = PLACE.get(None)
+    if place is None or not place.outside:
+        # A link among the folders may lead out of what the user has named.
+        paths = [one for one in folders or (Path(),) if isinstance(one, Path)]
+        own = [one for one in paths if not one.is_symlink()]
+        own += [one for one in (place.folders if place else ()) if isinstance(one, Path)]
+        hint = "say where pictures lie with --images, or --allow-outside if you trust the data"
+        check_inside(file, f"{where}: {name}", hint, *own)
     return open_picture(file, f"{where}: {name}")
 
 
