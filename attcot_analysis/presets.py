@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from attcot_analysis.errors import MeasureError, ModelError
+from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.shipped import config_file
 
 FILE = "presets.yaml"
@@ -79,8 +80,8 @@ def presets(path: str | Path | None = None) -> dict[str, Preset]:
     """
     path = config_file(FILE) if path is None else Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_plain_yaml(path)
+    except (OSError, yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"The presets in {path} cannot be read ({reason}); correct it.") from error
     if not isinstance(content, Mapping):

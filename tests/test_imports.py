@@ -21,6 +21,7 @@ LEVELS = {
         "errors": 1,
         "files": 2,
         "shipped": 2,
+        "plain_yaml": 1,
         "presets": 3,
         "problems": 3,
         "stats": 4,
@@ -138,7 +139,7 @@ def test_a_comparison_needs_few_modules(graph):
     assert not any(
         module.startswith(f"{PACKAGE}.{room}") for room in ("train", "cli") for module in modules
     )
-    assert len(modules) <= 99, sorted(modules)
+    assert len(modules) <= 100, sorted(modules)
 
 
 def test_every_import_is_a_declared_requirement(graph):

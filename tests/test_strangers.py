@@ -4,16 +4,23 @@ import io
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from attcot_analysis.errors import ProblemError, RunError
+from attcot_analysis.errors import ModelError, ProblemError, RunError
 from attcot_analysis.files import LOCK, locked, write_bytes, write_folder, write_whole
+from attcot_analysis.models import load_mllm
+from attcot_analysis.models.processors import check_config, check_processor
+from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import generate_arrows, load_problems, pictures, save_problems
-from attcot_analysis.problems.data import check_data
+from attcot_analysis.problems.data import check_data, source
 from attcot_analysis.problems.decisions import DECISIONS, keep_decisions
+from attcot_analysis.problems.formats import response_format
 from attcot_analysis.problems.pictures import FORMATS, open_picture
 from attcot_analysis.runs.run import RunFolder
 
@@ -122,6 +129,106 @@ def test_what_a_killed_run_left_of_a_folder_is_removed_and_an_earlier_one_kept(t
         write_folder(tmp_path / "set", fails)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert len(load_problems(tmp_path / "set")) == 1
+
+
+SMALL = {"hidden_size": 8, "vocab_size": 100}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"text_config": {"num_hidden_layers": 10**6}},
+            "has num_hidden_layers 1000000 in its",
+        ),
+        ({"vision_config": {"depth": 10**6}}, "has depth 1000000 in its vision_config"),
+        ({"hidden_size": 0}, "has hidden_size 0 in its configuration, expected 1 to"),
+        ({"image_token_id": -1}, "has the image token -1"),
+        ({"text_config": SMALL, "vision_config": {"depth": 4}, "image_token_id": 7}, None),
+        (SMALL, None),
+    ],
+)
+def test_sizes_of_a_configuration_are_checked_before_memory_is_taken(config, said):
+    made = SimpleNamespace(
+        **{
+            key: SimpleNamespace(**value) if isinstance(value, dict) else value
+            for key, value in config.items()
+        }
+    )
+    if said is None:
+        check_config(made, "m")
+        return
+    with pytest.raises(ModelError, match=f"m {said}"):
+        check_config(made, "m")
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ({"patch_size": 1}, "patches of 1 pixels and the model reads patches of 14"),
+        ({"size": {"longest_edge": 4 * 10**8}}, "longest_edge 400000000 in its size"),
+        ({"size": {"height": 448, "width": -1}}, "width -1 in its size"),
+        ({"size": {"shortest_edge": 4 * 10**8}, "merge_size": 2}, "shortest_edge 400000000"),
+        ({"size": {"shortest_edge": 65536, "longest_edge": 10**8}, "merge_size": 2}, None),
+        ({"patch_size": 14, "size": {"longest_edge": 1456}}, None),
+    ],
+)
+def test_a_processor_that_makes_too_much_of_a_picture_is_refused(images, said):
+    config = SimpleNamespace(vision_config=SimpleNamespace(patch_size=14))
+    processor = SimpleNamespace(image_processor=SimpleNamespace(**images))
+    if said is None:
+        check_processor(config, processor, "m")
+        return
+    with pytest.raises(ModelError, match=said):
+        check_processor(config, processor, "m")
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"weight_map": {"a": "../other/model.safetensors"}}, "outside of its folder"),
+        ({"weight_map": {"a": "/etc/model.safetensors"}}, "outside of its folder"),
+        ({"weight_map": {"a": 7}}, "is damaged"),
+        ([], "is damaged"),
+        ({"weight_map": {"a": "model-00001-of-00001.safetensors"}}, "no processor class|cannot be"),
+    ],
+)
+def test_shards_lie_in_their_folder(tmp_path, index, said):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=said):
+        load_mllm(tmp_path)
+
+
+def test_yaml_of_strangers_stays_small(tmp_path):
+    file = tmp_path / "own.yaml"
+    bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    for text, said in (
+        ("\n".join(bomb), r"line 2 has the alias \*a0"),
+        ("[" * 100_000, "nested too deeply"),
+        ("a: " + "x" * 2**20, "larger than"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ProblemError, match=said):
+            response_format(file)
+    file.write_text("rate: 1e-4\nmore: [-2E+3, 1.5e2, 7, 0.5, 1e4x]\n")
+    assert read_plain_yaml(file) == {"rate": 1e-4, "more": [-2000.0, 150.0, 7, 0.5, "1e4x"]}
+
+
+def test_rows_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_LARGEST_ROW", 10_000)
+    file = tmp_path / "rows.parquet"
+    for size, holds in ((100, True), (20_000, False)):
+        pq.write_table(pa.table({"x": [f"{at}{'0' * size}" for at in range(3)]}), file)
+        if holds:
+            assert len(list(source.read_table(file))) == 3
+            continue
+        assert file.stat().st_size < 5_000
+        with pytest.raises(ProblemError, match=r"rows of 0 MB, expected at most 0"):
+            list(source.read_table(file))
 
 
 @pytest.fixture

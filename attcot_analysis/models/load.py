@@ -1,6 +1,7 @@
 """`Mllm`: a multimodal LLM with its processor, loaded from a folder or the hub."""
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ from attcot_analysis.files import near_folder, not_there
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
 from attcot_analysis.models.processors import (
+    check_config,
+    check_processor,
     limit_pictures,
     overridden_tiles,
     unknown_image_processor,
@@ -248,7 +251,9 @@ def load_mllm(
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _load_config(name, **hub)
     family = family_of(config)
+    check_config(config, name)
     processor = _load_processor(name, config, **hub)
+    check_processor(config, processor, name)
     model, found = _load(
         AutoModelForImageTextToText,
         "model",
@@ -302,7 +307,9 @@ def load_processor(
     hub = {"revision": revision, "trust_remote_code": False}
     config = _load_config(name, **hub)
     family = family_of(config)
+    check_config(config, name)
     processor = _load_processor(name, config, **hub)
+    check_processor(config, processor, name)
     given = {"max_pixels": max_pixels, "max_patches": max_patches}
     limits = limit_pictures(family, processor, config, given)
     return Mllm(SimpleNamespace(config=config), processor, family, name, limits=limits)
@@ -331,6 +338,25 @@ def _check_folder(path: Path) -> None:
         raise ModelError(
             f"{path} has no processor (processor_config.json or preprocessor_config.json); "
             "save the model's AutoProcessor into it."
+        )
+    for index in path.glob("*.index.json"):
+        _check_shards(index)
+
+
+def _check_shards(index: Path) -> None:
+    """Refuse an index that names weights outside of its folder."""
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        plain = all(Path(file).name == file for file in files)
+    # JSON of any form, or none.
+    except Exception as error:
+        raise passing(error, index, ModelError) or ModelError(
+            f"{index} is damaged; save or download the checkpoint again."
+        ) from error
+    if not plain:
+        raise ModelError(
+            f"{index} names weights outside of its folder; get the checkpoint again from a source "
+            "you trust."
         )
 
 

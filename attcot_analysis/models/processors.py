@@ -13,6 +13,76 @@ from attcot_analysis.errors import ModelError
 from attcot_analysis.models.families import Family
 
 _PICTURE = (640, 480)
+_MOST = {
+    "num_hidden_layers": 1000,
+    "depth": 1000,
+    "num_attention_heads": 2**12,
+    "hidden_size": 2**17,
+    "intermediate_size": 2**20,
+    "vocab_size": 2**22,
+}
+"""Of a configuration; the largest models that are published have far less."""
+_MOST_PIXELS = 2**26
+"""That a processor may blow any picture up to; of an edge, the root."""
+
+
+def check_config(config: Any, name: str) -> None:
+    """Refuse a configuration whose model would take all memory, or whose ids are none.
+
+    Args:
+        config: The model's, with those of its parts.
+        name: For messages.
+
+    Raises:
+        ModelError: If a number of it is beyond what any model has.
+    """
+    for part in ("", "text_config", "vision_config"):
+        own = getattr(config, part, None) if part else config
+        for key, most in _MOST.items():
+            value = getattr(own, key, None)
+            if isinstance(value, int) and not 0 < value <= most:
+                raise ModelError(
+                    f"{name} has {key} {value} in its {part or 'configuration'}, expected 1 to "
+                    f"{most}; get the checkpoint again from a source you trust."
+                )
+    token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    if isinstance(token, int) and not 0 <= token < _MOST["vocab_size"]:
+        raise ModelError(
+            f"{name} has the image token {token} in its configuration, which is no token; correct "
+            "image_token_id in config.json."
+        )
+
+
+def check_processor(config: Any, processor: Any, name: str) -> None:
+    """Refuse an image processor that makes too much of any picture, or other patches than are read.
+
+    Args:
+        config: The model's.
+        processor: Its.
+        name: For messages.
+
+    Raises:
+        ModelError: If it does.
+    """
+    images = getattr(processor, "image_processor", None)
+    cut, read = (
+        getattr(one, "patch_size", None) for one in (images, getattr(config, "vision_config", None))
+    )
+    if isinstance(cut, int) and isinstance(read, int) and cut != read:
+        raise ModelError(
+            f"The processor of {name} cuts pictures into patches of {cut} pixels and the model "
+            f"reads patches of {read}; correct patch_size in the processor's file."
+        )
+    held = getattr(images, "size", None) or {}
+    area = images is not None and hasattr(images, "merge_size")  # Qwen-VL counts pixels in all.
+    for key in ("height", "width", "shortest_edge", *(() if area else ("longest_edge",))):
+        value = held.get(key) if isinstance(held, Mapping) else getattr(held, key, None)
+        most = _MOST_PIXELS if area else int(_MOST_PIXELS**0.5)
+        if isinstance(value, int) and not 0 < value <= most:
+            raise ModelError(
+                f"The processor of {name} has {key} {value} in its size, expected 1 to {most}; "
+                "correct the processor's file."
+            )
 
 
 def limit_pictures(

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.plain_yaml import read_plain_yaml
 
 if TYPE_CHECKING:
     from attcot_analysis.problems.problem import Problem, Step
@@ -242,7 +243,7 @@ def response_format(name_or_path: "str | Path | ResponseFormat") -> ResponseForm
             "a YAML file."
         )
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = read_plain_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ProblemError(f"The format {path} cannot be read: {reason}.") from error

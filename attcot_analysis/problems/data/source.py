@@ -571,9 +571,22 @@ def of_split(
         raise ProblemError(f"{place.source} has no split {place.split!r}; {rest}.")
 
 
+_LARGEST_ROW = 2**28
+"""Bytes of a row of a table, unpacked, in the mean; and about what is unpacked at once."""
+
+
 def _parquet(path: Path) -> Iterator[Record]:
-    with _readable(path, "no parquet file"):
-        yield from _rows(path, pq.ParquetFile(path).iter_batches(batch_size=64))
+    with _readable(path, "no parquet file"), pq.ParquetFile(path) as file:
+        about = file.metadata
+        whole = sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups))
+        each = whole // max(1, about.num_rows)
+        if each > _LARGEST_ROW:
+            raise ProblemError(
+                f"{path} has rows of {each >> 20} MB, expected at most {_LARGEST_ROW >> 20}; get "
+                "it again from a source you trust."
+            )
+        at_once = max(1, min(64, _LARGEST_ROW // max(1, each)))
+        yield from _rows(path, file.iter_batches(batch_size=at_once))
 
 
 def _arrow(path: Path) -> Iterator[Record]:
