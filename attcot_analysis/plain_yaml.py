@@ -14,16 +14,16 @@ class _Plain(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse an alias where it is read."""
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
-            event = self.peek_event()  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
             raise yaml.YAMLError(
                 f"line {event.start_mark.line + 1} has the alias *{event.anchor}, write what it "
                 "stands for"
             )
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
 
-_Plain.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Plain.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
