@@ -26,6 +26,7 @@ from transformers import AutoConfig
 
 from attcot_analysis.errors import AttCoTError, TrainingError
 from attcot_analysis.models import Mllm, Mode
+from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.shipped import config_file
@@ -70,7 +71,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         TrainingError: If it is missing, not YAML, or holds something else.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = read_plain_yaml(Path(path))
     except OSError as error:
         raise TrainingError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

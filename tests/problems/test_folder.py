@@ -269,7 +269,7 @@ def test_bad_lines_are_one_sentence_with_their_number(tmp_path, record, message)
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(ProblemError, match=r"has no problems\.jsonl"):
+    with pytest.raises(ProblemError, match=r"There is no folder .*nowhere"):
         load_problems(tmp_path / "nowhere")
     (tmp_path / "problems.jsonl").write_text("\n\n")
     with pytest.raises(ProblemError, match="holds no problems"):

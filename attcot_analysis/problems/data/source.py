@@ -667,8 +667,8 @@ def picture(value: object, where: str, *folders: Folder) -> Image.Image:
         folders: Where to look for the file, in this order.
 
     Raises:
-        ProblemError: If it is missing, damaged, too large, of no known range, or outside of the
-            folders and of `PLACE`, which does not allow that.
+        ProblemError: If it is missing, damaged, too large, of no known range, or, while a data set
+            is read that does not allow it, outside of the folders and of `PLACE`.
     """
     if isinstance(value, Mapping):
         held = value.get("bytes")
@@ -692,11 +692,11 @@ def picture(value: object, where: str, *folders: Folder) -> Image.Image:
     if isinstance(file, zipfile.Path):
         return open_picture(io.BytesIO(file.read_bytes()), f"{where}: {name}")
     place = PLACE.get(None)
-    if place is None or not place.outside:
+    if place is not None and not place.outside:
         # A link among the folders may lead out of what the user has named.
         paths = [one for one in folders or (Path(),) if isinstance(one, Path)]
         own = [one for one in paths if not one.is_symlink()]
-        own += [one for one in (place.folders if place else ()) if isinstance(one, Path)]
+        own += [one for one in place.folders if isinstance(one, Path)]
         hint = "say where pictures lie with --images, or --allow-outside if you trust the data"
         check_inside(file, f"{where}: {name}", hint, *own)
     return open_picture(file, f"{where}: {name}")
