@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -262,10 +263,10 @@ def fit_figure(
             if family is not None:
                 text.set_fontfamily([family, "sans-serif"])
         for axes in figure.axes:
-            axes.tick_params(
-                **({} if font_size is None else {"labelsize": font_size}),
-                **({} if family is None else {"labelfontfamily": [family, "sans-serif"]}),
-            )
+            if font_size is not None:
+                axes.tick_params(labelsize=font_size)
+            if family is not None:
+                axes.tick_params(labelfontfamily=[family, "sans-serif"])
         old = figure.get_figheight()
         tall = old if font_size is None else old * min(1.0, font_size / float(RC["font.size"]))
         figure.set_size_inches(width or figure.get_figwidth(), height or tall)
@@ -292,14 +293,14 @@ def _break_lines(figure: Figure, width: float, size: float) -> float:
         place = axes.get_subplotspec()
         grid = None if place is None else place.get_gridspec()
         columns = 1 if grid is None else grid.ncols
-        for text in axes.get_children():
-            if isinstance(text, Text) and not isinstance(text, Annotation):
-                _break(text, 0.85 * width / columns)
+        for child in axes.get_children():
+            if isinstance(child, Text) and not isinstance(child, Annotation):
+                _break(child, 0.85 * width / columns)
         lines = _break_names(axes, width * _NAMES / columns**0.5, size)
         if lines and place is not None and grid is not None:
-            ratios = list(grid.get_height_ratios())
+            ratios = np.array(grid.get_height_ratios(), dtype=float)
             ratios[place.rowspan.start] = lines
-            grid.set_height_ratios(ratios)
+            grid.set_height_ratios(ratios.tolist())
             needed += (lines + _AROUND) * size * _LINE if place.is_first_col() else 0.0
     return needed
 
@@ -353,10 +354,9 @@ def _narrow_legends(figure: Figure, width: float) -> None:
         while columns > 1 and _inches_of(legend, figure) > width:
             columns -= 1
             legend.remove()
-            font = {"size": size, "family": family}
-            legend = figure.legend(
-                handles, labels, loc=f"outside {side} left", ncols=columns, prop=font
-            )
+            font = FontProperties(family=family, size=size)
+            place: Any = f"outside {side} left"
+            legend = figure.legend(handles, labels, loc=place, ncols=columns, prop=font)
         for text in legend.get_texts():
             _break(text, width - 0.6)
 

@@ -61,7 +61,7 @@ def counts(table: pd.DataFrame) -> str:
     )
 
 
-def p_of(row: Mapping[str, Any], column: str) -> float:
+def p_of(row: Mapping[Any, Any], column: str) -> float:
     """A row's p value; NaN if it has none, or one of items only though there are several seeds.
 
     Tables that earlier versions have written hold such.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -114,8 +114,8 @@ def metric_table(
     for field in ("title", "unit"):
         rows[field] = [getattr(METRICS.get(name), field, "") or name for name in rows["metric"]]
     if to == "csv":
-        tested = [name for name in ("p_holm",) if name in rows]
-        columns = ["metric", "title", "unit", "model", *_NUMBERS, *tested]
+        columns = ["metric", "title", "unit", "model", *_NUMBERS]
+        columns += ["p_holm"] if "p_holm" in rows else []
         rows["model"] = rows["model"].map(for_csv)
         return rows[columns].to_csv(index=False)
     notes = unread_sentences(summary, arm_label)
@@ -133,14 +133,19 @@ def _shown(rows: pd.DataFrame, models: set[str]) -> pd.DataFrame:
             signed = row["model"] not in models
             interval = format_interval(row["low"], row["high"], signed=signed)
             cells[row["model"]] = f"{format_number(row['value'], signed=signed)} {interval}"
-        title, unit = own[["title", "unit"]].iloc[0]
+        title, unit = (str(own[name].iloc[0]) for name in ("title", "unit"))
         about = title if unit == metric else f"{title} ({unit})"
         table.append([about, *cells.values(), counts(own)])
     return pd.DataFrame(table, columns=["metric", *columns, "n"])
 
 
+def _rows(table: pd.DataFrame) -> list[list[Any]]:
+    """The names of the columns, then the rows."""
+    return [list(table.columns), *table.to_numpy().tolist()]
+
+
 def _latex(table: pd.DataFrame, notes: Sequence[str]) -> list[str]:
-    rows = [[_tex(cell) for cell in row] for row in (table.columns, *table.to_numpy().tolist())]
+    rows = [[_tex(cell) for cell in row] for row in _rows(table)]
     lines = [f"{' & '.join(row)} \\\\" for row in rows]
     columns = "l" + "r" * (len(table.columns) - 2) + "l"
     return [
@@ -164,7 +169,6 @@ def _tex(cell: object) -> str:
 
 
 def _markdown(table: pd.DataFrame, notes: Sequence[str]) -> list[str]:
-    rows = [table.columns, *table.to_numpy().tolist()]
-    lines = [f"| {' | '.join(map(for_markdown, row))} |" for row in rows]
+    lines = [f"| {' | '.join(map(for_markdown, row))} |" for row in _rows(table)]
     rule = f"|{' --- |' * len(table.columns)}"
     return [*(f"{for_markdown(note)}\n" for note in notes), lines[0], rule, *lines[1:]]
