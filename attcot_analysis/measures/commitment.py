@@ -19,7 +19,8 @@ from attcot_analysis.measures._items import Empty, Response, Result, batches, pa
 from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Encoded, Mllm, token_starts
 from attcot_analysis.models.inputs import ImageLike
-from attcot_analysis.problems import ParsedResponse, Problem
+from attcot_analysis.problems import ParsedResponse, Problem, parse_response
+from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.reading import states
 from attcot_analysis.problems.steps import number_range
 from attcot_analysis.stats.intervals import Interval, bootstrap_mean
@@ -602,8 +603,15 @@ def other_items(answers: Sequence[str], n_steps: Sequence[int], names: Sequence[
     return partners
 
 
-def other_rationales(problems: Sequence[Problem], responses: Sequence[ParsedResponse]) -> list[str]:
+def other_rationales(
+    problems: Sequence[Problem],
+    responses: Sequence[ParsedResponse],
+    format: ResponseFormat = TAGS,
+) -> list[str]:
     """Per item the text of its partner's response (see `other_items`), up to its own K.
+
+    All of the partner's response where no steps can be told in that part of it, as in lines of
+    digits whose closing tag is missing.
 
     Raises:
         MeasureError: If all other items have the same answer.
@@ -613,7 +621,8 @@ def other_rationales(problems: Sequence[Problem], responses: Sequence[ParsedResp
     texts = []
     for partner, wanted in zip(partners, n_steps, strict=True):
         source = responses[partner]
-        texts.append(source.text[: source.steps[:wanted][-1][1]])
+        part = source.text[: source.steps[:wanted][-1][1]]
+        texts.append(part if parse_response(part, format).steps else source.text)
     return texts
 
 
@@ -738,7 +747,8 @@ def commitment(
     partners: dict[int, str] = {}
     if "other_item" in controls:
         if others is None:
-            texts = other_rationales(items.measured, list(items.parsed.values()))
+            own_texts = list(items.parsed.values())
+            texts = other_rationales(items.measured, own_texts, mllm.format)
         else:
             texts = [others[at] for at in items.places]
         partners = dict(zip(items.places, texts, strict=True))

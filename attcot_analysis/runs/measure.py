@@ -350,7 +350,8 @@ class ResponseStages:
                     stacklevel=2,
                 )
         if "other_item" in self.controls:
-            texts = other_rationales([problems[at] for at in used], [parsed[at] for at in used])
+            rest = [problems[at] for at in used], [parsed[at] for at in used]
+            texts = other_rationales(*rest, of.mllm.format)
             for place, text in zip(used, texts, strict=True):
                 self.others[place] = text
         self.edits = [kind for kind in of.settings.edits if _allowed(problems, kind)]

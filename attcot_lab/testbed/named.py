@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from attcot_analysis.errors import RunError, TrainingError
+from attcot_analysis.errors import TrainingError
 from attcot_analysis.problems import ArrowsConfig
-from attcot_analysis.shipped import shipped
+from attcot_analysis.shipped import data_folder
 from attcot_lab.jobs import run_jobs
 from attcot_lab.testbed.build import BUILD_FILE, BuildConfig, build_testbed_model
 from attcot_lab.testbed.charts import ChartsConfig
@@ -90,17 +90,18 @@ def testbed_model(name: str, *, progress: bool = True) -> Path:
         progress: Show a progress bar while building.
 
     Raises:
+        RunError: If the installation lacks its data folder.
         TrainingError: If there is no such model.
     """
     config = build_config(name)
-    try:
-        return shipped(f"models/{name}")
-    except RunError:
-        folder = cache_folder() / name
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            _train(folder, config, progress)
-        return folder
+    ours = data_folder() / "models" / name
+    if ours.exists():
+        return ours
+    folder = cache_folder() / name
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _train(folder, config, progress)
+    return folder
 
 
 def known_kinds(folder: str | Path) -> list[str]:

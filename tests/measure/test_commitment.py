@@ -1,6 +1,7 @@
 """Commitment: controls and leaks, tables by hand, properties, and the whole against a loop."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,11 @@ from attcot_analysis.measures.commitment import (
     filler_rationale,
     first_lasting,
     other_items,
+    other_rationales,
     random_position,
 )
 from attcot_analysis.models import encode_problem
-from attcot_analysis.problems import ANSWER_CUE, Problem, Step, render_response
+from attcot_analysis.problems import ANSWER_CUE, Problem, Step, parse_response, render_response
 from attcot_analysis.problems.reading import states
 
 BLANK = Image.new("RGB", (64, 48))
@@ -368,6 +370,16 @@ def test_other_items_are_the_next_with_another_answer_and_enough_steps():
     assert other_items(answers, n_steps, list("abcd")) == [3, 2, 3, 0]
     with pytest.raises(MeasureError, match="Item a: no other item has a different answer"):
         other_items(["red", "red"], [1, 1], ["a", "b"])
+
+
+def test_a_part_without_steps_is_no_rationale_of_another_item():
+    text = "\n3111.\n.\n233..2.\n333.\n. The star is in row 1.\n</think><answer>red</answer>"
+    stammer = parse_response(text)
+    assert len(stammer.steps) > 2 and not parse_response(text[: stammer.steps[1][1]]).steps
+    plain = parse_response("<think>\n1. A.\n2. B.\n</think>\n<answer>blue</answer>")
+    answers = [SimpleNamespace(answer=word, id=word) for word in ("blue", "red")]
+    first, second = other_rationales(answers, [plain, stammer])
+    assert first == text and second.endswith("2. B.\n")
 
 
 # --- the whole ----------------------------------------------------------------------------------
