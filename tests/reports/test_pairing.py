@@ -129,7 +129,7 @@ def test_an_unfinished_run_and_no_run_are_refused(pair, tmp_path):
     shutil.rmtree(half / "tables" / "dependence")
     with pytest.raises(RunError, match="not finished: it lacks dependence; run the attcot measure"):
         read_arm(half)
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="There is no folder"):
         read_arm(tmp_path / "nowhere")
     other = RunFolder.create(tmp_path / "other", {"seed": 0, "models": {}, "data": {}})
     with pytest.raises(RunError, match="no run that can be compared"):
