@@ -74,6 +74,13 @@ class Study(Record):
     exploratory: list[Question] = Field(default_factory=list)
     level: float = 0.95
 
+    @property
+    def terms(self) -> list[Term]:
+        """What its claims compare."""
+        claims = (*self.primary, *self.exploratory)
+        sides = (side for one in claims for side in (one.more, one.less))
+        return [side for side in sides if side is not None]
+
 
 def read_study(path: str | Path) -> Study:
     """Read a registration: a YAML file, or the name of one in ``configs/studies``.
@@ -149,13 +156,7 @@ def study_claims(values: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def unread_arms(run: RunFolder, study: Study) -> str:
     """Say in which cells too many answers of a compared arm were not read; empty if in none."""
-    terms = [
-        term
-        for one in (*study.primary, *study.exploratory)
-        for term in (one.more, one.less)
-        if term is not None
-    ]
-    return unread_cells(plan_values(run), {(term.arm, term.metric) for term in terms})
+    return unread_cells(plan_values(run), {(term.arm, term.metric) for term in study.terms})
 
 
 def describe_study(table: pd.DataFrame) -> str:

@@ -38,9 +38,7 @@ def main(folder: str, name: str = "claims") -> None:
     if config_file(f"studies/{name}.yaml").exists():
         study = read_study(name)
         print(describe_study(study_table(run, study)))
-        asked = (*study.primary, *study.exploratory)
-        terms = [term for one in asked for term in (one.more, one.less) if term is not None]
-        ship_values(run, name, {term.metric for term in terms})
+        ship_values(run, name, {term.metric for term in study.terms})
         return
     metrics = {term.metric for claim in CLAIMS for term in claim.terms}
     results = ship_values(run, name, metrics)
