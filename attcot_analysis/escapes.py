@@ -25,7 +25,11 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 _FORMULA = re.compile(r"\s*[=+\-@\t\r]")
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_SAFE = re.compile(
+    r"(?!.*-[0-9a-f]{16}$)(?!(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[a-z0-9][a-z0-9._-]{0,99}",
+    re.ASCII,
+)
+"""What names a file on every disk, those included that take A for a; no digest of ours."""
 
 
 def for_terminal(text: object) -> str:
@@ -63,13 +67,18 @@ def for_csv(text: object) -> str:
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
-def for_file_name(text: object) -> str:
-    """A file name (without ending) for any text; two different texts have two different names."""
+def for_file_name(text: object, reserved: tuple[str, ...] = ()) -> str:
+    """A file name (without ending) for any text; two different texts have two different names.
+
+    Args:
+        text: What the file is of.
+        reserved: Endings that mean something else, so that no name has them.
+    """
     given = str(text)
-    if _SAFE.fullmatch(given) and not given.endswith("."):
+    if _SAFE.fullmatch(given) and not given.endswith((".", *reserved)):
         return given
-    digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", given[:200]).strip("._-")[:60]
+    digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    plain = re.sub(r"[^a-z0-9._-]+", "-", given[:200].lower()).strip("._-")[:60]
     return f"{plain or 'x'}-{digest}"
 
 

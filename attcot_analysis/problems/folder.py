@@ -3,7 +3,7 @@
 Layout::
 
     problems.jsonl              one JSON object per line, in order
-    images/<id>.png             the picture
+    images/<id>.png             the picture; see `picture_file` for ids that are no file names
     images/<id>.twin.png        the twin's, where the problem has a twin
     images/<id>.control.png     the control edit's, likewise
     edits.json                  which edits were rejected, where somebody looked at them
@@ -20,11 +20,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, cast
+from typing import Any, Literal, NoReturn
 
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
+from attcot_analysis.escapes import for_file_name
 from attcot_analysis.files import not_there, write_folder
 from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.decisions import (
@@ -40,7 +41,7 @@ from attcot_analysis.problems.pictures import (
     check_inside,
     open_picture,
 )
-from attcot_analysis.problems.problem import Box, Edit, Problem, Scoring, Step
+from attcot_analysis.problems.problem import Box, Edit, Problem, Step, shortened
 
 _REQUIRED = ("id", "question", "candidates", "answer")
 
@@ -50,9 +51,6 @@ _OPTIONAL = (
 )
 
 _EDIT = ("answer", "steps", "boxes")
-
-
-T = TypeVar("T")
 
 
 def problem_record(problem: Problem) -> dict[str, Any]:
@@ -74,13 +72,12 @@ def problem_record(problem: Problem) -> dict[str, Any]:
         record["scoring"] = problem.scoring
     if problem.references:
         record["references"] = list(problem.references)
-    for edit in (problem.twin, problem.control):
-        if edit is not None:
-            record[edit.kind] = {
-                "answer": edit.answer,
-                "steps": [_step_record(step) for step in edit.steps],
-                "boxes": _box_record(edit.boxes),
-            }
+    for kind, edit in _edits_of(problem):
+        record[kind] = {
+            "answer": edit.answer,
+            "steps": [_step_record(step) for step in edit.steps],
+            "boxes": _box_record(edit.boxes),
+        }
     if problem.metadata:
         record["metadata"] = {key: problem.metadata[key] for key in sorted(problem.metadata)}
     return record
@@ -115,37 +112,20 @@ def problem_from_record(
             return None
         place = f"{where}, {kind}"
         inner = _fields(top[kind], _EDIT, (), place)
-        return Edit(
-            kind=kind,
-            image=picture(kind),
-            answer=_text(inner["answer"], "answer", place),
-            steps=_each(inner["steps"], "steps", place, _step),
-            boxes=_each(inner["boxes"], "boxes", place, _box),
-        )
+        steps = _steps(inner["steps"], place)
+        return Edit(kind, picture(kind), inner["answer"], steps, inner["boxes"])
 
-    def candidate(value: object, place: str) -> str:
-        return _text(value, "candidate", place)
-
-    def reference(value: object, place: str) -> str:
-        return _text(value, "reference", place)
-
-    habitual = top.get("habitual")
+    plain = ("candidates", "habitual", "evidence", "tolerance", "scoring", "references", "metadata")
     try:
         return Problem(
-            id=_text(top["id"], "id", where),
+            id=top["id"],
             image=picture(None),
-            question=_text(top["question"], "question", where),
-            candidates=_each(top["candidates"], "candidates", where, candidate),
-            answer=_text(top["answer"], "answer", where),
-            steps=_each(top.get("steps", []), "steps", where, _step),
+            question=top["question"],
+            answer=top["answer"],
+            steps=_steps(top.get("steps", []), where),
             twin=edit("twin"),
             control=edit("control"),
-            habitual=None if habitual is None else _text(habitual, "habitual", where),
-            evidence=_each(top.get("evidence", []), "evidence", where, _box),
-            tolerance=_number(top.get("tolerance", 0.0), "tolerance", where),
-            scoring=cast(Scoring, _text(top.get("scoring", "exact"), "scoring", where)),
-            references=_each(top.get("references", []), "references", where, reference),
-            metadata=_metadata(top.get("metadata", {}), where),
+            **{name: top[name] for name in plain if name in top},
         )
     except ProblemError as error:
         if str(error).startswith(where):
@@ -157,84 +137,25 @@ def _fields(
     record: object, required: Sequence[str], optional: Sequence[str], where: str
 ) -> Mapping[str, Any]:
     if not isinstance(record, Mapping):
-        raise ProblemError(f"{where} holds {_short(record)}; expected a JSON object.")
+        raise ProblemError(f"{where} holds {shortened(record)}; expected a JSON object.")
     missing = [key for key in required if key not in record]
     if missing:
         raise ProblemError(f"{where} lacks {_listed(missing)}; it must have {_listed(required)}.")
     unknown = [key for key in record if key not in required and key not in optional]
     if unknown:
         raise ProblemError(
-            f"{where} has the unknown field {_short(unknown[0])}; "
+            f"{where} has the unknown field {shortened(unknown[0])}; "
             f"known are {_listed([*required, *optional])}."
         )
     return record
 
 
-def _text(value: object, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise ProblemError(f"{where}: {name} is {_short(value)}; expected a string.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ProblemError(
-            f"{where}: {name} {_short(value)} holds half of a surrogate pair, which is no "
-            "character; write it in UTF-8."
-        ) from None
-    return value
-
-
-def _number(value: object, name: str, where: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ProblemError(f"{where}: {name} is {_short(value)}; expected a number.")
-    return float(value)
-
-
-def _each(value: object, name: str, where: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
+def _steps(value: Any, where: str) -> Any:
+    """Steps of a list of objects; what is no list is refused by whoever it is given to."""
     if not isinstance(value, list):
-        raise ProblemError(f"{where}: {name} is {_short(value)}; expected a list.")
-    return tuple(read(entry, where) for entry in value)
-
-
-def _step(value: object, where: str) -> Step:
-    step = _fields(value, ("text",), ("boxes",), f"{where}, step")
-    return Step(
-        text=_text(step["text"], "step text", where),
-        boxes=_each(step.get("boxes", []), "boxes", where, _box),
-    )
-
-
-def _box(value: object, where: str) -> Box:
-    if (
-        not isinstance(value, list)
-        or len(value) != 4
-        or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
-    ):
-        raise ProblemError(f"{where}: box is {_short(value)}; expected four numbers.")
-    try:
-        x0, y0, x1, y1 = (float(n) for n in value)
-    except OverflowError:
-        raise ProblemError(f"{where}: box {_short(value)} holds too large a number.") from None
-    return x0, y0, x1, y1
-
-
-def _metadata(value: object, where: str) -> dict[str, str | int | float | bool]:
-    if not isinstance(value, dict):
-        raise ProblemError(f"{where}: metadata is {_short(value)}; expected a JSON object.")
-    for key, entry in value.items():
-        if not isinstance(entry, str | int | float | bool):
-            raise ProblemError(
-                f"{where}: metadata {key!r} is {_short(entry)}; expected a string, number or "
-                "true/false."
-            )
-        for text in (key, entry):
-            if isinstance(text, str):
-                _text(text, "metadata", where)
-    return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        return value
+    fields = [_fields(step, ("text",), ("boxes",), f"{where}, step") for step in value]
+    return [Step(**step) for step in fields]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -246,7 +167,28 @@ LINES = "problems.jsonl"
 IMAGES = "images"
 
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
+_EDITS = (".twin", ".control")
+
+_PUBLISHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
+"""Ids under which earlier versions, and people, write pictures as they are."""
+
+
+def picture_file(folder: Path, name: str, kind: str | None = None) -> Path:
+    """Where a picture of a problem folder lies.
+
+    Args:
+        folder: The problem folder.
+        name: The item's id. One that is a file name on every disk (small letters, digits, dots,
+            underscores and hyphens, at most 100) names the file; of others the file's name is a
+            digest, unless it lies there under the id itself.
+        kind: ``"twin"`` or ``"control"``; ``None`` for the original.
+    """
+    ending = ".png" if kind is None else f".{kind}.png"
+    file = folder / IMAGES / f"{for_file_name(name, _EDITS)}{ending}"
+    if not _PUBLISHED.fullmatch(name) or name.endswith(_EDITS) or file.exists():
+        return file
+    written = folder / IMAGES / f"{name}{ending}"
+    return written if written.exists() else file
 
 
 def save_problems(
@@ -268,8 +210,8 @@ def save_problems(
         The folder.
 
     Raises:
-        ProblemError: If an id cannot be a file name or occurs twice, a value cannot be written as
-            JSON, the folder holds something already, or the disk is full.
+        ProblemError: If an id occurs twice, the folder holds something already, or the disk is
+            full.
     """
     target = Path(folder)
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
@@ -295,8 +237,9 @@ def _write_part(problems: Iterable[Problem], part: Path) -> None:
         for problem in problems:
             check_id(problem.id, seen, "Cannot save")
             file.write(problem_line(problem).encode())
-            for name, image in _images(problem):
-                _store(image, part / IMAGES / name, stored)
+            _store(problem.image, picture_file(part, problem.id), stored)
+            for kind, edit in _edits_of(problem):
+                _store(edit.image, picture_file(part, problem.id, kind), stored)
     if not seen:
         raise ProblemError("No problems were given to write; give at least one.")
 
@@ -376,36 +319,21 @@ def problem_line(problem: Problem) -> str:
     return line + "\n"
 
 
-def _images(problem: Problem) -> list[tuple[str, Image.Image]]:
-    images = [(f"{problem.id}.png", problem.image)]
-    for edit in (problem.twin, problem.control):
-        if edit is not None:
-            images.append((f"{problem.id}.{edit.kind}.png", edit.image))
-    return images
+def _edits_of(problem: Problem) -> list[tuple[str, Edit]]:
+    return [(edit.kind, edit) for edit in (problem.twin, problem.control) if edit is not None]
 
 
 def check_id(name: object, seen: set[str], where: str) -> None:
-    """Refuse an id that cannot name a file or is there already, and remember it.
+    """Refuse an id that is none or is there already, and remember it.
 
     Raises:
         ProblemError: Says where it stands.
     """
-    if not isinstance(name, str) or not _SAFE_ID.fullmatch(name):
-        raise ProblemError(
-            f"{where}: id {name!r} cannot name a file; use letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit, at most 200."
-        )
-    if name.endswith((".twin", ".control")):
-        raise ProblemError(
-            f"{where}: id {name!r} would clash with the pictures of edits; do not end it in "
-            "'.twin' or '.control'."
-        )
-    # Some file systems do not tell upper from lower case.
-    if name.lower() in seen:
-        raise ProblemError(
-            f"{where}: id {name!r} occurs twice (letter case does not count); ids must be unique."
-        )
-    seen.add(name.lower())
+    if not isinstance(name, str) or not name.strip():
+        raise ProblemError(f"{where}: id is {shortened(name)}; expected a text.")
+    if name in seen:
+        raise ProblemError(f"{where}: id {name!r} occurs twice; ids must be unique.")
+    seen.add(name)
 
 
 def _problem(
@@ -437,7 +365,7 @@ def folder_problem(root: Path, record: Any, where: str, seen: set[str], *, keep:
 
     def picture(kind: str | None) -> Any:
         check_id(name, seen if kind is None else set(), where)
-        file = root / IMAGES / f"{name}{'' if kind is None else f'.{kind}'}.png"
+        file = picture_file(root, name, kind)
         title = f"{where}: image {file}"
         if file.is_symlink() or (root / IMAGES).is_symlink():
             check_inside(file, title, "copy the picture itself there", root)

@@ -94,11 +94,16 @@ def upright_rgb(image: Image.Image, name: str = "The image") -> Image.Image:
     return shown if shown.mode == "RGB" else shown.convert("RGB")
 
 
-def is_plain(image: Image.Image) -> bool:
-    """Whether every reader takes it for the same pixels: grey or RGB, upright, nothing clear."""
-    upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    plain = image.mode in ("RGB", "L") and "transparency" not in image.info
-    return plain and upright and _other_profile(image) is None
+def is_plain(file: Path) -> bool:
+    """Whether every reader of a PNG sees the same pixels: grey or RGB, upright, nothing clear.
+
+    Raises:
+        ProblemError: As `open_picture`.
+    """
+    with _reading(str(file), DAMAGED_PNG), Image.open(file, formats=["PNG"]) as image:
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+        return plain and upright and _other_profile(image) is None
 
 
 def _check_frames(image: Image.Image, name: str) -> None:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from math import isfinite
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import fits, other_forms
 from attcot_analysis.problems.phrases import one_form
-from attcot_analysis.problems.pictures import StoredPicture, upright_rgb
+from attcot_analysis.problems.pictures import StoredPicture, open_picture
 
 Box = tuple[float, float, float, float]
 """A pixel rectangle ``(x0, y0, x1, y1)``, half open, in the coordinates of the original image."""
@@ -24,6 +27,9 @@ RELAXED = 0.05
 _HUMANS = 4
 """With fewer, VQA's rule could give no answer the score 1."""
 
+_FURTHEST = 1e9
+"""No picture has so many pixels a side; whole numbers beyond it may be no float."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -32,13 +38,18 @@ class Step:
     Attributes:
         text: The sentence, without its number.
         boxes: Evidence boxes, the pixel rectangles the step must be read from; may be empty.
+
+    Raises:
+        ProblemError: If the text could not be found again in a response, or a box is none.
     """
 
     text: str
     boxes: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse steps that could not be found again in a response."""
+        """Check the parts; lists become tuples."""
+        _check_text(self.text, "A step's text")
+        object.__setattr__(self, "boxes", _boxes(self.boxes, "A step's boxes"))
         if not self.text.strip():
             raise ProblemError("A step has no text; give every rationale step one sentence.")
         if len(self.text.splitlines()) > 1:
@@ -59,9 +70,19 @@ class _Picture:
 
     def __set__(self, owner: object, picture: Image.Image | StoredPicture) -> None:
         """Keep a picture, turned upright as files are when they are read."""
+        held = owner.__dict__
+        name = held.get("id")
+        whose = f"Problem {name}" if isinstance(name, str) else f"A {held.get('kind', 'problem')}"
+        if not isinstance(picture, Image.Image | StoredPicture):
+            raise ProblemError(
+                f"{whose}: image is {shortened(picture)}; expected a PIL image, as "
+                "attcot_analysis.models.read_image(path) and PIL.Image.fromarray(array) give."
+            )
+        if min(picture.size) < 1:
+            raise ProblemError(f"{whose}: image has no pixels, its size is {picture.size}.")
         if isinstance(picture, Image.Image) and picture.mode == "RGB":
-            picture = upright_rgb(picture)
-        owner.__dict__["image"] = picture
+            picture = open_picture(picture, f"{whose}: image")
+        held["image"] = picture
 
 
 class _Pictured:
@@ -100,13 +121,25 @@ class Edit(_Pictured):
     steps: tuple[Step, ...]
     boxes: tuple[Box, ...]
 
+    def __post_init__(self) -> None:
+        """Check the types of the parts; lists become tuples."""
+        if self.kind not in ("twin", "control"):
+            raise ProblemError(
+                f"An edit's kind is {shortened(self.kind)}; expected 'twin' or 'control'."
+            )
+        _check_text(self.answer, f"A {self.kind}'s answer")
+        object.__setattr__(self, "steps", _each(self.steps, f"A {self.kind}'s steps", Step))
+        object.__setattr__(self, "boxes", _boxes(self.boxes, f"A {self.kind}'s boxes"))
+
 
 @dataclass(frozen=True)
 class Problem(_Pictured):
     """One item: a picture, a question about it, and everything needed to test an answer.
 
+    Lists, of boxes and their numbers too, become tuples.
+
     Attributes:
-        id: Unique within a set.
+        id: Any text, unique within a set.
         image: RGB picture; an orientation tag turns it, so that boxes are of it as it is shown.
             A `StoredPicture` stays on disk and is read at every look.
         question: Natural-language question, without any instruction on how to answer.
@@ -128,7 +161,7 @@ class Problem(_Pictured):
         metadata: Anything else worth keeping, JSON values only.
 
     Raises:
-        ProblemError: If any of these contradict each other.
+        ProblemError: If any of these is of another type, or contradicts another.
     """
 
     id: str
@@ -147,7 +180,8 @@ class Problem(_Pictured):
     metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the parts against each other."""
+        """Check the parts, each by itself and against each other; lists become tuples."""
+        self._check_types()
         if self._held.mode != "RGB":
             raise ProblemError(
                 f"Problem {self.id}: image mode is {self._held.mode}; convert it to RGB first, as "
@@ -183,8 +217,9 @@ class Problem(_Pictured):
                     f"{list(self.candidates)}; add it or correct it."
                 )
         if not 0 <= self.tolerance < 1:
+            given = shortened(self.tolerance)
             raise ProblemError(
-                f"Problem {self.id}: tolerance is {self.tolerance}; give a share from 0 up to 1."
+                f"Problem {self.id}: tolerance is {given}; give a share from 0 up to 1."
             )
         self._check_scoring()
         boxes = [box for step in self.steps for box in step.boxes]
@@ -206,6 +241,43 @@ class Problem(_Pictured):
         """All boxes of the steps and of the whole item, each once."""
         boxes = [box for step in self.steps for box in step.boxes]
         return tuple(dict.fromkeys([*boxes, *self.evidence]))
+
+    def _check_types(self) -> None:
+        """See that every part is what its annotation says; lists become tuples."""
+        whose = f"Problem {self.id}:" if isinstance(self.id, str) else "Problem:"
+        for name in ("id", "question", "answer", "scoring"):
+            _check_text(getattr(self, name), f"{whose} {name}")
+        if self.habitual is not None:
+            _check_text(self.habitual, f"{whose} habitual")
+        lists = {
+            "candidates": _each(self.candidates, f"{whose} candidates", str),
+            "references": _each(self.references, f"{whose} references", str),
+            "steps": _each(self.steps, f"{whose} steps", Step),
+            "evidence": _boxes(self.evidence, f"{whose} evidence"),
+        }
+        for name, held in lists.items():
+            object.__setattr__(self, name, held)
+        for kind, edit in (("twin", self.twin), ("control", self.control)):
+            if edit is not None and not isinstance(edit, Edit):
+                raise ProblemError(f"{whose} {kind} is {shortened(edit)}; expected an Edit.")
+        if not _is_number(self.tolerance):
+            raise ProblemError(
+                f"{whose} tolerance is {shortened(self.tolerance)}; expected a number."
+            )
+        if not isinstance(self.metadata, Mapping):
+            raise ProblemError(
+                f"{whose} metadata is {shortened(self.metadata)}; expected a mapping of names to "
+                "values."
+            )
+        for key, value in self.metadata.items():
+            _check_text(key, f"{whose} the metadata's name")
+            if isinstance(value, str):
+                _check_text(value, f"{whose} metadata {key!r}")
+            elif not (isinstance(value, int) or (isinstance(value, float) and isfinite(value))):
+                raise ProblemError(
+                    f"{whose} metadata {key!r} is {shortened(value)}; expected a string, a finite "
+                    "number or true/false."
+                )
 
     def _check_scoring(self) -> None:
         """See that the rule fits the problem; a tolerance and the relaxed rule go together."""
@@ -264,6 +336,66 @@ class Problem(_Pictured):
                 f"{self.answer!r}, but is {edit.answer!r}."
             )
         _check_boxes(self.id, self.size, edit.boxes)
+
+
+def _check_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise ProblemError(f"{what} is {shortened(value)}; expected a string.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ProblemError(
+            f"{what} {shortened(value)} holds half of a surrogate pair, which is no character; "
+            "write it in UTF-8."
+        ) from None
+
+
+def _each(values: Any, what: str, kind: type) -> tuple[Any, ...]:
+    """A list as a tuple, every entry of it of one kind."""
+    names = "strings" if kind is str else f"{kind.__name__} objects"
+    if not isinstance(values, list | tuple):
+        raise ProblemError(f"{what} is {shortened(values)}; expected a list of {names}.")
+    for number, value in enumerate(values, start=1):
+        if kind is str:
+            _check_text(value, f"{what}, number {number},")
+        elif not isinstance(value, kind):
+            raise ProblemError(
+                f"{what}, number {number}, is {shortened(value)}; expected a {kind.__name__} "
+                "object."
+            )
+    return tuple(values)
+
+
+def _boxes(values: Any, what: str) -> tuple[Box, ...]:
+    """A list of lists of four numbers as a tuple of tuples."""
+    if not isinstance(values, list | tuple):
+        raise ProblemError(f"{what} is {shortened(values)}; expected a list of boxes.")
+    for number, box in enumerate(values, start=1):
+        four = isinstance(box, list | tuple) and len(box) == 4
+        if not four or not all(_is_number(side) and abs(side) < _FURTHEST for side in box):
+            raise ProblemError(
+                f"{what}, number {number}, is {shortened(box)}; expected four numbers (x0, y0, x1, "
+                "y1)."
+            )
+    return tuple(
+        tuple(side if type(side) is int else float(side) for side in box)  # type: ignore[misc]
+        for box in values
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def shortened(value: object) -> str:
+    """What somebody gave, in few words; of arrays and models only what they are."""
+    if not isinstance(value, str | bytes | int | float | list | tuple | dict | Path | None):
+        return f"of type {type(value).__name__}"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Whole numbers of thousands of digits; deep lists.
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_boxes(problem_id: str, size: tuple[int, int], boxes: Sequence[Box]) -> None:

@@ -27,14 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.files import write_whole
 from attcot_analysis.models import Generation, Mllm, Mode
 from attcot_analysis.models.inputs import build_messages
 from attcot_analysis.problems import Problem
-from attcot_analysis.problems.folder import IMAGES
+from attcot_analysis.problems.folder import picture_file
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.pictures import is_plain
 from attcot_analysis.runs.parts import few
@@ -167,10 +165,9 @@ def _messages(
 def _picture(problem: Problem, folder: str | Path | None) -> str:
     """Where a problem's picture is to be found: a file's address, or the picture itself."""
     if folder is not None:
-        file = (Path(folder) / IMAGES / f"{problem.id}.png").resolve()
-        with Image.open(file, formats=["PNG"]) as image:
-            if is_plain(image):
-                return file.as_uri()
+        file = picture_file(Path(folder), problem.id).resolve()
+        if is_plain(file):
+            return file.as_uri()
     held = io.BytesIO()
     problem.image.save(held, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode('ascii')}"

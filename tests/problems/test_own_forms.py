@@ -245,12 +245,14 @@ def test_files_that_cannot_be_read_are_a_sentence(tmp_path):
 
 def test_a_check_refuses_what_a_conversion_would(tmp_path):
     row = {"image": "photos/1.png", "question": "What?", "answer": "red"}
-    rows = [row | {"id": one} for one in ("a/b", "a.twin", "x", "X")]
+    names = ["a/b", "a.twin", "x", "X", "_ä b", "z" * 220, "../../x"]
+    rows = [row | {"id": one} for one in (*names, "x", " ", "\ud800")]
     path = lines(folder(tmp_path) / "y.jsonl", rows)
     faults = check_data(path).faults
-    assert len(faults) == 3 and "cannot name a file" in faults[0] and "twice" in faults[2]
+    for fault, said in zip(faults, ("twice", "id is ' '", "surrogate"), strict=True):
+        assert said in fault
     done = convert_data(path, tmp_path / "out", skip_faulty=True)
-    assert done.faults == faults and [one.id for one in load_problems(tmp_path / "out")] == ["x"]
+    assert done.faults == faults and [one.id for one in load_problems(tmp_path / "out")] == names
 
 
 def test_problem_folders_are_checked_and_converted_like_all(tmp_path):

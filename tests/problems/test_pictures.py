@@ -141,7 +141,7 @@ def test_colours_of_another_profile_are_converted(tmp_path):
     np.testing.assert_array_equal(same, np.asarray(plain))
     assert np.abs(wide.astype(int) - same).max() > 5
     opened = Image.open(tmp_path / "wide.png")
-    assert not is_plain(opened) and is_plain(Image.open(tmp_path / "ours.png"))
+    assert not is_plain(tmp_path / "wide.png") and is_plain(tmp_path / "ours.png")
     problem = Problem("a", opened, "What?", (), "x")
     np.testing.assert_array_equal(np.asarray(problem.image), wide)
     np.testing.assert_array_equal(np.asarray(read_image(read_image(opened))), wide)

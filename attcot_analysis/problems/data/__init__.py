@@ -188,7 +188,7 @@ def _read(
 
 def _check(problem: Problem, seen: set[str], own: set[str], where: str) -> None:
     """Refuse what `save_problems` would refuse, so that a check says what a conversion does."""
-    if problem.id.lower() in seen or problem.id.lower() in own:
+    if problem.id in seen or problem.id in own:
         raise ProblemError(f"{where}: Problem {problem.id} is there twice; ids must be unique.")
     check_id(problem.id, own, where)
     check_reserved(problem)
