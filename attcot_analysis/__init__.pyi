@@ -43,6 +43,7 @@ from .runs.measure import measure as measure
 from .runs.measure import measure_run as measure_run
 from .runs.run import RunFolder as RunFolder
 from .show.explorer.build import explore as explore
+from .show.photo import look as look
 from .show.report.compare import compare_runs as compare_runs
 from .stats.catalogue import METRICS as METRICS
 from .stats.crossed import paired_difference as paired_difference
@@ -50,7 +51,6 @@ from .stats.intervals import bootstrap_mean as bootstrap_mean
 from .train.finetune import FinetuneConfig as FinetuneConfig
 from .train.finetune import finetune as finetune
 from .train.objective import AttCoTConfig as AttCoTConfig
-from .train.rewards import RegionReward as RegionReward
 from .train.trainer import AttCoTMixin as AttCoTMixin
 from .train.trainer import attach as attach
 

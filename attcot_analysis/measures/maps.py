@@ -127,10 +127,10 @@ def response_parts(
         raise LayoutError(
             f"Problem {problem.id} has {len(layout.grids)} images; maps need exactly one."
         )
-    if targets != "answer" and not layout.steps:
+    if not layout.response.size or (targets == "steps" and not layout.steps):
         raise LayoutError(
-            f"The response to problem {problem.id} has no step; maps of tokens and steps need at "
-            "least one step in the model's format."
+            f"The response to problem {problem.id} has no step; maps of steps need at least one in "
+            "the model's format, and maps of tokens a response that is not empty."
         )
     stated = layout.answer is not None and layout.answer.size > 0
     if targets == "answer" and not stated:
@@ -354,7 +354,7 @@ def response_maps(
         answer: An answer to force after the rationale, instead of what the response says there.
 
     Raises:
-        LayoutError: If the item has not exactly one image, or the response no step.
+        LayoutError: If the item has not exactly one image, or the response is empty.
     """
     asked = response_parts(mllm, problem, response, "tokens", answer=answer, image=image)
     layout = asked.item.layout

@@ -472,6 +472,39 @@ def _prompt(item: Encoded, k: int, cue: Sequence[int]) -> Encoded:
     return replace(item, input_ids=ids, token_types=types)
 
 
+def forced_answer(mllm: Mllm, item: Encoded, k: int, *, max_new_tokens: int = 32) -> str | None:
+    """What a model answers greedily when it is made to after step k of a response.
+
+    The response may be unfinished, and need not state an answer.
+
+    Args:
+        mllm: The model.
+        item: Prompt and response.
+        k: After which step, 0 for before the first one.
+        max_new_tokens: Length limit of the answer.
+
+    Returns:
+        The answer; ``None`` if it does not end within the limit.
+
+    Raises:
+        LayoutError: If the response has no rationale.
+        MeasureError: If it has no such step.
+    """
+    if not 0 <= k < len(item.layout.step_ends):
+        raise MeasureError(
+            f"There is no step {k} to answer after; give 0 to {item.layout.n_steps}."
+        )
+    cue = AnswerCue(mllm)
+    rest, first = _place([item], _Asked(0, k))
+    [made] = generate(
+        mllm,
+        [_prompt(item, k, cue.stable(rest, first=first))],
+        max_new_tokens=max_new_tokens,
+    )
+    text, closed = cue.said(made.ids, rest, first=first)
+    return text.strip() if closed or made.finished else None
+
+
 def _probabilities(steps: Sequence[tuple[Continuation, Reading]]) -> dict[str, ArrayLike]:
     log_p = np.array([reading.log_p[: text.text[1]].sum() for text, reading in steps])
     n_tokens = np.array([text.text[1] - text.text[0] for text, _ in steps])

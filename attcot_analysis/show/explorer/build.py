@@ -14,19 +14,23 @@ import numpy as np
 import pandas as pd
 
 from attcot_analysis.attention.sinks import find_sinks
-from attcot_analysis.errors import MeasureError, ShowError
-from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.errors import LayoutError, MeasureError, ShowError
+from attcot_analysis.measures.answers import answer_problems, answer_row
 from attcot_analysis.measures.commitment import Commitment, commitment
 from attcot_analysis.measures.heads import HeadRule, visual_heads
 from attcot_analysis.measures.maps import ResponseMaps, Targets, response_maps
+from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.measures.relevance import relevance_maps
 from attcot_analysis.models import Mllm, TokenGrid, encode_problem
+from attcot_analysis.models.generate import Generation
 from attcot_analysis.models.inputs import ImageLike, read_image
 from attcot_analysis.problems import Box, Problem
 from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, Head, answer_end
 
 if TYPE_CHECKING:
     from attcot_analysis.show.explorer.widget import Explorer
+
+Pictures = ImageLike | Mapping[str, ImageLike] | None
 
 ExplorerSource = Literal["attention", "sink_free", "rollout", "gradient_relevance"]
 """What an explorer can take its maps from."""
@@ -42,7 +46,7 @@ def explore(
     *,
     sources: Sequence[ExplorerSource] | None = None,
     heads: Sequence[Head] | None = None,
-    image: ImageLike | None = None,
+    image: Pictures = None,
     max_new_tokens: int = 256,
     **start: Any,
 ) -> "Explorer":
@@ -58,7 +62,8 @@ def explore(
             the models. Gradients cost one backward pass per step, all else a forward pass or two.
         heads: The visual heads, e.g. from `VisualHeads.select`. ``None``: those of the first
             model on this item by ``HeadRule()`` that look more than uniform attention would.
-        image: Another picture to show instead of the item's own.
+        image: Another picture to show instead of the item's own, or such pictures by label: one
+            model under two labels, the second with another picture, is the item beside its edit.
         max_new_tokens: Length limit of the models' own responses.
         **start: What to show first: ``layer``, ``head``, ``token``, ``source``.
 
@@ -67,15 +72,7 @@ def explore(
         MeasureError: If a source is unknown or not defined for a model.
         LayoutError: If the response has no step, or the item not exactly one image.
     """
-    try:
-        from attcot_analysis.show.explorer.widget import Explorer
-    except ModuleNotFoundError as error:
-        if error.name not in ("anywidget", "ipywidgets", "traitlets"):
-            raise
-        raise ShowError(
-            f"The explorer needs {error.name}, which is not installed; run "
-            "`pip install 'attcot-analysis[notebooks]'`, or write explorer_page(record)."
-        ) from error
+    _check_widgets()
     record = explorer_record(
         models,
         problem,
@@ -85,7 +82,31 @@ def explore(
         image=image,
         max_new_tokens=max_new_tokens,
     )
+    return make_explorer(record, **start)
+
+
+def make_explorer(record: ExplorerRecord, **start: Any) -> "Explorer":
+    """The live explorer of a record.
+
+    Raises:
+        ShowError: If anywidget is missing.
+    """
+    _check_widgets()
+    from attcot_analysis.show.explorer.widget import Explorer
+
     return Explorer(record, **start)
+
+
+def _check_widgets() -> None:
+    try:
+        import attcot_analysis.show.explorer.widget  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in ("anywidget", "ipywidgets", "traitlets"):
+            raise
+        raise ShowError(
+            f"The explorer needs {error.name}, which is not installed; run "
+            "`pip install 'attcot-analysis[notebooks]'`, or write explorer_page(record)."
+        ) from error
 
 
 def explorer_record(
@@ -95,14 +116,27 @@ def explorer_record(
     *,
     sources: Sequence[ExplorerSource] | None = None,
     heads: Sequence[Head] | None = None,
-    image: ImageLike | None = None,
+    image: Pictures = None,
     max_new_tokens: int = 256,
+    written: Mapping[str, Generation] | None = None,
+    judged: bool = True,
 ) -> ExplorerRecord:
-    """Measure what `explore` shows; the arguments are the same.
+    """Measure what `explore` shows; the arguments are the same, and two more.
+
+    Args:
+        models: As for `explore`; also the following.
+        problem: The item.
+        response: The text.
+        sources: What maps to offer.
+        heads: The visual heads.
+        image: Other pictures.
+        max_new_tokens: Length limit.
+        written: What the models write by themselves, by label, where that is known already.
+        judged: Whether the problem's answer is known to be right.
 
     Raises:
         MeasureError: If a source is unknown or not defined for a model.
-        LayoutError: If the response has no step, or the item not exactly one image.
+        LayoutError: If the response is empty, or the item has not exactly one image.
         ShowError: If the models' texts or shapes do not fit together.
     """
     unknown = [source for source in sources or () if source not in _EVERY]
@@ -113,11 +147,13 @@ def explorer_record(
     named = {Path(models.name).name: models} if isinstance(models, Mllm) else dict(models)
     if not named:
         raise MeasureError("No model was given to explore; give one, or several by label.")
-    images = None if image is None else [image]
+    by_label = image if isinstance(image, Mapping) else dict.fromkeys(named, image)
+    strange = [label for label in by_label if label not in named]
+    if strange:
+        raise MeasureError(f"There are pictures for {strange}, which are none of {list(named)}.")
+    pictures = {label: by_label.get(label) for label in named}
     own = {
-        label: answer_problems(mllm, [problem], images=images, max_new_tokens=max_new_tokens).iloc[
-            0
-        ]
+        label: _own(mllm, problem, pictures[label], max_new_tokens, (written or {}).get(label))
         for label, mllm in named.items()
     }
     label, first = next(iter(named.items()))
@@ -128,11 +164,19 @@ def explorer_record(
     elif response is None:
         response = list(own[label]["ids"])
         text = f"What {label} writes by itself."
-    table = visual_heads(first, [problem], [response], rule=_RULE, n_boot=1).table
+    cut = bool(first.parse(response).steps)
+    table = visual_heads(
+        first,
+        [problem],
+        [response],
+        where="rationale" if cut else "prompt",
+        rule=_RULE,
+        n_boot=1,
+    ).table
     layers = tuple(int(layer) for layer in sorted(table["layer"].unique()))
     missing: list[str] = []
     measured = [
-        _measure(name, mllm, problem, response, sources, layers, image, own[name], missing)
+        _measure(name, mllm, problem, response, sources, layers, pictures[name], own[name], missing)
         for name, mllm in named.items()
     ]
     kept = set.intersection(*({maps.source for maps in model.maps} for model in measured))
@@ -141,7 +185,8 @@ def explorer_record(
         heads = _looking(table)
         note = (
             f"Visual heads: visual mass of at least {_RULE.min_mass:g}, more than uniform "
-            f"attention, at most half of it on sinks, on this item in {label}."
+            f"attention, at most half of it on sinks, on this item in {label}"
+            f"{'' if cut else ', at the end of the prompt, since the text has no step'}."
         )
     return ExplorerRecord(
         problem=problem,
@@ -152,9 +197,20 @@ def explorer_record(
         heads=tuple((layers.index(layer), head) for layer, head in heads if layer in layers),
         heads_note=note,
         text=" ".join([text, *dict.fromkeys(missing)]),
-        image=None if image is None else read_image(image),
+        image=None if image is None or isinstance(image, Mapping) else read_image(image),
         layers=layers,
+        judged=judged,
     )
+
+
+def _own(
+    mllm: Mllm, problem: Problem, image: ImageLike | None, limit: int, written: Generation | None
+) -> Any:
+    """What a model answers by itself, a row of `answer_problems`."""
+    if written is not None:
+        return answer_row(problem, written, mode="cot", form=mllm.format)
+    images = None if image is None else [image]
+    return answer_problems(mllm, [problem], images=images, max_new_tokens=limit).iloc[0]
 
 
 def _measure(
@@ -180,20 +236,18 @@ def _measure(
                 mllm, problem, response, source=source, targets=targets, image=image
             )
             maps.append(found if source == "rollout" else by_token(found, maps[0]))
-        except MeasureError as error:
-            if sources is not None:
+        except (LayoutError, MeasureError) as error:
+            if sources is not None and isinstance(error, MeasureError):
                 raise
             missing.append(f"No {source.replace('_', ' ')}: {error}")
     encoded = encode_problem(mllm, problem, response=response, image=image)
     forced = None
-    if problem.candidates:
-        forced = commitment(
-            mllm,
-            [problem],
-            [response],
-            images=None if image is None else [read_image(image)],
-            controls=("rationale",),
-        ).table
+    images = None if image is None else [read_image(image)]
+    if encoded.layout.steps and problem.candidates:
+        given: Any = {"images": images, "controls": ("rationale",)}
+        forced = commitment(mllm, [problem], [response], **given).table
+    elif encoded.layout.steps and encoded.layout.answer is not None:
+        forced = open_curve(open_commitment(mllm, [problem], [response], images=images).table)
     return ExplorerModel(
         label=label,
         maps=tuple(maps),
@@ -202,7 +256,13 @@ def _measure(
         commitment=forced,
         response=str(own["text"]),
         answer=cast("str | None", own["answer"] or own["stated"]),
+        image=images[0] if images else None,
     )
+
+
+def open_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `open_commitment` as one of `commitment`: the stated answer, p per token."""
+    return table.assign(control="rationale", candidate=table["final"])
 
 
 def by_token(steps: ResponseMaps, tokens: ResponseMaps) -> ResponseMaps:
@@ -276,12 +336,13 @@ def describe_record(record: ExplorerRecord, *, step: int = 2) -> str:
         heading = "Where did it look when it gave its answer (evidence: the last step's)?"
         last = record.boxes[record.steps.index(n_steps)]
         paragraphs.append(_looks(record, heading, [record.answer], last))
-    if all(model.commitment is not None for model in record.models):
+    if record.problem.candidates and all(m.commitment is not None for m in record.models):
         heading = "When did it make up its mind (p of its final answer after 0, 1, ... steps)?"
         paragraphs.append((heading, [_mind(model, record.problem) for model in record.models]))
     if any(model.response is not None for model in record.models):
         heading = "What does it answer when it writes for itself?"
-        paragraphs.append((heading, [_answer(model, record.problem) for model in record.models]))
+        told = [_answer(model, record.problem, record.judges(model)) for model in record.models]
+        paragraphs.append((heading, told))
     labels = [model.label for model in record.models]
     width = max(map(len, labels))
     return "\n\n".join(
@@ -304,7 +365,7 @@ def _looks(
     for model in record.models:
         rows = model.maps[0].weights[:, :, tokens].mean(axis=(0, 1), dtype=np.float64)
         mean = rows.mean(axis=0)
-        line = f"strongest {_place(record.grid, int(mean.argmax()))}; "
+        line = f"strongest {describe_place(record.grid, int(mean.argmax()))}; "
         line += f"{mean.sum():.2f} on the picture"
         if seen and mean.sum() > 0:
             line += f", of that {mean @ cover / mean.sum():.2f} on the evidence"
@@ -317,7 +378,7 @@ def _looks(
     return heading, lines
 
 
-def _place(grid: TokenGrid, token: int) -> str:
+def describe_place(grid: TokenGrid, token: int) -> str:
     """Which ninth of the picture a token's centre lies in."""
     x0, y0, x1, y1 = grid.boxes[token]
     width, height = grid.image_size
@@ -338,9 +399,11 @@ def _mind(model: ExplorerModel, problem: Problem) -> str:
     return f"{when}: {item['final']} ({' '.join(f'{value:.2f}' for value in p)})"
 
 
-def _answer(model: ExplorerModel, problem: Problem) -> str:
+def _answer(model: ExplorerModel, problem: Problem, judged: bool) -> str:
     if model.answer is None:
         return "none that can be told"
+    if not judged:
+        return model.answer
     if model.answer == problem.answer:
         return f"{model.answer}, which is right"
     habitual = ", the habitual answer" if model.answer == problem.habitual else ""

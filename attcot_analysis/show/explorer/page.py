@@ -111,9 +111,10 @@ class Content:
             "note": say_parcel(record, self.parcel, live=self.live),
             "item": problem.id,
             "question": problem.question,
-            "right": problem.answer,
+            "right": problem.answer if record.judged else None,
             "habitual": problem.habitual,
-            "candidates": list(problem.candidates),
+            "candidates": list(record.candidates),
+            "open": not problem.candidates,
             "text": record.text,
             "picture": picture_url(record.picture),
             "size": list(record.picture.size),
@@ -186,7 +187,7 @@ def stated_answer(record: ExplorerRecord) -> str | None:
     if record.answer is None:
         return None
     tail = "".join(record.tokens[record.answer :]).strip()
-    named = [name for name in record.problem.candidates if tail.startswith(name)]
+    named = [name for name in record.candidates if tail.startswith(name)]
     return max(named, key=len, default=None)
 
 
@@ -200,13 +201,15 @@ def model_specs(record: ExplorerRecord) -> list[dict[str, Any]]:
 
 def _model(record: ExplorerRecord, model: ExplorerModel, look: ArmStyle) -> dict[str, Any]:
     p, leaked = commitment_arrays(record, model)
+    own = record.picture_of(model)
     return {
         "label": model.label,
         "color": look.color,
         "dash": "" if isinstance(look.line, str) else " ".join(str(2 * on) for on in look.line[1]),
         "marker": look.marker if isinstance(look.marker, str) else "o",
         "answer": model.answer,
-        "correct": model.answer == record.problem.answer,
+        "correct": model.answer == record.problem.answer if record.judges(model) else None,
+        "picture": None if own is None else picture_url(own),
         "response": model.response,
         "p": None if p is None else [[round(float(value), 5) for value in row] for row in p],
         "leaked": None if leaked is None else leaked.tolist(),
@@ -226,7 +229,7 @@ def commitment_arrays(
     if table is None:
         return None, None
     own = table[(table["item"] == record.problem.id) & (table["control"] == "rationale")]
-    order = list(record.problem.candidates)
+    order = list(record.candidates)
     p, leaked = (
         own.pivot(index="step", columns="candidate", values=name)[order].to_numpy()
         for name in ("p", "leaked")
@@ -420,7 +423,7 @@ def explorer_figure(
         figure = new_figure(7.2, 2.9 + 1.2 * len(curves))
         parts: Any = figure.subfigures(2, 1, height_ratios=[2.3, 1.1 * len(curves)])
         upper, lower = parts
-        _maps(upper, record, selection, shown, labels)
+        _maps(upper, record, selection, shown, [record.models[at] for at in chosen])
         axs = lower.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (name, lines) in zip(axs, curves, strict=True):
             _curve(ax, record, lines, arms, labels, selection.token, steps=name != "mass")
@@ -468,8 +471,9 @@ def _maps(
     record: ExplorerRecord,
     selection: Selection,
     maps: list[npt.NDArray[np.float32]],
-    labels: list[str],
+    shown: list[ExplorerModel],
 ) -> None:
+    labels = [model.label for model in shown]
     text = _cut(selection.text, 24) or "line end"
     place = f", step {selection.step}" if selection.step else ""
     what = f"token {selection.token} “{text}”{place}"
@@ -495,9 +499,12 @@ def _maps(
         panels.append((change, -limit, limit, DIVERGING))
         titles.append(f"difference: ±{limit:.2g}")
     boxes = record.boxes[selection.token]
+    behind = [record.picture_of(model) or record.picture for model in shown]
     pictures = [
-        overlay(record.picture, values, low=low, high=high, cmap=cmap, boxes=boxes, side=_SIDE)
-        for values, low, high, cmap in panels
+        overlay(picture, values, low=low, high=high, cmap=cmap, boxes=boxes, side=_SIDE)
+        for picture, (values, low, high, cmap) in zip(
+            [*behind, record.picture], panels, strict=False
+        )
     ]
     if len(pictures) == 1:
         pictures.insert(0, record.picture)

@@ -101,9 +101,11 @@ class ExplorerModel:
             a token without a map. Attention first; sources without layers have L = H = 1.
         sinks: Sink tokens of the same sequence; adds the source ``"sink_free"``.
         image_tokens: Positions of the image tokens in that sequence, ``(N,)``; needed with sinks.
-        commitment: A table of `commitment` for the item; its control ``"rationale"`` is shown.
+        commitment: A table of `commitment` for the item, its control ``"rationale"`` is shown; or
+            `open_curve` of an open question.
         response: What the model writes by itself.
         answer: The answer it then gives.
+        image: The picture it was shown, if not the record's.
     """
 
     label: str
@@ -113,6 +115,7 @@ class ExplorerModel:
     commitment: pd.DataFrame | None = None
     response: str | None = None
     answer: str | None = None
+    image: Image.Image | None = None
 
     @cached_property
     def by_source(self) -> dict[str, ResponseMaps]:
@@ -140,6 +143,8 @@ class ExplorerRecord:
         image: The picture shown, if not the problem's own.
         layers: What the L layers are called in the model; default, 0 to L - 1. A choice of a layer
             counts those that there are maps of.
+        judged: Whether the problem's answer is known to be right; if not, no answer is called
+            right or wrong.
 
     Raises:
         ShowError: If the parts do not fit together.
@@ -152,6 +157,7 @@ class ExplorerRecord:
     text: str = ""
     image: Image.Image | None = None
     layers: tuple[int, ...] = ()
+    judged: bool = True
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""
@@ -225,6 +231,22 @@ class ExplorerRecord:
     def picture(self) -> Image.Image:
         """The picture shown."""
         return self.image or self.problem.image
+
+    def picture_of(self, model: ExplorerModel) -> Image.Image | None:
+        """The picture that a model was shown, if it is another than the record's."""
+        return model.image if self.image is None else None
+
+    def judges(self, model: ExplorerModel) -> bool:
+        """Whether the problem's answer is right on the picture that a model was shown."""
+        return self.judged and self.picture_of(model) is None
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The answers whose probability is read: of an open question the one that is stated."""
+        tables = [model.commitment for model in self.models if model.commitment is not None]
+        return self.problem.candidates or tuple(
+            dict.fromkeys(str(name) for table in tables for name in table["candidate"])
+        )
 
     @property
     def grid(self) -> TokenGrid:

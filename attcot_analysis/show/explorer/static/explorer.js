@@ -307,8 +307,8 @@ class View {
     if (spec.habitual && spec.habitual !== spec.right) facts.push(["habitual answer", spec.habitual]);
     for (const model of spec.models) {
       if (model.answer === null) continue;
-      const verdict = model.correct ? "\u2713 right" : "\u2717 wrong";
-      facts.push([`${model.label} answers`, `${model.answer} (${verdict})`]);
+      const verdict = model.correct ? " (\u2713 right)" : " (\u2717 wrong)";
+      facts.push([`${model.label} answers`, model.answer + (model.correct === null ? "" : verdict)]);
     }
     const wrote = spec.models.filter((model) => model.response !== null);
     const own = wrote.map((model) => [make("dt", {}, model.label), make("dd", {}, model.response)]);
@@ -715,16 +715,23 @@ class View {
     return [clamp(this.get("first"), 0, last), clamp(this.get("second"), 0, last)];
   }
 
+  /** The item's picture, and those of models that were shown another. */
   loadPicture() {
-    this.picture = new Image();
-    this.picture.onload = () => {
+    this.own = this.spec.models.map(({ picture }) => (picture ? this.load(picture) : null));
+    this.base = this.load(this.spec.picture);
+    this.small = make("canvas");
+  }
+
+  load(address) {
+    const found = {}, picture = new Image();
+    picture.onload = () => {
       const { canvas } = this.panes[0];
       const layer = (filter) => {
         const made = make("canvas", { width: canvas.width, height: canvas.height });
         const context = made.getContext("2d");
-        context.imageSmoothingEnabled = this.picture.naturalWidth > canvas.width;
+        context.imageSmoothingEnabled = picture.naturalWidth > canvas.width;
         context.filter = filter;
-        context.drawImage(this.picture, 0, 0, canvas.width, canvas.height);
+        context.drawImage(picture, 0, 0, canvas.width, canvas.height);
         if (filter !== "none") {
           // Pale, or dark places of the picture would look like strong ones of the map.
           context.fillStyle = "rgba(255,255,255,.45)";
@@ -732,12 +739,12 @@ class View {
         }
         return made;
       };
-      this.colour = layer("none");
-      this.grey = layer("grayscale(1)");
+      found.colour = layer("none");
+      found.grey = layer("grayscale(1)");
       this.later();
     };
-    this.picture.src = this.spec.picture;
-    this.small = make("canvas");
+    picture.src = address;
+    return found;
   }
 
   /** Draw at once, after all changes of this turn; but no more than once per frame. */
@@ -784,7 +791,7 @@ class View {
     for (const pane of this.panes) {
       if (pane.at >= 0) this.paint(pane, maps[pane.at] ?? null);
     }
-    const still = [this.spec.boxOf[token], this.boxes, this.cell, Boolean(this.colour)].join();
+    const still = [this.spec.boxOf[token], this.boxes, this.cell, Boolean(this.base.colour)].join();
     if (still !== this.pictured) this.paint(this.panes[0], null);
     this.pictured = still;
     this.paintHeads();
@@ -879,11 +886,12 @@ class View {
     const opacity = this.get("opacity"), { width, height } = canvas;
     context.globalAlpha = 1;
     context.clearRect(0, 0, width, height);
-    if (this.colour) context.drawImage(this.colour, 0, 0);
-    if (this.grey && at >= 0) {
+    const { colour, grey } = (at < 2 && this.own[this.pair()[at]]) || this.base;
+    if (colour) context.drawImage(colour, 0, 0);
+    if (grey && at >= 0) {
       // Grey under the map, so that every colour seen comes from the map.
       context.globalAlpha = Math.min(1, 4 * opacity);
-      context.drawImage(this.grey, 0, 0);
+      context.drawImage(grey, 0, 0);
     }
     if (map) {
       const { rows, cols } = found[at % 2 === 1 && found[1] ? 1 : 0].plane;
@@ -1088,7 +1096,7 @@ class View {
   }
 
   candidateWords(name) {
-    const words = [];
+    const words = this.spec.open ? ["p per token"] : [];
     if (name === this.spec.right) words.push("right");
     if (name === this.spec.habitual) words.push("habitual");
     return words.length ? `${name} (${words.join(", ")})` : name;
@@ -1179,7 +1187,7 @@ class View {
         draw("text", { class: "ax-tick", x: 32, y: at + 4, "text-anchor": "end" }, String(+(share * top).toPrecision(3))),
       );
     }
-    if (stepped && this.spec.candidates.length) {
+    if (stepped && this.spec.candidates.length > 1) {
       const at = y(1 / this.spec.candidates.length);
       back.append(
         draw("line", { class: "ax-chance", x1: 36, x2: this.width - 10, y1: at, y2: at }),
