@@ -25,7 +25,18 @@ FAMILY_NAMES = (
     "idefics3",
     "smolvlm",
 )
-"""The model types that have a tiny checkpoint."""
+"""The model types that every test over families runs on."""
+
+MORE_FAMILIES = (
+    "qwen2_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "glm4v",
+    "glm4v_moe",
+    "glm46v",
+)
+"""Further ones: their maps, ids and positions are tested, and what `check_model` checks."""
 
 HIDDEN = 64
 
@@ -38,12 +49,13 @@ def tiny_family(name: str, **changes: Any) -> Mllm:
     """
     if name == "qwen2_5_vl":
         return tiny_mllm()
-    config_class, model_class, build = _BUILDERS[name]
+    prefix, build = _BUILDERS[name]
     processor, settings = build(**changes)
     tokenizer = processor.tokenizer
-    config = config_class(**settings, tie_word_embeddings=False)
+    config = getattr(transformers, f"{prefix}Config")(**settings, tie_word_embeddings=False)
     torch.manual_seed(0)
-    model = model_class._from_config(config, attn_implementation="sdpa").float().eval()
+    made = getattr(transformers, f"{prefix}ForConditionalGeneration")
+    model = made._from_config(config, attn_implementation="sdpa").float().eval()
     _randomise(model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -140,16 +152,23 @@ def _template(image: str, *, start: str = "", user: str = "<|im_start|>user\n") 
     )
 
 
-def _qwen3_vl(**changes: Any) -> tuple[Any, dict[str, Any]]:
+def _qwen(processor: str, text: dict[str, Any], **changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Qwen-VL and GLM-V: patches of 8 px, merged 2 x 2; the processor's prefix, a text stack."""
     plain = tiny_processor()
-    tokenizer = plain.tokenizer
-    sizes = {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}
-    image = {"patch_size": 8, "merge_size": 2, "size": sizes, **changes}
-    processor = transformers.Qwen3VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(**image),
+    glm = processor.startswith("Glm")
+    named = {"image_token": "<|image|>", "video_token": "<|video|>"} if glm else {}
+    more = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>")
+    tokenizer = _tokenizer(added=more, **named) if glm else plain.tokenizer
+    image, video = ("Glm4v", "Glm4v") if glm else ("Qwen2VL", processor)
+    sizes = {"shortest_edge": 32 * 32, "longest_edge": 256 * 256 * (2 if glm else 1)}
+    settings = {"patch_size": 8, "merge_size": 2, "size": sizes, **changes}
+    made = getattr(transformers, f"{processor}Processor")(
+        image_processor=getattr(transformers, f"{image}ImageProcessor")(**settings),
         tokenizer=tokenizer,
-        video_processor=transformers.Qwen3VLVideoProcessor(patch_size=8, merge_size=2),
-        chat_template=plain.chat_template,
+        video_processor=getattr(transformers, f"{video}VideoProcessor")(patch_size=8, merge_size=2),
+        chat_template=_template("<|begin_of_image|><|image|><|end_of_image|>")
+        if glm
+        else plain.chat_template,
     )
     token = tokenizer.convert_tokens_to_ids
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
@@ -162,17 +181,53 @@ def _qwen3_vl(**changes: Any) -> tuple[Any, dict[str, Any]]:
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
         "out_hidden_size": HIDDEN,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0],
     }
-    return processor, {
-        "text_config": _text(tokenizer, rope_parameters=rope),
+    if processor == "Qwen3VL":
+        tower["num_position_embeddings"] = 64
+        if "linear_num_key_heads" not in text:
+            tower["deepstack_visual_indexes"] = [0]
+    if processor == "Qwen2VL":
+        del tower["out_hidden_size"], tower["intermediate_size"]
+        tower |= {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
+    if glm:
+        tower |= {"image_size": 64}
+        places = {
+            "image_token_id": token("<|image|>"),
+            "video_token_id": token("<|video|>"),
+            "image_start_token_id": token(more[0]),
+            "image_end_token_id": token(more[1]),
+            "video_start_token_id": token(more[2]),
+            "video_end_token_id": token(more[3]),
+        }
+    else:
+        places = {
+            "image_token_id": token("<|image_pad|>"),
+            "video_token_id": token("<|video_pad|>"),
+            "vision_start_token_id": token("<|vision_start|>"),
+            "vision_end_token_id": token("<|vision_end|>"),
+        }
+    return made, {
+        "text_config": _text(tokenizer, rope_parameters=rope | text.get("rope", {}), **text),
         "vision_config": tower,
-        "image_token_id": token("<|image_pad|>"),
-        "video_token_id": token("<|video_pad|>"),
-        "vision_start_token_id": token("<|vision_start|>"),
-        "vision_end_token_id": token("<|vision_end|>"),
+        **places,
     }
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+GLM_EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "rope": {"mrope_section": [1, 1, 2]},
+}
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "rope": {"partial_rotary_factor": 1.0},
+}
 
 
 def _internvl(**changes: Any) -> tuple[Any, dict[str, Any]]:
@@ -342,37 +397,21 @@ def _idefics(prefix: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
     }
 
 
-_BUILDERS: dict[str, tuple[Any, Any, Any]] = {
-    "qwen3_vl": (
-        transformers.Qwen3VLConfig,
-        transformers.Qwen3VLForConditionalGeneration,
-        _qwen3_vl,
-    ),
-    "internvl": (
-        transformers.InternVLConfig,
-        transformers.InternVLForConditionalGeneration,
-        _internvl,
-    ),
-    "llava": (transformers.LlavaConfig, transformers.LlavaForConditionalGeneration, _llava),
-    "llava_next": (
-        transformers.LlavaNextConfig,
-        transformers.LlavaNextForConditionalGeneration,
-        _llava_next,
-    ),
-    "llava_onevision": (
-        transformers.LlavaOnevisionConfig,
-        transformers.LlavaOnevisionForConditionalGeneration,
-        _llava_onevision,
-    ),
-    "gemma3": (transformers.Gemma3Config, transformers.Gemma3ForConditionalGeneration, _gemma3),
-    "idefics3": (
-        transformers.Idefics3Config,
-        transformers.Idefics3ForConditionalGeneration,
-        functools.partial(_idefics, "Idefics3"),
-    ),
-    "smolvlm": (
-        transformers.SmolVLMConfig,
-        transformers.SmolVLMForConditionalGeneration,
-        functools.partial(_idefics, "SmolVLM"),
-    ),
+_BUILDERS: dict[str, tuple[str, Any]] = {
+    "qwen2_vl": ("Qwen2VL", functools.partial(_qwen, "Qwen2VL", {})),
+    "qwen3_vl": ("Qwen3VL", functools.partial(_qwen, "Qwen3VL", {})),
+    "qwen3_vl_moe": ("Qwen3VLMoe", functools.partial(_qwen, "Qwen3VL", EXPERTS)),
+    "qwen3_5": ("Qwen3_5", functools.partial(_qwen, "Qwen3VL", LINEAR)),
+    "qwen3_5_moe": ("Qwen3_5Moe", functools.partial(_qwen, "Qwen3VL", LINEAR | EXPERTS)),
+    "glm4v": ("Glm4v", functools.partial(_qwen, "Glm4v", {})),
+    "glm4v_moe": ("Glm4vMoe", functools.partial(_qwen, "Glm4v", GLM_EXPERTS)),
+    "glm46v": ("Glm46V", functools.partial(_qwen, "Glm46V", {"model_type": "glm4v_text"})),
+    "internvl": ("InternVL", _internvl),
+    "llava": ("Llava", _llava),
+    "llava_next": ("LlavaNext", _llava_next),
+    "llava_onevision": ("LlavaOnevision", _llava_onevision),
+    "gemma3": ("Gemma3", _gemma3),
+    "idefics3": ("Idefics3", functools.partial(_idefics, "Idefics3")),
+    "smolvlm": ("SmolVLM", functools.partial(_idefics, "SmolVLM")),
 }
+"""By model type the prefix of its classes' names in `transformers`, and what builds its parts."""

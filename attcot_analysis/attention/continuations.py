@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.attention.candidates import CandidateTree, _common, _tokens_inside
+from attcot_analysis.attention.forked import branch_logits
+from attcot_analysis.attention.kinds import keeps_state
 from attcot_analysis.attention.packing import branched_inputs
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, evaluating, token_starts
@@ -190,10 +192,19 @@ def read_continuations(
     Source: early answering as in Lanham et al. (arXiv 2307.13702), one forward pass per step
     replaced by one for all.
     """
+    names = [str(at) for at in range(len(items))] if names is None else names
     plans = [
         [(item.layout.cuts[k].stop, _chain(one)) for k, one in own]
         for item, own in zip(items, asked, strict=True)
     ]
+    if keeps_state(mllm):
+        return [
+            [
+                _reading(logits[len(one.shared) - 1 :], one.tail, name)
+                for logits, (_, one) in zip(branch_logits(mllm, item, plan), own, strict=True)
+            ]
+            for name, item, plan, own in zip(names, items, plans, asked, strict=True)
+        ]
     inputs, length, width = branched_inputs(mllm, items, plans)
     rows = [
         length + width * at + len(one.shared) - 1 + np.arange(len(one.tail))
@@ -207,8 +218,7 @@ def read_continuations(
         logits = mllm.model(**inputs, logits_to_keep=kept, use_cache=False).logits
     found: list[list[Reading]] = []
     every = iter(rows)
-    for place, own in enumerate(asked):
-        name = str(place) if names is None else names[place]
+    for place, (name, own) in enumerate(zip(names, asked, strict=True)):
         found.append([])
         for _, one in own:
             at = torch.from_numpy(np.searchsorted(keep, next(every))).to(device)

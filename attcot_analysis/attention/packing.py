@@ -28,11 +28,11 @@ from attcot_analysis.attention.candidates import (
     join,
     readout,
 )
+from attcot_analysis.attention.forked import branch_logits
 from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
+from attcot_analysis.attention.kinds import PACKABLE, keeps_state, layer_kinds
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
-
-_KINDS = frozenset({"full_attention", "sliding_attention"})
 
 TYPE_KEYS = ("mm_token_type_ids", "token_type_ids")
 """Inputs of a batch, ``(B, T)``, that say which tokens are image tokens."""
@@ -175,12 +175,10 @@ def _check_attention(mllm: Mllm) -> None:
             f"The model runs {name} attention, which takes no block mask; load it with "
             "attn_implementation='sdpa'."
         )
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if getattr(config, "attention_chunk_size", None) is not None:
-        kinds.add("chunked_attention")
-    if kinds - _KINDS:
+    unlike = {*layer_kinds(mllm)} - PACKABLE
+    if unlike:
         raise MeasureError(
-            f"The model has {', '.join(sorted(kinds - _KINDS))} layers; packed branches are "
+            f"The model has {', '.join(sorted(unlike))} layers; packed branches are "
             "defined for full and sliding attention, so take another model."
         )
 
@@ -264,13 +262,18 @@ class Packed:
 
     def check_finite(self, log_probs: Sequence[Tensor]) -> None:
         """Raise `MeasureError` naming the first item whose values are not finite."""
-        finite = torch.stack([values.detach().isfinite().all() for values in log_probs])
-        if not bool(finite.all()):
-            name = self.readouts[finite.tolist().index(False)].name
-            raise MeasureError(
-                f"Item {name}: the model's logits are not finite at a forced answer; check its "
-                "weights and dtype (fp16 overflows where bf16 does not)."
-            )
+        check_finite(self.readouts, log_probs)
+
+
+def check_finite(readouts: Sequence[Readout], log_probs: Sequence[Tensor]) -> None:
+    """Raise `MeasureError` naming the first item whose values are not finite."""
+    finite = torch.stack([values.detach().isfinite().all() for values in log_probs])
+    if not bool(finite.all()):
+        name = readouts[finite.tolist().index(False)].name
+        raise MeasureError(
+            f"Item {name}: the model's logits are not finite at a forced answer; check its "
+            "weights and dtype (fp16 overflows where bf16 does not)."
+        )
 
 
 def pack(
@@ -306,18 +309,7 @@ def pack(
     Source: reconstruction; early answering as in Lanham et al. (arXiv 2307.13702), one forward
     pass per step replaced by one for all.
     """
-    names = [f"number {at}" for at in range(len(items))] if names is None else names
-    if not items or not len(items) == len(candidates) == len(names):
-        raise MeasureError(
-            f"Got {len(items)} items, {len(candidates)} candidate sets and {len(names)} names; "
-            "give one candidate set and one name per item, and at least one item."
-        )
-    asked = _asked(items, steps, names)
-    moved: dict[_Moved, CandidateTree] = {}
-    plans = [
-        [_branch(mllm, item, own, k, moved) for k in ks]
-        for item, own, ks in zip(items, candidates, asked, strict=True)
-    ]
+    names, asked, plans = _planned(mllm, items, candidates, steps, names)
     inputs, length, width = branched_inputs(
         mllm, items, plans, padding_side=padding_side, batch=batch, apart=apart
     )
@@ -333,6 +325,33 @@ def pack(
         readouts,
         join(readouts, inputs["input_ids"].device),
     )
+
+
+_Plan = list[tuple[int, CandidateTree]]
+"""Of an item, per branch: how many of its tokens it sees, and what it holds."""
+
+
+def _planned(
+    mllm: Mllm,
+    items: Sequence[Encoded],
+    candidates: Sequence[CandidateTokens],
+    steps: Sequence[Sequence[int]] | None,
+    names: Sequence[str] | None,
+) -> tuple[Sequence[str], list[tuple[int, ...]], list[_Plan]]:
+    """Names, the steps asked after, and the branches of each item; see `pack`."""
+    names = [f"number {at}" for at in range(len(items))] if names is None else names
+    if not items or not len(items) == len(candidates) == len(names):
+        raise MeasureError(
+            f"Got {len(items)} items, {len(candidates)} candidate sets and {len(names)} names; "
+            "give one candidate set and one name per item, and at least one item."
+        )
+    asked = _asked(items, steps, names)
+    moved: dict[_Moved, CandidateTree] = {}
+    plans = [
+        [_branch(mllm, item, own, k, moved) for k in ks]
+        for item, own, ks in zip(items, candidates, asked, strict=True)
+    ]
+    return names, asked, plans
 
 
 def branched_inputs(
@@ -444,6 +463,8 @@ def forced_readings(
         Per item two tensors ``(n_k, n_candidates)`` on the CPU, as `Packed.log_probs` and
         `Packed.text_log_probs`; the first twice without ``texts``.
     """
+    if keeps_state(mllm):
+        return _forked_readings(mllm, items, candidates, steps, names, texts)
     packed = pack(mllm, items, candidates, steps=steps, names=names, apart=apart)
     ours = attached(mllm.model) if "attcot_base" in packed.inputs else nullcontext()
     with torch.no_grad(), evaluating(mllm.model), ours:
@@ -451,6 +472,27 @@ def forced_readings(
         closed = packed.log_probs(output.logits)
         open_ = packed.text_log_probs(output.logits, mllm.tokenizer) if texts else closed
     return [(one.cpu(), two.cpu()) for one, two in zip(closed, open_, strict=True)]
+
+
+def _forked_readings(
+    mllm: Mllm,
+    items: Sequence[Encoded],
+    candidates: Sequence[CandidateTokens],
+    steps: Sequence[Sequence[int]] | None,
+    names: Sequence[str] | None,
+    texts: bool,
+) -> list[tuple[Tensor, Tensor]]:
+    """`forced_readings` one branch after the other, for models whose layers keep a state."""
+    names, asked, plans = _planned(mllm, items, candidates, steps, names)
+    found = []
+    for name, item, ks, plan in zip(names, items, asked, plans, strict=True):
+        one = readout(name, ks, [tree for _, tree in plan], 0, 0)
+        read = zip(branch_logits(mllm, item, plan), plan, strict=True)
+        logits = torch.stack([own[tree.read_nodes].cpu() for own, (_, tree) in read])
+        closed = one.log_probs(logits)
+        check_finite([one], [closed])
+        found.append((closed, one.text_log_probs(logits, mllm.tokenizer) if texts else closed))
+    return found
 
 
 _Moved = tuple[CandidateTokens, str, bool]

@@ -400,10 +400,12 @@ def run_probe(
         MeasureError: If the probe shall read a layer that has no full attention.
     """
     model = mllm.model
+    # As a place: where later layers share keys (Gemma 4), the number 1 drops their other rows.
+    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
     with evaluating(model), attached(model):
         model(
             **batch,
-            **{"use_cache": False, "logits_to_keep": 1, **forward},
+            **{"use_cache": False, "logits_to_keep": last, **forward},
             attcot_probe=probe,
             attcot_cols=cols,
             attcot_rows=rows.to(mllm.device),

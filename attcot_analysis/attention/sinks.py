@@ -219,8 +219,9 @@ def find_sinks(
         )
     batch = collate(mllm, [encoded])
     finder = SinkFinder(mllm, rule or SinkRule(), batch["attention_mask"])
+    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
     with torch.no_grad(), evaluating(mllm.model), finder.watching():
-        mllm.model(**batch, use_cache=False, logits_to_keep=1)
+        mllm.model(**batch, use_cache=False, logits_to_keep=last)
     return Sinks(
         tokens=np.stack([finder.tokens[layer][0].cpu().numpy() for layer in chosen]),
         strength=np.stack([finder.strength[layer][0].cpu().numpy() for layer in chosen]),

@@ -299,6 +299,18 @@ _COURSES = {"mass": "", "share": "share_", "sink_free_mass": "sink_free_"}
 """Quantities whose course over the steps is summed up, and how late over early is called."""
 
 
+def _layers_read(table: pd.DataFrame) -> list[str]:
+    """A sentence if attention was not read in all layers up to the last one read."""
+    layers = sorted({int(layer) for layer in table["layer"]})
+    if len(layers) > layers[-1]:
+        return []
+    named = ", ".join(map(str, layers))
+    return [
+        f"Attention was read in {len(layers)} {'layer' if len(layers) == 1 else 'layers'} only "
+        f"({named}); what the others carry of the image is not in it."
+    ]
+
+
 class VisualAccess(Result):
     """What `visual_access` measured: how much each rationale step attends to the image."""
 
@@ -410,6 +422,9 @@ class VisualAccess(Result):
         curve = step_curve({0: self.steps(quantity)}, axis="step", n_boot=n_boot)
         return curve.drop(columns="n_seeds")
 
+    def _warnings(self) -> list[str]:
+        return _layers_read(self.table)
+
     def _headline(self) -> dict[str, npt.ArrayLike]:
         items = self.items()
         names = ("mass", "mass_slope", "share", "density", "evidence_share")
@@ -446,6 +461,9 @@ class AnswerAccess(Result):
         means = self.table.groupby(["item", "layer"], sort=False)[quantity].mean().dropna()
         own = means.rename("value").reset_index()
         return step_curve({0: own}, axis="layer", n_boot=n_boot).drop(columns="n_seeds")
+
+    def _warnings(self) -> list[str]:
+        return _layers_read(self.table)
 
     def _headline(self) -> dict[str, npt.ArrayLike]:
         items = self.items()

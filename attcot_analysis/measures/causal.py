@@ -14,12 +14,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
+from scipy.special import log_softmax
 from torch import Tensor
 
 from attcot_analysis.attention.candidates import CandidateTokens, candidate_tokens
 from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
+from attcot_analysis.attention.kinds import keeps_state, require_no_state
 from attcot_analysis.attention.knockout import Knockout, MeanValue
-from attcot_analysis.attention.packing import ForcedAnswers, Packed, pack
+from attcot_analysis.attention.packing import ForcedAnswers, Packed, forced_answers, pack
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import (
     Empty,
@@ -441,6 +443,10 @@ def causal_access(
     removal after TVC (arXiv 2503.13360); mean value after CFPO (arXiv 2606.23206).
     """
     check_choices(kinds, rows, keys, generate=generate)
+    if set(kinds) & set(_EDITS):
+        require_no_state(
+            mllm, "A cut of attention (knockout, mean_value)", "use kinds=('removal',)"
+        )
     windows = checked_windows(windows, mllm.n_layers)
     pairs = paired(mllm, problems, responses, forced=True, empty=empty)
     items = plan_items(pairs, steps, rows)
@@ -465,10 +471,11 @@ class _Batch:
 
     def fixed(self, cuts: Sequence[Cut], rows: Rows) -> Iterator[dict[str, Any]]:
         """Table rows with the responses' own rationales."""
-        forced = self._forced(self.encoded)
-        before = forced.read()
+        state = keeps_state(self.mllm)
+        forced = None if state else self._forced(self.encoded)
+        before = self._in_turn(self.encoded) if forced is None else forced.read()
         for cut in cuts:
-            if cut.kind == "removal":
+            if cut.kind == "removal" or forced is None:
                 continue
             after = forced.read(*self._edits(cut, forced.packed, rows))
             for item, one, other in zip(self.items, before, after, strict=True):
@@ -481,7 +488,7 @@ class _Batch:
                 encode_problem(self.mllm, item.problem, response=one.response_ids, text_only=True)
                 for item, one in zip(self.items, self.encoded, strict=True)
             ]
-            after = self._forced(texts).read()
+            after = self._in_turn(texts) if state else self._forced(texts).read()
             for item, one, other in zip(self.items, before, after, strict=True):
                 row = _row(item, cut, item.n_steps, "fixed", "both")
                 yield row | _probabilities(item, one, other)
@@ -525,6 +532,17 @@ class _Batch:
             names=[item.problem.id for item in self.items],
         )
         return ForcedAnswers(self.mllm, packed, encoded)
+
+    def _in_turn(self, encoded: Sequence[Encoded]) -> list[NDArray[np.float64]]:
+        """What `ForcedAnswers` reads without edits, of models whose layers keep a state."""
+        read = forced_answers(
+            self.mllm,
+            encoded,
+            [item.tokens for item in self.items],
+            steps=[[item.n_steps] for item in self.items],
+            names=[item.problem.id for item in self.items],
+        )
+        return [log_softmax(one[-1].double().numpy()) for one in read]
 
     def _edits(self, cut: Cut, packed: Packed, rows: Rows) -> list[Intervention | Revision]:
         """The cut on a packed batch, whose branches hold the answers' cues."""

@@ -463,6 +463,7 @@ def _eager_masses(mllm: Mllm, batch: Mapping[str, Tensor], cols: Tensor) -> dict
     Taken layer by layer as the model runs, so that only one layer's weights exist at a time.
     """
     masses: dict[int, Tensor] = {}
+    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
 
     def take(module: Any, _: Any, output: Any) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
@@ -477,7 +478,7 @@ def _eager_masses(mllm: Mllm, batch: Mapping[str, Tensor], cols: Tensor) -> dict
     ]
     try:
         with evaluating(model), _eager(model):
-            model(**batch, use_cache=False, logits_to_keep=1)
+            model(**batch, use_cache=False, logits_to_keep=last)
     finally:
         for hook in hooks:
             hook.remove()

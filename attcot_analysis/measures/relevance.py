@@ -34,8 +34,10 @@ def _rollout(mllm: Mllm, asked: ResponseParts, block: int | None = None) -> Resp
     """Attention rollout; see `relevance_maps`."""
     capture = Capture()
     model = mllm.model
+    batch = collate(mllm, [asked.item])
+    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
     with torch.no_grad(), evaluating(model), attached(model), reading(capture):
-        model(**collate(mllm, [asked.item]), logits_to_keep=1, use_cache=False)
+        model(**batch, logits_to_keep=last, use_cache=False)
     flow = carry(capture.layers(mllm), _start(asked).to(mllm.device), block)
     return maps_of_parts(asked, _image(asked, flow).numpy(), "rollout")
 

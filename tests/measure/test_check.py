@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from families import FAMILY_NAMES, save_tiny_family, shared_family
+from families import FAMILY_NAMES, MORE_FAMILIES, save_tiny_family, shared_family
 from tiny import merging_tokenizer, tiny_mllm
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -58,7 +58,7 @@ def test_a_sound_model_passes(random_mllm):
     assert str(found).splitlines()[-1] == found.verdict == "tiny: all 12 checks hold."
 
 
-@pytest.mark.parametrize("name", [n for n in FAMILY_NAMES if n != "qwen2_5_vl"])
+@pytest.mark.parametrize("name", [n for n in FAMILY_NAMES + MORE_FAMILIES if n != "qwen2_5_vl"])
 def test_every_family_passes(name):
     found = check_model(shared_family(name))
     assert found.holds, str(found)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from families import FAMILY_NAMES, save_tiny_family, shared_family, tiny_family
+from families import FAMILY_NAMES, MORE_FAMILIES, save_tiny_family, shared_family, tiny_family
 from PIL import Image
 from tiny import noise_image
 
@@ -45,6 +45,9 @@ VARIANTS = {
     "idefics3 odd": {"size": {"longest_edge": 100}},
     "idefics3 whole": {"do_image_splitting": False},
     "smolvlm": {},
+    # Of those with one processor the first stands for all.
+    "glm4v": {},
+    "glm46v": {},
 }
 """Settings of the image processor, per family and for what else its processors can do."""
 
@@ -137,10 +140,10 @@ def check_views(name, grid):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_boxes_are_where_the_processor_took_its_pixels(name):
-    """At least 200 random sizes per family: as many boxes as tokens, and each in its place."""
+    """100 random sizes per way of cutting: as many boxes as tokens, and each in its place."""
     mllm = variant(name)
     settings = mllm.processor.image_processor
-    n_sizes = 40 if " " in name or name == "smolvlm" else 200
+    n_sizes = 30 if " " in name or name in ("smolvlm", *MORE_FAMILIES) else 100
     sizes = [*random_sizes(n_sizes), *EXTREME]
     if mllm.family.name == "idefics3" and not resizes_one_column():
         shrunk = settings.size["longest_edge"]
@@ -204,7 +207,7 @@ def test_painting_catches_a_wrong_order(name):
     assert found["hit"].mean() < 0.8
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", FAMILY_NAMES + MORE_FAMILIES)
 def test_ids_are_the_processors_own(name):
     mllm = shared_family(name)
     images = [noise_image(96, 64), noise_image(40, 50)]
@@ -315,7 +318,7 @@ def test_generation_of_a_batch_is_that_of_single_items(family):
         assert logits[: len(expected.ids)].argmax(-1).tolist() == list(expected.ids)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", FAMILY_NAMES + MORE_FAMILIES)
 @torch.no_grad()
 def test_a_saved_checkpoint_comes_back_through_the_auto_classes(name, tmp_path):
     before = shared_family(name)
@@ -416,7 +419,10 @@ def test_published_settings(name):
 
 
 def test_all_model_types_have_a_tiny_checkpoint():
-    assert {kind for family in FAMILIES for kind in family.model_types} == set(FAMILY_NAMES)
+    assert {kind for family in FAMILIES for kind in family.model_types} == {
+        *FAMILY_NAMES,
+        *MORE_FAMILIES,
+    }
 
 
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision"])

@@ -108,8 +108,8 @@ def test_small_pictures_cost_no_more_than_the_limit():
     """They are enlarged to the least number of pixels, rounded up to whole tokens."""
     mllm = shared_family("qwen3_vl")
     draw = np.random.default_rng(0)
-    for most in (256, 2560, 5000, 30000):
-        other = tiny_family("qwen3_vl")
+    for name, most in zip(2 * ["qwen3_vl", "glm4v"], (256, 2560, 5000, 30000), strict=True):
+        other = tiny_family(name)
         limits = {"max_pixels": most, "max_patches": None}
         limit_pictures(other.family, other.processor, other.model.config, limits)
         for _ in range(40):
@@ -117,6 +117,11 @@ def test_small_pictures_cost_no_more_than_the_limit():
             size = (width, int(width * draw.uniform(0.5, 2)))
             assert image_tokens(other, size) * 256 <= most
     assert image_tokens(mllm, (20, 20)) == 4
+    limits = {"max_pixels": 256 * 100, "max_patches": None}
+    for name in ("qwen3_vl", "glm4v"):
+        other = tiny_family(name)
+        limit_pictures(other.family, other.processor, other.model.config, limits)
+        assert image_tokens(other, (900, 900)) == 100
 
 
 def test_limits_of_another_kind_or_size_are_refused():

@@ -13,6 +13,7 @@ from attcot_analysis.models.families.family import (
 )
 from attcot_analysis.models.families.limits import (
     anyres_patches,
+    glm_pixels,
     idefics3_patches,
     internvl_patches,
     qwen_pixels,
@@ -26,9 +27,29 @@ _PIXELS = {"max_pixels": qwen_pixels}
 _ANYRES = {"max_patches": anyres_patches}
 FAMILIES: list[Family] = [
     Family(
-        "qwen2_5_vl", ("qwen2_5_vl",), qwen_grids, mrope_positions, "mm_token_type_ids", _PIXELS
+        "qwen2_5_vl",
+        ("qwen2_vl", "qwen2_5_vl"),
+        qwen_grids,
+        mrope_positions,
+        "mm_token_type_ids",
+        _PIXELS,
     ),
-    Family("qwen3_vl", ("qwen3_vl",), qwen_grids, mrope_positions, "mm_token_type_ids", _PIXELS),
+    Family(
+        "qwen3_vl",
+        ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+        qwen_grids,
+        mrope_positions,
+        "mm_token_type_ids",
+        _PIXELS,
+    ),
+    Family(
+        "glm4v",
+        ("glm4v", "glm4v_moe", "glm46v"),
+        qwen_grids,
+        mrope_positions,
+        "mm_token_type_ids",
+        {"max_pixels": glm_pixels},
+    ),
     Family(
         "internvl",
         ("internvl",),

@@ -21,6 +21,13 @@ def qwen_pixels(processor: Any, most: int) -> dict[str, Any]:
     return {"size": {"shortest_edge": least, "longest_edge": most}}
 
 
+def glm_pixels(processor: Any, most: int) -> dict[str, Any]:
+    """As `qwen_pixels`; GLM-V counts a picture's pixels once for each frame of a patch."""
+    frames = int(processor.image_processor.temporal_patch_size)
+    size = qwen_pixels(processor, most)["size"]
+    return {"size": {name: frames * pixels for name, pixels in size.items()}}
+
+
 def internvl_patches(processor: Any, most: int) -> dict[str, Any]:
     """At most so many tiles; where there are several, the whole picture is one more."""
     least = min(int(processor.image_processor.min_patches), most)
