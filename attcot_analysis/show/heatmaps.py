@@ -18,25 +18,32 @@ from attcot_analysis.problems import Box
 from attcot_analysis.show.style import (
     BOX_COLOR,
     DIVERGING,
-    SEQUENTIAL,
+    OVERLAY,
     arm_label,
     figure_style,
     new_figure,
 )
 
+BLACK = 48
+"""How light the picture's black is under a map, of 255."""
+OPACITY = 0.85
+"""Of an overlay where the map is strongest."""
+
 
 def backdrop(image: Image.Image, side: int) -> Image.Image:
     """Return the picture in grey, as RGB, its longer side ``side`` pixels.
 
-    Grey, so that every colour in an overlay comes from the map.
+    Grey, so that every colour in an overlay comes from the map; its black a little lighter, so that
+    the map's darkest colour stands out from it.
     """
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     method = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BILINEAR
-    return image.convert("L").convert("RGB").resize(size, method)
+    grey = image.convert("L").point(lambda value: round(BLACK + value * (255 - BLACK) / 255))
+    return grey.convert("RGB").resize(size, method)
 
 
-def colorize(values: np.ndarray, low: float, high: float, cmap: str = SEQUENTIAL) -> np.ndarray:
+def colorize(values: np.ndarray, low: float, high: float, cmap: str = OVERLAY) -> np.ndarray:
     """Map values to colours, ``(rows, cols)`` floats to ``(rows, cols, 3)`` bytes.
 
     Values outside ``low`` to ``high`` take the end colours.
@@ -52,19 +59,21 @@ def overlay(
     *,
     low: float = 0.0,
     high: float | None = None,
-    opacity: float = 0.65,
-    cmap: str = SEQUENTIAL,
+    opacity: float = OPACITY,
+    cmap: str = OVERLAY,
     boxes: Sequence[Box] = (),
     side: int = 384,
 ) -> Image.Image:
     """Blend a token map over the picture in grey and draw evidence boxes on it.
+
+    A weight of zero leaves the picture as it is, and opacity grows in proportion to the weight.
 
     Args:
         image: The original picture, any size.
         values: ``(rows, cols)`` one value per image token; tokens tile the picture evenly.
         low: Value of the map's first colour.
         high: Value of its last colour; the largest value if not given.
-        opacity: 0 shows only the picture, 1 only the map.
+        opacity: Where the map is strongest; 0 shows only the picture.
         cmap: Name of a matplotlib colour map.
         boxes: Pixel rectangles in the coordinates of ``image``.
         side: Longer side of the result in pixels.
@@ -76,23 +85,20 @@ def overlay(
     if not 0.0 <= opacity <= 1.0:
         raise ShowError(f"The overlay's opacity is {opacity}; give a number from 0 to 1.")
     top = float(values.max()) if high is None else high
-    return blend(
-        backdrop(image, side), colorize(values, low, top, cmap), opacity, image.size, boxes
-    )
-
-
-def blend(
-    ground: Image.Image,
-    colors: np.ndarray,
-    opacity: float,
-    size: tuple[int, int],
-    boxes: Sequence[Box] = (),
-) -> Image.Image:
-    """Lay token colours ``(rows, cols, 3)`` over a backdrop; boxes are in a ``size`` picture."""
-    layer = Image.fromarray(colors).resize(ground.size, Image.Resampling.NEAREST)
-    painted = Image.blend(ground, layer, opacity)
-    draw_boxes(painted, boxes, size)
+    painted = backdrop(image, side).convert("RGBA")
+    alphas = np.rint(255 * opacity * strength(values, low, top)).astype(np.uint8)
+    colors = np.dstack([colorize(values, low, top, cmap), alphas])
+    layer = Image.fromarray(colors).resize(painted.size, Image.Resampling.NEAREST)
+    painted = Image.alpha_composite(painted, layer).convert("RGB")
+    draw_boxes(painted, boxes, image.size)
     return painted
+
+
+def strength(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """How far values are from zero, or from the low end of a scale without zero; 0 to 1."""
+    start, end = (0.0, max(-low, high)) if low < 0 else (low, high)
+    span = end - start
+    return np.clip(np.abs(values - start) / span, 0, 1) if span > 0 else np.zeros_like(values)
 
 
 def draw_boxes(canvas: Image.Image, boxes: Sequence[Box], size: tuple[int, int]) -> None:
@@ -142,7 +148,9 @@ def png_bytes(image: Image.Image, *, compress_level: int = 1) -> bytes:
 
 @cache
 def _lookup(cmap: str) -> np.ndarray:
-    return np.asarray(colormaps[cmap](np.arange(256), bytes=True))[:, :3]
+    # An overlay's ends are neither as pale nor as dark as pictures are.
+    start, stop = {OVERLAY: (0.15, 0.7), DIVERGING: (0.12, 0.88)}.get(cmap, (0.0, 1.0))
+    return np.asarray(colormaps[cmap](np.linspace(start, stop, 256), bytes=True))[:, :3]
 
 
 Boxes = Sequence[Sequence[Box] | None] | None
@@ -151,7 +159,7 @@ _PER_ROW = 8
 
 _SIDE = 256
 
-_MID_GREY = 0.75  # what the picture adds to a blended colour, so that the bar matches it
+_MID_GREY = 0.85  # the picture behind the bar
 
 
 def heatmap_row(
@@ -161,7 +169,7 @@ def heatmap_row(
     *,
     boxes: Boxes = None,
     high: float | None = None,
-    opacity: float = 0.65,
+    opacity: float = OPACITY,
     quantity: str = "attention mass per image token",
 ) -> Figure:
     """Draw the picture and, beside it, one map per step or token, all on one colour scale.
@@ -191,11 +199,11 @@ def heatmap_row(
         flat = list(axs.flat)
         _panel(flat[0], image, "picture")
         for ax, values, label, drawn in zip(flat[1:], stack, titles, panel_boxes, strict=False):
-            _map_panel(ax, image, values, drawn, (0.0, top), SEQUENTIAL, opacity)
+            _map_panel(ax, image, values, drawn, (0.0, top), OVERLAY, opacity)
             ax.set_title(label, fontsize=8.5, fontweight="normal")
         for ax in flat[len(stack) + 1 :]:
             ax.set_visible(False)
-        _bar(figure, flat, (SEQUENTIAL, opacity), 0.0, top, textwrap.fill(quantity, 20 * lines))
+        _bar(figure, flat, (OVERLAY, opacity), 0.0, top, textwrap.fill(quantity, 20 * lines))
     return figure
 
 
@@ -207,7 +215,7 @@ def before_after(
     *,
     names: tuple[str, str] = ("before", "after"),
     boxes: Boxes = None,
-    opacity: float = 0.65,
+    opacity: float = OPACITY,
     quantity: str = "attention mass per image token",
 ) -> Figure:
     """Draw maps before and after on one shared scale, and their difference below.
@@ -240,7 +248,6 @@ def before_after(
     limit = float(np.abs(second - first).max()) or 1.0
     titles = _wrapped(labels)
     extra = 0.15 * max(title.count("\n") for title in titles)
-    strong = max(opacity, 0.75)
     columns = len(first)
     ratio = image.height / image.width
     with figure_style():
@@ -248,17 +255,24 @@ def before_after(
         axs = figure.subplots(3, columns, squeeze=False)
         for line, stack in ((0, first), (1, second)):
             for ax, values, drawn in zip(axs[line], stack, panel_boxes, strict=True):
-                _map_panel(ax, image, values, drawn, (0.0, top), SEQUENTIAL, opacity)
+                _map_panel(ax, image, values, drawn, (0.0, top), OVERLAY, opacity)
         for ax, values, drawn in zip(axs[2], second - first, panel_boxes, strict=True):
-            _map_panel(ax, image, values, drawn, (-limit, limit), DIVERGING, strong)
+            _map_panel(ax, image, values, drawn, (-limit, limit), DIVERGING, opacity)
         for ax, label in zip(axs[0], titles, strict=True):
             ax.set_title(label, fontsize=8.5, fontweight="normal")
         first_name, second_name = (arm_label(name) for name in names)
         rows = (first_name, second_name, f"{second_name} \N{MINUS SIGN}\n{first_name}")
         for ax, name in zip(axs[:, 0], rows, strict=True):
             ax.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
-        _bar(figure, axs[:2].ravel().tolist(), (SEQUENTIAL, opacity), 0.0, top, quantity)
-        _bar(figure, axs[2].tolist(), (DIVERGING, strong), -limit, limit, "difference")
+        _bar(
+            figure,
+            axs[:2].ravel().tolist(),
+            (OVERLAY, opacity),
+            0.0,
+            top,
+            textwrap.fill(quantity, 26),
+        )
+        _bar(figure, axs[2].tolist(), (DIVERGING, opacity), -limit, limit, "difference")
         figure.supxlabel(
             f"one scale for both rows, 0 to {top:.2g}; difference \N{PLUS-MINUS SIGN}{limit:.2g}"
             + ("; outlined: evidence of the step" if any(panel_boxes) else ""),
@@ -319,7 +333,9 @@ def _bar(
     label: str,
 ) -> None:
     cmap, opacity = look
-    colors = colormaps[cmap](np.arange(256))[:, :3] * opacity + _MID_GREY * (1 - opacity)
+    levels = np.linspace(low, high, 256)[None]
+    alpha = opacity * strength(levels, low, high)[0][:, None]
+    colors = colorize(levels, low, high, cmap)[0] / 255 * alpha + _MID_GREY * (1 - alpha)
     shades = ScalarMappable(Normalize(low, high), ListedColormap(colors, name=cmap))
     bar = figure.colorbar(shades, ax=axs, fraction=0.04, pad=0.015, shrink=0.9)
     bar.set_label(label, fontsize=8.5)

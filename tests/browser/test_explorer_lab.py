@@ -153,7 +153,7 @@ def test_the_colour_scale_is_said(notebook, explorer):
     tokens_of(explorer).nth(4).click()
     expect(said).to_contain_text("one scale for both models and all 31 tokens")
     bar = explorer.locator(".ax-bar").first.inner_text()
-    explorer.get_by_label("this map's own").check()
+    explorer.get_by_label("own", exact=True).check()
     expect(said).to_contain_text("this map's own scale, the same for both models")
     assert explorer.locator(".ax-bar").first.inner_text() != bar
     expect_in_kernel(

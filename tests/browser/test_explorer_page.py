@@ -8,8 +8,8 @@ from playwright.sync_api import expect
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
 from attcot_analysis.show.explorer.planes import plane_weights
 from attcot_analysis.show.explorer.record import PlaneKey, select
-from attcot_analysis.show.heatmaps import colorize
-from attcot_analysis.show.style import DIVERGING
+from attcot_analysis.show.heatmaps import overlay
+from attcot_analysis.show.style import DIVERGING, OVERLAY
 from benchmarks.explorer import planted_record
 
 pytestmark = pytest.mark.browser
@@ -87,19 +87,23 @@ def test_the_page_works_offline(visit, pages, name, size):
 
 
 def test_colours_are_those_of_the_weights(visit, tmp_path):
-    """Every cell of every pane against the colours that Python gives to the full weights."""
+    """Every cell of every pane against what Python paints of the full weights."""
     record = planted_record(models=2, rows=5, cols=8)
     chosen = select(record, token="answer", layer=2, head="visual")
     path = tmp_path / "page.html"
     look = {"opacity": 1.0, "one_scale": False}
     path.write_text(explorer_page(record, chosen, look=look), encoding="utf-8")
     page = ready(visit(path))
+    page.get_by_label("evidence box", exact=True).uncheck()
     keys = [PlaneKey("attention", model, 2, "visual") for model in range(2)]
     maps = [plane_weights(record, key)[chosen.token].reshape(5, 8) for key in keys]
     top, change = max(one.max() for one in maps), maps[1] - maps[0]
     limit = np.abs(change).max()
-    expected = [colorize(one, 0.0, top) for one in maps]
-    expected.append(colorize(change, -limit, limit, DIVERGING))
+    scales = [(one, 0.0, top, OVERLAY) for one in maps] + [(change, -limit, limit, DIVERGING)]
+    expected = [
+        np.asarray(overlay(record.picture, one, low=low, high=high, cmap=cmap, opacity=1, side=448))
+        for one, low, high, cmap in scales
+    ]
     panes = page.locator("canvas.ax-map").all()[1:]
     for pane, colours in zip(panes, expected, strict=True):
         drawn = pane.evaluate(
@@ -109,8 +113,11 @@ def test_colours_are_those_of_the_weights(visit, tmp_path):
                 (Math.floor(at / cols) + 0.5) * one.height / rows, 1, 1).data].slice(0, 3))""",
             [5, 8],
         )
+        high, wide, _ = colours.shape
+        centres = (np.arange(5) + 0.5) * high / 5, (np.arange(8) + 0.5) * wide / 8
+        cells = colours[np.ix_(*(one.astype(int) for one in centres))].astype(int)
         # Quantising moves a colour by a step or two of its map.
-        assert np.abs(np.reshape(drawn, (5, 8, 3)) - colours.astype(int)).max() <= 12
+        assert np.abs(np.reshape(drawn, (5, 8, 3)) - cells).max() <= 12
 
 
 def test_with_three_models_any_two_are_compared(visit, pages):
@@ -239,7 +246,7 @@ def test_the_keyboard_reaches_everything_and_its_place_is_seen(visit, pages):
     names = [name for name, _ in reached]
     assert [name for name, seen in reached if not seen] == []
     wanted = ["What each writes by itself", "left model", "right model", "Source", "Layer", "Head"]
-    wanted += ["Overlay", "its whole step", "the same for all", "evidence box of the step"]
+    wanted += ["Overlay", "step", "shared", "Shown as", "evidence box"]
     wanted += ["▶ Play", "through", "1", "Along the text", "If forced to answer, p of"]
     assert [name for name in wanted if name not in names] == []
     assert len(names) < 25, "the tokens are one stop, not one each"
@@ -274,7 +281,7 @@ def test_colours_are_told_apart_without_red_and_green(pages):
         return (table.reshape(256, 3) / 255) ** 2.2 @ weights
 
     steps = np.diff(luminance("sequential"))
-    assert (steps < 0.004).all() and luminance("sequential")[0] > 0.9
+    assert (steps < 0.004).all() and luminance("sequential")[0] > 2 * luminance("sequential")[-1]
     diverging = luminance("diverging")
     assert diverging[120:136].min() > 0.8
     assert diverging[0] < 0.3 and diverging[-1] < 0.3

@@ -118,12 +118,12 @@ def test_commitment_is_on_the_axis_of_the_tokens(record):
 
 
 def test_a_model_looks_the_same_as_elsewhere(record):
-    from attcot_analysis.show.style import arm_style
+    from attcot_analysis.show.style import arm_style, page_color
 
     assert arm_of("CoT-SFT") == "cot_sft" and arm_of("my own") == "my own"
     assert [one["color"] for one in model_specs(record)] == [
-        arm_style("cot_sft").color,
-        arm_style("att_cot").color,
+        page_color(arm_style("cot_sft").color),
+        page_color(arm_style("att_cot").color),
     ]
     strangers = planted_record(models=4, labels=("a", "b", "c", "d"))
     assert len({one["color"] for one in model_specs(strangers)}) == 4

@@ -42,7 +42,7 @@ def test_before_and_after_share_one_scale_and_differences_are_centred(problem, s
 def test_equal_maps_give_blank_differences(problem, steps):
     figure = before_after(problem.image, steps[0], steps[0], LABELS, opacity=1.0)
     last = np.asarray(panels(figure)[-1].images[0].get_array())
-    assert len(np.unique(last.reshape(-1, 3), axis=0)) == 1
+    assert (last == last[..., :1]).all(), "grey: no colour of the map"
 
 
 def test_the_sign_of_a_difference_is_seen(problem):
@@ -88,6 +88,17 @@ def test_overlay_puts_each_token_over_its_pixels():
     darkest = painted.sum(-1) == painted.sum(-1).min()
     rows, cols = np.nonzero(darkest)
     assert (cols.min(), cols.max(), rows.min(), rows.max()) == (40, 59, 20, 39)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_weight_shows_on_any_picture_and_zero_leaves_it_as_it_is(level):
+    picture = Image.new("RGB", (8, 8), (level,) * 3)
+    shown = np.asarray(overlay(picture, np.array([[0.0, 0.5], [0.75, 1.0]]), side=8)).astype(int)
+    none, half, more, most = (shown[at] for at in ((0, 0), (0, 7), (7, 0), (7, 7)))
+    assert (none == np.asarray(backdrop(picture, 8))[0, 0]).all()
+    coloured = [np.ptp(one) for one in (none, half, more, most)]
+    assert coloured[0] == 0 and coloured == sorted(coloured) and coloured[-1] > 60
+    assert np.abs(most - none).max() > 60
 
 
 def test_opacity_zero_shows_the_picture_in_grey(problem):

@@ -48,17 +48,19 @@ from attcot_analysis.show.explorer.record import (
     traits_of,
 )
 from attcot_analysis.show.figures import figure_png
-from attcot_analysis.show.heatmaps import colorize, overlay, png_bytes
+from attcot_analysis.show.heatmaps import OPACITY, colorize, overlay, png_bytes
 from attcot_analysis.show.style import (
     DIVERGING,
     GRID,
     INK,
-    SEQUENTIAL,
+    OVERLAY,
     ArmStyle,
     arm_label,
     arm_style,
     figure_style,
     new_figure,
+    page_color,
+    page_colors,
     styled_arms,
 )
 
@@ -123,6 +125,7 @@ class Content:
             "stepParts": list(record.step_parts),
             "parts": len(record.parts),
             "answer": record.answer,
+            "stated": stated_answer(record),
             "answerEnd": 0
             if record.answer is None
             else answer_end(record.tokens, record.answer, stated_answer(record) or ""),
@@ -139,7 +142,7 @@ class Content:
             "visualNote": record.heads_note,
             "sources": [_source(record, source) for source in record.sources],
             "models": model_specs(record),
-            "colours": {"sequential": _colours(SEQUENTIAL), "diverging": _colours(DIVERGING)},
+            "colours": {"sequential": _colours(OVERLAY), "diverging": _colours(DIVERGING)},
             "index": index_of(self.planes),
             "headMasses": len(masses[0]) if masses else 0,
             "headTop": top,
@@ -204,7 +207,7 @@ def _model(record: ExplorerRecord, model: ExplorerModel, look: ArmStyle) -> dict
     own = record.picture_of(model)
     return {
         "label": model.label,
-        "color": look.color,
+        "color": page_color(look.color),
         "dash": "" if isinstance(look.line, str) else " ".join(str(2 * on) for on in look.line[1]),
         "marker": look.marker if isinstance(look.marker, str) else "o",
         "answer": model.answer,
@@ -358,7 +361,7 @@ def _page(
 ) -> str:
     state = {
         "spec": content.spec,
-        "opacity": 0.65,
+        "opacity": OPACITY,
         "one_scale": True,
         "first": 0,
         "second": 1,
@@ -378,6 +381,7 @@ def _page(
         "state": Markup(json_text(state)),
         "data": packed,
         "script": Markup(page_script()),
+        "colors": page_colors(),
     }
     return str(html.render("explorer/templates/explorer.html.j2", values))
 
@@ -490,7 +494,7 @@ def _maps(
     drawn = [np.nan_to_num(one) for one in maps]
     top = max(float(np.abs(one).max()) for one in drawn)
     signed = is_signed(record, selection.source)
-    low, cmap = (-top, DIVERGING) if signed else (0.0, SEQUENTIAL)
+    low, cmap = (-top, DIVERGING) if signed else (0.0, OVERLAY)
     panels = [(one, low, top, cmap) for one in drawn]
     titles = [f"{_cut(label, 22)}: {low:.2g} to {top:.2g}" for label in labels]
     if len(drawn) == 2:

@@ -43,6 +43,7 @@ from attcot_analysis.show.explorer.record import (
     select,
     traits_of,
 )
+from attcot_analysis.show.heatmaps import OPACITY
 
 LIVE_BUDGET = 8_000_000
 """Bytes of maps that a live explorer sends at first; what is selected later is sent in full."""
@@ -61,7 +62,7 @@ class Explorer(anywidget.AnyWidget):
 
     Attributes:
         record: What is explored.
-        opacity: Of the map over the picture, 0 to 1.
+        opacity: Of the map over the picture where it is strongest, 0 to 1.
         one_scale: Whether one colour scale holds for all tokens, or each map has its own.
         first: Index of the model on the left.
         second: Index of the model on the right.
@@ -76,7 +77,7 @@ class Explorer(anywidget.AnyWidget):
     head = traitlets.Int(CODES["mean"]).tag(sync=True)
     token = traitlets.Int(0).tag(sync=True)
     unit = traitlets.Enum(("token", "step"), "token").tag(sync=True)
-    opacity = traitlets.Float(0.65, min=0.0, max=1.0).tag(sync=True)
+    opacity = traitlets.Float(OPACITY, min=0.0, max=1.0).tag(sync=True)
     one_scale = traitlets.Bool(True).tag(sync=True)
     first = traitlets.Int(0, min=0).tag(sync=True)
     second = traitlets.Int(1, min=0).tag(sync=True)

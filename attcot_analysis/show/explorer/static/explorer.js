@@ -6,8 +6,10 @@ const MEAN = -1, MAX = -2, VISUAL = -3;
 const WORDS = { [MEAN]: "mean", [MAX]: "max", [VISUAL]: "visual" };
 const FINAL = -1; // instead of a candidate: the one that each model ends with
 const STATS = ["mass", "share", "spread", "peak", "cell", "scale"];
+const BLACK = 48; // how light the picture's black is under a map, of 255
 const SIDE = 448; // pixels of a pane's longer side
 const FRAME = { tokens: 450, steps: 1200, layers: 800, heads: 800 }; // ms per picture while playing
+const LEVELS = ["#ffe08a", "#ff9d3c", "#ff5a8a"]; // of contour lines, from weak to strong
 const KEPT = 96e6; // bytes of fetched maps to keep
 const MINUS = "\u2212", NONE = "\u2013";
 
@@ -289,10 +291,10 @@ class View {
       this.scaleBars,
       this.scaleText,
     );
-    this.root.append(make("div", { class: "ax-top" }, pictures, this.controls()));
     this.note = make("p", { class: "ax-note" });
     this.live = make("p", { class: "ax-live", role: "status" });
-    this.root.append(this.live, this.strip());
+    const text = make("div", { class: "ax-words" }, this.live, this.strip());
+    this.root.append(make("div", { class: "ax-top" }, pictures, text, this.controls()));
     this.charts = make("div", { class: "ax-charts" });
     this.readout = make("div", { class: "ax-readout" });
     this.forced = make("div", { class: "ax-forced" });
@@ -386,11 +388,15 @@ class View {
     );
     this.layerBox = this.slider("Layer", this.layers, "layer");
     this.headBox = this.slider("Head", this.heads, "head");
+    this.styleBox = this.select("Shown as", [["", "colours"], ["lines", "lines at \u00bc, \u00bd, \u00be"]], (value) => {
+      this.lines = value === "lines";
+      this.later();
+    });
     this.opacityBox = this.range("Overlay", 0, 100, 5, (value) => this.set({ opacity: value / 100 }));
-    const scale = make("fieldset", { class: "ax-choice" }, make("legend", {}, "Colour scale"));
+    const scale = make("fieldset", { class: "ax-choice" }, make("legend", {}, "Colours"));
     this.scaleBoxes = [
-      [true, "the same for all"],
-      [false, "this map's own"],
+      [true, "shared"],
+      [false, "own"],
     ].map(([value, words]) => {
       const input = make("input", {
         type: "radio",
@@ -422,10 +428,11 @@ class View {
       this.sourceBox.field,
       this.layerBox.field,
       this.headBox.field,
+      this.styleBox.field,
       this.opacityBox.field,
       this.unitField(),
       scale,
-      make("label", { class: "ax-check" }, boxes, "evidence box of the step"),
+      make("label", { class: "ax-check" }, boxes, "evidence box"),
       make("div", { class: "ax-play" }, this.playButton, this.axisBox.field),
     );
   }
@@ -433,8 +440,8 @@ class View {
   unitField() {
     const field = make("fieldset", { class: "ax-choice" }, make("legend", {}, "Map of"));
     this.unitBoxes = [
-      ["token", "one token"],
-      ["step", "its whole step"],
+      ["token", "token"],
+      ["step", "step"],
     ].map(([value, words]) => {
       const input = make("input", {
         type: "radio",
@@ -483,14 +490,14 @@ class View {
 
   slider(label, choices, name) {
     const box = this.range(label, 0, choices.length - 1, 1, (at) => this.set({ [name]: choices[at] }));
-    const few = choices.length <= 14;
+    const last = choices.length - 1, few = last <= 10, words = choices.filter((one) => one < 0).length;
     choices.forEach((choice, at) => {
-      // Of many only some, and none where they would touch.
-      const last = choices.length - 1, shown = at === 0 || at === last || (choice > 4 && choice % 7 === 0);
-      if (!few && (!shown || (at !== last && at > 0.93 * last))) return;
-      const place = choices.length > 1 ? at / (choices.length - 1) : 0;
+      // None where they would touch: of the words the first, of many numbers only some.
+      const shown = at === 0 || at === last || (at >= words && (few || (choice > 4 && choice % 7 === 0)));
+      if (!shown || (!few && at !== last && at > 0.93 * last)) return;
+      const place = last ? at / last : 0;
       const one = name === "layer" ? this.spec.layerNames[choice] : choice;
-      const word = choice === VISUAL ? "vis" : (WORDS[choice] ?? one);
+      const word = WORDS[choice] ?? one;
       const tick = make("span", {}, String(word));
       tick.style.left = `calc(8px + ${place} * (100% - 16px))`;
       box.ticks.append(tick);
@@ -726,21 +733,19 @@ class View {
     const found = {}, picture = new Image();
     picture.onload = () => {
       const { canvas } = this.panes[0];
-      const layer = (filter) => {
-        const made = make("canvas", { width: canvas.width, height: canvas.height });
-        const context = made.getContext("2d");
-        context.imageSmoothingEnabled = picture.naturalWidth > canvas.width;
-        context.filter = filter;
-        context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-        if (filter !== "none") {
-          // Pale, or dark places of the picture would look like strong ones of the map.
-          context.fillStyle = "rgba(255,255,255,.45)";
-          context.fillRect(0, 0, canvas.width, canvas.height);
-        }
-        return made;
-      };
-      found.colour = layer("none");
-      found.grey = layer("grayscale(1)");
+      const { width, height } = canvas, made = make("canvas", { width, height });
+      const context = made.getContext("2d");
+      context.imageSmoothingEnabled = picture.naturalWidth > width;
+      context.drawImage(picture, 0, 0, width, height);
+      found.grey = make("canvas", { width, height });
+      const image = context.getImageData(0, 0, width, height), { data } = image;
+      for (let at = 0; at < data.length; at += 4) {
+        // Grey, so that every colour seen comes from the map; black a little lighter, as Python does.
+        const light = 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2];
+        data[at] = data[at + 1] = data[at + 2] = BLACK + (light * (255 - BLACK)) / 255;
+      }
+      found.grey.getContext("2d").putImageData(image, 0, 0);
+      found.colour = made;
       this.later();
     };
     picture.src = address;
@@ -767,6 +772,7 @@ class View {
     const width = Math.round(this.charts.clientWidth);
     if (!width || width === this.width) return;
     this.width = width;
+    this.end = this.commitment ? 46 : 10; // room for "chance" at the right
     // Asked once here: at every token it would cost a layout of the page.
     this.scrolls = this.strips.scrollHeight > this.strips.clientHeight;
     this.drawn = null;
@@ -838,10 +844,11 @@ class View {
     const table = this.table(signed), stops = [];
     for (let at = 0; at <= 16; at++) {
       const place = Math.round((at / 16) * 255) * 3;
-      stops.push(`rgb(${table[place]},${table[place + 1]},${table[place + 2]})`);
+      const share = signed ? Math.abs(at - 8) / 8 : at / 16;
+      stops.push(`rgba(${table[place]},${table[place + 1]},${table[place + 2]},${share})`);
     }
     const ramp = make("span", { class: "ax-ramp" });
-    ramp.style.background = `linear-gradient(90deg,${stops.join()})`;
+    ramp.style.backgroundImage = `linear-gradient(90deg,${stops.join()})`;
     const low = signed ? weight(-end, true) + more : "0";
     return make(
       "span",
@@ -861,7 +868,7 @@ class View {
     return signed ? this.tables.diverging : this.tables.sequential;
   }
 
-  /** Colours of a map, one pixel per cell, on the canvas `small`. */
+  /** Colours of a map, one pixel per cell, on the canvas `small`: the more weight, the less is seen through. */
   colourise(map, rows, cols, signed, end) {
     const { small } = this;
     if (small.width !== cols || small.height !== rows) {
@@ -871,12 +878,12 @@ class View {
     const context = small.getContext("2d"), image = context.createImageData(cols, rows);
     const table = this.table(signed), unit = end > 0 ? 1 / end : 0;
     for (let cell = 0, at = 0; cell < map.length; cell++, at += 4) {
-      const level = signed ? 127.5 + 127.5 * map[cell] * unit : 255 * map[cell] * unit;
-      const place = 3 * clamp(Math.round(level), 0, 255);
+      const share = clamp(map[cell] * unit, -1, 1);
+      const place = 3 * Math.round(signed ? 127.5 + 127.5 * share : 255 * Math.max(0, share));
       image.data[at] = table[place];
       image.data[at + 1] = table[place + 1];
       image.data[at + 2] = table[place + 2];
-      image.data[at + 3] = 255;
+      image.data[at + 3] = 255 * Math.abs(share);
     }
     context.putImageData(image, 0, 0);
   }
@@ -884,24 +891,23 @@ class View {
   paint(pane, map) {
     const { context, canvas, at } = pane, { token, found, source, top, limit } = this.shown;
     const opacity = this.get("opacity"), { width, height } = canvas;
-    context.globalAlpha = 1;
     context.clearRect(0, 0, width, height);
     const { colour, grey } = (at < 2 && this.own[this.pair()[at]]) || this.base;
     if (colour) context.drawImage(colour, 0, 0);
-    if (grey && at >= 0) {
-      // Grey under the map, so that every colour seen comes from the map.
-      context.globalAlpha = Math.min(1, 4 * opacity);
-      context.drawImage(grey, 0, 0);
-    }
+    if (grey && at >= 0 && opacity && !this.lines) context.drawImage(grey, 0, 0);
     if (map) {
       const { rows, cols } = found[at % 2 === 1 && found[1] ? 1 : 0].plane;
       const change = pane.name === "difference";
-      this.colourise(map, rows, cols, change || source.signed, change ? limit : top);
-      context.globalAlpha = opacity;
-      context.imageSmoothingEnabled = false;
-      context.drawImage(this.small, 0, 0, width, height);
+      const end = change ? limit : top;
+      if (this.lines) contours(context, map, rows, cols, end);
+      else {
+        this.colourise(map, rows, cols, change || source.signed, end);
+        context.globalAlpha = opacity;
+        context.imageSmoothingEnabled = false;
+        context.drawImage(this.small, 0, 0, width, height);
+        context.globalAlpha = 1;
+      }
     }
-    context.globalAlpha = 1;
     if (this.boxes) this.paintBoxes(context, canvas, token);
     if (this.cell !== null) {
       const { rows, cols } = this.spec, w = width / cols, h = height / rows;
@@ -993,10 +999,11 @@ class View {
     slide(this.layerBox, this.layers, this.get("layer"), this.layerWords(this.get("layer")));
     slide(this.headBox, this.heads, this.get("head"), this.headWords(this.get("head")));
     const visual = source.layered && this.get("head") === VISUAL ? this.spec.visualNote : "";
-    const note = [visual, this.spec.note].filter(Boolean).join(" ");
+    const note = [this.unlike(), visual, this.spec.note].filter(Boolean).join(" ");
     put(this.note, "textContent", note);
     put(this.note, "hidden", !note);
     put(this.opacityBox.input, "value", String(opacity));
+    put(this.opacityBox.input, "disabled", Boolean(this.lines));
     put(this.opacityBox.value, "textContent", `${opacity} %`);
     this.opacityBox.input.setAttribute("aria-valuetext", `${opacity} %`);
     for (const [value, input] of this.scaleBoxes) put(input, "checked", value === this.get("one_scale"));
@@ -1105,7 +1112,19 @@ class View {
   /** Behind a model's name in the legend, the answer that its lower curve is about. */
   finalWords(model) {
     const at = this.candidateOf(model);
-    return this.candidate === FINAL && at >= 0 ? ` (ends with ${this.spec.candidates[at]})` : "";
+    return this.candidate === FINAL && at >= 0 ? ` (forced at the end: ${this.spec.candidates[at]})` : "";
+  }
+
+  /** Where the answer forced at the end is not the one that the text states. */
+  unlike() {
+    const { stated, candidates, models } = this.spec;
+    const said = models.flatMap(({ label, p }) => {
+      const last = p?.at(-1) ?? [], top = candidates[last.indexOf(Math.max(...last))];
+      return top && stated && top !== stated ? [`${label} says ${top}`] : [];
+    });
+    return said.length
+      ? `The text states ${stated}, but when forced to answer after its last step ${said.join(", ")}: these curves are about the forced answer.`
+      : "";
   }
 
   legend() {
@@ -1126,7 +1145,7 @@ class View {
   }
 
   place(token) {
-    const left = 40, right = 10;
+    const left = 40, right = this.end;
     return left + ((token + 0.5) * (this.width - left - right)) / this.spec.tokens.length;
   }
 
@@ -1183,15 +1202,15 @@ class View {
     for (const share of [0, 0.5, 1]) {
       const at = y(share * top);
       back.append(
-        draw("line", { class: "ax-gridline", x1: 36, x2: this.width - 10, y1: at, y2: at }),
+        draw("line", { class: "ax-gridline", x1: 36, x2: this.width - this.end, y1: at, y2: at }),
         draw("text", { class: "ax-tick", x: 32, y: at + 4, "text-anchor": "end" }, String(+(share * top).toPrecision(3))),
       );
     }
     if (stepped && this.spec.candidates.length > 1) {
       const at = y(1 / this.spec.candidates.length);
       back.append(
-        draw("line", { class: "ax-chance", x1: 36, x2: this.width - 10, y1: at, y2: at }),
-        draw("text", { class: "ax-tick", x: this.width - 12, y: at - 3, "text-anchor": "end" }, "chance"),
+        draw("line", { class: "ax-chance", x1: 36, x2: this.width - this.end, y1: at, y2: at }),
+        draw("text", { class: "ax-tick", x: this.width - this.end + 4, y: at + 4 }, "chance"),
       );
     }
     const half = (this.place(1) - this.place(0)) / 2;
@@ -1405,6 +1424,28 @@ function frame(context, x, y, width, height, colour, line = 2.5) {
   context.strokeStyle = colour;
   context.lineWidth = line;
   context.strokeRect(x + line, y + line, width - 2 * line, height - 2 * line);
+}
+
+/** Lines around the cells that reach a quarter, a half and three quarters of a scale. */
+function contours(context, map, rows, cols, end) {
+  const { width, height } = context.canvas, w = width / cols, h = height / rows;
+  [0.25, 0.5, 0.75].forEach((share, level) => {
+    const inside = (row, col) =>
+      end > 0 && row >= 0 && col >= 0 && row < rows && col < cols && Math.abs(map[row * cols + col]) >= share * end;
+    const path = new Path2D();
+    for (let row = 0; row <= rows; row++) {
+      for (let col = 0; col <= cols; col++) {
+        const here = inside(row, col);
+        if (here !== inside(row - 1, col)) path.rect(col * w, row * h, w, 0);
+        if (here !== inside(row, col - 1)) path.rect(col * w, row * h, 0, h);
+      }
+    }
+    for (const [colour, line] of [["#101418", 3 * (level + 1)], [LEVELS[level], 1.5 * (level + 1)]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = line;
+      context.stroke(path);
+    }
+  });
 }
 
 const SHAPES = {
