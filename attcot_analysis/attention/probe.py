@@ -288,6 +288,19 @@ class Probe:
             self.sink = {layer: torch.cat(calls, dim=2) for layer, calls in self._calls.items()}
             self._calls = {}
 
+    def take(self) -> dict[int, Tensor]:
+        """What was collected since the last call while `active`, and forget it.
+
+        After each token of a generation that is the row which predicts it: maps of all tokens
+        together would be as large as the text is long.
+
+        Returns:
+            ``{layer: (B, H, rows, C)}``, layers ascending.
+        """
+        taken = {layer: torch.cat(calls, dim=2) for layer, calls in sorted(self._calls.items())}
+        self._calls = {}
+        return taken
+
     def reads(self, module: Any) -> bool:
         """Whether this layer is one to read."""
         if getattr(module, "sliding_window", None) is not None:

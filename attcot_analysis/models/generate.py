@@ -2,19 +2,27 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+)
 
 from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.models.inputs import Encoded, collate
 from attcot_analysis.models.load import Mllm, evaluating
 
 Sampling = Literal["recommended"]
+
+OnToken = Callable[[list[int]], bool | None]
+"""Takes the newest token of each prompt; true ends the generation."""
 
 RECOMMENDED = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 """What of a checkpoint's generation config is taken as its publisher's recommendation."""
@@ -101,6 +109,7 @@ def generate(
     batch_size: int = 32,
     seed: int = 0,
     progress: bool = False,
+    on_token: OnToken | None = None,
 ) -> list[Generation]:
     """Let the model respond to prompts, batched with left padding.
 
@@ -117,6 +126,8 @@ def generate(
         batch_size: Prompts per batch.
         seed: For sampling; results also depend on ``batch_size``.
         progress: Show a progress bar.
+        on_token: Called after every token with the newest of each prompt of the batch; where it
+            returns true, the batch is ended there.
 
     Returns:
         One `Generation` per prompt, in order.
@@ -148,6 +159,7 @@ def generate(
                     **batch,
                     generation_config=settings,
                     logits_processor=LogitsProcessorList([watch]),
+                    stopping_criteria=None if on_token is None else [_Told(on_token)],
                 )
             watch.check(mllm)
             new = output[:, batch["input_ids"].shape[1] :].tolist()
@@ -215,6 +227,20 @@ def only_settings(model: torch.nn.Module, settings: GenerationConfig) -> Iterato
             module.generation_config = own
         for attributes, own in shipped:
             attributes["generate"] = own
+
+
+class _Told(StoppingCriteria):
+    """Tells of every token, and ends a batch that is no longer wanted."""
+
+    def __init__(self, told: OnToken) -> None:
+        self._told = told
+
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+    ) -> torch.BoolTensor:
+        stop = bool(self._told(input_ids[:, -1].tolist()))
+        ended = torch.full((len(input_ids),), stop, device=input_ids.device)
+        return cast(torch.BoolTensor, ended)
 
 
 class _Watch(LogitsProcessor):

@@ -4,7 +4,7 @@ No problem, no candidates and no right answer are needed: the model writes, its 
 steps, and what it looked at and when it decided is measured on its own words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -240,7 +240,7 @@ def write(
     format: str | Path | ResponseFormat | None,
     *,
     max_new_tokens: int,
-    **options: Any,
+    respond: Callable[[Mllm], Generation] | None = None,
 ) -> tuple[Mllm, Generation, tuple[str, ...]]:
     """Let a model respond to an item in a format, or in the one that it turns out to speak.
 
@@ -249,16 +249,20 @@ def write(
         problem: The item.
         format: As `look` takes it.
         max_new_tokens: Length limit.
-        **options: Of `generate`.
+        respond: Lets the model write; default `generate`.
 
     Returns:
         The model with the format, what it wrote, and what there is to say about it.
     """
     if format is not None:
         mllm = replace(mllm, format=response_format(format))
-    [made] = generate(
-        mllm, [encode_problem(mllm, problem)], max_new_tokens=max_new_tokens, **options
-    )
+
+    def generated(mllm: Mllm) -> Generation:
+        prompt = encode_problem(mllm, problem)
+        return generate(mllm, [prompt], max_new_tokens=max_new_tokens)[0]
+
+    respond = respond or generated
+    made = respond(mllm)
     notes = []
     parsed = mllm.parse(made.ids)
     if format is None and not parsed.steps and parsed.answer is None:
@@ -272,9 +276,7 @@ def write(
         else:
             mllm = replace(mllm, format=found.format)
             notes.append(str(found))
-            [made] = generate(
-                mllm, [encode_problem(mllm, problem)], max_new_tokens=max_new_tokens, **options
-            )
+            made = respond(mllm)
     if not made.finished:
         notes.append(
             f"The response was cut at {len(made.ids)} tokens; give a larger max_new_tokens."

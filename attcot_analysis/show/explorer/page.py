@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -352,14 +353,11 @@ def page_script() -> str:
     return "\n".join(line for line in lines if line and not line.startswith(("//", "/**")))
 
 
-def _page(
-    content: Content,
-    selection: Selection,
-    title: str,
-    look: Mapping[str, Any],
-    kind: str,
-) -> str:
-    state = {
+def explorer_state(
+    content: Content, selection: Selection, look: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """What the explorer's script starts with where no widget tells it, without the maps."""
+    return {
         "spec": content.spec,
         "opacity": OPACITY,
         "one_scale": True,
@@ -368,6 +366,16 @@ def _page(
         **look,
         **traits_of(selection),
     }
+
+
+def _page(
+    content: Content,
+    selection: Selection,
+    title: str,
+    look: Mapping[str, Any],
+    kind: str,
+) -> str:
+    state = explorer_state(content, selection, look)
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src {script_policy()}; base-uri 'none'; form-action 'none'"

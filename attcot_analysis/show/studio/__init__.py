@@ -1,0 +1,1 @@
+"""The studio: ask a model about a picture, watch it write, and change what it sees."""
