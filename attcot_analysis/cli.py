@@ -583,7 +583,7 @@ def _preview_edits(
         list[str] | None,
         Option(
             help="such as twin, control, occlude, mirror or module:function; default twin, "
-            "control, occlude, occlude_control"
+            "control, occlude, occlude_control, and blank and swap where items have none of these"
         ),
     ] = None,
     out: Annotated[
@@ -605,15 +605,17 @@ def _preview_edits(
     if page.exists() and not overwrite:
         raise ShowError(f"{page} exists; give --overwrite to replace it, or another --out.")
     loaded = load_problems(problems, keep_pictures=False)
+    n = min(items, len(loaded))
+    own = any(one.twin or one.control or one.evidence_boxes for one in loaded[:n])
+    default = ["twin", "control", "occlude", "occlude_control"] if own else ["blank", "swap"]
     shown = write_edit_sheet(
         loaded,
-        edits or ["twin", "control", "occlude", "occlude_control"],
+        edits or default,
         page,
-        only=range(min(items, len(loaded))),
+        only=range(n),
         decisions=read_decisions(problems),
         options=EditOptions(fill=fill),
     )
-    n = min(items, len(loaded))
     say(f"{sum(shown.values())} edits of {n} of {len(loaded)} items.")
     for kind, count in shown.items():
         if count < n:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from markupsafe import escape
-from PIL import Image, ImageColor
+from PIL import Image, ImageChops, ImageColor
 from scipy import ndimage
 
 from attcot_analysis.errors import MeasureError
@@ -209,8 +209,7 @@ class PictureEdit:
         before, after = self.problem.image, self.edited.image
         shown = [before, after, Image.fromarray(self.edited.region.astype(np.uint8) * 255)]
         if after.size == before.size:
-            gap = np.abs(np.asarray(before).astype(int) - np.asarray(after))
-            shown.append(Image.fromarray((gap * 3).clip(0, 255).astype(np.uint8)))
+            shown.append(ImageChops.difference(before, after).point(lambda gap: gap * 3))
         sheet = Image.new("RGB", ((_PANEL + 4) * len(shown) - 4, _PANEL), "white")
         for at, one in enumerate(shown):
             small = one.convert("RGB")

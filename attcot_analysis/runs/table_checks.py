@@ -1,5 +1,6 @@
 """What a run's tables must hold wherever they are read: shares, whole items, answers, their run."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,9 @@ class TableCheck:
         self._sampled = False
         self._seen: set[_Unit] = set()
         self._edited: dict[str, set[_Unit]] = {}
+        # A processor that crops may hide all of an edit, which then has no rows.
+        self._crops = '"do_center_crop": true' in json.dumps(manifest.get("models"))
+        self._regenerated = False
         self._before = 0
 
     def rows(self, table: pd.DataFrame) -> None:
@@ -147,6 +151,8 @@ class TableCheck:
         if self._name == "dependence" and "edit" in table:
             for edit, rows in table.groupby("edit"):
                 self._edited.setdefault(str(edit), set()).update(_units(rows))
+            how = set(table["rationale"]) if "rationale" in table else {"regenerated"}
+            self._regenerated |= "regenerated" in how
         self._before += len(table)
         self._seen.update(_units(table))
         if self._items and not self._items.keys() >= set(table["item"]):
@@ -176,9 +182,12 @@ class TableCheck:
             # Where the manifest does not say, an item may be an open question.
             wanted = [unit for unit in wanted if self._n_candidates(unit[0])]
         self._see_that_all(wanted, self._seen, of)
-        for edit in self._edited.keys() & {"twin", "control", "blank"}:
+        drawn = set() if self._crops else {"twin", "control"}
+        for edit in self._edited.keys() & (drawn | {"blank"}):
             own = (unit for unit in self._stepped() if edit in self._items.get(unit[0], ()))
             has = self._stepped() if edit == "blank" else own
+            if not self._regenerated:  # Open questions are answered anew, or not at all.
+                has = (unit for unit in has if self._n_candidates(unit[0]))
             self._see_that_all(has, self._edited[edit], f"{edit} picture of")
 
     def _stepped(self) -> list[_Unit]:

@@ -15,9 +15,11 @@ from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.relevance import compare_maps
-from attcot_analysis.models import encode_problem
+from attcot_analysis.models import Generation, encode_problem
 from attcot_analysis.models.families import ProcessedPrompt, family_of
 from attcot_analysis.problems import Edit, Problem, Step, render_response
+from attcot_analysis.runs.generations import Generations
+from attcot_analysis.runs.measure import measure_run
 from attcot_analysis.train.data import RationaleDataset
 
 UNSEEN, HALF, SEEN = (0, 0, 30, 64), (16, 0, 48, 32), (48, 16, 80, 48)
@@ -89,6 +91,21 @@ def test_an_edit_that_the_model_cannot_see_is_no_finding(kind):
     apart = token_divergence(mllm, items, said, edit=kind)
     assert set(apart.table["item"]) == {"in"} and apart.skipped == {f"no edit {kind}": ("out",)}
     assert apart.table["kl"].max() > 0
+
+
+def test_hidden_edits_and_open_questions_of_another_s_rationales_are_no_gaps(even, tmp_path):
+    def item(name, box, candidates=("red", "blue")):
+        twin = Edit("twin", noise_image(128, 64, seed=1), "blue", (), (box,))
+        image = noise_image(128, 64)
+        return Problem(name, image, "What color?", candidates, "red", (), twin)
+
+    items = [item("hidden", UNSEEN), item("shown", SEEN), item("open", SEEN, ())]
+    text = render_response(["I look."], "red")
+    ids = tuple(even.tokenizer(text, add_special_tokens=False)["input_ids"])
+    given = Generations({one.id: Generation(ids, text, True) for one in items}, foreign=True)
+    run = measure_run(tmp_path / "run", even, items, ("dependence",), generations=given)
+    edits = run.read_table("dependence").groupby("edit")["item"].agg(set)
+    assert edits["twin"] == {"shown"} and edits["blank"] == {"hidden", "shown"}
 
 
 def test_no_training_towards_what_is_not_shown():

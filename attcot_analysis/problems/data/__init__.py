@@ -289,6 +289,10 @@ def convert_data(
             count.add(problem)
             place.look.add(problem)
             yield problem
+        if faults and not count.coverage.n:
+            raise ProblemError(
+                f"{source} has no item that can be read; the first fault: {faults[0]}"
+            )
         if place.seen.fault is not None:
             raise ProblemError(f"{source}: {place.seen.fault}")
 

@@ -315,6 +315,8 @@ def _naturalbench(record: Record, folders: Sequence[Folder]) -> list[Problem]:
 def read_naturalbench(place: Place) -> Iterator[Made]:
     """Rows of the hub dataset, or entries of its file of texts, four to a row."""
     path = place.path
+    texts = sorted(path.glob("*.json")) if path is not None and path.is_dir() else []
+    path = texts[0] if len(texts) == 1 else path
     if path is None or path.suffix != ".json":
         return HUB_SETS["naturalbench"].read(place)
     choose([path], path, place.split, "train")
