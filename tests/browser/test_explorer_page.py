@@ -247,9 +247,18 @@ def test_the_keyboard_reaches_everything_and_its_place_is_seen(visit, pages):
     assert [name for name, seen in reached if not seen] == []
     wanted = ["What each writes by itself", "left model", "right model", "Source", "Layer", "Head"]
     wanted += ["Overlay", "step", "shared", "Shown as", "evidence box"]
-    wanted += ["▶ Play", "through", "1", "Along the text", "If forced to answer, p of"]
+    wanted += [
+        "▶ Play",
+        "through",
+        "Pin it, then select another",
+        "PNG",
+        "SVG",
+        "1",
+        "Along the text",
+        "If forced to answer, p of",
+    ]
     assert [name for name in wanted if name not in names] == []
-    assert len(names) < 25, "the tokens are one stop, not one each"
+    assert len(names) < 28, "the tokens are one stop, not one each"
 
 
 def test_reduced_motion_plays_step_by_step(visit, pages):
@@ -296,3 +305,71 @@ def test_a_selection_in_the_page_is_the_one_asked_for(visit, tmp_path):
     expect(page.get_by_role("status")).to_contain_text(
         'Token 29 "blue" (answer), attention rollout'
     )
+
+
+def on_map(page, row: float, col: float) -> tuple[float, float]:
+    """Where a cell of the first map of the planted 6 x 6 grid is on the screen."""
+    box = page.locator("canvas.ax-map").nth(1).bounding_box()
+    return box["x"] + (col + 0.5) * box["width"] / 6, box["y"] + (row + 0.5) * box["height"] / 6
+
+
+def test_a_patch_names_the_tokens_that_look_at_it_and_a_box_its_share(visit, pages):
+    page = ready(visit(pages / "one.html"))
+    weights = plane_weights(planted_record(models=1), PlaneKey("attention", 0)).reshape(-1, 6, 6)
+    page.mouse.click(*on_map(page, 2, 3))
+    looked = np.argsort(-weights[:, 2, 3])[:3]
+    hint = page.locator(".ax-hint")
+    for token in looked:
+        expect(hint).to_contain_text(f"(token {token}, ")
+    shades = page.get_by_role("option").evaluate_all(
+        "all => all.map(one => parseFloat(one.style.getPropertyValue('--mass')))"
+    )
+    assert np.allclose(shades, weights[:, 2, 3] / weights[:, 2, 3].max(), atol=0.02)
+    page.mouse.click(*on_map(page, 2, 3))
+    expect(hint).not_to_contain_text("token")
+    page.get_by_role("option").nth(12).click()
+    page.mouse.move(*on_map(page, 1, 1))
+    page.mouse.down()
+    page.mouse.move(*on_map(page, 3, 4), steps=3)
+    page.mouse.up()
+    share = 100 * weights[12, 1:4, 1:5].sum() / weights[12].sum()
+    row = page.locator(".ax-readout tr", has_text="in rows 1–3, columns 1–4")
+    expect(row).to_contain_text(f"({share:.0f} % of the map)")
+    page.keyboard.press("Escape")
+    expect(row).to_have_count(0)
+
+
+def test_a_pinned_token_is_held_against_another_and_a_link_leads_there(visit, pages):
+    page = ready(visit(f"{(pages / 'one.html').as_uri()}#token=4&layer=2&head=1"))
+    said = page.get_by_role("status")
+    expect(said).to_contain_text("layer 2, head 1")
+    tokens = page.get_by_role("listbox").get_by_role("option")
+    tokens.nth(4).press("p")
+    tokens.nth(20).click()
+    weights = plane_weights(planted_record(models=1), PlaneKey("attention", 0, 2, 1))
+    change = weights[20].sum() - weights[4].sum()
+    cells = page.locator(".ax-readout tbody tr").first.locator("td")
+    expect(cells.nth(2)).to_have_text(f"{change:+.3f}".replace("-", "−"))
+    expect(page.locator("canvas.ax-map:visible")).to_have_count(4)
+    assert "token=20&unit=token&layer=2&head=1" in page.evaluate("location.hash")
+    page.get_by_role("button", name="Unpin").click()
+    expect(page.locator("canvas.ax-map:visible")).to_have_count(2)
+
+
+def test_a_view_is_saved_with_its_numbers_and_a_stranger_s_text_stays_text(visit, pages, tmp_path):
+    import xml.etree.ElementTree as ET
+
+    from PIL import Image
+
+    page = ready(visit(pages / "hostile.html"))
+    for kind in ("SVG", "PNG"):
+        with page.expect_download() as found:
+            page.get_by_role("button", name=kind, exact=True).click()
+        found.value.save_as(tmp_path / f"view.{kind}")
+    svg = ET.parse(tmp_path / "view.SVG")
+    tags = {one.tag.rpartition("}")[2] for one in svg.iter()}
+    assert "image" in tags and not tags & {"script", "foreignObject", "a"}
+    texts = " ".join(svg.getroot().itertext())
+    reading = page.locator(".ax-readout tbody td").first.inner_text()
+    assert reading in texts and HOSTILE[:30] in texts
+    assert Image.open(tmp_path / "view.PNG").width == 1920

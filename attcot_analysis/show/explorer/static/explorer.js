@@ -144,6 +144,25 @@ class Planes {
     return found;
   }
 
+  /** Per token, the weights of a box of cells (first row, first column, last row, last column) summed. */
+  inBox(plane, box, signed) {
+    const { tokens } = this.spec;
+    return tokens.map((_, part) => this.sumOf(plane, this.map(plane, part, signed), box));
+  }
+
+  /** The weights of a box of cells in a map; of a coarse map, the means over its blocks. */
+  sumOf(plane, map, [top, left, bottom, right]) {
+    if (!map) return NaN;
+    const { rows, cols } = this.spec;
+    let sum = 0;
+    for (let row = top; row <= bottom; row++) {
+      for (let col = left; col <= right; col++) {
+        sum += map[Math.floor((row * plane.rows) / rows) * plane.cols + Math.floor((col * plane.cols) / cols)];
+      }
+    }
+    return sum;
+  }
+
   /** All tokens, or all steps. */
   parts(whole) {
     const every = [...Array(this.spec.parts).keys()], end = this.spec.tokens.length;
@@ -205,6 +224,8 @@ class View {
     this.planes = new Planes(this.spec, bytes(model.get("data")));
     this.id = `ax${Math.random().toString(36).slice(2, 10)}`;
     this.cell = null; // the image token under the pointer or the cell cursor
+    this.box = null; // the cells picked: first row, first column, last row, last column
+    this.pin = null; // a token or step held against the one selected: its token and its part
     this.curve = "mass";
     this.candidate = FINAL;
     this.boxes = true;
@@ -217,7 +238,6 @@ class View {
     this.heads = this.choices("head");
     this.after = stepsBefore(this.spec.steps);
     this.root = make("section", { class: "attcot-explorer", "aria-label": "Attention explorer" });
-    this.root.dataset.models = String(Math.min(2, this.spec.models.length));
     this.build();
     el.append(this.root);
     this.listen();
@@ -246,7 +266,9 @@ class View {
       const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
       const run = event.key === "Enter" && event.shiftKey;
       if (plain && !run && event.key !== "Tab" && event.key !== "Escape") event.stopPropagation();
-      if (event.key === "Escape" && this.timer) this.play(false);
+      if (event.key !== "Escape") return;
+      if (this.timer) this.play(false);
+      else this.pick(null);
     });
     this.watch = new ResizeObserver(() => this.resized());
     this.watch.observe(this.charts);
@@ -282,12 +304,13 @@ class View {
     const { spec } = this;
     this.root.append(this.header());
     this.panes = this.paneNames().map((name) => this.pane(name));
+    this.paneBox = make("div", { class: "ax-panes" }, this.panes.map((pane) => pane.figure));
     this.scaleBars = make("div", { class: "ax-bars" });
     this.scaleText = make("p", { class: "ax-scale" });
     const pictures = make(
       "div",
       { class: "ax-pictures" },
-      make("div", { class: "ax-panes" }, this.panes.map((pane) => pane.figure)),
+      this.paneBox,
       this.scaleBars,
       this.scaleText,
     );
@@ -336,7 +359,8 @@ class View {
   }
 
   paneNames() {
-    return this.spec.models.length > 1 ? ["picture", "first", "second", "difference"] : ["picture", "first"];
+    const names = this.spec.models.length > 1 ? ["picture", "first", "second", "difference"] : ["picture", "first"];
+    return this.spec.models.some((model) => model.picture) ? [...names, "edited"] : names;
   }
 
   pane(name) {
@@ -353,20 +377,36 @@ class View {
         onblur: () => this.point(null),
       }, []);
     }
-    canvas.addEventListener("pointermove", (event) => this.point(this.cellAt(canvas, event)));
+    let start = null, before = null;
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      before = this.box;
+      start = this.cellAt(canvas, event);
+      this.pick(start, start);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      this.point(this.cellAt(canvas, event));
+      if (start !== null) this.pick(start, this.cell);
+    });
+    canvas.addEventListener("pointerup", () => {
+      // A second click on the same patch lets go of it.
+      if (String(before) === String(this.box) && before[0] === before[2] && before[1] === before[3]) this.pick(null);
+      start = null;
+    });
+    canvas.addEventListener("pointercancel", () => (start = null));
     canvas.addEventListener("pointerleave", () => this.point(null));
     const chosen = name === "first" || name === "second";
-    const title = chosen ? this.modelName(name) : make("span");
+    const title = chosen ? this.modelName(name) : make("span"), said = make("span");
     const grid = make("canvas", { class: "ax-heads", role: "img", "aria-label": "heads" });
     grid.width = this.spec.heads;
     grid.height = this.spec.layers;
     grid.addEventListener("click", (event) => this.pickHead(grid, event));
     const small = make("div", { class: "ax-headbox" }, grid, make("span", { class: "ax-small" }));
-    small.hidden = !this.spec.headMasses || name === "picture";
-    const figure = make("figure", { class: "ax-pane" }, make("figcaption", {}, title), holder, small);
+    small.hidden = !this.spec.headMasses || name === "picture" || name === "edited";
+    const figure = make("figure", { class: `ax-pane ax-is-${name}` }, make("figcaption", {}, title, said), holder, small);
     // Which of the maps shown it draws; the picture draws none.
     const at = ["first", "second", "difference"].indexOf(name);
-    return { name, at, figure, holder, canvas, title, grid, small, context: canvas.getContext("2d") };
+    return { name, at, said, figure, holder, canvas, title, grid, small, context: canvas.getContext("2d") };
   }
 
   /** A pane's title; with more than two models, a choice. */
@@ -422,6 +462,10 @@ class View {
     });
     this.axisBox.field.classList.add("ax-inline");
     this.labelPlay();
+    this.pinButton = make("button", { type: "button", class: "ax-quiet", onclick: () => this.hold() });
+    const files = ["PNG", "SVG"].map((kind) =>
+      make("button", { type: "button", class: "ax-quiet", onclick: () => save(this, kind) }, kind),
+    );
     return make(
       "div",
       { class: "ax-controls", role: "group", "aria-label": "Controls" },
@@ -434,6 +478,8 @@ class View {
       scale,
       make("label", { class: "ax-check" }, boxes, "evidence box"),
       make("div", { class: "ax-play" }, this.playButton, this.axisBox.field),
+      make("div", { class: "ax-play" }, this.pinButton),
+      make("div", { class: "ax-play", role: "group", "aria-label": "Save this view" }, "Save view as", files),
     );
   }
 
@@ -548,7 +594,7 @@ class View {
     return make(
       "div",
       { class: "ax-text-part" },
-      make("p", { class: "ax-hint" }, "The text. Each token's map is the attention of the row that predicts it; bars show how much."),
+      (this.hint = make("p", { class: "ax-hint" })),
       this.strips,
     );
   }
@@ -569,6 +615,7 @@ class View {
     else if (event.key === "ArrowLeft") to = at - 1;
     else if (event.key === "Home") to = 0;
     else if (event.key === "End") to = tokens.length - 1;
+    else if (event.key === "p") return this.hold();
     else if (event.key === "ArrowDown" || event.key === "PageDown") {
       to = steps.findIndex((_, other) => other > at && this.partOf(other) !== this.partOf(other - 1));
       if (to < 0) to = tokens.length - 1;
@@ -596,14 +643,48 @@ class View {
 
   moveCell(event) {
     const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    const { rows, cols } = this.spec;
+    if (event.key === "Enter" && this.cell !== null) {
+      const again = String(this.box) === String([0, 1, 0, 1].map((at) => (at ? this.cell % cols : Math.floor(this.cell / cols))));
+      this.pick(again ? null : this.cell, this.cell);
+      return;
+    }
     if (!move) return;
     event.preventDefault();
-    const { rows, cols } = this.spec;
+    if (event.shiftKey && this.box) {
+      // The picked box grows and shrinks at its last corner.
+      const [top, left, bottom, right] = this.box;
+      this.pick(top * cols + left, clamp(bottom + move[0], top, rows - 1) * cols + clamp(right + move[1], left, cols - 1));
+      return;
+    }
     const peak = this.planes.stat(this.shown?.found[0].plane, this.shown?.part, "cell");
     const start = this.cell ?? (Number.isFinite(peak) ? peak : 0);
     const row = clamp(Math.floor(start / cols) + (this.cell === null ? 0 : move[0]), 0, rows - 1);
     const col = clamp((start % cols) + (this.cell === null ? 0 : move[1]), 0, cols - 1);
     this.point(row * cols + col);
+  }
+
+  /** Pick the cells between two, or none. */
+  pick(from, to) {
+    const { cols } = this.spec, box = from === null ? null : [from, to].map((at) => [Math.floor(at / cols), at % cols]);
+    const [one, two] = box ?? [];
+    const picked = box && [0, 1].map((at) => Math.min(one[at], two[at])).concat([0, 1].map((at) => Math.max(one[at], two[at])));
+    if (String(picked) === String(this.box)) return;
+    this.box = picked;
+    this.later();
+  }
+
+  /** Hold the token (or step) against those selected later, or let go of it. */
+  hold() {
+    const { token, part } = this.shown;
+    this.pin = this.pin ? null : { token, part };
+    if (this.pin && this.panes.every((pane) => pane.name !== "second")) {
+      const made = ["second", "difference"].map((name) => this.pane(name));
+      this.panes.push(...made);
+      this.paneBox.append(...made.map((pane) => pane.figure));
+    }
+    this.pictured = this.drawn = this.readoutKey = this.barred = null;
+    this.later();
   }
 
   point(cell) {
@@ -722,6 +803,16 @@ class View {
     return [clamp(this.get("first"), 0, last), clamp(this.get("second"), 0, last)];
   }
 
+  /** The models whose curves are drawn: with a pinned token only the first, whose maps are compared. */
+  lineup() {
+    return this.pin ? this.pair().slice(0, 1) : this.pair();
+  }
+
+  /** What a part is called: a token by its text, a step by its number. */
+  partWords(part, token) {
+    return part === token ? `\u201c${visible(this.spec.tokens[token])}\u201d` : this.partOf(token);
+  }
+
   /** The item's picture, and those of models that were shown another. */
   loadPicture() {
     this.own = this.spec.models.map(({ picture }) => (picture ? this.load(picture) : null));
@@ -783,22 +874,32 @@ class View {
     this.again = this.due = false;
     const source = this.source(), { layer, head } = this.choice(), token = this.get("token");
     const part = this.get("unit") === "step" ? this.spec.stepParts[token] : token;
-    const found = this.pair().map((model) =>
-      this.planes.find({ source: source.own, model, layer, head }),
-    );
+    const label = (model) => this.spec.models[model].label, [first] = this.pair(), { pin } = this;
+    const slots = pin
+      ? [{ model: first, part: pin.part, name: `${this.partWords(pin.part, pin.token)} (pinned)` },
+          { model: first, part, name: this.partWords(part, token) }]
+      : this.pair().map((model) => ({ model, part, name: label(model) }));
+    const found = slots.map(({ model }) => this.planes.find({ source: source.own, model, layer, head }));
     const signed = source.signed;
-    const maps = found.map(({ plane }) => this.planes.map(plane, part, signed));
+    const maps = found.map(({ plane }, at) => this.planes.map(plane, slots[at].part, signed));
     if (maps.length === 2) {
       const same = maps[0] && maps[1] && maps[0].length === maps[1].length;
       maps.push(same ? difference(maps[0], maps[1]) : null);
     }
-    this.shown = { source, layer, head, token, part, found, maps };
+    this.shown = { source, layer, head, token, part, found, maps, slots };
     this.scales();
+    const own = slots.map(({ model }) => this.own[model]), edited = own[0] !== own[1] && slots.length > 1;
+    let panes = 0;
     for (const pane of this.panes) {
-      if (pane.at >= 0) this.paint(pane, maps[pane.at] ?? null);
+      pane.figure.hidden = pane.name === "edited" ? !edited : pane.at >= maps.length;
+      panes += !pane.figure.hidden;
+      if (pane.at >= 0 && !pane.figure.hidden) this.paint(pane, maps[pane.at] ?? null);
     }
-    const still = [this.spec.boxOf[token], this.boxes, this.cell, Boolean(this.base.colour)].join();
-    if (still !== this.pictured) this.paint(this.panes[0], null);
+    put(this.root.dataset, "models", String(slots.length));
+    this.paneBox.style.setProperty("--panes", panes);
+    const loaded = [this.base, ...this.own].map((one) => Boolean(one?.colour));
+    const still = [this.spec.boxOf[token], this.boxes, this.cell, this.box, this.pair(), loaded].join();
+    if (still !== this.pictured) this.panes.forEach((pane) => pane.at < 0 && this.paint(pane, null));
     this.pictured = still;
     this.paintHeads();
     this.sync();
@@ -821,7 +922,8 @@ class View {
     } else {
       const peaks = this.planes.peaks(planes, source.signed, whole);
       top = usual(peaks);
-      if (planes.length === 2) limit = usual(this.planes.changes(...planes, source.signed, whole));
+      if (this.pin && maps[2]) limit = largest(maps[2]);
+      else if (planes.length === 2) limit = usual(this.planes.changes(...planes, source.signed, whole));
       beyond = peaks.filter((peak) => peak > top).length;
     }
     this.shown.top = top;
@@ -833,7 +935,7 @@ class View {
     const bars = [this.bar(source.signed, top, source.quantity, more)];
     if (planes.length === 2) bars.push(this.bar(true, limit, "difference", more));
     this.scaleBars.replaceChildren(...bars);
-    const both = planes.length === 2 ? "both models and " : "";
+    const both = planes.length === 2 && !this.pin ? "both models and " : "";
     this.scaleText.textContent = own
       ? `Colours: this map's own scale${both ? ", the same for both models" : ""}; do not compare colours between ${whole ? "steps" : "tokens"}.`
       : `Colours: one scale for ${both}all ${this.planes.parts(whole).length} ${whole ? "steps" : "tokens"} at this layer and head` +
@@ -892,7 +994,8 @@ class View {
     const { context, canvas, at } = pane, { token, found, source, top, limit } = this.shown;
     const opacity = this.get("opacity"), { width, height } = canvas;
     context.clearRect(0, 0, width, height);
-    const { colour, grey } = (at < 2 && this.own[this.pair()[at]]) || this.base;
+    const { slots } = this.shown, whose = { picture: 0, edited: 1 }[pane.name] ?? at;
+    const { colour, grey } = this.own[slots[whose]?.model] || this.base;
     if (colour) context.drawImage(colour, 0, 0);
     if (grey && at >= 0 && opacity && !this.lines) context.drawImage(grey, 0, 0);
     if (map) {
@@ -909,8 +1012,12 @@ class View {
       }
     }
     if (this.boxes) this.paintBoxes(context, canvas, token);
+    const { rows, cols } = this.spec, w = width / cols, h = height / rows;
+    if (this.box) {
+      const [top, left, bottom, right] = this.box;
+      frame(context, left * w, top * h, (right - left + 1) * w, (bottom - top + 1) * h, "#ffd23f");
+    }
     if (this.cell !== null) {
-      const { rows, cols } = this.spec, w = width / cols, h = height / rows;
       frame(context, (this.cell % cols) * w, Math.floor(this.cell / cols) * h, w, h, "#00e5ff");
     }
     if (!map && at >= 0) {
@@ -922,7 +1029,12 @@ class View {
       context.fillText(found[0].plane ? "no map for this token" : "loading \u2026", width / 2, height / 2 + 8);
     }
     const name = this.paneTitle(pane);
-    if (pane.title.tagName === "SELECT") pane.title.value = String(this.pair()[at]);
+    if (pane.title.tagName === "SELECT") {
+      pane.title.value = String(this.pair()[at]);
+      pane.title.hidden = Boolean(this.pin);
+    }
+    if (pane.title.tagName === "SELECT" && !this.pin) put(pane.said, "textContent", "");
+    else if (pane.title.tagName === "SELECT") put(pane.said, "textContent", name);
     else if (pane.title.textContent !== name) pane.title.textContent = name;
     canvas.setAttribute("aria-label", at < 0 ? "The picture" : `Map of ${name}: ${this.describe(at)}`);
     if (pane.holder.tabIndex === 0) {
@@ -931,9 +1043,12 @@ class View {
   }
 
   paneTitle(pane) {
-    const names = this.pair().map((model) => this.spec.models[model].label);
-    if (pane.name === "picture") return "Picture";
-    if (pane.name === "difference") return `${names[1]} ${MINUS} ${names[0]}`;
+    const { slots } = this.shown, names = slots.map(({ name }) => name);
+    if (pane.at < 0) {
+      const two = this.panes.some((one) => one.name === "edited" && !one.figure.hidden);
+      return two ? `Picture: ${names[pane.name === "edited" ? 1 : 0]}` : "Picture";
+    }
+    if (pane.name === "difference") return `${names[1]} ${MINUS} ${names[0].replace(" (pinned)", "")}`;
     return names[pane.name === "second" ? 1 : 0];
   }
 
@@ -946,17 +1061,17 @@ class View {
 
   /** Visual mass of every head (columns) and layer (rows) at the token. */
   paintHeads() {
-    const { layers, heads, headMasses } = this.spec, { part, layer, head, source } = this.shown;
+    const { layers, heads, headMasses } = this.spec, { slots, layer, head, source } = this.shown;
     if (!headMasses) return;
-    const size = layers * heads, pair = this.pair(), top = this.spec.headTop;
-    const values = pair.map((model) => {
+    const size = layers * heads, top = this.spec.headTop;
+    const values = slots.map(({ model, part }) => {
       const block = this.planes.masses[model].subarray(part * size, (part + 1) * size);
       return Float32Array.from(block, (level) => top * (level / 255) ** 2);
     });
     if (values.length === 2) values.push(difference(values[0], values[1]));
     this.panes.forEach((pane) => {
       const change = pane.name === "difference", { grid, at } = pane;
-      if (at < 0) return;
+      if (at < 0 || !values[at]) return;
       this.colourise(values[at], layers, heads, change, change ? Math.max(largest(values[at]), 0.05) : top);
       const cell = Math.max(2, Math.floor(160 / Math.max(heads, 8)));
       if (grid.width !== heads * cell) {
@@ -1006,6 +1121,9 @@ class View {
     put(this.opacityBox.input, "disabled", Boolean(this.lines));
     put(this.opacityBox.value, "textContent", `${opacity} %`);
     this.opacityBox.input.setAttribute("aria-valuetext", `${opacity} %`);
+    const { pin } = this, words = pin ? `Unpin ${this.partWords(pin.part, pin.token)}` : "Pin it, then select another";
+    put(this.pinButton, "textContent", words);
+    this.pinButton.setAttribute("aria-pressed", String(Boolean(pin)));
     for (const [value, input] of this.scaleBoxes) put(input, "checked", value === this.get("one_scale"));
     for (const [value, input] of this.unitBoxes) put(input, "checked", value === this.get("unit"));
   }
@@ -1049,15 +1167,23 @@ class View {
       }
       this.marked = token;
     }
-    const { plane } = found[found.length - 1], key = plane?.name;
+    const { plane } = found[found.length - 1], { box } = this, key = `${plane?.name} ${plane?.full} ${box}`;
     if (this.barred === key) return;
     this.barred = key;
-    const mass = this.planes.column(plane, "mass");
-    const top = Math.max(1e-12, ...mass.filter(Number.isFinite).map(Math.abs));
+    const values = box && plane ? this.planes.inBox(plane, box, this.shown.source.signed) : this.planes.column(plane, "mass");
+    const top = Math.max(1e-12, ...values.filter(Number.isFinite).map(Math.abs));
     this.tokens.forEach((one, at) => {
-      const share = Number.isFinite(mass[at]) ? Math.abs(mass[at]) / top : 0;
+      const share = Number.isFinite(values[at]) ? Math.abs(values[at]) / top : 0;
       one.style.setProperty("--mass", share.toFixed(3));
     });
+    this.strips.classList.toggle("ax-looked", Boolean(box));
+    let words = "The text. Each token's map is the attention of the row that predicts it; bars show how much.";
+    if (box) {
+      const order = values.map((value, at) => [value, at]).filter(([value]) => value > 0).sort((one, two) => two[0] - one[0]);
+      const most = order.slice(0, 3).map(([value, at]) => `${this.partWords(at, at)} (token ${at}, ${weight(value)})`);
+      words = `Shaded: how much each token's row looks at ${this.boxName()}${most.length ? `, most ${most.join(", ")}` : ""}. Click a patch again or press Escape to let go.`;
+    }
+    put(this.hint, "textContent", words);
   }
 
   // --- curves -----------------------------------------------------------------------------------
@@ -1156,7 +1282,7 @@ class View {
 
   drawCharts() {
     if (!this.width) return;
-    const { found, token, source } = this.shown, pair = this.pair();
+    const { token, source } = this.shown, pair = this.lineup(), found = this.shown.found.slice(0, pair.length);
     const key = [found.map((one) => one.plane?.name), this.width, this.curve, this.candidate].join();
     if (this.drawn !== key) {
       this.drawn = key;
@@ -1257,8 +1383,12 @@ class View {
   }
 
   moveCursor(chart, token) {
-    const { cursor, lines, y, low, high } = chart, x = this.place(token), pair = this.pair();
+    const { cursor, lines, y, low, high } = chart, x = this.place(token), pair = this.lineup();
     cursor.replaceChildren(draw("line", { x1: x, x2: x, y1: high - 4, y2: low + 3 }));
+    if (this.pin) {
+      const at = this.place(this.pin.token);
+      cursor.append(draw("line", { x1: at, x2: at, y1: high - 4, y2: low + 3, "stroke-dasharray": "3 3" }));
+    }
     if (this.shown.part !== token) {
       const { steps } = this.spec, half = (this.place(1) - this.place(0)) / 2;
       const from = this.place(steps.indexOf(steps[token])) - half, to = this.place(steps.lastIndexOf(steps[token])) + half;
@@ -1278,12 +1408,12 @@ class View {
   }
 
   writeReadout() {
-    const { found, part, maps, source } = this.shown, pair = this.pair();
+    const { found, maps, source, slots } = this.shown;
     const rows = found.map(({ plane }, at) => {
-      const read = (name) => this.planes.stat(plane, part, name);
+      const read = (name) => this.planes.stat(plane, slots[at].part, name);
       const cell = read("cell"), there = Number.isFinite(read("mass"));
       return {
-        name: this.spec.models[pair[at]].label,
+        name: slots[at].name,
         cells: [
           number(read("mass")),
           there ? `${this.cellName(cell)} (${weight(read("peak"))})` : NONE,
@@ -1301,6 +1431,15 @@ class View {
     const boxes = this.spec.boxOf[this.shown.token], even = this.spec.even[boxes];
     const share = even ? `share on evidence box (uniform attention: ${number(even)})` : "share on evidence box";
     const names = [source.massName, "strongest patch", share, "spread over"];
+    if (this.box) {
+      names.push(`in ${this.boxName()}`);
+      const sums = found.map(({ plane }, at) => this.planes.sumOf(plane, maps[at], this.box));
+      sums.forEach((sum, at) => {
+        const share = `${(100 * sum / rows[at].read("mass")).toFixed(0)} % of the map`;
+        rows[at].cells.push(!Number.isFinite(sum) ? NONE : source.signed ? weight(sum) : `${weight(sum)} (${share})`);
+      });
+      rows[2]?.cells.push(weight(sums[1] - sums[0], true));
+    }
     if (this.cell !== null) {
       names.push(this.cellName(this.cell));
       rows.forEach((row, at) => row.cells.push(weight(this.atCell(maps[at], at), at === 2)));
@@ -1332,6 +1471,12 @@ class View {
     );
   }
 
+  boxName() {
+    const [top, left, bottom, right] = this.box, { cols } = this.spec;
+    if (top === bottom && left === right) return this.cellName(top * cols + left);
+    return `rows ${top}\u2013${bottom}, columns ${left}\u2013${right}`;
+  }
+
   atCell(map, at) {
     if (!map) return NaN;
     const { plane } = this.shown.found[at === 1 ? 1 : 0], { rows, cols } = this.spec;
@@ -1341,7 +1486,7 @@ class View {
   }
 
   writeForced() {
-    const pair = this.pair(), models = pair.map((model) => this.spec.models[model]);
+    const pair = this.lineup(), models = pair.map((model) => this.spec.models[model]);
     if (!models.some((one) => one.p)) return;
     const k = this.after[this.shown.token];
     const at = (one, name) => one.p?.[Math.min(k, one.p.length - 1)][name] ?? NaN;
@@ -1379,17 +1524,17 @@ class View {
 
   /** The selection in words; `at` is the pane described, all of them if not given. */
   describe(at) {
-    const { token, part, found, source } = this.shown, text = spoken(this.spec.tokens[token]);
+    const { token, part, found, source, slots } = this.shown, text = spoken(this.spec.tokens[token]);
     const name = this.partOf(token);
     const where = source.layered
       ? `, ${this.layerWords(this.shown.layer)}, ${this.headWords(this.shown.head)}`
       : "";
-    const read = (one) => number(this.planes.stat(found[one].plane, part, "mass"));
+    const read = (one) => number(this.planes.stat(found[one].plane, slots[one].part, "mass"));
     const size = this.spec.steps.filter((step) => step === this.spec.steps[token]).length;
     const what = part === token
       ? `token ${token} "${text}"${name ? ` (${name})` : ""}`
       : `${name}, mean over its ${size} tokens`;
-    const pair = this.pair(), names = pair.map((model) => this.spec.models[model].label);
+    const names = slots.map(({ name }) => name);
     const masses = at === undefined
       ? names.map((name, one) => `${name} ${read(one)}`).join(", ")
       : at === 2
@@ -1408,6 +1553,112 @@ class View {
     } else if (this.spec.live && found.some((one) => !one.plane.full)) text += "; coarse map, the full one is on its way";
     put(this.live, "textContent", text.charAt(0).toUpperCase() + text.slice(1));
   }
+}
+
+// --- saving and linking -------------------------------------------------------------------------
+
+const KEPT_STYLES = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font", "text-anchor"];
+
+/** What a view shows, with its numbers, as one SVG element. */
+function drawing(view) {
+  const width = 960, edge = 16, inner = width - 2 * edge, parts = [];
+  const { backgroundColor, color } = getComputedStyle(view.root);
+  let y = edge;
+  const write = (words, x, size = 13, weight = 400) =>
+    parts.push(draw("text", { x, y, fill: color, "font-size": size, "font-weight": weight, "font-family": "system-ui, DejaVu Sans, sans-serif" }, words));
+  const lines = (words, size, weight) => {
+    let line = "";
+    for (const word of [...words.split(/\s+/), null]) {
+      if (word === null || (line && line.length + word.length > (1.75 * inner) / size)) {
+        y += 1.3 * size;
+        write(line, edge, size, weight);
+        line = "";
+      }
+      line += line ? ` ${word}` : word;
+    }
+  };
+  lines(view.spec.question, 17, 600);
+  lines(view.live.textContent, 13);
+  y += 24;
+  const panes = view.panes.filter((pane) => !pane.figure.hidden), gap = 12;
+  const ratio = panes[0].canvas.height / panes[0].canvas.width;
+  const w = Math.min(340 / ratio, (inner + gap) / panes.length - gap);
+  panes.forEach((pane, at) => {
+    const x = edge + at * (w + gap);
+    write(view.paneTitle(pane), x, 13, 600);
+    parts.push(draw("image", { x, y: y + 8, width: w, height: w * ratio, href: pane.canvas.toDataURL() }));
+  });
+  y += 8 + w * ratio;
+  lines([...view.scaleBars.children].map((bar) => [...bar.childNodes].map((one) => one.textContent || "to").join(" ")).join("; "), 13);
+  lines(view.scaleText.textContent, 13);
+  y += 10;
+  for (const chart of [view.access, view.commitment]) {
+    if (!chart) continue;
+    y += 18;
+    const [label, field] = [chart.figure.querySelector("label"), chart.figure.querySelector("select")];
+    write(`${label.textContent}: ${field.selectedOptions[0].textContent}`, edge, 13, 600);
+    const box = chart.picture.viewBox.baseVal, copy = chart.picture.cloneNode(true);
+    const originals = chart.picture.querySelectorAll("*");
+    copy.querySelectorAll("*").forEach((one, at) => {
+      const style = getComputedStyle(originals[at]);
+      for (const name of KEPT_STYLES) one.style.setProperty(name, style.getPropertyValue(name));
+    });
+    const height = (box.height * inner) / box.width;
+    for (const name of ["class", "style"]) copy.removeAttribute(name);
+    parts.push(fill(copy, { x: edge, y: y + 6, width: inner, height }, []));
+    y += 6 + height;
+  }
+  lines(view.legendBox.innerText.replace(/\n+/g, ", "), 13);
+  y += 8;
+  for (const row of view.readout.querySelectorAll("tr")) {
+    y += 18;
+    [...row.cells].forEach((cell, at) => write(cell.textContent, edge + (at ? 350 + 190 * (at - 1) : 0), 12.5));
+  }
+  const height = Math.ceil(y + edge);
+  const ground = draw("rect", { width, height, fill: backgroundColor });
+  return draw("svg", { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}` }, ground, parts);
+}
+
+function save(view, kind) {
+  const svg = drawing(view), text = new XMLSerializer().serializeToString(svg);
+  const give = (blob) => {
+    const href = URL.createObjectURL(blob), name = `${view.spec.item}-token-${view.shown.token}`.replace(/[^\w-]+/g, "_");
+    make("a", { href, download: `${name}.${kind.toLowerCase()}` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 60000);
+  };
+  if (kind === "SVG") return give(new Blob([text], { type: "image/svg+xml" }));
+  const image = new Image();
+  image.onload = () => {
+    const canvas = make("canvas", { width: 2 * image.naturalWidth, height: 2 * image.naturalHeight });
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob(give);
+  };
+  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+}
+
+/** The selection as a page's address ends, such as #item=a&token=12&unit=token&layer=3&head=mean. */
+function linkOf(view) {
+  const word = (value) => WORDS[value] ?? value, { get } = { get: (name) => view.get(name) };
+  const parts = { item: view.spec.item, token: get("token"), unit: get("unit"), layer: word(get("layer")), head: word(get("head")), source: get("source") };
+  return `#${new URLSearchParams(parts)}`;
+}
+
+/** Select what an address names, as far as it is there. */
+function followLink(view, hash) {
+  const asked = new URLSearchParams(hash.slice(1)), { spec } = view, changes = {};
+  const code = (text) => Number(Object.keys(WORDS).find((one) => WORDS[one] === text) ?? text ?? NaN);
+  const [layer, head] = [code(asked.get("layer")), code(asked.get("head"))];
+  if (view.layers.includes(layer)) changes.layer = layer;
+  if (view.heads.includes(head)) changes.head = head;
+  if (spec.sources.some(({ key }) => key === asked.get("source"))) changes.source = asked.get("source");
+  const named = asked.get("token") ?? "", step = /^step (\d+)$/.exec(named);
+  const token = step ? spec.steps.indexOf(Number(step[1])) : named === "answer" ? spec.answer : /^\d+$/.test(named) ? Number(named) : null;
+  if (token !== null && token >= 0 && token < spec.tokens.length) {
+    changes.token = token;
+    changes.unit = step || asked.get("unit") === "step" ? "step" : "token";
+  }
+  view.set(changes);
+  view.later();
 }
 
 // --- small drawings -----------------------------------------------------------------------------
@@ -1514,8 +1765,7 @@ async function standalone() {
   const packed = Uint8Array.from(atob(document.getElementById("data").textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   state.data = new Uint8Array(await new Response(stream).arrayBuffer());
-  const el = document.getElementById("explorer");
-  new View(new Model(state), el);
+  const el = document.getElementById("explorer"), model = new Model(state), view = new View(model, el);
   el.dataset.ready = "";
   let outside = null;
   try {
@@ -1523,7 +1773,14 @@ async function standalone() {
   } catch {
     // A frame of another origin keeps its height.
   }
-  if (!outside) return;
+  if (!outside) {
+    if (window.parent !== window) return;
+    const follow = () => followLink(view, location.hash);
+    follow();
+    window.addEventListener("hashchange", follow);
+    for (const name of SHARED) model.on(`change:${name}`, () => history.replaceState(null, "", linkOf(view)));
+    return;
+  }
   // In a notebook or report: as high as its content, in place of the still picture before it.
   const fit = () => (outside.style.height = `${Math.ceil(document.body.scrollHeight) + 2}px`);
   new ResizeObserver(fit).observe(document.body);
