@@ -6,6 +6,8 @@ What jinja2 fills into a page of `attcot_analysis.show.html` is escaped there, b
 import hashlib
 import re
 
+from markupsafe import escape
+
 _UNSEEN = "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb"
 """What turns the direction of writing, is not seen, begins a line, or is half a character."""
 _LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
@@ -48,6 +50,11 @@ def for_sentence(text: object) -> str:
 def for_xml(text: str) -> str:
     """Text without what no XML document (SVG) may hold; what is special in it is not escaped."""
     return _NOT_XML.sub("", text)
+
+
+def for_html(text: object) -> str:
+    """Text in a page, or in an attribute between quotes."""
+    return str(escape(for_xml(str(text))))
 
 
 def for_markdown(text: object) -> str:

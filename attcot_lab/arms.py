@@ -140,8 +140,7 @@ def checked(kind: type[Made], given: Any, where: str) -> Made:
 
 def shown(names: Collection[object]) -> str:
     """Names from a file, as they may stand in a sentence."""
-    plain = [one if isinstance(one, str) and one.isprintable() else repr(one) for one in names]
-    return ", ".join(sorted(plain))
+    return ", ".join(sorted(map(str, names)))
 
 
 def _sentence(error: ValidationError, where: str) -> str:

@@ -340,6 +340,7 @@ def _gates(
     """Measure what a base of testbed B must be able to do before it is used."""
     import pandas as pd
 
+    from attcot_analysis.files import write_whole
     from attcot_analysis.models import load_mllm
     from attcot_lab.testbed.gates import gates
     from attcot_lab.testbed.kinds import generate_problems
@@ -356,7 +357,7 @@ def _gates(
             say(table.drop(columns="n").to_string(index=False, float_format="%.3f"))
     every = pd.concat(tables, ignore_index=True)
     if out is not None:
-        every.to_parquet(out, index=False)
+        write_whole(out, lambda part: every.to_parquet(part, index=False))
     return bool(every["holds"].all())
 
 
@@ -412,6 +413,7 @@ def _claims(
     if results and grid:
         raise typer.BadParameter("give one of --results and --grid")
     from attcot_analysis.errors import RunError
+    from attcot_analysis.files import write_bytes
     from attcot_analysis.measures.unread import unread_cells
     from attcot_analysis.shipped import CLAIMS_RESULTS, shipped
     from attcot_lab.claims.claim import CLAIMS
@@ -461,7 +463,7 @@ def _claims(
             command=f"attcot testbed claims {source}--docs {docs.as_posix()}",
             subtitle=docs.stem.removeprefix("claims").replace("_", " ").strip(),
         )
-        docs.write_text(page, encoding="utf-8")
+        write_bytes(docs, page.encode())
         say(f"Page: {docs}")
     if figures:
         from attcot_lab.claims.figures import save_claim_figures

@@ -27,6 +27,8 @@ from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from attcot_analysis.errors import InUseError, ModelError, RunError
+from attcot_analysis.escapes import for_terminal
+from attcot_analysis.files import write_bytes
 from attcot_analysis.measures.check import check_model
 from attcot_analysis.models import Mllm, PromptCache, load_mllm
 from attcot_analysis.models.load import load_processor
@@ -173,9 +175,9 @@ def _attempt(folder: Path, plan: Plan, bases: Mapping[str, str], quiet: bool, ce
     try:
         _work(RunFolder(folder), plan, bases, quiet, cell)
     except Exception as error:
-        note.parent.mkdir(exist_ok=True)
-        note.write_text(f"{traceback.format_exc()}\n{one_line(error)}\n")
-        print(f"Cell {cell} failed: {one_line(error)}.", file=sys.stderr, flush=True)
+        text = f"{traceback.format_exc()}\n{one_line(error)}\n"
+        write_bytes(note, text.encode(errors="replace"))
+        print(for_terminal(f"Cell {cell} failed: {one_line(error)}."), file=sys.stderr, flush=True)
     else:
         note.unlink(missing_ok=True)
 

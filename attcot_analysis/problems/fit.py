@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from attcot_analysis.errors import ProblemError
+from attcot_analysis.escapes import for_sentence
 from attcot_analysis.problems.formats import FORMATS, ResponseFormat
 from attcot_analysis.problems.response import ParsedResponse, parse_response
 
@@ -218,11 +219,7 @@ def shown_cut(parsed: ParsedResponse, *, width: int = 76) -> str:
 
 def plain_line(text: str, width: int = 76) -> str:
     """A text in one line for a terminal: control signs are written out, the middle is left out."""
-    flat = " ".join(text.split())
-    safe = "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
-        for sign in flat
-    )
+    safe = for_sentence(" ".join(text.split()))
     if len(safe) <= width:
         return safe
     tail = width // 3

@@ -244,19 +244,19 @@ def _write_part(problems: Iterable[Problem], part: Path) -> None:
         raise ProblemError("No problems were given to write; give at least one.")
 
 
-def _store(image: Image.Image, path: Path, stored: dict[bytes, Path]) -> None:
+def _store(image: Image.Image, part: Path, stored: dict[bytes, Path]) -> None:
     """Write a picture; one that was written before is linked, where the disk can."""
     pixels = image.tobytes()
     key = sha256(repr(image.size).encode() + pixels).digest()
-    first = stored.setdefault(key, path)
-    if first is not path:
+    first = stored.setdefault(key, part)
+    if first is not part:
         try:
-            os.link(first, path)
+            os.link(first, part)
         except OSError:  # No links there, or as many as one file can have.
-            shutil.copyfile(first, path)
+            shutil.copyfile(first, part)
         return
     # A copy of the pixels alone: what else an image carries would change the bytes.
-    Image.frombytes("RGB", image.size, pixels).save(path, format="PNG")
+    Image.frombytes("RGB", image.size, pixels).save(part, format="PNG")
 
 
 def load_problems(

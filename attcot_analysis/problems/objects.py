@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from markupsafe import escape
 from PIL import Image, ImageChops, ImageColor
 from scipy import ndimage
 
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.escapes import for_html
 from attcot_analysis.problems.controls import evidence_rectangles, matched_control, whole_pixels
 from attcot_analysis.problems.edits import EditedImage, EditOptions, edited_images
 from attcot_analysis.problems.fills import (
@@ -231,7 +231,7 @@ class PictureEdit:
         file = BytesIO()
         self.panels().save(file, "PNG")
         data = base64.b64encode(file.getvalue()).decode("ascii")
-        words = escape(str(self))
+        words = for_html(self)
         return (
             '<figure><img alt="before, after, mask, difference" '
             f'src="data:image/png;base64,{data}">'

@@ -108,22 +108,21 @@ def _differences(path: tuple[str, ...], old: Any, new: Any) -> Iterator[tuple[An
 
 def _words(path: tuple[str, ...], old: Any, new: Any) -> str:
     part = ITEMS if path[0] == ITEMS and len(path) == 3 else path[-2] if len(path) > 1 else ""
-    shown = [key if key.isprintable() else repr(key) for key in path]
     if part in (FILES, ITEMS) and None in (old, new):
-        what = shown[-1] if part == FILES else f"item {shown[-1]}"
+        what = path[-1] if part == FILES else f"item {path[-1]}"
         return f"{what} was not there" if old is None else f"{what} is gone"
     if part == FILES:
-        what = shown[-1]
+        what = path[-1]
     elif part == ITEMS:
         held, now = (dict(pair.split(":", 1) for pair in text.split()) for text in (old, new))
         changed = next((key for key in {**held, **now} if held.get(key) != now.get(key)), "")
-        what = _ITEM.get(changed, "the text of item {}").format(shown[-1])
+        what = _ITEM.get(changed, "the text of item {}").format(path[-1])
     elif part == LOADED:
-        what = f"what was loaded as {shown[-1].replace('_', ' ')}"
-    elif shown[-1] == "weights_sha256" and None not in (old, new):
+        what = f"what was loaded as {path[-1].replace('_', ' ')}"
+    elif path[-1] == "weights_sha256" and None not in (old, new):
         what = "the content of its weight files"
     else:
-        return f"its {'.'.join(shown)} is {_short(old)}, now it is {_short(new)}"
+        return f"its {'.'.join(path)} is {_short(old)}, now it is {_short(new)}"
     return f"{what} differs from the one it was begun with"
 
 

@@ -323,9 +323,8 @@ class Parts:
         try:
             return dict(safetensors.numpy.load(_checked_bytes(path)))
         except (OSError, ValueError, SafetensorError) as error:
-            shown = path if name.isprintable() else self._arrays / repr(name)
-            raise passing(error, shown) or RunError(
-                f"{shown} is damaged ({one_line(error)}); delete it and {of} to have both computed "
+            raise passing(error, path) or RunError(
+                f"{path} is damaged ({one_line(error)}); delete it and {of} to have both computed "
                 "again."
             ) from error
 

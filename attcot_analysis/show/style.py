@@ -10,7 +10,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from io import BytesIO
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 from matplotlib.colors import to_hex, to_rgb
@@ -284,13 +284,13 @@ def _signs(family: str) -> frozenset[int]:
 
 
 def draw(
-    figure: Figure, file: Any, *, style: Mapping[str, Any] | None = None, **options: Any
+    figure: Figure, buffer: IO[Any], *, style: Mapping[str, Any] | None = None, **options: Any
 ) -> None:
-    """Draw a figure into a file in the project's style, with fonts for all its signs.
+    """Draw a figure into memory in the project's style, with fonts for all its signs.
 
     Args:
         figure: The figure.
-        file: A path or an open file.
+        buffer: Where to.
         style: Other settings, as of `figure_style`.
         **options: Of ``Figure.savefig``.
 
@@ -301,7 +301,7 @@ def draw(
         complete_fonts(figure)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from (current )?font")
-            figure.savefig(file, **options)
+            figure.savefig(buffer, **options)
 
 
 class StyledFigure(Figure):

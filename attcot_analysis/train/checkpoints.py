@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from attcot_analysis.errors import TrainingError, passing, writing
-from attcot_analysis.files import locked, own_folder, write_whole
+from attcot_analysis.files import locked, own_folder, write_bytes
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
@@ -373,7 +373,7 @@ class Seals(TrainerCallback):
         newest = _newest(args, state)
         if newest is not None:
             text = json.dumps(_hashes(newest), indent=1)
-            write_whole(newest / COMPLETE, lambda part: part.write_text(text))
+            write_bytes(newest / COMPLETE, text.encode())
 
 
 class KeepLast(TrainerCallback):
@@ -454,7 +454,7 @@ def open_unfinished(folder: Path, record: Mapping[str, Any]) -> Path | None:
     if same:
         return last_complete(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    write_whole(note, lambda part: part.write_text(json.dumps(record)))
+    write_bytes(note, json.dumps(record).encode())
     return None
 
 

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from attcot_analysis.files import write_bytes
 from attcot_analysis.show.figures import figure_png, save_figure
 from attcot_analysis.show.intervals import error_lengths, need_columns
 from attcot_analysis.show.style import (
@@ -294,7 +295,6 @@ def save_page_pictures(
     """
     page = Path(page)
     images = page.parent / "images"
-    images.mkdir(parents=True, exist_ok=True)
     untried = {claim.id for claim in of_one_seed(table, claims)}
     tested = [claim for claim in claims if claim.id in set(table["claim"]) - untried]
     figures = {}
@@ -315,5 +315,5 @@ def save_page_pictures(
             )
             figures[claim.title] = (claim.id, forest)
     for name, figure in figures.values():
-        (images / f"{page.stem}_{name}.png").write_bytes(figure_png(figure))
+        write_bytes(images / f"{page.stem}_{name}.png", figure_png(figure))
     return {title: f"images/{page.stem}_{name}.png" for title, (name, _) in figures.items()}

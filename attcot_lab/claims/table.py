@@ -11,6 +11,7 @@ import pandas as pd
 
 from attcot_analysis.errors import MeasureError, RunError, passing
 from attcot_analysis.escapes import for_markdown
+from attcot_analysis.files import write_bytes, write_whole
 from attcot_analysis.measures._items import need_columns
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.stats.intervals import FloatArray, Interval
@@ -369,7 +370,7 @@ def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
     In the latter the claims of one training seed have the verdict ``"not tested"``.
     """
     folder = Path(folder)
-    table.to_parquet(folder / TABLE_FILE, index=False)
+    write_whole(folder / TABLE_FILE, lambda part: table.to_parquet(part, index=False))
     rows = headline_rows(table)
     for claim in of_one_seed(table):
         rows[claim.id]["verdict"] = "not tested"
@@ -389,7 +390,7 @@ def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
         for claim in CLAIMS
     ]
     text = json.dumps({"claims": entries}, indent=1, ensure_ascii=False)
-    (folder / JSON_FILE).write_text(text + "\n", encoding="utf-8")
+    write_bytes(folder / JSON_FILE, f"{text}\n".encode())
 
 
 def run_facts(folder: str | Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.files import write_whole
+from attcot_analysis.files import write_bytes, write_whole
 from attcot_analysis.models import Mllm, build_messages, encode_prompt, wrap_mllm
 from attcot_analysis.problems.arrows import COLOURS
 from attcot_analysis.problems.formats import FORMATS
@@ -161,7 +161,7 @@ def fetch(package: Package, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         wanted = Path(name) / "requirements.txt"
-        wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+        write_bytes(wanted, f"{package.requirement} --hash=sha256:{package.sha256}\n".encode())
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary", ":all:", "--require-hashes", "-r", str(wanted), "-d", name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
 from attcot_analysis.errors import ShowError
+from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.show import html
 from attcot_analysis.show.arms import known_arms
 from attcot_analysis.show.explorer.planes import (
@@ -464,7 +465,7 @@ def _answer_lines(
 def explorer_png(record: ExplorerRecord, selection: Selection) -> bytes:
     """The figure as a small PNG of 256 colours, for viewers that strip scripts."""
     buffer = BytesIO(figure_png(explorer_figure(record, selection), dpi=90))
-    image = Image.open(buffer).convert("RGB")
+    image = open_picture(buffer, "The figure")
     return png_bytes(
         image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE),
         compress_level=9,
