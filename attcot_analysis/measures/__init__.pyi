@@ -30,6 +30,9 @@ from .open_answers import open_commitment as open_commitment
 from .outcomes import CotOutcomes as CotOutcomes
 from .painting import paintable_tokens as paintable_tokens
 from .painting import painted_tokens as painted_tokens
+from .patches import Patching as Patching
+from .patches import patching as patching
+from .patches import patching_search as patching_search
 from .relevance import Relevance as Relevance
 from .relevance import compare_maps as compare_maps
 from .relevance import relevance_maps as relevance_maps

@@ -15,6 +15,7 @@ from attcot_analysis.measures.heads import VisualHeads
 from attcot_analysis.measures.lens import LensCommitment
 from attcot_analysis.measures.open_answers import OpenCommitment, Quantity
 from attcot_analysis.measures.outcomes import DRAWN, GROUPS, SIGNS, CotOutcomes
+from attcot_analysis.measures.patches import Patching, Step
 from attcot_analysis.measures.relevance import Relevance
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves, line_panels
 from attcot_analysis.show.intervals import metric_intervals
@@ -177,6 +178,38 @@ def lens(result: LensCommitment, *, model: str = "model") -> Figure:
         model: What to call the model.
     """
     return access_grid(result.curve().assign(model=model), quantity="p(final answer)")
+
+
+def patching(
+    result: Patching,
+    *,
+    quantity: str | None = None,
+    step: Step | int = "last",
+    title: str = "Which activations carry the picture's answer?",
+) -> Figure:
+    """Draw what patches recover by layer, a line for each group of tokens and a panel per site.
+
+    Args:
+        result: From `patching`; single heads are drawn where nothing else was patched, in the group
+            where they recover most.
+        quantity: A column of its `items`; default the net share of the gap, or nats where no item
+            has one.
+        step: The forced answer after so many steps.
+        title: Title of the figure; empty for none.
+    """
+    if quantity is None:
+        shares = result.curve(step=step, n_boot=1)["value"]
+        quantity = "net_share" if shares.notna().any() else "recovered"
+    curve = result.curve(quantity, step=step)
+    labels = {"net_share": "share of the gap, net", "share": "share of the gap"}
+    name = labels.get(quantity, f"{quantity} (nats)")
+    if set(curve["site"]) == {"head"}:
+        best = str(curve.groupby("group")["value"].max().idxmax())
+        heads = curve[curve["group"] == best].rename(columns={"first_layer": "layer"})
+        return access_grid(heads.assign(model=best), quantity=name, column="head")
+    curve = curve[curve["site"] != "head"]
+    columns = {"first_layer": "layer", "group": "model", "site": "quantity"}
+    return line_panels(curve.rename(columns=columns), {"layer": "layer"}, name, title)
 
 
 def heads(result: VisualHeads, *, model: str = "model") -> Figure:

@@ -21,6 +21,7 @@ from attcot_analysis.measures.heads import visual_heads
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.measures.outcomes import CotOutcomes
+from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.relevance import relevance
 from attcot_analysis.problems import generate_arrows, render_response
 
@@ -37,6 +38,7 @@ MEASURES = {
     "relevance": partial(relevance, sources=("attention", "rollout")),
     "divergence": token_divergence,
     "lens": lens_commitment,
+    "patching": partial(patching, windows=[(0, 2)]),
     "dependence": partial(dependence, rationales=("fixed",)),
 }
 
