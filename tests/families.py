@@ -35,6 +35,11 @@ MORE_FAMILIES = (
     "glm4v",
     "glm4v_moe",
     "glm46v",
+    "gemma4",
+    "mistral3",
+    "pixtral",
+    "aya_vision",
+    "cohere2_vision",
 )
 """Further ones: their maps, ids and positions are tested, and what `check_model` checks."""
 
@@ -370,6 +375,115 @@ def _gemma3(**changes: Any) -> tuple[Any, dict[str, Any]]:
     }
 
 
+def _gemma4(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Patches of 8 px, pooled 3 x 3: a picture is stretched to at most 70 tokens of 24 x 24 px.
+
+    Two widths of heads, per-layer inputs, a layer that takes the keys of the one before, and
+    logits that are capped.
+    """
+    named = {
+        f"{part}_token": f"<{part}>" for part in ("image", "boi", "eoi", "audio", "boa", "eoa")
+    }
+    tokenizer = _tokenizer(bos="<bos>", **named)
+    image = {"patch_size": 8, "max_soft_tokens": 70, "pooling_kernel_size": 3}
+    processor = transformers.Gemma4Processor(
+        feature_extractor=transformers.Gemma4AudioFeatureExtractor(),
+        image_processor=transformers.Gemma4ImageProcessor(**image | changes),
+        tokenizer=tokenizer,
+        video_processor=transformers.Gemma4VideoProcessor(**image),
+        image_seq_length=70,
+        chat_template=_template("<image>", start="{{ bos_token }}"),
+    )
+    text = _text(
+        tokenizer,
+        sliding_window=24,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        use_bidirectional_attention="vision",
+        num_kv_shared_layers=1,
+        global_head_dim=32,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=len(tokenizer),
+        final_logit_softcapping=30.0,
+    )
+    tower = _tower(0, 8, num_key_value_heads=2, head_dim=16, position_embedding_size=128)
+    del tower["image_size"]
+    return processor, {
+        "text_config": text,
+        "vision_config": tower,
+        "audio_config": None,
+        "image_token_id": tokenizer.image_token_id,
+        "video_token_id": processor.video_token_id,
+        "boi_token_id": tokenizer.boi_token_id,
+        "eoi_token_id": tokenizer.eoi_token_id,
+        "audio_token_id": tokenizer.audio_token_id,
+    }
+
+
+def _pixtral(model: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Pictures keep their shape; each row of tokens ends in a token that is no image token."""
+    merge = 2 if model == "mistral3" else 1
+    tokenizer = _tokenizer(bos="<s>", added=("[IMG]", "[IMG_BREAK]", "[IMG_END]"))
+    patch = 16 // merge
+    processor = transformers.PixtralProcessor(
+        image_processor=transformers.PixtralImageProcessor(
+            **{"size": {"longest_edge": 128}, "patch_size": patch, **changes}
+        ),
+        tokenizer=tokenizer,
+        patch_size=patch,
+        spatial_merge_size=merge,
+        chat_template=_template("[IMG]", user="USER: "),
+    )
+    tower = _tower(128, patch, model_type="pixtral", head_dim=16)
+    more = {"spatial_merge_size": 2} if merge == 2 else {}
+    return processor, {
+        "text_config": _text(tokenizer, model_type="mistral", sliding_window=None),
+        "vision_config": tower,
+        "image_token_index": processor.image_token_id,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        **more,
+    }
+
+
+def _cohere(aya: bool, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    names = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>", "<image>", "TILE_GLOBAL")
+    tiles = [f"TILE_{number}" for number in range(1, 13)]
+    named = {
+        "image_token": "<|IMG_PATCH|>",
+        "boi_token": names[0],
+        "eoi_token": names[1],
+        "img_line_break_token": names[2],
+    }
+    tokenizer = _tokenizer(added=(*names, *tiles), bos="<BOS>", **named)
+    image = {"size": {"height": 32, "width": 32}, "max_patches": 6, **changes}
+    prefix, more = ("GotOcr2", {"crop_to_patches": True}) if aya else ("Cohere2Vision", {})
+    if not aya:
+        more = {"patch_size": 4}
+    images = getattr(transformers, f"{prefix}ImageProcessor")(**image | more)
+    template = _template("<image>" if aya else "<|IMG_PATCH|>", start="{{ bos_token }}")
+    shape = {"patch_size": 8, "img_size": 32, "img_patch_token": "<|IMG_PATCH|>"} if aya else {}
+    processor = getattr(transformers, "AyaVisionProcessor" if aya else "Cohere2VisionProcessor")(
+        image_processor=images, tokenizer=tokenizer, chat_template=template, **shape
+    )
+    text = _text(
+        tokenizer,
+        model_type="cohere2",
+        logit_scale=0.5,
+        sliding_window=24,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+    )
+    del text["head_dim"]
+    key = "image_token_index" if aya else "image_token_id"
+    wide = {} if aya else {"alignment_intermediate_size": 96}
+    return processor, {
+        "text_config": text,
+        "vision_config": _tower(32, 4, model_type="siglip_vision_model", vision_use_head=False),
+        "downsample_factor": 2,
+        key: tokenizer.image_token_id,
+        **wide,
+    }
+
+
 def _idefics(prefix: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
     tags = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
     names = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tags)
@@ -411,6 +525,11 @@ _BUILDERS: dict[str, tuple[str, Any]] = {
     "llava_next": ("LlavaNext", _llava_next),
     "llava_onevision": ("LlavaOnevision", _llava_onevision),
     "gemma3": ("Gemma3", _gemma3),
+    "gemma4": ("Gemma4", _gemma4),
+    "mistral3": ("Mistral3", functools.partial(_pixtral, "mistral3")),
+    "pixtral": ("Llava", functools.partial(_pixtral, "llava")),
+    "aya_vision": ("AyaVision", functools.partial(_cohere, True)),
+    "cohere2_vision": ("Cohere2Vision", functools.partial(_cohere, False)),
     "idefics3": ("Idefics3", functools.partial(_idefics, "Idefics3")),
     "smolvlm": ("SmolVLM", functools.partial(_idefics, "SmolVLM")),
 }

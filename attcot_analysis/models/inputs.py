@@ -263,8 +263,8 @@ def collate(
     Returns:
         ``input_ids``, ``attention_mask`` and, where the family has them, its token types
         (``mm_token_type_ids``, say), each ``(B, T)`` long, and the image tensors of all items,
-        concatenated. Where they count tiles in their second dimension, fewer tiles are filled up
-        with zeros, which the models leave out.
+        concatenated. Where they count tiles in their second dimension, or pictures keep their own
+        sizes, the smaller ones are filled up with zeros, which the models leave out.
     """
     if not items:
         raise LayoutError("An empty batch cannot be collated; give at least one item.")
@@ -303,11 +303,19 @@ def positions(mllm: Mllm, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:
-    widths = [tensor.shape[1] for tensor in tensors if tensor.ndim > 2]
-    if len(set(widths)) > 1:
+    shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
+    if len(shapes) > 1 and tensors[0].ndim > 2:
+        largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
         tensors = [
-            torch.cat([t, t.new_zeros(len(t), max(widths) - t.shape[1], *t.shape[2:])], dim=1)
-            for t in tensors
+            torch.nn.functional.pad(
+                tensor,
+                [
+                    extra
+                    for size, own in zip(reversed(largest), reversed(tensor.shape[1:]), strict=True)
+                    for extra in (0, size - own)
+                ],
+            )
+            for tensor in tensors
         ]
     return torch.cat(list(tensors))
 

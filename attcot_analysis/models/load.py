@@ -481,16 +481,19 @@ class TextStack:
         norm: The norm behind the last of them.
         head: From normed hidden states to logits.
         vocabulary: Number of logits, V.
+        cap: What they are capped by, softly, ``cap * tanh(logits / cap)`` (Gemma 4).
     """
 
     layers: tuple[Any, ...]
     norm: Any
     head: Any
     vocabulary: int
+    cap: float | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``(..., V)`` in fp32 that hidden states ``(..., d)`` of any layer would give."""
-        return self.head(self.norm(hidden)).float()
+        found = self.head(self.norm(hidden)).float()
+        return found if self.cap is None else self.cap * (found / self.cap).tanh()
 
     def rows_at_once(self, per_row: int = 1) -> int:
         """How many rows to read at once, each of ``per_row`` logit vectors."""
@@ -533,7 +536,8 @@ def text_stack(mllm: Mllm) -> TextStack:
             f"{type(model).__name__} does not show its text layers, final norm and output head "
             "(get_decoder(), get_output_embeddings()); use a model class of transformers."
         )
-    return TextStack(tuple(layers), norm, head, int(mllm.text_config.vocab_size))
+    cap = getattr(mllm.text_config, "final_logit_softcapping", None)
+    return TextStack(tuple(layers), norm, head, int(mllm.text_config.vocab_size), cap)
 
 
 @contextlib.contextmanager

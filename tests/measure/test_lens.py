@@ -76,7 +76,7 @@ def test_the_last_layer_is_the_model_s_own_output(random_mllm, found):
     assert (earlier["log_p"] - own["log_p"]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", [*FAMILY_NAMES, "gemma4", "cohere2_vision"])
 def test_the_last_layer_is_the_output_in_every_family(name):
     mllm = shared_family(name)
     own = commitment(mllm, ITEMS, RESPONSES, controls=["rationale"]).table

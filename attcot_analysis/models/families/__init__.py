@@ -18,8 +18,19 @@ from attcot_analysis.models.families.limits import (
     internvl_patches,
     qwen_pixels,
 )
-from attcot_analysis.models.families.single import gemma3_grids, llava_grids, qwen_grids
-from attcot_analysis.models.families.tiles import idefics3_grids, internvl_grids
+from attcot_analysis.models.families.single import (
+    gemma3_grids,
+    gemma4_grids,
+    llava_grids,
+    pixtral_grids,
+    qwen_grids,
+)
+from attcot_analysis.models.families.tiles import (
+    aya_grids,
+    cohere_grids,
+    idefics3_grids,
+    internvl_grids,
+)
 
 __all__ = ["FAMILIES", "Family", "ProcessedPrompt", "family_of", "text_positions"]
 
@@ -67,6 +78,22 @@ FAMILIES: list[Family] = [
         limits=_ANYRES,
     ),
     Family("gemma3", ("gemma3",), gemma3_grids, plain_positions, "token_type_ids"),
+    Family("gemma4", ("gemma4",), gemma4_grids, plain_positions, "mm_token_type_ids"),
+    Family("mistral3", ("mistral3",), pixtral_grids, plain_positions),
+    Family(
+        "aya_vision",
+        ("aya_vision",),
+        aya_grids,
+        plain_positions,
+        limits={"max_patches": internvl_patches},
+    ),
+    Family(
+        "cohere2_vision",
+        ("cohere2_vision",),
+        cohere_grids,
+        plain_positions,
+        limits={"max_patches": internvl_patches},
+    ),
     Family(
         "idefics3",
         ("idefics3", "smolvlm"),

@@ -1,4 +1,4 @@
-"""Token grids of families that look at an image once: Qwen-VL, LLaVA-1.5, Gemma 3."""
+"""Token grids of families that look at an image once: Qwen-VL, GLM-V, LLaVA-1.5, Pixtral, Gemma."""
 
 from collections.abc import Mapping
 from math import isqrt
@@ -54,14 +54,53 @@ def gemma3_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     )
 
 
+def gemma4_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """The image is stretched to as many whole tokens as its budget allows, each of pooled patches.
+
+    How many patches it has across and down is said by their positions; -1 pads.
+    """
+    positions = prompt.vision["image_position_ids"]
+    pool = int(prompt.processor.image_processor.pooling_kernel_size)
+    shapes = [(int(down) + 1, int(across) + 1) for across, down in positions.amax(1).tolist()]
+    prompt.require(
+        len(shapes) == len(prompt.image_sizes)
+        and not any(down % pool or across % pool for down, across in shapes),
+        f"{len(shapes)} images of {shapes} patches for {len(prompt.image_sizes)} pictures, pooled "
+        f"{pool} x {pool}",
+    )
+    return tuple(
+        TokenGrid.regular(size, down // pool, across // pool)
+        for size, (down, across) in zip(prompt.image_sizes, shapes, strict=True)
+    )
+
+
+def pixtral_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """The image is stretched to whole tokens; a token that is no image token ends each row."""
+    processor = prompt.processor
+    token = int(processor.patch_size * processor.spatial_merge_size)
+    sizes = prompt.vision["image_sizes"].tolist()
+    prompt.require(
+        len(sizes) == len(prompt.image_sizes)
+        and not any(height % token or width % token for height, width in sizes),
+        f"{len(sizes)} images of {sizes} pixels for {len(prompt.image_sizes)} pictures and tokens "
+        f"of {token} pixels",
+    )
+    return tuple(
+        TokenGrid.regular(size, height // token, width // token)
+        for size, (height, width) in zip(prompt.image_sizes, sizes, strict=True)
+    )
+
+
 def llava_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     """One grid of patches over what padding, resizing and centre crop leave of the image.
 
     Published LLaVA-1.5 processors crop: of a wide image the tokens see the middle square only.
-    A class token that the model keeps (strategy "full") stands for no pixels.
+    A class token that the model keeps (strategy "full") stands for no pixels. Pixtral 12B is of
+    this model type too, with a processor that says each image's size.
     """
+    if "image_sizes" in prompt.vision:
+        return pixtral_grids(prompt)
     processor = prompt.processor
-    prompt.require("image_sizes" not in prompt.vision, "it returns image sizes, as Pixtral's does")
     patch = processor.patch_size
     width, height = prompt.pixel_size
     columns, rows = cells(width // patch, patch), cells(height // patch, patch)

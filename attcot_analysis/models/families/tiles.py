@@ -1,6 +1,7 @@
-"""Token grids of families that stretch an image over tiles: InternVL, Idefics3 and SmolVLM."""
+"""Token grids of families that stretch an image over tiles: InternVL, Cohere, Idefics3, SmolVLM."""
 
 import re
+from collections.abc import Callable
 from math import isqrt
 
 import numpy as np
@@ -43,6 +44,49 @@ def internvl_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
             )
         grids.append(_tiled(prompt, size, rows, cols, per_tile, token))
     return tuple(grids)
+
+
+def aya_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """As InternVL's, with a tag before every tile."""
+    side = prompt.processor.img_size // prompt.processor.patch_size
+    return _canvas_grids(prompt, side * side, get_optimal_tiled_canvas)
+
+
+def cohere_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """As InternVL's, with a line break behind every tile and a canvas of its own choice."""
+    # Of its own module, which older versions do not have.
+    from transformers.models.cohere2_vision import image_processing_cohere2_vision as cohere
+
+    per_tile = int(prompt.processor.patch_size**2)
+    return _canvas_grids(prompt, per_tile, cohere.get_optimal_tiled_canvas)
+
+
+def _canvas_grids(
+    prompt: ProcessedPrompt,
+    per_tile: int,
+    canvas: Callable[[tuple[int, int], tuple[int, int], int, int], tuple[int, int]],
+) -> tuple[TokenGrid, ...]:
+    """Tiles as an image processor's canvas arranges them, unless all images are one tile each."""
+    settings = prompt.processor.image_processor
+    tile_size = prompt.pixel_size[::-1]
+    shapes = [(1, 1)] * len(prompt.image_sizes)
+    total = sum(prompt.runs)
+    if total != per_tile * len(shapes):
+        chosen = [
+            canvas(size[::-1], tile_size, settings.min_patches, settings.max_patches)
+            for size in prompt.image_sizes
+        ]
+        shapes = [(int(rows), int(cols)) for cols, rows in chosen]
+    n_tiles = [rows * cols + (rows * cols > 1) for rows, cols in shapes]
+    prompt.require(
+        total == per_tile * sum(n_tiles),
+        f"{total} image tokens are not those of {n_tiles} tiles of {per_tile}",
+    )
+    side = isqrt(per_tile)
+    return tuple(
+        _tiled(prompt, size, rows, cols, per_tile, prompt.pixel_size[0] // side)
+        for size, (rows, cols) in zip(prompt.image_sizes, shapes, strict=True)
+    )
 
 
 def idefics3_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
