@@ -8,6 +8,7 @@ import json
 import os
 import re
 import select
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,7 +25,13 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from attcot_analysis import __version__
-from attcot_analysis.errors import AttCoTError, MeasureError, ProblemError, refused_write
+from attcot_analysis.errors import (
+    AttCoTError,
+    MeasureError,
+    ProblemError,
+    lacks_memory,
+    refused_write,
+)
 from attcot_analysis.escapes import for_terminal
 
 
@@ -61,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.formatwarning = _warning
     words = sys.argv[1:] if arguments is None else arguments
+    before = None
+    with suppress(ValueError):  # Only the main thread may; what somebody else handles is theirs.
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = command_line()(
             [_HOME.sub(lambda _: os.path.expanduser("~"), word) for word in words],
@@ -80,9 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         code, sentence = known
         # Of several processes the first speaks for all.
-        if os.environ.get("RANK", "0") == "0":
+        alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+        if alone or os.environ.get("RANK", "0") == "0":
             say(f"attcot: {sentence}", file=sys.stderr)
         return code
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     if isinstance(result, bool):
         return Exit.DONE if result else Exit.DOES_NOT_HOLD
     return result or Exit.DONE
@@ -112,17 +127,16 @@ def exit_of(error: BaseException) -> tuple[Exit, str] | None:
         return Exit.NO_ROOM if isinstance(error, MemoryError) else Exit.ERROR, str(error)
     if isinstance(error, typer.TyperException):
         return Exit.USAGE, _usage(error)
+    if lacks_memory(error):
+        return Exit.NO_ROOM, (
+            "Memory ran out; what is finished is kept. Give a smaller --batch-size (a run that was "
+            "begun with another one needs a new folder), a smaller model or --dtype bfloat16."
+        )
     if isinstance(error, OSError):
         sentence = refused_write(error)
         return None if sentence is None else (Exit.ERROR, sentence)
     if isinstance(error, KeyboardInterrupt):
         return Exit.INTERRUPTED, "interrupted; run the same command again to resume."
-    # By name, since torch must not be imported to say that something else failed.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Exit.NO_ROOM, (
-            "Memory ran out; what is finished is kept. Give a smaller --batch-size (a run that was "
-            "begun with another one needs a new folder), a smaller model or --dtype bfloat16."
-        )
     return None
 
 

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import socket
+import sys
+from ipaddress import ip_address
 
 import pytest
 
@@ -24,6 +27,45 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         for report in skipped:
             reporter.write_line(f"  {report.nodeid}: {report.longrepr[-1]}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+# --- No network ---------------------------------------------------------------------------------
+
+_REACHED: list[str] = []
+_LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname")
+_SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
+
+
+def _watch_network(event: str, arguments: tuple) -> None:
+    if event in _LOOKUPS:
+        host = arguments[0]
+    elif event in _SENDING and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "localhost", socket.gethostname()):
+        return
+    try:
+        here = ip_address(name.partition("%")[0])
+        if here.is_loopback or here.is_unspecified or (event in _LOOKUPS):
+            return
+    except ValueError:
+        pass
+    _REACHED.append(f"{event} {name}")
+    raise ConnectionRefusedError(f"tests have no network, but {name} was asked for")
+
+
+sys.addaudithook(_watch_network)
+
+
+@pytest.fixture(autouse=True)
+def reached():
+    """What this test asked of other machines, which it must not, even if it goes on without."""
+    yield _REACHED
+    asked = _REACHED[:]
+    _REACHED.clear()
+    assert asked == [], "tests have no network"
 
 
 # --- Fixtures -----------------------------------------------------------------------------------

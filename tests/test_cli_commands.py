@@ -1,7 +1,11 @@
 """The commands: exit codes, doctor, generate, report."""
 
+import errno
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -63,13 +67,54 @@ def test_an_unexpected_error_is_raised(monkeypatch):
         main(["doctor"])
 
 
-def test_out_of_memory_has_a_code_and_a_remedy(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        # As torch says it of main memory.
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:115] DefaultCPUAllocator: can't allocate memory"
+        ),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_out_of_memory_has_a_code_and_a_remedy(monkeypatch, capsys, error):
     def fail(*_, **__):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("attcot_analysis.doctor.examine", fail)
     assert main(["doctor"]) == Exit.NO_ROOM
     assert "--batch-size" in capsys.readouterr().err
+
+
+def test_a_termination_is_an_interrupt(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("attcot_analysis.doctor.examine", stop)
+    assert main(["doctor"]) == Exit.INTERRUPTED
+    assert capsys.readouterr().err == "attcot: interrupted; run the same command again to resume.\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("world", "said"), [("", True), ("1", True), ("2", False)])
+def test_only_of_several_processes_the_first_speaks(monkeypatch, capsys, world, said):
+    """A cluster's shell may have RANK set where only one process runs."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert main(["report", "nowhere"]) == Exit.ERROR
+    assert bool(capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize("world", ["abc", "0", "-1", "1.5", "\u0663"])
+def test_a_number_of_processes_that_is_none_is_a_sentence(monkeypatch, capsys, tmp_path, world):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    run = ["generate", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(run) == Exit.ERROR
+    assert f"WORLD_SIZE is {world!r} in the environment" in capsys.readouterr().err
 
 
 def test_bars_are_left_out_where_nobody_watches(monkeypatch):

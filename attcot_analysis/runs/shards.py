@@ -61,9 +61,10 @@ class Shards:
         own; without a GPU they share the CPU and talk through gloo.
 
         Raises:
-            RunError: If there are several but accelerate is missing or sees another number.
+            RunError: If there are several but accelerate is missing or sees another number, or
+                what the launcher has set is no number.
         """
-        count = next((int(os.environ[name]) for name in _WORLD if os.environ.get(name)), 1)
+        count = next((_number(name) for name in _WORLD if os.environ.get(name)), 1)
         if count == 1:
             if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ:
                 warnings.warn(
@@ -166,6 +167,17 @@ class Shards:
                 f"Another of the {self.count} processes ended without a word (killed, or out of "
                 "memory); what is finished is kept, so run the same command again to go on."
             ) from error
+
+
+def _number(name: str) -> int:
+    """What a launcher has set, which must be a number from 1."""
+    text = os.environ[name]
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise RunError(
+            f"{name} is {text!r} in the environment, where a launcher says how many processes "
+            "share the run; unset it, or start them with accelerate launch or torchrun."
+        )
+    return int(text)
 
 
 def _sentence(error: Exception) -> str:

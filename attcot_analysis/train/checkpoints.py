@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from attcot_analysis.files import locked, own_folder, write_bytes
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
+from attcot_analysis.runs.manifests import first_difference
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 
 LOG_FILE = "training_log.json"
@@ -68,8 +71,9 @@ def train_into(
 
     The folder appears only when the run has finished, so one that exists is complete. With
     `save_every` a run that was killed resumes from its last complete checkpoint when it is called
-    again in the same way; remains of a run with another base, other problems, `config` or `inputs`
-    are thrown away. Adapters are merged into the weights, and saved by themselves in `ADAPTER`.
+    again in the same way; checkpoints of a run with another base, other problems, `config` or
+    `inputs` are kept aside, and a warning says where. Adapters are merged into the weights, and
+    saved by themselves in `ADAPTER`.
 
     Args:
         folder: Where to save; must not exist.
@@ -120,7 +124,7 @@ def train_into(
                 record = run_record(base, problems, {**config, **(inputs or {})})
                 last = open_unfinished(working, record)
             elif trainer.is_world_process_zero():
-                shutil.rmtree(working, ignore_errors=True)
+                _set_aside(working, "this one keeps no checkpoints")
         trainer.add_callback(KeepLast())
         _train(trainer, last)
         mllm.tokenizer.padding_side = side
@@ -434,7 +438,7 @@ def last_complete(folder: Path) -> Path | None:
 
 
 def open_unfinished(folder: Path, record: Mapping[str, Any]) -> Path | None:
-    """Resume the unfinished run in `folder` if it is the same one, else start it anew.
+    """Resume the unfinished run in `folder` if it is the same one, else start it anew beside it.
 
     Args:
         folder: The run's working folder, which need not exist.
@@ -442,20 +446,39 @@ def open_unfinished(folder: Path, record: Mapping[str, Any]) -> Path | None:
 
     Returns:
         The checkpoint to resume from, ``None`` to begin at the first step.
+
+    Warns:
+        UserWarning: If checkpoints of another run were there; says where they are now.
     """
     note = folder / RUN_FILE
     try:
-        same = json.loads(note.read_text()) == record
-    except (FileNotFoundError, ValueError):
-        same = False
+        begun = json.loads(note.read_text())
+    except (FileNotFoundError, ValueError, RecursionError):
+        begun = None
     except OSError as error:
         # What cannot be read for now is not started anew.
         raise (passing(error, note, TrainingError) or error) from error
-    if same:
+    if begun == record:
         return last_complete(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    known = isinstance(begun, dict)
+    difference = first_difference(begun, dict(record)) if known else None
+    _set_aside(folder, difference or f"its {RUN_FILE} cannot be read or says something else")
     write_bytes(note, json.dumps(record).encode())
     return None
+
+
+def _set_aside(folder: Path, why: str) -> None:
+    """Make place for a run; what an unfinished one of other settings has trained is kept."""
+    if any(folder.rglob(COMPLETE)) or any(folder.glob("*/config.json")):
+        names = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+        aside = next(free for free in names if not free.exists())
+        os.rename(folder, aside)
+        warnings.warn(
+            f"{folder} held an unfinished run with other settings ({why}); it is kept as {aside}: "
+            "remove it, or move it back and give the same settings to go on with it.",
+            stacklevel=4,
+        )
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_weights(trainer: Any, checkpoint: str | Path) -> bool:

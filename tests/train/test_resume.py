@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +75,21 @@ def test_remains_of_another_run_are_not_gone_on_with(tmp_path):
     (folder / "checkpoint-9").mkdir()
     (folder / "checkpoint-9" / "complete").touch()
     assert open_unfinished(folder, {"seed": 0}) == done
-    assert open_unfinished(folder, {"seed": 1}) is None and not done.exists()
+    with pytest.warns(UserWarning, match=r"\(its seed is 0, now it is 1\); it is kept as") as said:
+        assert open_unfinished(folder, {"seed": 1}) is None and not done.exists()
+    aside = tmp_path / "unfinished-2"
+    assert str(aside) in str(said[0].message)
+    # Moved back, the same settings go on with it.
+    shutil.rmtree(folder)
+    aside.rename(folder)
+    assert open_unfinished(folder, {"seed": 0}) == done
+    # What was not begun with these settings and has trained nothing is not worth keeping.
+    shutil.rmtree(done)
+    shutil.rmtree(folder / "checkpoint-9")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_unfinished(folder, {"seed": 2}) is None
+    assert [one.name for one in tmp_path.iterdir()] == ["unfinished"]
 
 
 @pytest.mark.parametrize("save_every", [0, 15, -10])
