@@ -17,6 +17,7 @@ from attcot_analysis.measures.open_answers import OpenCommitment, Quantity
 from attcot_analysis.measures.outcomes import DRAWN, GROUPS, SIGNS, CotOutcomes
 from attcot_analysis.measures.patches import Patching, Step
 from attcot_analysis.measures.relevance import Relevance
+from attcot_analysis.measures.states import HiddenCommitment, Steering
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves, line_panels
 from attcot_analysis.show.intervals import metric_intervals
 from attcot_analysis.show.style import styled_arms
@@ -178,6 +179,30 @@ def lens(result: LensCommitment, *, model: str = "model") -> Figure:
         model: What to call the model.
     """
     return access_grid(result.curve().assign(model=model), quantity="p(final answer)")
+
+
+def states(result: HiddenCommitment) -> Figure:
+    """Draw the share of items whose answer is decoded, by layer and step, beside the controls.
+
+    Args:
+        result: From `hidden_commitment`.
+    """
+    names = {"none": "decoded", "text_only": "without the picture"}
+    curve = result.curve().replace({"control": names}).rename(columns={"control": "model"})
+    return access_grid(curve, quantity="share of items decoded")
+
+
+def steering(
+    result: Steering, *, title: str = "Does the decoded direction move the answer?"
+) -> Figure:
+    """Draw the share of answers that reach their target, by the length of the push.
+
+    Args:
+        result: From `steering`.
+        title: Title of the figure; empty for none.
+    """
+    curve = result.curve().rename(columns={"direction": "model"})
+    return line_panels(curve, {"scale": "push (distances between the means)"}, "share", title)
 
 
 def patching(

@@ -169,6 +169,8 @@ def test_all_tokens_behind_the_last_layer_or_all_its_parts_recover_everything(na
 
 def test_small_batches_change_nothing_and_the_model_is_left_as_it_was(random_mllm):
     options = {"sites": ("residual", "head"), "windows": [(1, 1)], "methods": ("exact",)}
+    layers = text_stack(random_mllm).layers
+    hooks = [len(part._forward_hooks) for layer in layers for part in (layer, layer.mlp)]
     together = patching(random_mllm, ITEMS, RESPONSES, **options).table
     alone = patching(random_mllm, ITEMS, RESPONSES, batch_size=1, **options).table
     keys = ["item", "source", "site", "head", "group", "k"]
@@ -177,9 +179,8 @@ def test_small_batches_change_nothing_and_the_model_is_left_as_it_was(random_mll
         alone.sort_values(keys, ignore_index=True),
         atol=1e-4,
     )
-    for layer in text_stack(random_mllm).layers:
-        assert "forward" not in vars(layer)
-        assert not layer._forward_hooks and not layer.mlp._forward_hooks
+    assert not any("forward" in vars(layer) for layer in layers)
+    assert hooks == [len(part._forward_hooks) for layer in layers for part in (layer, layer.mlp)]
     assert all(weight.requires_grad for weight in random_mllm.model.parameters())
 
 

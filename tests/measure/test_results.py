@@ -23,6 +23,7 @@ from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.relevance import relevance
+from attcot_analysis.measures.states import HiddenCommitment, Steering
 from attcot_analysis.problems import generate_arrows, render_response
 
 LIBRARY = Path(attcot_analysis.__file__).parent
@@ -73,8 +74,10 @@ def test_a_table_without_columns_or_rows_is_refused(results, name):
 
 def test_every_result_has_a_figure_and_nothing_else_is_looked_up_by_name(results):
     # Outcomes are read off tables of answers, without a model: tests/reports/test_outcomes.py.
+    # Decoders need more items than there are here: test_states.py.
     from_a_model = {type(result) for result in results.values()}
-    assert {*from_a_model, CotOutcomes} == set(Result.__subclasses__())
+    others = {CotOutcomes, HiddenCommitment, Steering}
+    assert from_a_model | others == set(Result.__subclasses__())
     for kind in Result.__subclasses__():
         assert callable(getattr(import_module(FIGURES), kind.name))
     rooms = ("problems", "stats", "models", "attention", "measures", "runs")
