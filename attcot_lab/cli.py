@@ -396,7 +396,7 @@ def _claims(
     ] = None,
     out: Annotated[Path | None, Option(help="run folder of --grid")] = None,
     docs: Annotated[
-        Path | None, Option(metavar="PATH", help="write the page there, and its pictures")
+        Path | None, Option(metavar="PATH", help="write every number as a page there")
     ] = None,
     figures: Annotated[
         Path | None,
@@ -448,18 +448,14 @@ def _claims(
         write_claims(folder, table)
         say(f"\nTable: {folder / 'claims.parquet'}")
     if docs:
-        from attcot_lab.claims.figures import save_page_pictures
-
         untried = of_one_seed(table)
         placebos = placebo_table(values, [claim for claim in CLAIMS if claim not in untried])
-        pictures = save_page_pictures(table, docs, placebos=placebos)
         source = f"--results {folder.as_posix()} " if own else ""
         page = claims_page(
             table,
             placebos=placebos,
             unread=unread,
             run=run_facts(folder),
-            pictures=pictures,
             command=f"attcot testbed claims {source}--docs {docs.as_posix()}",
             subtitle=docs.stem.removeprefix("claims").replace("_", " ").strip(),
         )

@@ -26,8 +26,6 @@ Sources, each computed from what `data/results` ships for every item where it sh
   ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean``, of models with all arms in
   ``study_five``; ``gates``: ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
-- ``habit``: ``KIND.right`` or ``.wrong``: how much later Att-CoT commits than CoT-SFT on the second
-  grid's items whose habitual answer is right or wrong; ``#p0``: CoT-SFT's p(final) at k = 0
 - ``own``: what `_own` says
 - ``given``: no result (a margin, chance, a setting)
 """
@@ -49,11 +47,9 @@ import pandas as pd
 from attcot_analysis.errors import AttCoTError
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.shipped import data_folder
-from attcot_analysis.stats.intervals import crossed_t_interval
 from attcot_lab.claims.against import claim_against_claim, line_through_cells
 from attcot_lab.claims.claim import CLAIMS, Claim, Term
 from attcot_lab.claims.table import BASE, claims_table, read_claims, read_values
-from attcot_lab.plan import read_plan
 from attcot_lab.registered import read_study, study_claims
 from attcot_lab.validity import separations
 
@@ -74,8 +70,7 @@ EXTRA = (
 )
 """Effects that pages speak of and that are no claim of anybody's."""
 GENERATED = frozenset(
-    {"claims.md", "claims_commitment.md", "claims_in_distribution.md"}
-    | {"metrics.md", "papers.md", "errors.md", "formats.md", "statistics.md"}
+    {"claims.md", "metrics.md", "papers.md", "errors.md", "formats.md", "statistics.md"}
 )
 """Pages that other tests hold against what they are made from."""
 
@@ -471,44 +466,6 @@ def _lines() -> dict[str, tuple[float, ...]]:
 
 
 @cache
-def _habit_is_right() -> dict[tuple[str, str], bool]:
-    """Of every item of the second grid; its problems are generated again."""
-    plan = read_plan("commitment")
-    return {
-        (kind, problem.id): problem.answer == problem.habitual
-        for kind, setup in plan.problems.items()
-        for problem in setup.test_problems(plan.items, plan.test_seed)
-    }
-
-
-def _wide(kind: str, arm: str, metric: str) -> pd.DataFrame:
-    """(Model, seed) × items of the second grid."""
-    values = _values("commitment")
-    wanted = (values["kind"] == kind) & (values["arm"] == arm) & (values["metric"] == metric)
-    rows = values[wanted].astype({"model": str, "item": str})
-    return rows.set_index(["model", "seed", "item"])["value"].astype(float).unstack("item")
-
-
-def _habit(name: str, what: str) -> tuple[float, ...]:
-    kind, side = name.split(".")
-    right = _habit_is_right()
-    items = [
-        item for (of, item), is_so in right.items() if of == kind and is_so == (side == "right")
-    ]
-    if what == "p0":
-        correct = _wide(kind, "cot_sft", "accuracy_cot")[items] == 1
-        chance = _wide(kind, BASE, CHANCE).iloc[0, 0]
-        above = (_wide(kind, "cot_sft", "p0_final")[items] - chance).where(correct)
-        return (float(above.stack().mean()),)
-    later, first = (
-        _wide(kind, arm, "commitment_position")[items].groupby("seed").mean()
-        for arm in ("att_cot", "cot_sft")
-    )
-    found = crossed_t_interval(later - first)
-    return found.value, found.low, found.high
-
-
-@cache
 def _claimed(study: str) -> pd.DataFrame:
     return study_claims(_values("testbed_b"), read_study(study))
 
@@ -569,7 +526,6 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "validity": _validity,
         "agree": _agree,
         "checks": _checks,
-        "habit": _habit,
         "own": _own,
         "line": lambda name, what: _lines()[f"{name}#{what}" if what else name],
     }

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pages from outside docs/, the reference by module, navigation, links.
+"""Hooks of mkdocs: pages from outside docs/, the reference by module, claims, navigation, links.
 
 Pages outside docs/ (README, CONTRIBUTING, ...) are shown where they are, not copied. A link from a
 page to something of the repository that is no page (sources, data) becomes plain text.
@@ -8,6 +8,7 @@ import ast
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,8 +51,9 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "validity.md",
             "statistics.md",
             "claims.md",
-            "claims_commitment.md",
-            "claims_in_distribution.md",
+            "claims/claims.md",
+            "claims/commitment.md",
+            "claims/in_distribution.md",
             "papers.md",
             "study.md",
             "testbed.md",
@@ -103,6 +105,21 @@ def reference_pages() -> Iterator[tuple[str, str]]:
         for module, names in modules.items():
             parts += [f"::: {module}.{name}\n" for name in names]
         yield f"{REFERENCE}/{page}.md", "\n".join(parts)
+
+
+def claims_pages() -> Iterator[tuple[str, str]]:
+    """Path and text of a page per grid with every cell of every claim, from the shipped results."""
+    from attcot_lab.claims.claim import CLAIMS
+    from attcot_lab.claims.page import claims_page
+    from attcot_lab.claims.table import of_one_seed, placebo_table, read_claims, read_values
+
+    for grid in ("claims", "commitment", "in_distribution"):
+        folder = ROOT / "data" / "results" / grid
+        table = read_claims(folder)
+        untested = of_one_seed(table)
+        tested = [claim for claim in CLAIMS if claim not in untested]
+        placebos = placebo_table(read_values(folder), tested)
+        yield f"claims/{grid}.md", claims_page(table, placebos=placebos, subtitle=grid)
 
 
 def navigation(pages: set[str]) -> list[dict[str, list[str]]]:
@@ -167,7 +184,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     for source, page in OUTSIDE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    for page, text in reference_pages():
+    for page, text in chain(reference_pages(), claims_pages()):
         files.append(File.generated(config, page, content=text))
     _PAGES.clear()
     _PAGES.update(file.src_uri for file in files if not file.src_uri.startswith("assets/"))
@@ -178,7 +195,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let the links of a page lead to pages."""
     uri = page.file.src_uri
-    if uri.startswith(f"{REFERENCE}/"):
+    if uri.startswith((f"{REFERENCE}/", "claims/")):
         return markdown
     return rewritten(markdown, _SOURCE_OF.get(uri, f"docs/{uri}"), _PAGES)
 

@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: metrics, papers, formats (pictures too), statistics.
+"""Write the pages that are made from code and results: metrics, claims, formats, statistics, ...
 
 Usage: python scripts/write_docs.py            (tests/test_docs.py says when it has to be run)
        python scripts/write_docs.py --pictures (draws docs/images/measures and formats again, too)
@@ -7,14 +7,24 @@ Usage: python scripts/write_docs.py            (tests/test_docs.py says when it 
 import sys
 from collections.abc import Mapping
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from attcot_analysis.problems.formats import FORMATS, ResponseFormat
 from attcot_analysis.runs.measure import CHANCE
-from attcot_analysis.show.style import arm_label
+from attcot_analysis.shipped import data_folder
+from attcot_analysis.show.style import arm_label, format_interval, format_number
 from attcot_analysis.stats.catalogue import METRICS, NOTATION, Metric
 from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim
+from attcot_lab.claims.table import (
+    headline_rows,
+    of_one_seed,
+    placebo_table,
+    read_claims,
+    read_values,
+)
 from attcot_lab.coverage import SEED_SPREADS, coverages
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -209,7 +219,50 @@ def statistics_page() -> str:
     return _HEAD + about.replace("<!-- coverage -->\n", "\n".join(rows) + "\n")
 
 
+GRIDS = {"claims": "First grid", "commitment": "Again", "in_distribution": "Habit kept"}
+"""Shipped results → what the page calls them."""
+_MARKS = {"supported": "+", "opposite": "\N{MINUS SIGN}", "not supported": "0", "undecided": "?"}
+
+
+def claims_page() -> str:
+    """The page of claims: the text, and every claim of several seeds in the three grids."""
+    folders = {grid: data_folder() / "results" / grid for grid in GRIDS}
+    tables = {grid: read_claims(folder) for grid, folder in folders.items()}
+    untested = set(of_one_seed(tables["claims"]))
+    tested = [claim for claim in CLAIMS if claim not in untested]
+    found = {grid: headline_rows(table) for grid, table in tables.items()}
+    untrained = headline_rows(placebo_table(read_values(folders["commitment"]), tested))
+    parts: list[str] = []
+    for topic, group in groupby(tested, lambda claim: claim.topic):
+        rows = [[claim, *(found[grid].get(claim.id) for grid in GRIDS)] for claim in group]
+        rows = [row for row in rows if any(row[1:])]
+        if rows:
+            parts += [f"**{topic}** ({rows[0][0].paper})\n"]
+            parts += [f"| Claim | {' | '.join(GRIDS.values())} | Untrained |", "|---" * 5 + "|"]
+        for claim, *cells in rows:
+            shown = [*map(_effect, cells), _effect(untrained.get(claim.id), mark=False)]
+            parts.append(f"| {claim.title} | {' | '.join(shown)} |")
+        parts += [""] * bool(rows)
+    about = (Path(__file__).parent / "claims.md").read_text(encoding="utf-8")
+    return _HEAD + about.replace("<!-- claims -->\n", "\n".join(parts))
+
+
+def _effect(row: Mapping[str, Any] | None, *, mark: bool = True) -> str:
+    if row is None:
+        return "\N{EN DASH}"
+    text = f"{format_number(row['effect'], signed=True)} "
+    text += format_interval(row["low"], row["high"], signed=True)
+    if not mark:
+        return text
+    verdict = f"**{_MARKS[row['verdict']]}**"
+    if row["negligible"] and row["verdict"] in ("supported", "opposite"):
+        verdict += " small"
+    cells = (row[f"cells_{name}_corrected"] for name in ("supported", "opposite"))
+    return f"{text} {verdict} {'/'.join(f'{n:.0f}' for n in cells)}"
+
+
 PAGES = {
+    "claims.md": claims_page,
     "metrics.md": metrics_page,
     "papers.md": papers_page,
     "formats.md": formats_page,

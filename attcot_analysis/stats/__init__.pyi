@@ -11,6 +11,5 @@ from .family import claim_family as claim_family
 from .intervals import Interval as Interval
 from .intervals import at_positions as at_positions
 from .intervals import bootstrap_mean as bootstrap_mean
-from .intervals import crossed_t_interval as crossed_t_interval
 from .lengths import RhAuc as RhAuc
 from .lengths import rh_auc as rh_auc

@@ -182,86 +182,6 @@ def mean_over_samples(
     return table.groupby(list(keys), sort=False)[column].mean().reset_index()
 
 
-def crossed_t_interval(matrix: Numbers, *, level: float = 0.95) -> Interval:
-    """Mean over seeds × items with a t interval from the two-way random-effects model.
-
-    The variance of the grand mean is (MS_seed + MS_item − MS_rest) / (S·N), never taken below
-    what the items alone give, with Satterthwaite's degrees of freedom (at least S − 1). With
-    one seed it is the ordinary t interval over items.
-
-    Args:
-        matrix: (S, N) numbers, or (N,); items with a NaN in any seed are left out.
-        level: Confidence level.
-
-    Returns:
-        Mean over the complete items; `n` counts them.
-
-    Source: Satterthwaite 1946; standard crossed random-effects ANOVA.
-    """
-    cells = complete_cells(matrix)
-    n_seeds, n_items = cells.shape
-    if cells.size == 0:
-        return Interval(np.nan, np.nan, np.nan, 0, level)
-    mean = float(cells.mean())
-    if n_items < 2:
-        return Interval(mean, np.nan, np.nan, n_items, level)
-    variance, df = crossed_variance(*mean_squares(cells), n_seeds=n_seeds, n_items=n_items)
-    half = float(stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance / cells.size))
-    return Interval(mean, mean - half, mean + half, n_items, level)
-
-
-def crossed_variance(
-    seed: float, item: float, rest: float, *, n_seeds: int, n_items: int
-) -> tuple[float, float]:
-    """Variance of a mean over seeds × items from its parts, and its degrees of freedom.
-
-    Args:
-        seed: Between seeds, as a mean square or in any other unit.
-        item: Between items, likewise; the variance is never below it.
-        rest: Of seed by item.
-        n_seeds: Seeds; with one, `item` is all there is.
-        n_items: Items, at least two.
-
-    Returns:
-        The variance in the unit of its parts, and Satterthwaite's degrees of freedom, at least
-        ``n_seeds - 1``.
-    """
-    df = float(n_items - 1)
-    if n_seeds > 1:
-        spread = (
-            seed**2 / (n_seeds - 1)
-            + item**2 / (n_items - 1)
-            + rest**2 / ((n_seeds - 1) * (n_items - 1))
-        )
-        if spread > 0:
-            df = max((seed + item - rest) ** 2 / spread, float(n_seeds - 1))
-    return max(seed + item - rest, item), df
-
-
-def complete_cells(matrix: Numbers) -> FloatArray:
-    """Seeds × items without seeds that have no value and items that lack one in any seed."""
-    cells = as_matrix(matrix, "matrix")
-    cells = cells[~np.isnan(cells).all(axis=1)]
-    return np.asarray(cells[:, ~np.isnan(cells).any(axis=0)], dtype=np.float64)
-
-
-def mean_squares(cells: FloatArray) -> tuple[float, float, float]:
-    """Mean squares between seeds, between items and of the rest; 0 for what one seed cannot tell.
-
-    Args:
-        cells: (S, N) from `complete_cells`, at least two items.
-    """
-    n_seeds, n_items = cells.shape
-    mean = cells.mean()
-    item, row = cells.mean(axis=0) - mean, cells.mean(axis=1) - mean
-    ms_item = n_seeds * float(item @ item) / (n_items - 1)
-    if n_seeds == 1:
-        return 0.0, ms_item, 0.0
-    rest = cells - mean - row[:, None] - item[None, :]
-    ms_seed = n_items * float(row @ row) / (n_seeds - 1)
-    return ms_seed, ms_item, float((rest**2).sum()) / ((n_seeds - 1) * (n_items - 1))
-
-
 def share_interval(share: float, n: int, *, level: float = 0.95) -> Interval:
     """Wilson's score interval of a share; unlike a bootstrap it is honest at 0 of 5 and 5 of 5.
 
@@ -304,17 +224,6 @@ def times_drawn(rng: np.random.Generator, n: int, size: int) -> FloatArray:
     """(size, n): how often each of n units is drawn in n draws with replacement."""
     drawn = rng.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-
-
-def weighted_sum(weights: FloatArray, rows: FloatArray) -> FloatArray:
-    """``weights @ rows``, added row by row: the order of a matrix product is the processor's.
-
-    In the last bit it would decide whether an interval that ends at zero excludes it.
-    """
-    total = weights[:, :1] * rows[:1]
-    for at in range(1, len(rows)):
-        total += weights[:, at : at + 1] * rows[at]
-    return total
 
 
 def as_vector(values: Numbers, name: str) -> FloatArray:

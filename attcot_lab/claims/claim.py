@@ -16,8 +16,8 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS
+from attcot_analysis.stats.crossed import Estimate
 from attcot_analysis.stats.intervals import Interval
-from attcot_lab.claims.pool import Estimate
 
 BASE = "base"
 """The arm without training: its one seed is held against every seed of the others."""

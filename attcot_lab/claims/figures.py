@@ -10,8 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from attcot_analysis.files import write_bytes
-from attcot_analysis.show.figures import figure_png, save_figure
+from attcot_analysis.show.figures import save_figure
 from attcot_analysis.show.intervals import error_lengths, need_columns
 from attcot_analysis.show.style import (
     GRID,
@@ -24,7 +23,6 @@ from attcot_analysis.show.style import (
     new_figure,
 )
 from attcot_lab.claims.claim import CLAIMS, Claim
-from attcot_lab.claims.table import of_one_seed
 from attcot_lab.figures import CellStyle, family_name, legend_above
 
 _COLUMNS = ("claim", "level", "family", "scale", "kind", "effect", "low", "high", "verdict")
@@ -266,54 +264,3 @@ def save_claim_figures(
             )
             rows = table[table["claim"] == claim.id]
             save_figure(figure, folder / claim.id, data=rows, overwrite=True)
-
-
-PICTURED = ("att_accuracy", "att_later", "att_focus")
-"""Claims whose forest plots stand on the page, as far as they were tested."""
-
-_FEW = 2
-"""No more claims than that need no overview."""
-
-
-def save_page_pictures(
-    table: pd.DataFrame,
-    page: str | Path,
-    claims: Sequence[Claim] = CLAIMS,
-    *,
-    placebos: pd.DataFrame | None = None,
-) -> dict[str, str]:
-    """Save the overview and the `PICTURED` forests as PNG beside a page.
-
-    Args:
-        table: From `claims_table`.
-        page: The page; its pictures go to ``images`` beside it and begin with its name.
-        claims: What was tested; those of one training seed are left out.
-        placebos: From `placebo_table`, drawn beside.
-
-    Returns:
-        Title → path seen from the page.
-    """
-    page = Path(page)
-    images = page.parent / "images"
-    untried = {claim.id for claim in of_one_seed(table, claims)}
-    tested = [claim for claim in claims if claim.id in set(table["claim"]) - untried]
-    figures = {}
-    if len(tested) > _FEW:
-        title = "Which claims hold, where"
-        titles = {claim.id: claim.title for claim in tested}
-        overview = claims_overview(table, titles, title=title, placebos=placebos)
-        figures[title] = ("overview", overview)
-    for claim in tested:
-        if claim.id in PICTURED:
-            forest = claim_forest(
-                table,
-                claim.id,
-                title=claim.title,
-                unit=claim.unit,
-                margin=claim.margin,
-                placebos=placebos,
-            )
-            figures[claim.title] = (claim.id, forest)
-    for name, figure in figures.values():
-        write_bytes(images / f"{page.stem}_{name}.png", figure_png(figure))
-    return {title: f"images/{page.stem}_{name}.png" for title, (name, _) in figures.items()}

@@ -1,4 +1,4 @@
-"""`docs/claims.md` and the terminal's text, from a claims table; the page is ``page.md.j2``."""
+"""Every number of a claims table as a page, ``page.md.j2``, and as the terminal's text."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -131,8 +131,7 @@ def claims_page(
     *,
     placebos: pd.DataFrame | None = None,
     run: Row | None = None,
-    pictures: Mapping[str, str] | None = None,
-    command: str = "attcot testbed claims --results data/results/claims --docs docs/claims.md",
+    command: str = "attcot testbed claims --docs PAGE",
     subtitle: str = "",
     unread: str = "",
 ) -> str:
@@ -143,7 +142,6 @@ def claims_page(
         claims: What was tested.
         placebos: From `placebo_table`: the untrained base in place of the trained arm.
         run: What is worth saying about the run, name → text.
-        pictures: Title → path of a picture, seen from the page.
         command: How the page was made.
         subtitle: What tells it from other pages of claims.
         unread: In which cells answers were not read, see `unread_cells`; the first line.
@@ -175,7 +173,6 @@ def claims_page(
         unread=unread,
         setting=_setting(table),
         run=run or {},
-        pictures=pictures or {},
         papers=PAPERS,
         every=lines,
         by_paper={paper: tested for paper, tested in by_paper.items() if tested},

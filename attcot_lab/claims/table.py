@@ -14,6 +14,7 @@ from attcot_analysis.escapes import for_markdown
 from attcot_analysis.files import write_bytes, write_whole
 from attcot_analysis.measures._items import need_columns
 from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.stats.crossed import Estimate
 from attcot_analysis.stats.intervals import FloatArray, Interval
 from attcot_analysis.stats.significance import holm
 from attcot_lab.claims.claim import (
@@ -27,7 +28,7 @@ from attcot_lab.claims.claim import (
     placebo,
     verdict,
 )
-from attcot_lab.claims.pool import Cell, Estimate, Pool
+from attcot_lab.claims.pool import Cell, Pool
 
 VALUES = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", "value")
 """Columns of a grid's table of values."""
@@ -55,27 +56,22 @@ def claims_table(
     claims: Sequence[Claim] = CLAIMS,
     *,
     chance: Mapping[str, float] | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Hold every claim against a grid's values, cell by cell and pooled.
 
-    A cell is one model (family and scale) on one kind of problem. Its interval is the wider of
-    two-way bootstrap and crossed t interval over seeds × items. A pool's is the same on the mean
-    over a kind's models, item by item and seed by seed, because these share both; kinds share
-    neither, so their variances add (`Pool.estimate`). It speaks about new seeds and items, on
+    A cell is one model (family and scale) on one kind of problem. Its interval is that of
+    `seeds_items`. A pool's is the same on the mean over a kind's models, item by item and seed by
+    seed, because these share both (`Pool.estimate`). It speaks about new seeds and items, on
     these very cells; ``low_beyond`` and ``high_beyond`` speak about other models and kinds, too
-    (`Pool.beyond`).
+    (`Pool.beyond`). With one training seed the interval is over items only and says nothing of a
+    method (`of_one_seed`).
 
     Args:
         values: Columns `VALUES`; one row per item, seed, arm, model and metric.
         claims: What to test; claims whose arms or metrics are not there are left out.
         chance: Kind → one over the number of candidates, where `values` has no metric
             ``chance``.
-        n_boot: Bootstrap resamples; so many that a p value of 0.05 over the number of cells can
-            be told, 2000 for 18 cells and more.
-        seed: Seed of the bootstrap.
         level: Confidence level.
 
     Returns:
@@ -106,7 +102,7 @@ def claims_table(
                 cells.append(Cell(model, kind, effects))
                 places.append({"family": family, "scale": scale, "kind": kind})
         if cells:
-            rows += _claim_rows(claim, Pool(cells, n_boot=n_boot, seed=seed), places, level)
+            rows += _claim_rows(claim, Pool(cells), places, level)
     if not rows:
         raise MeasureError(
             "None of the claims can be tested on these values; they need arms such as base, "
@@ -115,9 +111,7 @@ def claims_table(
     return pd.DataFrame(rows)
 
 
-def placebo_table(
-    values: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, *, n_boot: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+def placebo_table(values: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """What no training at all does: every claim's effect with the base in its first arm's place.
 
     In the cells and against the training seeds that the claim itself is measured in, so that both
@@ -126,8 +120,6 @@ def placebo_table(
     Args:
         values: As for `claims_table`.
         claims: Those that `placebo` has an answer for are held against the values.
-        n_boot: Bootstrap resamples.
-        seed: Seed of the bootstrap.
 
     Returns:
         Rows as of `claims_table`, under the names of the claims; empty where there is no base.
@@ -145,7 +137,7 @@ def placebo_table(
         compared = pd.concat([base, others.merge(first)], ignore_index=True)
         if len(base) and len(compared) > len(base):
             with suppress(MeasureError):  # Another metric of the base than is measured.
-                tables.append(claims_table(compared, [instead], n_boot=n_boot, seed=seed))
+                tables.append(claims_table(compared, [instead]))
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
@@ -208,7 +200,12 @@ def _claim_rows(
 
 
 def _row(
-    claim: Claim, estimate: Estimate, name: str, where: Mapping[str, str], level: float
+    claim: Claim,
+    estimate: Estimate,
+    name: str,
+    where: Mapping[str, str],
+    level: float,
+    n_cells: int = 1,
 ) -> dict[str, Any]:
     interval = estimate.interval(level)
     return {
@@ -221,7 +218,7 @@ def _row(
         "high": interval.high,
         "n_items": estimate.n_items,
         "n_seeds": estimate.n_seeds,
-        "n_cells": estimate.n_cells,
+        "n_cells": n_cells,
         "verdict": verdict(claim, interval),
         "negligible": negligible(claim, interval),
         "verdict_corrected": None,
@@ -239,7 +236,7 @@ def _pooled(
     where: Mapping[str, str],
     level: float,
 ) -> dict[str, Any]:
-    row = _row(claim, pool.estimate(chosen), name, where, level)
+    row = _row(claim, pool.estimate(chosen), name, where, level, len(chosen))
     other = pool.beyond(chosen)
     if other is not None:
         wider = other.interval(level)

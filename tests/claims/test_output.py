@@ -164,8 +164,7 @@ def test_the_command_writes_table_page_and_json(folder, tmp_path, capsys):
     assert by_id["avar_looks"]["verdict"] == "not measured"
     text = page.read_text()
     assert text.startswith("# The claims, put to the test: other items\n")
-    shown = re.findall(r"!\[.+\]\((images/.+\.png)\)", text)
-    assert len(shown) == 2 and all((tmp_path / path).stat().st_size > 1000 for path in shown)
+    assert len(list(tmp_path.rglob("*.png"))) == 0
     assert "noise 9; trained on 7 problems" in text and "- Begun: 2026-06-01" in text
     assert "0.001; tested on balanced ones" in text
     assert "0.001; tested on ones whose answer is the habitual one in 90%" in text
@@ -250,27 +249,20 @@ def test_what_is_missing_is_named(tmp_path, capsys):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize(
-    ("results", "page"),
-    [
-        ("claims", "claims.md"),
-        ("commitment", "claims_commitment.md"),
-        ("in_distribution", "claims_in_distribution.md"),
-    ],
-)
-def test_what_ships_fits_together(results, page):
+@pytest.mark.parametrize("results", ["claims", "commitment", "in_distribution"])
+def test_what_ships_fits_together(results):
     folder = shipped(f"results/{results}")
     later = [claim for claim in CLAIMS if claim.id == "att_later"]
-    own = claims_table(read_values(folder), later, n_boot=100)
+    own = claims_table(read_values(folder), later)
     stored = read_claims(folder)
     stored = stored[stored["claim"] == "att_later"].reset_index(drop=True)
-    columns = ["family", "scale", "kind", "effect", "n_items", "n_seeds"]
-    pd.testing.assert_frame_equal(own[columns], stored[columns])
+    pd.testing.assert_frame_equal(own, stored)
     assert own["n_cells"].iloc[0] == 18
-    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8")
     top = stored.iloc[0]
     ends = format_interval(top["low"], top["high"], signed=True)
-    assert f"{later[0].title} | {format_number(top['effect'], signed=True)} {ends} |" in text
+    row = next(line for line in text.splitlines() if line.startswith(f"| {later[0].title} |"))
+    assert f" {format_number(top['effect'], signed=True)} {ends} **+** " in row
 
 
 @pytest.mark.parametrize("results", ["claims", "commitment", "in_distribution"])

@@ -37,7 +37,7 @@ def values_of(
 
 def verdicts(claim: Claim, parts: list[pd.DataFrame]) -> dict[str, str]:
     """Model → verdict."""
-    table = claims_table(pd.concat(parts), [claim], n_boot=200)
+    table = claims_table(pd.concat(parts), [claim])
     alone = table[table["level"] == "cell"]
     return dict(zip(alone["family"] + "-" + alone["scale"], alone["verdict"], strict=True))
 
@@ -73,14 +73,14 @@ def test_claims_are_left_out_where_their_arms_or_metrics_are_missing():
     means = {(term.arm, term.metric): 0.3 for claim in NEW for term in claim.terms}
     some = {key: value for key, value in means.items() if key[0] in ("base", "cot_sft", "sayo")}
     values = grid_values(some, models=["llava-small"], kinds=["charts"], items=6, seeds=2)
-    tested = set(claims_table(values, NEW, n_boot=50)["claim"])
+    tested = set(claims_table(values, NEW)["claim"])
     assert tested == {claim.id for claim in NEW if set(claim.arms) <= {"base", "cot_sft", "sayo"}}
     assert {"weak_focus_base", "sayo_focus", "sayo_over_sft_twin", "habit_base"} <= tested
     assert "sayo_adds_focus" not in tested and "unsolved" not in tested
     # A run that did not draw for comparison has no plain gains to hold the others against.
     lone = {("vista_sft", "gain_mended_answer"): 0.3, ("vista_sft", "unsolved"): 0.3}
     values = grid_values(lone, models=["llava-small"], kinds=["charts"], items=6, seeds=2)
-    table = claims_table(values, NEW, n_boot=50)
+    table = claims_table(values, NEW)
     assert set(table["claim"]) == {"unsolved"}
     assert BY_ID["prefix_answer"] in untested(table, NEW)
 
@@ -90,7 +90,7 @@ def test_training_questions_are_items_of_their_seed_and_no_others():
     values = values_of(claim, 0.3, 0.1, seeds=2)
     own = values.assign(item=values["item"] + "-" + values["seed"].astype(str))
     beside = grid_values({("base", CHANCE): 0.2}, models=["llava-small"], kinds=["arrows"])
-    row = headline(claims_table(pd.concat([own, beside]), [claim], n_boot=200)).iloc[0]
+    row = headline(claims_table(pd.concat([own, beside]), [claim])).iloc[0]
     assert (row["n_items"], row["n_seeds"]) == (48, 2)
     terms = own.pivot_table(index=["seed", "item"], columns="metric", values="value")
     effects = terms["gain_mended_rationale"] - terms["gain_plain_rationale"]
@@ -99,7 +99,7 @@ def test_training_questions_are_items_of_their_seed_and_no_others():
     alone = effects.std() / np.sqrt(len(effects))
     assert row["high"] - row["low"] > 2 * 1.9 * alone
     moved = own.assign(value=own["value"] + own["seed"] * (own["metric"] == "gain_plain_rationale"))
-    shaken = headline(claims_table(moved, [claim], n_boot=200)).iloc[0]
+    shaken = headline(claims_table(moved, [claim])).iloc[0]
     assert shaken["high"] - shaken["low"] > 1.0
 
 
@@ -108,8 +108,8 @@ def test_items_of_other_metrics_change_nothing():
     values = values_of(claim, 0.1, 0.2)
     questions = values_of(BY_ID["unsolved"], 0.1, 0.2, items=100)
     questions = questions.assign(item="train-" + questions["item"])
-    plain = claims_table(values, [claim], n_boot=200)
-    both = claims_table(pd.concat([values, questions]), [claim, BY_ID["unsolved"]], n_boot=200)
+    plain = claims_table(values, [claim])
+    both = claims_table(pd.concat([values, questions]), [claim, BY_ID["unsolved"]])
     pd.testing.assert_frame_equal(plain, both[both["claim"] == claim.id])
 
 

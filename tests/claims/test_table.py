@@ -92,7 +92,7 @@ def test_every_verdict_is_reached_in_cells_and_pools(size, spread, said):
 
 
 def test_rows_for_every_cell_and_pool_never_without_n():
-    table = claims_table(effect(0.1, seeds=2, items=10), [made()], n_boot=100)
+    table = claims_table(effect(0.1, seeds=2, items=10), [made()])
     sizes = table.groupby("level")["n_cells"].agg(["size", "first"]).T.to_dict("list")
     assert sizes == {
         "all": [1, 18],
@@ -128,9 +128,7 @@ def test_a_cell_is_what_compare_says_of_its_two_arms():
 
 def test_a_planted_null_is_not_supported_more_often_than_nominal():
     tables = [
-        claims_table(
-            effect(0.0, by_seed=0.1, rng=rng, kinds=["arrows"], items=12), [made()], n_boot=200
-        )
+        claims_table(effect(0.0, by_seed=0.1, rng=rng, kinds=["arrows"], items=12), [made()])
         for rng in range(20)
     ]
     verdicts = pd.concat([table[table["level"] == "cell"] for table in tables])
@@ -163,14 +161,14 @@ def test_an_effect_against_chance_or_a_constant():
         made("lower", terms=(Term("base", "commitment_position"),), reference=0.5),
     ]
     chance = {"arrows": 0.25, "charts": 0.25, "counting": 0.5}
-    above = headline(claims_table(values, claims[:1], chance=chance, n_boot=100)).iloc[0]
+    above = headline(claims_table(values, claims[:1], chance=chance)).iloc[0]
     assert above["effect"] == pytest.approx(0.5 - 1 / 3, abs=0.05) and above["n_seeds"] == 1
     rows = values[values["metric"] == "p0_final"].assign(
         metric=CHANCE, value=lambda table: table["kind"].map(chance)
     )
-    told = headline(claims_table(pd.concat([values, rows]), claims[:1], n_boot=100)).iloc[0]
+    told = headline(claims_table(pd.concat([values, rows]), claims[:1])).iloc[0]
     assert told["effect"] == pytest.approx(above["effect"])
-    position = headline(claims_table(values, claims[1:], n_boot=100)).iloc[0]
+    position = headline(claims_table(values, claims[1:])).iloc[0]
     assert position["effect"] == pytest.approx(-0.3, abs=0.05)
     assert position["verdict"] == "supported"
     with pytest.raises(MeasureError, match="None of the claims"):
@@ -181,12 +179,12 @@ def test_seeds_are_paired_and_those_of_one_arm_only_left_out():
     terms = (Term("att_cot", ACCURACY), Term("cot_sft", ACCURACY, -1.0))
     values = grid_values({("cot_sft", ACCURACY): 0.5, ("att_cot", ACCURACY): 0.7}, seeds=3)
     lost = (values["arm"] == "att_cot") & (values["seed"] == 2)
-    table = claims_table(values[~lost], [made(terms=terms)], n_boot=100)
+    table = claims_table(values[~lost], [made(terms=terms)])
     assert (table["n_seeds"] == 2).all()
     shifted = values.assign(
         value=values["value"] + 5.0 * values["seed"]  # cancels if seeds are paired
     )
-    again = claims_table(shifted[~lost], [made(terms=terms)], n_boot=100)
+    again = claims_table(shifted[~lost], [made(terms=terms)])
     assert again["effect"].to_numpy() == pytest.approx(table["effect"].to_numpy())
     assert again["low"].to_numpy() == pytest.approx(table["low"].to_numpy())
 
@@ -194,7 +192,7 @@ def test_seeds_are_paired_and_those_of_one_arm_only_left_out():
 def test_cells_without_an_arm_are_left_out():
     values = effect(0.2, items=8)
     lost = (values["arm"] == "cot_sft") & (values["kind"] == "charts")
-    table = claims_table(values[~lost], [made()], n_boot=100)
+    table = claims_table(values[~lost], [made()])
     assert set(table[table["level"] == "cell"]["kind"]) == {"arrows", "counting"}
     assert headline(table)["n_cells"].item() == 12
     assert {claim.id for claim in untested(table)} == {claim.id for claim in CLAIMS}

@@ -6,11 +6,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.stats.crossed import paired_difference, paired_matrix
+from attcot_analysis.stats.crossed import paired_difference, paired_matrix, seeds_items
 from attcot_analysis.stats.intervals import (
     Interval,
     bootstrap_mean,
-    crossed_t_interval,
     share_difference,
     share_interval,
 )
@@ -97,8 +96,8 @@ def test_too_little_data_gives_no_ends():
     one = bootstrap_mean([0.4])
     assert one.value == 0.4
     assert np.isnan(one.low)
-    assert np.isnan(crossed_t_interval([[np.nan, np.nan]]).value)
-    assert np.isnan(crossed_t_interval([[1.0], [2.0]]).low)
+    assert np.isnan(seeds_items([[np.nan, np.nan]]).value)
+    assert np.isnan(seeds_items([[1.0], [2.0]]).interval().low)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +109,8 @@ def test_too_little_data_gives_no_ends():
         (lambda: bootstrap_mean([1.0, 2.0], ["a", None]), "label is missing"),
         (lambda: bootstrap_mean([1.0, 2.0], n_boot=0), "n_boot is 0"),
         (lambda: bootstrap_mean([1.0, 2.0], level=1.5), "level is 1.5"),
-        (lambda: crossed_t_interval(np.zeros((2, 2, 2))), r"\(seeds, items\)"),
-        (lambda: crossed_t_interval([[np.inf, 1.0]]), "infinite"),
+        (lambda: seeds_items(np.zeros((2, 2, 2))), r"\(seeds, items\)"),
+        (lambda: seeds_items([[np.inf, 1.0]]), "infinite"),
         (lambda: paired_difference([1.0], [1.0, 2.0]), "same items"),
         (lambda: paired_matrix(np.zeros((2, 4)), np.zeros((3, 4))), "equal numbers of seeds"),
         (lambda: cohens_dz([0.0], [1.0, 1.0]), "same items"),
@@ -133,11 +132,10 @@ def test_bad_input_is_one_sentence(call, message):
 def test_intervals_move_and_stretch_with_the_data(values, shift, scale):
     x = np.array(values)
     size = np.abs(x).max() + 200
-    for make in (lambda y: bootstrap_mean(y, n_boot=200), crossed_t_interval):
-        before, after = make(x), make(scale * x + shift)
-        for end in ("value", "low", "high"):
-            expected = scale * getattr(before, end) + shift
-            assert getattr(after, end) == pytest.approx(expected, abs=1e-9 * size * 100)
+    before, after = (bootstrap_mean(y, n_boot=200) for y in (x, scale * x + shift))
+    for end in ("value", "low", "high"):
+        expected = scale * getattr(before, end) + shift
+        assert getattr(after, end) == pytest.approx(expected, abs=1e-9 * size * 100)
 
 
 def _coverage(make, draw, rounds):
@@ -167,9 +165,9 @@ def test_clustered_bootstrap_covers_the_truth_where_the_naive_one_does_not():
     assert _coverage(lambda x: bootstrap_mean(x, n_boot=400), draw, 100) < 0.8
 
 
-def test_crossed_t_interval_with_one_seed_is_the_t_interval():
+def test_one_seed_has_the_t_interval_over_items():
     x = np.random.default_rng(5).normal(size=30)
-    ours = crossed_t_interval(x)
+    ours = seeds_items(x).interval()
     low, high = stats.t.interval(0.95, 29, loc=x.mean(), scale=stats.sem(x))
     assert (ours.low, ours.high) == pytest.approx((low, high))
 
