@@ -27,7 +27,7 @@ OUTSIDE: Mapping[str, str] = MappingProxyType(
 """File of the repository → page of the site."""
 ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "Start": ("index.md", "tutorial.md", "cli.md", "notebooks.md", "glossary.md"),
+        "Start": ("index.md", "tutorial.md", "recipes.md", "cli.md", "notebooks.md", "glossary.md"),
         "How to": (
             "howto/unsupported-family.md",
             "howto/out-of-memory.md",
