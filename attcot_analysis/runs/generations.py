@@ -282,9 +282,7 @@ def read_batch(path: str | Path, items: Sequence[str] = ()) -> BatchOutput:
             for record in read_line(line, where):
                 item = record.get("id")
                 if not isinstance(item, str) or not item:
-                    raise MeasureError(
-                        f"{where} does not say which item it answers; give custom_id."
-                    )
+                    raise MeasureError(f"{where} does not say which item it answers; give its id.")
                 _keep(found, item, record, {"finish_reason": None, **record}, where)
         except MeasureError as error:
             faults.append(str(error))
@@ -352,7 +350,20 @@ def read_line(line: bytes, where: str) -> list[dict[str, Any]]:
         raise MeasureError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(record, dict):
         raise MeasureError(f"{where} holds no JSON object; write one per response.")
-    return batch_records(record, where) if "custom_id" in record else [record]
+    if "custom_id" in record:
+        return batch_records(record, where)
+    for ours, theirs in _ALIASES.items():
+        other = next((name for name in theirs if name in record), None)
+        if other is not None and record.get(ours) is None:
+            record[ours] = record.pop(other)
+    return [record]
+
+
+_ALIASES = {
+    "id": ("item", "index", "question_id", "doc_id"),
+    "text": ("prediction", "response", "output", "answer_text"),
+}
+"""Our fields, and what others call them."""
 
 
 _FIELDS = ("id", "ids", "text", "finish_reason", "model", "sample", "correct")

@@ -23,7 +23,6 @@ from attcot_analysis.measures.commitment import (
     EVERY_CONTROL,
     Commitment,
     commitment,
-    other_items,
     other_rationales,
 )
 from attcot_analysis.measures.compare import item_values, summarise
@@ -241,9 +240,6 @@ class Stages:
             )
         if self.settings.generations is not None:
             self.settings.generations.check(self.problems, self.settings.n_samples)
-        forced = any(problem.candidates for problem in self.problems)
-        if forced and "commitment" in what and "other_item" in self.settings.controls:
-            other_items([p.answer for p in self.problems], [1] * len(names), names)
 
     def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
         """Rows of `answer_problems`; of several samples also ``sample``, from 0."""

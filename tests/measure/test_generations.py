@@ -58,6 +58,14 @@ def test_other_tokens_for_the_same_text_are_kept(random_mllm, tmp_path):
     assert read_generations(file, random_mllm).of["a"].ids == tuple(spelt)
 
 
+def test_fields_go_by_the_names_that_others_give_them(random_mllm, tmp_path):
+    plain = written(tmp_path / "a.jsonl", {"id": "a", "text": TEXT})
+    own = read_generations(plain, random_mllm).of
+    for item, text in (("item", "prediction"), ("index", "response"), ("question_id", "output")):
+        file = written(tmp_path / "b.jsonl", {item: "a", text: TEXT})
+        assert read_generations(file, random_mllm).of == own
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -373,7 +373,6 @@ def test_parts_of_other_batches_are_refused(tmp_path):
         (2, {"controls": ("rationale", "noise")}, "controls is .* choose from rationale, filler"),
         (2, {"edits": ("melt",)}, "no edit .melt.; choose one of twin, control"),
         (2, {"what": ("dreams",)}, "no measure 'dreams'; choose from responses, answers, direct"),
-        (1, {}, "no other item has a different answer"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_at_once(items, settings, message):
