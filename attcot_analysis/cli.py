@@ -12,7 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import IntEnum
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -882,6 +882,10 @@ def _measure(
         ),
     ] = None,
     maps: Annotated[bool, Option("--maps", help="also keep attention maps")] = False,
+    profile: Annotated[
+        bool,
+        Option("--profile", help="say where the time goes, and write it to profile.json"),
+    ] = False,
     dtype: Dtype = None,
     device: Device = None,
     revision: Revision = None,
@@ -929,6 +933,7 @@ def _measure(
     from attcot_analysis.runs.generations import read_generations
     from attcot_analysis.runs.look import check_generations, misfit_note
     from attcot_analysis.runs.measure import DEFAULT, format_summary, measure_run
+    from attcot_analysis.runs.profile import profiled
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
 
@@ -968,25 +973,29 @@ def _measure(
             check_generations(mllm, written)
             if written.scores and shards.main:
                 say(f"What is right is taken from {generations}, not read from the responses.")
-        run = measure_run(
-            out,
-            mllm,
-            loaded,
-            what,
-            layers=chosen.layers,
-            **{name: value for name, value in parts.items() if value is not None},
-            batch_size=chosen.batch_size,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            generations=written,
-            samples=samples,
-            temperature=temperature,
-            max_steps=max_steps,
-            seed=seed,
-            shards=shards,
-            progress=not quiet,
-        )
+        with profiled(mllm) if profile else nullcontext() as timed:
+            run = measure_run(
+                out,
+                mllm,
+                loaded,
+                what,
+                layers=chosen.layers,
+                **{name: value for name, value in parts.items() if value is not None},
+                batch_size=chosen.batch_size,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                generations=written,
+                samples=samples,
+                temperature=temperature,
+                max_steps=max_steps,
+                seed=seed,
+                shards=shards,
+                progress=not quiet,
+            )
         if shards.main:
+            if timed is not None:
+                run.write_json("profile", timed.record(len(loaded)), overwrite=True)
+                say(timed.sentence(len(loaded)))
             note_sources(run, model=chosen.name, problems=problems)
             if note := misfit_note(mllm.format, run.read_table("answers_cot")):
                 say(note)

@@ -384,12 +384,18 @@ SMALL = Shape(hidden=64, layers=2, heads=2, kv_heads=1, intermediate=128)
 
 
 def random_mllm(
-    shape: Shape, *, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
+    shape: Shape,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    seed: int = 0,
+    vision: Mapping[str, int] | None = None,
 ) -> Mllm:
     """A Qwen2.5-VL with random weights and a text stack of the given shape.
 
-    Vocabulary (some hundred tokens), processor and the small vision tower are the testbed
-    model's: they take next to no time or memory and so hide no difference.
+    Vocabulary (some hundred tokens), processor and, but for what ``vision`` says of it, the small
+    vision tower are the testbed model's: they take next to no time or memory and so hide no
+    difference.
     """
     folder = shipped(TESTBED_MODEL)
     config = AutoConfig.from_pretrained(folder)
@@ -409,6 +415,10 @@ def random_mllm(
         "mrope_section": [half - 2 * side, side, side],
     }
     config.vision_config.out_hidden_size = shape.hidden
+    for name, value in (vision or {}).items():
+        setattr(config.vision_config, name, value)
+    if vision:
+        config.vision_config.fullatt_block_indexes = list(range(vision["depth"]))
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model: Any = AutoModelForImageTextToText.from_config(

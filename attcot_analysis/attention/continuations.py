@@ -12,7 +12,7 @@ from torch import Tensor
 from attcot_analysis.attention.candidates import CandidateTree, _common, _tokens_inside
 from attcot_analysis.attention.forked import branch_logits
 from attcot_analysis.attention.kinds import keeps_state
-from attcot_analysis.attention.packing import branched_inputs
+from attcot_analysis.attention.packing import branched_inputs, can_share
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, evaluating, token_starts
 
@@ -205,7 +205,7 @@ def read_continuations(
             ]
             for name, item, plan, own in zip(names, items, plans, asked, strict=True)
         ]
-    inputs, length, width = branched_inputs(mllm, items, plans)
+    inputs, length, width = branched_inputs(mllm, items, plans, shared=can_share(mllm, items))
     rows = [
         length + width * at + len(one.shared) - 1 + np.arange(len(one.tail))
         for own in asked
@@ -215,7 +215,7 @@ def read_continuations(
     device = inputs["input_ids"].device
     kept = torch.from_numpy(keep).to(device)
     with torch.no_grad(), evaluating(mllm.model):
-        logits = mllm.model(**inputs, logits_to_keep=kept, use_cache=False).logits
+        logits = mllm.model(**{"use_cache": False, **inputs}, logits_to_keep=kept).logits
     found: list[list[Reading]] = []
     every = iter(rows)
     for place, (name, own) in enumerate(zip(names, asked, strict=True)):

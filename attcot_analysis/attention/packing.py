@@ -286,6 +286,7 @@ def pack(
     padding_side: Literal["right", "left"] = "right",
     batch: Mapping[str, Tensor] | None = None,
     apart: bool = False,
+    shared: bool = False,
 ) -> Packed:
     """Pack one branch per item and step behind a batch of sequences.
 
@@ -301,6 +302,8 @@ def pack(
         apart: Let the model attend the batch's own tokens as without branches, and the branches
             apart from them, where its own mask is plainly causal: no mask of all tokens by all
             is made or read. For the attcot attention with right padding.
+        shared: Leave out what the model's prefixes hold already (see `can_share`): positions in
+            the result are then counted from the first token that is left.
 
     Raises:
         MeasureError: If an item has no rationale or not the steps asked for, or if the model's
@@ -311,7 +314,7 @@ def pack(
     """
     names, asked, plans = _planned(mllm, items, candidates, steps, names)
     inputs, length, width = branched_inputs(
-        mllm, items, plans, padding_side=padding_side, batch=batch, apart=apart
+        mllm, items, plans, padding_side=padding_side, batch=batch, apart=apart, shared=shared
     )
     readouts = tuple(
         readout(name, ks, [tree for _, tree in plan], length, width)
@@ -362,6 +365,7 @@ def branched_inputs(
     padding_side: Literal["right", "left"] = "right",
     batch: Mapping[str, Tensor] | None = None,
     apart: bool = False,
+    shared: bool = False,
 ) -> tuple[dict[str, Any], int, int]:
     """Model inputs of a batch with branches behind it.
 
@@ -372,15 +376,19 @@ def branched_inputs(
         padding_side: As `pack`.
         batch: As `pack`.
         apart: As `pack`.
+        shared: As `pack`.
 
     Returns:
         The inputs (see `Packed`), the position T at which the branches begin, and how many
         positions each takes: node n of an item's b-th branch stands at T + b · width + n.
     """
-    if batch is None:
-        batch = collate(mllm, items, padding_side=padding_side)
-    base = batch["input_ids"]
-    base_positions = positions(mllm, batch)
+    behind = mllm.prefixes.behind(mllm, items) if shared else None
+    if behind is not None:
+        batch, base, base_positions = {}, behind.ids, behind.positions
+    else:
+        if batch is None:
+            batch = collate(mllm, items, padding_side=padding_side)
+        base, base_positions = batch["input_ids"], positions(mllm, batch)
     n_items, length = base.shape
     width = max(len(tree.tokens) for plan in plans for _, tree in plan)
     extra = width * max(len(plan) for plan in plans)
@@ -399,16 +407,17 @@ def branched_inputs(
     branches = BranchTokens(
         *(torch.from_numpy(each).to(base.device) for each in (starts, ends, sees))
     )
-    # The next text position is one past the largest so far on any axis (M-RoPE after an image).
-    axes = base_positions if base_positions.ndim == 3 else base_positions[None]
-    following = axes.amax(0).cummax(-1).values + 1
+    following = next_positions(base_positions) if behind is None else behind.next_positions
     where = following.gather(1, (branches.ends - 1).clamp(min=0)) + branches.sees.sum(-1) - 1
     where = torch.where(branches.ends > 0, where, 0).expand(*base_positions.shape[:-1], -1)
+    packed_ids = torch.from_numpy(ids).to(base)
+    if behind is not None:
+        return behind.with_branches(packed_ids, where, branches), length, width
     inputs: dict[str, Any] = dict(batch)
     for key in TYPE_KEYS:
         if key in batch:
             inputs[key] = torch.nn.functional.pad(batch[key], (0, extra))
-    inputs["input_ids"] = torch.cat([base, torch.from_numpy(ids).to(base)], dim=1)
+    inputs["input_ids"] = torch.cat([base, packed_ids], dim=1)
     inputs["position_ids"] = torch.cat([base_positions, where], dim=-1)
     if apart and padding_side == "right" and plainly_causal(mllm, batch):
         inputs["attention_mask"] = rows_mask(branches, length)
@@ -416,6 +425,20 @@ def branched_inputs(
     else:
         inputs["attention_mask"] = block_mask(mllm, batch, branches)
     return inputs, length, width
+
+
+def next_positions(places: Tensor) -> Tensor:
+    """Position of a token that follows each one, ``(B, T)``, of position ids as `positions` gives.
+
+    It is one past the largest so far on any axis (M-RoPE after an image).
+    """
+    axes = places if places.ndim == 3 else places[None]
+    return axes.amax(0).cummax(-1).values + 1
+
+
+def can_share(mllm: Mllm, items: Sequence[Encoded]) -> bool:
+    """Whether a model holds prefixes that items of this batch can begin with."""
+    return mllm.prefixes is not None and mllm.prefixes.shares(mllm, items)
 
 
 def forced_answers(
@@ -465,10 +488,18 @@ def forced_readings(
     """
     if keeps_state(mllm):
         return _forked_readings(mllm, items, candidates, steps, names, texts)
-    packed = pack(mllm, items, candidates, steps=steps, names=names, apart=apart)
+    packed = pack(
+        mllm,
+        items,
+        candidates,
+        steps=steps,
+        names=names,
+        apart=apart,
+        shared=can_share(mllm, items),
+    )
     ours = attached(mllm.model) if "attcot_base" in packed.inputs else nullcontext()
     with torch.no_grad(), evaluating(mllm.model), ours:
-        output = mllm.model(**packed.inputs, logits_to_keep=packed.keep, use_cache=False)
+        output = mllm.model(**{"use_cache": False, **packed.inputs}, logits_to_keep=packed.keep)
         closed = packed.log_probs(output.logits)
         open_ = packed.text_log_probs(output.logits, mllm.tokenizer) if texts else closed
     return [(one.cpu(), two.cpu()) for one, two in zip(closed, open_, strict=True)]

@@ -417,8 +417,7 @@ def run_probe(
     last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
     with evaluating(model), attached(model):
         model(
-            **batch,
-            **{"use_cache": False, "logits_to_keep": last, **forward},
+            **{"use_cache": False, "logits_to_keep": last, **batch, **forward},
             attcot_probe=probe,
             attcot_cols=cols,
             attcot_rows=rows.to(mllm.device),

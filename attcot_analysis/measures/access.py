@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.attention.hook import attached
+from attcot_analysis.attention.packing import can_share
 from attcot_analysis.attention.probe import LayerCols, read_masses
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
 from attcot_analysis.errors import MeasureError
@@ -236,7 +237,8 @@ def _read_part(
     )
     chosen = [torch.from_numpy(np.concatenate([block.rows for block in own])) for own in found]
     rows = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
-    batch = collate(mllm, [item for _, item in part])
+    items = [item for _, item in part]
+    batch: dict[str, Any] = collate(mllm, items)
     layer_cols: LayerCols | None = None
     with contextlib.ExitStack() as stack:
         if rule is not None:
@@ -244,7 +246,12 @@ def _read_part(
             stack.enter_context(finder.watching())
             layer_cols = _sink_cols(finder)
         cols = cols.to(mllm.device)
+        cache = None
+        if can_share(mllm, items):
+            batch, cache = mllm.prefixes.opened(mllm, batch)
         masses = read_masses(mllm, batch, cols, rows, layers=layers, layer_cols=layer_cols)
+        if cache is not None:
+            mllm.prefixes.take(items, cache)
     stacked = torch.stack(list(masses.values()), dim=1).cpu().double().numpy()
     tables = []
     for (problem, item), own, read in zip(part, found, stacked, strict=True):

@@ -1,6 +1,7 @@
 """Dependence: would the answer change if the picture did, and prior reliance: would it not."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -401,42 +402,30 @@ def dependence(
     with_steps = [at for at, one in enumerate(parsed) if one.steps and at in tokens]
     originals = [(at, problems[at].image, base_responses[at]) for at in with_steps]
     before = dict(zip(with_steps, read(originals, "dependence, before"), strict=True))
-    rows = []
-    if "fixed" in rationales:
-        kept = [one for one in edited if one.at in before]
-        work = [(one.at, one.image, base_responses[one.at]) for one in kept]
-        for one, after in zip(kept, read(work, "dependence, fixed"), strict=True):
-            candidates = problems[one.at].candidates
-            best_before, best_after = before[one.at].argmax(), after.argmax()
-            rows.append(
-                _row(
-                    problems[one.at],
-                    one,
-                    "fixed",
-                    (candidates[best_before], candidates[best_after]),
-                    (before[one.at][best_before], after[best_before]),
-                    can_lose(before[one.at], int(best_before)),
+    answers = [parsed_answer(one, p, mllm.format) for one, p in zip(parsed, problems, strict=True)]
+    fixed, regenerated = [], []
+    for kind in edits:
+        own = [one for one in edited if one.kind == kind]
+        # What is kept of an edited picture serves both rationales, and no other edit.
+        with nullcontext() if mllm.prefixes is None else mllm.prefixes.while_needed():
+            if "fixed" in rationales:
+                fixed += _fixed(problems, own, base_responses, before, read)
+            if "regenerated" in rationales:
+                regenerated += _regenerated(
+                    mllm,
+                    problems,
+                    own,
+                    answers,
+                    before if regenerated_log_p else {},
+                    read,
+                    batch_size=batch_size,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    sampling=sampling,
+                    seed=seed,
+                    progress=progress,
                 )
-            )
-    if "regenerated" in rationales:
-        answers = [
-            parsed_answer(one, p, mllm.format) for one, p in zip(parsed, problems, strict=True)
-        ]
-        for kind in edits:
-            rows += _regenerated(
-                mllm,
-                problems,
-                [one for one in edited if one.kind == kind],
-                answers,
-                before if regenerated_log_p else {},
-                read,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                sampling=sampling,
-                seed=seed,
-                progress=progress,
-            )
+    rows = [*fixed, *regenerated]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.astype({"followed": "boolean", "flipped": "boolean"})
     stepless = [problems[at].id for at, one in enumerate(parsed) if not one.steps]
@@ -444,6 +433,27 @@ def dependence(
     for edit, names in left_out(problems, edited, edits).items():
         skipped[f"no edit {edit}"] = tuple(names)
     return Dependence(table, problems, skipped=skipped)
+
+
+def _fixed(
+    problems: Sequence[Problem],
+    edited: Sequence[EditedImage],
+    responses: Sequence[Response],
+    before: Mapping[int, np.ndarray],
+    read: Reader,
+) -> list[dict[str, Any]]:
+    """Rows of one edit with the base rationales."""
+    kept = [one for one in edited if one.at in before]
+    work = [(one.at, one.image, responses[one.at]) for one in kept]
+    rows = []
+    for one, after in zip(kept, read(work, "dependence, fixed"), strict=True):
+        candidates = problems[one.at].candidates
+        first, second = int(before[one.at].argmax()), int(after.argmax())
+        answers = candidates[first], candidates[second]
+        log_p = before[one.at][first], after[first]
+        room = can_lose(before[one.at], first)
+        rows.append(_row(problems[one.at], one, "fixed", answers, log_p, room))
+    return rows
 
 
 def _regenerated(

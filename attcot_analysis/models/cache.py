@@ -27,6 +27,10 @@ class PromptCache:
         """Keep what a processor has made of them."""
         self._kept[self._key(prompt, pictures)] = prepared
 
+    def clear(self) -> None:
+        """Let everything go."""
+        self._kept.clear()
+
     @staticmethod
     def _key(prompt: str, pictures: Sequence[Image.Image]) -> tuple[object, ...]:
         pixels = ((one.mode, one.size, hashlib.blake2b(one.tobytes()).digest()) for one in pictures)

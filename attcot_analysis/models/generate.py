@@ -150,20 +150,31 @@ def generate(
     with evaluating(model):
         starts = range(0, len(prompts), batch_size)
         for start in tqdm(starts, desc="generate", disable=not progress):
-            batch = collate(mllm, prompts[start : start + batch_size], padding_side="left")
+            chunk = prompts[start : start + batch_size]
+            shared = sampling is None and on_token is None and mllm.prefixes is not None
             watch = _Watch()
             devices = [mllm.device] if mllm.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices), only_settings(model, settings):
                 torch.manual_seed(seed + start)
-                output = model.generate(
-                    **batch,
-                    generation_config=settings,
-                    logits_processor=LogitsProcessorList([watch]),
-                    stopping_criteria=None if on_token is None else [_Told(on_token)],
-                )
+                if shared and mllm.prefixes.shares(mllm, chunk):
+                    new = mllm.prefixes.write(
+                        mllm,
+                        chunk,
+                        max_new_tokens=max_new_tokens,
+                        temperature=temperature,
+                        banned=_image_ids(mllm),
+                        watch=watch,
+                    )
+                else:
+                    batch = collate(mllm, chunk, padding_side="left")
+                    output = model.generate(
+                        **batch,
+                        generation_config=settings,
+                        logits_processor=LogitsProcessorList([watch]),
+                        stopping_criteria=None if on_token is None else [_Told(on_token)],
+                    )
+                    new = output[:, batch["input_ids"].shape[1] :].tolist()
             watch.check(mllm)
-            new = output[:, batch["input_ids"].shape[1] :].tolist()
-            chunk = prompts[start : start + batch_size]
             results += [
                 _generation(mllm, row, stop, opened=prompt.opened and not prompt.response_ids)
                 for prompt, row in zip(chunk, new, strict=True)

@@ -44,6 +44,8 @@ class Mllm:
         name: Path or hub id it was loaded from, or any name.
         revision: Commit of the hub repository, if it came from there.
         cache: Keeps prompts as the processor has prepared them; default none is kept.
+        prefixes: Keeps what passes begin with, an `attcot_analysis.attention.prefixes.Prefixes`;
+            default every pass is one of its own.
         format: How it is asked and how its responses are read; `dataclasses.replace` changes it.
         limits: What `load_mllm` was told that a picture may cost; empty for the checkpoint's own.
 
@@ -57,6 +59,7 @@ class Mllm:
     name: str
     revision: str | None = None
     cache: PromptCache | None = None
+    prefixes: Any = None
     format: ResponseFormat = TAGS
     limits: Mapping[str, int] = field(default_factory=dict)
 

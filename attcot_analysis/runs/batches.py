@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -94,7 +94,12 @@ class Halving:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def __call__(
-        self, name: str, make: Callable[[Places], Part], places: Places, items: Sequence[str]
+        self,
+        name: str,
+        make: Callable[[Places], Part],
+        places: Places,
+        items: Sequence[str],
+        clear: Callable[[], object] = lambda: None,
     ) -> Part:
         """Measure a batch.
 
@@ -103,6 +108,7 @@ class Halving:
             make: Measures some items.
             places: Those of the batch.
             items: Their names.
+            clear: Lets go of what is kept for the batch, called where memory did not do.
 
         Raises:
             MeasureError: If one item alone does not fit.
@@ -116,6 +122,7 @@ class Halving:
                 if made is not None:
                     parts.append(made)
                     continue
+                clear()
                 if len(some) == 1:
                     raise MeasureError(
                         f"Item {items[some[0]]} alone does not fit into memory ({name}); give it a "
@@ -183,42 +190,64 @@ class Batched:
     names: list[str] = field(default_factory=list)
     _made: dict[str, pd.DataFrame] = field(default_factory=dict)
 
-    def make(self, name: str, measure: Callable[[Places], Part], batches: Sequence[Places]) -> None:
-        """Make a table: measure what is not there.
+    def make(
+        self,
+        tables: Mapping[str, Callable[[Places], Part]],
+        batches: Sequence[Places],
+        begin: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Make tables batch by batch, all of a batch one after the other: what is not there.
 
         Args:
-            name: Of the table.
-            measure: Gives the rows of a batch.
-            batches: All batches of the table, the same ones whenever it is resumed.
+            tables: Names of tables, and what gives their rows of a batch.
+            batches: All batches of the tables, the same ones whenever they are resumed.
+            begin: Called before every batch, and again where memory did not do for a table.
 
         Raises:
             RunError: If what the run folder holds is damaged or of other batches, or another
                 process has failed.
         """
-        self.names.append(name)
+        self.names += tables
 
-        def part(batch: Places) -> Part:
-            return self.halving(name, measure, batch, [self.items[place] for place in batch])
+        def part(name: str, batch: Places) -> Part:
+            items = [self.items[place] for place in batch]
+            return self.halving(name, tables[name], batch, items, begin)
 
-        if self.run is None:
-            frames = [part(batches[n]).rows for n in self._shown(name, range(len(batches)))]
-            self._made[name] = joined(frames, self.items)
+        shown = ", ".join(tables)
+        run = self.run
+        if run is None:
+            frames: dict[str, list[pd.DataFrame]] = {name: [] for name in tables}
+            for n in self._shown(shown, range(len(batches))):
+                begin()
+                for name in tables:
+                    frames[name].append(part(name, batches[n]).rows)
+            self._made |= {name: joined(frames[name], self.items) for name in tables}
             return
-        run, full_name = self.run, self.prefix + name
-        parts = run.parts(full_name)
+        parts = {name: run.parts(self.prefix + name) for name in tables}
 
-        def to_do() -> list[int]:
-            return [] if full_name in run.tables else parts.missing(batches, self.items)
+        def to_do() -> dict[str, list[int]]:
+            return {
+                name: []
+                if self.prefix + name in run.tables
+                else parts[name].missing(batches, self.items)
+                for name in tables
+            }
 
         missing = self.shards.from_main(to_do)
+        wanted = sorted({number for numbers in missing.values() for number in numbers})
         with self.shards.together():
-            for number in self._shown(name, self.shards.mine(missing)):
-                parts.write(number, batches, self.items, part(batches[number]))
-        sizes = self.shards.gather(self.halving.sizes.get(name))
-        with self.shards.together():
-            if self.shards.main:
-                note_halved(run, full_name, sizes)
-                parts.tidy()
+            for number in self._shown(shown, self.shards.mine(wanted)):
+                begin()
+                for name in tables:
+                    if number in missing[name]:
+                        made = part(name, batches[number])
+                        parts[name].write(number, batches, self.items, made)
+        for name in tables:
+            sizes = self.shards.gather(self.halving.sizes.get(name))
+            with self.shards.together():
+                if self.shards.main:
+                    note_halved(run, self.prefix + name, sizes)
+                    parts[name].tidy()
 
     def read(self, name: str) -> pd.DataFrame:
         """A table that was made.

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from attcot_analysis.attention.prefixes import Prefixes
 from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError
 from attcot_analysis.files import write_whole
 from attcot_analysis.measures._items import Result
@@ -35,7 +36,7 @@ from attcot_analysis.measures.open_answers import OpenCommitment, open_commitmen
 from attcot_analysis.measures.probed import check_max_steps
 from attcot_analysis.measures.samples import SAMPLE, by_sample, samples_of, stacked
 from attcot_analysis.measures.unread import paragraph_note, unread_sentences
-from attcot_analysis.models import Mllm, Mode
+from attcot_analysis.models import Mllm, Mode, PromptCache, encode_problem
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EditKind, EditOptions, edit_function, edited_images
@@ -357,6 +358,7 @@ class ResponseStages:
         kept = self._with_steps(at, forced=True)
         if not kept:
             return Part(pd.DataFrame(columns=list(Commitment.columns)))
+        self._fill(at)
         others = [self.others[place] for place in kept]
         return self._rows(
             at,
@@ -369,7 +371,9 @@ class ResponseStages:
 
     def access(self, at: Places) -> Part:
         """Rows of `visual_access`, of the items that have a rationale."""
-        return self._rows(at, visual_access, layers=self.of.settings.layers, sinks=True)
+        # Its pass is what is kept of the items; of further samples, `_fill` keeps less.
+        mllm = replace(self.of.mllm, prefixes=None) if self.sample else self.of.mllm
+        return self._rows(at, visual_access, mllm, layers=self.of.settings.layers, sinks=True)
 
     def answer_access(self, at: Places) -> Part:
         """Rows of `answer_access`, of the items that have a rationale and a stated answer."""
@@ -398,6 +402,21 @@ class ResponseStages:
         except NothingMeasuredError:
             return Part(pd.DataFrame(columns=list(OpenCommitment.columns)))
 
+    def _fill(self, at: Places) -> None:
+        """Keep the items' own sequences, if the model can share.
+
+        All of a batch, whatever is measured of them, so that a resumed run gives the same numbers.
+        """
+        mllm, kept = self.of.mllm, self._with_steps(at)
+        if mllm.prefixes is None or not kept:
+            return
+        items = [
+            encode_problem(mllm, self.of.problems[place], response=self.responses[place])
+            for place in kept
+        ]
+        if mllm.prefixes.shares(mllm, items):
+            mllm.prefixes.fill(mllm, items, whole=not self.sample)
+
     def _with_steps(self, at: Places, forced: bool = False) -> list[int]:
         """Those with a rationale; if answers are to be forced, open questions are left out."""
         kept = [place for place in at if self.n_steps[place]]
@@ -407,6 +426,7 @@ class ResponseStages:
         self,
         at: Places,
         measure: Callable[..., Result | pd.DataFrame],
+        mllm: Mllm | None = None,
         *,
         forced: bool = False,
         **options: Any,
@@ -416,7 +436,7 @@ class ResponseStages:
         if not kept:
             return Part(pd.DataFrame({"item": pd.Series(dtype=str)}))
         result = measure(
-            self.of.mllm,
+            mllm or self.of.mllm,
             [self.of.problems[place] for place in kept],
             [self.responses[place] for place in kept],
             batch_size=self.of.settings.batch_size,
@@ -435,6 +455,7 @@ class ResponseStages:
         ]
         if not edited:
             return Part(pd.DataFrame(columns=list(DEPENDENCE)))
+        self._fill(at)
         settings = self.of.settings
         # A fresh response of this model says nothing about an answer that another one gave.
         foreign = settings.generations is not None and settings.generations.foreign
@@ -554,6 +575,7 @@ def measure(
             items or settings, or another process has failed.
     """
     chosen, shards = _chosen(what, problems), shards or Shards()
+    mllm, clear = sharing(mllm)
     stages = Stages(mllm, problems, Settings(**settings))
     if run is None and ("maps" in chosen or shards.count > 1):
         raise MeasureError("Maps and several processes need a run folder; pass run as well.")
@@ -567,8 +589,8 @@ def measure(
 
         shards.from_main(note)
     made = Batched([problem.id for problem in problems], run, prefix, shards, progress)
-    _make(made, stages, chosen)
-    return {name: made.read(name) for name in made.names}
+    _make(made, stages, chosen, clear)
+    return {name: made.read(name) for name in (_NAMES.get(one, one) for one in chosen)}
 
 
 def measure_run(
@@ -606,6 +628,7 @@ def measure_run(
         RunError: As `measure`, or if the folder is another run's, or one is writing to it.
     """
     chosen, shards = _chosen(what, problems), shards or Shards()
+    mllm, clear = sharing(mllm)
     stages = Stages(mllm, problems, Settings(**settings))
     stages.check(chosen)
     with ExitStack() as held:
@@ -620,7 +643,8 @@ def measure_run(
         name = shards.from_main(open_folder)
         run = RunFolder.open(folder)
         items = [problem.id for problem in problems]
-        _make(Batched(items, run, "", shards, progress and shards.main), stages, chosen)
+        made = Batched(items, run, "", shards, progress and shards.main)
+        _make(made, stages, chosen, clear)
         with shards.together():
             if shards.main:
                 _finish(run, stages.settings, chosen, problems, name)
@@ -662,7 +686,24 @@ def _manifest(stages: Stages, what: Sequence[What]) -> dict[str, Any]:
     )
 
 
-def _make(made: Batched, stages: Stages, what: Sequence[What]) -> None:
+def sharing(mllm: Mllm) -> tuple[Mllm, Callable[[], None]]:
+    """A model that prepares every picture of a batch once and runs what passes share once.
+
+    Returns:
+        The model, and what lets go of all that was kept for a batch.
+    """
+    if not isinstance(mllm, Mllm):
+        return mllm, lambda: None
+    prefixes, cache = Prefixes(mllm), PromptCache()
+
+    def clear() -> None:
+        prefixes.clear()
+        cache.clear()
+
+    return replace(mllm, prefixes=prefixes, cache=mllm.cache or cache), clear
+
+
+def _make(made: Batched, stages: Stages, what: Sequence[What], clear: Callable[[], None]) -> None:
     """Make all tables; those of a run folder are not read."""
     problems, size = stages.problems, stages.settings.batch_size
     plain = by_length(estimated_lengths(problems), size)
@@ -674,24 +715,33 @@ def _make(made: Batched, stages: Stages, what: Sequence[What]) -> None:
     }
     if "responses" in what:
         # In order, since a batch's seed follows from its first item.
-        made.make("responses", stages.responses, in_order(len(problems), size))
-    for name in what:
-        if name in asked:
-            made.make(_NAMES[name], asked[name], plain)
-    if not _ON_RATIONALES & set(what):
-        return
+        made.make({"responses": stages.responses}, in_order(len(problems), size), clear)
+    answers = {_NAMES[name]: asked[name] for name in what if name in asked}
+    if answers:
+        made.make(answers, plain, clear)
+    if _ON_RATIONALES & set(what):
+        _make_on_rationales(made, stages, what, clear)
+    clear()
+
+
+def _make_on_rationales(
+    made: Batched, stages: Stages, what: Sequence[What], clear: Callable[[], None]
+) -> None:
+    """Make the tables that are read on responses, those of a batch one after the other."""
+    problems = stages.problems
     answers = made.read("answers_cot")
     samples = [[list(ids) for ids in rows["ids"]] for rows in samples_of(answers)]
     longest = [max(ids, key=len) for ids in zip(*samples, strict=True)]
-    batches = by_length(estimated_lengths(problems, longest), size)
+    batches = by_length(estimated_lengths(problems, longest), stages.settings.batch_size)
+    # Access first: what it runs from beginning to end, the others go on from.
+    names = sorted((name for name in what if name in _ON_RATIONALES), key="access".__ne__)
     if SAMPLE in answers:
         stage = SampledStages(stages, samples)
-        every = {name: partial(stage.rows, name) for name in what if name in _ON_RATIONALES}
+        every = {str(name): partial(stage.rows, name) for name in names}
     else:
         rest = ResponseStages(stages, samples[0])
-        every = {name: getattr(rest, name) for name in what if name in _ON_RATIONALES}
-    for name, make in every.items():
-        made.make(name, make, batches)
+        every = {str(name): getattr(rest, name) for name in names}
+    made.make(every, batches, clear)
 
 
 def _finish(

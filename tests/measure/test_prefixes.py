@@ -1,0 +1,144 @@
+"""What passes share is run once, and every number is that of a pass of its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from families import shared_family
+from pandas.testing import assert_frame_equal
+from tiny import noise_image
+
+from attcot_analysis.attention.packing import candidate_tokens, forced_readings
+from attcot_analysis.attention.prefixes import Prefixes
+from attcot_analysis.models import PromptCache, encode, generate
+from attcot_analysis.runs import measure as suite
+from attcot_analysis.runs.measure import measure
+
+QUESTIONS = ("What color is it?", "Start at the star and follow the arrow. What is red?")
+RESPONSES = (
+    "<think>\n1. The star is in cell a1.\n2. Cell b1 holds a red circle.\n</think>\n"
+    "<answer>red</answer>",
+    "<think>\n1. The star is in cell c2 and its arrow points right, left or up.\n</think>\n"
+    "<answer>green</answer>",
+)
+PICTURES = (noise_image(64, 96, 1), noise_image(96, 64, 2))
+
+
+def encoded(mllm, responses=(None, None), pictures=PICTURES, **options):
+    """Two items of unlike length."""
+    return [
+        encode(mllm, picture, question, response=response, **options)
+        for picture, question, response in zip(pictures, QUESTIONS, responses, strict=True)
+    ]
+
+
+def sharing(mllm):
+    return replace(mllm, cache=PromptCache(), prefixes=Prefixes(mllm))
+
+
+@pytest.fixture
+def images_seen():
+    """Lengths of the pixels' tensors that models were given since they were named to it."""
+    seen, hooks = [], []
+
+    def look(module, arguments, inputs):
+        if inputs.get("pixel_values") is not None:
+            seen.append(len(inputs["pixel_values"]))
+
+    def watch(mllm):
+        hooks.append(mllm.model.register_forward_pre_hook(look, with_kwargs=True))
+        return seen
+
+    yield watch
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "llava_next"])
+def test_what_follows_a_kept_sequence_is_read_as_in_a_pass_of_its_own(name, images_seen):
+    mllm = shared_family(name)
+    shared, candidates = sharing(mllm), [candidate_tokens(mllm, ("red", "green", "blue"))] * 2
+    alone, behind = [], []
+    seen = images_seen(mllm)
+    for model, found in ((mllm, alone), (shared, behind)):
+        seen.clear()
+        for responses in (RESPONSES, RESPONSES[::-1], RESPONSES):
+            found += forced_readings(model, encoded(model, responses), candidates)
+        for temperature, mode in ((0.0, "cot"), (1.0, "direct")):
+            prompts = encoded(model, mode=mode)
+            made = generate(model, prompts, max_new_tokens=10, temperature=temperature)
+            found.append([one.ids for one in made])
+    assert len(seen) == 1, "the pictures go through the tower once"
+    for one, other in zip(alone, behind, strict=True):
+        if isinstance(one, list):
+            assert one == other
+        else:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
+
+
+def test_a_picture_or_a_token_that_differs_is_not_shared():
+    shared = sharing(shared_family("qwen2_5_vl"))
+    shared.prefixes.fill(shared, encoded(shared, RESPONSES))
+    own = encoded(shared, RESPONSES)
+    others = encoded(shared, RESPONSES, [noise_image(64, 96, 3), noise_image(96, 64, 4)])
+    for one, other in zip(own, others, strict=True):
+        kept, n = shared.prefixes._longest(one)
+        assert kept is not None and n == len(one.input_ids)
+        assert shared.prefixes._longest(other) == (None, 0)
+    (changed,) = encoded(shared, RESPONSES)[:1]
+    ids = changed.input_ids.clone()
+    ids[changed.prompt_length + 3] += 1
+    assert shared.prefixes._longest(replace(changed, input_ids=ids))[1] == changed.prompt_length + 3
+
+
+def test_one_picture_under_two_questions_is_run_once(images_seen):
+    mllm = shared_family("qwen2_5_vl")
+    shared, candidates = sharing(mllm), [candidate_tokens(mllm, ("red", "green"))] * 2
+    same = (PICTURES[0], PICTURES[0])
+    alone = forced_readings(mllm, encoded(mllm, RESPONSES, same), candidates)
+    seen = images_seen(mllm)
+    behind = forced_readings(shared, encoded(shared, RESPONSES, same), candidates)
+    torch.testing.assert_close(alone, behind, rtol=1e-5, atol=2e-5)
+    patches = encoded(mllm)[0].vision["pixel_values"].shape[0]
+    assert seen == [patches]
+
+
+def test_a_model_that_cannot_share_runs_every_pass_on_its_own(images_seen):
+    mllm = shared_family("gemma3")
+    shared, candidates = sharing(mllm), [candidate_tokens(mllm, ("red", "green"))] * 2
+    seen = images_seen(mllm)
+    found = [forced_readings(m, encoded(m, RESPONSES), candidates) for m in (mllm, shared, shared)]
+    assert len(seen) == 3 and not shared.prefixes.bytes
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_what_is_kept_for_a_while_is_let_go():
+    shared = sharing(shared_family("qwen2_5_vl"))
+    first, second = encoded(shared, RESPONSES)
+    shared.prefixes.fill(shared, [first])
+    before = shared.prefixes.bytes
+    with shared.prefixes.while_needed():
+        shared.prefixes.fill(shared, [second])
+        assert shared.prefixes.bytes > before > 0
+    assert shared.prefixes.bytes == before
+    shared.prefixes.clear()
+    assert shared.prefixes.bytes == 0
+
+
+WHAT = ("answers", "direct", "commitment", "access", "dependence")
+SETTINGS = {"batch_size": 2, "max_new_tokens": 40, "edits": ("twin", "blank")}
+
+
+def test_a_run_that_shares_gives_the_numbers_of_one_that_does_not(testbed, monkeypatch):
+    problems = testbed.problems[:3]
+    found = measure(testbed.mllm, problems, WHAT, **SETTINGS)
+    # What is measured alone, as after a kill, has the very numbers it has beside others.
+    alone = measure(testbed.mllm, problems, ("dependence",), **SETTINGS)["dependence"]
+    assert_frame_equal(found["dependence"], alone, check_exact=True)
+    monkeypatch.setattr(suite, "sharing", lambda mllm: (mllm, lambda: None))
+    apart = measure(testbed.mllm, problems, WHAT, **SETTINGS)
+    assert list(found) == list(apart)
+    for name, table in apart.items():
+        assert_frame_equal(found[name], table, rtol=1e-4, atol=1e-5, obj=name)
+    assert found["answers_cot"]["ids"].tolist() == apart["answers_cot"]["ids"].tolist()
+    assert len(found["commitment"]) and len(found["access"]) and len(found["dependence"])
