@@ -37,7 +37,7 @@ FULL = Scale(shape=SHAPE, tower=TOWER, items=8, side=432, repeats=3, new_tokens=
 QUICK = Scale(
     shape=Shape(hidden=64, layers=2, heads=2, kv_heads=1, intermediate=128),
     tower=QUICK_TOWER,
-    items=2,
+    items=4,
     side=64,
     repeats=1,
     new_tokens=8,
