@@ -189,7 +189,7 @@ def _worst(found: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> fl
     """The largest difference of a number in the tables."""
     worst = 0.0
     for name in READ:
-        numbers = found[name].select_dtypes("floating").columns
+        numbers = found[name].select_dtypes("float64").columns
         gap = (found[name][numbers] - other[name][numbers]).abs().to_numpy()
         worst = max(worst, float(np.nanmax(gap)))
     return worst

@@ -252,7 +252,17 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
     error = capsys.readouterr().err
     assert error.startswith("benchmarks: ") and message in error
     assert len(error.strip().splitlines()) <= 2
-    known = {"access", "commitment", "explorer", "grpo", "sayo", "suite", "traces", "training", "vista"}
+    known = {
+        "access",
+        "commitment",
+        "explorer",
+        "grpo",
+        "sayo",
+        "suite",
+        "traces",
+        "training",
+        "vista",
+    }
     assert set(benches.BENCHES) == known
 
 

@@ -58,6 +58,9 @@ class _Kept:
 class _Layer(DynamicLayer):
     """One layer's prefixes, padded on the left, and what comes behind them."""
 
+    keys: Any
+    values: Any
+
     def __init__(self, layer: int, kept: Sequence[_Kept], lengths: Sequence[int], keep: str):
         super().__init__()
         self.is_initialized = True
@@ -127,7 +130,7 @@ class Behind:
     positions: Tensor
     next_positions: Tensor
     mask: Tensor
-    cache: Cache
+    cache: Any
 
     @property
     def shift(self) -> Tensor:
@@ -179,7 +182,7 @@ class Prefixes:
         self._shares: bool | None = False if without else None
 
     @property
-    def bytes(self) -> int:
+    def n_bytes(self) -> int:
         """What the keys and values take."""
         tensors = [state for one in self._kept for pair in one.states for state in pair]
         return sum(one.numel() * one.element_size() for one in tensors)
@@ -249,7 +252,7 @@ class Prefixes:
                 )
             self._take(rest, found, behind.cache)
 
-    def opened(self, mllm: Mllm, batch: Mapping[str, Tensor]) -> tuple[dict[str, Any], Cache]:
+    def opened(self, mllm: Mllm, batch: Mapping[str, Tensor]) -> tuple[dict[str, Any], Any]:
         """A right-padded batch of `collate` as inputs of a pass that `take` keeps; its cache."""
         cache = Cache(layers=[_Layer(at, (), (), "new") for at in range(mllm.n_layers)])
         # Padding on the right hides nothing that a causal mask shows, and no mask is faster.
@@ -259,7 +262,7 @@ class Prefixes:
         }
         return {**batch, **own, "past_key_values": cache, "use_cache": True}, cache
 
-    def take(self, items: Sequence[Encoded], cache: Cache) -> None:
+    def take(self, items: Sequence[Encoded], cache: Any) -> None:
         """Keep what a pass of `opened` has left in its cache."""
         self._take(items, [(None, 0)] * len(items), cache)
 
@@ -380,7 +383,7 @@ class Prefixes:
         seen = keys >= before - n_kept[:, None, None]
         mask = seen & (keys <= before + torch.arange(width, device=device)[:, None])
         kept = [one for one, _ in found if one is not None]
-        layers = [_Layer(n, kept, lengths, keep) for n in range(mllm.n_layers)]
+        layers: list[Any] = [_Layer(n, kept, lengths, keep) for n in range(mllm.n_layers)]
         return Behind(
             lengths=n_kept,
             ids=ids,
@@ -391,7 +394,7 @@ class Prefixes:
         )
 
     def _take(
-        self, items: Sequence[Encoded], found: Sequence[tuple[_Kept | None, int]], cache: Cache
+        self, items: Sequence[Encoded], found: Sequence[tuple[_Kept | None, int]], cache: Any
     ) -> None:
         for at, (item, (parent, n)) in enumerate(zip(items, found, strict=True)):
             ids = item.input_ids.numpy()
@@ -424,7 +427,7 @@ class Prefixes:
         for name in sorted(item.vision):
             tensor = item.vision[name]
             if tensor not in self._pictures:
-                data = tensor.contiguous().view(torch.uint8).numpy() if tensor.numel() else b""
+                data = tensor.contiguous().numpy().tobytes()
                 self._pictures[tensor] = hashlib.blake2b(data, digest_size=16).digest()
             found += f"{name}{tuple(tensor.shape)}".encode() + self._pictures[tensor]
         return found

@@ -387,8 +387,8 @@ class ResponseStages:
     def lens(self, at: Places) -> Part:
         """Rows of `lens_commitment`, of the items that have a rationale and candidates."""
         settings = self.of.settings
-        options = {"layers": settings.layers, "max_steps": settings.max_steps}
-        return self._rows(at, lens_commitment, forced=True, **options)
+        layers, steps = settings.layers, settings.max_steps
+        return self._rows(at, lens_commitment, forced=True, layers=layers, max_steps=steps)
 
     def divergence(self, at: Places) -> Part:
         """Rows of `token_divergence` from a blank picture."""
@@ -686,13 +686,13 @@ def _manifest(stages: Stages, what: Sequence[What]) -> dict[str, Any]:
     )
 
 
-def sharing(mllm: Mllm) -> tuple[Mllm, Callable[[], None]]:
+def sharing(mllm: Mllm | None) -> tuple[Any, Callable[[], None]]:
     """A model that prepares every picture of a batch once and runs what passes share once.
 
     Returns:
         The model, and what lets go of all that was kept for a batch.
     """
-    if not isinstance(mllm, Mllm):
+    if mllm is None:  # Stages of one's own need none.
         return mllm, lambda: None
     prefixes, cache = Prefixes(mllm), PromptCache()
 

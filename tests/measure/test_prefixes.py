@@ -108,7 +108,7 @@ def test_a_model_that_cannot_share_runs_every_pass_on_its_own(images_seen):
     shared, candidates = sharing(mllm), [candidate_tokens(mllm, ("red", "green"))] * 2
     seen = images_seen(mllm)
     found = [forced_readings(m, encoded(m, RESPONSES), candidates) for m in (mllm, shared, shared)]
-    assert len(seen) == 3 and not shared.prefixes.bytes
+    assert len(seen) == 3 and not shared.prefixes.n_bytes
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
@@ -116,13 +116,13 @@ def test_what_is_kept_for_a_while_is_let_go():
     shared = sharing(shared_family("qwen2_5_vl"))
     first, second = encoded(shared, RESPONSES)
     shared.prefixes.fill(shared, [first])
-    before = shared.prefixes.bytes
+    before = shared.prefixes.n_bytes
     with shared.prefixes.while_needed():
         shared.prefixes.fill(shared, [second])
-        assert shared.prefixes.bytes > before > 0
-    assert shared.prefixes.bytes == before
+        assert shared.prefixes.n_bytes > before > 0
+    assert shared.prefixes.n_bytes == before
     shared.prefixes.clear()
-    assert shared.prefixes.bytes == 0
+    assert shared.prefixes.n_bytes == 0
 
 
 WHAT = ("answers", "direct", "commitment", "access", "dependence")
