@@ -45,7 +45,7 @@ class DataCoverage:
     def gaps(self) -> tuple[str, ...]:
         """A sentence for everything that cannot be measured, or on some items only."""
         said = []
-        for part in self.parts:
+        for part in self.parts if self.n else ():
             if part.n == 0:
                 said.append(f"Not measured: {part.name} (no item has {part.needs}).")
             elif part.n < self.n:
@@ -62,7 +62,8 @@ class DataCoverage:
         if whole:
             lines.append(f"Measured on all: {'; '.join(whole)}.")
         lines += self.gaps
-        lines.append(f"With a rationale to fine-tune on: {self.n_rationales} of {self.n}.")
+        if self.n:
+            lines.append(f"With a rationale to fine-tune on: {self.n_rationales} of {self.n}.")
         return "\n".join([*lines, *self.warnings])
 
 

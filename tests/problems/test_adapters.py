@@ -14,7 +14,8 @@ from attcot_analysis.problems import Problem, load_problems
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.problems.data import ADAPTERS, check_data, convert_data, read_data
 from attcot_analysis.problems.data.clevr import ATTRIBUTES, run
-from attcot_analysis.problems.data.source import hub_rows, rationale_steps
+from attcot_analysis.problems.data.fields import rationale_steps
+from attcot_analysis.problems.data.records import hub_rows
 from attcot_analysis.problems.folder import problem_record
 
 
@@ -91,7 +92,7 @@ TWIN = {"image": "photos/1-twin.png", "answer": "blue"}
         ({**GOOD, "tolerance": "5%"}, "tolerance is '5%'; expected a number"),
         ({**GOOD, "steps": ["a"], "rationale": "b"}, "both rationale and steps"),
         ({**GOOD, "rationale": 3}, "rationale is 3"),
-        ({**GOOD, "steps": "look"}, "steps is 'look'; expected a list"),
+        ({**GOOD, "steps": 3}, "steps is 3; expected a list"),
         ({**GOOD, "candidates": "red"}, "candidates is 'red'; expected a list"),
         ({**GOOD, "twin": "photos/2.png"}, "line 2, twin holds 'photos/2.png'"),
         ({**GOOD, "twin": {"image": "photos/2.png"}}, "line 2, twin lacks answer"),

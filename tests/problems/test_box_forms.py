@@ -13,7 +13,7 @@ from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
 from attcot_analysis.problems.box_forms import FORMS, BoxForms, fits, to_pixels
 from attcot_analysis.problems.data import check_data, convert_data, read_data
-from attcot_analysis.problems.data.source import corner_boxes
+from attcot_analysis.problems.data.fields import corner_boxes
 
 SIZE = (640, 480)
 PIXELS = (320.0, 240.0, 480.0, 432.0)

@@ -8,9 +8,11 @@ import os
 import zipfile
 
 import dataset_files
+import numpy as np
 import pyarrow as pa
 import pytest
 from dataset_files import lines, made, picture, save, stored, table
+from PIL import Image
 from real import needs_real_data, real_data
 
 from attcot_analysis.cli import main
@@ -346,3 +348,78 @@ def test_a_model_s_published_rationales_are_own_data(tmp_path):
             problem.answer == row["answer"].split("<answer>")[1].removesuffix("</answer>").strip()
         )
         assert problem.steps and "<" not in problem.steps[0].text
+
+
+# --- options, answers and boxes as they are often written -----------------------------------------
+
+ASKED = {"image": "photos/1.png", "question": "Which?", "answer": "B"}
+LISTED = "Which?\nA) red\nB) blue"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"choices": {"text": ["red", "blue"], "label": ["A", "B"]}},
+        {"choices": [{"label": "A", "text": "red"}, {"label": "B", "text": "blue"}]},
+        {"options": ["A) red", "B) blue"]},
+        {"options": "A. red\nB. blue"},
+        {"options": "red; blue"},
+        {"options": "red, blue", "answer": "B. blue"},
+        {"question": "Which?\nA. red\nB. blue"},
+        {"options": ["red", "blue"], "answer": "<answer>B</answer>"},
+        {"options": ["red", "blue"], "answer": "\\boxed{B}"},
+    ],
+)
+def test_options_and_letters_in_many_spellings(tmp_path, change):
+    (found,) = read_data(lines(folder(tmp_path) / "o.jsonl", [ASKED | change]))
+    assert (found.question, found.candidates, found.answer) == (LISTED, ("red", "blue"), "blue")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": ["red", "blue"], "answer": ["A", "B"]}, "has several right candidates"),
+        ({"options": ["red", "blue"], "answer": ["red", "blue"]}, "has several right candidates"),
+        ({"options": "1,200, 2,300", "answer": "A"}, "candidates is '1,200, 2,300'"),
+        ({"options": ["red", "blue"], "answer": 1}, "'1' is not one of the candidates"),
+        ({"boxes": {"x": 1, "y": 2, "w": 3, "h": 4}}, "is {'x': 1, 'y': 2, 'w': 3, 'h': 4}"),
+        ({"boxes": "<box>(1,2),(3,4)</box>"}, "<box>(1,2),(3,4)</box>"),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(tmp_path, change, message):
+    (fault,) = check_data(lines(folder(tmp_path) / "o.jsonl", [ASKED | change])).faults
+    assert message in fault and "line 1" in fault
+
+
+def test_several_people_s_answers_are_scored_as_in_vqa(tmp_path):
+    people = [{"answer": word, "answer_confidence": "yes"} for word in 3 * ["red"] + 2 * ["rose"]]
+    row = {**ASKED, "answer": None, "answers": people, "boxes": ["4", "4", "20", "20.5"]}
+    path = lines(folder(tmp_path) / "o.jsonl", [row])
+    (found,) = read_data(path)
+    assert (found.scoring, found.answer, len(found.references)) == ("vqa", "red", 5)
+    assert found.evidence == ((4, 4, 20, 20.5),)
+    assert "1 items are scored as in VQA" in str(check_data(path).coverage)
+
+
+def test_records_by_id_and_nearly_black_pictures(tmp_path):
+    Image.fromarray(np.full((48, 64), 900, dtype=np.uint16)).save(folder(tmp_path) / "dark.png")
+    held = {"q1": {"image": "dark.png", "question": "What?", "answer": "fog"}}
+    (tmp_path / "by_id.json").write_text(json.dumps(held | {"q2": held["q1"] | {"id": "own"}}))
+    found = check_data(tmp_path / "by_id.json")
+    assert [one.id for one in read_data(tmp_path / "by_id.json")] == ["q1", "own"]
+    assert "2 pictures are nearly black" in str(found.coverage)
+    lists = {"data": list(held.values()), "info": [1], "version": 2}
+    (tmp_path / "data.json").write_text(json.dumps(lists))
+    assert check_data(tmp_path / "data.json").coverage.n == 1
+
+
+def test_how_many_records_have_several_pictures_is_said(tmp_path):
+    two = {**ASKED, "image": ["photos/1.png", "photos/2.png"]}
+    found = check_data(lines(folder(tmp_path) / "o.jsonl", [ASKED, two, two]))
+    assert found.coverage.n == 1 and "2 records have several pictures" in str(found.coverage)
+
+
+def test_a_json_list_may_be_called_jsonl(tmp_path):
+    path = folder(tmp_path) / "list.jsonl"
+    path.write_text(json.dumps([ASKED, ASKED], indent=1))
+    assert check_data(path).coverage.n == 2

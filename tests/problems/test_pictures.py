@@ -13,7 +13,7 @@ from attcot_analysis.errors import ProblemError
 from attcot_analysis.models.inputs import read_image
 from attcot_analysis.problems import Edit, Problem, load_problems, save_problems
 from attcot_analysis.problems.data import check_data, read_data
-from attcot_analysis.problems.data.source import picture as adapter_picture
+from attcot_analysis.problems.data.place import picture as adapter_picture
 from attcot_analysis.problems.pictures import is_plain
 
 

@@ -11,7 +11,7 @@ from real import needs_real_data, real_data
 from attcot_analysis.measures.answers import answer_row
 from attcot_analysis.models import Generation
 from attcot_analysis.problems import FORMATS, Problem, parse_response
-from attcot_analysis.problems.data.source import with_options
+from attcot_analysis.problems.data.fields import with_options
 
 KEY = json.loads((Path(__file__).parent / "m3cot_key.json").read_text())
 """What each reply of each file states, in the order of ``items``; ``-`` for none or several.

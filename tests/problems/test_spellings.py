@@ -9,7 +9,7 @@ from real import needs_real_data, real_data
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data import check_data, read_data
-from attcot_analysis.problems.data.source import with_options
+from attcot_analysis.problems.data.fields import with_options
 
 
 def natural(path, asked, kind="multiple_choice"):

@@ -22,7 +22,8 @@ from attcot_analysis.models import load_mllm
 from attcot_analysis.models.inputs import read_image
 from attcot_analysis.models.load import out_of_memory
 from attcot_analysis.problems import generate_arrows, load_problems, save_problems
-from attcot_analysis.problems.data.source import Place, picture, rows
+from attcot_analysis.problems.data.place import Place, picture
+from attcot_analysis.problems.data.records import rows
 from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
@@ -63,7 +64,7 @@ def readers(folder):
         ((pd, "read_parquet"), lambda: read_values(folder / "run")),
         ((Image, "open"), lambda: load_problems(own)),
         ((Image, "open"), lambda: read_image(image)),
-        ((Image, "open"), lambda: picture(image.name, "row 1", image.parent)),
+        ((Image, "open"), lambda: picture(image.name, "row 1", [image.parent])),
         ((pq, "ParquetFile"), lambda: list(rows(Place(str(parquet), parquet, ""), "test"))),
         ((AutoConfig, "from_pretrained"), lambda: load_mllm(shipped(TESTBED_MODEL))),
     ]

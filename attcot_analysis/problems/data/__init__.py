@@ -5,20 +5,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
+from attcot_analysis.problems.data.fields import SEVERAL
 from attcot_analysis.problems.data.hub import (
     HUB_SETS,
-    read_aokvqa,
     read_hallusionbench,
     read_naturalbench,
     read_vstar,
 )
+from attcot_analysis.problems.data.place import Folder, Place
+from attcot_analysis.problems.data.records import Made, sampled
 from attcot_analysis.problems.data.reserved import check_reserved
-from attcot_analysis.problems.data.source import PLACE, Folder, Made, Place, sampled
 from attcot_analysis.problems.folder import check_id, problem_line, save_problems
 from attcot_analysis.problems.problem import Problem
 
@@ -51,7 +53,6 @@ ADAPTERS = {
     "vstar": replace(_HUB["vstar"], read=read_vstar),
     "naturalbench": replace(_HUB["naturalbench"], read=read_naturalbench),
     "hallusionbench": replace(_HUB["hallusionbench"], read=read_hallusionbench),
-    "a-okvqa": replace(_HUB["a-okvqa"], read=read_aokvqa),
 }
 """Formats by name."""
 
@@ -77,22 +78,10 @@ class DataCheck:
         return not self.faults and self.coverage.n > 0
 
 
-def read_data(
-    source: str | Path,
-    format: str = "jsonl",
-    *,
-    images: str | Path | None = None,
-    split: str | None = None,
-    boxes: str | None = None,
-    names: Mapping[str, str] | None = None,
-    outside: bool = False,
-    faults: list[str] | None = None,
-) -> Iterator[Problem]:
-    """Read a dataset as it is published, or your own, problem by problem.
+class ReadOptions(TypedDict, total=False):
+    """How a source is read, all optional.
 
-    Args:
-        source: File, folder or hub id.
-        format: A name in `ADAPTERS`.
+    Attributes:
         images: Folder or ZIP file of the pictures, where they do not lie beside the records.
         split: Of the dataset; default the format's own.
         boxes: Form of your own boxes, a name in `FORMS`; default pixels, refused where they show
@@ -100,24 +89,115 @@ def read_data(
         names: Of your own data: what fields are called in it, as ``{"question": "query"}``.
         outside: Read pictures outside of the data set's folder and of ``images``, too, which the
             records of a stranger should not name.
+    """
+
+    images: str | Path | None
+    split: str | None
+    boxes: str | None
+    names: Mapping[str, str] | None
+    outside: bool
+
+
+def read_data(
+    source: str | Path,
+    format: str = "jsonl",
+    *,
+    faults: list[str] | None = None,
+    **options: Unpack[ReadOptions],
+) -> Iterator[Problem]:
+    """Read a dataset as it is published, or your own, problem by problem.
+
+    Args:
+        source: File, folder or hub id.
+        format: A name in `ADAPTERS`.
         faults: Where to put a sentence for every record that cannot be read; default is to stop
             at the first.
+        **options: See `ReadOptions`.
 
     Raises:
         ProblemError: If the format is unknown or nothing can be read from the source, and, without
             ``faults``, at the first record that is wrong.
     """
-    return _read(_place(source, format, images, split, boxes, names, outside), format, faults)
+    return _Reading(_place(source, format, **options), format, faults, None, 0).problems()
+
+
+def check_data(
+    source: str | Path,
+    format: str = "jsonl",
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    **options: Unpack[ReadOptions],
+) -> DataCheck:
+    """Read a dataset and say what is wrong with it and what can be measured on it.
+
+    Args:
+        source: File, folder or hub id.
+        format: A name in `ADAPTERS`.
+        limit: Only so many problems, drawn at random and of every type in proportion.
+        seed: Of the draw.
+        **options: See `ReadOptions`.
+
+    Raises:
+        ProblemError: If the format is unknown or nothing can be read from the source.
+    """
+    read = _Reading(_place(source, format, **options), format, [], limit, seed)
+    for _ in read.problems():
+        pass
+    return read.check()
+
+
+def convert_data(
+    source: str | Path,
+    folder: str | Path,
+    format: str = "jsonl",
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    skip_faulty: bool = False,
+    overwrite: bool = False,
+    **options: Unpack[ReadOptions],
+) -> DataCheck:
+    """Write a dataset as a problem folder, which `load_problems` and ``attcot measure`` read.
+
+    Args:
+        source: File, folder or hub id.
+        folder: Where to; see `save_problems`.
+        format: A name in `ADAPTERS`.
+        limit: See `check_data`.
+        seed: See there.
+        skip_faulty: Leave out records that are wrong, instead of refusing the dataset.
+        overwrite: Replace a problem folder that is already there.
+        **options: See `ReadOptions`.
+
+    Raises:
+        ProblemError: As `read_data` and `save_problems`, and if the boxes show another form than
+            pixels, of which some would pass.
+    """
+    place = _place(source, format, **options)
+    read = _Reading(place, format, [] if skip_faulty else None, limit, seed)
+
+    def kept() -> Iterator[Problem]:
+        yield from read.problems()
+        if read.faults and not read.count.coverage.n:
+            raise ProblemError(
+                f"{source} has no item that can be read; the first fault: {read.faults[0]}"
+            )
+        if place.seen.fault is not None:
+            raise ProblemError(f"{source}: {place.seen.fault}")
+
+    save_problems(kept(), folder, overwrite=overwrite)
+    return read.check()
 
 
 def _place(
     source: str | Path,
     format: str,
-    images: str | Path | None,
-    split: str | None,
-    boxes: str | None,
-    names: Mapping[str, str] | None,
-    outside: bool,
+    images: str | Path | None = None,
+    split: str | None = None,
+    boxes: str | None = None,
+    names: Mapping[str, str] | None = None,
+    outside: bool = False,
 ) -> Place:
     if format not in ADAPTERS:
         near = get_close_matches(format, ADAPTERS, n=1)
@@ -153,37 +233,56 @@ def _folder(images: str | Path | None) -> Folder | None:
         ) from error
 
 
-def _read(
-    place: Place,
-    format: str,
-    faults: list[str] | None,
-    limit: int | None = None,
-    seed: int = 0,
-) -> Iterator[Problem]:
-    seen: set[str] = set()
-    records = ADAPTERS[format].read(place)
-    given = 0
-    for made in records if limit is None else sampled(records, limit, seed):
-        if limit is not None and given >= limit:
-            return
-        own: set[str] = set()
-        try:
-            token = PLACE.set(place)
+class _Reading:
+    """One pass over a source: the same for a check and a conversion, so that both say the same."""
+
+    def __init__(
+        self, place: Place, format: str, faults: list[str] | None, limit: int | None, seed: int
+    ) -> None:
+        self.place, self.faults = place, faults
+        self.count = CoverageCount()
+        records = ADAPTERS[format].read(place)
+        self._records = records if limit is None else sampled(records, limit, seed)
+        self._left = limit
+
+    def problems(self) -> Iterator[Problem]:
+        seen: set[str] = set()
+        for made in self._records:
+            if self._left == 0:
+                return
+            own: set[str] = set()
             try:
                 problems = made()
-            finally:
-                PLACE.reset(token)
+                for problem in problems:
+                    _check(problem, seen, own, made.where)
+            except ProblemError as error:
+                if self.faults is None:
+                    raise
+                self.faults.append(str(error))
+                continue
+            seen |= own
+            if self._left is not None:
+                problems = problems[: self._left]
+                self._left -= len(problems)
             for problem in problems:
-                _check(problem, seen, own, made.where)
-        except ProblemError as error:
-            if faults is None:
-                raise
-            faults.append(str(error))
-            continue
-        seen |= own
-        problems = problems if limit is None else problems[: limit - given]
-        given += len(problems)
-        yield from problems
+                self.count.add(problem)
+                self.place.look.add(problem)
+                yield problem
+
+    def check(self) -> DataCheck:
+        place, faults = self.place, self.faults or []
+        several = sum(SEVERAL in fault for fault in faults)
+        said = (
+            f"{several} records have several {SEVERAL}." if several else None,
+            place.seen.fault,
+            place.seen.doubt,
+            *place.look.sentences(place.boxes or "pixels"),
+            f"Kept as metadata: {', '.join(sorted(place.kept))}." if place.kept else None,
+            f"Not read: {', '.join(sorted(place.unread))}." if place.unread else None,
+        )
+        coverage = self.count.coverage
+        warnings = (*coverage.warnings, *(one for one in said if one is not None))
+        return DataCheck(replace(coverage, warnings=warnings), tuple(faults))
 
 
 def _check(problem: Problem, seen: set[str], own: set[str], where: str) -> None:
@@ -193,108 +292,3 @@ def _check(problem: Problem, seen: set[str], own: set[str], where: str) -> None:
     check_id(problem.id, own, where)
     check_reserved(problem)
     problem_line(problem)
-
-
-def check_data(
-    source: str | Path,
-    format: str = "jsonl",
-    *,
-    images: str | Path | None = None,
-    split: str | None = None,
-    boxes: str | None = None,
-    names: Mapping[str, str] | None = None,
-    outside: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
-) -> DataCheck:
-    """Read a dataset and say what is wrong with it and what can be measured on it.
-
-    Args:
-        source: See `read_data`, as the next six.
-        format: See there.
-        images: See there.
-        split: See there.
-        boxes: See there.
-        names: See there.
-        outside: See there.
-        limit: Only so many problems, drawn at random and of every type in proportion.
-        seed: Of the draw.
-
-    Raises:
-        ProblemError: If the format is unknown or nothing can be read from the source.
-    """
-    faults: list[str] = []
-    count = CoverageCount()
-    place = _place(source, format, images, split, boxes, names, outside)
-    for problem in _read(place, format, faults, limit, seed):
-        count.add(problem)
-        place.look.add(problem)
-    return _checked(count, place, faults)
-
-
-def _checked(count: CoverageCount, place: Place, faults: list[str]) -> DataCheck:
-    said = (
-        place.seen.fault,
-        place.seen.doubt,
-        *place.look.sentences(place.boxes or "pixels"),
-        f"Kept as metadata: {', '.join(sorted(place.kept))}." if place.kept else None,
-        f"Not read: {', '.join(sorted(place.unread))}." if place.unread else None,
-    )
-    warnings = (*count.coverage.warnings, *(one for one in said if one is not None))
-    return DataCheck(replace(count.coverage, warnings=warnings), tuple(faults))
-
-
-def convert_data(
-    source: str | Path,
-    folder: str | Path,
-    format: str = "jsonl",
-    *,
-    images: str | Path | None = None,
-    split: str | None = None,
-    boxes: str | None = None,
-    names: Mapping[str, str] | None = None,
-    outside: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
-    skip_faulty: bool = False,
-    overwrite: bool = False,
-) -> DataCheck:
-    """Write a dataset as a problem folder, which `load_problems` and ``attcot measure`` read.
-
-    Args:
-        source: See `read_data`.
-        folder: Where to; see `save_problems`.
-        format: See `read_data`, as the next five.
-        images: See there.
-        split: See there.
-        boxes: See there.
-        names: See there.
-        outside: See there.
-        limit: See `check_data`.
-        seed: See there.
-        skip_faulty: Leave out records that are wrong, instead of refusing the dataset.
-        overwrite: Replace a problem folder that is already there.
-
-    Raises:
-        ProblemError: As `read_data` and `save_problems`, and if the boxes show another form than
-            pixels, of which some would pass.
-    """
-    faults: list[str] = []
-    count = CoverageCount()
-    place = _place(source, format, images, split, boxes, names, outside)
-    problems = _read(place, format, faults if skip_faulty else None, limit, seed)
-
-    def counted() -> Iterator[Problem]:
-        for problem in problems:
-            count.add(problem)
-            place.look.add(problem)
-            yield problem
-        if faults and not count.coverage.n:
-            raise ProblemError(
-                f"{source} has no item that can be read; the first fault: {faults[0]}"
-            )
-        if place.seen.fault is not None:
-            raise ProblemError(f"{source}: {place.seen.fault}")
-
-    save_problems(counted(), folder, overwrite=overwrite)
-    return _checked(count, place, faults)

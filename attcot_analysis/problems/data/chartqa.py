@@ -24,21 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.source import (
-    Folder,
-    Made,
-    Place,
-    Record,
-    choose,
-    corner_boxes,
-    each,
-    file_id,
-    json_file,
-    json_list,
-    picture,
-    rows,
-    yes_or_no,
-)
+from attcot_analysis.problems.data.fields import corner_boxes, file_id, yes_or_no
+from attcot_analysis.problems.data.place import Folder, Place
+from attcot_analysis.problems.data.records import Made, Record, each, json_file, json_list, rows
+from attcot_analysis.problems.data.splits import choose
 from attcot_analysis.problems.problem import Box, Problem
 
 HUB = "HuggingFaceM4/ChartQA"
@@ -59,7 +48,7 @@ def read(place: Place) -> Iterator[Made]:
         files = [] if path is None else [path]
         tables = path is None or path.suffix != ".json"
     if tables:
-        make = partial(_problems, folder=None, kind="", folders=place.folders)
+        make = partial(_problems, folder=None, kind="", place=place)
         yield from each(rows(place, SPLIT), make)
         return
     if not files:
@@ -67,12 +56,10 @@ def read(place: Place) -> Iterator[Made]:
     for file in choose(files, Path(place.source), place.split, SPLIT):
         kind = next((name for name in _SOURCES if file.stem.endswith(name)), file.stem)
         folder = place.images or file.parent
-        yield from each(json_list(file), partial(_problems, folder=folder, kind=kind))
+        yield from each(json_list(file), partial(_problems, folder=folder, kind=kind, place=place))
 
 
-def _problems(
-    record: Record, folder: Folder | None, kind: str, folders: Sequence[Folder] = ()
-) -> list[Problem]:
+def _problems(record: Record, folder: Folder | None, kind: str, place: Place) -> list[Problem]:
     old = "query" in record.value or "label" in record.value
     label = record.field("label" if old else "answer", (str, int, float, list))
     label = label[0] if isinstance(label, list) and len(label) == 1 else label
@@ -83,13 +70,13 @@ def _problems(
     number = record.number or record.where.rpartition(" ")[2]
     boxes: tuple[Box, ...] = ()
     if folder is None:
-        image = picture(record.value.get("image"), record.where, *folders)
+        image = place.show()(record.value.get("image"), record.where)
         kind = str(record.value.get("type") or "").partition("_")[0]
         kind = kind or _SOURCES[bool(record.value.get("human_or_machine"))]
         name = file_id("chartqa", number)
     else:
         file = record.field("imgname")
-        image = picture(file, record.where, folder / "png", folder)
+        image = place.show(folder / "png", folder)(file, record.where)
         name = file_id("chartqa", kind, number)
         notes = folder / "annotations" / f"{Path(file).stem}.json"
         if isinstance(notes, Path) and notes.is_file():

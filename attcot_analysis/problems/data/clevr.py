@@ -32,16 +32,9 @@ from scipy.spatial import ConvexHull
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.controls import control_rectangles
-from attcot_analysis.problems.data.source import (
-    Folder,
-    Made,
-    Place,
-    Record,
-    each,
-    file_id,
-    json_list,
-    picture,
-)
+from attcot_analysis.problems.data.fields import file_id
+from attcot_analysis.problems.data.place import Place, Show
+from attcot_analysis.problems.data.records import Made, Record, each, json_list
 from attcot_analysis.problems.fills import Mask, bounding_box, lab, occluded, rgb
 from attcot_analysis.problems.objects import grown, recoloured, shifted
 from attcot_analysis.problems.problem import Box, Edit, Problem
@@ -338,13 +331,11 @@ def read(place: Place) -> Iterator[Made]:
         if isinstance(record, Record):
             scenes[record.value.get("image_index")] = record
     questions = json_list(folder / "questions" / f"CLEVR_{split}_questions.json", "questions")
-    images = [place.images or folder / "images" / split]
-    return each(questions, partial(_problems, scenes=scenes, images=images))
+    show = place.show(place.images or folder / "images" / split)
+    return each(questions, partial(_problems, scenes=scenes, show=show))
 
 
-def _problems(
-    record: Record, scenes: Mapping[object, Record], images: Sequence[Folder]
-) -> list[Problem]:
+def _problems(record: Record, scenes: Mapping[object, Record], show: Show) -> list[Problem]:
     answer, program = _answer(record), record.field("program", list)
     scene = scenes.get(record.value.get("image_index"))
     if scene is None:
@@ -353,7 +344,7 @@ def _problems(
     try:
         whole = run(program, objects, relations)
         names = candidates(program)
-        image = picture(record.field("image_filename"), record.where, *images)
+        image = show(record.field("image_filename"), record.where)
         boxes = object_boxes(objects, image.size)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ProblemError(

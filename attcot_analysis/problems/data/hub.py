@@ -1,47 +1,13 @@
 r"""Datasets that are published as tables: mostly an entry that says which column holds what.
 
-========================  ====================  =================================================
-hub dataset               paper                 columns that are read
-========================  ====================  =================================================
-LightChen2333/M3CoT       arXiv 2405.16473      ``id``, ``question``, ``choices``, ``context``,
-                                                ``answer`` (a letter), ``rationale``, ``image``,
-                                                ``domain``, ``topic``, ``split``
-HuggingFaceM4/A-OKVQA     arXiv 2206.01718      ``question_id``, ``question``, ``choices``,
-                                                ``correct_choice_idx``, ``rationales``, ``split``,
-                                                ``image`` or ``image_id``
-nyu-visionx/CV-Bench      arXiv 2406.16860      ``idx``, ``question``, ``choices``, ``answer``
-                                                (``(A)``), ``image``, ``type``, ``task``,
-                                                ``source``
-BLINK-Benchmark/BLINK     arXiv 2404.12390      ``idx``, ``question``, ``choices``, ``answer``
-                                                (``(A)``), ``image_1`` to ``image_4``,
-                                                ``sub_task``
-Lin-Chen/MMStar           arXiv 2403.20330      ``index``, ``question`` (with its options),
-                                                ``answer`` (a letter), ``image``, ``category``,
-                                                ``l2_category``
-derek-thomas/ScienceQA    arXiv 2209.09513      ``question``, ``choices``, ``answer`` (a place),
-                                                ``hint``, ``image``, ``solution``, ``subject``,
-                                                ``topic``
-flaviagiammarino/vqa-rad  10.1038/sdata.2018.251  ``image``, ``question``, ``answer``
-BoKelvin/SLAKE            arXiv 2102.09542      ``qid``, ``img_name``, ``question``, ``answer``,
-                                                ``q_lang``, ``modality``, ``answer_type``
-princeton-nlp/CharXiv     arXiv 2406.18521      ``figure_path``, ``image``, ``reasoning_q``,
-                                                ``reasoning_a``, ``category``
-hiyouga/geometry3k        arXiv 2105.04165      ``images``, ``problem``, ``answer``
-tianyi-lab HallusionBench  arXiv 2310.14566     ``category``, ``subcategory``, ``set_id``,
-                                                ``figure_id``, ``question_id``, ``question``,
-                                                ``gt_answer`` (0 or 1), ``filename`` or ``image``
-lmms-lab/vstar-bench      arXiv 2312.14135      ``text`` (with its options), ``label`` (a letter),
-                                                ``image``, ``category``, ``question_id``
-craigwu/vstar_bench       the same              files: ``test_questions.jsonl`` (``image``,
-                                                ``text``, ``category``, ``label``), and beside
-                                                every picture a JSON file (``target_object``,
-                                                ``bbox`` as x, y, width, height)
-BaiqiL/NaturalBench       arXiv 2410.14669      ``Index``, ``Question_0``, ``Question_1``,
-                                                ``Image_0``, ``Image_1``, ``Image_0_Question_0``
-                                                and the other three answers, ``Question_Type``
-ViLP/ViLP                 arXiv 2501.00569      ``question``, ``image1``, ``answer1``, and so on
-                                                to 3
-========================  ====================  =================================================
+Papers: M3CoT 2405.16473, A-OKVQA 2206.01718, CV-Bench 2406.16860, BLINK 2404.12390, MMStar
+2403.20330, ScienceQA 2209.09513, VQA-RAD 10.1038/sdata.2018.251, SLAKE 2102.09542, CharXiv
+2406.18521, Geometry3K 2105.04165, HallusionBench 2310.14566, V*Bench 2312.14135, NaturalBench
+2410.14669, ViLP 2501.00569. Which columns are read is said in `HUB_SETS`.
+
+V*Bench is also read from its published folder: ``test_questions.jsonl`` (``image``, ``text``,
+``category``, ``label``), and beside every picture a JSON file (``target_object``, ``bbox`` as x, y,
+width, height).
 
 A-OKVQA is also read from the published ``aokvqa_v1p0_{split}.json``, a list of objects, with COCO
 pictures in a folder (``--images``); its test split has no answers.
@@ -57,35 +23,35 @@ the next one with another answer. In HallusionBench it is the first other pictur
 which the same question has the other answer. None of the three has control edits.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.source import (
+from attcot_analysis.problems.data.fields import (
+    INSTRUCTION,
+    SEVERAL,
     YES_NO,
-    Folder,
-    Made,
-    Place,
-    Record,
     bare_question,
-    choose,
     corner_boxes,
-    each,
     file_id,
-    json_file,
-    json_lines,
-    json_list,
-    of_split,
-    picture,
+    listed_options,
     rationale_steps,
-    rows,
     with_options,
     yes_or_no,
 )
+from attcot_analysis.problems.data.place import Place, Show
+from attcot_analysis.problems.data.records import (
+    Made,
+    Record,
+    each,
+    json_file,
+    json_lines,
+    rows,
+)
+from attcot_analysis.problems.data.splits import choose
 from attcot_analysis.problems.problem import Edit, Problem, Scoring
 
 
@@ -115,7 +81,7 @@ class Columns(NamedTuple):
     keep: tuple[str, ...] = ()
     scoring: Scoring = "exact"
 
-    def problems(self, record: Record, folders: Sequence[Folder], name: str) -> list[Problem]:
+    def problems(self, record: Record, show: Show, name: str) -> list[Problem]:
         """The problem of a row."""
         question = bare_question(record.field(self.question))
         choices: tuple[str, ...] = ()
@@ -136,7 +102,7 @@ class Columns(NamedTuple):
         return [
             Problem(
                 id=file_id(name, *(known or [record.number])),
-                image=picture(self._image(record), record.where, *folders),
+                image=show(self._image(record), record.where),
                 question=with_options(asked, choices) if listed else asked,
                 candidates=choices,
                 answer=answer,
@@ -178,9 +144,7 @@ class Columns(NamedTuple):
         if not there and isinstance(record.value.get("image_id"), int):
             return f"{record.value['image_id']:012d}.jpg"  # As COCO names its pictures.
         if len(there) > 1:
-            raise ProblemError(
-                f"{record.where} has {len(there)} pictures; an item has one here, so leave it out."
-            )
+            raise ProblemError(f"{record.where} has {len(there)} {SEVERAL}.")
         return there[0] if there else None
 
     def _rationale(self, record: Record) -> str:
@@ -212,14 +176,18 @@ class HubSet(NamedTuple):
 
     def read(self, place: Place) -> Iterator[Made]:
         """Rows of the dataset."""
+        return each(rows(place, self.split), self.made(place))
+
+    def made(self, place: Place) -> Callable[[Record], list[Problem]]:
+        """What makes the problems of a record."""
         folders = [folder / part for folder in place.folders for part in self.inside]
-        return each(rows(place, self.split), partial(self.problems, folders=folders))
+        return partial(self.problems, show=place.show(*folders))
 
 
 def read_hallusionbench(place: Place) -> Iterator[Made]:
     """Rows of HallusionBench; the twin is the same question on the set's next other picture."""
     table = HUB_SETS["hallusionbench"]
-    folders = [folder / part for folder in place.folders for part in table.inside]
+    make = table.made(place)
     records = list(rows(place, table.split))
     groups: dict[tuple[str, ...], list[Record]] = {}
     names = ("category", "subcategory", "set_id", "question_id", "question")
@@ -232,63 +200,19 @@ def read_hallusionbench(place: Place) -> Iterator[Made]:
             group(record).append(record)
 
     def problems(record: Record) -> list[Problem]:
-        (problem,) = table.problems(record, folders=folders)
+        (problem,) = make(record)
         given = str(record.value["gt_answer"])
         others = [one for one in group(record) if str(one.value.get("gt_answer")) != given]
         if not others:
             return [problem]
-        (other,) = table.problems(others[0], folders=folders)
+        (other,) = make(others[0])
         return [replace(problem, twin=Edit("twin", other.image, other.answer, (), ()))]
 
     return each(records, problems)
 
 
-def read_aokvqa(place: Place) -> Iterator[Made]:
-    """Entries of A-OKVQA's published file, else rows of the hub dataset."""
-    path = place.path
-    files = sorted(path.glob("aokvqa_*.json")) if path is not None and path.is_dir() else []
-    files = [path] if path is not None and path.suffix == ".json" else files
-    table = HUB_SETS["a-okvqa"]
-    if not files:
-        return table.read(place)
-    folders = [folder / part for folder in place.folders for part in table.inside]
-    records = of_split(place, files, "val", json_list)
-    return each(records, partial(table.problems, folders=folders))
-
-
-_INSTRUCTION = re.compile(
-    r"\s*(?:Please (?:answer|output|choose|select|respond)|\nAnswer with)\b[^\n]*$", re.IGNORECASE
-)
-_LETTER = re.compile(r"(?<![\w(])\(?([A-Za-z])\s*[:.)]\s*")
-_HEAD = re.compile(r"\s*(?:\bOptions?\s*:?)?[\s(]*$", re.IGNORECASE)
-
-
-def listed_options(question: str, where: str) -> tuple[str, tuple[str, ...]]:
-    """A question without its list of options, and the options: ``A: one; B: two`` or the like.
-
-    Raises:
-        ProblemError: If it lists no two options A and B, or the same twice.
-    """
-    text = _INSTRUCTION.sub("", question)
-    marks: list[re.Match[str]] = []
-    for mark in _LETTER.finditer(text):
-        letter = mark[1].upper()
-        if letter == chr(65 + len(marks)):
-            marks.append(mark)
-        elif letter == "A" and len(marks) < 2:
-            marks = [mark]
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    options = tuple(
-        text[mark.end() : end].strip().rstrip(";,").rstrip()
-        for mark, end in zip(marks, ends, strict=False)
-    )
-    if len(options) < 2 or len(set(options)) < len(options):
-        raise ProblemError(f"{where}: its question {question!r:.80} lists no two options A and B.")
-    return _HEAD.sub("", text[: marks[0].start()]), options
-
-
-def _naturalbench(record: Record, folders: Sequence[Folder]) -> list[Problem]:
-    images = [picture(record.value.get(f"Image_{at}"), record.where, *folders) for at in (0, 1)]
+def _naturalbench(record: Record, show: Show) -> list[Problem]:
+    images = [show(record.value.get(f"Image_{at}"), record.where) for at in (0, 1)]
     kind = record.value.get("Question_Type", record.value.get("Question Type"))
     problems = []
     for asked in (0, 1):
@@ -320,7 +244,7 @@ def read_naturalbench(place: Place) -> Iterator[Made]:
     if path is None or path.suffix != ".json":
         return HUB_SETS["naturalbench"].read(place)
     choose([path], path, place.split, "train")
-    return each(_in_fours(path), partial(_naturalbench, folders=place.folders))
+    return each(_in_fours(path), partial(_naturalbench, show=place.show()))
 
 
 def _in_fours(path: Path) -> Iterator[Record | ProblemError]:
@@ -351,7 +275,7 @@ def _in_fours(path: Path) -> Iterator[Record | ProblemError]:
 def _closed(question: str, kind: object, where: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
     """The question, its candidates, and what a stated answer means."""
     if kind == "yes_no":
-        asked = _INSTRUCTION.sub("", question)
+        asked = INSTRUCTION.sub("", question)
         return asked, YES_NO, {answer.casefold(): answer for answer in YES_NO}
     question, texts = listed_options(question, where)
     letters = {chr(97 + at): text for at, text in enumerate(texts)}
@@ -365,8 +289,8 @@ def _meant(answer: str, meaning: dict[str, str], where: str) -> str:
     return meaning[stated]
 
 
-def _vilp(record: Record, folders: Sequence[Folder]) -> list[Problem]:
-    images = [picture(record.value.get(f"image{n}"), record.where, *folders) for n in (1, 2, 3)]
+def _vilp(record: Record, show: Show) -> list[Problem]:
+    images = [show(record.value.get(f"image{n}"), record.where) for n in (1, 2, 3)]
     answers = [record.field(f"answer{n}").strip() for n in (1, 2, 3)]
     # Spelt otherwise it is the same answer, as the photographs of one object show.
     first = {answer.casefold(): answer for answer in reversed(answers)}
@@ -390,135 +314,130 @@ def _vilp(record: Record, folders: Sequence[Folder]) -> list[Problem]:
     return problems
 
 
-def _table(name: str, **columns: Any) -> Callable[..., list[Problem]]:
-    return partial(Columns(**columns).problems, name=name)
+def _set(
+    name: str, title: str, hub: str, split: str, inside: tuple[str, ...] = ("",), **columns: Any
+) -> HubSet:
+    return HubSet(title, hub, split, partial(Columns(**columns).problems, name=name), inside)
 
 
 _COCO = ("", "train2017", "val2017", "test2017")
 
 HUB_SETS: Mapping[str, HubSet] = {
-    "m3cot": HubSet(
+    "m3cot": _set(
+        "m3cot",
         "M3CoT",
         "LightChen2333/M3CoT",
         "test",
-        _table(
-            "m3cot",
-            id=("id",),
-            choices="choices",
-            context="context",
-            rationale="rationale",
-            keep=("domain", "topic", "split"),
-        ),
+        id=("id",),
+        choices="choices",
+        context="context",
+        rationale="rationale",
+        keep=("domain", "topic", "split"),
     ),
-    "a-okvqa": HubSet(
+    "a-okvqa": _set(
+        "aokvqa",
         "A-OKVQA",
         "HuggingFaceM4/A-OKVQA",
         "validation",
-        _table(
-            "aokvqa",
-            id=("question_id",),
-            choices="choices",
-            answer="correct_choice_idx",
-            rationale="rationales",
-            keep=("split",),
-        ),
-        _COCO,
+        inside=_COCO,
+        id=("question_id",),
+        choices="choices",
+        answer="correct_choice_idx",
+        rationale="rationales",
+        keep=("split",),
     ),
     "naturalbench": HubSet("NaturalBench", "BaiqiL/NaturalBench", "train", _naturalbench),
     "vilp": HubSet("ViLP", "ViLP/ViLP", "train", _vilp),
-    "cv-bench": HubSet(
+    "cv-bench": _set(
+        "cv-bench",
         "CV-Bench",
         "nyu-visionx/CV-Bench",
         "test",
-        _table("cv-bench", id=("idx",), choices="choices", keep=("type", "task", "source")),
+        id=("idx",),
+        choices="choices",
+        keep=("type", "task", "source"),
     ),
-    "blink": HubSet(
+    "blink": _set(
+        "blink",
         "BLINK",
         "",
         "val",
-        _table(
-            "blink",
-            image=tuple(f"image_{at}" for at in range(1, 5)),
-            id=("idx",),
-            choices="choices",
-            keep=("sub_task",),
-        ),
+        image=tuple(f"image_{at}" for at in range(1, 5)),
+        id=("idx",),
+        choices="choices",
+        keep=("sub_task",),
     ),
-    "mmstar": HubSet(
+    "mmstar": _set(
+        "mmstar",
         "MMStar",
         "Lin-Chen/MMStar",
         "val",
-        _table("mmstar", id=("index",), choices=IN_QUESTION, keep=("category", "l2_category")),
+        id=("index",),
+        choices=IN_QUESTION,
+        keep=("category", "l2_category"),
     ),
-    "scienceqa": HubSet(
+    "scienceqa": _set(
+        "scienceqa",
         "ScienceQA",
         "derek-thomas/ScienceQA",
         "test",
-        _table(
-            "scienceqa",
-            choices="choices",
-            context="hint",
-            rationale="solution",
-            keep=("subject", "topic"),
-        ),
+        choices="choices",
+        context="hint",
+        rationale="solution",
+        keep=("subject", "topic"),
     ),
-    "vqa-rad": HubSet("VQA-RAD", "flaviagiammarino/vqa-rad", "test", _table("vqa-rad")),
-    "slake": HubSet(
+    "vqa-rad": _set("vqa-rad", "VQA-RAD", "flaviagiammarino/vqa-rad", "test"),
+    "slake": _set(
+        "slake",
         "SLAKE",
         "",
         "test",
-        _table(
-            "slake",
-            image=("img_name",),
-            id=("qid",),
-            keep=("q_lang", "modality", "answer_type"),
-        ),
-        ("imgs", ""),
+        inside=("imgs", ""),
+        image=("img_name",),
+        id=("qid",),
+        keep=("q_lang", "modality", "answer_type"),
     ),
-    "charxiv": HubSet(
+    "charxiv": _set(
+        "charxiv",
         "CharXiv, its reasoning questions",
         "princeton-nlp/CharXiv",
         "validation",
-        _table(
-            "charxiv",
-            question="reasoning_q",
-            answer="reasoning_a",
-            id=("figure_path",),
-            keep=("category",),
-        ),
+        question="reasoning_q",
+        answer="reasoning_a",
+        id=("figure_path",),
+        keep=("category",),
     ),
-    "geometry3k": HubSet(
+    "geometry3k": _set(
+        "geometry3k",
         "Geometry3K",
         "hiyouga/geometry3k",
         "test",
-        _table("geometry3k", image=("images",), question="problem", scoring="math"),
+        image=("images",),
+        question="problem",
+        scoring="math",
     ),
-    "hallusionbench": HubSet(
+    "hallusionbench": _set(
+        "hallusionbench",
         "HallusionBench",
         "",
         "",
-        _table(
-            "hallusionbench",
-            image=("image", "filename"),
-            answer="gt_answer",
-            choices=("No", "Yes"),
-            id=("category", "subcategory", "set_id", "figure_id", "question_id"),
-            keep=("category", "subcategory", "visual_input"),
-        ),
-        ("", "hallusion_bench"),
+        inside=("", "hallusion_bench"),
+        image=("image", "filename"),
+        answer="gt_answer",
+        choices=("No", "Yes"),
+        id=("category", "subcategory", "set_id", "figure_id", "question_id"),
+        keep=("category", "subcategory", "visual_input"),
     ),
-    "vstar": HubSet(
+    "vstar": _set(
+        "vstar",
         "V*Bench",
         "lmms-lab/vstar-bench",
         "test",
-        _table(
-            "vstar",
-            question="text",
-            answer="label",
-            choices=IN_QUESTION,
-            id=("question_id",),
-            keep=("category",),
-        ),
+        question="text",
+        answer="label",
+        choices=IN_QUESTION,
+        id=("question_id",),
+        keep=("category",),
     ),
 }
 """Sets of rows, by the name of their format."""
@@ -533,15 +452,16 @@ def read_vstar(place: Place) -> Iterator[Made]:
     choose([path], path, place.split, "test")
     if place.images is not None and not isinstance(place.images, Path):
         raise ProblemError(f"{place.images} is a ZIP file; unpack it.")
-    return each(json_lines(path), partial(_vstar, root=place.images or path.parent))
+    root = place.images or path.parent
+    return each(json_lines(path), partial(_vstar, root=root, show=place.show(root)))
 
 
-def _vstar(record: Record, root: Path) -> list[Problem]:
+def _vstar(record: Record, root: Path, show: Show) -> list[Problem]:
     name = record.field("image")
     notes = root / Path(name).with_suffix(".json")
     held = Record(str(notes), json_file(notes))
     numbered = record._replace(value={"question_id": Path(name).stem, **record.value})
-    (problem,) = HUB_SETS["vstar"].problems(numbered, folders=[root])
+    (problem,) = HUB_SETS["vstar"].problems(numbered, show)
     boxes = corner_boxes(held.field("bbox", list), problem.size, held.where, form="xywh")
     targets = ", ".join(map(str, held.value.get("target_object", [])))
     return [

@@ -32,24 +32,26 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import to_pixels
-from attcot_analysis.problems.data.source import (
+from attcot_analysis.problems.data.fields import (
+    SEVERAL,
     YES_NO,
-    Folder,
-    Made,
-    Place,
-    Record,
     bare_question,
-    choose,
+    listed_options,
+    rationale_steps,
+    with_options,
+)
+from attcot_analysis.problems.data.place import Folder, Place, Show
+from attcot_analysis.problems.data.records import (
+    Made,
+    Record,
     each,
     json_lines,
     kind_of,
     of_split,
-    picture,
-    rationale_steps,
     read_table,
     tables,
-    with_options,
 )
+from attcot_analysis.problems.data.splits import choose
 from attcot_analysis.problems.folder import LINES, folder_problem, problem_from_record
 from attcot_analysis.problems.problem import Problem
 
@@ -120,7 +122,7 @@ def read(place: Place) -> Iterator[Made]:
     folders: list[Folder] = [] if place.images is None else [place.images]
     folders += dict.fromkeys(file.parent for file in files)
     records = of_split(place, files, "", _table)
-    return each(records, partial(_problems, folders=folders, place=place))
+    return each(records, partial(_problems, show=place.show(*folders), place=place))
 
 
 def _table(file: Path) -> Iterator[Record | ProblemError]:
@@ -134,7 +136,7 @@ def _of_folder(record: Record, root: Path) -> list[Problem]:
     return [folder_problem(root, record.value, record.where, set(), keep=True)]
 
 
-def _problems(record: Record, folders: Sequence[Folder], place: Place) -> list[Problem]:
+def _problems(record: Record, show: Show, place: Place) -> list[Problem]:
     where = record.where
     fields = _renamed(_spoken(record, place), where, place.names)
     _sort_out(fields, where, place)
@@ -171,12 +173,13 @@ def _problems(record: Record, folders: Sequence[Folder], place: Place) -> list[P
             "boxes": _boxes(inner.get("boxes", [])),
         }
 
-    def show(kind: str | None) -> Image.Image:
-        return picture(images[kind], where if kind is None else f"{where}, {kind}", *folders)
-
-    whole = show(None)
+    whole = show(images[None], where)
     _in_pixels(fields, whole.size, place)
-    return [problem_from_record(fields, lambda kind: show(kind) if kind else whole, where)]
+
+    def shown(kind: str | None) -> Image.Image:
+        return whole if kind is None else show(images[kind], f"{where}, {kind}")
+
+    return [problem_from_record(fields, shown, where)]
 
 
 # --- what fields are called ---------------------------------------------------------------------
@@ -306,56 +309,111 @@ def _one_picture(value: object, where: str) -> object:
         value = _parsed(value)
     held = value if isinstance(value, list) else [value]
     if len(held) != 1:
-        raise ProblemError(
-            f"{where} has {len(held)} pictures; an item has one, so put them into one picture or "
-            "leave it out."
-        )
+        raise ProblemError(f"{where} has {len(held)} {SEVERAL}.")
     if not isinstance(held[0], str | bytes | Mapping | Image.Image):
         raise ProblemError(f"{where}: image is {held[0]!r:.60}; it must be a string.")
     return held[0]
 
 
-_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*(?:<answer>)?(.*?)(?:</answer>)?\s*", re.DOTALL)
+_THOUGHT = re.compile(
+    r"\s*(?:<think>(.*?)</think>\s*(?:<answer>)?|<answer>|(?=\\boxed))"
+    r"(?:\s*\\boxed\{([^{}]*)\}\s*|(.*?))(?:</answer>)?\s*",
+    re.DOTALL,
+)
+_MARKED = re.compile(r"\(?([A-Z])[).:]\s*(\S.*)", re.DOTALL)
+
+
+def _options(given: Any, where: str) -> Any:
+    """Candidates as a list of texts: of a list, an object by letter, or a text."""
+    if isinstance(given, str) and given.strip():
+        marks = ("\n", "|", ";", ",")
+        listed = _parsed(given) if given.lstrip()[0] in "[{" else given
+        if re.search(r"\d,\d", given):
+            marks = marks[:-1]
+        if listed is given and (mark := next((one for one in marks if one in given), None)):
+            listed = given.split(mark)
+        given = listed
+    if isinstance(given, Mapping):
+        given = given["text"] if "text" in given else list(given.values())
+    if not isinstance(given, list):
+        return given
+    held = [one["text"] if isinstance(one, Mapping) and "text" in one else one for one in given]
+    texts = [_text(_written(one), "candidate", where).strip() for one in held]
+    marked = [_MARKED.fullmatch(text) for text in texts]
+    if all(one and one[1] == chr(65 + at) for at, one in enumerate(marked)):
+        return [one[2].strip() for one in marked if one]
+    return texts
+
+
+def _letter(text: str) -> str:
+    """The letter that a text is; empty if it is none."""
+    letter = text.strip("().: ").upper()
+    return letter if len(letter) == 1 and letter.isalpha() else ""
+
+
+def _option(text: str, listed: Sequence[str]) -> str | None:
+    """The candidate that a text is, by its words or its letter."""
+    marked = _MARKED.fullmatch(text)
+    words = marked[2].strip() if marked else text
+    at = ord(_letter(text) or "?") - 65
+    return words if words in listed else listed[at] if 0 <= at < len(listed) else None
+
+
+def _asked_options(fields: dict[str, Any], where: str) -> list[str]:
+    """The options that a question lists itself, taken out of it; none if it lists none."""
+    try:
+        fields["question"], found = listed_options(fields["question"], where)
+    except ProblemError:
+        return []
+    return list(found)
 
 
 def _settle_answer(fields: dict[str, Any], where: str) -> None:
     """Make the answer a text, and of a letter the option that it stands for."""
     answer, listed = fields["answer"], fields.get("candidates", [])
-    if isinstance(listed, str) and ("|" in listed or listed.startswith(("[", "{"))):
-        listed = _parsed(listed) if listed[0] in "[{" else listed.split("|")
-    letters = isinstance(listed, Mapping)
-    listed = list(listed.values()) if isinstance(listed, Mapping) else listed
-    if isinstance(listed, list):
-        listed = [_text(_written(one), "candidate", where).strip() for one in listed]
+    letters = isinstance(listed, Mapping) and "text" not in listed
+    listed = _options(listed, where)
     if isinstance(answer, bool) and not listed:
         listed = list(YES_NO)
     references = fields.get("references", [])
     if isinstance(references, str):
         references = _parsed(references)
     if isinstance(answer, list) and answer:
-        references = [*answer, *references] if isinstance(references, list) else references
-        answer = answer[0]
+        said = [one.get("answer", one) if isinstance(one, Mapping) else one for one in answer]
+        references = [*said, *references] if isinstance(references, list) else references
+        # The same more than once are what several people said, as in VQA.
+        if not listed and len({*map(str, said)}) < len(said) > 3:
+            fields.setdefault("scoring", "vqa")
+        answer = max(said, key=said.count)
     thought = _THOUGHT.fullmatch(answer) if isinstance(answer, str) else None
     if thought is not None:
-        answer = thought[2]
+        answer = thought[2] if thought[2] is not None else thought[3]
         if not fields.get("steps") and fields.get("rationale") is None:
             fields["rationale"] = thought[1]
     answer = _text(_written(answer), "answer", where).strip()
+    if not listed and _letter(answer):
+        listed = _asked_options(fields, where)
+        letters = bool(listed)
     if isinstance(listed, list) and listed and answer not in listed:
-        letter = answer.strip("().: ").upper()
-        at = ord(letter) - 65 if len(letter) == 1 else -1
-        if not 0 <= at < len(listed):
+        option = _option(answer, listed)
+        if option is None:
             near = get_close_matches(answer, listed, n=1)
             raise ProblemError(
                 f"{where}: answer {answer!r:.60} is not one of the candidates {listed}, nor a "
                 f"letter of one" + (f"; is it {near[0]!r}?" if near else ".")
             )
-        answer, letters = listed[at], True
+        answer, letters = option, True
     if letters and not all(one in fields["question"] for one in listed):
         fields["question"] = with_options(fields["question"], listed)
     fields["answer"], fields["candidates"] = answer, listed
     if isinstance(references, list) and references:
-        texts = [_text(_written(one), "reference", where) for one in references]
+        texts = [_text(_written(one), "reference", where).strip() for one in references]
+        right = {_option(one, listed) for one in texts} if listed else set()
+        if right - {answer, None}:
+            raise ProblemError(
+                f"{where} has several right candidates, expected one; leave it out, or leave its "
+                "candidates out."
+            )
         if fields.get("scoring") != "vqa":
             texts = [one for one in dict.fromkeys(texts) if one != answer]
         fields["references"] = [] if listed else texts
@@ -396,9 +454,15 @@ def _boxes(value: Any) -> Any:
     """Boxes as a list of lists; a single one may stand alone, and in a cell as text."""
     if isinstance(value, str):
         value = _parsed(value if value.lstrip().startswith("[") else f"[{value}]")
-    if isinstance(value, list | tuple) and len(value) == 4 and not isinstance(value[0], list):
+    single = isinstance(value, list | tuple) and len(value) == 4 and not isinstance(value[0], list)
+    if single or not isinstance(value, list | tuple | None):
         value = [value]
-    return [list(one) if isinstance(one, list | tuple) else one for one in value or []]
+    return [_sides(one) if isinstance(one, list | tuple) else one for one in value or []]
+
+
+def _sides(box: Sequence[Any]) -> list[Any]:
+    """The numbers of a box, those in quotes, too."""
+    return [_parsed(one) if isinstance(one, str) else one for one in box]
 
 
 def _in_pixels(fields: Any, size: tuple[int, int], place: Place) -> None:
@@ -430,8 +494,9 @@ def _steps(fields: dict[str, Any], where: str) -> object:
     """The steps of a record or an edit, each as an object."""
     text = fields.pop("rationale", None)
     steps = fields.get("steps")
-    if isinstance(steps, str) and steps.startswith("["):
-        steps = _parsed(steps)
+    if isinstance(steps, str):
+        steps = _parsed(steps) if steps.startswith("[") else steps
+        steps, text = (None, steps) if isinstance(steps, str) and text is None else (steps, text)
     if text is None:
         if not isinstance(steps, list):
             return [] if steps is None else steps

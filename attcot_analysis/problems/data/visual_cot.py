@@ -25,20 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.source import (
-    Folder,
-    Made,
-    Place,
-    Record,
+from attcot_analysis.problems.data.fields import (
     corner_boxes,
-    each,
     file_id,
+    rationale_steps,
+    yes_or_no,
+)
+from attcot_analysis.problems.data.place import Folder, Place
+from attcot_analysis.problems.data.records import (
+    Made,
+    Record,
+    each,
     json_lines,
     json_list,
     of_split,
-    picture,
-    rationale_steps,
-    yes_or_no,
 )
 from attcot_analysis.problems.problem import Problem
 
@@ -79,7 +79,7 @@ def _problems(record: Record, roots: list[Folder], place: Place) -> list[Problem
     base = Path(name).name
     there = any((folder / name).is_file() for folder in folders)
     moved = any((folder / base).is_file() for folder in folders) and not there
-    image = picture(base if moved else name, record.where, *folders)
+    image = place.show(*folders)(base if moved else name, record.where)
     if fields["boxes"] and fields["shares"]:
         _check_shares(fields["boxes"][0], fields["shares"], image.size, record.where)
     answer = str(fields["answer"]).strip()

@@ -1,0 +1,225 @@
+"""`Place`: what a person points at, and the pictures that records name in it."""
+
+import base64
+import binascii
+import io
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.problems.box_forms import FORMS, BoxForms
+from attcot_analysis.problems.pictures import check_inside, open_picture
+from attcot_analysis.problems.problem import Problem
+
+
+class Look:
+    """What pictures and evidence are like that were read, for a person to see whether it is so."""
+
+    _TOKEN = 14 * 14
+    """Pixels of a small image token."""
+    _DARK = 32
+    """Of 255: a picture without anything brighter is nearly black."""
+    _WORDS = 8
+    """With more an answer is a sentence."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._shares: list[float] = []
+        self._tiny = 0
+        self._on_white = 0
+        self._dark = 0
+        self._sentences = 0
+        self._humans = 0
+
+    def add(self, problem: Problem) -> None:
+        """Look at one more."""
+        self._on_white += bool(problem.image.info.get("on_white"))
+        brightest = max(problem.image.getextrema(), key=lambda ends: ends[1])[1]
+        self._dark += brightest < self._DARK
+        self._humans += problem.scoring == "vqa"
+        open_text = not problem.candidates and problem.scoring == "exact"
+        self._sentences += open_text and len(problem.answer.split()) > self._WORDS
+        boxes = problem.evidence_boxes
+        if boxes:
+            area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
+            self._shares.append(min(area / (problem.size[0] * problem.size[1]), 1.0))
+            self._tiny += area < min(self._TOKEN, problem.size[0] * problem.size[1])
+
+    def sentences(self, form: str) -> list[str]:
+        """What to say of it; evidence was written in this form."""
+        said = []
+        if self._shares:
+            covered = float(np.median(self._shares))
+            said.append(
+                f"Evidence of {len(self._shares)} items was read as {FORMS[form]}; it covers "
+                f"{covered:.2%} of the picture (median)."
+            )
+        if self._tiny:
+            said.append(
+                f"The evidence of {self._tiny} of them is smaller than an image token of 14x14 "
+                "pixels: is its form the right one (--boxes)?"
+            )
+        if self._sentences:
+            said.append(
+                f"The answers of {self._sentences} open items are sentences, and no response that "
+                "words them otherwise counts as right: give scores with the responses (correct)."
+            )
+        if self._humans:
+            said.append(
+                f"{self._humans} items are scored as in VQA, by how many people gave an answer."
+            )
+        if self._dark:
+            said.append(
+                f"{self._dark} pictures are nearly black: do 16-bit files hold 10 or 12 bits?"
+            )
+        if self._on_white:
+            said.append(f"{self._on_white} pictures are clear in places and were put on white.")
+        return said
+
+
+Folder: TypeAlias = Path | zipfile.Path
+"""Where pictures lie: a folder, or a place in a ZIP file."""
+
+Show: TypeAlias = Callable[[object, str], Image.Image]
+"""Gives the picture that a record names or holds; the second argument is for messages."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a person points at, and what was found there.
+
+    Attributes:
+        source: A file or folder, or a hub id.
+        images: Folder or ZIP file of the pictures, where they do not lie beside the records.
+        split: Of the dataset; ``None`` for the format's own default.
+        boxes: Form of your own boxes, a name in `FORMS`; ``None`` for pixels, unless they show
+            another form.
+        names: For your own data: what a field of the records is called here.
+        outside: Whether records may name pictures outside of the folders.
+        seen: Counts the boxes, to tell their form.
+        look: Counts what pictures and evidence are like.
+        kept: Fields of your own that went into the metadata.
+        unread: Fields of your own that were not read.
+    """
+
+    source: str
+    images: Folder | None = None
+    split: str | None = None
+    boxes: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    outside: bool = False
+    seen: BoxForms = field(default_factory=BoxForms, compare=False)
+    look: Look = field(default_factory=Look, compare=False)
+    kept: set[str] = field(default_factory=set, compare=False)
+    unread: set[str] = field(default_factory=set, compare=False)
+
+    @property
+    def folders(self) -> list[Folder]:
+        """Where pictures that a record names are looked for."""
+        path = Path(self.source)
+        own = path if path.is_dir() else path.parent
+        return [own] if self.images is None else [self.images, own]
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder; ``None`` if there is none, so that it must be a hub id."""
+        path = Path(self.source)
+        return path if path.exists() else None
+
+    def folder(self, name: str, how: str) -> Path:
+        """The folder, for formats that cannot be had from the hub as rows.
+
+        Raises:
+            ProblemError: If there is none.
+        """
+        if self.path is None:
+            raise ProblemError(f"{self.source} does not exist; {name} is read from files: {how}.")
+        return self.path
+
+    def show(self, *folders: Folder) -> Show:
+        """What gives the pictures of these folders, default `folders`."""
+        own = None if self.outside else self.folders
+        return partial(picture, folders=folders or self.folders, own=own)
+
+
+def picture(
+    value: object,
+    where: str,
+    folders: Sequence[Folder] = (),
+    own: Sequence[Folder] | None = None,
+) -> Image.Image:
+    """A picture as `upright_rgb` gives it.
+
+    Args:
+        value: A file's name, its bytes, also in base64 or as a ``data:`` address, a picture, or
+            what a parquet file holds of one (``{"bytes": ..., "path": ...}``).
+        where: For messages.
+        folders: Where to look for the file, in this order.
+        own: Folders that it must lie in, if it lies in none of ``folders``; default anywhere.
+
+    Raises:
+        ProblemError: If it is missing, damaged, too large, of no known range, or outside of the
+            folders.
+    """
+    if isinstance(value, Mapping):
+        held = value.get("bytes")
+        value = value.get("path") if held is None else held
+    if isinstance(value, str) and (written := _base64(value)) is not None:
+        value = written
+    if isinstance(value, Image.Image):
+        return open_picture(value, f"{where}: its picture")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return open_picture(io.BytesIO(value), f"{where}: its picture")
+    if not isinstance(value, str | Path) or not str(value):
+        raise ProblemError(f"{where} has no picture ({value!r:.60}).")
+    name = f"picture {value}"
+    names = dict.fromkeys((str(value), str(value).replace("\\", "/")))
+    places: list[Folder] = [f / one for one in names for f in folders or (Path(),)]
+    file = next((place for place in places if _is_file(place)), None)
+    if file is None:
+        looked = ", ".join(dict.fromkeys(map(str, folders))) or "this folder"
+        hint = "; say where pictures lie with --images" if ":" in str(value)[1:3] else ""
+        raise ProblemError(f"{where}: {name} does not exist in {looked}{hint}.")
+    if isinstance(file, zipfile.Path):
+        return open_picture(io.BytesIO(file.read_bytes()), f"{where}: {name}")
+    if own is not None:
+        # A link among the folders may lead out of what the user has named.
+        paths = [one for one in folders or (Path(),) if isinstance(one, Path)]
+        safe = [one for one in paths if not one.is_symlink()]
+        safe += [one for one in own if isinstance(one, Path)]
+        hint = "say where pictures lie with --images, or --allow-outside if you trust the data"
+        check_inside(file, f"{where}: {name}", hint, *safe)
+    return open_picture(file, f"{where}: {name}")
+
+
+_ENCODED = re.compile(r"(?:data:[\w/+.-]*;base64,)?([A-Za-z0-9+/\s]{64,}={0,2}\s*)", re.ASCII)
+
+
+def _base64(value: str) -> bytes | None:
+    """The bytes of a text in base64; ``None`` for a file's name."""
+    found = _ENCODED.fullmatch(value)
+    if found is None or not (value.startswith("data:") or found[1].startswith(_ENCODED_HEADS)):
+        return None
+    try:
+        return base64.b64decode("".join(found[1].split()), validate=True)
+    except binascii.Error:
+        return b""
+
+
+_ENCODED_HEADS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK")
+"""How PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
+
+
+def _is_file(path: Folder) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # No name that a file can have.
+        return False
