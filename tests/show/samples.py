@@ -213,7 +213,7 @@ def make_item(problem: Problem, arms: Mapping[str, str | None], hostile: str = "
             answer,
             steps if answer else (),
             settled if answer else None,
-            {"twin": answer, "control": answer, "blank": None},
+            {"twin": answer, "control": answer, "blank": None, "mine:<b>": "red"},
         )
     return ReportItem(problem, done, f"It is the first.{hostile}")
 

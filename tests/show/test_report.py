@@ -14,7 +14,7 @@ from show.samples import make_metrics, make_report, make_summary
 
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.show import html
-from attcot_analysis.show.report.items import ItemArm, ReportItem, picture_url
+from attcot_analysis.show.report.items import picture_url
 from attcot_analysis.show.report.page import Report, write_report
 from attcot_analysis.show.report.questions import Verdict, focus_metrics, verdict
 
@@ -132,6 +132,7 @@ def test_items_say_where_the_answer_settled_and_what_was_said_on_the_edits(text,
     assert first.count('class="here"') == 3 and "Settled on" not in silent
     assert "I do not know." in silent
     assert "On a blank picture: unparsed." in first
+    assert "After the edit mine:&lt;b&gt;: red." in first
     assert f"Twin: the answer changes. Right answer: <b>{problem.twin.answer}</b>" in first
     assert first.count("<img") == 3
 
@@ -200,11 +201,6 @@ def test_n_is_said_per_cell_where_it_differs(tmp_path):
     text = path.read_text()
     assert text.count("150 items × 4 seeds") == 2
     assert "[–,\N{NO-BREAK SPACE}–]" in text
-
-
-def test_items_refuse_answers_on_unknown_pictures(problem):
-    with pytest.raises(ShowError, match="mirror"):
-        ReportItem(problem, {"base": ItemArm("red", "red", edits={"mirror": "red"})})
 
 
 def test_large_pictures_are_shrunk_and_small_ones_kept_pixel_by_pixel():

@@ -326,19 +326,16 @@ _MARKED = re.compile(r"\(?([A-Z])[).:]\s*(\S.*)", re.DOTALL)
 def _options(given: Any, where: str) -> Any:
     """Candidates as a list of texts: of a list, an object by letter, or a text."""
     if isinstance(given, str) and given.strip():
-        marks = ("\n", "|", ";", ",")
-        listed = _parsed(given) if given.lstrip()[0] in "[{" else given
-        if re.search(r"\d,\d", given):
-            marks = marks[:-1]
-        if listed is given and (mark := next((one for one in marks if one in given), None)):
-            listed = given.split(mark)
-        given = listed
+        marks = ("\n", "|", ";") if re.search(r"\d,\d", given) else ("\n", "|", ";", ",")
+        mark = next((one for one in marks if one in given), None)
+        held = _parsed(given) if given.lstrip()[0] in "[{" else given
+        given = given.split(mark) if held is given and mark else held
     if isinstance(given, Mapping):
         given = given["text"] if "text" in given else list(given.values())
     if not isinstance(given, list):
         return given
-    held = [one["text"] if isinstance(one, Mapping) and "text" in one else one for one in given]
-    texts = [_text(_written(one), "candidate", where).strip() for one in held]
+    bare = [one["text"] if isinstance(one, Mapping) and "text" in one else one for one in given]
+    texts = [_text(_written(one), "candidate", where).strip() for one in bare]
     marked = [_MARKED.fullmatch(text) for text in texts]
     if all(one and one[1] == chr(65 + at) for at, one in enumerate(marked)):
         return [one[2].strip() for one in marked if one]

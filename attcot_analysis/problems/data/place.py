@@ -42,7 +42,8 @@ class Look:
     def add(self, problem: Problem) -> None:
         """Look at one more."""
         self._on_white += bool(problem.image.info.get("on_white"))
-        brightest = max(problem.image.getextrema(), key=lambda ends: ends[1])[1]
+        bands = problem.image.getextrema()
+        brightest = max(np.asarray(bands).ravel().tolist())
         self._dark += brightest < self._DARK
         self._humans += problem.scoring == "vqa"
         open_text = not problem.candidates and problem.scoring == "exact"

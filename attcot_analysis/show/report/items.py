@@ -9,7 +9,6 @@ from io import BytesIO
 import pandas as pd
 from PIL import Image
 
-from attcot_analysis.errors import ShowError
 from attcot_analysis.measures.answers import steps_of
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.outcomes import GROUPS, CotOutcomes
@@ -18,7 +17,6 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.show.heatmaps import png_bytes
 from attcot_analysis.show.style import arm_label, capital
 
-_EDITS = ("twin", "control", "blank")
 _LARGEST = 512  # pixels of the longer side
 _EXACT = 256  # up to this side a picture is kept pixel by pixel
 
@@ -67,7 +65,7 @@ class ItemArm:
         steps: Before the first step and after each; empty without a rationale.
         settled: From which step on the final answer stays the most probable; ``None`` if not
             measured.
-        edits: What it answered on other pictures (``"twin"``, ``"control"``, ``"blank"``).
+        edits: What it answered on other pictures, by the name of the edit.
         seed: Its training seed, said if the arm has several.
         samples: How many of several responses gave which answer, most first; ``None`` where it
             cannot be told. Empty where there is one. The others of these fields are the first's.
@@ -112,24 +110,12 @@ class ReportItem:
         note: Why it is shown, one sentence; may be empty.
         kind: Name of the group in which a reader can choose it, a key of
             `attcot_analysis.measures.outcomes.GROUPS`; empty where a pair of arms is compared.
-
-    Raises:
-        ShowError: If an arm answers on a picture that the item has not.
     """
 
     problem: Problem
     arms: Mapping[str, ItemArm] = field(default_factory=dict)
     note: str = ""
     kind: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse answers that would not be shown."""
-        unknown = {kind for arm in self.arms.values() for kind in arm.edits} - set(_EDITS)
-        if unknown:
-            raise ShowError(
-                f"Answers are given for the picture(s) {sorted(unknown)}; expected some of "
-                f"{list(_EDITS)}."
-            )
 
     def right(self, arm: str) -> bool:
         """Whether an arm's answer is the right one."""
@@ -276,7 +262,6 @@ def _arm(seeds: Mapping[int, Mapping[str, pd.DataFrame]], problem: Problem) -> I
     after = {
         str(kind): _candidate(answer)
         for kind, answer in zip(edits["edit"], edits["answer_after"], strict=True)
-        if kind in ("twin", "control", "blank")
     }
     return ItemArm(
         text=str(answered["text"]),
