@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test portable coverage oldest robustness real lint notebooks lab numbers docs wheel try clean
+.PHONY: help setup reproduce test portable coverage oldest robustness fuzz real lint notebooks lab numbers docs wheel try clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -77,6 +77,15 @@ robustness: export TQDM_DISABLE := 1
 robustness: export HF_HUB_OFFLINE := 1
 robustness: $(STAMP)  ## Plant faults (60 kills among them) and print how many were survived.
 	$(BIN)/pytest -q tests/robustness --kills 60 --examples 100
+
+# Outside of `make test`. What was drawn can be drawn again with the SEED that a failure names.
+MINUTES ?= 10
+SEED ?= 0
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: export TQDM_DISABLE := 1
+fuzz: export HF_HUB_OFFLINE := 1
+fuzz: $(STAMP)  ## Commands on damaged files, drawn at random for MINUTES=10: each must end in a sentence.
+	$(BIN)/pytest -q tests/robustness/test_fuzz.py --minutes $(MINUTES) --fuzz-seed $(SEED) --examples 100
 
 # Any checkpoint of a supported family: REAL=folder or hub id.
 REAL ?= HuggingFaceTB/SmolVLM-256M-Instruct

@@ -73,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        for word in words:
+            if not word.isprintable() and word.encode(errors="replace").decode() != word:
+                raise ProblemError(
+                    f"The command line holds {word!r}, which is not UTF-8; rename it."
+                )
         result = command_line()(
             [_HOME.sub(lambda _: os.path.expanduser("~"), word) for word in words],
             prog_name="attcot",
@@ -791,7 +796,7 @@ def _generate(
         raise MeasureError("--link-pictures is for requests; give --requests FILE, too.")
     assert out is not None
     with Shards.here() as shards, shards.together():
-        loaded = load_problems(problems, limit=items)
+        loaded = load_problems(problems, limit=items, keep_pictures=False)
         mllm = load_mllm(
             chosen.name,
             dtype=chosen.dtype or "auto",

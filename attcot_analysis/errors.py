@@ -73,6 +73,8 @@ _DISK = {
     errno.EPERM: "choose a folder that you may write to",
     errno.EIO: "check the disk",
     errno.ENOTDIR: "choose a folder whose parents are folders",
+    errno.EISDIR: "a folder is there, so give the file another name",
+    errno.ELOOP: "choose a folder whose links lead somewhere",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 """What a disk can refuse, and what helps."""

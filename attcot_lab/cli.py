@@ -158,7 +158,7 @@ def _finetune(
     folder = train_arm(
         chosen,
         choose(model).name,
-        load_problems(problems, limit=items),
+        load_problems(problems, limit=items, keep_pictures=False),
         out,
         config,
         save_every=save_every,

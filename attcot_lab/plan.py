@@ -149,7 +149,9 @@ class ProblemSet(Record):
     def training_problems(self, seed: int) -> list[Problem]:
         """The problems that the arms of one seed are trained on."""
         if self.train is not None:
-            return load_problems(find_folder(self.train), limit=self.train_items)
+            return load_problems(
+                find_folder(self.train), limit=self.train_items, keep_pictures=False
+            )
         knobs = {**self.knobs, "prior": self.train_prior}
         n = self.train_items or TRAIN_ITEMS
         return generate_problems(self.kind, n, seed=seed, split="train", **knobs)
@@ -161,7 +163,7 @@ class ProblemSet(Record):
     def test_problems(self, items: int | None, seed: int) -> list[Problem]:
         """The problems that all arms are measured on."""
         if self.test is not None:
-            return load_problems(find_folder(self.test), limit=items)
+            return load_problems(find_folder(self.test), limit=items, keep_pictures=False)
         knobs = {**self.knobs, "prior": self.test_prior}
         return generate_problems(self.kind, items or ITEMS, seed=seed, split="test", **knobs)
 

@@ -21,6 +21,7 @@ from attcot_analysis.models import Encoded, Mllm, token_starts
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
+from attcot_analysis.problems.problem import replaced
 from attcot_analysis.problems.reading import states
 from attcot_analysis.problems.steps import number_range
 from attcot_analysis.stats.intervals import Interval, bootstrap_mean
@@ -810,7 +811,7 @@ def _permuted(problem: Problem) -> Problem:
     """The same problem with its options in another order, in which none keeps its letter."""
     n = len(problem.candidates)
     by = 1 + zlib.crc32(problem.id.encode()) % (n - 1)
-    return replace(problem, candidates=(*problem.candidates[by:], *problem.candidates[:by]))
+    return replaced(problem, candidates=(*problem.candidates[by:], *problem.candidates[:by]))
 
 
 def _rows(

@@ -1,7 +1,7 @@
 """`Problem`: one question with its picture, its rationale steps, and the edits that test it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -336,6 +336,11 @@ class Problem(_Pictured):
                 f"{self.answer!r}, but is {edit.answer!r}."
             )
         _check_boxes(self.id, self.size, edit.boxes)
+
+
+def replaced(problem: Problem, **changes: Any) -> Problem:
+    """`dataclasses.replace`, which would read a picture on disk and hold it from then on."""
+    return replace(problem, **{"image": problem.__dict__["image"], **changes})
 
 
 def _check_text(value: object, what: str) -> None:

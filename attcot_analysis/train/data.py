@@ -12,6 +12,7 @@ from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
 from attcot_analysis.problems import Box, Problem
+from attcot_analysis.problems.problem import replaced
 
 IGNORED = -100
 """Label of tokens the cross-entropy leaves out."""
@@ -134,7 +135,7 @@ def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
     """Every problem under the picture of the next one; twins and controls would be wrong there."""
     others = [*problems[1:], *problems[:1]]
     return [
-        replace(problem, image=other.image, twin=None, control=None)
+        replaced(problem, image=other.__dict__["image"], twin=None, control=None)
         for problem, other in zip(problems, others, strict=True)
     ]
 
@@ -156,7 +157,7 @@ def with_boxes_of_others(problems: Sequence[Problem]) -> list[Problem]:
             )
     others = {n_steps: iter([*own[1:], own[0]]) for n_steps, own in alike.items()}
     return [
-        replace(
+        replaced(
             problem,
             steps=tuple(
                 replace(step, boxes=other.boxes)

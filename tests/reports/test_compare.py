@@ -2,8 +2,9 @@
 
 import json
 import shutil
+import weakref
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from markupsafe import escape
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measures import compare as metrics
+from attcot_analysis.problems import folder, load_problems, pictures
 from attcot_analysis.problems.formats import FORMATS, changed
+from attcot_analysis.problems.pictures import open_picture
 from attcot_analysis.show.report import compare, maps
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.compare import compare_runs
@@ -138,6 +141,30 @@ def test_what_was_stopped_is_finished(pair, compared, drawn, tmp_path, monkeypat
     done = compared_anew(pair, tmp_path / "ab", models=False)
     assert (tmp_path / "ab" / "results.json").exists()
     pd.testing.assert_frame_equal(done.run.read_table("values"), compared.run.read_table("values"))
+
+
+def test_pictures_are_read_when_they_are_shown_and_let_go(pair, drawn, tmp_path, monkeypatch):
+    """As many stay in memory as the few that were read last."""
+    held = weakref.WeakValueDictionary()
+    most = []
+
+    def opened(*arguments, **options):
+        image = open_picture(*arguments, **options)
+        held[len(most)] = image
+        most.append(len(held))
+        return image
+
+    for module in (pictures, folder):
+        monkeypatch.setattr(module, "open_picture", opened)
+    few = lru_cache(maxsize=2)(pictures._read_stored.__wrapped__)
+    monkeypatch.setattr(pictures, "_read_stored", few)
+    compared_anew(pair, tmp_path / "ab", models=False, items=0, examples=0)
+    assert len(most) >= 3 * len(pair.problems) and max(most) <= 4
+    # The planted opposite: who keeps them has them all.
+    most.clear()
+    held.clear()
+    kept = load_problems(pair.path("problems"))
+    assert len(kept) == len(pair.problems) and max(most) >= 3 * len(kept)
 
 
 def test_a_run_compared_with_itself_differs_in_nothing(pair, drawn, tmp_path):

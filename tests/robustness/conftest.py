@@ -12,6 +12,8 @@ Fault = Callable[[str], AbstractContextManager[None]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("robustness")
     group.addoption("--kills", type=int, default=3, help="kill -9 of runs, in all")
+    group.addoption("--minutes", type=float, default=0.0, help="of drawn command lines")
+    group.addoption("--fuzz-seed", type=int, default=0, help="of the first command line")
     group.addoption("--examples", type=int, default=15, help="damaged inputs per loader")
 
 

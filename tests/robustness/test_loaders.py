@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from faults import HOSTILE, survives
+from faults import survives
+from fuzzing import SEEDS, VALUES, WORDS, harmed, planted
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -24,18 +25,6 @@ from attcot_analysis.show.report.arms import read_arm as read_measured
 from attcot_lab.arms import read_arm
 from attcot_lab.plan import read_plan
 from benchmarks.explorer import planted_record
-
-WORDS = st.text('ab1 \n\t\x00<&:{["é漢\u2028', max_size=6)
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | WORDS
-    | st.sampled_from([HOSTILE, "", "\x00", "arrows", "../..", "1e999", "nan"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @pytest.fixture(scope="module")
@@ -52,34 +41,6 @@ def fuzz(request):
     )
 
 
-def harmed(content: bytes, draw: random.Random) -> bytes:
-    """Bytes changed, cut out, doubled, or put in, in up to three places."""
-    changed = bytearray(content)
-    for _ in range(draw.randint(1, 3)):
-        start = draw.randrange(len(changed) + 1)
-        stop = min(len(changed), start + draw.choice((0, 1, 1, 2, 30)))
-        changed[start:stop] = draw.choice(
-            (b"", bytes([draw.randrange(256)]), bytes(changed[start:stop]) * 2, b'\xff\xfe{["')
-        )
-    return bytes(changed)
-
-
-def planted(data: object, draw: random.Random, value: object) -> object:
-    """A JSON value with another value somewhere in it, or with a part of it gone."""
-    if isinstance(data, dict) and data and draw.random() < 0.8:
-        key = draw.choice(sorted(data))
-        rest = dict(data)
-        if draw.random() < 0.15:
-            rest.pop(key)
-        else:
-            rest[key] = planted(data[key], draw, value)
-        return rest
-    if isinstance(data, list) and data and draw.random() < 0.7:
-        at = draw.randrange(len(data))
-        return [*data[:at], planted(data[at], draw, value), *data[at + 1 :]]
-    return value
-
-
 @contextmanager
 def restored(path):
     """What a file holds is put back at the end, whatever was written to it."""
@@ -88,9 +49,6 @@ def restored(path):
         yield
     finally:
         path.write_bytes(whole)
-
-
-SEEDS = st.integers(0, 2**32 - 1)
 
 
 # --- problem folders ----------------------------------------------------------------------------

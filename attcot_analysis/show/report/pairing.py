@@ -209,7 +209,7 @@ def find_problems(
     places = [Path(folder)] if folder is not None else [*_noted(a, b), *_shipped()]
     n = max(int(arm.data["n"]) for arm in (a, b))
     for place in places:
-        problems = load_problems(place, limit=n)
+        problems = load_problems(place, limit=n, keep_pictures=False)
         if all(problems_hash(problems[: arm.data["n"]]) == arm.data["sha256"] for arm in (a, b)):
             shared = min(int(arm.data["n"]) for arm in (a, b))
             more = max((a, b), key=lambda arm: int(arm.data["n"]))
