@@ -38,6 +38,22 @@ def test_the_answer_is_on_the_first_screen_and_nothing_scrolls_sideways(visit, p
     page.locator("#hurt details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     keep(page.locator("#hurt"), f"hurt-{size}")
+    # Wide, what was found stands beside why, and the contents stay; narrow, no table needs a push.
+    wide = size == "wide"
+    found, why = (one.bounding_box() for one in page.locator("#hurt .found > div").all())
+    assert (why["y"] == found["y"] and why["x"] > found["x"] + 300) == wide
+    assert why["x"] + why["width"] > SIZES[size][0] - 60
+    page.locator("#limits").scroll_into_view_if_needed()
+    expect(page.locator("nav summary")).to_be_in_viewport()
+    expect(page.get_by_role("link", name="Metrics by arm")).to_be_visible(visible=wide)
+    overflow = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).length"
+    assert (
+        wide
+        or page.locator("#hurt .scroll:not(.wide), #metrics .scroll:not(.wide)").evaluate_all(
+            overflow
+        )
+        == 0
+    )
 
 
 def test_a_link_opens_the_item_that_it_names(visit, planted):
@@ -50,6 +66,18 @@ def test_a_link_opens_the_item_that_it_names(visit, planted):
     assert "Chosen because CoT hurt" in shown.locator(".note").first.inner_text()
     page.get_by_role("combobox", name="Show").select_option(label="CoT helped (6)")
     assert planted[1].items("helped")[0] in shown.locator("h3").inner_text()
+    # Sorted by a metric, the item at its end comes first, and unread ones last.
+    page.get_by_role("combobox", name="Show").select_option(index=0)
+    sort = page.get_by_role("combobox", name="Sort by")
+    at = (
+        sort.locator("option")
+        .all_inner_texts()
+        .index("p(final answer) before the first step (highest first)")
+    )
+    sort.select_option(index=at)
+    values = f"all => all.map(one => Number(one.dataset.values.split(' ')[{at - 1}]))"
+    every = page.locator("article.item").evaluate_all(values)
+    assert len(set(every)) > 1 and shown.evaluate_all(values) == [max(every)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -46,6 +46,22 @@ def test_an_item_says_what_the_tables_say(pair, tables):
             assert done.seed is None
 
 
+def test_how_often_the_forced_answer_is_not_the_stated_one_is_counted(pair, tables):
+    kinds = tables["att_cot"][0]
+    answers = kinds["answers_cot"].copy()
+    finals = Commitment(kinds["commitment"], pair.problems).items(thresholds=())
+    finals = finals[finals["control"] == "rationale"].set_index("item")
+    answers["answer"] = answers["item"].map(finals["final"]).astype(object)
+    names = list(answers["item"])
+    other = next(one for one in pair.problems[0].candidates if one != answers["answer"][0])
+    for planted, said in ((other, f", as on 1 of {len(names)} items"), (None, None)):
+        answers.loc[0, "answer"] = planted
+        said = said or f", as on 0 of {len(names) - 1} items"
+        own = {"att_cot": {0: kinds | {"answers_cot": answers}}}
+        items = report_items(own, pair.problems, ("att_cot", "att_cot"), 6)
+        assert {item.arms["att_cot"].unlike for item in items} == {said}
+
+
 def test_of_several_samples_the_first_is_shown_beside_the_answers_of_all(pair, tables):
     kinds = tables["att_cot"][0]
     answers = kinds["answers_cot"]

@@ -117,8 +117,9 @@ def test_a_p_that_knows_no_seeds_is_not_said_of_several():
         table = comparisons.assign(n_seeds=seeds, test=test, p_value=0.0001)
         (found,) = answer_questions(table, summary, METRICS)
         assert ("p (Holm)" in found.answers[0].numbers) == there
-        row = comparison_table(table, METRICS, {}, 1)["rows"]["accuracy_cot"]
-        assert row["p"] == ([f"<0.001 ({test})", "<0.001"] if there else ["–", "–"])
+        shown = comparison_table(table, METRICS, {}, 1)
+        assert shown["rows"]["accuracy_cot"]["p"] == ["<0.001" if there else "–"] * 2
+        assert shown["inference"] == (test if there else "")
 
 
 def test_what_was_not_measured_is_not_asked_and_every_question_has_its_metric():

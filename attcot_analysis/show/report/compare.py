@@ -175,7 +175,7 @@ def compare_runs(
             manifest=brief(run.manifest),
         )
         page = run.path / "report.html"
-        write_run_report(report, page, _tables(arms), shared, maps=maps, items=items)
+        write_run_report(report, page, _tables(arms), shared, maps=maps, items=items, values=values)
         answers = _answers(comparisons, summary)
         results = {
             "headline": answers.headline,
@@ -265,7 +265,14 @@ def report_run(
         )
         tables = _tables([arm])
         return write_run_report(
-            report, path, tables, shared, maps=maps, items=items, overwrite=overwrite
+            report,
+            path,
+            tables,
+            shared,
+            maps=maps,
+            items=items,
+            values=values,
+            overwrite=overwrite,
         )
 
 
@@ -325,6 +332,7 @@ def write_run_report(
     *,
     maps: Sequence[StepMaps] = (),
     items: int = 24,
+    values: pd.DataFrame | None = None,
     overwrite: bool = True,
 ) -> Path:
     """Write a report with the curves, maps and items of what was measured.
@@ -336,6 +344,7 @@ def write_run_report(
         problems: The items.
         maps: Items whose maps are drawn.
         items: Items in the item browser.
+        values: By which these can be sorted, as of `item_values`.
         overwrite: Replace a page and figures that are there.
     """
     with styled_arms(order_arms(tables)):
@@ -349,7 +358,7 @@ def write_run_report(
             curves=run_curves(tables, problems, pair[0]),
             heatmaps=[item.figure() for item in maps],
             examples=report_items(
-                tables, problems, pair, items, own if isinstance(own, CotOutcomes) else None
+                tables, problems, pair, items, own if isinstance(own, CotOutcomes) else None, values
             ),
         )
         return write_report(

@@ -3,7 +3,7 @@
 import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 
 import pandas as pd
@@ -69,6 +69,8 @@ class ItemArm:
         seed: Its training seed, said if the arm has several.
         samples: How many of several responses gave which answer, most first; ``None`` where it
             cannot be told. Empty where there is one. The others of these fields are the first's.
+        unlike: How often it states another answer than it gives when forced after its last step,
+            such as ``", as on 3 of 24 items"``; may be empty.
     """
 
     text: str
@@ -78,6 +80,7 @@ class ItemArm:
     edits: Mapping[str, str | None] = field(default_factory=dict)
     seed: int | None = None
     samples: Mapping[str | None, int] = field(default_factory=dict)
+    unlike: str = ""
 
     @property
     def looked(self) -> bool:
@@ -110,12 +113,14 @@ class ReportItem:
         note: Why it is shown, one sentence; may be empty.
         kind: Name of the group in which a reader can choose it, a key of
             `attcot_analysis.measures.outcomes.GROUPS`; empty where a pair of arms is compared.
+        values: Its values by metric, by which a reader can sort.
     """
 
     problem: Problem
     arms: Mapping[str, ItemArm] = field(default_factory=dict)
     note: str = ""
     kind: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def right(self, arm: str) -> bool:
         """Whether an arm's answer is the right one."""
@@ -165,6 +170,7 @@ def report_items(
     pair: tuple[str, str],
     n: int,
     outcomes: CotOutcomes | None = None,
+    values: pd.DataFrame | None = None,
 ) -> list[ReportItem]:
     """Choose items and gather what every arm did with them.
 
@@ -180,6 +186,7 @@ def report_items(
         pair: The two arms that are compared; one twice if there is only one.
         n: How many items.
         outcomes: The second arm's CoT answers against its direct ones, if it has any.
+        values: Values per item as of `item_values`; those of the second arm can be sorted by.
     """
     notes: dict[str, str] = {}
     half, quarter = (n + 1) // 2, n // 4
@@ -204,11 +211,47 @@ def report_items(
         notes[problem.id] = "One of the first items, not chosen for what it shows."
     shown = [*first, *(p for p in problems if p.id in notes and p not in first)]
     items = []
+    unlike = {arm: _unlike(seeds[min(seeds)], problems) for arm, seeds in tables.items()}
+    means = _means(values, pair[1])
     for problem in shown:
-        arms = {arm: _arm(seeds, problem) for arm, seeds in tables.items()}
+        arms = {
+            arm: replace(_arm(seeds, problem), unlike=unlike[arm]) for arm, seeds in tables.items()
+        }
         kind = outcomes.group(problem.id) if outcomes is not None else ""
-        items.append(ReportItem(problem, arms, notes[problem.id], kind))
+        known = means.get(problem.id, {})
+        items.append(ReportItem(problem, arms, notes[problem.id], kind, known))
     return items
+
+
+def _means(values: pd.DataFrame | None, arm: str) -> dict[str, dict[str, float]]:
+    """Item → metric → mean over an arm's seeds."""
+    if values is None:
+        return {}
+    own = values[values["model"] == arm].dropna(subset="value")
+    means = own.groupby(["item", "metric"])["value"].mean()
+    found: dict[str, dict[str, float]] = {}
+    for (item, metric), value in means.items():
+        found.setdefault(str(item), {})[str(metric)] = round(float(value), 6)
+    return found
+
+
+def _unlike(tables: Mapping[str, pd.DataFrame], problems: Sequence[Problem]) -> str:
+    """How often the answer that is stated is another than the one forced after the last step."""
+    forced = tables["commitment"]
+    forced = forced[forced["control"] == "rationale"]
+    forced, answers = (
+        table[table[SAMPLE] == 0] if SAMPLE in table else table
+        for table in (forced, tables["answers_cot"])
+    )
+    if forced.empty:
+        return ""
+    known = [problem for problem in problems if problem.id in set(forced["item"])]
+    forced = forced[forced["item"].isin([problem.id for problem in known])]
+    final = Commitment(forced, known).items().set_index("item")["final"]
+    stated = answers.set_index("item")["answer"].reindex(final.index)
+    read = stated.map(lambda answer: isinstance(answer, str))
+    n = int((stated[read] != final[read]).sum())
+    return f", as on {n} of {int(read.sum())} items"
 
 
 def _outcome_note(outcomes: CotOutcomes, group: str, item: str) -> str:

@@ -11,6 +11,7 @@ from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.models import Mllm, TokenGrid
 from attcot_analysis.problems import Box, Problem
 from attcot_analysis.show.heatmaps import before_after, heatmap_row
+from attcot_analysis.show.report.items import numbered
 from attcot_analysis.show.report.page import ReportEmbed, ReportFigure, report_figure
 from attcot_analysis.show.style import arm_label
 
@@ -140,7 +141,7 @@ def model_maps(
         forced, whose = response or "", _BORROWED.format(arm_label(pair[1]))
     read = [response_maps(models[arm], problem, forced).step_maps() for arm in pair]
     maps = on_one_canvas(problem.image.size, read[0], read[1])
-    labels = [f"{k}. {step.text}" for k, step in enumerate(problem.steps, start=1)]
+    labels = [numbered(k, step.text) for k, step in enumerate(problem.steps, start=1)]
     labels = labels or [f"step {k + 1}" for k in range(len(maps[0]))]
     boxes = tuple(step.boxes for step in problem.steps)
     return StepMaps(problem, pair, maps, tuple(labels), whose, boxes)

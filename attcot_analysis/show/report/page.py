@@ -415,6 +415,8 @@ def comparison_table(
     """
     tested = [name for name in ("p_value", "p_holm") if name in comparisons.columns]
     rows = _rows(comparisons)
+    kinds = {str(row.get("test") or "") for row in rows.values() if p_of(row, "p_value") >= 0}
+    inference = kinds.pop() if len(kinds) == 1 else ""
     for name, row in rows.items():
         better = metrics[name].better if name in metrics else None
         found = verdict(float(row["low"]), float(row["high"]), better)
@@ -424,12 +426,15 @@ def comparison_table(
         tone = {True: "better", False: "worse", None: ""}[row["verdict"].good]
         row["tone"] = "inconclusive" if row["verdict"].direction == "inconclusive" else tone
         row["unparsed"] = unparsed.get(name)
-        row["p"] = ["–" if name in unparsed else _p_value(row, column) for column in tested]
+        row["p"] = [
+            "–" if name in unparsed else _p_value(row, column, inference) for column in tested
+        ]
     first = comparisons.iloc[0]
     return {
         "table": number,
         "title": f"{arm_label(str(first['b']))} \N{MINUS SIGN} {arm_label(str(first['a']))}",
         "tested": tested,
+        "inference": inference,
         "groups": _groups(comparisons["metric"], metrics),
         "rows": rows,
     }
@@ -437,10 +442,19 @@ def comparison_table(
 
 def _items(report: Report, pair: tuple[str, str] | None) -> dict[str, Any]:
     groups, kinds = item_groups(report.examples, pair)
+    every = {name for item in report.examples for name in item.values}
+    named = [name for some in order_metrics(every, report.metrics).values() for name in some]
+    sorts = []
+    for name in named:
+        better = report.metrics[name].better if name in report.metrics else None
+        way, turn = ("lowest", 1) if better == "higher" else ("highest", -1)
+        title = report.metrics[name].title if name in report.metrics else name
+        sorts.append({"name": name, "title": title, "way": way, "turn": turn})
     return {
         "items": report.examples,
         "groups": groups,
         "kinds": kinds,
+        "sorts": sorts,
         "numbered": numbered,
         "picture_url": picture_url,
     }
@@ -470,12 +484,14 @@ def _rows(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _p_value(row: Mapping[str, Any], column: str) -> str:
+def _p_value(row: Mapping[str, Any], column: str, said: str) -> str:
+    """A p value, with its test where that is not the one said above the table."""
     value = p_of(row, column)
     if not math.isfinite(value):
         return "\N{EN DASH}"
-    test = f" ({row['test']})" if column == "p_value" and row.get("test") else ""
-    return f"{'<0.001' if value < 0.001 else f'{value:.3f}'}{test}"
+    test = row.get("test") if column == "p_value" else ""
+    named = f" ({test})" if test and test != said else ""
+    return f"{'<0.001' if value < 0.001 else f'{value:.3f}'}{named}"
 
 
 def _flat(manifest: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
