@@ -228,10 +228,10 @@ def _means(values: pd.DataFrame | None, arm: str) -> dict[str, dict[str, float]]
     if values is None:
         return {}
     own = values[values["model"] == arm].dropna(subset="value")
-    means = own.groupby(["item", "metric"])["value"].mean()
+    means = own.groupby(["item", "metric"], as_index=False)["value"].mean()
     found: dict[str, dict[str, float]] = {}
-    for (item, metric), value in means.items():
-        found.setdefault(str(item), {})[str(metric)] = round(float(value), 6)
+    for row in means.to_dict("records"):
+        found.setdefault(str(row["item"]), {})[str(row["metric"])] = round(float(row["value"]), 6)
     return found
 
 
