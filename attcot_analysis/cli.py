@@ -396,9 +396,10 @@ def _check_model(
     prefill: Prefill = None,
     max_pixels: MaxPixels = None,
     max_patches: MaxPatches = None,
+    as_json: Annotated[bool, Option("--json", help="print all of it as JSON")] = False,
     quiet: Quiet = False,
 ) -> bool:
-    """Is this checkpoint read correctly?"""
+    """Is this checkpoint read correctly, and what can be measured on it?"""
     from attcot_analysis.measures.check import check_model
     from attcot_analysis.presets import choose
 
@@ -411,8 +412,13 @@ def _check_model(
         format=asked_format(named(form), changes_of(system, prompt, thinking, prefill)),
         max_pixels=max_pixels,
         max_patches=max_patches,
-        report=say,
+        report=None if as_json else say,
     )
+    if as_json:
+        say(json.dumps(outcome.record(), indent=1))
+        return outcome.holds
+    for line in outcome.lines():
+        say(line)
     say(outcome.verdict)
     return outcome.holds
 

@@ -37,6 +37,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "Guides": (
             "measuring.md",
+            "checkpoints.md",
             "counterfactuals.md",
             "formats.md",
             "datasets.md",

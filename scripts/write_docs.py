@@ -4,6 +4,7 @@ Usage: python scripts/write_docs.py            (tests/test_docs.py says when it 
        python scripts/write_docs.py --pictures (draws docs/images/measures and formats again, too)
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from html import escape
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from attcot_analysis.measures.check import MEASUREMENTS
 from attcot_analysis.problems.formats import FORMATS, ResponseFormat
 from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.shipped import data_folder
@@ -261,7 +263,38 @@ def _effect(row: Mapping[str, Any] | None, *, mark: bool = True) -> str:
     return f"{text} {verdict} {'/'.join(f'{n:.0f}' for n in cells)}"
 
 
+def checkpoints_page() -> str:
+    """The page of families: the text, and what was found on each in docs/checkpoints."""
+    found = [
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted((DOCS / "checkpoints").glob("*.json"))
+    ]
+    head = ["Model", "Class", "Processor, tokenizer", "Weights", "transformers", *MEASUREMENTS]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    reasons: dict[str, list[str]] = {}
+    for one in found:
+        verdicts = {name: one["measurements"][name] for name in MEASUREMENTS}
+        cells = [
+            one["model"],
+            f"`{one['class'].removesuffix('ForConditionalGeneration')}`",
+            one.get("parts", "its own"),
+            one.get("weights", "its own"),
+            one["versions"]["transformers"],
+            *(each["verdict"] for each in verdicts.values()),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+        for name, each in verdicts.items():
+            if "why" in each:
+                reason = f"{name}: {each['why'].replace(one['model'], 'it')}"
+                reasons.setdefault(reason, []).append(one["model"])
+    why = [f"- {', '.join(models)}: {reason}" for reason, models in reasons.items()]
+    about = (Path(__file__).parent / "checkpoints.md").read_text(encoding="utf-8")
+    about = about.replace("<!-- table -->", "\n".join(rows))
+    return _HEAD + about.replace("<!-- reasons -->", "\n".join(why) or "Nothing.")
+
+
 PAGES = {
+    "checkpoints.md": checkpoints_page,
     "claims.md": claims_page,
     "metrics.md": metrics_page,
     "papers.md": papers_page,

@@ -89,7 +89,7 @@ def block_mask(
     Raises:
         MeasureError: If the model's attention cannot take block masks.
     """
-    _check_attention(mllm)
+    require_packable(mllm)
     valid = batch["attention_mask"].bool()
     n_items, length = valid.shape
     whole = length + branches.ends.shape[1]
@@ -122,7 +122,7 @@ def plainly_causal(mllm: Mllm, batch: Mapping[str, Tensor]) -> bool:
     """Whether each token of a batch, padding aside, sees all tokens before it in every layer."""
     if mllm.text_config._attn_implementation == "eager":
         return False
-    _check_attention(mllm)
+    require_packable(mllm)
     # Padding on the right hides nothing that a causal mask shows.
     bare = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
     own = _own_masks(mllm, bare)
@@ -167,7 +167,22 @@ def _window(mllm: Mllm, kind: str) -> int | None:
     return int(window) if slides and window is not None else None
 
 
-def _check_attention(mllm: Mllm) -> None:
+def require_forced(mllm: Mllm) -> None:
+    """Refuse a model on which no answers can be forced, packed or in turn.
+
+    Raises:
+        MeasureError: If its attention takes no block mask and its layers keep no state either.
+    """
+    if not keeps_state(mllm):
+        require_packable(mllm)
+
+
+def require_packable(mllm: Mllm) -> None:
+    """Refuse a model whose attention takes no block mask.
+
+    Raises:
+        MeasureError: If it does not.
+    """
     config = mllm.text_config
     name = str(getattr(config, "_attn_implementation", ""))
     if "flash" in name or "flex" in name:
@@ -179,7 +194,7 @@ def _check_attention(mllm: Mllm) -> None:
     if unlike:
         raise MeasureError(
             f"The model has {', '.join(sorted(unlike))} layers; packed branches are "
-            "defined for full and sliding attention, so take another model."
+            "defined for full and sliding attention, so take another model for this measurement."
         )
 
 

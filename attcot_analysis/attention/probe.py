@@ -216,7 +216,7 @@ class Probe:
 
     Attributes:
         layers: Layers to read; ``None`` for all with full attention. Layers with a sliding window
-            are never read: most image tokens are out of their sight.
+            are read only if they are named: most image tokens are out of their sight.
         maps: Collect attention weights on single keys instead of masses on groups; without
             gradient, in fp32.
         keys: With ``maps``, the key positions to keep, ``(N,)``; ``None`` for all.
@@ -303,9 +303,9 @@ class Probe:
 
     def reads(self, module: Any) -> bool:
         """Whether this layer is one to read."""
-        if getattr(module, "sliding_window", None) is not None:
-            return False
-        return self.layers is None or module.layer_idx in self.layers
+        if self.layers is None:
+            return getattr(module, "sliding_window", None) is None
+        return module.layer_idx in self.layers
 
     def read(self, call: AttentionCall, cols: Tensor | None, rows: Tensor | None) -> None:
         """Collect the chosen rows of a forward pass; see `group_masses` for the arguments."""
@@ -317,6 +317,12 @@ class Probe:
             raise MeasureError(
                 "Probe.active() is for generation without gradient; in training pass the probe "
                 "as attcot_probe, attcot_cols and attcot_rows to the forward call."
+            )
+        if getattr(call.module, "sliding_window", None) is not None:
+            raise MeasureError(
+                f"Layer {call.module.layer_idx} has a sliding window, whose cache drops keys, so "
+                "it cannot be read during generation; read the response afterwards, or other "
+                "layers."
             )
         batch, _, n_queries, _ = call.query.shape
         last = call.query.new_full((batch, 1), n_queries - 1, dtype=torch.long)
@@ -410,7 +416,7 @@ def run_probe(
     """Run the model once, without gradient, and return what the probe collected.
 
     Raises:
-        MeasureError: If the probe shall read a layer that has no full attention.
+        MeasureError: If the probe shall read a layer that does not attend.
     """
     model = mllm.model
     # As a place: where later layers share keys (Gemma 4), the number 1 drops their other rows.
@@ -425,8 +431,8 @@ def run_probe(
     found = probe.masses()
     if probe.layers is not None and probe.layers != found.keys():
         raise MeasureError(
-            f"Layers {sorted(probe.layers - found.keys())} have no full attention and cannot be "
-            f"read; choose from {sorted(found)}."
+            f"Layers {sorted(probe.layers - found.keys())} have no attention that could be read; "
+            f"choose from {sorted(found)}."
         )
     return found
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.attention.hook import attached
+from attcot_analysis.attention.kinds import layer_kinds
 from attcot_analysis.attention.packing import can_share
 from attcot_analysis.attention.probe import LayerCols, read_masses
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
@@ -34,8 +35,8 @@ QUANTITIES = ("mass", "share", "density", "evidence_mass", "evidence_share")
 """The measured columns of `visual_access`."""
 
 
-OPTIONAL = ("over_system", "sink_free_mass", "sink_share")
-"""Measured columns that tables of earlier versions, or without sinks, lack."""
+OPTIONAL = ("over_system", "sink_free_mass", "sink_share", "image_seen")
+"""Measured columns that tables of earlier versions, without sinks or sliding windows, lack."""
 
 
 ANSWER_QUANTITIES = (*QUANTITIES, "last_evidence_mass", "last_evidence_share")
@@ -252,6 +253,12 @@ def _read_part(
         masses = read_masses(mllm, batch, cols, rows, layers=layers, layer_cols=layer_cols)
         if cache is not None:
             mllm.prefixes.take(items, cache)
+    kinds = layer_kinds(mllm)
+    windows = {
+        layer: int(mllm.text_config.sliding_window)
+        for layer in masses
+        if kinds[layer] == "sliding_attention"
+    }
     stacked = torch.stack(list(masses.values()), dim=1).cpu().double().numpy()
     tables = []
     for (problem, item), own, read in zip(part, found, stacked, strict=True):
@@ -263,7 +270,10 @@ def _read_part(
         row, column = 0, EVIDENCE
         for block in own:
             stop = row + len(block.rows)
-            tables.append(_table(problem, item, block, read[:, :, row:stop], masses, column, rule))
+            table = _table(problem, item, block, read[:, :, row:stop], masses, column, rule)
+            if windows:
+                _see_less(table, item, block, windows)
+            tables.append(table)
             row, column = stop, column + len(block.evidence)
     return tables
 
@@ -300,6 +310,16 @@ def _table(
         found["evidence_area"] = np.nan if seen is None else seen.mean()
     labels = {"item": problem.id, **block.labels, "layer": layer.ravel(), "head": head.ravel()}
     return pd.DataFrame({**labels, **found, "rows": n_rows})
+
+
+def _see_less(table: pd.DataFrame, item: Encoded, block: Block, windows: Mapping[int, int]) -> None:
+    """Say how much of the image a block's rows have in sight; density has no even share there."""
+    away = block.rows[:, None] - item.layout.image
+    table["image_seen"] = 1.0
+    for layer, window in windows.items():
+        own = table["layer"] == layer
+        table.loc[own, "image_seen"] = float((away < window).mean()) if away.size else np.nan
+        table.loc[own, "density"] = np.nan
 
 
 _COURSES = {"mass": "", "share": "share_", "sink_free_mass": "sink_free_"}
@@ -536,6 +556,8 @@ def visual_access(
       all image tokens got the same attention.
     * with ``sinks``, ``sink_free_mass``: attention on image tokens that are no sink where the
       layer takes them in (arXiv 2503.03321); ``sink_share``: the sinks' part of ``mass``.
+    * where ``layers`` name some with a sliding window, ``image_seen``: the share of the image
+      tokens that a step's rows have in sight; ``density`` has no value in such layers.
 
     Ratios are ratios of step means. Step number k of a response is held against the boxes of the
     problem's step k; give problems with other steps if an edit has moved the evidence.
@@ -545,7 +567,7 @@ def visual_access(
         problems: The items.
         responses: One response per item, text or token ids, with a rationale.
         images: Pictures to show instead of the problems' own.
-        layers: Layers to read; all with full attention if ``None``.
+        layers: Layers to read, with a sliding window too; all with full attention if ``None``.
         sinks: Also look for sink tokens, in the same forward pass: ``True``, or by which rule.
         empty: What to do with items whose response has no step: raise an error, or leave them
             out.

@@ -2,19 +2,27 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
 
+import attcot_analysis
 from attcot_analysis.attention.hook import attached, intervening, reading
+from attcot_analysis.attention.kinds import keeps_state, layer_kinds, require_no_state
 from attcot_analysis.attention.knockout import Knockout
-from attcot_analysis.attention.packing import candidate_tokens, forced_answers
+from attcot_analysis.attention.packing import (
+    candidate_tokens,
+    forced_answers,
+    require_forced,
+    require_packable,
+)
 from attcot_analysis.attention.probe import Probe, read_masses
 from attcot_analysis.errors import AttCoTError, MeasureError, ModelError, lacks_memory
 from attcot_analysis.measures.painting import paintable_tokens, painted_tokens
@@ -31,7 +39,15 @@ from attcot_analysis.models import (
     load_mllm,
     positions,
 )
+from attcot_analysis.models.load import hidden_states, text_stack
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
+
+_T = TypeVar("_T")
+
+
+class _CannotError(Exception):
+    """What is checked is refused on such a model, by name, so that no number can be wrong."""
+
 
 QUESTION = "Start at the star and follow the arrow. What color is the shape you reach?"
 
@@ -169,6 +185,17 @@ def spans_are_found(mllm: Mllm) -> str:
     return "; ".join([f"{len(STEPS)} steps, {len(ANSWERS)} answers", *joined])
 
 
+def format_round_trips(mllm: Mllm) -> str:
+    """A response in the model's format, as tokens and back, is read as it was written."""
+    for answer in ANSWERS:
+        response = mllm.format.render(STEPS, answer)
+        item = encode(mllm, None, QUESTION, response=response, end=True)
+        read = mllm.parse(item.response_ids)
+        _check_texts("steps", [text.split(". ", 1)[-1] for text in read.step_texts], STEPS)
+        _check_texts("answer", ["" if read.answer is None else read.answer], [answer])
+    return f"{len(ANSWERS)} responses come back with their {len(STEPS)} steps"
+
+
 def _check_boxes(grid: TokenGrid, size: tuple[int, int]) -> None:
     if grid.image_size != size:
         raise MeasureError(f"The grid is of a picture of {grid.image_size} pixels; it has {size}.")
@@ -187,14 +214,11 @@ def _check_texts(what: str, found: Sequence[str], expected: Sequence[str]) -> No
         )
 
 
-MASS_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+MASS_TOLERANCE, LOG_P_TOLERANCE = 1e-4, 1e-2
+"""Largest differences allowed where all weights are held in fp32 or better."""
 
-LOG_P_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
-"""Largest differences allowed by type of the weights; others are half precision."""
-
-HALF_MASS_TOLERANCE = 0.05
-
-HALF_LOG_P_TOLERANCE = 0.5
+HALF_MASS_TOLERANCE, HALF_LOG_P_TOLERANCE = 0.05, 0.5
+"""The same where some are held in half precision or quantised."""
 
 
 NEW_TOKENS = 8
@@ -271,15 +295,13 @@ def candidates_are_their_texts(mllm: Mllm) -> str:
 
     The candidates are such as tokenizers cut unlike: some join the tag before or behind them.
     """
+    _able(require_forced, mllm)
     item = example(mllm)
     head = item.input_ids[: item.layout.step_ends[-1]]
-    try:
-        tokens = [candidate_tokens(mllm, candidates) for candidates in CANDIDATES]
-        packed = forced_answers(
-            mllm, [item] * len(tokens), tokens, steps=[[item.layout.n_steps]] * len(tokens)
-        )
-    except MeasureError as error:
-        raise MeasureError(f"Answers cannot be forced on this model: {error}") from error
+    tokens = [candidate_tokens(mllm, candidates) for candidates in CANDIDATES]
+    packed = forced_answers(
+        mllm, [item] * len(tokens), tokens, steps=[[item.layout.n_steps]] * len(tokens)
+    )
     worst, joined = 0.0, 0
     form = mllm.format
     opening = "\n"
@@ -296,6 +318,49 @@ def candidates_are_their_texts(mllm: Mllm) -> str:
     _require("a candidate's log-probability is off that of its text", worst, _log_p_tolerance(mllm))
     found = f"{len(tokens)} sets, {joined} of them joined with the tag, largest error {worst:.1e}"
     return found + _led_by_space(mllm, item)
+
+
+def packed_is_one_by_one(mllm: Mllm) -> str:
+    """Answers forced after all steps at once equal those forced after each of them alone."""
+    _able(require_forced, mllm)
+    item, tokens = example(mllm), candidate_tokens(mllm, CANDIDATES[0])
+    (together,) = forced_answers(mllm, [item], [tokens])
+    alone = torch.cat(
+        [forced_answers(mllm, [item], [tokens], steps=[[k]])[0] for k in range(len(together))]
+    )
+    worst = float((together - alone).abs().max())
+    _require("a forced answer depends on the others:", worst, _log_p_tolerance(mllm))
+    how = "in turn, on copies of the cache" if keeps_state(mllm) else "in one pass"
+    return f"after {len(together)} steps {how}, largest difference {worst:.1e}"
+
+
+def every_layer_attends(mllm: Mllm) -> str:
+    """Relevance follows attention through all layers, so that none may carry tokens otherwise."""
+    instead = "read attention itself, layer by layer"
+    _able(require_no_state, mllm, "Relevance through all layers", instead)
+    kinds = layer_kinds(mllm)
+    return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+
+
+def lens_is_output(mllm: Mllm) -> str:
+    """The last layer's hidden state through norm and head gives the model's own logits."""
+    _able(require_packable, mllm)
+    stack = _able(text_stack, mllm)
+    item = example(mllm)
+    rows, last = _last(item).to(mllm.device), mllm.n_layers - 1
+    with evaluating(mllm.model), hidden_states(stack, {last}, rows) as states:
+        batch = collate(mllm, [item])
+        own = mllm.model(**batch, logits_to_keep=rows, use_cache=False).logits
+    stack.require_own(states[last][0], own[0])
+    return f"{len(rows)} rows, {len(stack.layers)} layers"
+
+
+def _able(require: Callable[..., _T], *given: Any) -> _T:
+    """What a requirement gives; that it refuses the model is no fault of the model's."""
+    try:
+        return require(*given)
+    except MeasureError as error:
+        raise _CannotError(str(error)) from error
 
 
 LEADS = {"a space": " ", "a line end": "\n"}
@@ -342,6 +407,7 @@ def _whole_log_p(
 
 def knockout_moves_logits(mllm: Mllm) -> str:
     """Hiding the image from the response's rows moves their log-probabilities, and no others."""
+    _able(require_no_state, mllm, "A cut of attention", "use kinds=('removal',)")
     item = _two_items(mllm)[0]
     batch = collate(mllm, [item])
     image = batch["input_ids"] == mllm.image_token_id
@@ -504,12 +570,23 @@ def _compare_states(before: Mapping[str, Any], after: Mapping[str, Any], what: s
             raise MeasureError(f"The model's {part} are not restored after {what}.")
 
 
+def held_exactly(model: Any) -> bool:
+    """Whether all weights are held in fp32 or better: none in half precision, none quantised.
+
+    The first weight does not tell: a model in 4 bits keeps its embeddings in full.
+    """
+    exact = (torch.float32, torch.float64)
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        return False
+    return all(weight.dtype in exact for weight in model.parameters())
+
+
 def _mass_tolerance(mllm: Mllm) -> float:
-    return MASS_TOLERANCE.get(mllm.dtype, HALF_MASS_TOLERANCE)
+    return MASS_TOLERANCE if held_exactly(mllm.model) else HALF_MASS_TOLERANCE
 
 
 def _log_p_tolerance(mllm: Mllm) -> float:
-    return LOG_P_TOLERANCE.get(mllm.dtype, HALF_LOG_P_TOLERANCE)
+    return LOG_P_TOLERANCE if held_exactly(mllm.model) else HALF_LOG_P_TOLERANCE
 
 
 def _require(what: str, error: float, tolerance: float) -> None:
@@ -517,7 +594,7 @@ def _require(what: str, error: float, tolerance: float) -> None:
         raise MeasureError(f"{what[0].upper()}{what[1:]} by {error:.2g}; allowed is {tolerance:g}.")
 
 
-__all__ = ["CHECKS", "Check", "ModelCheck", "check_model"]
+__all__ = ["CHECKS", "MEASUREMENTS", "Check", "ModelCheck", "check_model"]
 
 
 CHECKS: dict[str, Callable[[Mllm], str]] = {
@@ -525,17 +602,39 @@ CHECKS: dict[str, Callable[[Mllm], str]] = {
     "image tokens = grid": image_tokens_match_grids,
     "painted box moves its token": painted_boxes_move_their_tokens,
     "steps and answer found": spans_are_found,
+    "format round trip": format_round_trips,
     "rows sum to 1": rows_sum_to_one,
     "probe = eager": probe_is_eager,
     "batched = single": batched_is_single,
     "candidate = its whole text": candidates_are_their_texts,
+    "packed = one by one": packed_is_one_by_one,
     "knockout moves logits": knockout_moves_logits,
+    "every layer attends": every_layer_attends,
+    "lens = output": lens_is_output,
     "generation = teacher forcing": generation_is_teacher_forcing,
 }
 """What is checked of a loaded model, in order; each returns its figures or raises.
 
 Last of all comes whether the other checks left the model as it was.
 """
+
+_LAST = "nothing left on the model"
+_READ = ("prompt", "steps and answer found", "format round trip")
+_SEEN = ("image tokens = grid", "painted box moves its token")
+_FORCED = ("batched = single", "candidate = its whole text", "packed = one by one")
+
+MEASUREMENTS: dict[str, tuple[str, ...]] = {
+    "answers": (*_READ, "generation = teacher forcing"),
+    "visual access": (*_READ, *_SEEN, "rows sum to 1", "probe = eager", _LAST),
+    "commitment": (*_READ, *_FORCED),
+    "dependence": (*_READ, *_SEEN, *_FORCED),
+    "knockout": (*_READ, *_FORCED, "knockout moves logits", _LAST),
+    "relevance": (*_READ, *_SEEN, "probe = eager", "every layer attends", _LAST),
+    "lens": (*_READ, *_FORCED, "lens = output", _LAST),
+}
+"""What can be measured on a model, each with the checks that it rests on."""
+
+Verdict = Literal["can", "cannot", "not tried"]
 
 
 @dataclass(frozen=True)
@@ -544,17 +643,18 @@ class Check:
 
     Attributes:
         name: What should hold.
-        ok: Whether it does.
+        ok: Whether it does; ``None`` where it is refused by name on such a model.
         detail: The figures, or what is wrong.
     """
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
 
     def __str__(self) -> str:
         """One line for people."""
-        return f"{'ok' if self.ok else 'FAILED':<7} {self.name:<29} {self.detail}"
+        word = {True: "ok", False: "FAILED", None: "cannot"}[self.ok]
+        return f"{word:<7} {self.name:<29} {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -564,30 +664,87 @@ class ModelCheck:
     Attributes:
         model: Its path or hub id.
         checks: In the order in which they ran.
+        about: What was checked: class, family, model type, weights' type, kinds of layers.
     """
 
     model: str
     checks: tuple[Check, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
-        """Whether every check does."""
-        return all(check.ok for check in self.checks)
+        """Whether no check failed."""
+        return all(check.ok is not False for check in self.checks)
+
+    @property
+    def measurements(self) -> dict[str, tuple[Verdict, str]]:
+        """By measurement whether it can be trusted on this model, and if not, why."""
+        found: dict[str, tuple[Verdict, str]] = {}
+        checks = {check.name: check for check in self.checks}
+        for name, needed in MEASUREMENTS.items():
+            own = [checks[one] for one in needed if one in checks]
+            failed = [f"{check.name} failed" for check in own if check.ok is False]
+            refused = [check.detail for check in own if check.ok is None]
+            missing = [one for one in needed if one not in checks]
+            if failed or refused:
+                found[name] = "cannot", [*failed, *refused][0]
+            elif missing:
+                found[name] = "not tried", f"{missing[0]} was not checked"
+            else:
+                found[name] = "can", ""
+        return found
 
     @property
     def verdict(self) -> str:
         """The sum of it, in one sentence."""
-        failed = [check.name for check in self.checks if not check.ok]
-        if not failed:
-            return f"{self.model}: all {len(self.checks)} checks hold."
-        return (
-            f"{self.model}: {len(failed)} of {len(self.checks)} checks failed "
-            f"({', '.join(failed)}); do not trust measurements on it."
-        )
+        failed = [check.name for check in self.checks if check.ok is False]
+        cannot = [name for name, (verdict, _) in self.measurements.items() if verdict == "cannot"]
+        if failed:
+            return (
+                f"{self.model}: {len(failed)} of {len(self.checks)} checks failed "
+                f"({', '.join(failed)}); do not trust measurements on it."
+            )
+        holding = sum(check.ok is True for check in self.checks)
+        if cannot:
+            return (
+                f"{self.model}: {holding} of {len(self.checks)} checks hold, and none failed; "
+                f"what cannot be measured on it: {', '.join(cannot)}."
+            )
+        return f"{self.model}: all {holding} checks hold."
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON has it, with the versions that it was found with."""
+        words = {True: "ok", False: "failed", None: "cannot"}
+        return {
+            "model": self.model,
+            **self.about,
+            "versions": {
+                "attcot_analysis": attcot_analysis.__version__,
+                "transformers": transformers.__version__,
+                "torch": torch.__version__,
+            },
+            "holds": self.holds,
+            "measurements": {
+                name: {"verdict": verdict} | ({"why": why} if why else {})
+                for name, (verdict, why) in self.measurements.items()
+            },
+            "checks": [
+                {"name": check.name, "verdict": words[check.ok], "detail": check.detail}
+                for check in self.checks
+            ],
+        }
 
     def __str__(self) -> str:
-        """One line per check, then the verdict."""
-        return "\n".join([*map(str, self.checks), self.verdict])
+        """One line per check, then the measurements, then the verdict."""
+        lines = [*map(str, self.checks), *self.lines()]
+        return "\n".join([*lines, self.verdict])
+
+    def lines(self) -> list[str]:
+        """One line per measurement: can, cannot or not tried, and why."""
+        return [
+            f"{verdict:<9} {name}{f': {why}' if why else ''}"
+            for name, (verdict, why) in self.measurements.items()
+        ]
 
 
 @torch.no_grad()
@@ -618,8 +775,9 @@ def check_model(
         report: Called with each verdict as soon as it is there.
 
     Returns:
-        One verdict on loading and one per check. A check that raises has failed,
-        with what it said; if the model does not load, that is the only verdict.
+        One verdict on loading and one per check, and from them what can be measured. A check
+        that raises has failed, with what it said; one that is refused on such a model has not; if
+        the model does not load, that is the only verdict, and nothing was tried.
     """
     checks: list[Check] = []
 
@@ -650,13 +808,15 @@ def check_model(
     state = model_state(mllm.model)
     for name, check in CHECKS.items():
         note(_checked(name, check, mllm))
-    note(_checked("nothing left on the model", partial(leaves_no_trace, before=state), mllm))
-    return ModelCheck(mllm.name, tuple(checks))
+    note(_checked(_LAST, partial(leaves_no_trace, before=state), mllm))
+    return ModelCheck(mllm.name, tuple(checks), _about(mllm))
 
 
 def _checked(name: str, check: Callable[[Mllm], str], mllm: Mllm) -> Check:
     try:
         return Check(name, True, check(mllm))
+    except _CannotError as error:
+        return Check(name, None, str(error))
     except AttCoTError as error:
         if lacks_memory(error):
             raise
@@ -667,6 +827,18 @@ def _checked(name: str, check: Callable[[Mllm], str], mllm: Mllm) -> Check:
             raise
         lines: list[Any] = str(error).strip().splitlines() or ["no message"]
         return Check(name, False, f"{type(error).__name__}: {lines[0]}")
+
+
+def _about(mllm: Mllm) -> dict[str, Any]:
+    kinds = layer_kinds(mllm)
+    return {
+        "class": type(mllm.model).__name__,
+        "model_type": str(mllm.model.config.model_type),
+        "family": mllm.family.name,
+        "dtype": str(mllm.dtype).removeprefix("torch."),
+        "exact": held_exactly(mllm.model),
+        "layers": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+    }
 
 
 def _describe(mllm: Mllm) -> str:

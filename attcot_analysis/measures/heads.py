@@ -36,6 +36,10 @@ class HeadProbe(Probe):
     Mass, ratio, entropy and mass on sinks; columns are the image tokens, then its sinks.
     """
 
+    def reads(self, module: object) -> bool:
+        """Whether this layer is one to read; ratios have no meaning in a sliding window."""
+        return super().reads(module) and getattr(module, "sliding_window", None) is None
+
     def _collect(self, call: AttentionCall, cols: Tensor | None, rows: Tensor | None) -> Tensor:
         if cols is None or rows is None:
             raise MeasureError("A HeadProbe needs columns, (B, T, 2), and rows.")

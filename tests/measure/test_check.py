@@ -1,16 +1,19 @@
 """`check_model`: silent on sound models, loud on planted defects, each in its own place."""
 
 import contextlib
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from families import FAMILY_NAMES, MORE_FAMILIES, save_tiny_family, shared_family
 from tiny import merging_tokenizer, tiny_mllm
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from attcot_analysis.attention import hook as attention
+from attcot_analysis.attention import packing
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.attention.hook import NAME, intervening
 from attcot_analysis.attention.knockout import Knockout
@@ -18,7 +21,14 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import check as checks_attention
 from attcot_analysis.measures import check as checks_inputs
-from attcot_analysis.measures.check import CHECKS, Check, ModelCheck, check_model
+from attcot_analysis.measures.check import (
+    CHECKS,
+    MEASUREMENTS,
+    Check,
+    ModelCheck,
+    check_model,
+    held_exactly,
+)
 from attcot_analysis.models import Span, TokenGrid, layout
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
@@ -37,7 +47,7 @@ def few_pictures(monkeypatch):
 
 def failed(mllm):
     """Names of the checks that fail."""
-    return {found.name for found in check_model(mllm).checks if not found.ok}
+    return {found.name for found in check_model(mllm).checks if found.ok is False}
 
 
 def with_grids(mllm, change):
@@ -54,14 +64,20 @@ def test_a_sound_model_passes(random_mllm):
     found = check_model(random_mllm, report=lines.append)
     assert found.holds, str(found)
     assert [c.name for c in found.checks] == ["loads", *CHECKS, LAST]
+    assert {verdict for verdict, _ in found.measurements.values()} == {"can"}
     assert tuple(lines) == found.checks
-    assert str(found).splitlines()[-1] == found.verdict == "tiny: all 12 checks hold."
+    assert str(found).splitlines()[-1] == found.verdict == "tiny: all 16 checks hold."
 
 
 @pytest.mark.parametrize("name", [n for n in FAMILY_NAMES + MORE_FAMILIES if n != "qwen2_5_vl"])
 def test_every_family_passes(name):
     found = check_model(shared_family(name))
     assert found.holds, str(found)
+    cannot = {name for name, (verdict, _) in found.measurements.items() if verdict == "cannot"}
+    assert cannot == ({"knockout", "relevance", "lens"} if name.startswith("qwen3_5") else set())
+    if cannot:
+        assert found.verdict.endswith("cannot be measured on it: knockout, relevance, lens.")
+        assert "2 of its 3 layers (linear_attention)" in found.measurements["knockout"][1]
 
 
 def test_a_saved_checkpoint_of_another_family_passes_from_the_command_line(tmp_path, capsys):
@@ -74,15 +90,46 @@ def test_a_saved_checkpoint_of_another_family_passes_from_the_command_line(tmp_p
 def test_the_shipped_model_passes_from_the_command_line(capsys):
     assert main(["check-model", str(shipped(TESTBED_MODEL))]) == 0
     *lines, verdict = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(CHECKS) + 2 and all(line.startswith("ok ") for line in lines)
-    assert "all 12 checks hold" in verdict
+    checks, measurements = lines[: len(CHECKS) + 2], lines[len(CHECKS) + 2 :]
+    assert all(line.startswith("ok ") for line in checks)
+    assert measurements == [f"can       {name}" for name in MEASUREMENTS]
+    assert "all 16 checks hold" in verdict
 
 
 def test_what_does_not_load_is_a_verdict(tmp_path, capsys):
     assert main(["check-model", str(tmp_path)]) == 3
-    line, verdict = capsys.readouterr().out.splitlines()
+    line, *measurements, verdict = capsys.readouterr().out.splitlines()
+    assert measurements[0].startswith("not tried answers: prompt was not checked")
+    assert len(measurements) == len(MEASUREMENTS)
     assert line.startswith("FAILED  loads") and "config.json" in line
     assert "1 of 1 checks failed (loads)" in verdict
+
+
+def test_all_of_it_as_json(random_mllm, monkeypatch, capsys):
+    monkeypatch.setattr(checks_inputs, "load_mllm", lambda *_, **__: random_mllm)
+    monkeypatch.setattr(checks_inputs, "CHECKS", {"prompt": CHECKS["prompt"]})
+    assert main(["check-model", "any", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["holds"] and record["family"] == "qwen2_5_vl" and record["exact"]
+    assert record["layers"] == {"full_attention": 3}
+    assert record["versions"]["transformers"] == transformers.__version__
+    assert [one["name"] for one in record["checks"]] == ["loads", "prompt", LAST]
+    assert record["measurements"]["lens"]["verdict"] == "not tried"
+
+
+def test_tolerances_follow_the_coarsest_weights():
+    """Not the first weight: quantised models keep their embeddings in full."""
+    layers = torch.nn.ModuleList([torch.nn.Embedding(4, 4), torch.nn.Linear(4, 4)])
+    assert held_exactly(layers)
+    layers[1].bfloat16()
+    assert not held_exactly(layers)
+    in_bits = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+    layers[1] = torch.nn.ParameterList([in_bits])
+    assert not held_exactly(layers)
+    layers[1] = torch.nn.Linear(4, 4)
+    assert held_exactly(layers)
+    layers.is_quantized = True
+    assert not held_exactly(layers)
 
 
 def test_a_check_that_raises_has_failed(random_mllm, monkeypatch):
@@ -92,7 +139,7 @@ def test_a_check_that_raises_has_failed(random_mllm, monkeypatch):
     monkeypatch.setitem(CHECKS, "prompt", broken)
     found = check_model(random_mllm)
     assert [c for c in found.checks if not c.ok] == [Check("prompt", False, "KeyError: 'strange'")]
-    assert not found.holds and "1 of 12 checks failed (prompt)" in found.verdict
+    assert not found.holds and "1 of 16 checks failed (prompt)" in found.verdict
 
 
 # --- Planted defects ----------------------------------------------------------------------------
@@ -235,6 +282,41 @@ def test_wrong_positions(random_mllm):
 
     family = replace(random_mllm.family, positions=counted)
     assert failed(replace(random_mllm, family=family)) == {"batched = single", CANDIDATE}
+
+
+def test_branches_that_see_each_other(random_mllm, monkeypatch):
+    rows = packing.BranchTokens.rows
+
+    def every(self, length, window):
+        found = rows(self, length, window)
+        later = torch.ones_like(self.sees).tril() & (self.ends > 0)[..., None]
+        return torch.cat([found[..., :length], later], dim=-1)
+
+    monkeypatch.setattr(packing.BranchTokens, "rows", every)
+    assert "packed = one by one" in failed(random_mllm)
+
+
+def test_a_format_that_is_not_read_as_it_is_written(random_mllm, monkeypatch):
+    def read(mllm, response):
+        return replace(parse(mllm, response), answer="another")
+
+    parse = type(random_mllm).parse
+    monkeypatch.setattr(type(random_mllm), "parse", read)
+    assert failed(random_mllm) == {"format round trip"}
+
+
+def test_a_head_that_does_more_than_the_lens_knows(random_mllm):
+    def doubled(module, args, output):
+        output.logits *= 2.0
+        return output
+
+    mllm = tiny_mllm()
+    hook = mllm.model.register_forward_hook(doubled)
+    try:
+        with pytest.raises(MeasureError, match="do not turn its last hidden states"):
+            CHECKS["lens = output"](mllm)
+    finally:
+        hook.remove()
 
 
 class Blindfold:

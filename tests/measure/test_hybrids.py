@@ -150,6 +150,27 @@ def test_removal_is_measured_and_equals_forced_answers():
     assert table["log_p_after"].iloc[0] == pytest.approx(float(after[best]), abs=1e-4)
 
 
+def test_sliding_layers_say_how_much_of_the_image_is_in_sight():
+    """Gemma 3: a window of 24 tokens, read where the layer is named."""
+    mllm = shared_family("gemma3")
+    plain = visual_access(mllm, PROBLEMS[:1], RESPONSES[:1])
+    assert set(plain.table["layer"]) == {1, 2} and "image_seen" not in plain.table
+    table = visual_access(mllm, PROBLEMS[:1], RESPONSES[:1], layers=(0, 1)).table
+    layout = encode_problem(mllm, PROBLEMS[0], response=RESPONSES[0]).layout
+    for step, span in enumerate(layout.steps, start=1):
+        own = table[table["step"] == step]
+        sliding, full = (own[own["layer"] == layer] for layer in (0, 1))
+        inside = [
+            np.mean([row - token < 24 for token in layout.image]) for row in layout.rows(span)
+        ]
+        assert sliding["image_seen"].unique() == pytest.approx([np.mean(inside)])
+        assert full["image_seen"].eq(1).all() and full["density"].notna().all()
+        assert sliding["density"].isna().all()
+        if not any(inside):
+            assert sliding["mass"].eq(0).all()
+    assert table.query("layer == 0")["image_seen"].iloc[-1] == 0
+
+
 def test_access_says_in_which_layers_it_was_read():
     whole, hybrid = (
         visual_access(shared_family(name), PROBLEMS, RESPONSES) for name in ("qwen3_vl", "qwen3_5")

@@ -276,15 +276,24 @@ def test_maps_are_the_weights_on_image_tokens(random_mllm, eager, items):
 
 
 @torch.no_grad()
-def test_sliding_layers_are_left_out():
+def test_sliding_layers_are_read_where_they_are_named():
     mllm = tiny_mllm(use_sliding_window=True, sliding_window=8, max_window_layers=1)
     assert mllm.text_config.layer_types[1] == "sliding_attention"
     batch = collate(mllm, [encode(mllm, noise_image(96, 96, 0), "What color?")])
     cols = groups(batch, mllm)
     found = read_masses(mllm, batch, cols, last_rows(batch, 2))
     assert set(found) == {0}
-    with pytest.raises(MeasureError, match=r"\[1\] have no full attention"):
-        read_masses(mllm, batch, cols, last_rows(batch, 2), layers=[0, 1])
+    found = read_masses(mllm, batch, cols, last_rows(batch, 2), layers=[1])
+    assert set(found) == {1}
+    # The oracle: eager attention, whose window is in its mask.
+    mllm.model.set_attn_implementation({"text_config": "eager"})
+    weights = mllm.model(**batch, output_attentions=True).attentions[1]
+    rows = last_rows(batch, 2)[0]
+    expected = weights.float() @ cols[:, None].to(weights)
+    assert (found[1] - expected[:, :, rows]).abs().max() <= EXACT
+    image = (batch["input_ids"] == mllm.image_token_id)[0].nonzero()[:, 0]
+    hidden = weights[0][:, rows][..., image[rows[0] - image >= 8]]
+    assert hidden.numel() and not hidden.any()
 
 
 @torch.no_grad()
