@@ -45,13 +45,13 @@ from .runs.run import RunFolder as RunFolder
 from .show.explorer.build import explore as explore
 from .show.photo import look as look
 from .show.report.compare import compare_runs as compare_runs
+from .show.studio import studio as studio
 from .stats.catalogue import METRICS as METRICS
 from .stats.crossed import paired_difference as paired_difference
 from .stats.intervals import bootstrap_mean as bootstrap_mean
 from .train.finetune import FinetuneConfig as FinetuneConfig
 from .train.finetune import finetune as finetune
 from .train.objective import AttCoTConfig as AttCoTConfig
-from .train.trainer import AttCoTMixin as AttCoTMixin
 from .train.trainer import attach as attach
 
 __version__: str

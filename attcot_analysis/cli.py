@@ -423,6 +423,49 @@ def _check_model(
     return outcome.holds
 
 
+@app.command("studio")
+def _studio(
+    model: Model,
+    picture: Annotated[str | None, Option(metavar="FILE", help="a picture to begin with")] = None,
+    question: Annotated[str, Option(metavar="TEXT", help="a question to begin with")] = "",
+    port: Annotated[int, Option(help="of the page; 0: any that is free")] = 0,
+    max_new_tokens: MaxNewTokens = 512,
+    form: Format = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    revision: Revision = None,
+    max_pixels: MaxPixels = None,
+    max_patches: MaxPatches = None,
+    quiet: Quiet = False,
+) -> None:
+    """A local page: ask about your picture, watch where the model looks.
+
+    Drop a picture, type a question; force an answer after any step; paint over
+    a region and ask again. Only this machine can open the page (127.0.0.1), by
+    an address with a random token. Ctrl-C ends it.
+    """
+    from attcot_analysis.models import load_mllm
+    from attcot_analysis.presets import choose
+    from attcot_analysis.show.studio.server import StudioServer
+    from attcot_analysis.show.studio.session import StudioSession
+
+    chosen = choose(model, dtype=dtype)
+    mllm = load_mllm(
+        chosen.name,
+        dtype=chosen.dtype or "auto",
+        device=device,
+        revision=revision,
+        format=asked_format(named(form), {}),
+        max_pixels=max_pixels,
+        max_patches=max_patches,
+    )
+    session = StudioSession(mllm, image=picture, question=question, max_new_tokens=max_new_tokens)
+    server = StudioServer(session, port)
+    say(f"Studio: {server.address} (Ctrl-C ends it)")
+    server.serve()
+    say("The studio is closed.")
+
+
 # --- data ---------------------------------------------------------------------------------------
 
 _data = Typer()

@@ -54,40 +54,46 @@ def page(mllm):
     return Page(StudioSession(mllm))
 
 
+@pytest.fixture(scope="module")
+def asked(mllm, problem):
+    """A page that has asked, and what it was told then."""
+    page = Page(StudioSession(mllm))
+    page.first = list(page.send("ask", png(problem.image), question=problem.question))
+    return page
+
+
 def png(image):
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
-def test_tokens_arrive_with_the_maps_of_the_rows_that_predict_them(page, mllm, problem, response):
-    page.send("ask", png(problem.image), question=problem.question)
-    tokens = page.all("token")
+def test_tokens_arrive_with_the_maps_of_the_rows_that_predict_them(asked, mllm, problem, response):
+    asked.told = list(asked.first)
+    tokens = asked.all("token")
     assert "".join(event["text"] for event, _ in tokens) == response.text
     maps = response_maps(mllm, problem, response.ids)
     expected = maps.grid.to_map(maps.weights.mean(axis=(0, 1)))
     drawn = np.stack([np.frombuffer(data, "<f4").reshape(6, 6) for _, data in tokens])
     # Token by token, with a cache, against one forward pass.
     np.testing.assert_allclose(drawn, expected, atol=1e-5)
-    [(shown, data)] = page.all("shown")
-    assert shown["answers"] == [page.session.asked.look.answer] and shown["whole"] == 4
+    [(shown, data)] = asked.all("shown")
+    assert shown["answers"] == [asked.session.asked.look.answer] and shown["whole"] == 4
     assert shown["steps"][0] == "1. The star is in column b." and len(data) > 10_000
-    [(event, packed)] = page.send("planes", names=["attention.0.1.2"])
+    [(event, packed)] = asked.send("planes", names=["attention.0.1.2"])
     assert event["index"] == [["attention.0.1.2", 6, 6]] and packed
 
 
-def test_an_answer_is_forced_after_any_step(page, mllm, problem, response):
-    page.send("ask", png(problem.image), question=problem.question)
+def test_an_answer_is_forced_after_any_step(asked, mllm, problem, response):
     table = open_commitment(mllm, [problem], [response.ids]).table
     for step in (0, 2, 4):
-        [(event, _)] = page.send("force", after=step)
+        [(event, _)] = asked.send("force", after=step)
         assert event["answer"] == table["forced"][step]
         assert event["p"] == pytest.approx(table["p"][step], abs=1e-4)
 
 
-def test_a_hidden_region_is_asked_about_again(page, mllm, problem, response):
-    page.send("ask", png(problem.image), question=problem.question)
-    before = page.session.record
+def test_a_hidden_region_is_asked_about_again(asked, mllm, problem, response):
+    page, before = asked, asked.session.asked.look.record
     page.send("edit", cells=STAR, fill="mean")
     edited = occluded(problem.image, region(STAR, (6, 6), problem.size), "mean")
     [(_, picture)] = page.all("edited")

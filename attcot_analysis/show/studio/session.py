@@ -139,7 +139,7 @@ class StudioSession:
         kind = message.get("kind")
         try:
             if kind == "stop":
-                self._stop.set()
+                self.stop()
             elif kind == "planes":
                 tell(*self.planes(message.get("names", ())))
             elif not self._busy.acquire(blocking=False):
@@ -153,6 +153,10 @@ class StudioSession:
         # A page must hear of every failure, or it would wait for ever.
         except Exception as error:
             tell({"kind": "error", "text": _sentence(error)}, b"")
+
+    def stop(self) -> None:
+        """End the text that is being written; what is there is kept."""
+        self._stop.set()
 
     def _work(self, kind: str, message: Mapping[str, Any], data: bytes, tell: Tell) -> None:
         if kind == "start":
@@ -206,6 +210,7 @@ class StudioSession:
             ProblemError: If picture, question, options or format make no sense.
             LayoutError: If the model writes nothing.
         """
+        self._question = question
         if form not in (None, *FORMATS):
             raise ShowError(f"There is no format {form!r}; choose from {', '.join(FORMATS)}.")
         problem = own_problem(image, question, options=options)
