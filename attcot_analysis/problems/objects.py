@@ -210,11 +210,13 @@ class PictureEdit:
         shown = [before, after, Image.fromarray(self.edited.region.astype(np.uint8) * 255)]
         if after.size == before.size:
             shown.append(ImageChops.difference(before, after).point(lambda gap: gap * 3))
-        sheet = Image.new("RGB", ((_PANEL + 4) * len(shown) - 4, _PANEL), "white")
-        for at, one in enumerate(shown):
-            small = one.convert("RGB")
-            small.thumbnail((_PANEL, _PANEL))
-            sheet.paste(small, (at * (_PANEL + 4), 0))
+        panels = [one.convert("RGB") for one in shown]
+        for one in panels:
+            one.thumbnail((_PANEL, _PANEL))
+        high = max(one.height for one in panels)
+        sheet = Image.new("RGB", ((_PANEL + 4) * len(panels) - 4, high), "white")
+        for at, one in enumerate(panels):
+            sheet.paste(one, (at * (_PANEL + 4), 0))
         return sheet
 
     def __str__(self) -> str:
