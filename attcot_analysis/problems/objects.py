@@ -204,18 +204,27 @@ class PictureEdit:
             return None
         return residual(self.problem.image, self.edited.image, self.edited.region)
 
-    def panels(self) -> Image.Image:
-        """Before, after, mask and difference (brightness three times that of the pixels')."""
+    def pictures(self) -> dict[str, Image.Image]:
+        """Before, after, region and difference (brightness three times that of the pixels'), small.
+
+        There is no difference where the sizes differ.
+        """
         before, after = self.problem.image, self.edited.image
-        shown = [before, after, Image.fromarray(self.edited.region.astype(np.uint8) * 255)]
+        region = Image.fromarray(self.edited.region.astype(np.uint8) * 255)
+        shown = {"before": before, "after": after, "region": region}
         if after.size == before.size:
-            shown.append(ImageChops.difference(before, after).point(lambda gap: gap * 3))
-        panels = [one.convert("RGB") for one in shown]
-        for one in panels:
+            shown["difference"] = ImageChops.difference(before, after).point(lambda gap: gap * 3)
+        small = {name: one.convert("RGB") for name, one in shown.items()}
+        for one in small.values():
             one.thumbnail((_PANEL, _PANEL))
-        high = max(one.height for one in panels)
-        sheet = Image.new("RGB", ((_PANEL + 4) * len(panels) - 4, high), "white")
-        for at, one in enumerate(panels):
+        return small
+
+    def panels(self) -> Image.Image:
+        """The `pictures` side by side."""
+        shown = self.pictures().values()
+        high = max(one.height for one in shown)
+        sheet = Image.new("RGB", ((_PANEL + 4) * len(shown) - 4, high), "white")
+        for at, one in enumerate(shown):
             sheet.paste(one, (at * (_PANEL + 4), 0))
         return sheet
 
@@ -229,16 +238,14 @@ class PictureEdit:
         return " ".join(words if left is None else [*words, f"{str(left).capitalize()}"])
 
     def _repr_html_(self) -> str:
-        """The panels over the words, every character of these escaped."""
-        file = BytesIO()
-        self.panels().save(file, "PNG")
-        data = base64.b64encode(file.getvalue()).decode("ascii")
-        words = for_html(self)
-        return (
-            '<figure><img alt="before, after, mask, difference" '
-            f'src="data:image/png;base64,{data}">'
-            f"<figcaption>{words}</figcaption></figure>"
-        )
+        """The pictures over the words, every character of these escaped."""
+        shown = []
+        for name, one in self.pictures().items():
+            file = BytesIO()
+            one.save(file, "PNG")
+            data = base64.b64encode(file.getvalue()).decode("ascii")
+            shown.append(f'<img alt="{name}" title="{name}" src="data:image/png;base64,{data}">')
+        return f"<figure>{' '.join(shown)}<figcaption>{for_html(str(self))}</figcaption></figure>"
 
 
 def edit(

@@ -145,10 +145,11 @@ def test_what_is_pasted_fills_the_region_only():
 
 def test_an_edit_shows_four_panels_and_escapes_what_it_says():
     done = edit(item(id="a"), "fill", answer="blue")
-    assert done.panels().size == (240 * 4 + 12, 240)
+    assert list(done.pictures()) == ["before", "after", "region", "difference"]
+    assert done.panels().size == (240 * 4 + 12, done.pictures()["before"].height)
     assert "Right answer: 'blue' (as given)." in str(done)
     html = edit(item(), "fill", fill="mean")._repr_html_()
-    assert html.count("<img") == 1 and "data:image/png;base64," in html
+    assert html.count("<img") == 4 and "data:image/png;base64," in html
     named = edit(item(), "fill", fill=lambda pixels, mask, rng: pixels)
     assert "<lambda>" in str(named) and "<lambda>" not in named._repr_html_()
 
@@ -157,7 +158,7 @@ def test_edits_of_whole_pictures_are_shown_alike():
     done = edit(item(), "mirror")
     assert done.edited.expected == "red" and done.residual.area == 1
     cropped = edit(item(), "crop")
-    assert cropped.residual is None and cropped.panels().size == (240 * 3 + 8, 240)
+    assert cropped.residual is None and list(cropped.pictures()) == ["before", "after", "region"]
 
 
 def chart(text="1984", ground=(250, 248, 240), ink=(20, 60, 160)):

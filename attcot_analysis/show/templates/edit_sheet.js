@@ -1,5 +1,6 @@
 const rows = [...document.querySelectorAll("article")];
 let at = 0;
+let saved = true;
 
 function count() {
   const of = (word) => rows.filter((row) => row.dataset.decision === word).length;
@@ -15,6 +16,7 @@ function go(to) {
 
 function decide(word) {
   rows[at].dataset.decision = word;
+  saved = false;
   count();
   go(at + 1);
 }
@@ -31,6 +33,7 @@ function save() {
   link.href = "data:application/json," + encodeURIComponent(JSON.stringify(decisions, null, 1));
   link.download = "edits.json";
   link.click();
+  saved = true;
 }
 
 const keys = {
@@ -44,5 +47,15 @@ const keys = {
 document.addEventListener("keydown", (event) => {
   if (keys[event.key] && !event.ctrlKey && !event.metaKey && !event.altKey) keys[event.key]();
 });
-rows.forEach((row, place) => row.addEventListener("focus", () => { at = place; }));
+rows.forEach((row, place) => row.addEventListener("focusin", () => { at = place; }));
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest("button");
+  if (!button) return;
+  const row = button.closest("article");
+  if (row) at = rows.indexOf(row);
+  keys[button.dataset.key]();
+});
+window.addEventListener("beforeunload", (event) => {
+  if (!saved) event.preventDefault();
+});
 count();
