@@ -399,7 +399,7 @@ def _check_model(
     as_json: Annotated[bool, Option("--json", help="print all of it as JSON")] = False,
     quiet: Quiet = False,
 ) -> bool:
-    """Is this checkpoint read correctly, and what can be measured on it?"""
+    """Is this checkpoint read right? What can be measured on it?"""
     from attcot_analysis.measures.check import check_model
     from attcot_analysis.presets import choose
 
@@ -438,7 +438,7 @@ def _studio(
     max_patches: MaxPatches = None,
     quiet: Quiet = False,
 ) -> None:
-    """A local page: ask about your picture, watch where the model looks.
+    """A local page: ask about a picture, see where it is looked at.
 
     Drop a picture, type a question; force an answer after any step; paint over
     a region and ask again. Only this machine can open the page (127.0.0.1), by
@@ -472,7 +472,7 @@ _data = Typer()
 app.add_typer(
     _data,
     name="data",
-    help="Check a dataset, convert it into a problem folder, read a batch's responses.",
+    help="Check and convert datasets; read a batch's responses.",
 )
 
 DataPath = Annotated[str, Argument(metavar="PATH", help="file, folder or hub id")]
@@ -969,7 +969,7 @@ def _measure(
     seed: Annotated[int, Option(help="of the intervals' bootstrap, and of sampling")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Measure one model on one folder of problems; re-running resumes.
+    """Measure a model on a folder of problems; re-running resumes.
 
     Under accelerate launch or torchrun the processes share the items.
     Explicit options override those of a preset. Without --format responses
@@ -1101,7 +1101,7 @@ def _compare(
     seed: BootstrapSeed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Two measured runs on the same items: verdicts, curves, maps, items, as a report.
+    """Two measured runs on the same items, as one page.
 
     Compare two runs of attcot measure on the same items. Several training
     seeds of one side are joined by commas.
@@ -1136,7 +1136,7 @@ def _report(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """One measured run as one page: does CoT hurt, metrics, curves, maps, items.
+    """One measured run as one page: does CoT hurt, and why?
 
     Several training seeds are joined by commas.
     """
@@ -1195,7 +1195,7 @@ def _figures(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """The report's figures for a paper: vector, in its width, font and size.
+    """The report's figures, for a paper.
 
     Of one measured run, or of two compared. Several training seeds are
     joined by commas. No model is loaded; maps are those that the run kept.
@@ -1242,7 +1242,7 @@ def _table(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """The metrics of a run or a comparison as a table, with intervals and n.
+    """The metrics of a run or a comparison, as a table.
 
     Several training seeds are joined by commas. What could not be read stands
     before the table; with csv it is printed beside it.
@@ -1281,7 +1281,7 @@ def _items(
     problems: MovedProblems = None,
     quiet: Quiet = False,
 ) -> None:
-    """The items with the worst value of a metric: id, question, answers, value.
+    """The items with the worst value of a metric.
 
     Values of several training seeds, joined by commas, are averaged.
     """

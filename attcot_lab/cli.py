@@ -49,7 +49,7 @@ def _demo(
     folder: Annotated[Path, Argument(metavar="DIR", help="new folder")],
     quiet: Quiet = False,
 ) -> None:
-    """Copy tiny models, problems and notebooks into a new folder."""
+    """Copy tiny models, problems and notebooks into a folder."""
     from attcot_lab.demo import write_demo
 
     folder = write_demo(folder)
@@ -65,7 +65,7 @@ def _reproduce(
     workers: Workers = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune the testbed model with and without Att-CoT, measure both, write a report."""
+    """The study on the shipped model, from training to report."""
     from attcot_lab.plan import read_plan
     from attcot_lab.run import run_plan
 
@@ -123,7 +123,7 @@ def _finetune(
     prefill: Prefill = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune a model as an arm says: cot_sft, att_cot, ...; re-running resumes.
+    """Fine-tune a model as an arm says; re-running resumes.
 
     All its weights are trained, or adapters (--lora) that are merged into it
     at the end. The folder appears when it is done. Re-running after an
@@ -177,7 +177,7 @@ def _run(
     dry: Annotated[bool, Option("--dry", help="read the file and say what it asks for")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check, measure, fine-tune, compare, as a YAML file says; re-running resumes.
+    """All that a YAML file asks for; re-running resumes.
 
     Do all that a plan asks for: check the model, fine-tune it as every arm,
     measure base and arms, and write a page per comparison.
@@ -204,7 +204,7 @@ def _grid(
     workers: Workers = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune and measure models × problems × arms × seeds; re-running resumes.
+    """Models × problems × arms × seeds; re-running resumes.
 
     Fine-tune and measure every cell of a plan. Re-running on the same folder
     resumes, also with a file to which models, arms or seeds were added.

@@ -53,7 +53,7 @@ def test_every_exit_code_has_a_meaning_in_the_help_and_the_docs(capsys):
 def test_the_help_is_one_page_and_names_the_whole_road(capsys):
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
-    assert len(page.splitlines()) <= 66
+    assert len(page.splitlines()) <= 55
     road = "doctor demo check-model generate measure finetune compare report run grid"
     assert all(f"\n│ {command} " in page for command in road.split())
 
