@@ -756,6 +756,15 @@ def _generate(
             help="write requests for vllm run-batch to this new file (.jsonl) instead",
         ),
     ] = None,
+    server: Annotated[
+        str | None,
+        Option(
+            metavar="URL",
+            help="ask this server (vLLM, SGLang, llama.cpp: OpenAI's protocol) instead; --out is "
+            "then a file (.jsonl), and a key is read from ATTCOT_API_KEY",
+        ),
+    ] = None,
+    at_once: Annotated[int | None, Option(help="requests under way at a server; default 8")] = None,
     link_pictures: Annotated[
         bool,
         Option(
@@ -791,21 +800,27 @@ def _generate(
     Responses are kept with their tokens. Under accelerate launch the processes
     share the items. With --requests nothing is loaded: the prompts are written
     as the input of vllm run-batch, for a MODEL that goes by this name there.
+    With --server they are sent to it, and what comes back is written to --out.
     """
     if (out is None) == (requests is None):
         raise typer.BadParameter("give one of --out and --requests")
+    if requests is not None and server is not None:
+        raise typer.BadParameter("give --server its file with --out")
+    if at_once is not None and server is None:
+        raise typer.BadParameter("--at-once is for --server")
     from attcot_analysis.measures.unread import LIMIT, unread_sentence
     from attcot_analysis.models import load_mllm
     from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.folder import load_problems
-    from attcot_analysis.runs.generations import write_requests
+    from attcot_analysis.runs import generations
     from attcot_analysis.runs.measure import measure_run, response_file
+    from attcot_analysis.runs.server import ask_server
     from attcot_analysis.runs.shards import Shards
 
     chosen = choose(model, dtype=dtype, batch_size=batch_size)
     changes = changes_of(system, prompt, thinking, prefill, mode)
-    if requests is not None:
+    if requests is not None or server is not None:
         own = {
             "batch-size": batch_size,
             "dtype": dtype,
@@ -823,26 +838,34 @@ def _generate(
         if useless:
             raise MeasureError(f"Requests are answered by a server; leave --{useless[0]} out.")
         asked = load_problems(problems, limit=items, keep_pictures=False)
-        path = write_requests(
-            requests,
-            asked,
-            model=chosen.name,
-            mode=mode,
-            text_only=text_only,
-            max_new_tokens=max_new_tokens,
-            samples=samples,
-            temperature=temperature,
-            seed=seed,
-            folder=problems if link_pictures else None,
-            form=asked_format(named(form), changes),
-        )
+        options: dict[str, Any] = {
+            "model": chosen.name,
+            "mode": mode,
+            "text_only": text_only,
+            "max_new_tokens": max_new_tokens,
+            "samples": samples,
+            "temperature": temperature,
+            "seed": seed,
+            "folder": problems if link_pictures else None,
+            "form": asked_format(named(form), changes),
+        }
+        if server is not None and out is not None:
+            lines = generations.requests(asked, **options)
+            n = ask_server(server, lines, out, at_once=at_once or 8)
+            say(f"Responses: {out} ({n} of {len(asked)} items asked for now)")
+            say(f"Then: attcot measure ... --generations {out}")
+            return
+        assert requests is not None
+        path = generations.write_requests(requests, asked, **options)
         allowed = f" --allowed-local-media-path {problems.resolve()}" if link_pictures else ""
         say(f"Requests: {path} ({len(asked)})")
         say(f"Run them: vllm run-batch -i {path} -o FILE --model {chosen.name}{allowed}")
         say("Then: attcot measure ... --generations FILE")
         return
     if link_pictures:
-        raise MeasureError("--link-pictures is for requests; give --requests FILE, too.")
+        raise MeasureError(
+            "--link-pictures is for requests; give --requests FILE or --server URL, too."
+        )
     assert out is not None
     with Shards.here() as shards, shards.together():
         loaded = load_problems(problems, limit=items, keep_pictures=False)

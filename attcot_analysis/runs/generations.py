@@ -42,8 +42,7 @@ URL = "/v1/chat/completions"
 _TOKEN = re.compile(r"token_id:(\d+)")
 
 
-def write_requests(
-    path: str | Path,
+def requests(
     problems: Sequence[Problem],
     *,
     model: str,
@@ -55,15 +54,14 @@ def write_requests(
     seed: int = 0,
     folder: str | Path | None = None,
     form: ResponseFormat = TAGS,
-) -> Path:
-    """Write problems as requests of a batch, with the prompts that are used here.
+) -> Iterator[dict[str, Any]]:
+    """Problems as requests of a batch, with the prompts that are used here, one after the other.
 
     The checkpoint's own sampling settings, which vLLM takes over by itself, are switched off as
     they are in `generate`, and special tokens stay in the text, so that it can be held against
     the tokens.
 
     Args:
-        path: New file, JSON lines.
         problems: The items.
         model: The name that the server serves the model by; for vLLM what it was started with.
         mode: ``"cot"`` or ``"direct"``.
@@ -77,15 +75,10 @@ def write_requests(
             plain RGB or grey are held all the same.
         form: The format to ask for.
 
-    Returns:
-        The file.
-
     Raises:
-        MeasureError: If the file is there already, there are no problems, a number is out of
-            range, or the format starts responses itself.
-        RunError: If it cannot be written.
+        MeasureError: If there are no problems, a number is out of range, or the format starts
+            responses itself.
     """
-    target = _new_file(path)
     if not problems:
         raise MeasureError("There are no problems to ask about; give at least one.")
     if samples < 1 or (samples > 1 and temperature == 0):
@@ -119,13 +112,31 @@ def write_requests(
     if form.thinking is not None:
         settings["chat_template_kwargs"] = {"enable_thinking": form.thinking}
 
+    def ask(problem: Problem) -> dict[str, Any]:
+        messages = _messages(problem, mode, text_only, folder, form)
+        body = {"model": model, "messages": messages} | settings
+        return {"custom_id": problem.id, "method": "POST", "url": URL, "body": body}
+
+    return map(ask, problems)
+
+
+def write_requests(path: str | Path, problems: Sequence[Problem], **options: Any) -> Path:
+    """Write the `requests` of problems to a new file, JSON lines; options as there.
+
+    Returns:
+        The file.
+
+    Raises:
+        MeasureError: As `requests`, or if the file is there already.
+        RunError: If it cannot be written.
+    """
+    target = _new_file(path)
+    asked = requests(problems, **options)
+
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8") as file:
-            for problem in problems:
-                messages = _messages(problem, mode, text_only, folder, form)
-                body = {"model": model, "messages": messages}
-                line = {"custom_id": problem.id, "method": "POST", "url": URL}
-                file.write(json.dumps({**line, "body": body | settings}, ensure_ascii=False) + "\n")
+            for request in asked:
+                file.write(json.dumps(request, ensure_ascii=False) + "\n")
 
     write_whole(target, write)
     return target
