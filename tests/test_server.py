@@ -1,4 +1,4 @@
-"""`ask_server` against a small server of our own that answers slowly, wrongly, partly, not at all."""
+"""`ask_server` against a server of our own that answers slowly, wrongly, partly, not at all."""
 
 import json
 import threading
@@ -132,7 +132,7 @@ def test_one_item_that_is_refused_does_not_stop_the_others(serve, tmp_path):
         return (400, {"error": f"picture too large for {KEY}"}, {}) if first else good(body, turn)
 
     server, path = serve(refuse), tmp_path / "out.jsonl"
-    with pytest.raises(RunError, match="1 of 4 items got no response.*too large") as error:
+    with pytest.raises(RunError, match=r"1 of 4 items got no response.*too large") as error:
         ask(server, path, at_once=1)
     assert KEY not in str(error.value)
     assert answered(path) == sorted(one.id for one in PROBLEMS[1:])
