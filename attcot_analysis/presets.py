@@ -110,10 +110,12 @@ def _preset(name: str, settings: Any) -> Preset:
 
 
 def find_preset(name: str | Path) -> Preset | None:
-    """The preset of that name; ``None`` for a folder, a hub id or a name that no preset has."""
-    if Path(name).exists() or "/" in str(name):
+    """The preset of that name or hub id; ``None`` for a folder and for what no preset has."""
+    if Path(name).exists():
         return None
-    return presets().get(str(name))
+    found = presets()
+    of_hub = {preset.hub.lower(): preset for preset in found.values()}
+    return found.get(str(name)) or of_hub.get(str(name).lower())
 
 
 def written(layers: Sequence[int]) -> str:
@@ -131,7 +133,7 @@ class Chosen:
         dtype: Of the weights, ``None`` if neither says.
         batch_size: Items per forward pass.
         layers: Those whose attention is read; ``None`` for all.
-        preset: The preset that was named, if one was.
+        preset: The preset that was named, or whose hub id was, if one was.
     """
 
     name: str
@@ -149,7 +151,7 @@ class Chosen:
         if self.preset is not None and self.preset.n_layers != n_layers:
             raise ModelError(
                 f"Preset {self.preset.name} says {self.preset.n_layers} layers, but {self.name} "
-                f"has {n_layers}; give the hub id instead, with --layers, or correct presets.yaml."
+                f"has {n_layers}; give its folder instead, with --layers, or correct presets.yaml."
             )
 
 

@@ -243,7 +243,7 @@ def load_mllm(
 
     Warns:
         UserWarning: If the processor cuts pictures otherwise than the checkpoint's file says, and
-            no limit settles it.
+            no limit settles it; if weights in float16 are held in float32 on a CPU.
 
     Raises:
         ModelError: If anything is missing, unreadable, or of no supported family.
@@ -275,6 +275,13 @@ def load_mllm(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval()
+    quantised = getattr(model, "is_quantized", False)
+    if torch.device(device).type == "cpu" and model.dtype == torch.float16 and not quantised:
+        warnings.warn(
+            f"{name} is held in float32: float16 on a CPU overflows where the GPU's does not.",
+            stacklevel=2,
+        )
+        model = model.float()
     limits = limit_pictures(
         family, processor, model.config, {"max_pixels": max_pixels, "max_patches": max_patches}
     )
@@ -341,6 +348,11 @@ def _check_folder(path: Path) -> None:
         raise ModelError(
             f"{path} has no processor (processor_config.json or preprocessor_config.json); "
             "save the model's AutoProcessor into it."
+        )
+    if any(path.glob("model*.safetensors")) and (path / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{path} holds a LoRA adapter beside full weights, which would be applied to them; "
+            "merge it (merge_and_unload) or move the adapter's files elsewhere."
         )
     for index in path.glob("*.index.json"):
         _check_shards(index)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import noise_image, tiny_mllm
 
+from attcot_analysis.attention.hook import NAME
 from attcot_analysis.errors import ModelError
 from attcot_analysis.models import _torchvision, collate, encode, load_mllm, wrap_mllm
 
@@ -40,6 +41,31 @@ def test_a_saved_model_comes_back(folder, random_mllm):
     assert torch.allclose(one, other, atol=1e-5)
     half = load_mllm(str(folder), dtype=torch.bfloat16, device="cpu")
     assert half.dtype == torch.bfloat16
+
+
+def test_half_precision_that_a_cpu_overflows_in_is_held_in_full(folder):
+    with pytest.warns(UserWarning, match="held in float32: float16 on a CPU"):
+        assert load_mllm(folder, dtype="float16", device="cpu").dtype == torch.float32
+
+
+def test_an_adapter_beside_full_weights_is_named(copied):
+    (copied / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"holds a LoRA adapter beside full weights, .* merge it"):
+        load_mllm(copied, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "eager", NAME])
+@torch.no_grad()
+def test_padding_on_the_left_gives_no_nan(random_mllm, kind):
+    """Its rows see nothing at all."""
+    model = tiny_mllm().model
+    items = [
+        encode(random_mllm, noise_image(*size), "What color?") for size in ((32, 32), (96, 96))
+    ]
+    batch = collate(random_mllm, items, padding_side="left")
+    assert not batch["attention_mask"].all()
+    model.set_attn_implementation({"text_config": kind})
+    assert model(**batch).logits.isfinite().all()
 
 
 def test_a_tokenizer_without_padding_gets_one(random_mllm):
