@@ -44,6 +44,9 @@ SOURCES: tuple[ExplorerSource, ...] = ("attention", "sink_free")
 BUDGET = 8_000_000
 """Bytes of maps sent with a text; what is selected later is sent in full."""
 
+_SHOWN = 1280
+"""Pixels of the longer side of a picture that is sent to the page."""
+
 FILL_WORDS = {
     "telea": "inpaint",
     "mean": "mean colour",
@@ -186,7 +189,7 @@ class StudioSession:
 
     def _show(self, question: str, tell: Tell) -> None:
         assert self._picture is not None
-        tell({"kind": "picture", "question": question}, png_bytes(self._picture))
+        tell({"kind": "picture", "question": question}, _preview(self._picture))
 
     def ask(
         self,
@@ -275,7 +278,7 @@ class StudioSession:
         image = asked.problem.image
         hidden = region(cells, (rows, cols), image.size)
         edited = occluded(image, hidden, fill)
-        tell({"kind": "edited"}, png_bytes(edited))
+        tell({"kind": "edited"}, _preview(edited))
         problem = replace(asked.problem, image=edited)
         mllm = asked.mllm
         made = self._stream(mllm, problem, tell, "edited")
@@ -380,6 +383,13 @@ def region(
     down = ((np.arange(size[1]) + 0.5) * rows / size[1]).astype(int)
     across = ((np.arange(size[0]) + 0.5) * cols / size[0]).astype(int)
     return chosen.reshape(rows, cols)[down[:, None], across]
+
+
+def _preview(image: Image.Image) -> bytes:
+    """A picture as the page shows it; the model is asked about the whole of it."""
+    small = image.copy()
+    small.thumbnail((_SHOWN, _SHOWN))
+    return png_bytes(small)
 
 
 def _sentence(error: Exception) -> str:
