@@ -242,7 +242,7 @@ MaxPatches = Annotated[
     Option(metavar="N", help="most tiles of a picture (InternVL, LLaVA-NeXT, Idefics3, ...)"),
 ]
 Dtype = Annotated[str | None, Option(help="such as bfloat16; default auto")]
-Device = Annotated[str | None, Option(help="such as cpu or cuda:1")]
+Device = Annotated[str | None, Option(help="such as cpu, cuda:1, or auto: over all")]
 Revision = Annotated[str | None, Option(help="branch, tag or commit on the hub")]
 BootstrapSeed = Annotated[int, Option("--seed", help="of the intervals' bootstrap")]
 MovedProblems = Annotated[Path | None, Option("--problems", help="problem folder, if it has moved")]

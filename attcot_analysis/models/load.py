@@ -96,8 +96,9 @@ class Mllm:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies."""
-        return next(self.model.parameters()).device
+        """Where the first parameter lies that is not left on a disk."""
+        placed = (weight.device for weight in self.model.parameters())
+        return next((one for one in placed if one.type != "meta"), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -216,7 +217,7 @@ def load_mllm(
     name_or_path: str | Path,
     *,
     dtype: str | torch.dtype = "auto",
-    device: str | torch.device | None = None,
+    device: str | torch.device | Mapping[str, Any] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     attn_implementation: str = "sdpa",
@@ -229,7 +230,9 @@ def load_mllm(
     Args:
         name_or_path: A folder or a hub id such as ``Qwen/Qwen2.5-VL-7B-Instruct``.
         dtype: ``"auto"`` takes the type the checkpoint was saved in.
-        device: Default: the first CUDA device if there is one, else the CPU.
+        device: Default: the first CUDA device if there is one, else the CPU. ``"auto"`` spreads a
+            model over all GPUs, then memory and disk, as accelerate plans it; a mapping from parts
+            to devices is a plan of one's own.
         revision: Branch, tag or commit of a hub repository.
         trust_remote_code: Passed to `transformers`.
         attn_implementation: Of the whole model; measurements switch the text stack's for as long
@@ -257,6 +260,7 @@ def load_mllm(
     check_config(config, name)
     processor = _load_processor(name, config, **hub)
     check_processor(config, processor, name)
+    spread = device == "auto" or isinstance(device, Mapping)
     model, found = _load(
         AutoModelForImageTextToText,
         "model",
@@ -264,6 +268,7 @@ def load_mllm(
         dtype=dtype,
         attn_implementation=attn_implementation,
         output_loading_info=True,
+        **({"device_map": device} if spread else {}),
         **hub,
     )
     missing = sorted(found["missing_keys"])
@@ -274,9 +279,9 @@ def load_mllm(
         )
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
-    quantised = getattr(model, "is_quantized", False)
-    if torch.device(device).type == "cpu" and model.dtype == torch.float16 and not quantised:
+    model = (model if spread else model.to(device)).eval()
+    as_it_is = spread or getattr(model, "is_quantized", False)
+    if model.device.type == "cpu" and model.dtype == torch.float16 and not as_it_is:
         warnings.warn(
             f"{name} is held in float32: float16 on a CPU overflows where the GPU's does not.",
             stacklevel=2,
@@ -457,7 +462,8 @@ def memory_limit(amount: int | None, device: str | torch.device | None = None) -
     if amount is None:
         yield
         return
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(default if device in (None, "auto") else device)
     if chosen.type == "cuda":
         index = torch.cuda.current_device() if chosen.index is None else chosen.index
         total = torch.cuda.get_device_properties(index).total_memory

@@ -2,15 +2,20 @@
 
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.hook import NAME
 from attcot_analysis.errors import ModelError
+from attcot_analysis.measures.access import visual_access
+from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.models import _torchvision, collate, encode, load_mllm, wrap_mllm
+from attcot_analysis.problems import Problem, render_response
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,23 @@ def test_a_saved_model_comes_back(folder, random_mllm):
 def test_half_precision_that_a_cpu_overflows_in_is_held_in_full(folder):
     with pytest.warns(UserWarning, match="held in float32: float16 on a CPU"):
         assert load_mllm(folder, dtype="float16", device="cpu").dtype == torch.float32
+
+
+@torch.no_grad()
+def test_a_model_that_is_spread_gives_what_a_whole_one_gives(folder, random_mllm):
+    """Two layers stay on the disk until they run; masses and forced answers are the same."""
+    text = "model.language_model"
+    plan = dict.fromkeys(("model.visual", f"{text}.embed_tokens", f"{text}.layers.0"), "cpu")
+    plan |= dict.fromkeys((f"{text}.layers.1", f"{text}.layers.2"), "disk")
+    plan |= dict.fromkeys((f"{text}.norm", f"{text}.rotary_emb", "lm_head"), "cpu")
+    spread = load_mllm(folder, device=plan)
+    assert {weight.device.type for weight in spread.model.parameters()} == {"cpu", "meta"}
+    assert spread.device.type == "cpu"
+    problem = Problem("a", noise_image(64, 48), "What color?", ("red", "blue"), "red")
+    given = ([problem], [render_response(["Go right.", "Cell b1 is red."], "red")])
+    for measure in (visual_access, partial(commitment, controls=("rationale",))):
+        whole = measure(random_mllm, *given).table
+        pd.testing.assert_frame_equal(measure(spread, *given).table, whole, atol=1e-5)
 
 
 def test_an_adapter_beside_full_weights_is_named(copied):
