@@ -7,6 +7,7 @@ states.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from attcot_analysis.attention.candidates import candidate_tokens
+from attcot_analysis.measures.patched import Group
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
 from attcot_analysis.models.load import text_stack
@@ -34,7 +36,7 @@ Hook = Callable[[int, Tensor], Tensor]
 
 ANSWERS = ("red", "green")
 SENTENCE = "The star is in cell a1 and its arrow points right."
-GROUPS = ("evidence", "image_rest", "question", "rationale")
+GROUPS: tuple[Group, ...] = ("evidence", "image_rest", "question", "rationale")
 
 FULL = Scale(
     steps=2,  # K, so three forced answers
@@ -125,11 +127,9 @@ def plain_sweep(mllm: Mllm, item: Problem, response: str, *, whole: bool) -> Ten
 
     def odds(batch: dict[str, Tensor], texts: Sequence[Encoded], hook: Hook | None) -> float:
         stack = text_stack(mllm)
-        hooks = [
-            block.register_forward_hook(lambda _module, _given, out, at=at: hook(at, out))
-            for at, block in enumerate(stack.layers)
-            if hook is not None
-        ]
+        hooks: list[Any] = []
+        for at, block in enumerate(stack.layers if hook is not None else ()):
+            hooks.append(block.register_forward_hook(_calling(hook, at)))
         with torch.no_grad(), evaluating(mllm.model):
             kept = max(map(len, tails)) + 1
             logits = mllm.model(**batch, use_cache=False, logits_to_keep=kept).logits
@@ -147,7 +147,7 @@ def plain_sweep(mllm: Mllm, item: Problem, response: str, *, whole: bool) -> Ten
             [continued(one, end, [*tokens.shared, *tail]) for tail in tails] for one in (own, twin)
         )
         batch, states = collate(mllm, texts), dict[int, Tensor]()
-        odds(collate(mllm, others), others, lambda at, out, kept=states: kept.setdefault(at, out))
+        odds(collate(mllm, others), others, states.setdefault)
         before = odds(batch, texts, None)
         for layer in range(mllm.n_layers):
             for number, group in enumerate(groups):
@@ -156,6 +156,11 @@ def plain_sweep(mllm: Mllm, item: Problem, response: str, *, whole: bool) -> Ten
                 hook = _patched(layer, rows, states[layer])
                 found.append((layer, number, k, odds(batch, texts, hook) - before))
     return torch.tensor([value for *_, value in sorted(found)], dtype=torch.float64)
+
+
+def _calling(hook: Hook | None, at: int) -> Callable[..., Tensor]:
+    """A module's forward hook."""
+    return lambda _module, _given, out: out if hook is None else hook(at, out)
 
 
 def _patched(layer: int, rows: Tensor, states: Tensor) -> Hook:
