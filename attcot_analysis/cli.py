@@ -482,8 +482,8 @@ DataFormat = Annotated[
         "--format",
         metavar="NAME",
         help="jsonl (your own), clevr, chartqa, visual-cot, m3cot, a-okvqa, vstar, naturalbench, "
-        "vilp, cv-bench, blink, mmstar, scienceqa, vqa-rad, slake, charxiv, geometry3k or "
-        "hallusionbench",
+        "vilp, mm-gcot, treebench, we-math, cv-bench, blink, mmstar, scienceqa, vqa-rad, slake, "
+        "charxiv, geometry3k or hallusionbench",
     ),
 ]
 SkipFaulty = Annotated[bool, Option("--skip-faulty", help="leave out what is wrong")]

@@ -1,5 +1,6 @@
 """Small files in exactly the schemas of published datasets, two records each."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -490,6 +491,37 @@ def hallusionbench(folder):
     return path
 
 
+def mm_gcot(folder):
+    save(folder / "vg" / "VG_100K" / "7.jpg", 1, (100, 50))
+    row = {"id": 1, "img": "vg/VG_100K/7.jpg", "question": "Is the cup on the tray blue?",
+           "cot": "Step 1: The tray is at [0.100, 0.200, 0.900, 0.800].\nStep 2: The cup on it "
+           "is at [0.500, 0.400, 0.200, 0.300].\nStep 3: The cup is red.", "answer": "No",
+           "coordinate": "[0.500, 0.400, 0.200, 0.300]", "qualified": True}  # fmt: skip
+    other = row | {"id": 3, "question": "What is on the tray?", "answer": "Cup"}
+    (folder / "GCoT_dataset_judge_test.json").write_text(json.dumps([row, other]))
+    return folder
+
+
+def treebench(folder):
+    held = base64.b64encode(stored(1)["bytes"]).decode()
+    row = {"index": 0, "image": held, "question": "What is the man doing?", "answer": "B",
+           "multi-choice options": "A. running\nB. sitting\nC. standing\nD. jumping",
+           "category": "Perception/Physical State"}  # fmt: skip
+    return table(folder / "train.parquet", [row, row | {"index": 1, "answer": "C"}])
+
+
+def we_math(folder):
+    save(folder / "2steps" / "image" / "9-1.png", 1)
+    row = {"ID": "2steps_9", "split": "testmini", "knowledge concept": "Left-Right Position",
+           "question": "As shown in the diagram, the block to the right of H is ( ).",
+           "option": "A. F;    B. D;    C. B;    D. I; E. No correct answer", "answer": "D",
+           "image_path": "2steps/image/9-1.png", "key": "2steps_1", "question number": 9,
+           "knowledge concept description": "A lateral relationship."}  # fmt: skip
+    other = row | {"ID": "2steps_10", "option": "A. 3, 5, 4; B. 3, 50, 40.; C. No correct answer"}
+    (folder / "testmini.json").write_text(json.dumps([row, other | {"answer": "B"}]))
+    return folder / "testmini.json"
+
+
 FILES = {
     "jsonl": own,
     "clevr": clevr,
@@ -509,6 +541,9 @@ FILES = {
     "charxiv": charxiv,
     "geometry3k": geometry3k,
     "hallusionbench": hallusionbench,
+    "mm-gcot": mm_gcot,
+    "treebench": treebench,
+    "we-math": we_math,
 }
 """Per format what writes its files into an empty folder; returns what a person would point at."""
 

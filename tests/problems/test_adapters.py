@@ -433,3 +433,38 @@ def test_limits_and_converting_nothing(tmp_path):
     with pytest.raises(ProblemError, match="No problems"):
         convert_data(path, tmp_path / "none")
     assert not (tmp_path / "none").exists() and not check_data(path).holds
+
+
+def test_steps_of_mm_gcot_have_the_boxes_that_they_name(tmp_path):
+    first, other = read_data(made(tmp_path, "mm-gcot"), "mm-gcot")
+    assert (first.id, first.candidates, other.candidates) == ("mm-gcot-judge-1", ("Yes", "No"), ())
+    tray, cup, last = first.steps
+    assert tray.boxes == ((10, 10, 100, 50),) and not last.boxes
+    assert cup.boxes[0] == pytest.approx((50, 20, 70, 35)) and first.evidence == cup.boxes
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "answers"),
+    [
+        ("treebench", ("running", "sitting", "standing", "jumping"), ["sitting", "standing"]),
+        ("we-math", ("F", "D", "B", "I", "No correct answer"), ["I", "3, 50, 40."]),
+    ],
+)
+def test_options_in_one_text_are_cut_at_their_letters(tmp_path, name, options, answers):
+    found = list(read_data(made(tmp_path, name), name))
+    assert found[0].candidates == options and [one.answer for one in found] == answers
+    assert found[0].question.count("\n") == len(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("A. 40, 50;B. 40, 60;C. 40, 60", "lists an option twice"),
+        ("A. It turns.; B. No.; F. No correct answer", "are not in the order A, B, C"),
+    ],
+)
+def test_options_of_we_math_that_cannot_be_told_apart_are_refused(tmp_path, option, message):
+    path = made(tmp_path, "we-math")
+    first, _ = json.loads(path.read_text())
+    path.write_text(json.dumps([first, first | {"option": option}]))
+    assert message in check_data(path, "we-math").faults[0]

@@ -242,6 +242,7 @@ class _Reading:
         self.place, self.faults = place, faults
         self.count = CoverageCount()
         records = ADAPTERS[format].read(place)
+        self._form = place.boxes or ("pixels" if format in _OWN_BOXES else None)
         self._records = records if limit is None else sampled(records, limit, seed)
         self._left = limit
 
@@ -276,7 +277,7 @@ class _Reading:
             f"{several} records have several {SEVERAL}." if several else None,
             place.seen.fault,
             place.seen.doubt,
-            *place.look.sentences(place.boxes or "pixels"),
+            *place.look.sentences(self._form),
             f"Kept as metadata: {', '.join(sorted(place.kept))}." if place.kept else None,
             f"Not read: {', '.join(sorted(place.unread))}." if place.unread else None,
         )

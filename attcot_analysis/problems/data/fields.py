@@ -126,7 +126,8 @@ def yes_or_no(answer: str) -> tuple[str, ...]:
 INSTRUCTION = re.compile(
     r"\s*(?:Please (?:answer|output|choose|select|respond)|\nAnswer with)\b[^\n]*$", re.IGNORECASE
 )
-_LETTER = re.compile(r"(?<![\w(])\(?([A-Za-z])\s*[:.)]\s*")
+_LETTER = re.compile(r"(?<![\w(])\(?([A-Za-z])\s*[:.)\uff0e\uff1a]\s*")
+_UNCUT = re.compile(r"^;|;\s*[A-Z]\.\s")
 _LISTING = re.compile(r"\s*(?:\bOptions?\s*:?)?[\s(]*$", re.IGNORECASE)
 
 
@@ -149,8 +150,12 @@ def listed_options(question: str, where: str) -> tuple[str, tuple[str, ...]]:
         text[mark.end() : end].strip().rstrip(";,").rstrip()
         for mark, end in zip(marks, ends, strict=False)
     )
-    if len(options) < 2 or len(set(options)) < len(options):
+    if any(_UNCUT.search(one) for one in options):
+        raise ProblemError(f"{where}: its options {question!r:.70} are not in the order A, B, C.")
+    if len(options) < 2:
         raise ProblemError(f"{where}: its question {question!r:.80} lists no two options A and B.")
+    if len(set(options)) < len(options):
+        raise ProblemError(f"{where}: its question {question!r:.80} lists an option twice.")
     return _LISTING.sub("", text[: marks[0].start()]), options
 
 

@@ -3,7 +3,8 @@ r"""Datasets that are published as tables: mostly an entry that says which colum
 Papers: M3CoT 2405.16473, A-OKVQA 2206.01718, CV-Bench 2406.16860, BLINK 2404.12390, MMStar
 2403.20330, ScienceQA 2209.09513, VQA-RAD 10.1038/sdata.2018.251, SLAKE 2102.09542, CharXiv
 2406.18521, Geometry3K 2105.04165, HallusionBench 2310.14566, V*Bench 2312.14135, NaturalBench
-2410.14669, ViLP 2501.00569. Which columns are read is said in `HUB_SETS`.
+2410.14669, ViLP 2501.00569, MM-GCoT 2503.12799, TreeBench 2507.07999, We-Math 2407.01284. Which
+columns are read is said in `HUB_SETS`.
 
 V*Bench is also read from its published folder: ``test_questions.jsonl`` (``image``, ``text``,
 ``category``, ``label``), and beside every picture a JSON file (``target_object``, ``bbox`` as x, y,
@@ -21,8 +22,11 @@ A row of ViLP gives three problems with the same candidates. Its question states
 suggests ``answer1`` (the variant ViLP-F), which is the habitual answer; the twin of each picture is
 the next one with another answer. In HallusionBench it is the first other picture of the set on
 which the same question has the other answer. None of the three has control edits.
+
+A step of MM-GCoT names its box in its text, as shares of the picture (x, y, width, height).
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -52,7 +56,7 @@ from attcot_analysis.problems.data.records import (
     rows,
 )
 from attcot_analysis.problems.data.splits import choose
-from attcot_analysis.problems.problem import Edit, Problem, Scoring
+from attcot_analysis.problems.problem import Box, Edit, Problem, Scoring, Step
 
 
 class Columns(NamedTuple):
@@ -62,8 +66,8 @@ class Columns(NamedTuple):
         image: The picture; several names where an item may have several, of which one is read.
         question: May list its options, and is then cut before them.
         answer: A letter, a place among the choices from 0, or a text.
-        choices: A column with a list, the choices themselves if they are the same for all, or
-            ``IN_QUESTION``.
+        choices: A column with a list or with a text that lists them by letter, the choices
+            themselves if they are the same for all, or ``IN_QUESTION``.
         context: What stands before the question.
         id: What tells items apart; the row's number where there is none.
         rationale: A text, or several, of which the first is taken.
@@ -89,6 +93,8 @@ class Columns(NamedTuple):
             question, choices = listed_options(question, record.where)
         elif isinstance(self.choices, tuple):
             choices = self.choices
+        elif self.choices and isinstance(record.value.get(self.choices), str):
+            _, choices = listed_options(record.value[self.choices], record.where)
         elif self.choices:
             choices = tuple(str(choice) for choice in record.field(self.choices, list))
         answer = self._answer(record, choices)
@@ -289,6 +295,35 @@ def _meant(answer: str, meaning: dict[str, str], where: str) -> str:
     return meaning[stated]
 
 
+_SHARES = re.compile(r"\[(\d*\.?\d+(?:,\s*\d*\.?\d+){3})\]")
+
+
+def _mm_gcot(record: Record, show: Show) -> list[Problem]:
+    image = show(record.field("img"), record.where)
+
+    def boxes(text: str) -> tuple[Box, ...]:
+        found = [[float(side) for side in one.split(",")] for one in _SHARES.findall(text)]
+        return corner_boxes(found, image.size, record.where, form="unit-xywh")
+
+    answer = record.field("answer").strip()
+    part = next(
+        (one for one in ("attributes", "judge", "objects") if one in Path(record.where).name), ""
+    )
+    steps = rationale_steps(record.field("cot"))
+    return [
+        Problem(
+            id=file_id("mm-gcot", part, record.where.rpartition(" ")[2]),  # Theirs are not unique.
+            image=image,
+            question=record.field("question"),
+            candidates=yes_or_no(answer),
+            answer=answer,
+            steps=tuple(Step(step.text, boxes(step.text)) for step in steps),
+            evidence=boxes(record.field("coordinate")),
+            metadata={"dataset": "mm-gcot", "part": part},
+        )
+    ]
+
+
 def _vilp(record: Record, show: Show) -> list[Problem]:
     images = [show(record.value.get(f"image{n}"), record.where) for n in (1, 2, 3)]
     answers = [record.field(f"answer{n}").strip() for n in (1, 2, 3)]
@@ -348,6 +383,25 @@ HUB_SETS: Mapping[str, HubSet] = {
     ),
     "naturalbench": HubSet("NaturalBench", "BaiqiL/NaturalBench", "train", _naturalbench),
     "vilp": HubSet("ViLP", "ViLP/ViLP", "train", _vilp),
+    "mm-gcot": HubSet("MM-GCoT", "", "test", _mm_gcot),
+    "treebench": _set(
+        "treebench",
+        "TreeBench, without its boxes",
+        "HaochenWang/TreeBench",
+        "train",
+        id=("index",),
+        choices="multi-choice options",
+        keep=("category",),
+    ),
+    "we-math": _set(
+        "we-math",
+        "We-Math",
+        "",
+        "testmini",
+        image=("image_path",),
+        choices="option",
+        keep=("knowledge concept", "key"),
+    ),
     "cv-bench": _set(
         "cv-bench",
         "CV-Bench",

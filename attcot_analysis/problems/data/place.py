@@ -54,14 +54,15 @@ class Look:
             self._shares.append(min(area / (problem.size[0] * problem.size[1]), 1.0))
             self._tiny += area < min(self._TOKEN, problem.size[0] * problem.size[1])
 
-    def sentences(self, form: str) -> list[str]:
-        """What to say of it; evidence was written in this form."""
+    def sentences(self, form: str | None) -> list[str]:
+        """What to say of it; evidence was written in this form, ``None`` for its format's own."""
         said = []
         if self._shares:
             covered = float(np.median(self._shares))
             said.append(
-                f"Evidence of {len(self._shares)} items was read as {FORMS[form]}; it covers "
-                f"{covered:.2%} of the picture (median)."
+                f"Evidence of {len(self._shares)} items was read"
+                + (f" as {FORMS[form]}" if form else "")
+                + f"; it covers {covered:.2%} of the picture (median)."
             )
         if self._tiny:
             said.append(
