@@ -21,6 +21,7 @@ BENCHES: Mapping[str, str] = {
     "access": "visual access of a 0.5B-shaped model against plain SDPA and eager forward passes",
     "commitment": "all forced answers of an item in one pass against one pass each",
     "suite": "the tables of measure with what passes share run once, against every pass alone",
+    "patching": "a patching sweep over layers, tokens and steps against one pass with hooks each",
     "traces": "memory of commitment on a rationale of 6,000 tokens, at some steps and at all",
     "training": "a training step with both Att-CoT terms against one of CoT-SFT and the eager way",
     "sayo": "the region reward's share of a GRPO step",

@@ -189,6 +189,12 @@ def test_access_on_a_device_runs():
     assert access.pass_floor(QWEN_7B, speeds, 4096) > 2 * 6.5e9 * 4096 / 1e12
 
 
+def test_patching_reports_speed_and_equality():
+    values = {row.name.split(",")[0]: row.value for row in run_bench("patching", quick=True)}
+    assert values["largest difference of log-odds"] <= 1e-4
+    assert values["time"] > 0 and values["tokens"] > 0
+
+
 def test_commitment_reports_speed_and_equality():
     rows = run_bench("commitment", quick=True)
     differences = [row for row in rows if row.name.startswith("largest difference")]

@@ -14,6 +14,7 @@ from .explorer.record import ExplorerRecord as ExplorerRecord
 from .explorer.widget import Explorer as Explorer
 from .figures import fit_figure as fit_figure
 from .figures import save_figure as save_figure
+from .flow import information_flow as information_flow
 from .heatmaps import before_after as before_after
 from .heatmaps import heatmap_row as heatmap_row
 from .intervals import comparison_intervals as comparison_intervals
