@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -42,6 +46,40 @@ def keep(target: Any, name: str, **options: Any) -> None:
     """Keep a picture of a page or of a part of it among the artefacts."""
     SCREENSHOTS.mkdir(exist_ok=True)
     target.screenshot(path=str(SCREENSHOTS / f"{name}.png"), **options)
+
+
+LOOKS = Path(__file__).parent / "looks"
+DIFFERS = 0.08
+"""A share of unlike cells that is a break of the look; other fonts stay below it."""
+_CELL = 32  # pixels: so coarse that fonts of another machine matter little
+
+
+def thumbnail(page: Any) -> Image.Image:
+    """What the window shows, as the mean colours of a coarse grid."""
+    image = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    size = round(image.width / _CELL), round(image.height / _CELL)
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def unlike(shown: Image.Image, kept: Image.Image) -> float:
+    """The share of cells whose colour differs by more than a fifth of the range."""
+    if shown.size != kept.size:
+        return 1.0
+    gap = np.abs(np.asarray(shown, int) - np.asarray(kept, int)).max(axis=-1)
+    return float((gap > 51).mean())
+
+
+def check_look(page: Any, name: str) -> None:
+    """Compare what the window shows with the picture kept under this name.
+
+    A picture that is not there is written, and the test fails: look at it, then keep it.
+    """
+    path, shown = LOOKS / f"{name}.png", thumbnail(page)
+    if not path.exists():
+        shown.save(path, optimize=True)
+        raise AssertionError(f"{path} was not there; look at it and commit it")
+    found = unlike(shown, Image.open(path).convert("RGB"))
+    assert found < DIFFERS, f"{found:.0%} of {name} looks another way; delete {path} if it should"
 
 
 RUN_ALL = """async () => {

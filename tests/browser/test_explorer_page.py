@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from browser.pages import SIZES, keep
+from browser.pages import DIFFERS, SIZES, check_look, keep, thumbnail, unlike
 from playwright.sync_api import expect
 
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
@@ -70,6 +70,8 @@ def ready(page):
 def test_the_page_works_offline(visit, pages, name, size):
     page = ready(visit(pages / f"{name}.html", size, offline=True))
     keep(page, f"explorer_{name}_{size}", full_page=True)
+    if name != "three":
+        check_look(page, f"explorer_{name}_{size}")
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     maps = page.locator("canvas.ax-map")
     expect(maps).to_have_count(2 if name == "one" else 4)
@@ -118,6 +120,67 @@ def test_colours_are_those_of_the_weights(visit, tmp_path):
         cells = colours[np.ix_(*(one.astype(int) for one in centres))].astype(int)
         # Quantising moves a colour by a step or two of its map.
         assert np.abs(np.reshape(drawn, (5, 8, 3)) - cells).max() <= 12
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        ".ax-panes { display: none }",
+        ".ax-top { display: block !important }",
+        ".ax-map { filter: invert(1) }",
+        ".attcot-explorer { font-size: 40px }",
+    ],
+)
+def test_a_planted_break_of_the_look_is_seen(visit, pages, planted):
+    page = ready(visit(pages / "one.html", bypass_csp=True))
+    before = thumbnail(page)
+    page.add_style_tag(content="* { font-family: 'Liberation Sans', sans-serif !important }")
+    assert unlike(thumbnail(page), before) < DIFFERS / 2
+    page.add_style_tag(content=planted)
+    assert unlike(thumbnail(page), before) > DIFFERS
+
+
+def test_picture_and_text_are_seen_together_of_a_portrait_too(visit, tmp_path):
+    record = planted_record(models=1, rows=12, cols=6)
+    path = tmp_path / "portrait.html"
+    path.write_text(explorer_page(record), encoding="utf-8")
+    page = ready(visit(path))
+    maps = [one.bounding_box() for one in page.locator("canvas.ax-map").all()]
+    last = page.locator(".ax-token").last.bounding_box()
+    assert all(200 < box["height"] <= 0.4 * 900 for box in maps)
+    assert last["y"] + last["height"] < 900
+
+
+def test_two_minutes_by_keyboard_alone(visit, pages):
+    """Open, find where it looked at step 2, when it decided, and what another token changes."""
+    page = ready(visit(pages / "one.html"))
+    page.mouse.move(0, 0)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.ax-token')"):
+            break
+    said = page.get_by_role("status")
+    page.keyboard.press("Home")
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+    expect(said).to_contain_text("(step 2)")
+    expect(page.locator(".ax-readout")).to_contain_text("strongest patch")
+    forced = page.locator(".ax-forced")
+    expect(forced).to_contain_text("If it had to answer after step 1")
+    page.keyboard.press("p")
+    page.keyboard.press("End")
+    expect(forced).to_contain_text("If it had to answer after step 3")
+    expect(page.locator(".ax-readout")).to_contain_text("(pinned)")
+    for _ in range(40):
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.matches('.ax-frame')"):
+            break
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator(".ax-hint")).to_contain_text("columns")
+    page.keyboard.press("Escape")
+    expect(page.locator(".ax-hint")).to_contain_text("bars show how much")
 
 
 def test_with_three_models_any_two_are_compared(visit, pages):
@@ -212,6 +275,8 @@ def test_in_print_there_is_the_still_picture(visit, notebook):
 def test_axe_finds_nothing_serious(visit, pages, violations, name, scheme):
     page = ready(visit(pages / f"{name}.html", color_scheme=scheme, bypass_csp=True))
     assert violations(page) == []
+    if name == "two" and scheme == "dark":
+        check_look(page, "explorer_two_dark")
     page.get_by_role("listbox").get_by_role("option").nth(20).click()
     page.get_by_label("Source", exact=True).select_option("rollout")
     page.locator("summary").click()
