@@ -2,7 +2,7 @@
 
 Usage: python scripts/page_pictures.py [explorer] [report]    (minutes; needs the browser extra)
 
-Writes docs/images/explorer.webp and docs/images/report.png, of the shipped models of testbed B.
+Writes docs/images/explorer.gif and docs/images/report.png, of the shipped models of testbed B.
 """
 
 import sys
@@ -54,7 +54,7 @@ def explorer_film(page: Page, folder: Path) -> None:
         page.evaluate(CAPTION, words)
         page.wait_for_timeout(150)
         image = Image.open(BytesIO(page.screenshot())).convert("RGB")
-        frames.append(image.resize((960, round(960 * image.height / image.width))))
+        frames.append(image)
         lasts.append(round(1000 * seconds))
 
     tokens = page.locator(".ax-token")
@@ -77,10 +77,15 @@ def explorer_film(page: Page, folder: Path) -> None:
         page.mouse.move(5, 5)
         shoot("When did it decide? The lower curve: forced to answer after each step.", 1.1)
     lasts[-1] = 2500
-    target = IMAGES / "explorer.webp"
-    saved: dict[str, object] = {"save_all": True, "append_images": frames[1:], "duration": lasts}
-    for quality in (80, 60, 40):
-        frames[0].save(target, format="WEBP", loop=0, quality=quality, method=6, **saved)
+    target = IMAGES / "explorer.gif"
+    for width in (960, 800, 640):
+        size = width, round(width * frames[0].height / frames[0].width)
+        small = [
+            frame.resize(size, Image.Resampling.LANCZOS).quantize(96, dither=0) for frame in frames
+        ]
+        small[0].save(
+            target, save_all=True, append_images=small[1:], duration=lasts, loop=0, optimize=True
+        )
         if target.stat().st_size <= MOST:
             break
 
