@@ -85,6 +85,7 @@ def test_a_mistyped_command_line_is_one_sentence_with_what_may_be_meant(
     output = capsys.readouterr()
     assert output.err.startswith("attcot: ") and sentence in output.err
     assert output.err.count("\n") == 1 and output.out == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert main(arguments) == 2 and capsys.readouterr().err == ""
 

@@ -99,5 +99,8 @@ def _kind(inputs: dict[str, Any]) -> Kind:
     cache = inputs.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
         return "writing" if inputs["input_ids"].shape[1] == 1 else "behind"
+    # `transformers`' own generate() has run the tower before; its seconds then lie beside.
+    if inputs.get("mm_encoder_outputs"):
+        return "pictures"
     seen = any(torch.is_tensor(one) and one.is_floating_point() for one in inputs.values())
     return "pictures" if seen else "text"
