@@ -29,6 +29,7 @@ from attcot_analysis.models.processors import (
     overridden_tiles,
     unknown_image_processor,
 )
+from attcot_analysis.models.untrusted import check_template, usable_device
 from attcot_analysis.problems.formats import TAGS, ResponseFormat, response_format
 from attcot_analysis.problems.response import ParsedResponse, parse_response
 
@@ -255,12 +256,14 @@ def load_mllm(
     chosen = response_format(format)
     name = os.path.expanduser(name_or_path)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    spread = device == "auto" or isinstance(device, Mapping)
+    there = None if spread else usable_device(device)  # type: ignore[arg-type]
     config = _load_config(name, **hub)
     family = family_of(config)
     check_config(config, name)
     processor = _load_processor(name, config, **hub)
     check_processor(config, processor, name)
-    spread = device == "auto" or isinstance(device, Mapping)
+    check_template(Mllm(SimpleNamespace(config=config), processor, family, name, format=chosen))
     model, found = _load(
         AutoModelForImageTextToText,
         "model",
@@ -277,10 +280,8 @@ def load_mllm(
             f"{name} lacks {len(missing)} of the model's weights ({missing[0]} for one), which "
             "would be random numbers; save or download the checkpoint again."
         )
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = (model if spread else model.to(device)).eval()
-    as_it_is = spread or getattr(model, "is_quantized", False)
+    model = (model if there is None else model.to(there)).eval()
+    as_it_is = there is None or getattr(model, "is_quantized", False)
     if model.device.type == "cpu" and model.dtype == torch.float16 and not as_it_is:
         warnings.warn(
             f"{name} is held in float32: float16 on a CPU overflows where the GPU's does not.",
@@ -327,7 +328,9 @@ def load_processor(
     check_processor(config, processor, name)
     given = {"max_pixels": max_pixels, "max_patches": max_patches}
     limits = limit_pictures(family, processor, config, given)
-    return Mllm(SimpleNamespace(config=config), processor, family, name, limits=limits)
+    mllm = Mllm(SimpleNamespace(config=config), processor, family, name, limits=limits)
+    check_template(mllm)
+    return mllm
 
 
 @contextlib.contextmanager
@@ -462,8 +465,7 @@ def memory_limit(amount: int | None, device: str | torch.device | None = None) -
     if amount is None:
         yield
         return
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(default if device in (None, "auto") else device)
+    chosen = usable_device(None if device == "auto" else device)
     if chosen.type == "cuda":
         index = torch.cuda.current_device() if chosen.index is None else chosen.index
         total = torch.cuda.get_device_properties(index).total_memory
