@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for word in words:
-            if not word.isprintable() and word.encode(errors="replace").decode() != word:
+            if word.encode(errors="replace").decode() != word:
                 raise ProblemError(
                     f"The command line holds {word!r}, which is not UTF-8; rename it."
                 )

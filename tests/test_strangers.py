@@ -18,7 +18,8 @@ from attcot_analysis.models import load_mllm
 from attcot_analysis.models.processors import check_config, check_processor
 from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import generate_arrows, load_problems, pictures, save_problems
-from attcot_analysis.problems.data import check_data, source
+from attcot_analysis.problems.data import check_data
+from attcot_analysis.problems.data import records as tables
 from attcot_analysis.problems.decisions import DECISIONS, keep_decisions
 from attcot_analysis.problems.formats import response_format
 from attcot_analysis.problems.pictures import FORMATS, open_picture
@@ -219,16 +220,16 @@ def test_yaml_of_strangers_stays_small(tmp_path):
 
 
 def test_rows_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "_LARGEST_ROW", 10_000)
+    monkeypatch.setattr(tables, "_LARGEST_ROW", 10_000)
     file = tmp_path / "rows.parquet"
     for size, holds in ((100, True), (20_000, False)):
         pq.write_table(pa.table({"x": [f"{at}{'0' * size}" for at in range(3)]}), file)
         if holds:
-            assert len(list(source.read_table(file))) == 3
+            assert len(list(tables.read_table(file))) == 3
             continue
         assert file.stat().st_size < 5_000
         with pytest.raises(ProblemError, match=r"rows of 0 MB, expected at most 0"):
-            list(source.read_table(file))
+            list(tables.read_table(file))
 
 
 @pytest.fixture
