@@ -263,6 +263,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
         "commitment",
         "explorer",
         "grpo",
+        "patching",
         "sayo",
         "suite",
         "traces",
