@@ -238,6 +238,8 @@ class Prefixes:
             with torch.no_grad(), evaluating(mllm.model):
                 mllm.model(**batch, logits_to_keep=1)
             self.take(new, cache)
+        # The same question about the same picture twice leaves nothing to run.
+        rest = [item for item in rest if self._longest(item)[1] < len(item.input_ids)]
         if rest:
             found = [self._longest(item) for item in rest]
             behind = self._behind(mllm, rest, found, keep="new")
