@@ -134,7 +134,12 @@ def test_visual_heads_only(notebook, explorer):
     explorer.get_by_label("Layer", exact=True).press("End")
     expect(status(explorer)).to_contain_text("layer 3, 2 visual of 4 heads")
     expect_chosen(notebook, "attention 3 visual 2 step")
-    expect(explorer.locator(".ax-note")).to_have_text("Every other head.")
+    note = explorer.locator(".ax-note")
+    expect(note).to_contain_text("Every other head.")
+    # CoT-SFT is planted to say red when forced, Att-CoT to say blue, as the text states.
+    expect(note).to_contain_text("The text states blue, but when forced to answer after its last")
+    expect(note).to_contain_text("CoT-SFT says red")
+    expect(note).not_to_contain_text("Att-CoT says")
 
 
 def test_the_overlay_fades_the_maps(notebook, explorer):

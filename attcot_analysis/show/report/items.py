@@ -228,7 +228,7 @@ def _means(values: pd.DataFrame | None, arm: str) -> dict[str, dict[str, float]]
     if values is None:
         return {}
     own = values[values["model"] == arm].dropna(subset="value")
-    means = own.groupby(["item", "metric"], as_index=False)["value"].mean()
+    means = own.groupby(["item", "metric"])["value"].mean().reset_index()
     found: dict[str, dict[str, float]] = {}
     for row in means.to_dict("records"):
         found.setdefault(str(row["item"]), {})[str(row["metric"])] = round(float(row["value"]), 6)
