@@ -1009,10 +1009,11 @@ def _measure(
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import read_generations
     from attcot_analysis.runs.look import check_generations, misfit_note
-    from attcot_analysis.runs.measure import DEFAULT, format_summary, measure_run
+    from attcot_analysis.runs.measure import measure_run
     from attcot_analysis.runs.profile import profiled
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
+    from attcot_analysis.runs.values import DEFAULT, format_summary
 
     most = None if max_memory is None else parse_memory(max_memory)
     chosen = choose(model, dtype=dtype, batch_size=batch_size, layers=layers)

@@ -8,7 +8,8 @@ import pandas as pd
 from attcot_analysis.measures.commitment import CONTROLS
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.problems import Problem
-from attcot_analysis.runs.measure import CHANCE, measure, suite_values
+from attcot_analysis.runs.measure import measure
+from attcot_analysis.runs.values import CHANCE, suite_values
 
 Measure = Literal["direct", "text_only", "commitment", "access", "dependence"]
 """What can be measured beside the answers in the model's own mode."""

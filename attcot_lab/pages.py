@@ -9,8 +9,8 @@ import torch
 from attcot_analysis.measures.compare import compare, summarise
 from attcot_analysis.models import load_mllm
 from attcot_analysis.runs.manifests import brief
-from attcot_analysis.runs.measure import TABLES
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import TABLES
 from attcot_analysis.show.report.compare import compare_runs, report_run, write_run_report
 from attcot_analysis.show.report.items import example_problems
 from attcot_analysis.show.report.maps import embeds, model_maps

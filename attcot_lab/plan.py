@@ -17,7 +17,7 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EDIT_KINDS
 from attcot_analysis.problems.folder import load_problems
 from attcot_analysis.problems.formats import TAGS, ResponseFormat, response_format
-from attcot_analysis.runs.measure import DEFAULT
+from attcot_analysis.runs.values import DEFAULT
 from attcot_analysis.shipped import shipped
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.arms import (

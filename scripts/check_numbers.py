@@ -45,7 +45,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from attcot_analysis.errors import AttCoTError
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import data_folder
 from attcot_lab.claims.against import claim_against_claim, line_through_cells
 from attcot_lab.claims.claim import CLAIMS, Claim, Term

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import config_file, data_folder
 from attcot_lab.claims.claim import CLAIMS
 from attcot_lab.claims.table import VALUES_FILE, claims_table, read_values, write_claims

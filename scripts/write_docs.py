@@ -15,7 +15,7 @@ from typing import Any
 
 from attcot_analysis.measures.check import MEASUREMENTS
 from attcot_analysis.problems.formats import FORMATS, ResponseFormat
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import data_folder
 from attcot_analysis.show.style import arm_label, format_interval, format_number
 from attcot_analysis.stats.catalogue import METRICS, NOTATION, Metric

@@ -17,8 +17,9 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError, TrainingError
 from attcot_analysis.models import PromptCache, load_mllm
 from attcot_analysis.problems.formats import FORMATS, format_of
-from attcot_analysis.runs.measure import measure, suite_values
+from attcot_analysis.runs.measure import measure
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import suite_values
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_lab.arms import RECIPES, Recipe
 from attcot_lab.metrics import MEASURES, headline_values

@@ -2,12 +2,12 @@
 
 import json
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -15,10 +15,10 @@ from attcot_analysis.attention.prefixes import Prefixes
 from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError
 from attcot_analysis.files import write_whole
 from attcot_analysis.measures._items import Result
-from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
+from attcot_analysis.measures.access import answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import answer_problems, answer_row
-from attcot_analysis.measures.causal import CausalAccess, causal_access
+from attcot_analysis.measures.causal import causal_access
 from attcot_analysis.measures.commitment import (
     CONTROLS,
     EVERY_CONTROL,
@@ -26,7 +26,7 @@ from attcot_analysis.measures.commitment import (
     commitment,
     other_rationales,
 )
-from attcot_analysis.measures.compare import item_values, summarise
+from attcot_analysis.measures.compare import summarise
 from attcot_analysis.measures.dependence import COLUMNS as DEPENDENCE
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
@@ -34,58 +34,23 @@ from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.open_answers import OpenCommitment, open_commitment
 from attcot_analysis.measures.probed import check_max_steps
-from attcot_analysis.measures.samples import SAMPLE, by_sample, samples_of, stacked
-from attcot_analysis.measures.unread import paragraph_note, unread_sentences
+from attcot_analysis.measures.samples import SAMPLE, samples_of, stacked
+from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, Mode, PromptCache, encode_problem
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EditKind, EditOptions, edit_function, edited_images
 from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
 from attcot_analysis.runs.generations import Generations
-from attcot_analysis.runs.parts import Part, Places, joined
+from attcot_analysis.runs.parts import Part, Places
 from attcot_analysis.runs.provenance import build_manifest, processor_record
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
+from attcot_analysis.runs.values import DEFAULT, EXTRAS, NAMES, What, read_values, with_values
 
-What = Literal[
-    "responses",
-    "answers",
-    "direct",
-    "text_only",
-    "commitment",
-    "access",
-    "dependence",
-    "answer_access",
-    "causal",
-    "lens",
-    "divergence",
-    "open_commitment",
-    "maps",
-]
-"""What can be measured, in the order in which it is."""
-DEFAULT: tuple[What, ...] = (
-    "answers",
-    "direct",
-    "text_only",
-    "commitment",
-    "access",
-    "dependence",
-)
-"""What is measured if nothing else is asked for."""
-EXTRAS: tuple[What, ...] = ("answer_access", "causal", "lens", "divergence", "open_commitment")
-"""Further tables that read the same responses."""
 _ON_RATIONALES: frozenset[What] = frozenset(("commitment", "access", "dependence", *EXTRAS, "maps"))
-_NAMES: Mapping[What, str] = {
-    "answers": "answers_cot",
-    "direct": "answers_direct",
-    "text_only": "answers_text_only",
-}
-TABLES = tuple(_NAMES.get(name, name) for name in DEFAULT)
-"""Names of the tables of `DEFAULT`."""
 EDITS: tuple[EditKind, ...] = ("twin", "control", "blank")
 """The edits of dependence that are made where an item allows them."""
-CHANCE = "chance"
-"""A metric beside those of the catalogue: one over the number of the item's candidates."""
 MADE_WITH = "made_with"
 """Note in a run folder of the model, items and settings `measure` was called with."""
 LINES = "responses.jsonl"
@@ -590,7 +555,7 @@ def measure(
         shards.from_main(note)
     made = Batched([problem.id for problem in problems], run, prefix, shards, progress)
     _make(made, stages, chosen, clear)
-    return {name: made.read(name) for name in (_NAMES.get(one, one) for one in chosen)}
+    return {name: made.read(name) for name in (NAMES.get(one, one) for one in chosen)}
 
 
 def measure_run(
@@ -716,7 +681,7 @@ def _make(made: Batched, stages: Stages, what: Sequence[What], clear: Callable[[
     if "responses" in what:
         # In order, since a batch's seed follows from its first item.
         made.make({"responses": stages.responses}, in_order(len(problems), size), clear)
-    answers = {_NAMES[name]: asked[name] for name in what if name in asked}
+    answers = {NAMES[name]: asked[name] for name in what if name in asked}
     if answers:
         made.make(answers, plain, clear)
     if _ON_RATIONALES & set(what):
@@ -756,15 +721,15 @@ def _finish(
         for sample in range(settings.n_samples):
             _write_lines(run, sample, model)
     if set(what) - {"responses"}:
-        names = {_NAMES.get(name, name) for name in what}
-        every = _values(
+        names = {NAMES.get(name, name) for name in what}
+        every = read_values(
             lambda name: run.read_blocks(name) if name in names else (),
             problems,
             model=model,
             seed=settings.seed,
             foreign=settings.generations is not None and settings.generations.foreign,
         )
-        values = _with_values(every)
+        values = with_values(every)
         run.write_table("values", values, overwrite=True)
         run.write_table("summary", summarise(values, seed=settings.seed), overwrite=True)
 
@@ -806,92 +771,3 @@ def _write_lines(run: RunFolder, sample: int, model: str) -> None:
     ]
     content = "\n".join(lines) + "\n"
     write_whole(_lines(run, sample), lambda part: part.write_text(content, encoding="utf-8"))
-
-
-def suite_values(
-    tables: Mapping[str, pd.DataFrame],
-    problems: Sequence[Problem],
-    *,
-    model: str,
-    seed: int,
-    foreign: bool = False,
-    keep_empty: bool = False,
-) -> pd.DataFrame:
-    """Turn the tables of `measure` into metric values per item; see `item_values`.
-
-    Args:
-        tables: From `measure`, those that there are.
-        problems: The items.
-        model: What to call the model.
-        seed: Its training seed.
-        foreign: Whether another model wrote the rationales: then no value holds its answers
-            against this model's.
-        keep_empty: Also metrics that no item allows, without a value.
-    """
-    values = _values(
-        lambda name: [tables[name]] if name in tables else (),
-        problems,
-        model=model,
-        seed=seed,
-        foreign=foreign,
-    )
-    return values if keep_empty else _with_values(values)
-
-
-def _values(
-    blocks: Callable[[str], Iterable[pd.DataFrame]],
-    problems: Sequence[Problem],
-    *,
-    model: str,
-    seed: int,
-    foreign: bool,
-) -> pd.DataFrame:
-    """`suite_values`, with the long tables reduced to items as they are read."""
-    names = [problem.id for problem in problems]
-
-    def reduced(
-        name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame] = lambda block: block
-    ) -> pd.DataFrame | None:
-        rows = [reduce(block) for block in blocks(name) if len(block)]
-        if len(rows) < 2:
-            return rows[0] if rows else None
-        return joined(rows, names)
-
-    def items(name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame | None:
-        return reduced(name, lambda block: by_sample(block, reduce))
-
-    return item_values(
-        model=model,
-        seed=seed,
-        cot=reduced("answers_cot"),
-        direct=reduced("answers_direct"),
-        text_only=None if foreign else reduced("answers_text_only"),
-        commitment=items("commitment", lambda block: Commitment(block, problems).items()),
-        open_commitment=items(
-            "open_commitment", lambda block: OpenCommitment(block, problems).items()
-        ),
-        access=items("access", lambda block: VisualAccess(block).items()),
-        dependence=reduced("dependence"),
-        causal=items("causal", lambda block: CausalAccess(block).items()),
-        focus=items("access", lambda block: VisualAccess(block, problems).focus()),
-    )
-
-
-def _with_values(values: pd.DataFrame) -> pd.DataFrame:
-    """Without the metrics that no item allows: not there, rather than there without a value."""
-    known = values.groupby("metric")["value"].transform("count") > 0
-    return values[known].reset_index(drop=True)
-
-
-def format_summary(summary: pd.DataFrame) -> str:
-    """A summary as lines of text: metric, value, 95 % interval, items.
-
-    Answers that were not read come first, if they are more than `LIMIT`.
-    """
-    unnamed = summary.drop(columns="model", errors="ignore")
-    lines = unread_sentences(unnamed)
-    lines += [f"{'metric':<24}{'value':>9}   {'95 % interval':<20}{'items':>7}"]
-    for row in summary.itertuples():
-        interval = f"[{row.low:.3f}, {row.high:.3f}]"
-        lines.append(f"{row.metric:<24}{row.value:>9.3f}   {interval:<20}{row.n_items:>7}")
-    return "\n".join(lines)

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.show.style import arm_label
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_analysis.stats.crossed import Estimate

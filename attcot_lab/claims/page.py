@@ -11,7 +11,7 @@ import jinja2
 import pandas as pd
 
 from attcot_analysis.escapes import for_markdown
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.show.style import arm_label, format_counts, format_interval, format_number
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_lab.claims.claim import CLAIMS, PAPERS, Claim

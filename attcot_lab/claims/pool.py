@@ -73,10 +73,10 @@ class Pool:
             if not stack:
                 continue
             cells = np.stack(stack)
-            there = ~np.isnan(cells).all(axis=0)
+            there = np.asarray(~np.isnan(cells).all(axis=0))
             rows, columns = there.any(axis=1), there.any(axis=0)
             cells = cells[:, rows][:, :, columns]
-            moved.append(sum(moved_cells(one, 1 / len(chosen)) for one in cells))
+            moved.append(np.sum([moved_cells(one, 1 / len(chosen)) for one in cells], axis=0))
             seeds.append(np.flatnonzero(rows))
             unseen += unseen_items(cells, len(stack) / len(chosen))
         least = min(int((~np.isnan(self._matrices[at])).any(axis=1).sum()) for at in chosen)

@@ -13,7 +13,7 @@ from attcot_analysis.errors import MeasureError, RunError, passing
 from attcot_analysis.escapes import for_markdown
 from attcot_analysis.files import write_bytes, write_whole
 from attcot_analysis.measures._items import need_columns
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.stats.crossed import Estimate
 from attcot_analysis.stats.intervals import FloatArray, Interval
 from attcot_analysis.stats.significance import holm

@@ -7,7 +7,7 @@ from claims_values import grid_values
 from scipy.stats import pearsonr
 
 from attcot_analysis.errors import MeasureError, ShowError
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_lab.claims import claims_table

@@ -12,8 +12,8 @@ from claims_values import grid_values
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.measures.unread import unread_cells
-from attcot_analysis.runs.measure import CHANCE
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import shipped
 from attcot_analysis.show.figures import figure_svg
 from attcot_analysis.show.style import format_interval, format_number

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from claims_values import grid_values
 
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_lab.claims import CLAIMS, Claim, claims_table, headline, untested
 from attcot_lab.plan import read_plan
 

@@ -7,7 +7,7 @@ from claims_values import KINDS, MODELS, grid_values
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.compare import compare
-from attcot_analysis.runs.measure import CHANCE
+from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.stats.intervals import Interval
 from attcot_lab.claims import CLAIMS, Claim, Term, claims_table, headline, untested
 from attcot_lab.claims.claim import negligible, p_values, verdict

@@ -20,7 +20,8 @@ from attcot_analysis.measures.open_answers import OpenCommitment, open_commitmen
 from attcot_analysis.models import encode, encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, Step, parse_response, render_response
 from attcot_analysis.problems.formats import FORMATS
-from attcot_analysis.runs.measure import measure, suite_values
+from attcot_analysis.runs.measure import measure
+from attcot_analysis.runs.values import suite_values
 
 STEPS = ("The star is in cell a1 and its arrow points right.", "Cell b1 holds a red circle.")
 ANSWERS = ("red", "No", "-3", "12", "a red cup", "(B)", "5%")

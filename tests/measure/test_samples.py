@@ -11,8 +11,9 @@ from attcot_analysis.measures.compare import compare, item_values
 from attcot_analysis.measures.samples import agreement, by_sample, samples_of, stacked
 from attcot_analysis.models import Generation
 from attcot_analysis.runs.generations import Generations
-from attcot_analysis.runs.measure import Settings, measure, measure_run, suite_values
+from attcot_analysis.runs.measure import Settings, measure, measure_run
 from attcot_analysis.runs.parts import Parts
+from attcot_analysis.runs.values import suite_values
 from attcot_analysis.stats.intervals import bootstrap_mean, mean_over_samples
 
 K = 3

@@ -13,9 +13,10 @@ from attcot_analysis.errors import RunError
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import load_problems
 from attcot_analysis.runs.manifests import ITEMS
-from attcot_analysis.runs.measure import DEFAULT, EXTRAS, measure_run
+from attcot_analysis.runs.measure import measure_run
 from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import DEFAULT, EXTRAS
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, data_folder, shipped
 from attcot_analysis.show.report.arms import read_arm
 

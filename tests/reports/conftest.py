@@ -9,9 +9,10 @@ import torch
 
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows, save_problems
-from attcot_analysis.runs.measure import DEFAULT, measure_run
+from attcot_analysis.runs.measure import measure_run
 from attcot_analysis.runs.provenance import note_sources
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import DEFAULT
 from attcot_analysis.shipped import TESTBED_ATT_COT, TESTBED_COT_SFT, shipped
 
 MODELS = {"cot_sft": TESTBED_COT_SFT, "att_cot": TESTBED_ATT_COT}

@@ -15,8 +15,8 @@ from attcot_analysis.measures.unread import (
     unread_shares,
     withheld,
 )
-from attcot_analysis.runs.measure import format_summary
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import format_summary
 from attcot_analysis.show.html import render
 from attcot_analysis.show.report.compare import compare_runs, report_run
 from attcot_analysis.show.report.page import Report, comparison_table, write_report

@@ -18,10 +18,10 @@ from attcot_analysis.measures.maps import FloatArray
 from attcot_analysis.measures.outcomes import CotOutcomes, cot_outcomes
 from attcot_analysis.measures.samples import SAMPLE, samples_of
 from attcot_analysis.problems import Problem
-from attcot_analysis.runs.measure import DEFAULT, TABLES, suite_values
 from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import noted_sources
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import DEFAULT, TABLES, suite_values
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves
 from attcot_analysis.show.intervals import counts
 from attcot_analysis.show.report.items import Tables

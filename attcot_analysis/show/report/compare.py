@@ -17,9 +17,9 @@ from attcot_analysis.models import Mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.runs.manifests import brief
-from attcot_analysis.runs.measure import DEFAULT
 from attcot_analysis.runs.provenance import build_manifest
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.values import DEFAULT
 from attcot_analysis.show.report.arms import (
     MeasuredArm,
     Runs,
