@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test portable coverage oldest robustness fuzz real lint notebooks lab numbers docs wheel try clean
+.PHONY: help setup reproduce test long portable coverage oldest robustness fuzz real lint notebooks lab numbers docs wheel try clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,10 +26,10 @@ reproduce: $(STAMP)  ## Testbed, measurements, CoT-SFT and Att-CoT, report: a ne
 
 # One thread per process, so that results do not depend on the core count and two workers do not
 # fight; no bars and no network, so that nothing but results is printed.
-test coverage notebooks portable: export OMP_NUM_THREADS := 1
-test coverage notebooks portable: export TOKENIZERS_PARALLELISM := false
-test coverage notebooks portable: export TQDM_DISABLE := 1
-test coverage notebooks portable: export HF_HUB_OFFLINE := 1
+test long coverage notebooks portable: export OMP_NUM_THREADS := 1
+test long coverage notebooks portable: export TOKENIZERS_PARALLELISM := false
+test long coverage notebooks portable: export TQDM_DISABLE := 1
+test long coverage notebooks portable: export HF_HUB_OFFLINE := 1
 # glibc gives big blocks back at once and faults them in again; keeping them takes a third less time.
 test coverage notebooks portable reproduce: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 test coverage notebooks portable reproduce: export MALLOC_TRIM_THRESHOLD_ := 4294967296
@@ -39,7 +39,7 @@ COMPARE_NOTEBOOKS := $(BIN)/pytest notebooks -n 2 --dist loadscope --nbval --nbv
 GOLDEN := $(BIN)/pytest tests -m golden -n 2 --dist loadscope
 
 test: lint  ## Lint, unit tests, notebooks compared with their stored outputs.
-	$(BIN)/pytest tests -n 2 --dist loadscope --no-loadscope-reorder --durations 30
+	$(BIN)/pytest tests -m 'not long' -n 2 --dist loadscope --no-loadscope-reorder --durations 30
 	$(COMPARE_NOTEBOOKS)
 
 # Kernels of other processors, as far as this one can run them: torch's own, oneDNN's, MKL's and
@@ -54,6 +54,10 @@ portable: $(STAMP)  ## Notebooks and stored numbers once more, with two unlike i
 	$(OLD) $(GOLDEN)
 	$(AVX2) $(COMPARE_NOTEBOOKS)
 	$(AVX2) $(GOLDEN)
+
+# Apart, so that `make test` stays below twenty minutes: what it runs is run there in smaller parts.
+long: $(STAMP)  ## The tests that take longest: benchmarks, further notebooks and the studio in JupyterLab.
+	$(BIN)/pytest tests -m long -n 2 --dist loadscope
 
 # Apart, since counting lines takes a quarter longer.
 coverage: $(STAMP)  ## Unit tests again, and which lines they reach (at least 85 %).

@@ -70,7 +70,15 @@ EXTRA = (
 )
 """Effects that pages speak of and that are no claim of anybody's."""
 GENERATED = frozenset(
-    {"claims.md", "metrics.md", "papers.md", "errors.md", "formats.md", "statistics.md"}
+    {
+        "checkpoints.md",
+        "claims.md",
+        "metrics.md",
+        "papers.md",
+        "errors.md",
+        "formats.md",
+        "statistics.md",
+    }
 )
 """Pages that other tests hold against what they are made from."""
 

@@ -151,6 +151,7 @@ def test_what_the_child_process_runs():
     assert len(masses) == SMALL.layers and masses[0].shape == (1, SMALL.heads, 24, access.GROUPS)
 
 
+@pytest.mark.long
 def test_access_reports_every_row_of_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(access, "peak_memory", fake_peak)
     path = tmp_path / "new" / "access.json"
@@ -174,6 +175,7 @@ def test_access_reports_every_row_of_the_table(tmp_path, capsys, monkeypatch):
     assert all(name in printed for name in values)
 
 
+@pytest.mark.long
 def test_access_on_a_device_runs():
     """The table for accelerators, here on the CPU: without the rows of device memory."""
     rows = access.device_rows(access.DEVICE_QUICK, "cpu")
@@ -189,12 +191,14 @@ def test_access_on_a_device_runs():
     assert access.pass_floor(QWEN_7B, speeds, 4096) > 2 * 6.5e9 * 4096 / 1e12
 
 
+@pytest.mark.long
 def test_patching_reports_speed_and_equality():
     values = {row.name.split(",")[0]: row.value for row in run_bench("patching", quick=True)}
     assert values["largest difference of log-odds"] <= 1e-4
     assert values["time"] > 0 and values["tokens"] > 0
 
 
+@pytest.mark.long
 def test_commitment_reports_speed_and_equality():
     rows = run_bench("commitment", quick=True)
     differences = [row for row in rows if row.name.startswith("largest difference")]
@@ -206,6 +210,7 @@ def test_commitment_reports_speed_and_equality():
     assert all(abs(n - commitment.QUICK.step_tokens - 4) <= 4 for n in tokens)
 
 
+@pytest.mark.long
 def test_traces_reports_memory_of_both_and_how_long_the_trace_was():
     rows = run_bench("traces", quick=True)
     values = {row.name: row.value for row in rows}
@@ -216,6 +221,7 @@ def test_traces_reports_memory_of_both_and_how_long_the_trace_was():
     assert 0.7 * n <= values["tokens, K=12"] <= n + 150
 
 
+@pytest.mark.long
 def test_vista_reports_every_case_and_what_it_drew():
     values = {row.name: row.value for row in run_bench("vista", quick=True)}
     for case in vista.CASES:
@@ -228,6 +234,7 @@ def test_vista_reports_every_case_and_what_it_drew():
         assert mended < plain
 
 
+@pytest.mark.long
 def test_grpo_reports_every_run_before_and_after():
     values = {row.name: row.value for row in run_bench("grpo", quick=True)}
     for arm, kind in grpo.RUNS:
@@ -286,6 +293,7 @@ def test_rows_of_another_file_are_refused(tmp_path):
         read_rows(path)
 
 
+@pytest.mark.long
 def test_training_reports_times_of_both_ways_and_equal_gradients():
     rows = run_bench("training", quick=True)
     values = {row.name: row.value for row in rows}

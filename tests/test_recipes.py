@@ -47,9 +47,10 @@ def test_every_block_runs(tmp_path, monkeypatch, capsys):
             continue
         for words in commands(block):
             if left_out:
-                words = words[words.index("attcot_analysis.cli") :]
-                command = command_line().commands[words[1]]
-                command.make_context("attcot", words[2:], resilient_parsing=True)
+                start = next(at for at, word in enumerate(words) if word.startswith("attcot"))
+                words = words[start + 1 :]
+                command = command_line().commands[words[0]]
+                command.make_context("attcot", words[1:], resilient_parsing=True)
             else:
                 assert words[0] == "attcot"
                 assert main(words[1:]) == 0, f"{shlex.join(words)}: {capsys.readouterr()}"

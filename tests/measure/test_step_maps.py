@@ -47,6 +47,10 @@ def test_a_response_without_an_answer_has_no_answer_map(random_mllm, problem):
         maps.answer_map()
 
 
-def test_a_response_without_steps_has_no_maps(random_mllm, problem):
-    with pytest.raises(LayoutError, match="at least one step"):
-        response_maps(random_mllm, problem, "<answer>red</answer>")
+def test_a_response_without_steps_has_maps_of_its_tokens_and_an_empty_one_none(
+    random_mllm, problem
+):
+    maps = response_maps(random_mllm, problem, "<answer>red</answer>")
+    assert maps.n_steps == 0 and len(maps.tokens) == maps.weights.shape[2] > 0
+    with pytest.raises(LayoutError, match="a response that is not empty"):
+        response_maps(random_mllm, problem, "")
