@@ -56,7 +56,7 @@ portable: $(STAMP)  ## Notebooks and stored numbers once more, with two unlike i
 	$(AVX2) $(GOLDEN)
 
 # Apart, so that `make test` stays below twenty minutes: what it runs is run there in smaller parts.
-long: $(STAMP)  ## The tests that take longest: benchmarks, further notebooks and the studio in JupyterLab.
+long: $(STAMP)  ## The tests that take longest: benchmarks, recipes, several processes, notebooks in JupyterLab.
 	$(BIN)/pytest tests -m long -n 2 --dist loadscope
 
 # Apart, since counting lines takes a quarter longer.

@@ -85,6 +85,7 @@ def allocating(tmp_path, monkeypatch):
     return "allocating"
 
 
+@pytest.mark.long
 def test_peak_memory_is_the_calls_own(allocating):
     """A larger peak of this process, or of the child before the call, does not show."""
     torch.ones(2**30, dtype=torch.uint8)
@@ -93,6 +94,7 @@ def test_peak_memory_is_the_calls_own(allocating):
     assert found.peak < 1000 * 2**20
 
 
+@pytest.mark.long
 def test_a_measuring_process_that_fails_says_why(allocating):
     with pytest.raises(MeasureError, match="no attribute 'nothing'"):
         peak.peak_memory(allocating, "nothing", {})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from attcot_analysis.cli import command_line, main
@@ -32,6 +33,7 @@ def write_responses(run):
     table.to_csv("predictions.tsv", sep="\t", index=False)
 
 
+@pytest.mark.long
 def test_every_block_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -92,6 +92,7 @@ def test_the_report_shows_curves_and_maps_in_a_browser_and_asks_for_nothing(fini
     page.close()
 
 
+@pytest.mark.long
 def test_a_finished_run_is_left_alone_and_the_next_one_has_its_own_folder(finished, without_report):
     before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*.parquet")}
     second = reproduce(finished.path)

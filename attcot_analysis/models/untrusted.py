@@ -16,6 +16,8 @@ _SECONDS = 10
 """Of a processor, in which a chat template has long written its prompt."""
 _ROOM = 2**32
 """Bytes that it may take for that."""
+_TRIED: set[str] = set()
+"""Those that came to an end in this process."""
 _QUESTION = "What colour is the kettle, and what stands beside it? " * 20
 
 
@@ -51,6 +53,13 @@ def check_template(mllm: Any) -> None:
     Raises:
         ModelError: If they take too long, or more memory than there should be need for.
     """
+    # The same template and files again need no second try; what is in memory only is always tried.
+    folder = Path(getattr(mllm.tokenizer, "name_or_path", ""))
+    files = sorted(folder.glob("*token*.json")) if folder.is_dir() and folder.name else []
+    template = getattr(getattr(mllm, "processor", None), "chat_template", None)
+    tried = (template, *((f, f.stat().st_mtime_ns) for f in files))
+    if files and str(tried) in _TRIED:
+        return
 
     def work() -> None:
         parts = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
@@ -63,6 +72,7 @@ def check_template(mllm: Any) -> None:
             f"The chat template or the tokenizer of {mllm.name} takes more than {found} for one "
             "question; get the checkpoint again from a source you trust."
         )
+    _TRIED.add(str(tried))
 
 
 def _ended(work: Callable[[], None]) -> str | None:

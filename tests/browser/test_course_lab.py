@@ -80,9 +80,8 @@ def test_links_lead_through_the_course(lab, course, page):
     expect(page.locator(".jp-MarkdownViewer table")).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    "name", [LIVE[0], *(pytest.param(name, marks=pytest.mark.long) for name in LIVE[1:])]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", LIVE)
 def test_a_notebook_with_an_explorer_runs_and_the_explorer_lives(lab, course, page, name):
     visit(page, lab, course, name)
     assert page.evaluate(RUN_ALL) == []

@@ -176,6 +176,7 @@ def test_a_process_that_is_killed_does_not_leave_the_other_waiting(fake, tmp_pat
     assert contents(folder) == contents(fake[0])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_accelerate_launch_measures_what_one_process_measures(real, tmp_path):
     folder = tmp_path / "launched"

@@ -91,6 +91,7 @@ def random_outcomes(rng: np.random.Generator, **shares) -> CotOutcomes:
     return CotOutcomes(table)
 
 
+@pytest.mark.long
 def test_where_nothing_is_planted_a_verdict_is_as_rare_as_the_level_says():
     rng = np.random.default_rng(0)
     wrong = [set(words(random_outcomes(rng)).values()) != {"inconclusive"} for _ in range(200)]

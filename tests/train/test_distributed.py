@@ -37,6 +37,9 @@ def _steps(checkpoint, output, *, processes, items):
     return output
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def one_and_two(random_checkpoint, tmp_path_factory):
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))

@@ -145,6 +145,7 @@ def _only_once():
     return train
 
 
+@pytest.mark.long
 def test_a_first_round_drawn_alike_is_taken_over(scribe, random_checkpoint, problems, tmp_path):
     def run(name, siblings=(), **changes):
         scribe.calls = 0
