@@ -176,3 +176,25 @@ def passing(
         f"{path} cannot be read now ({os.strerror(code)}); {_PASSING[code]} and run the same "
         "command again."
     )
+
+
+@contextmanager
+def notebook_packages(what: str, instead: str) -> Iterator[None]:
+    """Say in a sentence which package an import inside lacks, of those that widgets are made of.
+
+    Args:
+        what: What needs it, such as ``explorer``.
+        instead: What does without.
+
+    Raises:
+        ShowError: If one is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("anywidget", "ipywidgets", "traitlets"):
+            raise
+        raise ShowError(
+            f"The {what} needs {error.name}, which is not installed; run "
+            f"`pip install 'attcot-analysis[notebooks]'`, or {instead}."
+        ) from error

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from attcot_analysis.attention.sinks import find_sinks
-from attcot_analysis.errors import LayoutError, MeasureError, ShowError
+from attcot_analysis.errors import LayoutError, MeasureError, ShowError, notebook_packages
 from attcot_analysis.measures.answers import answer_problems, answer_row
 from attcot_analysis.measures.commitment import Commitment, commitment
 from attcot_analysis.measures.heads import HeadRule, visual_heads
@@ -98,15 +98,8 @@ def make_explorer(record: ExplorerRecord, **start: Any) -> "Explorer":
 
 
 def _check_widgets() -> None:
-    try:
+    with notebook_packages("explorer", "write explorer_page(record)"):
         import attcot_analysis.show.explorer.widget  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name not in ("anywidget", "ipywidgets", "traitlets"):
-            raise
-        raise ShowError(
-            f"The explorer needs {error.name}, which is not installed; run "
-            "`pip install 'attcot-analysis[notebooks]'`, or write explorer_page(record)."
-        ) from error
 
 
 def explorer_record(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from attcot_analysis.errors import ShowError
+from attcot_analysis.errors import notebook_packages
 from attcot_analysis.models import Mllm
 
 if TYPE_CHECKING:
@@ -33,13 +33,6 @@ def studio(
         ShowError: If anywidget is missing.
         ProblemError: If the picture cannot be read.
     """
-    try:
+    with notebook_packages("studio", "use `attcot studio MODEL`"):
         from attcot_analysis.show.studio.widget import Studio
-    except ModuleNotFoundError as error:
-        if error.name not in ("anywidget", "ipywidgets", "traitlets"):
-            raise
-        raise ShowError(
-            f"The studio needs {error.name}, which is not installed; run "
-            "`pip install 'attcot-analysis[notebooks]'`, or use `attcot studio MODEL`."
-        ) from error
     return Studio(mllm, image=image, question=question, max_new_tokens=max_new_tokens)
