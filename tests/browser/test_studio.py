@@ -1,5 +1,6 @@
 """The studio as a person meets it: by keyboard alone, wide and narrow, light and dark; in a lab."""
 
+import itertools
 import threading
 
 import pytest
@@ -141,7 +142,21 @@ def test_one_s_own_picture_options_and_a_wrong_file(visit, server, tmp_path, mll
     )
 
 
-def test_it_can_be_made_to_answer_while_it_writes(visit, server):
+@pytest.fixture
+def held(mllm, server):
+    """The model waits before its 17th token until it is told to stop, however fast it is."""
+    passes = itertools.count()
+
+    def wait(*_):
+        if next(passes) == 16:
+            server.session._stop.wait(60)
+
+    handle = mllm.model.register_forward_pre_hook(wait)
+    yield
+    handle.remove()
+
+
+def test_it_can_be_made_to_answer_while_it_writes(visit, server, held):
     page = opened(visit, server)
     page.get_by_role("button", name="Take an example").click()
     expect(page.locator(".st-full")).to_be_visible()
