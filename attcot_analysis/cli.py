@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that help and completion ans
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -11,13 +12,13 @@ import select
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from enum import IntEnum
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO, cast
+from typing import Annotated, Any, Literal, TextIO, cast, get_type_hints
 
 import typer
 from typer import Argument, Option, Typer
@@ -193,6 +194,46 @@ class ListCommand(TyperCommand):
         return super().parse_args(ctx, words)
 
 
+class Commands(Typer):
+    """Commands that all take ``--quiet``, and a dataclass of options as one parameter."""
+
+    def command(self, *names: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Register a function with the fields of its dataclasses as options of their own."""
+        register = super().command(*names, **options)
+        return lambda function: register(_spelt_out(function))
+
+
+def _spelt_out(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in the form that typer reads: every parameter is one option or argument."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    spelt: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if group := groups.get(name):
+            own = get_type_hints(group, include_extras=True)
+            spelt += [
+                inspect.Parameter(one.name, keyword, default=one.default, annotation=own[one.name])
+                for one in dataclasses.fields(group)
+            ]
+        else:
+            spelt.append(parameter.replace(kind=keyword, annotation=hints[name]))
+    if "quiet" not in hints:
+        spelt.append(inspect.Parameter("quiet", keyword, default=False, annotation=Quiet))
+
+    def called(**values: Any) -> Any:
+        for name, group in groups.items():
+            own = {one.name: values.pop(one.name) for one in dataclasses.fields(group)}
+            values[name] = group(**own)
+        if "quiet" not in hints:
+            del values["quiet"]
+        return function(**values)
+
+    called.__doc__, called.__name__ = function.__doc__, function.__name__
+    called.__signature__ = inspect.Signature(spelt)  # type: ignore[attr-defined]
+    return called
+
+
 def in_ci() -> bool:
     """Whether nobody is watching: continuous integration sets ``CI``."""
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -227,12 +268,6 @@ BatchSize = Annotated[
     Option(help="items per forward pass, default 64; halved automatically when memory runs out"),
 ]
 MaxNewTokens = Annotated[int, Option(help="limit of a response")]
-SamplingName = Annotated[
-    Literal["recommended"] | None,
-    Option(
-        "--sampling", help="recommended: as the checkpoint's publisher says (generation_config)"
-    ),
-]
 MaxPixels = Annotated[
     int | None,
     Option(metavar="N", help="largest picture after resizing, width x height (Qwen-VL)"),
@@ -241,13 +276,9 @@ MaxPatches = Annotated[
     int | None,
     Option(metavar="N", help="most tiles of a picture (InternVL, LLaVA-NeXT, Idefics3, ...)"),
 ]
-Dtype = Annotated[str | None, Option(help="such as bfloat16; default auto")]
-Device = Annotated[str | None, Option(help="such as cpu, cuda:1, or auto: over all")]
-Revision = Annotated[str | None, Option(help="branch, tag or commit on the hub")]
 BootstrapSeed = Annotated[int, Option("--seed", help="of the intervals' bootstrap")]
 MovedProblems = Annotated[Path | None, Option("--problems", help="problem folder, if it has moved")]
 Examples = Annotated[int, Option(help="items whose maps are shown")]
-BrowserItems = Annotated[int, Option("--items", help="items in the item browser")]
 Overwrite = Annotated[bool, Option("--overwrite", help="replace what is there")]
 Workers = Annotated[int, Option(help="processes; 0: one per core, or 1 with a GPU")]
 Quiet = Annotated[
@@ -268,52 +299,79 @@ Format = Annotated[
         "docs/formats.md",
     ),
 ]
-System = Annotated[str | None, Option(metavar="TEXT", help="system prompt")]
-Prompt = Annotated[
-    str | None, Option(metavar="TEXT", help="instruction behind the question, with a rationale")
-]
-Thinking = Annotated[
-    Literal["on", "off"] | None, Option(help="what the chat template is told of thinking")
-]
-Prefill = Annotated[
-    str | None, Option(metavar="TEXT", help="what every response is made to start with")
-]
 
 
-def named(name: str | None) -> str | None:
-    """A format's name where there are no responses that ``auto`` could decide from."""
-    if name == "auto":
-        raise typer.BadParameter("auto decides from responses, and there are none; name a format")
-    return name
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """How responses are asked for and read."""
+
+    form: Format = None
+    system: Annotated[str | None, Option(metavar="TEXT", help="system prompt")] = None
+    prompt: Annotated[
+        str | None,
+        Option(metavar="TEXT", help="instruction behind the question; of measure with a rationale"),
+    ] = None
+    thinking: Annotated[
+        Literal["on", "off"] | None, Option(help="what the chat template is told of thinking")
+    ] = None
+    prefill: Annotated[
+        str | None, Option(metavar="TEXT", help="what every response is made to start with")
+    ] = None
+
+    def changes(self, mode: str = "cot") -> dict[str, Any]:
+        """What the options change in a format."""
+        thinking = None if self.thinking is None else self.thinking == "on"
+        options = {name: value for name, value in vars(self).items() if name != "form"}
+        return {"mode": mode, **options, "thinking": thinking}
+
+    def format(self, mode: str = "cot", *, auto: bool = False) -> Any:
+        """The format asked for; of ``auto``, where responses will decide, what stands in."""
+        from attcot_analysis.problems.formats import TAGS, changed, response_format
+
+        if self.form == "auto" and not auto:
+            raise typer.BadParameter(
+                "auto decides from responses, and there are none; name a format"
+            )
+        form = TAGS if self.form in (None, "auto") else response_format(self.form)
+        return changed(form, **self.changes(mode))
 
 
-def asked_format(name: str | None, changes: dict[str, Any]) -> Any:
-    """The format that the options of a command ask for; of ``auto`` what stands in until then."""
-    from attcot_analysis.problems.formats import TAGS, changed, response_format
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How a model is loaded."""
 
-    form = TAGS if name is None or name == "auto" else response_format(name)
-    return changed(form, **changes)
-
-
-def changes_of(
-    system: str | None,
-    prompt: str | None,
-    thinking: str | None,
-    prefill: str | None,
-    mode: str = "cot",
-) -> dict[str, Any]:
-    """What the options of a command change in a format."""
-    told = None if thinking is None else thinking == "on"
-    return {
-        "mode": mode,
-        "system": system,
-        "prompt": prompt,
-        "thinking": told,
-        "prefill": prefill,
-    }
+    dtype: Annotated[
+        str | None, Option(help="such as bfloat16; default auto, of check-model float32")
+    ] = None
+    device: Annotated[str | None, Option(help="such as cpu, cuda:1, or auto: over all")] = None
+    revision: Annotated[str | None, Option(help="branch, tag or commit on the hub")] = None
+    max_pixels: MaxPixels = None
+    max_patches: MaxPatches = None
 
 
-app = Typer(
+@dataclasses.dataclass(frozen=True)
+class Writing:
+    """How a model writes."""
+
+    max_new_tokens: MaxNewTokens = 256
+    sampling: Annotated[
+        Literal["recommended"] | None,
+        Option(help="recommended: as the checkpoint's publisher says (generation_config)"),
+    ] = None
+    temperature: Annotated[float, Option(help="of what the model writes; 0: greedy")] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Paging:
+    """What a page shows."""
+
+    problems: MovedProblems = None
+    examples: Examples = 3
+    items: Annotated[int, Option(help="items in the item browser")] = 24
+    seed: BootstrapSeed = 0
+
+
+app = Commands(
     help="Does a multimodal LLM look before it answers?\n\nMODEL is a checkpoint folder, a hub id "
     "or a preset\n(attcot doctor --presets). `attcot COMMAND --help` says more.",
     epilog="Exit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in MEANINGS.items()),
@@ -353,7 +411,6 @@ def _doctor(
     list_presets: Annotated[
         bool, Option("--presets", help="list the presets, nothing else")
     ] = False,
-    quiet: Quiet = False,
 ) -> bool:
     """Versions, devices, memory, files: what would fail here?
 
@@ -381,23 +438,12 @@ def _doctor(
 @app.command("check-model")
 def _check_model(
     model: Model,
-    dtype: Annotated[
-        str, Option(help="such as bfloat16; float32 is compared most closely")
-    ] = "float32",
-    device: Device = None,
-    revision: Revision = None,
+    loading: Loading,
+    asking: Asking,
     trust_remote_code: Annotated[
         bool, Option("--trust-remote-code", help="run code that comes with the checkpoint")
     ] = False,
-    form: Format = None,
-    system: System = None,
-    prompt: Prompt = None,
-    thinking: Thinking = None,
-    prefill: Prefill = None,
-    max_pixels: MaxPixels = None,
-    max_patches: MaxPatches = None,
     as_json: Annotated[bool, Option("--json", help="print all of it as JSON")] = False,
-    quiet: Quiet = False,
 ) -> bool:
     """Is this checkpoint read right? What can be measured on it?"""
     from attcot_analysis.measures.check import check_model
@@ -405,13 +451,9 @@ def _check_model(
 
     outcome = check_model(
         choose(model).name,
-        dtype=dtype,
-        device=device,
-        revision=revision,
+        **vars(loading) | {"dtype": loading.dtype or "float32"},
         trust_remote_code=trust_remote_code,
-        format=asked_format(named(form), changes_of(system, prompt, thinking, prefill)),
-        max_pixels=max_pixels,
-        max_patches=max_patches,
+        format=asking.format(),
         report=None if as_json else say,
     )
     if as_json:
@@ -426,17 +468,12 @@ def _check_model(
 @app.command("studio")
 def _studio(
     model: Model,
+    loading: Loading,
     picture: Annotated[str | None, Option(metavar="FILE", help="a picture to begin with")] = None,
     question: Annotated[str, Option(metavar="TEXT", help="a question to begin with")] = "",
     port: Annotated[int, Option(help="of the page; 0: any that is free")] = 0,
     max_new_tokens: MaxNewTokens = 512,
     form: Format = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    revision: Revision = None,
-    max_pixels: MaxPixels = None,
-    max_patches: MaxPatches = None,
-    quiet: Quiet = False,
 ) -> None:
     """A local page: ask about a picture, see where it is looked at.
 
@@ -444,21 +481,11 @@ def _studio(
     a region and ask again. Only this machine can open the page (127.0.0.1), by
     an address with a random token. Ctrl-C ends it.
     """
-    from attcot_analysis.models import load_mllm
     from attcot_analysis.presets import choose
     from attcot_analysis.show.studio.server import StudioServer
     from attcot_analysis.show.studio.session import StudioSession
 
-    chosen = choose(model, dtype=dtype)
-    mllm = load_mllm(
-        chosen.name,
-        dtype=chosen.dtype or "auto",
-        device=device,
-        revision=revision,
-        format=asked_format(named(form), {}),
-        max_pixels=max_pixels,
-        max_patches=max_patches,
-    )
+    mllm = _loaded(choose(model, dtype=loading.dtype), loading, Asking(form).format())
     session = StudioSession(mllm, image=picture, question=question, max_new_tokens=max_new_tokens)
     server = StudioServer(session, port)
     say(f"Studio: {server.address} (Ctrl-C ends it)")
@@ -468,7 +495,7 @@ def _studio(
 
 # --- data ---------------------------------------------------------------------------------------
 
-_data = Typer()
+_data = Commands()
 app.add_typer(
     _data,
     name="data",
@@ -476,63 +503,63 @@ app.add_typer(
 )
 
 DataPath = Annotated[str, Argument(metavar="PATH", help="file, folder or hub id")]
-DataFormat = Annotated[
-    str,
-    Option(
-        "--format",
-        metavar="NAME",
-        help="jsonl (your own), clevr, chartqa, visual-cot, m3cot, a-okvqa, vstar, naturalbench, "
-        "vilp, mm-gcot, treebench, we-math, cv-bench, blink, mmstar, scienceqa, vqa-rad, slake, "
-        "charxiv, geometry3k or hallusionbench",
-    ),
-]
 SkipFaulty = Annotated[bool, Option("--skip-faulty", help="leave out what is wrong")]
-Images = Annotated[Path | None, Option(help="folder or ZIP of the pictures, if not beside PATH")]
-Split = Annotated[str | None, Option(help="of the dataset; default the format's own")]
-Boxes = Annotated[
-    str | None,
-    Option(
-        metavar="FORM",
-        help="form of your own boxes: pixels (x0 y0 x1 y1, the default), unit (0 to 1), percent, "
-        "thousand; or xywh, centre (both pixels), unit-xywh, unit-centre, ...",
-    ),
-]
 
 
-FieldNames = Annotated[
-    list[str] | None,
-    Option("--map", metavar="OURS=THEIRS", help="what a field of your own is called; repeatable"),
-]
-AllowOutside = Annotated[
-    bool, Option("--allow-outside", help="read pictures outside of PATH and --images, too")
-]
-SampledItems = Annotated[
-    int | None, Option("--items", min=1, help="only so many, drawn from every type in proportion")
-]
-DrawSeed = Annotated[int, Option("--seed", help="of the draw of --items")]
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """How a dataset is read."""
 
+    data_format: Annotated[
+        str,
+        Option(
+            "--format",
+            metavar="NAME",
+            help="jsonl (your own), clevr, chartqa, visual-cot, m3cot, a-okvqa, vstar, "
+            "naturalbench, vilp, mm-gcot, treebench, we-math, cv-bench, blink, mmstar, scienceqa, "
+            "vqa-rad, slake, charxiv, geometry3k or hallusionbench",
+        ),
+    ] = "jsonl"
+    images: Annotated[
+        Path | None, Option(help="folder or ZIP of the pictures, if not beside PATH")
+    ] = None
+    split: Annotated[str | None, Option(help="of the dataset; default the format's own")] = None
+    boxes: Annotated[
+        str | None,
+        Option(
+            metavar="FORM",
+            help="form of your own boxes: pixels (x0 y0 x1 y1, the default), unit (0 to 1), "
+            "percent, thousand; or xywh, centre (both pixels), unit-xywh, unit-centre, ...",
+        ),
+    ] = None
+    names: Annotated[
+        list[str] | None,
+        Option(
+            "--map", metavar="OURS=THEIRS", help="what a field of your own is called; repeatable"
+        ),
+    ] = None
+    outside: Annotated[
+        bool, Option("--allow-outside", help="read pictures outside of PATH and --images, too")
+    ] = False
+    limit: Annotated[
+        int | None,
+        Option("--items", min=1, help="only so many, drawn from every type in proportion"),
+    ] = None
+    seed: Annotated[int, Option(help="of the draw of --items")] = 0
 
-def _field_names(given: list[str] | None) -> dict[str, str]:
-    pairs = [one.partition("=") for one in given or []]
-    for ours, mark, theirs in pairs:
-        if not (ours and mark and theirs):
-            raise ProblemError(f"--map {ours}{mark}{theirs} is not of the form question=query.")
-    return {ours: theirs for ours, _, theirs in pairs}
+    def arguments(self) -> dict[str, Any]:
+        """The same as the library's functions take them."""
+        pairs = [one.partition("=") for one in self.names or []]
+        for ours, mark, theirs in pairs:
+            if not (ours and mark and theirs):
+                raise ProblemError(f"--map {ours}{mark}{theirs} is not of the form question=query.")
+        names = {ours: theirs for ours, _, theirs in pairs}
+        options = {name: value for name, value in vars(self).items() if name != "data_format"}
+        return {"format": self.data_format, **options, "names": names}
 
 
 @_data.command("check")
-def _check_data(
-    path: DataPath,
-    data_format: DataFormat = "jsonl",
-    images: Images = None,
-    split: Split = None,
-    boxes: Boxes = None,
-    field_names: FieldNames = None,
-    outside: AllowOutside = False,
-    items: SampledItems = None,
-    seed: DrawSeed = 0,
-    quiet: Quiet = False,
-) -> bool:
+def _check_data(path: DataPath, options: DataOptions) -> bool:
     """What is wrong with a dataset, and what can be measured on it.
 
     Read every record, print one sentence for each that is wrong, then what
@@ -540,17 +567,7 @@ def _check_data(
     """
     from attcot_analysis.problems.data import check_data
 
-    checked = check_data(
-        path,
-        data_format,
-        images=images,
-        split=split,
-        boxes=boxes,
-        names=_field_names(field_names),
-        outside=outside,
-        limit=items,
-        seed=seed,
-    )
+    checked = check_data(path, **options.arguments())
     _print_faults(checked.faults)
     say(checked.coverage)
     return checked.holds
@@ -560,35 +577,15 @@ def _check_data(
 def _convert_data(
     path: DataPath,
     out: Annotated[Path, Option(help="new problem folder")],
-    data_format: DataFormat = "jsonl",
-    images: Images = None,
-    split: Split = None,
-    boxes: Boxes = None,
-    field_names: FieldNames = None,
-    outside: AllowOutside = False,
-    items: SampledItems = None,
-    seed: DrawSeed = 0,
+    options: DataOptions,
     skip_faulty: SkipFaulty = False,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """Write a dataset as a folder for attcot measure."""
     from attcot_analysis.problems.data import convert_data
 
-    converted = convert_data(
-        path,
-        out,
-        data_format,
-        images=images,
-        split=split,
-        boxes=boxes,
-        names=_field_names(field_names),
-        outside=outside,
-        limit=items,
-        seed=seed,
-        skip_faulty=skip_faulty,
-        overwrite=overwrite,
-    )
+    more = {"skip_faulty": skip_faulty, "overwrite": overwrite}
+    converted = convert_data(path, out, **options.arguments(), **more)
     _print_faults(converted.faults)
     say(converted.coverage)
     say(f"Problems: {out}")
@@ -610,7 +607,6 @@ def _convert_responses(
     problems: Annotated[Path | None, Option(help="folder of the items asked for")] = None,
     items: Items = None,
     skip_faulty: SkipFaulty = False,
-    quiet: Quiet = False,
 ) -> None:
     """The output of vllm run-batch as responses for attcot measure --generations.
 
@@ -640,7 +636,7 @@ def _convert_responses(
 
 # --- edits --------------------------------------------------------------------------------------
 
-_edits = Typer()
+_edits = Commands()
 app.add_typer(_edits, name="edits", help="Look at edited pictures and reject those that failed.")
 
 
@@ -660,7 +656,6 @@ def _preview_edits(
     items: Annotated[int, Option(help="how many items to show")] = 24,
     fill: Annotated[str, Option(help="of occluded evidence, such as mean, telea")] = "mean",
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """A page with every edited picture beside its original, to accept or reject by key."""
     from attcot_analysis.errors import ShowError
@@ -695,7 +690,6 @@ def _preview_edits(
 def _keep_edits(
     problems: Problems,
     decisions: Annotated[Path, Argument(metavar="FILE", help="edits.json, saved from the page")],
-    quiet: Quiet = False,
 ) -> None:
     """Put decisions on edits into the problem folder; rejected edits are not measured."""
     from attcot_analysis.problems.decisions import keep_decisions
@@ -723,7 +717,6 @@ def _look_at_responses(
         Option("--opened", help="the chat template had opened the rationale"),
     ] = False,
     items: Items = None,
-    quiet: Quiet = False,
 ) -> None:
     """How are these responses read? Format, steps, answers.
 
@@ -744,10 +737,40 @@ def _look_at_responses(
 # --- run folders --------------------------------------------------------------------------------
 
 
+def _loaded(chosen: Any, loading: Loading, form: Any, device: str | None = None) -> Any:
+    """The model that options and a preset name; ``device`` where the options leave it open."""
+    from attcot_analysis.models import load_mllm
+
+    options = vars(loading) | {"dtype": chosen.dtype or "auto", "device": loading.device or device}
+    return load_mllm(chosen.name, format=form, **options)
+
+
+def _detected(
+    mllm: Any,
+    problems: Any,
+    generations: Path | None,
+    changes: dict[str, Any],
+    *,
+    max_new_tokens: int,
+    show: bool,
+) -> Any:
+    """The model with the format that it speaks, which is printed with what it was decided by."""
+    from attcot_analysis.problems.formats import changed
+    from attcot_analysis.runs.look import detected_format, shown_detection
+
+    found = detected_format(mllm, problems, generations, max_new_tokens=max_new_tokens)
+    if show:
+        say(shown_detection(found))
+    return dataclasses.replace(mllm, format=changed(found.format, **changes))
+
+
 @app.command("generate")
 def _generate(
     model: Model,
     problems: Problems,
+    loading: Loading,
+    asking: Asking,
+    writing: Writing,
     out: Annotated[Path | None, Option(help="run folder")] = None,
     requests: Annotated[
         Path | None,
@@ -776,22 +799,7 @@ def _generate(
     mode: Annotated[Literal["cot", "direct"], Option(help="with rationale?")] = "cot",
     text_only: Annotated[bool, Option("--text-only", help="without the pictures")] = False,
     samples: Annotated[int, Option(help="responses per item")] = 1,
-    temperature: Annotated[float, Option(help="0: greedy")] = 0.0,
-    sampling: SamplingName = None,
-    batch_size: Annotated[int | None, Option(help="items at once; default 64")] = None,
-    max_new_tokens: MaxNewTokens = 256,
-    form: Format = None,
-    system: System = None,
-    prompt: Annotated[
-        str | None, Option(metavar="TEXT", help="instruction behind the question")
-    ] = None,
-    thinking: Thinking = None,
-    prefill: Prefill = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    revision: Revision = None,
-    max_pixels: MaxPixels = None,
-    max_patches: MaxPatches = None,
+    batch_size: BatchSize = None,
     seed: Annotated[int, Option(help="of sampling")] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -809,7 +817,6 @@ def _generate(
     if at_once is not None and server is None:
         raise typer.BadParameter("--at-once is for --server")
     from attcot_analysis.measures.unread import LIMIT, unread_sentence
-    from attcot_analysis.models import load_mllm
     from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.folder import load_problems
@@ -818,19 +825,11 @@ def _generate(
     from attcot_analysis.runs.server import ask_server
     from attcot_analysis.runs.shards import Shards
 
-    chosen = choose(model, dtype=dtype, batch_size=batch_size)
-    changes = changes_of(system, prompt, thinking, prefill, mode)
+    chosen = choose(model, dtype=loading.dtype, batch_size=batch_size)
     if requests is not None or server is not None:
-        own = {
-            "batch-size": batch_size,
-            "dtype": dtype,
-            "device": device,
-            "revision": revision,
-            "max-pixels": max_pixels,
-            "max-patches": max_patches,
-        }
-        useless = [name for name, value in own.items() if value is not None]
-        if sampling is not None:
+        own = {"batch_size": batch_size, **vars(loading)}
+        useless = [name.replace("_", "-") for name, value in own.items() if value is not None]
+        if writing.sampling is not None:
             raise MeasureError(
                 "--sampling recommended is read from a checkpoint, and requests load none; give "
                 "them a --temperature."
@@ -842,12 +841,12 @@ def _generate(
             "model": chosen.name,
             "mode": mode,
             "text_only": text_only,
-            "max_new_tokens": max_new_tokens,
+            "max_new_tokens": writing.max_new_tokens,
             "samples": samples,
-            "temperature": temperature,
+            "temperature": writing.temperature,
             "seed": seed,
             "folder": problems if link_pictures else None,
-            "form": asked_format(named(form), changes),
+            "form": asking.format(mode),
         }
         if server is not None and out is not None:
             lines = generations.requests(asked, **options)
@@ -869,20 +868,17 @@ def _generate(
     assert out is not None
     with Shards.here() as shards, shards.together():
         loaded = load_problems(problems, limit=items, keep_pictures=False)
-        mllm = load_mllm(
-            chosen.name,
-            dtype=chosen.dtype or "auto",
-            device=device or shards.device,
-            revision=revision,
-            format=asked_format(form, changes),
-            max_pixels=max_pixels,
-            max_patches=max_patches,
-        )
+        mllm = _loaded(chosen, loading, asking.format(mode, auto=True), shards.device)
         if shards.main and not text_only:
             say(describe_cost(mllm, [problem.size for problem in loaded]))
-        if form == "auto":
+        if asking.form == "auto":
             mllm = _detected(
-                mllm, loaded, None, changes, max_new_tokens=max_new_tokens, show=shards.main
+                mllm,
+                loaded,
+                None,
+                asking.changes(mode),
+                max_new_tokens=writing.max_new_tokens,
+                show=shards.main,
             )
         run = measure_run(
             out,
@@ -892,10 +888,8 @@ def _generate(
             mode=mode,
             text_only=text_only,
             samples=samples,
-            temperature=temperature,
-            sampling=sampling,
+            **vars(writing),
             batch_size=chosen.batch_size,
-            max_new_tokens=max_new_tokens,
             seed=seed,
             shards=shards,
             progress=not quiet,
@@ -916,6 +910,9 @@ def _measure(
     model: Model,
     problems: Problems,
     out: RunOut,
+    loading: Loading,
+    asking: Asking,
+    writing: Writing,
     items: Items = None,
     batch_size: BatchSize = None,
     max_memory: Annotated[
@@ -925,15 +922,12 @@ def _measure(
             help="most memory of each process, such as 20GiB: of its GPU, else of the computer",
         ),
     ] = None,
-    max_new_tokens: MaxNewTokens = 256,
-    sampling: SamplingName = None,
     samples: Annotated[
         int | None,
         Option(
             help="responses per item, each measured; default 1, or as many as the generations have"
         ),
     ] = None,
-    temperature: Annotated[float, Option(help="of what the model writes; 0: greedy")] = 0.0,
     max_steps: Annotated[
         int | None,
         Option(help="force answers after at most so many steps of a rationale; default all"),
@@ -963,11 +957,6 @@ def _measure(
         bool,
         Option("--profile", help="say where the time goes, and write it to profile.json"),
     ] = False,
-    dtype: Dtype = None,
-    device: Device = None,
-    revision: Revision = None,
-    max_pixels: MaxPixels = None,
-    max_patches: MaxPatches = None,
     generations: Annotated[
         Path | None,
         Option(
@@ -984,11 +973,6 @@ def _measure(
             "answers",
         ),
     ] = False,
-    form: Format = None,
-    system: System = None,
-    prompt: Prompt = None,
-    thinking: Thinking = None,
-    prefill: Prefill = None,
     seed: Annotated[int, Option(help="of the intervals' bootstrap, and of sampling")] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -1001,7 +985,6 @@ def _measure(
     if foreign and generations is None:
         raise MeasureError("--foreign says whose generations they are; give them, too.")
     from attcot_analysis.measures.unread import paragraph_note
-    from attcot_analysis.models import load_mllm
     from attcot_analysis.models.load import memory_limit, parse_memory
     from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.presets import choose
@@ -1016,30 +999,25 @@ def _measure(
     from attcot_analysis.runs.values import DEFAULT, format_summary
 
     most = None if max_memory is None else parse_memory(max_memory)
-    chosen = choose(model, dtype=dtype, batch_size=batch_size, layers=layers)
+    chosen = choose(model, dtype=loading.dtype, batch_size=batch_size, layers=layers)
     what = [*DEFAULT, *(extras or ()), *(("maps",) if maps else ())]
     parts: dict[str, Any] = {"controls": controls, "edits": edits, "fill": fill}
-    changes = changes_of(system, prompt, thinking, prefill)
-    with Shards.here() as shards, memory_limit(most, device or shards.device), shards.together():
+    with (
+        Shards.here() as shards,
+        memory_limit(most, loading.device or shards.device),
+        shards.together(),
+    ):
         loaded = load_problems(problems, limit=items, keep_pictures=False)
-        mllm = load_mllm(
-            chosen.name,
-            dtype=chosen.dtype or "auto",
-            device=device or shards.device,
-            revision=revision,
-            format=asked_format(form, changes),
-            max_pixels=max_pixels,
-            max_patches=max_patches,
-        )
+        mllm = _loaded(chosen, loading, asking.format(auto=True), shards.device)
         if shards.main:
             say(describe_cost(mllm, [problem.size for problem in loaded]))
-        if form == "auto" or (form is None and generations is not None):
+        if asking.form == "auto" or (asking.form is None and generations is not None):
             mllm = _detected(
                 mllm,
                 loaded,
                 generations,
-                changes,
-                max_new_tokens=max_new_tokens,
+                asking.changes(),
+                max_new_tokens=writing.max_new_tokens,
                 show=shards.main,
             )
         chosen.check(mllm.n_layers)
@@ -1060,11 +1038,9 @@ def _measure(
                 layers=chosen.layers,
                 **{name: value for name, value in parts.items() if value is not None},
                 batch_size=chosen.batch_size,
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
+                **vars(writing),
                 generations=written,
                 samples=samples,
-                temperature=temperature,
                 max_steps=max_steps,
                 seed=seed,
                 shards=shards,
@@ -1087,43 +1063,20 @@ def _measure(
             say(f"Run: {run.path}")
 
 
-def _detected(
-    mllm: Any,
-    problems: Any,
-    generations: Path | None,
-    changes: dict[str, Any],
-    *,
-    max_new_tokens: int,
-    show: bool,
-) -> Any:
-    """The model with the format that it speaks, which is printed with what it was decided by."""
-    from attcot_analysis.problems.formats import changed
-    from attcot_analysis.runs.look import detected_format, shown_detection
-
-    found = detected_format(mllm, problems, generations, max_new_tokens=max_new_tokens)
-    if show:
-        say(shown_detection(found))
-    return dataclasses.replace(mllm, format=changed(found.format, **changes))
-
-
 @app.command("compare")
 def _compare(
     before: Annotated[str, Argument(metavar="RUN_A", help="the run compared with")],
     after: Annotated[str, Argument(metavar="RUN_B", help="the run compared")],
     out: Annotated[Path, Option(help="run folder for the report")],
+    paging: Paging,
     names: Annotated[
         tuple[str, str] | None,
         Option(metavar="A B", help="what the two are called; default: the models"),
     ] = None,
-    problems: MovedProblems = None,
     models: Annotated[
         tuple[str, str] | None, Option(metavar="A B", help="checkpoints, if moved")
     ] = None,
     no_models: Annotated[bool, Option("--no-models", help="load no model for maps")] = False,
-    examples: Examples = 3,
-    items: BrowserItems = 24,
-    seed: BootstrapSeed = 0,
-    quiet: Quiet = False,
 ) -> None:
     """Two measured runs on the same items, as one page.
 
@@ -1137,11 +1090,8 @@ def _compare(
         run_folders(after),
         out,
         names=names,
-        problems=problems,
         models=False if no_models else models,
-        examples=examples,
-        items=items,
-        seed=seed,
+        **vars(paging),
     )
     say(comparison)
     say(f"Report: {comparison.report}")
@@ -1150,15 +1100,11 @@ def _compare(
 @app.command("report")
 def _report(
     run_folder: Run,
+    paging: Paging,
     out: Annotated[
         Path | None, Option(help="the page; default report.html in the run folder")
     ] = None,
-    problems: MovedProblems = None,
-    examples: Examples = 3,
-    items: BrowserItems = 24,
-    seed: BootstrapSeed = 0,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """One measured run as one page: does CoT hurt, and why?
 
@@ -1168,15 +1114,7 @@ def _report(
     from attcot_analysis.show.report.compare import report_run
 
     arm = read_arm(run_folders(run_folder))
-    page = report_run(
-        arm,
-        out,
-        problems=problems,
-        examples=examples,
-        items=items,
-        seed=seed,
-        overwrite=overwrite,
-    )
+    page = report_run(arm, out, **vars(paging), overwrite=overwrite)
     say(arm.outcomes if isinstance(arm.outcomes, str) else arm.outcomes.headline)
     say(f"Report: {page}")
 
@@ -1217,7 +1155,6 @@ def _figures(
     examples: Examples = 3,
     seed: BootstrapSeed = 0,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """The report's figures, for a paper.
 
@@ -1264,7 +1201,6 @@ def _table(
     out: Annotated[Path | None, Option(help="new file; default: printed")] = None,
     seed: BootstrapSeed = 0,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
 ) -> None:
     """The metrics of a run or a comparison, as a table.
 
@@ -1303,7 +1239,6 @@ def _items(
     ] = None,
     n: Annotated[int, Option("--n", help="how many items")] = 10,
     problems: MovedProblems = None,
-    quiet: Quiet = False,
 ) -> None:
     """The items with the worst value of a metric.
 

@@ -7,30 +7,24 @@ import typer
 from typer import Argument, Option, Typer
 
 from attcot_analysis.cli import (
-    Format,
+    Asking,
+    Commands,
     Items,
     ListCommand,
     MaxPatches,
     MaxPixels,
     Model,
-    Prefill,
     Problems,
-    Prompt,
     Quiet,
     RunOut,
-    System,
-    Thinking,
     Workers,
-    asked_format,
-    changes_of,
-    named,
     processes,
     say,
 )
 
 _PANEL = "Laboratory"
-_lab = Typer()
-_testbed = Typer()
+_lab = Commands()
+_testbed = Commands()
 
 
 def add(app: Typer) -> None:
@@ -47,7 +41,6 @@ def add(app: Typer) -> None:
 @_lab.command("demo", rich_help_panel=_PANEL)
 def _demo(
     folder: Annotated[Path, Argument(metavar="DIR", help="new folder")],
-    quiet: Quiet = False,
 ) -> None:
     """Copy tiny models, problems and notebooks into a folder."""
     from attcot_lab.demo import write_demo
@@ -79,6 +72,7 @@ def _finetune(
     model: Model,
     problems: Problems,
     out: Annotated[Path, Option(help="new checkpoint folder")],
+    asking: Asking,
     arm: Annotated[str, Option(help="a name in configs/arms, or a .yaml file")] = "att_cot",
     items: Items = None,
     steps: Annotated[int, Option(help="optimizer steps")] = 150,
@@ -116,11 +110,6 @@ def _finetune(
     max_patches: MaxPatches = None,
     seed: Annotated[int, Option(help="of the order of the data")] = 0,
     save_every: Annotated[int, Option(help="steps between checkpoints")] = 50,
-    form: Format = None,
-    system: System = None,
-    prompt: Prompt = None,
-    thinking: Thinking = None,
-    prefill: Prefill = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model as an arm says; re-running resumes.
@@ -162,9 +151,7 @@ def _finetune(
         out,
         config,
         save_every=save_every,
-        format=asked_format(
-            named(form), changes_of(system, prompt, thinking, prefill, chosen.mode)
-        ),
+        format=asking.format(chosen.mode),
         progress=not quiet,
     )
     say(f"Checkpoint: {folder}")
@@ -275,7 +262,6 @@ def _problems(
             help="the kind's own knobs, such as hops=3, task=compare or style=line",
         ),
     ] = None,
-    quiet: Quiet = False,
 ) -> None:
     """Generate a folder of problems."""
     from attcot_analysis.problems.folder import save_problems
@@ -293,7 +279,6 @@ def _colours(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="new problem folder")],
     items: Annotated[int, Option(help="how many")] = 100,
     seed: Annotated[int, Option(help="of the draws")] = 0,
-    quiet: Quiet = False,
 ) -> None:
     """Draw comparisons of two colours, in natural English, for models with real weights."""
     from attcot_analysis.problems.folder import save_problems
@@ -365,7 +350,6 @@ def _gates(
 def _study(
     run: Annotated[Path, Argument(metavar="RUN", help="finished run of the study's plan")],
     study: Annotated[str, Option(help="name or YAML file of the registration")] = "testbed_b",
-    quiet: Quiet = False,
 ) -> None:
     """Hold a registered study's claims against its finished run."""
     from attcot_analysis.runs.run import RunFolder
