@@ -206,7 +206,9 @@ class Commands(Typer):
 def _spelt_out(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function in the form that typer reads: every parameter is one option or argument."""
     hints = get_type_hints(function, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    groups: dict[str, Any] = {
+        name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)
+    }
     keyword = inspect.Parameter.KEYWORD_ONLY
     spelt: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -585,7 +587,7 @@ def _convert_data(
     from attcot_analysis.problems.data import convert_data
 
     more = {"skip_faulty": skip_faulty, "overwrite": overwrite}
-    converted = convert_data(path, out, **options.arguments(), **more)
+    converted = convert_data(path, out, **options.arguments() | more)
     _print_faults(converted.faults)
     say(converted.coverage)
     say(f"Problems: {out}")
@@ -737,7 +739,7 @@ def _look_at_responses(
 # --- run folders --------------------------------------------------------------------------------
 
 
-def _loaded(chosen: Any, loading: Loading, form: Any, device: str | None = None) -> Any:
+def _loaded(chosen: Any, loading: Loading, form: Any, device: Any = None) -> Any:
     """The model that options and a preset name; ``device`` where the options leave it open."""
     from attcot_analysis.models import load_mllm
 
