@@ -30,14 +30,19 @@ from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.shipped import config_file
-from attcot_analysis.train.data import with_boxes_of_others, with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_lab.regularised import OPTIONS as REGULARISED_OPTIONS
 from attcot_lab.regularised import train_regularised
 from attcot_lab.sayo import OPTIONS as SAYO_OPTIONS
 from attcot_lab.sayo import train_sayo
-from attcot_lab.testbed.planted import PlantConfig, plant, planted_tables
+from attcot_lab.testbed.planted import (
+    PlantConfig,
+    plant,
+    planted_tables,
+    with_boxes_of_others,
+    with_pictures_of_others,
+)
 from attcot_lab.vista.sets import OPTIONS as VISTA_OPTIONS
 from attcot_lab.vista.sets import vista_config
 

@@ -15,12 +15,13 @@ import torch
 
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.models import Mllm, encode_problem, load_mllm
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
+from attcot_analysis.problems import Problem
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.stats.crossed import paired_difference
 from attcot_analysis.stats.intervals import bootstrap_mean
 from attcot_analysis.train.region_reward import region_attention
 from attcot_lab.sayo import SayoConfig, finetune_sayo
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 from benchmarks.bench import Row, Scale, judged
 
 KINDS = {"balanced": None, "habit-laden": 0.95}

@@ -17,10 +17,11 @@ import torch
 from transformers import TrainerCallback
 
 from attcot_analysis.models import Mllm, load_mllm
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
+from attcot_analysis.problems import Problem
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.region_reward import RegionRewardConfig
 from attcot_lab.sayo import SayoConfig, make_sayo_trainer
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 from benchmarks.bench import QWEN_0_5B, SMALL, Row, Scale, judged, random_mllm, wait
 from benchmarks.training import median_interval
 

@@ -21,11 +21,12 @@ from attcot_analysis.attention.packing import candidate_tokens, forced_readings
 from attcot_analysis.attention.prefixes import Prefixes
 from attcot_analysis.measures.commitment import filler_rationale
 from attcot_analysis.models import Generation, Mllm, PromptCache, encode_problem
-from attcot_analysis.problems import Problem, generate_arrows, render_response
+from attcot_analysis.problems import Problem, render_response
 from attcot_analysis.problems.edits import edited_images
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.profile import profiled
+from attcot_lab.testbed.arrows import generate_arrows
 from benchmarks.bench import Row, Scale, Shape, interleaved, judged, random_mllm, ratio
 
 SHAPE = Shape(hidden=256, layers=8, heads=4, kv_heads=1, intermediate=1390)

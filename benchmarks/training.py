@@ -22,7 +22,6 @@ from transformers import TrainingArguments
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.models import Mllm, collate, load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.data import (
     IGNORED,
@@ -36,6 +35,7 @@ from attcot_analysis.train.data import (
 from attcot_analysis.train.objective import AttCoTConfig, visual_access_loss, visual_mass
 from attcot_analysis.train.terms import commitment_loss
 from attcot_analysis.train.trainer import AttCoTTrainer
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 from benchmarks import commitment
 from benchmarks.bench import QWEN_0_5B, SMALL, Row, Scale, interleaved, judged, random_mllm
 from benchmarks.commitment import continued, last_log_p

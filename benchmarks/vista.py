@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
+from attcot_analysis.problems import Problem
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.finetune import FinetuneConfig
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 from attcot_lab.vista.draw import draw_round
 from attcot_lab.vista.prefix import learn_both_orders
 from attcot_lab.vista.sets import VistaConfig

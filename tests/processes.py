@@ -14,12 +14,13 @@ import torch
 
 from attcot_analysis.errors import MeasureError, RunError
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import Problem, generate_arrows, load_problems
+from attcot_analysis.problems import Problem, load_problems
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
+from attcot_lab.testbed.arrows import generate_arrows
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 """Audit events that stand for a change of the run folder; a kill comes just before one."""

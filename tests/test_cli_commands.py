@@ -17,7 +17,6 @@ from attcot_analysis.doctor import Finding, examine, fits, holds, weights
 from attcot_analysis.errors import MeasureError, RunError
 from attcot_analysis.models import encode_problem, generate, load_mllm
 from attcot_analysis.presets import presets
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.runs.measure import measure_run, response_file
 from attcot_analysis.runs.run import RunFolder
@@ -29,6 +28,7 @@ from attcot_analysis.shipped import (
     shipped,
 )
 from attcot_analysis.show.report.compare import report_run
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 ROOT = Path(__file__).parents[1]
 

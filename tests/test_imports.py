@@ -165,8 +165,8 @@ def test_importing_is_cheap(module):
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
-        ("problems.arrows", "import torch.nn", "problems.arrows must not import torch.nn"),
-        ("problems.arrows", "from transformers import AutoModel", "must not import transformers"),
+        ("problems.edits", "import torch.nn", "problems.edits must not import torch.nn"),
+        ("problems.edits", "from transformers import AutoModel", "must not import transformers"),
         ("stats.compare", "import torch", "stats.compare must not import torch"),
         (
             "stats.compare",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attcot_analysis.problems import generate_arrows
 from attcot_lab.notebook import banner, provenance, set_up
+from attcot_lab.testbed.arrows import generate_arrows
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import ModelError, RunError
 from attcot_analysis.measures.check import Check, ModelCheck
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_lab import pages, run
 from attcot_lab.plan import Cell, plan_of
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 CELL = "qwen2_5_vl-tiny.arrows"
 

@@ -11,7 +11,7 @@ import pytest
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, ProblemError
 from attcot_analysis.models import Generation
-from attcot_analysis.problems import Problem, generate_arrows
+from attcot_analysis.problems import Problem
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.problems.formats import FORMATS, changed
 from attcot_analysis.runs import look
@@ -25,6 +25,7 @@ from attcot_analysis.runs.look import (
 from attcot_analysis.runs.measure import measure
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_lab.testbed.arrows import generate_arrows
 
 ROOT = Path(__file__).parents[1]
 

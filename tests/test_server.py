@@ -10,9 +10,10 @@ import pytest
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
-from attcot_analysis.problems import generate_arrows, save_problems
+from attcot_analysis.problems import save_problems
 from attcot_analysis.runs.generations import requests
 from attcot_analysis.runs.server import ask_server
+from attcot_lab.testbed.arrows import generate_arrows
 
 KEY = "sk-not-to-be-seen"
 PROBLEMS = generate_arrows(4, seed=0)

@@ -17,13 +17,14 @@ from attcot_analysis.files import LOCK, locked, write_bytes, write_folder, write
 from attcot_analysis.models import load_mllm
 from attcot_analysis.models.processors import check_config, check_processor
 from attcot_analysis.plain_yaml import read_plain_yaml
-from attcot_analysis.problems import generate_arrows, load_problems, pictures, save_problems
+from attcot_analysis.problems import load_problems, pictures, save_problems
 from attcot_analysis.problems.data import check_data
 from attcot_analysis.problems.data import records as tables
 from attcot_analysis.problems.decisions import DECISIONS, keep_decisions
 from attcot_analysis.problems.formats import response_format
 from attcot_analysis.problems.pictures import FORMATS, open_picture
 from attcot_analysis.runs.run import RunFolder
+from attcot_lab.testbed.arrows import generate_arrows
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 

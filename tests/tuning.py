@@ -5,9 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows
+from attcot_analysis.problems import Problem
 from attcot_analysis.train import FinetuneConfig
 from attcot_analysis.train.finetune import finetune
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 
 def problems() -> list[Problem]:

@@ -1,7 +1,5 @@
 """The names of this room, each with its home: `__init__.py` reads them from here."""
 
-from .arrows import ArrowsConfig as ArrowsConfig
-from .arrows import generate_arrows as generate_arrows
 from .coverage import DataCoverage as DataCoverage
 from .coverage import data_coverage as data_coverage
 from .data import DataCheck as DataCheck

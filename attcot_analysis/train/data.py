@@ -1,7 +1,7 @@
 """Training examples: encoded problems, their labels, and what the Att-CoT terms need of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
 from attcot_analysis.problems import Box, Problem
-from attcot_analysis.problems.problem import replaced
 
 IGNORED = -100
 """Label of tokens the cross-entropy leaves out."""
@@ -129,45 +128,6 @@ def forced_candidates(examples: Sequence[Example]) -> list[CandidateTokens]:
             )
         candidates.append(example.candidates)
     return candidates
-
-
-def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
-    """Every problem under the picture of the next one; twins and controls would be wrong there."""
-    others = [*problems[1:], *problems[:1]]
-    return [
-        replaced(problem, image=other.__dict__["image"], twin=None, control=None)
-        for problem, other in zip(problems, others, strict=True)
-    ]
-
-
-def with_boxes_of_others(problems: Sequence[Problem]) -> list[Problem]:
-    """Every problem with the evidence boxes of the next one that has as many steps.
-
-    Raises:
-        TrainingError: If a problem is the only one with its number of steps.
-    """
-    alike: dict[int, list[Problem]] = {}
-    for problem in problems:
-        alike.setdefault(len(problem.steps), []).append(problem)
-    for n_steps, own in alike.items():
-        if len(own) == 1:
-            raise TrainingError(
-                f"{own[0].id} is the only problem with {n_steps} steps, so there are no boxes of "
-                "another one for it; leave it out or add others."
-            )
-    others = {n_steps: iter([*own[1:], own[0]]) for n_steps, own in alike.items()}
-    return [
-        replaced(
-            problem,
-            steps=tuple(
-                replace(step, boxes=other.boxes)
-                for step, other in zip(
-                    problem.steps, next(others[len(problem.steps)]).steps, strict=True
-                )
-            ),
-        )
-        for problem in problems
-    ]
 
 
 def step_weights(encoded: Encoded, boxes: Sequence[Sequence[Box]]) -> tuple[Tensor | None, ...]:

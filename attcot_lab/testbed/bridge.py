@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.files import write_bytes, write_whole
 from attcot_analysis.models import Mllm, build_messages, encode_prompt, wrap_mllm
-from attcot_analysis.problems.arrows import COLOURS
 from attcot_analysis.problems.formats import FORMATS
 from attcot_analysis.shipped import data_folder
 from attcot_analysis.train.checkpoints import alone, check_weights, new_folder
 from attcot_analysis.train.data import IGNORED
 from attcot_analysis.train.finetune import add_adapters
+from attcot_lab.testbed.arrows import COLOURS
 from attcot_lab.testbed.colours import SHAPES, SIDE, Lesson, mixed_lesson, single_lesson
 from attcot_lab.testbed.named import cache_folder
 from attcot_lab.testbed.tiny import CHAT_TEMPLATE

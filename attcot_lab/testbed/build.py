@@ -27,10 +27,11 @@ from attcot_analysis.attention.probe import Probe
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm, Mode, build_messages, load_mllm, wrap_mllm
 from attcot_analysis.models.grid import TokenGrid
-from attcot_analysis.problems import ArrowsConfig, Problem
+from attcot_analysis.problems import Problem
 from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, DIRECT_CUE, THINK_OPEN
 from attcot_analysis.train.checkpoints import check_weights, new_folder
 from attcot_analysis.train.data import IGNORED
+from attcot_lab.testbed.arrows import ArrowsConfig
 from attcot_lab.testbed.lessons import (
     KindConfig,
     Labels,

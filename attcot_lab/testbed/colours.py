@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attcot_analysis.problems.arrows import COLOURS, Split, check_count, item_rng, pick
 from attcot_analysis.problems.formats import Mode
 from attcot_analysis.problems.problem import Box, Edit, Problem, Step
+from attcot_lab.testbed.arrows import COLOURS, Split, check_count, item_rng, pick
 
 SIDE = 112
 """Pixels per side of a picture."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.arrows import (
+from attcot_analysis.problems.problem import Box, Edit, Problem, Step
+from attcot_lab.testbed.arrows import (
     CELL,
     COLOURS,
     SHAPES,
@@ -30,7 +31,6 @@ from attcot_analysis.problems.arrows import (
     item_rng,
     pick,
 )
-from attcot_analysis.problems.problem import Box, Edit, Problem, Step
 
 Task = Literal["count", "compare"]
 _GROUND = (236, 236, 230)

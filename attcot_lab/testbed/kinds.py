@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.arrows import ArrowsConfig, Split, generate_arrows
 from attcot_analysis.problems.problem import Problem
+from attcot_lab.testbed.arrows import ArrowsConfig, Split, generate_arrows
 from attcot_lab.testbed.charts import ChartsConfig, generate_charts
 from attcot_lab.testbed.counting import CountingConfig, generate_counting
 from attcot_lab.testbed.scenes import (

@@ -14,12 +14,15 @@ import numpy as np
 from PIL import Image
 
 from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages
-from attcot_analysis.problems import ArrowsConfig, Problem, render_response
-from attcot_analysis.problems.arrows import (
+from attcot_analysis.problems import Problem, render_response
+from attcot_analysis.problems.problem import Box
+from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
+from attcot_lab.testbed.arrows import (
     CELL,
     COLOURS,
     DIRECTIONS,
     SHAPES,
+    ArrowsConfig,
     Board,
     Cell,
     cast_field,
@@ -28,8 +31,6 @@ from attcot_analysis.problems.arrows import (
     draw_board,
     pick,
 )
-from attcot_analysis.problems.problem import Box
-from attcot_analysis.problems.response import ANSWER_CLOSE, ANSWER_CUE, THINK_OPEN
 from attcot_lab.testbed.charts import (
     HIGHEST,
     UNIT,

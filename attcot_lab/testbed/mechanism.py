@@ -30,9 +30,9 @@ from attcot_analysis.attention.probe import Probe
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import PROMPTS, Mllm, Mode, build_messages, wrap_mllm
 from attcot_analysis.problems import Problem, Step, render_response
-from attcot_analysis.problems.arrows import CELL, COLOURS, add_cast, cast_field, cell_box, pick
 from attcot_analysis.train.checkpoints import new_folder
 from attcot_analysis.train.data import IGNORED
+from attcot_lab.testbed.arrows import CELL, COLOURS, add_cast, cast_field, cell_box, pick
 from attcot_lab.testbed.build import (
     BuildConfig,
     History,

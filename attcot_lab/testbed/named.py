@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.problems import ArrowsConfig
 from attcot_analysis.shipped import data_folder
 from attcot_lab.jobs import run_jobs
+from attcot_lab.testbed.arrows import ArrowsConfig
 from attcot_lab.testbed.build import BUILD_FILE, BuildConfig, build_testbed_model
 from attcot_lab.testbed.charts import ChartsConfig
 from attcot_lab.testbed.counting import CountingConfig

@@ -22,19 +22,13 @@ from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.compare import item_values
 from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.models import Mllm, encode_problem, generate
-from attcot_analysis.problems import (
-    ArrowsConfig,
-    Problem,
-    generate_arrows,
-    parse_response,
-    render_response,
-)
-from attcot_analysis.problems.arrows import cell_box
+from attcot_analysis.problems import Problem, parse_response, render_response
 from attcot_analysis.problems.edits import edited_images
+from attcot_analysis.problems.problem import replaced
 from attcot_analysis.problems.response import THINK_OPEN
-from attcot_analysis.train.data import with_pictures_of_others
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_analysis.train.objective import AttCoTConfig
+from attcot_lab.testbed.arrows import ArrowsConfig, cell_box, generate_arrows
 
 HONEST = "honest"
 """Trained on the right rationale of balanced problems: it decides at the end, from the picture."""
@@ -59,6 +53,45 @@ FAILURES = (BLIND, EARLY, LOOK_AWAY)
 
 PLANTED = (HONEST, *FAILURES)
 """Every kind of model that `plant` makes."""
+
+
+def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
+    """Every problem under the picture of the next one; twins and controls would be wrong there."""
+    others = [*problems[1:], *problems[:1]]
+    return [
+        replaced(problem, image=other.__dict__["image"], twin=None, control=None)
+        for problem, other in zip(problems, others, strict=True)
+    ]
+
+
+def with_boxes_of_others(problems: Sequence[Problem]) -> list[Problem]:
+    """Every problem with the evidence boxes of the next one that has as many steps.
+
+    Raises:
+        TrainingError: If a problem is the only one with its number of steps.
+    """
+    alike: dict[int, list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault(len(problem.steps), []).append(problem)
+    for n_steps, own in alike.items():
+        if len(own) == 1:
+            raise TrainingError(
+                f"{own[0].id} is the only problem with {n_steps} steps, so there are no boxes of "
+                "another one for it; leave it out or add others."
+            )
+    others = {n_steps: iter([*own[1:], own[0]]) for n_steps, own in alike.items()}
+    return [
+        replaced(
+            problem,
+            steps=tuple(
+                replace(step, boxes=other.boxes)
+                for step, other in zip(
+                    problem.steps, next(others[len(problem.steps)]).steps, strict=True
+                )
+            ),
+        )
+        for problem in problems
+    ]
 
 
 @dataclass(frozen=True)

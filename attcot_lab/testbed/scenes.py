@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.arrows import (
+from attcot_analysis.problems.problem import Box, Edit, Problem, Step
+from attcot_lab.testbed.arrows import (
     CELL,
     COLOURS,
     Split,
@@ -34,7 +35,6 @@ from attcot_analysis.problems.arrows import (
     item_rng,
     pick,
 )
-from attcot_analysis.problems.problem import Box, Edit, Problem, Step
 from attcot_lab.testbed.charts import HIGHEST, UNIT, column_box, draw_chart
 
 T = TypeVar("T")

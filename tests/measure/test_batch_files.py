@@ -12,7 +12,6 @@ from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import encode_problem, generate
 from attcot_analysis.models.inputs import encode_prompt
-from attcot_analysis.problems import generate_arrows
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.runs.generations import (
     read_batch,
@@ -20,6 +19,7 @@ from attcot_analysis.runs.generations import (
     write_generations,
     write_requests,
 )
+from attcot_lab.testbed.arrows import generate_arrows
 
 TEXT = "<think>\n1. Look at a1.\n</think>\n<answer>red</answer>"
 

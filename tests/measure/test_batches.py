@@ -15,7 +15,7 @@ from processes import FAKE_ITEMS, FakeStages
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.models.load import memory_limit, out_of_memory, parse_memory
-from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.problems import render_response
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.batches import (
     WINDOW,
@@ -28,6 +28,7 @@ from attcot_analysis.runs.batches import (
 from attcot_analysis.runs.measure import ResponseStages, Settings, Stages, measure
 from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
+from attcot_lab.testbed.arrows import generate_arrows
 
 # --- which items go together --------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ import pytest
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.access import QUANTITIES, VisualAccess
 from attcot_analysis.measures.commitment import Commitment
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.stats.crossed import step_curve
 from attcot_analysis.stats.intervals import at_positions
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 
 def test_a_curve_averages_over_seeds_and_items_with_an_interval():

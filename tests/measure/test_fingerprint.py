@@ -14,7 +14,7 @@ from PIL import Image
 from attcot_analysis.cli import main
 from attcot_analysis.errors import RunError, TrainingError
 from attcot_analysis.models import load_mllm, wrap_mllm
-from attcot_analysis.problems import generate_arrows, save_problems
+from attcot_analysis.problems import save_problems
 from attcot_analysis.runs.manifests import ITEMS, brief
 from attcot_analysis.runs.measure import measure
 from attcot_analysis.runs.provenance import build_manifest, model_record, parameters_hash
@@ -23,6 +23,7 @@ from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.checkpoints import COMPLETE, open_unfinished, run_record
 from attcot_lab.plan import plan_of
 from attcot_lab.run import _note_parts
+from attcot_lab.testbed.arrows import generate_arrows
 
 FILES = (
     "config.json",

@@ -8,7 +8,8 @@ import pytest
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.access import VisualAccess
-from attcot_analysis.problems import Step, generate_arrows
+from attcot_analysis.problems import Step
+from attcot_lab.testbed.arrows import generate_arrows
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import pytest
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
-from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.problems import render_response
 from attcot_analysis.runs.generations import Generations, read_batch, read_generations
 from attcot_analysis.runs.measure import Settings, Stages, measure, measure_run
 from attcot_analysis.runs.values import DEFAULT, suite_values
+from attcot_lab.testbed.arrows import generate_arrows
 
 TEXT = "<think>\n1. Look at a1.\n2. Then at b1.\n</think>\n<answer>red</answer>"
 

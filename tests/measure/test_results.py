@@ -24,7 +24,8 @@ from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.relevance import relevance
 from attcot_analysis.measures.states import HiddenCommitment, Steering
-from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.problems import render_response
+from attcot_lab.testbed.arrows import generate_arrows
 
 LIBRARY = Path(attcot_analysis.__file__).parent
 PROBLEMS = generate_arrows(4, seed=3)

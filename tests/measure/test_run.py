@@ -10,7 +10,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.problems import ArrowsConfig, generate_arrows, load_problems, save_problems
+from attcot_analysis.problems import load_problems, save_problems
 from attcot_analysis.runs.provenance import (
     build_manifest,
     model_record,
@@ -20,6 +20,7 @@ from attcot_analysis.runs.provenance import (
 )
 from attcot_analysis.runs.run import RunFolder, next_free
 from attcot_analysis.stats.intervals import Interval
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 MANIFEST = {"seed": 0, "config": {"n": 3, "lambda": {"v": 0.1}}, "models": {}, "data": {}}
 

@@ -6,8 +6,9 @@ from tiny import tiny_mllm
 from attcot_analysis.errors import MeasureError, ModelError, RunError
 from attcot_analysis.measures import dependence as module
 from attcot_analysis.measures.answers import answer_problems
-from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.problems import render_response
 from attcot_analysis.runs.measure import measure, measure_run
+from attcot_lab.testbed.arrows import generate_arrows
 
 SMALL = {"batch_size": 2, "max_new_tokens": 8}
 RECOMMENDED = {"do_sample": True, "temperature": 1.5, "top_k": 40}

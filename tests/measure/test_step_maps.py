@@ -6,7 +6,8 @@ import pytest
 from attcot_analysis.errors import LayoutError
 from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.maps import response_maps
-from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
+from attcot_analysis.problems import render_response
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 
 @pytest.fixture(scope="module")

@@ -33,13 +33,14 @@ from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import generate_arrows, load_problems, save_problems
+from attcot_analysis.problems import load_problems, save_problems
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.measure import ResponseStages, Settings, Stages, measure
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
 from attcot_analysis.runs.values import DEFAULT, EXTRAS, TABLES, suite_values
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
+from attcot_lab.testbed.arrows import generate_arrows
 
 
 def contents(folder):

@@ -6,8 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
-from attcot_analysis.problems.arrows import CELL, COLOURS, HABITS, Cell, cell_name, solve, walk
+from attcot_lab.testbed.arrows import (
+    CELL,
+    COLOURS,
+    HABITS,
+    ArrowsConfig,
+    Cell,
+    cell_name,
+    generate_arrows,
+    solve,
+    walk,
+)
 
 
 def _changed(first, second):

@@ -8,16 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems import (
-    ArrowsConfig,
-    Edit,
-    Problem,
-    Step,
-    generate_arrows,
-    load_problems,
-    save_problems,
-)
+from attcot_analysis.problems import Edit, Problem, Step, load_problems, save_problems
 from attcot_analysis.problems.folder import problem_record
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 
 def picture(seed=0, size=(6, 4)):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from num2words import num2words
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.arrows import NAMES
 from attcot_analysis.problems.response import parse_response, render_response
+from attcot_lab.testbed.arrows import NAMES
 from attcot_lab.testbed.charts import UNIT, ChartsConfig, generate_charts, solve_chart
 from attcot_lab.testbed.counting import (
     CountingConfig,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attcot_analysis.problems import generate_arrows, parse_response, render_response
+from attcot_analysis.problems import parse_response, render_response
+from attcot_lab.testbed.arrows import generate_arrows
 
 STEPS = ("1. The star is in a1.", "2. b1 is red.")
 BODY = "\n".join(STEPS) + "\n"

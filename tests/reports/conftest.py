@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows, save_problems
+from attcot_analysis.problems import Problem, save_problems
 from attcot_analysis.runs.measure import measure_run
 from attcot_analysis.runs.provenance import note_sources
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.values import DEFAULT
 from attcot_analysis.shipped import TESTBED_ATT_COT, TESTBED_COT_SFT, shipped
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 MODELS = {"cot_sft": TESTBED_COT_SFT, "att_cot": TESTBED_ATT_COT}
 

@@ -10,11 +10,12 @@ from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.dependence import Dependence
-from attcot_analysis.problems import ArrowsConfig, Problem, generate_arrows, render_response
+from attcot_analysis.problems import Problem, render_response
 from attcot_analysis.problems.folder import save_problems
 from attcot_analysis.runs.provenance import build_manifest, note_sources
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.values import DEFAULT, suite_values
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 Plant = Callable[[str, np.random.Generator], bool]
 """Whether an item of a group (``hurt``, ``helped``, ``right``, ``wrong``) shows something."""

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from attcot_analysis.measures.samples import stacked
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.show.report.arms import (
     access_by_arm,
     access_by_layer,
@@ -13,6 +12,7 @@ from attcot_analysis.show.report.arms import (
     curve_axis,
     run_curves,
 )
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 PROBLEMS = generate_arrows(12, ArrowsConfig(), seed=5)
 

@@ -10,7 +10,7 @@ import pytest
 from attcot_analysis.errors import RunError
 from attcot_analysis.measures.compare import METRICS
 from attcot_analysis.models.picture_cost import image_tokens
-from attcot_analysis.problems import ArrowsConfig, generate_arrows, save_problems
+from attcot_analysis.problems import save_problems
 from attcot_analysis.runs.provenance import problems_hash
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
@@ -25,6 +25,7 @@ from attcot_analysis.show.report.pairing import (
     seed_notes,
     size_notes,
 )
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from processes import FAKE_ITEMS, WITH_MAPS, FakeStages
 from attcot_analysis.cli import main
 from attcot_analysis.errors import AttCoTError, ProblemError, RunError, TrainingError
 from attcot_analysis.files import write_bytes
-from attcot_analysis.problems import Problem, generate_arrows, load_problems, save_problems
+from attcot_analysis.problems import Problem, load_problems, save_problems
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.train.checkpoints import alone
+from attcot_lab.testbed.arrows import generate_arrows
 
 LIMIT = 20_000
 

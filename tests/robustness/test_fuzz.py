@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from attcot_analysis.cli import Exit, main
-from attcot_analysis.problems import generate_arrows, save_problems
+from attcot_analysis.problems import save_problems
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
+from attcot_lab.testbed.arrows import generate_arrows
 
 _LONGEST = 120
 """Seconds after which a command that was given little has hung."""

@@ -14,10 +14,10 @@ from processes import Child, real_measure
 from tiny import tiny_mllm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig
 from attcot_analysis.train.finetune import finetune
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 CONFIG = FinetuneConfig(
     steps=20, batch_size=1, attcot=AttCoTConfig(lambda_vis=0.5, lambda_commit=1.0, warmup=0.5)

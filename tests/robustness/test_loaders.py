@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from attcot_analysis.errors import AttCoTError, ShowError
-from attcot_analysis.problems import generate_arrows, load_problems, save_problems
+from attcot_analysis.problems import load_problems, save_problems
 from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.provenance import noted_sources
 from attcot_analysis.runs.run import RunFolder
@@ -24,6 +24,7 @@ from attcot_analysis.show.explorer.record import ExplorerModel, ExplorerRecord, 
 from attcot_analysis.show.report.arms import read_arm as read_measured
 from attcot_lab.arms import read_arm
 from attcot_lab.plan import read_plan
+from attcot_lab.testbed.arrows import generate_arrows
 from benchmarks.explorer import planted_record
 
 

@@ -14,7 +14,8 @@ from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.problems import render_response
+from attcot_lab.testbed.arrows import generate_arrows
 
 
 @pytest.fixture(scope="module")

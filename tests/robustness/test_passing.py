@@ -21,13 +21,14 @@ from attcot_analysis.measures.check import check_model
 from attcot_analysis.models import load_mllm
 from attcot_analysis.models.inputs import read_image
 from attcot_analysis.models.load import out_of_memory
-from attcot_analysis.problems import generate_arrows, load_problems, save_problems
+from attcot_analysis.problems import load_problems, save_problems
 from attcot_analysis.problems.data.place import Place, picture
 from attcot_analysis.problems.data.records import rows
 from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_lab.claims.table import read_values
+from attcot_lab.testbed.arrows import generate_arrows
 
 MEMORY = [
     MemoryError(),

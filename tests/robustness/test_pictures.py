@@ -15,9 +15,10 @@ from PIL import Image
 from attcot_analysis.errors import LayoutError, ProblemError
 from attcot_analysis.models import encode_problem
 from attcot_analysis.models.inputs import read_image
-from attcot_analysis.problems import Problem, generate_arrows, load_problems, save_problems
+from attcot_analysis.problems import Problem, load_problems, save_problems
 from attcot_analysis.problems.folder import problem_record
 from attcot_analysis.runs.provenance import problems_hash
+from attcot_lab.testbed.arrows import generate_arrows
 
 
 def problem(image: Image.Image) -> Problem:

@@ -15,7 +15,6 @@ from attcot_analysis.measures.access import visual_access
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.problems import (
     Step,
-    generate_arrows,
     load_problems,
     parse_response,
     render_response,
@@ -25,6 +24,7 @@ from attcot_analysis.runs.measure import ResponseStages, Settings, Stages
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
 from attcot_analysis.show.report.page import Report, write_report
+from attcot_lab.testbed.arrows import generate_arrows
 from benchmarks.explorer import planted_record
 
 

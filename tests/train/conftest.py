@@ -4,7 +4,7 @@ import pytest
 
 # Before any test module here asks trl for torchvision; see models._torchvision.
 import attcot_analysis.models  # noqa: F401
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 
 @pytest.fixture(scope="session")

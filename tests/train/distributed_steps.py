@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.train import AttCoTConfig, AttCoTTerms
 from attcot_analysis.train.trainer import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
 from attcot_lab.sayo import SayoConfig, finetune_sayo
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 # isort: split
 # After our models package, which makes torchvision importable.

@@ -9,10 +9,9 @@ import torch
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
-from attcot_analysis.problems.arrows import cell_box
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train import FinetuneConfig
+from attcot_lab.testbed.arrows import ArrowsConfig, cell_box, generate_arrows
 from attcot_lab.testbed.planted import (
     BLIND,
     CHECKS,

@@ -5,12 +5,12 @@ import torch
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.data import IGNORED, RationaleCollator, RationaleDataset
 from attcot_analysis.train.finetune import FinetuneConfig, finetune
 from attcot_lab.arms import read_arm, train_arm
 from attcot_lab.regularised import Regulariser, divergence, random_confidence
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
 ARMS = ("early_stop", "kl_base", "label_smoothing", "random_confidence")
 BASE = str(shipped(TESTBED_MODEL))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import encode_problem, load_mllm
-from attcot_analysis.problems import generate_arrows, render_response
+from attcot_analysis.problems import render_response
 from attcot_analysis.train import FinetuneConfig
 from attcot_analysis.train.checkpoints import KeepLast, last_complete
 from attcot_analysis.train.region_reward import RegionRewardConfig, region_attention
@@ -25,6 +25,7 @@ from attcot_analysis.train.rewards import (
 )
 from attcot_lab.arms import RECIPES, arm_of, read_arm, train_arm
 from attcot_lab.sayo import SayoConfig, finetune_sayo, make_sayo_trainer, sayo_config
+from attcot_lab.testbed.arrows import generate_arrows
 
 TINY = SayoConfig(
     steps=2,

@@ -11,12 +11,12 @@ from attcot_analysis.attention.hook import attached
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.models import encode, encode_problem, load_mllm
-from attcot_analysis.problems import ArrowsConfig, generate_arrows, render_response
-from attcot_analysis.problems.arrows import COLOURS
+from attcot_analysis.problems import render_response
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.data import IGNORED
 from attcot_lab.testbed import build as testbed
 from attcot_lab.testbed import named
+from attcot_lab.testbed.arrows import COLOURS, ArrowsConfig, generate_arrows
 from attcot_lab.testbed.build import BuildConfig, build_testbed_model
 from attcot_lab.testbed.kinds import generator_of, kind_name
 from attcot_lab.testbed.lessons import Teacher, description, lesson_of

@@ -212,7 +212,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
 
 def test_the_loss_does_not_depend_on_how_a_batch_is_split(random_checkpoint, tmp_path):
     # Equal token counts, since cross-entropy averages over the tokens of each part.
-    from attcot_analysis.problems import ArrowsConfig, generate_arrows
+    from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 
     problems = generate_arrows(40, ArrowsConfig(prior=0.95), seed=1, split="train")
     mllm = load_mllm(random_checkpoint)
