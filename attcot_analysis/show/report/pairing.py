@@ -1,10 +1,11 @@
 """Can two measured arms be compared, and what must be known of it: settings, items, models."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+import yaml
 
 from attcot_analysis.errors import AttCoTError, ProblemError, RunError
 from attcot_analysis.measures.commitment import LOW_MASS
@@ -16,6 +17,7 @@ from attcot_analysis.problems.formats import TAGS, ResponseFormat, format_of
 from attcot_analysis.runs.manifests import first_difference
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 from attcot_analysis.shipped import data_folder
+from attcot_analysis.show.html import static_text
 from attcot_analysis.show.report.arms import MeasuredArm
 
 FEW = 30
@@ -25,6 +27,12 @@ FEW_SEEDS = 3
 HALF_PRECISION_ERROR = 0.04
 """How far bf16 was seen to move the visual mass of the worst single head; see docs/validity.md."""
 _TELLING = ("torch", "transformers", "attcot-analysis")
+_NOTES: Mapping[str, str] = yaml.safe_load(static_text("report/notes.yaml"))
+
+
+def note(key: str, **words: object) -> str:
+    """A sentence of ``notes.yaml``."""
+    return _NOTES[key].format(**words)
 
 
 def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
@@ -56,28 +64,48 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
                 "tokens, and the other run's limit is another; measure both with the same, larger "
                 "--max-new-tokens."
             )
-    notes = []
+    pair = {"a": a.name, "b": b.name}
+    notes = [
+        note("cut_off", share=share, model=arm.name) for arm in (a, b) if (share := cut_off(arm))
+    ]
     for arm in (a, b):
-        if share := cut_off(arm):
-            notes.append(
-                f"{share:.0%} of the responses of {arm.name} were cut off at the length limit; "
-                "they count as they stand."
-            )
-    notes += _generation_notes(a, b)
+        if arm.foreign:
+            notes.append(note("foreign", model=arm.name))
+        elif arm.settings.get("generations"):
+            notes.append(note("generations", model=arm.name))
+    known = bool(a.settings and b.settings)
     drawn = [_drawn(arm) for arm in (a, b)]
-    if a.settings and b.settings and drawn[0] != drawn[1]:
-        notes.append(
-            f"The responses of {a.name} are {drawn[0]} and those of {b.name} {drawn[1]}; part of a "
-            "difference can come from that."
-        )
-    notes += _sample_notes(a, b)
+    if known and drawn[0] != drawn[1]:
+        notes.append(note("drawn", **pair, drawn=drawn))
+    samples = [arm.settings.get("samples", 1) for arm in (a, b)]
+    if samples[0] != samples[1]:
+        counts = [f"{n} response{'s' * (n != 1)}" for n in samples]
+        notes.append(note("samples", **pair, counts=counts))
+    steps = [arm.settings.get("max_steps") for arm in (a, b)]
+    if known and steps[0] != steps[1]:
+        probed = ["all steps" if n is None else f"at most {n} steps" for n in steps]
+        notes.append(note("max_steps", **pair, probed=probed))
     dtypes = [arm.settings.get("dtype") for arm in (a, b)]
     if None not in dtypes and dtypes[0] != dtypes[1]:
-        notes.append(
-            f"{a.name} was measured in {dtypes[0]} and {b.name} in {dtypes[1]}; small differences "
-            "can come from that."
-        )
-    notes += _version_notes(a, b) + _model_notes(a, b)
+        notes.append(note("dtypes", **pair, dtypes=dtypes))
+    differing = [
+        f"{name} {a.versions[name]} and {b.versions[name]}"
+        for name in _TELLING
+        if name in a.versions and name in b.versions and a.versions[name] != b.versions[name]
+    ]
+    if differing:
+        notes.append(note("versions", differing="; ".join(differing)))
+    first, second = (arm.model.get("weights_sha256") for arm in (a, b))
+    if first is not None and first == second and a.path != b.path:
+        notes.append(note("same_weights", **pair))
+    families = [arm.model.get("family") for arm in (a, b)]
+    if None not in families and families[0] != families[1]:
+        notes.append(note("families", **pair, families=families))
+    eyes = [arm.model.get("processor", {}).get("image_processor") for arm in (a, b)]
+    if None not in eyes and families[0] == families[1] and eyes[0] != eyes[1]:
+        keys = {*eyes[0], *eyes[1]}
+        differing = sorted(key for key in keys if eyes[0].get(key) != eyes[1].get(key))
+        notes.append(note("eyes", differing=", ".join(differing)))
     return notes
 
 
@@ -96,10 +124,8 @@ def format_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
     if not differing:
         return []
     names = [record["name"] for record in records]
-    return [
-        f"{a.name} was asked and read in the format {names[0]}, {b.name} in {names[1]} (other: "
-        f"{', '.join(differing)}): what differs between them may be the prompt and not the model."
-    ]
+    asked = {"a": a.name, "b": b.name, "names": names, "differing": ", ".join(differing)}
+    return [note("formats", **asked)]
 
 
 def cut_off(arm: MeasuredArm) -> float:
@@ -110,12 +136,7 @@ def cut_off(arm: MeasuredArm) -> float:
 
 def size_notes(n: int) -> list[str]:
     """Warn of few items."""
-    if n >= FEW:
-        return []
-    return [
-        f"Only {n} items: bootstrap intervals over so few are too narrow, so that more looks "
-        "decided than is."
-    ]
+    return [note("few_items", n=n)] if n < FEW else []
 
 
 def seed_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
@@ -123,17 +144,8 @@ def seed_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
     few, many = sorted(len(arm.tables) for arm in (a, b))
     seeds = few if few > 1 else many
     if seeds == 1:
-        return [
-            f"One run of each: intervals and p values speak of other items and of this checkpoint "
-            f"of {b.name}. The same training with another seed can differ by more, so nothing here "
-            "says what a way of training does; measure several seeds for that."
-        ]
-    if seeds > FEW_SEEDS:
-        return []
-    return [
-        f"Only {seeds} training seeds: so few tell little of how seeds differ, so that intervals "
-        "are wide and more may be there than is decided."
-    ]
+        return [note("one_run", b=b.name)]
+    return [note("few_seeds", n=seeds)] if seeds <= FEW_SEEDS else []
 
 
 _OF_SOME = ("refocused",)
@@ -149,47 +161,39 @@ def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
     for name, other in ((a, b), (b, a)):
         alone = [one for one in have[name] if one not in have[other] and one not in _OF_SOME]
         if alone:
-            notes.append(
-                f"Only {name} has {', '.join(alone)}; measure {other} with the same settings to "
-                "compare these."
-            )
+            notes.append(note("alone", model=name, other=other, metrics=", ".join(alone)))
     return notes
 
 
 def precision_notes(*arms: MeasuredArm) -> list[str]:
     """Say whose attention was read in half precision, and how far off a single head can be."""
+    half = ("bfloat16", "float16")
     return [
-        f"{arm.name} was measured in {arm.settings['dtype']}, in which a single head's visual mass "
-        f"can be off by {HALF_PRECISION_ERROR:g} (a mean over heads by far less): no difference of "
-        "single heads below that is one."
+        note("half", model=arm.name, dtype=dtype, error=HALF_PRECISION_ERROR)
         for arm in arms
-        if arm.settings.get("dtype") in ("bfloat16", "float16")
+        if (dtype := arm.settings.get("dtype")) in half
     ]
 
 
 def mass_notes(values: pd.DataFrame) -> list[str]:
     """Say whose probabilities over candidates compare answers that it would not give."""
     masses = values[values["metric"] == "candidate_mass0"].dropna(subset="value")
-    notes = []
-    for name, own in masses.groupby("model", sort=False)["value"]:
-        low = int((own < LOW_MASS).sum())
-        if low:
-            notes.append(
-                f"{name}: before the first step it would more likely say something else than any "
-                f"candidate in {low} of {len(own)} items (they have less than {LOW_MASS:g} "
-                "together); probabilities over candidates compare there what it would not say."
-            )
-    return notes
+    return [
+        note("mass", model=name, low=low, n=len(own), least=LOW_MASS)
+        for name, own in masses.groupby("model", sort=False)["value"]
+        if (low := int((own < LOW_MASS).sum()))
+    ]
 
 
 def paragraph_notes(*arms: MeasuredArm) -> list[str]:
     """Say whose rationales are one paragraph, and what they were cut by."""
-    notes = []
-    for arm in arms:
-        answers = [kinds["answers_cot"] for kinds in arm.tables.values()]
-        if note := paragraph_note(pd.concat(answers, ignore_index=True)):
-            notes.append(f"{arm.name}: {note}")
-    return notes
+    said = {
+        arm.name: paragraph_note(
+            pd.concat([kinds["answers_cot"] for kinds in arm.tables.values()], ignore_index=True)
+        )
+        for arm in arms
+    }
+    return [f"{name}: {sentence}" for name, sentence in said.items() if sentence]
 
 
 def find_problems(
@@ -213,8 +217,8 @@ def find_problems(
         if all(problems_hash(problems[: arm.data["n"]]) == arm.data["sha256"] for arm in (a, b)):
             shared = min(int(arm.data["n"]) for arm in (a, b))
             more = max((a, b), key=lambda arm: int(arm.data["n"]))
-            note = f"{more.name} was measured on {n} items; compared are the first {shared} of them"
-            return problems[:shared], [] if shared == n else [f"{note}, which both have."]
+            fewer = [note("fewer_items", model=more.name, n=n, shared=shared)]
+            return problems[:shared], fewer if shared < n else []
     if folder is not None:
         raise RunError(
             f"The problems in {folder} are not those that {a.path} and {b.path} were measured on; "
@@ -310,82 +314,3 @@ def _drawn(arm: MeasuredArm) -> str:
         return f"drawn as recommended ({values})"
     temperature = arm.settings.get("temperature")
     return f"drawn at temperature {temperature}" if temperature else "greedy"
-
-
-def _version_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
-    differing = [
-        f"{name} {a.versions[name]} and {b.versions[name]}"
-        for name in _TELLING
-        if name in a.versions and name in b.versions and a.versions[name] != b.versions[name]
-    ]
-    if not differing:
-        return []
-    return [
-        f"The runs were made with other versions ({'; '.join(differing)}); numbers can differ in "
-        "their last digits, or in their definition."
-    ]
-
-
-def _generation_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
-    """Say whose rationales were measured, where they are not the models' own."""
-    notes = []
-    for arm in (a, b):
-        if arm.foreign:
-            notes.append(
-                f"The rationales of {arm.name} were written elsewhere, by another model: its "
-                "accuracy with a rationale is that model's, and the rest is what this one does "
-                "with that model's words."
-            )
-        elif arm.settings.get("generations"):
-            notes.append(
-                f"The rationales of {arm.name} were written elsewhere; answers without a "
-                "rationale, without the picture and on edited pictures were not."
-            )
-    return notes
-
-
-def _sample_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
-    """Say that items were measured on other numbers of responses, or at other numbers of steps."""
-    notes = []
-    samples = [arm.settings.get("samples", 1) for arm in (a, b)]
-    if samples[0] != samples[1]:
-        notes.append(
-            f"{a.name} was measured on {_count(samples[0], 'response')} per item and {b.name} on "
-            f"{_count(samples[1], 'response')}: the fewer, the more chance is in an item's value, "
-            "and self_consistency, accuracy_majority and commitment_spread depend on their number."
-        )
-    steps = [arm.settings.get("max_steps") for arm in (a, b)]
-    if a.settings and b.settings and steps[0] != steps[1]:
-        probed = ["all steps" if n is None else f"at most {n} steps" for n in steps]
-        notes.append(
-            f"Answers were forced after {probed[0]} of {a.name} and after {probed[1]} of {b.name}: "
-            "fewer steps find a commitment later, by up to the distance between two of them."
-        )
-    return notes
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
-
-
-def _model_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
-    notes = []
-    first, second = (arm.model.get("weights_sha256") for arm in (a, b))
-    if first is not None and first == second and a.path != b.path:
-        notes.append(f"{a.name} and {b.name} are the same weights; what differs is not the model.")
-    families = [arm.model.get("family") for arm in (a, b)]
-    if None not in families and families[0] != families[1]:
-        notes.append(
-            f"{a.name} is of the family {families[0]} and {b.name} of {families[1]}: how much of "
-            "its attention falls on image tokens also depends on how many of them there are."
-        )
-    eyes = [arm.model.get("processor", {}).get("image_processor") for arm in (a, b)]
-    if None not in eyes and families[0] == families[1] and eyes[0] != eyes[1]:
-        differing = sorted(
-            key for key in {*eyes[0], *eyes[1]} if eyes[0].get(key) != eyes[1].get(key)
-        )
-        notes.append(
-            f"The two saw the pictures through other settings ({', '.join(differing)}), such as "
-            "another resolution."
-        )
-    return notes
