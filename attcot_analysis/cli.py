@@ -954,6 +954,13 @@ def _measure(
             "open_commitment",
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        Option(
+            metavar="TABLE",
+            help="measure these alone, such as dependence access, on the answers that --out holds",
+        ),
+    ] = None,
     maps: Annotated[bool, Option("--maps", help="also keep attention maps")] = False,
     profile: Annotated[
         bool,
@@ -994,7 +1001,7 @@ def _measure(
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs.generations import read_generations
     from attcot_analysis.runs.look import check_generations, misfit_note
-    from attcot_analysis.runs.measure import measure_run
+    from attcot_analysis.runs.measure import check_only, measure_run
     from attcot_analysis.runs.profile import profiled
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
@@ -1002,7 +1009,10 @@ def _measure(
 
     most = None if max_memory is None else parse_memory(max_memory)
     chosen = choose(model, dtype=loading.dtype, batch_size=batch_size, layers=layers)
-    what = [*DEFAULT, *(extras or ()), *(("maps",) if maps else ())]
+    alone = [name for word in only or () for name in word.split(",")]
+    what = [*(alone or DEFAULT), *(extras or ()), *(("maps",) if maps else ())]
+    if only is not None:
+        check_only(out, what)
     parts: dict[str, Any] = {"controls": controls, "edits": edits, "fill": fill}
     with (
         Shards.here() as shards,
@@ -1053,10 +1063,11 @@ def _measure(
                 run.write_json("profile", timed.record(len(loaded)), overwrite=True)
                 say(timed.sentence(len(loaded)))
             note_sources(run, model=chosen.name, problems=problems)
-            if note := misfit_note(mllm.format, run.read_table("answers_cot")):
+            answers = run.read_table("answers_cot") if "answers_cot" in run.tables else None
+            if answers is not None and (note := misfit_note(mllm.format, answers)):
                 say(note)
             say(format_summary(run.read_table("summary")))
-            if note := paragraph_note(run.read_table("answers_cot")):
+            if answers is not None and (note := paragraph_note(answers)):
                 say(note)
             for gap in data_coverage(loaded).gaps:
                 say(gap)

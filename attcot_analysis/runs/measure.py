@@ -44,7 +44,7 @@ from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, 
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.parts import Part, Places
 from attcot_analysis.runs.provenance import build_manifest, processor_record
-from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.run import MANIFEST, RESPONSES, RunFolder
 from attcot_analysis.runs.shards import Shards
 from attcot_analysis.runs.values import DEFAULT, EXTRAS, NAMES, What, read_values, with_values
 
@@ -572,9 +572,11 @@ def measure_run(
 
     Writes the tables of `measure`, ``values`` (a number per item and metric) and ``summary`` (with
     intervals), and a manifest with model, processor, data, settings and versions. A folder of other
-    settings, models or data is refused. Of ``"responses"`` it also writes, per sample, JSON lines
-    with ``id``, ``ids`` (tokens of the response), ``text``, ``finish_reason`` (``stop`` or
-    ``length``) and ``model``: ``responses.jsonl`` for sample 0, ``responses-1.jsonl`` and so on.
+    settings, models or data is refused. What it holds is not measured again: other tables are added
+    to those that are there, ``values`` and ``summary`` are of all that are whole, and the manifest
+    says under ``added`` which came later and when. Of ``"responses"`` it also writes, per sample,
+    JSON lines with ``id``, ``ids`` (tokens of the response), ``text``, ``finish_reason`` (``stop``
+    or ``length``) and ``model``: ``responses.jsonl`` for sample 0, ``responses-1.jsonl`` and so on.
 
     Args:
         folder: New, empty, or of the same run.
@@ -599,10 +601,14 @@ def measure_run(
     with ExitStack() as held:
 
         def open_folder() -> str:
-            manifest = _manifest(stages, chosen)
+            before = _measured_before(folder) or chosen
+            manifest = _manifest(stages, before)
             manifest["models"]["model"]["processor"] = processor_record(mllm)
             noted = manifest | {"processes": shards.count}
-            held.enter_context(RunFolder.begun(folder, noted, resume=True))
+            begun = held.enter_context(RunFolder.begun(folder, noted, resume=True))
+            if added := [name for name in chosen if name not in before]:
+                both = [name for name in get_args(What) if name in {*before, *added}]
+                begun.add(_manifest(stages, both)["config"], added)
             return str(manifest["models"]["model"]["name"])
 
         name = shards.from_main(open_folder)
@@ -633,6 +639,34 @@ def _chosen(what: Collection[str], problems: Sequence[Problem]) -> list[What]:
     if "commitment" in wanted and not any(problem.candidates for problem in problems):
         wanted.add("open_commitment")
     return [name for name in get_args(What) if name in wanted]
+
+
+def check_only(folder: str | Path, what: Collection[str]) -> None:
+    """See that some measurements can be made alone, with what a run folder holds.
+
+    Args:
+        folder: Of the run, or where it is to be.
+        what: As in `measure_run`, where nothing is to be measured that is not named.
+
+    Raises:
+        MeasureError: If one is unknown, or is read on responses that are neither there nor named.
+    """
+    _chosen(what, ())
+    needing = [name for name in what if name in _ON_RATIONALES]
+    if needing and "answers" not in what and RESPONSES not in RunFolder(folder).tables:
+        raise MeasureError(
+            f"{', '.join(needing)} cannot be measured alone: {folder} has no table {RESPONSES}, "
+            "whose responses are read; name answers as well."
+        )
+
+
+def _measured_before(folder: str | Path) -> list[What]:
+    """What a run folder was measured for, as its manifest says it; nothing if it is new."""
+    run = RunFolder(folder)
+    config = run.manifest.get("config") if run.has(MANIFEST) else None
+    what = config.get("what") if isinstance(config, dict) else None
+    asked = what if isinstance(what, list) else []
+    return asked if all(name in get_args(What) for name in asked) else []
 
 
 def _manifest(stages: Stages, what: Sequence[What]) -> dict[str, Any]:
@@ -721,7 +755,8 @@ def _finish(
         for sample in range(settings.n_samples):
             _write_lines(run, sample, model)
     if set(what) - {"responses"}:
-        names = {NAMES.get(name, name) for name in what}
+        names = {NAMES.get(name, name) for name in (*what, *_measured_before(run.path))}
+        names &= {*run.tables}
         every = read_values(
             lambda name: run.read_blocks(name) if name in names else (),
             problems,

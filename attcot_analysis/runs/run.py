@@ -375,6 +375,19 @@ class RunFolder:
                 stacklevel=5,
             )
 
+    def add(self, config: Mapping[str, Any], what: Sequence[str]) -> None:
+        """Say in the manifest that more is measured, and when, than the run was begun for.
+
+        Args:
+            config: The settings of all that is there then.
+            what: What comes to it.
+        """
+        manifest = {**self.manifest, "digest": self._digest(), "config": config}
+        entry = {"created": _now(), "what": what}
+        self.write_json(
+            MANIFEST, manifest | {"added": [*manifest.get("added", []), entry]}, overwrite=True
+        )
+
     def note(self, key: str, value: object) -> None:
         """Add to the manifest something about how the run went, which is never compared."""
         self.write_json(MANIFEST, {**self.manifest, key: value}, overwrite=True)

@@ -35,7 +35,7 @@ from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import load_problems, save_problems
 from attcot_analysis.runs import measure as suite
-from attcot_analysis.runs.measure import ResponseStages, Settings, Stages, measure
+from attcot_analysis.runs.measure import ResponseStages, Settings, Stages, measure, measure_run
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
 from attcot_analysis.runs.values import DEFAULT, EXTRAS, TABLES, suite_values
@@ -310,6 +310,42 @@ def test_a_finished_run_is_read_not_measured_again(real, command, capsys):
     assert "accuracy_cot" in out and "95 % interval" in out and str(real[0]) in out
 
 
+def test_tables_that_are_added_equal_those_measured_together(testbed, tmp_path):
+    given = (testbed.mllm, testbed.problems[:2])
+    settings = {"layers": [1], "batch_size": 2, "max_new_tokens": 60}
+    whole = measure_run(tmp_path / "whole", *given, ("answers", "direct", "access"), **settings)
+    for what in (("direct",), ("answers",)):
+        run = measure_run(tmp_path / "parts", *given, what, **settings)
+    answers = next(run.parts("answers_cot").path.iterdir())
+    before = answers.stat().st_mtime_ns
+    # What is to be read on the responses is not held against settings of tables without any.
+    run = measure_run(run.path, *given, ("access",), **settings)
+    assert answers.stat().st_mtime_ns == before
+    for name in (*whole.tables, "values", "summary"):
+        assert_frame_equal(run.read_table(name), whole.read_table(name))
+    assert set(run.tables) == set(whole.tables)
+    assert run.manifest["config"] == whole.manifest["config"]
+    assert "added" not in whole.manifest
+    assert [entry["what"] for entry in run.manifest["added"]] == [["answers"], ["access"]]
+    # A part of it asked for again takes nothing away; other settings are refused as ever.
+    assert_frame_equal(
+        measure_run(run.path, *given, ("direct",), **settings).read_table("values"),
+        whole.read_table("values"),
+    )
+    with pytest.raises(RunError, match=r"config\.layers is \[1\], now it is \[2\]"):
+        measure_run(run.path, *given, ("lens",), **{**settings, "layers": [2]})
+    assert len(run.manifest["added"]) == 2
+
+
+def test_what_needs_responses_is_not_measured_without_any(command, tmp_path, capsys):
+    elsewhere = [*command, "--out", str(tmp_path / "new")]
+    assert main([*elsewhere, "--only", "direct,dependence", "access"]) == 1
+    assert "dependence, access cannot be measured alone" in capsys.readouterr().err
+    assert main([*elsewhere, "--only", "everything"]) == 1
+    assert "no measure 'everything'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -330,7 +366,9 @@ def test_a_run_that_is_being_written_to_is_refused(real, command, capsys):
     with RunFolder.open(real[0]).locked():
         assert main(command) == 1
     assert f"another process (number {os.getpid()})" in capsys.readouterr().err
-    assert main(command) == 0
+    manifest = RunFolder.open(real[0]).manifest
+    assert main([*command, "--only", "dependence"]) == 0
+    assert RunFolder.open(real[0]).manifest == manifest
 
 
 def test_a_damaged_part_is_named_and_the_rest_is_kept(fake, tmp_path):
