@@ -1,13 +1,12 @@
 """`DataCoverage`: what can be measured on a set of problems, and what it lacks for the rest."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 
 from attcot_analysis.problems.controls import covered_area, evidence_rectangles, matched_control
 from attcot_analysis.problems.problem import Problem
-
-_ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class CoverageCount:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._n = 0
-        self._having: dict[str, int] = {}
+        self._n = self._n_rationales = 0
+        self._having: Counter[str] = Counter()
         self._answers: set[str] = set()
         self._controls: dict[str, list[float]] = {}
 
@@ -81,8 +80,8 @@ class CoverageCount:
         """Count one more."""
         self._n += 1
         self._answers.add(problem.answer)
-        for need, there in _has(problem).items():
-            self._having[need] = self._having.get(need, 0) + there
+        self._n_rationales += bool(problem.steps)
+        self._having.update(name for name, _, has in _MEASURED if has(problem))
         evidence = evidence_rectangles(problem)
         if evidence:
             control = matched_control(problem, evidence)
@@ -93,10 +92,7 @@ class CoverageCount:
     @property
     def coverage(self) -> DataCoverage:
         """Of what was counted so far."""
-        parts = tuple(
-            Measurable(name, self._n if need == _ALL else self._having.get(need, 0), need)
-            for name, need in _MEASURED
-        )
+        parts = tuple(Measurable(name, self._having[name], need) for name, need, _ in _MEASURED)
         warnings = []
         if self._n and len(self._answers) == 1:
             warnings.append(
@@ -105,7 +101,7 @@ class CoverageCount:
             )
         if set(self._controls) - {"same"}:
             warnings.append(_controls(self._controls))
-        return DataCoverage(self._n, parts, self._having.get(_STEPS, 0), tuple(warnings))
+        return DataCoverage(self._n, parts, self._n_rationales, tuple(warnings))
 
 
 def data_coverage(problems: Iterable[Problem]) -> DataCoverage:
@@ -139,32 +135,36 @@ def _controls(shares: dict[str, list[float]]) -> str:
     )
 
 
-_CANDIDATES = "candidate answers"
-_BOXES = "evidence boxes"
-_TWIN = "a twin"
-_PAIR = "a twin and a control edit"
-_HABITUAL = "a habitual answer"
-_STEPS = "a rationale"
-
-_MEASURED = (
+_MEASURED: tuple[tuple[str, str, Callable[[Problem], bool]], ...] = (
     (
         "accuracy, visual access, agreement with the text-only answer, blank pictures",
-        _ALL,
+        "all",
+        lambda problem: True,
     ),
-    ("commitment, causal access, and log-probabilities of forced answers", _CANDIDATES),
-    ("the share of attention on the evidence, and occlusion of the evidence", _BOXES),
-    ("whether the answer follows an edited picture", _TWIN),
-    ("dependence on a twin net of a matched control edit", _PAIR),
-    ("how often the habitual answer is given", _HABITUAL),
+    (
+        "commitment, causal access, and log-probabilities of forced answers",
+        "candidate answers",
+        lambda problem: bool(problem.candidates),
+    ),
+    (
+        "the share of attention on the evidence, and occlusion of the evidence",
+        "evidence boxes",
+        lambda problem: bool(problem.evidence_boxes),
+    ),
+    (
+        "whether the answer follows an edited picture",
+        "a twin",
+        lambda problem: problem.twin is not None,
+    ),
+    (
+        "dependence on a twin net of a matched control edit",
+        "a twin and a control edit",
+        lambda problem: problem.twin is not None and problem.control is not None,
+    ),
+    (
+        "how often the habitual answer is given",
+        "a habitual answer",
+        lambda problem: problem.habitual is not None,
+    ),
 )
-
-
-def _has(problem: Problem) -> dict[str, bool]:
-    return {
-        _CANDIDATES: bool(problem.candidates),
-        _BOXES: bool(problem.evidence_boxes),
-        _TWIN: problem.twin is not None,
-        _PAIR: problem.twin is not None and problem.control is not None,
-        _HABITUAL: problem.habitual is not None,
-        _STEPS: bool(problem.steps),
-    }
+"""What is measured, what an item needs for it, and whether one has it."""

@@ -266,9 +266,10 @@ def _turned(kind: EditKind, change: str, heights: bool) -> EditFunction:
         found = whole.turned_answer(problems[at], heights=heights)
         if found is None:
             return None
-        turn = whole.rotated if heights else whole.mirrored
+        turn = Image.Transpose.ROTATE_180 if heights else Image.Transpose.FLIP_LEFT_RIGHT
         answer, why = found
-        return EditedImage(at, kind, turn(problems[at].image), answer, change=change, why=why)
+        image = problems[at].image.transpose(turn)
+        return EditedImage(at, kind, image, answer, change=change, why=why)
 
     return edit
 
@@ -284,7 +285,7 @@ def _occlude(problems: Sequence[Problem], at: int, options: EditOptions) -> Edit
         occluded(problem.image, hidden, options.fill, seed=options.seed),
         None,
         hidden,
-        change=f"evidence filled ({_name(options.fill)})",
+        change=f"evidence filled ({fill_name(options.fill)})",
     )
 
 
@@ -308,12 +309,13 @@ def _occlude_control(
         occluded(problem.image, control.boxes, options.fill, seed=options.seed),
         problem.answer,
         control.boxes,
-        change=f"{_FORMS[control.form].format(share=control.share)} ({_name(options.fill)})",
+        change=f"{_FORMS[control.form].format(share=control.share)} ({fill_name(options.fill)})",
         why="no evidence is covered",
     )
 
 
-def _name(fill: Fill) -> str:
+def fill_name(fill: Fill) -> str:
+    """What to call a fill."""
     return fill if isinstance(fill, str) else getattr(fill, "__name__", "a function")
 
 
@@ -346,11 +348,13 @@ EDIT_KINDS: dict[EditKind, EditFunction] = {
         lambda image, rng: Image.fromarray(shuffled(np.asarray(image), rng)),
     ),
     "pixelate": _all_of("pixelate", "coarse squares", lambda image, rng: whole.pixelated(image)),
-    "greyscale": _all_of("greyscale", "without colour", lambda image, rng: whole.greyscale(image)),
+    "greyscale": _all_of(
+        "greyscale", "without colour", lambda image, rng: image.convert("L").convert("RGB")
+    ),
     "channel_swap": _all_of(
         "channel_swap",
         "red and blue exchanged",
-        lambda image, rng: whole.channels_swapped(image),
+        lambda image, rng: Image.merge("RGB", image.split()[::-1]),
     ),
     "crop": _crop,
     "mirror": _turned("mirror", "left and right exchanged", heights=False),

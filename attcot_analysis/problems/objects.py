@@ -14,7 +14,7 @@ from scipy import ndimage
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.escapes import for_html
 from attcot_analysis.problems.controls import evidence_rectangles, matched_control, whole_pixels
-from attcot_analysis.problems.edits import EditedImage, EditOptions, edited_images
+from attcot_analysis.problems.edits import EditedImage, EditOptions, edited_images, fill_name
 from attcot_analysis.problems.fills import (
     Fill,
     Mask,
@@ -38,9 +38,6 @@ _MARGIN = 0.01
 """Of the shorter side: what is removed around an object, whose edge is in the pixels beside it."""
 _ROUNDS = 5
 _PANEL = 240
-
-
-# --- masks ---------------------------------------------------------------------------------------
 
 
 def object_mask(image: Image.Image, box: Box) -> Mask:
@@ -129,9 +126,6 @@ def read_mask(source: Mask | Image.Image | Mapping[str, Any] | str | Path) -> Ma
     return np.asarray(image.convert("L")) > 0
 
 
-# --- edits of a region ----------------------------------------------------------------------------
-
-
 def recoloured(image: Image.Image, mask: Mask, colour: str) -> Image.Image:
     """A copy in which a region's mean colour is another; light, shade and texture stay.
 
@@ -180,9 +174,6 @@ def shifted(mask: Mask, by: tuple[int, int]) -> Mask:
     moved = np.zeros_like(mask)
     moved[y0 + down : y1 + down, x0 + right : x1 + right] = mask[y0:y1, x0:x1]
     return moved
-
-
-# --- one call -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -328,7 +319,7 @@ def edit(
     else:
         changed = grown(region) if how == "remove" else region
         shown = occluded(image, changed, fill, seed=seed)
-        words = f"{'removed' if how == 'remove' else 'filled'} ({_name(fill)})"
+        words = f"{'removed' if how == 'remove' else 'filled'} ({fill_name(fill)})"
     edited = EditedImage(
         0,
         how,
@@ -415,7 +406,3 @@ def _region(problem: Problem, how: str, box: Box | None, mask: Any) -> Mask:
 
 def _floats(rectangles: Sequence[Rectangle]) -> tuple[Box, ...]:
     return tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in rectangles)
-
-
-def _name(fill: Fill) -> str:
-    return fill if isinstance(fill, str) else getattr(fill, "__name__", "a function")

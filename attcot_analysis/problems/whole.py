@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 
 from attcot_analysis.problems.fills import Rectangle
 from attcot_analysis.problems.lettering import has_text
@@ -67,16 +67,6 @@ def pixelated(image: Image.Image, blocks: int = _BLOCKS) -> Image.Image:
     return image.resize(small, box).resize(image.size, Image.Resampling.NEAREST)
 
 
-def greyscale(image: Image.Image) -> Image.Image:
-    """Luminance in all three channels."""
-    return image.convert("L").convert("RGB")
-
-
-def channels_swapped(image: Image.Image) -> Image.Image:
-    """Red and blue change places: what is red becomes blue, edges stay."""
-    return Image.fromarray(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
-
-
 def evidence_crop(image: Image.Image, evidence: Collection[Rectangle]) -> Rectangle:
     """The smallest rectangle around evidence, widened to 28 pixels a side if the picture has them.
 
@@ -90,16 +80,6 @@ def evidence_crop(image: Image.Image, evidence: Collection[Rectangle]) -> Rectan
         starts.append(low)
         ends.append(max(high, low + min(_SMALLEST_CROP, extent)))
     return starts[0], starts[1], ends[0], ends[1]
-
-
-def mirrored(image: Image.Image) -> Image.Image:
-    """Left and right change places."""
-    return ImageOps.mirror(image)
-
-
-def rotated(image: Image.Image) -> Image.Image:
-    """Turned by half a turn: left and right change places, and so do top and bottom."""
-    return image.transpose(Image.Transpose.ROTATE_180)
 
 
 _SIDES = (

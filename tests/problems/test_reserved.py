@@ -8,7 +8,7 @@ from real import CHECKPOINTS, needs_real_files, real_files
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data import check_data, read_data
-from attcot_analysis.problems.data.reserved import RESERVED
+from attcot_analysis.problems.data.fields import RESERVED
 
 TOKENS = (
     "<image>",

@@ -11,16 +11,10 @@ from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
-from attcot_analysis.problems.data.fields import SEVERAL
-from attcot_analysis.problems.data.hub import (
-    HUB_SETS,
-    read_hallusionbench,
-    read_naturalbench,
-    read_vstar,
-)
+from attcot_analysis.problems.data.fields import SEVERAL, check_reserved
+from attcot_analysis.problems.data.hub import HUB_SETS, READERS
 from attcot_analysis.problems.data.place import Folder, Place
 from attcot_analysis.problems.data.records import Made, sampled
-from attcot_analysis.problems.data.reserved import check_reserved
 from attcot_analysis.problems.folder import check_id, problem_line, save_problems
 from attcot_analysis.problems.problem import Problem
 
@@ -42,17 +36,12 @@ class Adapter:
     hub: str = ""
 
 
-_HUB = {name: Adapter(one.title, one.read, one.hub) for name, one in HUB_SETS.items()}
-
 ADAPTERS = {
     "jsonl": Adapter("your own data, in many forms", own.read),
     "clevr": Adapter("CLEVR", clevr.read),
     "chartqa": Adapter("ChartQA", chartqa.read, chartqa.HUB),
     "visual-cot": Adapter("Visual CoT, with the rationales of its GQA part", visual_cot.read),
-    **_HUB,
-    "vstar": replace(_HUB["vstar"], read=read_vstar),
-    "naturalbench": replace(_HUB["naturalbench"], read=read_naturalbench),
-    "hallusionbench": replace(_HUB["hallusionbench"], read=read_hallusionbench),
+    **{name: Adapter(one.title, READERS[name], one.hub) for name, one in HUB_SETS.items()},
 }
 """Formats by name."""
 

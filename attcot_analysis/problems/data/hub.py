@@ -4,7 +4,7 @@ Papers: M3CoT 2405.16473, A-OKVQA 2206.01718, CV-Bench 2406.16860, BLINK 2404.12
 2403.20330, ScienceQA 2209.09513, VQA-RAD 10.1038/sdata.2018.251, SLAKE 2102.09542, CharXiv
 2406.18521, Geometry3K 2105.04165, HallusionBench 2310.14566, V*Bench 2312.14135, NaturalBench
 2410.14669, ViLP 2501.00569, MM-GCoT 2503.12799, TreeBench 2507.07999, We-Math 2407.01284. Which
-columns are read is said in `HUB_SETS`.
+columns are read is said in ``hub.yaml``.
 
 V*Bench is also read from its published folder: ``test_questions.jsonl`` (``image``, ``text``,
 ``category``, ``label``), and beside every picture a JSON file (``target_object``, ``bbox`` as x, y,
@@ -27,11 +27,14 @@ A step of MM-GCoT names its box in its text, as shares of the picture (x, y, wid
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.fields import (
@@ -349,150 +352,31 @@ def _vilp(record: Record, show: Show) -> list[Problem]:
     return problems
 
 
+_MADE_BY = {"naturalbench": _naturalbench, "vilp": _vilp, "mm-gcot": _mm_gcot}
+"""What gives the problems of a row of sets that are more than columns."""
+
+
 def _set(
-    name: str, title: str, hub: str, split: str, inside: tuple[str, ...] = ("",), **columns: Any
+    form: str,
+    title: str,
+    hub: str = "",
+    split: str = "test",
+    inside: Sequence[str] = ("",),
+    name: str = "",
+    **given: Any,
 ) -> HubSet:
-    return HubSet(title, hub, split, partial(Columns(**columns).problems, name=name), inside)
+    own: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else one for key, one in given.items()
+    }
+    made = _MADE_BY.get(form) or partial(Columns(**own).problems, name=name or form)
+    return HubSet(title, hub, split, made, tuple(inside))
 
-
-_COCO = ("", "train2017", "val2017", "test2017")
 
 HUB_SETS: Mapping[str, HubSet] = {
-    "m3cot": _set(
-        "m3cot",
-        "M3CoT",
-        "LightChen2333/M3CoT",
-        "test",
-        id=("id",),
-        choices="choices",
-        context="context",
-        rationale="rationale",
-        keep=("domain", "topic", "split"),
-    ),
-    "a-okvqa": _set(
-        "aokvqa",
-        "A-OKVQA",
-        "HuggingFaceM4/A-OKVQA",
-        "validation",
-        inside=_COCO,
-        id=("question_id",),
-        choices="choices",
-        answer="correct_choice_idx",
-        rationale="rationales",
-        keep=("split",),
-    ),
-    "naturalbench": HubSet("NaturalBench", "BaiqiL/NaturalBench", "train", _naturalbench),
-    "vilp": HubSet("ViLP", "ViLP/ViLP", "train", _vilp),
-    "mm-gcot": HubSet("MM-GCoT", "", "test", _mm_gcot),
-    "treebench": _set(
-        "treebench",
-        "TreeBench, without its boxes",
-        "HaochenWang/TreeBench",
-        "train",
-        id=("index",),
-        choices="multi-choice options",
-        keep=("category",),
-    ),
-    "we-math": _set(
-        "we-math",
-        "We-Math",
-        "",
-        "testmini",
-        image=("image_path",),
-        choices="option",
-        keep=("knowledge concept", "key"),
-    ),
-    "cv-bench": _set(
-        "cv-bench",
-        "CV-Bench",
-        "nyu-visionx/CV-Bench",
-        "test",
-        id=("idx",),
-        choices="choices",
-        keep=("type", "task", "source"),
-    ),
-    "blink": _set(
-        "blink",
-        "BLINK",
-        "",
-        "val",
-        image=tuple(f"image_{at}" for at in range(1, 5)),
-        id=("idx",),
-        choices="choices",
-        keep=("sub_task",),
-    ),
-    "mmstar": _set(
-        "mmstar",
-        "MMStar",
-        "Lin-Chen/MMStar",
-        "val",
-        id=("index",),
-        choices=IN_QUESTION,
-        keep=("category", "l2_category"),
-    ),
-    "scienceqa": _set(
-        "scienceqa",
-        "ScienceQA",
-        "derek-thomas/ScienceQA",
-        "test",
-        choices="choices",
-        context="hint",
-        rationale="solution",
-        keep=("subject", "topic"),
-    ),
-    "vqa-rad": _set("vqa-rad", "VQA-RAD", "flaviagiammarino/vqa-rad", "test"),
-    "slake": _set(
-        "slake",
-        "SLAKE",
-        "",
-        "test",
-        inside=("imgs", ""),
-        image=("img_name",),
-        id=("qid",),
-        keep=("q_lang", "modality", "answer_type"),
-    ),
-    "charxiv": _set(
-        "charxiv",
-        "CharXiv, its reasoning questions",
-        "princeton-nlp/CharXiv",
-        "validation",
-        question="reasoning_q",
-        answer="reasoning_a",
-        id=("figure_path",),
-        keep=("category",),
-    ),
-    "geometry3k": _set(
-        "geometry3k",
-        "Geometry3K",
-        "hiyouga/geometry3k",
-        "test",
-        image=("images",),
-        question="problem",
-        scoring="math",
-    ),
-    "hallusionbench": _set(
-        "hallusionbench",
-        "HallusionBench",
-        "",
-        "",
-        inside=("", "hallusion_bench"),
-        image=("image", "filename"),
-        answer="gt_answer",
-        choices=("No", "Yes"),
-        id=("category", "subcategory", "set_id", "figure_id", "question_id"),
-        keep=("category", "subcategory", "visual_input"),
-    ),
-    "vstar": _set(
-        "vstar",
-        "V*Bench",
-        "lmms-lab/vstar-bench",
-        "test",
-        question="text",
-        answer="label",
-        choices=IN_QUESTION,
-        id=("question_id",),
-        keep=("category",),
-    ),
+    form: _set(form, **row)
+    for form, row in yaml.safe_load(
+        (files("attcot_analysis.problems.data") / "hub.yaml").read_text(encoding="utf-8")
+    ).items()
 }
 """Sets of rows, by the name of their format."""
 
@@ -526,3 +410,12 @@ def _vstar(record: Record, root: Path, show: Show) -> list[Problem]:
             metadata={**problem.metadata, "targets": targets},
         )
     ]
+
+
+READERS: Mapping[str, Callable[[Place], Iterator[Made]]] = {
+    **{form: one.read for form, one in HUB_SETS.items()},
+    "vstar": read_vstar,
+    "naturalbench": read_naturalbench,
+    "hallusionbench": read_hallusionbench,
+}
+"""What reads each of the sets."""

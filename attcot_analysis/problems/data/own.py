@@ -22,6 +22,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 from math import isfinite
@@ -56,21 +57,8 @@ from attcot_analysis.problems.folder import LINES, folder_problem, problem_from_
 from attcot_analysis.problems.problem import Problem
 
 FIELDS = (
-    "id",
-    "image",
-    "question",
-    "answer",
-    "candidates",
-    "habitual",
-    "rationale",
-    "steps",
-    "boxes",
-    "tolerance",
-    "scoring",
-    "references",
-    "twin",
-    "control",
-    "metadata",
+    *("id", "image", "question", "answer", "candidates", "habitual", "rationale", "steps", "boxes"),
+    *("tolerance", "scoring", "references", "twin", "control", "metadata"),
 )
 """Fields of a record."""
 
@@ -162,7 +150,12 @@ def _problems(record: Record, show: Show, place: Place) -> list[Problem]:
         edit = Record(f"{where}, {kind}", fields[kind])
         if not isinstance(fields[kind], dict):
             raise ProblemError(f"{edit.where} holds {fields[kind]!r:.60}; expected a JSON object.")
-        _known(edit.value, _EDIT_FIELDS, edit.where)
+        unknown = [key for key in edit.value if key not in _EDIT_FIELDS]
+        if unknown:
+            raise ProblemError(
+                f"{edit.where} has the unknown field {unknown[0]!r:.60}; known are "
+                f"{', '.join(_EDIT_FIELDS)}."
+            )
         images[kind] = edit.field("image")
         if kind == "twin":
             edit.field("answer", (str, int, float))
@@ -180,9 +173,6 @@ def _problems(record: Record, show: Show, place: Place) -> list[Problem]:
         return whole if kind is None else show(images[kind], f"{where}, {kind}")
 
     return [problem_from_record(fields, shown, where)]
-
-
-# --- what fields are called ---------------------------------------------------------------------
 
 
 def _renamed(given: Mapping[str, Any], where: str, names: Mapping[str, str]) -> dict[str, Any]:
@@ -245,14 +235,6 @@ def _sort_out(fields: dict[str, Any], where: str, place: Place) -> None:
     fields["metadata"] = {**kept, **held} if isinstance(held, dict) else held
 
 
-def _known(fields: Any, known: tuple[str, ...], where: str) -> None:
-    unknown = [key for key in fields if key not in known]
-    if unknown:
-        raise ProblemError(
-            f"{where} has the unknown field {unknown[0]!r:.60}; known are {', '.join(known)}."
-        )
-
-
 _ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant", "model")
 
 
@@ -299,9 +281,6 @@ def _part_picture(part: Mapping[str, Any]) -> object:
         if held is not None:
             return held.get("url") if isinstance(held, Mapping) and "url" in held else held
     return None
-
-
-# --- what they hold -----------------------------------------------------------------------------
 
 
 def _one_picture(value: object, where: str) -> object:
@@ -356,15 +335,6 @@ def _option(text: str, listed: Sequence[str]) -> str | None:
     return words if words in listed else listed[at] if 0 <= at < len(listed) else None
 
 
-def _asked_options(fields: dict[str, Any], where: str) -> list[str]:
-    """The options that a question lists itself, taken out of it; none if it lists none."""
-    try:
-        fields["question"], found = listed_options(fields["question"], where)
-    except ProblemError:
-        return []
-    return list(found)
-
-
 def _settle_answer(fields: dict[str, Any], where: str) -> None:
     """Make the answer a text, and of a letter the option that it stands for."""
     answer, listed = fields["answer"], fields.get("candidates", [])
@@ -389,7 +359,9 @@ def _settle_answer(fields: dict[str, Any], where: str) -> None:
             fields["rationale"] = thought[1]
     answer = _text(_written(answer), "answer", where).strip()
     if not listed and _letter(answer):
-        listed = _asked_options(fields, where)
+        with suppress(ProblemError):  # It lists none itself.
+            fields["question"], listed = listed_options(fields["question"], where)
+        listed = list(listed)
         letters = bool(listed)
     if isinstance(listed, list) and listed and answer not in listed:
         option = _option(answer, listed)
@@ -454,12 +426,12 @@ def _boxes(value: Any) -> Any:
     single = isinstance(value, list | tuple) and len(value) == 4 and not isinstance(value[0], list)
     if single or not isinstance(value, list | tuple | None):
         value = [value]
-    return [_sides(one) if isinstance(one, list | tuple) else one for one in value or []]
-
-
-def _sides(box: Sequence[Any]) -> list[Any]:
-    """The numbers of a box, those in quotes, too."""
-    return [_parsed(one) if isinstance(one, str) else one for one in box]
+    return [
+        [_parsed(side) if isinstance(side, str) else side for side in one]
+        if isinstance(one, list | tuple)
+        else one
+        for one in value or []
+    ]
 
 
 def _in_pixels(fields: Any, size: tuple[int, int], place: Place) -> None:

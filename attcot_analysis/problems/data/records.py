@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -172,7 +173,7 @@ def separated(path: Path) -> Iterator[Record | ProblemError]:
     try:
         head = next(texts, "")
         mark = max(("\t", ";", ","), key=head.count)
-        table = csv.DictReader(_chained(head, texts), delimiter=mark)
+        table = csv.DictReader(chain([head], texts), delimiter=mark)
         for row in table:
             where = f"{path}, line {table.line_num}"
             if None in row:
@@ -189,11 +190,6 @@ def separated(path: Path) -> Iterator[Record | ProblemError]:
         raise ProblemError(f"{path} is neither UTF-8 nor UTF-16; save it as UTF-8.") from error
     except csv.Error as error:
         raise ProblemError(f"{path} is no table of cells ({error}).") from error
-
-
-def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _record(where: str, line: bytes) -> Record | ProblemError:
