@@ -357,13 +357,15 @@ def _study(
         describe_study,
         read_study,
         registration_hash,
-        study_table,
+        study_claims,
+        study_values,
         unread_arms,
     )
 
     asked = read_study(study)
-    table = study_table(RunFolder(run), asked)
-    unread = unread_arms(RunFolder(run), asked)
+    values = study_values(RunFolder(run), asked)
+    table = study_claims(values, asked)
+    unread = unread_arms(values, asked)
     if unread:
         say(f"{unread}\n")
     say(f"Registration {registration_hash(study)}\n")

@@ -1,7 +1,7 @@
 """Registered studies: what is asked, of how many, and what decides, written before the first run.
 
 A registration is one YAML file: a plan, primary claims and exploratory ones. Its hash covers the
-plan and the arms it names as well. `study_table` reads a finished run of the plan and refuses one
+plan and the arms it names as well. `study_values` reads a finished run of the plan and refuses one
 that is not finished, so that nobody looks in between.
 """
 
@@ -104,23 +104,16 @@ def registration_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def study_table(run: RunFolder, study: Study, plan: Plan | None = None) -> pd.DataFrame:
-    """Every claim of a study with its estimate, intervals, p values and verdict.
+def study_values(run: RunFolder, study: Study, plan: Plan | None = None) -> pd.DataFrame:
+    """The values of a finished run of a study's plan, see `plan_values`.
 
     Args:
-        run: A finished run of the study's plan.
+        run: The run.
         study: The registration.
         plan: Its plan; default as the registration names it.
 
-    Returns:
-        Columns of `claim_family`, and ``text``, ``bar`` and ``verdict``: of a primary claim
-        ``"supported"`` (its interval at Holm's level lies above the bar), ``"opposite"`` (below) or
-        ``"not shown"``; empty for the others. `value` and the intervals are those of the
-        difference itself.
-
     Raises:
         RunError: If cells of the plan are not finished.
-        MeasureError: If values of a claim are missing.
     """
     plan = plan or read_plan(study.plan)
     waiting = [cell for cell in plan.cells() if not RunFolder(cell.folder(run.path)).has("cell")]
@@ -129,11 +122,21 @@ def study_table(run: RunFolder, study: Study, plan: Plan | None = None) -> pd.Da
             f"{run.path} has {len(waiting)} of {len(plan.cells())} cells still to run (first: "
             f"{waiting[0]}); a registered study is read when all are there."
         )
-    return study_claims(plan_values(run), study)
+    return plan_values(run)
 
 
 def study_claims(values: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """As `study_table`, from the values of a finished run, such as the project ships.
+    """Every claim of a study with its estimate, intervals, p values and verdict.
+
+    Args:
+        values: From `study_values`, or as the project ships them.
+        study: The registration.
+
+    Returns:
+        Columns of `claim_family`, and ``text``, ``bar`` and ``verdict``: of a primary claim
+        ``"supported"`` (its interval at Holm's level lies above the bar), ``"opposite"`` (below) or
+        ``"not shown"``; empty for the others. `value` and the intervals are those of the
+        difference itself.
 
     Raises:
         MeasureError: If values of a claim are missing.
@@ -154,9 +157,9 @@ def study_claims(values: pd.DataFrame, study: Study) -> pd.DataFrame:
     return table.assign(verdict=np.where(primary, verdict, ""))
 
 
-def unread_arms(run: RunFolder, study: Study) -> str:
+def unread_arms(values: pd.DataFrame, study: Study) -> str:
     """Say in which cells too many answers of a compared arm were not read; empty if in none."""
-    return unread_cells(plan_values(run), {(term.arm, term.metric) for term in study.terms})
+    return unread_cells(values, {(term.arm, term.metric) for term in study.terms})
 
 
 def describe_study(table: pd.DataFrame) -> str:

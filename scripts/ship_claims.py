@@ -23,7 +23,7 @@ from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import config_file, data_folder
 from attcot_lab.claims.claim import CLAIMS
 from attcot_lab.claims.table import VALUES_FILE, claims_table, read_values, write_claims
-from attcot_lab.registered import describe_study, read_study, study_table
+from attcot_lab.registered import describe_study, read_study, study_claims, study_values
 
 BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")
 """Metrics that no claim is about, and that help to read one."""
@@ -37,7 +37,7 @@ def main(folder: str, name: str = "claims") -> None:
     run = RunFolder.open(folder)
     if config_file(f"studies/{name}.yaml").exists():
         study = read_study(name)
-        print(describe_study(study_table(run, study)))
+        print(describe_study(study_claims(study_values(run, study), study)))
         ship_values(run, name, {term.metric for term in study.terms})
         return
     metrics = {term.metric for claim in CLAIMS for term in claim.terms}

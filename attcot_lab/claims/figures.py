@@ -23,6 +23,7 @@ from attcot_analysis.show.style import (
     new_figure,
 )
 from attcot_lab.claims.claim import CLAIMS, Claim
+from attcot_lab.claims.table import NOT_TESTED
 from attcot_lab.figures import CellStyle, family_name, legend_above
 
 _COLUMNS = ("claim", "level", "family", "scale", "kind", "effect", "low", "high", "verdict")
@@ -34,6 +35,7 @@ _VERDICT_COLORS = {
     "opposite": "#d55e00",
     "not supported": "#52606d",
     "undecided": "#dce0e5",
+    NOT_TESTED: PAPER,
 }
 
 _VERDICT_MARKS = {"supported": "+", "opposite": "\N{MINUS SIGN}", "not supported": "0"}
@@ -132,8 +134,8 @@ def claims_overview(
 
     Returns:
         The figure: ``+`` supported, ``−`` opposite, ``0`` not supported, blank undecided, and
-        nothing where a cell was not measured. The first two columns are the mean over these
-        cells, and the same beyond these models and kinds.
+        nothing where a cell was not measured or rests on one training seed. The first two columns
+        are the mean over these cells, and the same beyond these models and kinds.
 
     Raises:
         ShowError: If a column is missing or there are no rows.

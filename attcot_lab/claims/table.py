@@ -43,6 +43,9 @@ _SCALES = ("tiny", "small", "large")
 
 VERDICTS: tuple[Verdict, ...] = ("supported", "opposite", "not supported", "undecided")
 
+NOT_TESTED = "not tested"
+"""What stands in a verdict's place where one training seed says something of a checkpoint only."""
+
 
 class _Kind(NamedTuple):
     """Values of one kind: (model, arm, metric) → seed → one value per item."""
@@ -65,7 +68,7 @@ def claims_table(
     seed, because these share both (`Pool.estimate`). It speaks about new seeds and items, on
     these very cells; ``low_beyond`` and ``high_beyond`` speak about other models and kinds, too
     (`Pool.beyond`). With one training seed the interval is over items only and says nothing of a
-    method (`of_one_seed`).
+    method (`of_one_seed`): such claims have `NOT_TESTED` for every verdict.
 
     Args:
         values: Columns `VALUES`; one row per item, seed, arm, model and metric.
@@ -108,7 +111,13 @@ def claims_table(
             "None of the claims can be tested on these values; they need arms such as base, "
             "cot_sft and att_cot on the same items."
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    untried = table["claim"].isin([claim.id for claim in of_one_seed(table, claims)])
+    for column in ("verdict", "verdict_corrected", "verdict_beyond"):
+        table[column] = table[column].mask(untried & table[column].notna(), NOT_TESTED)
+    counts = [name for name in table.columns if name.startswith("cells_")]
+    table.loc[untried, counts] *= 0
+    return table
 
 
 def placebo_table(values: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
@@ -362,15 +371,10 @@ def read_claims(folder: str | Path) -> pd.DataFrame:
 
 
 def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
-    """Write ``claims.parquet``, all rows, and ``claims.json``, every claim with its pooled row.
-
-    In the latter the claims of one training seed have the verdict ``"not tested"``.
-    """
+    """Write ``claims.parquet``, all rows, and ``claims.json``, every claim with its pooled row."""
     folder = Path(folder)
     write_whole(folder / TABLE_FILE, lambda part: table.to_parquet(part, index=False))
     rows = headline_rows(table)
-    for claim in of_one_seed(table):
-        rows[claim.id]["verdict"] = "not tested"
     entries = [
         {
             "id": claim.id,

@@ -213,6 +213,12 @@ def test_what_rests_on_one_seed_is_not_tested(values):
     table = claims_table(values[values["seed"] == 0])
     untried = {claim.id for claim in of_one_seed(table)}
     assert untried == TESTED - {"cot_base", "early_p0_base"}
+    without = table[table["claim"].isin(untried)]
+    for column in ("verdict", "verdict_corrected", "verdict_beyond"):
+        assert set(without[column].dropna()) == {"not tested"}
+        assert "not tested" not in set(table[~table["claim"].isin(untried)][column])
+    assert (without[without["level"] != "cell"]["cells_supported"] == 0).all()
+    assert "not tested" in figure_svg(claims_overview(table, {"att_accuracy": "helps"}))
     page = claims_page(table)
     assert f"| {CURE[0].title} |" not in page
     assert "## Not tested" in page and "- Att-CoT: Att-CoT against CoT-SFT, 1 claim (att" in page

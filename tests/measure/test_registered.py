@@ -18,7 +18,8 @@ from attcot_lab.registered import (
     describe_study,
     read_study,
     registration_hash,
-    study_table,
+    study_claims,
+    study_values,
     unread_arms,
 )
 
@@ -76,6 +77,10 @@ def write(folder, cells):
     return RunFolder(folder)
 
 
+def study_table(run, study, plan):
+    return study_claims(study_values(run, study, plan), study)
+
+
 def test_claims_are_tested_as_registered_and_the_rest_is_described(tmp_path):
     table = study_table(write(tmp_path / "run", PLAN.cells()), STUDY, PLAN).set_index("claim")
     assert list(table.index) == ["better", "hurts", "same", "much"]
@@ -116,7 +121,7 @@ def test_a_difference_the_wrong_way_is_opposite(tmp_path):
 def test_an_unfinished_study_is_not_read(tmp_path):
     run = write(tmp_path / "run", PLAN.cells()[:-1])
     with pytest.raises(RunError, match="1 of 9 cells still to run"):
-        study_table(run, STUDY, PLAN)
+        study_values(run, STUDY, PLAN)
 
 
 def test_the_shipped_registration_holds_together_and_its_hash_covers_what_decides(tmp_path):
@@ -133,12 +138,12 @@ def test_the_shipped_registration_holds_together_and_its_hash_covers_what_decide
 
 def test_arms_whose_answers_were_not_read_are_named(tmp_path):
     run = write(tmp_path / "run", PLAN.cells())
-    assert unread_arms(run, STUDY) == ""
+    assert unread_arms(study_values(run, STUDY, PLAN), STUDY) == ""
     cell = RunFolder(PLAN.cells()[0].folder(run.path))
     values = cell.read_table("values")
     mute = values[values["metric"] == "accuracy_cot"].assign(metric="unparsed_cot", value=1.0)
     cell.write_table("values", pd.concat([values, mute]), overwrite=True)
-    assert PLAN.cells()[0].arm in unread_arms(run, STUDY)
+    assert PLAN.cells()[0].arm in unread_arms(study_values(run, STUDY, PLAN), STUDY)
 
 
 def test_the_docs_name_the_hash_of_the_shipped_registration():
