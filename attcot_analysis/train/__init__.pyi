@@ -5,6 +5,7 @@ from .data import RationaleDataset as RationaleDataset
 from .finetune import FinetuneConfig as FinetuneConfig
 from .finetune import language_lora as language_lora
 from .finetune import make_trainer as make_trainer
+from .heldout import HeldOut as HeldOut
 from .objective import AttCoTConfig as AttCoTConfig
 from .region_reward import RegionRewardConfig as RegionRewardConfig
 from .region_reward import region_attention as region_attention

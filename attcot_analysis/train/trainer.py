@@ -62,7 +62,7 @@ def check_arguments(trainer: Any, config: AttCoTConfig) -> None:
             "see their image tokens; use data parallelism (DDP, FSDP2, ZeRO-2) instead",
         ),
         (
-            _zero3(trainer) and _has_adapters(trainer) and _checkpointing(args),
+            zero3(trainer) and _has_adapters(trainer) and _checkpointing(args),
             "DeepSpeed ZeRO-3 with LoRA and gradient checkpointing falls back to reentrant "
             "checkpointing and loses the auxiliary gradient; use ZeRO-2 or FSDP2, or switch "
             "checkpointing off",
@@ -105,7 +105,8 @@ def _context_parallel(trainer: Any) -> bool:
     return max(sizes) > 1
 
 
-def _zero3(trainer: Any) -> bool:
+def zero3(trainer: Any) -> bool:
+    """Whether DeepSpeed shards the weights of a trainer's model."""
     plugin = getattr(getattr(trainer.accelerator, "state", None), "deepspeed_plugin", None)
     return plugin is not None and getattr(plugin, "zero_stage", 0) == 3
 
@@ -235,11 +236,7 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
         TrainingError: If the trainer trains another model, has the terms already or methods
             replaced on the object, or its settings would silently drop the auxiliary gradient.
     """
-    if not any(module is mllm.model for module in trainer.model.modules()):
-        raise TrainingError(
-            "The trainer does not train the given model; wrap the model object that was handed "
-            "to the trainer (wrap_mllm(model, processor)), before PEFT or FSDP wrap it."
-        )
+    check_model(trainer, mllm)
     own = type(trainer)
     if issubclass(own, AttCoTMixin):
         raise TrainingError("The trainer has the Att-CoT terms already; attach them only once.")
@@ -255,6 +252,19 @@ def attach(trainer: Any, mllm: Mllm, attcot: AttCoTConfig) -> Any:
     trainer._set_up()
     trainer._seal()
     return trainer
+
+
+def check_model(trainer: Any, mllm: Mllm) -> None:
+    """See that a trainer trains a model.
+
+    Raises:
+        TrainingError: If it trains another one.
+    """
+    if not any(module is mllm.model for module in trainer.model.modules()):
+        raise TrainingError(
+            "The trainer does not train the given model; wrap the model object that was handed "
+            "to the trainer (wrap_mllm(model, processor)), before PEFT or FSDP wrap it."
+        )
 
 
 class Notes:
