@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from attcot_analysis.errors import MeasureError, NothingMeasuredError
 from attcot_analysis.models import Encoded, Mllm, encode_problem
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import ParsedResponse, Problem
 from attcot_analysis.problems.edits import EditedImage
 from attcot_analysis.stats.intervals import bootstrap_mean
@@ -73,11 +73,27 @@ def seen_edits(
 
     Where the model's input stays the same, that its answer does is no finding.
     """
-    sees = {
-        at: encode_problem(mllm, problems[at]).layout.grids[0].sees
+    grids = {
+        at: encode_problem(mllm, problems[at]).layout.grids
         for at in {one.at for one in edited if one.boxes}
     }
-    return [one for one in edited if not one.boxes or sees[one.at](one.boxes)]
+    return [
+        one for one in edited if not one.boxes or grids[one.at][one.picture - 1].sees(one.boxes)
+    ]
+
+
+def require_one_picture(problems: Iterable[Problem], what: str) -> None:
+    """Refuse items with several pictures, of which a measurement would know the first only.
+
+    Raises:
+        MeasureError: Names the item.
+    """
+    several = next((one for one in problems if one.n_images > 1), None)
+    if several is not None:
+        raise MeasureError(
+            f"Item {several.id} has {several.n_images} pictures, and {what} is defined for one; "
+            "measure its pictures one by one, as problem.alone(number)."
+        )
 
 
 def batches(work: Sequence[Work], size: int, name: str, progress: bool) -> Iterator[Sequence[Work]]:
@@ -102,7 +118,7 @@ class Items:
     mllm: Mllm
     problems: Sequence[Problem]
     responses: Sequence[Response]
-    images: Sequence[ImageLike] | None
+    images: Sequence[Shown] | None
     parsed: Mapping[int, ParsedResponse]
     skipped: Skipped
 
@@ -134,7 +150,7 @@ def paired(
     problems: Sequence[Problem],
     responses: Sequence[Response],
     *,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     need: Need = "rationale",
     forced: bool = False,
     empty: Empty = "error",

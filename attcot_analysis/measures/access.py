@@ -7,6 +7,8 @@ question tokens that read the image before. `dependence` is the causal counterpa
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import Box, Problem
 from attcot_analysis.stats.crossed import step_curve
 
@@ -74,7 +76,7 @@ def step_blocks(problem: Problem, item: Encoded) -> list[Block]:
         Block(
             {"step": number, "n_steps": layout.n_steps},
             layout.rows(span),
-            {"evidence": evidence},
+            {"evidence": evidence, **_by_picture(item, evidence)},
         )
         for number, (span, evidence) in enumerate(
             zip(layout.steps, step_evidence(problem, item), strict=True), start=1
@@ -87,14 +89,16 @@ def answer_blocks(problem: Problem, item: Encoded) -> list[Block]:
     layout = item.layout
     if layout.answer is None:
         return []
-    own = [step.boxes for step in problem.steps if step.boxes]
+    last = max((n for n, step in enumerate(problem.steps, start=1) if step.boxes), default=0)
+    evidence = _coverage(item, problem.boxes_in)
     return [
         Block(
             {"n_steps": layout.n_steps},
             np.array([layout.answer.start - 1]),
             {
-                "evidence": _coverage(item, problem.evidence_boxes),
-                "last_evidence": _coverage(item, own[-1] if own else problem.evidence),
+                "evidence": evidence,
+                "last_evidence": _coverage(item, partial(problem.step_boxes, last)),
+                **_by_picture(item, evidence),
             },
         )
     ]
@@ -108,14 +112,32 @@ def step_evidence(problem: Problem, item: Encoded) -> list[Weights | None]:
         processor leaves all of them out of what the model sees.
     """
     return [
-        _coverage(item, problem.step_boxes(number)) for number in range(1, item.layout.n_steps + 1)
+        _coverage(item, partial(problem.step_boxes, number))
+        for number in range(1, item.layout.n_steps + 1)
     ]
 
 
-def _coverage(item: Encoded, boxes: Sequence[Box]) -> Weights | None:
-    if not any(grid.sees(boxes) for grid in item.layout.grids):
-        return None
-    return np.concatenate([grid.coverage(boxes) for grid in item.layout.grids])
+def _coverage(item: Encoded, boxes: Callable[[int], Sequence[Box]]) -> Weights | None:
+    """How far boxes cover each image token; ``boxes`` gives those in a picture of that number."""
+    covered = [grid.coverage(boxes(at)) for at, grid in enumerate(item.layout.grids, start=1)]
+    return np.concatenate(covered) if any(one.any() for one in covered) else None
+
+
+def _by_picture(item: Encoded, evidence: Weights | None) -> dict[str, Weights | None]:
+    """Of several pictures, each one's tokens, and the evidence in it."""
+    if len(item.layout.grids) < 2:
+        return {}
+    numbers = np.repeat(
+        np.arange(1, len(item.layout.grids) + 1), [len(grid) for grid in item.layout.grids]
+    )
+    found: dict[str, Weights | None] = {}
+    for number in range(1, len(item.layout.grids) + 1):
+        own = (numbers == number).astype(float)
+        inside = None if evidence is None else evidence * own
+        found[f"picture_{number}"] = own
+        seen = inside is not None and inside.any()
+        found[f"picture_{number}_evidence"] = inside if seen else None
+    return found
 
 
 def access_columns(item: Encoded, evidence: Sequence[Weights | None]) -> Tensor:
@@ -306,8 +328,8 @@ def _table(
         sinks=rule is not None,
     )
     if "step" in block.labels:
-        seen = block.evidence["evidence"]
-        found["evidence_area"] = np.nan if seen is None else seen.mean()
+        for prefix, seen in block.evidence.items():
+            found[f"{prefix}_area"] = np.nan if seen is None else seen.mean()
     labels = {"item": problem.id, **block.labels, "layer": layer.ravel(), "head": head.ravel()}
     return pd.DataFrame({**labels, **found, "rows": n_rows})
 
@@ -430,6 +452,83 @@ class VisualAccess(Result):
             rows.append((item, float(scores.mean()), float(missed), back))
         return pd.DataFrame(rows, columns=["item", "focus", "unfocused_first_step", "refocused"])
 
+    def pictures(self) -> pd.DataFrame:
+        """Attention of every step on each of several pictures, means over layers and heads.
+
+        Returns:
+            One row per item, step and picture: ``item``, ``step``, ``picture`` (from 1); ``mass``,
+            which sums to the step's over the pictures; ``share`` of the step's mass; ``even``, what
+            that would be if all image tokens got the same attention (large pictures have more of
+            them); ``evidence_mass`` on the step's boxes in the picture, missing where there are
+            none, and ``evidence_share`` of the picture's mass; ``named``, whether the problem's
+            step of that number speaks of the picture, missing where it does not say.
+
+        Raises:
+            MeasureError: If no item has several pictures, or one of them is not among the problems
+                given.
+        """
+        known = set(self.table.columns)
+        numbers = [n for n in range(1, len(known)) if f"picture_{n}_mass" in known]
+        if not numbers:
+            raise MeasureError(
+                "No item of the table access has several pictures, so there are none to tell apart."
+            )
+        groups = self.table.groupby(["item", "step"], sort=False)
+        frames = []
+        for number in numbers:
+            own = f"picture_{number}"
+            names = {
+                "mass": "whole",
+                f"{own}_mass": "mass",
+                f"{own}_area": "even",
+                f"{own}_evidence_mass": "evidence_mass",
+            }
+            means = groups[list(names)].mean().rename(columns=names).reset_index()
+            frames.append(means.assign(picture=number))
+        found = pd.concat(frames).dropna(subset="mass")
+        found = found.sort_values(["item", "step", "picture"], kind="stable", ignore_index=True)
+        found["share"] = found["mass"] / found["whole"]
+        found["evidence_share"] = found["evidence_mass"] / found["mass"]
+        said = [
+            self._problem(item).step_pictures(step)
+            for item, step in zip(found["item"], found["step"], strict=True)
+        ]
+        found["named"] = [
+            number in names if names else None
+            for number, names in zip(found["picture"], said, strict=True)
+        ]
+        columns = ["item", "step", "picture", "mass", "share", "even", "evidence_mass"]
+        return found[[*columns, "evidence_share", "named"]].astype({"named": "boolean"})
+
+    def attention_accuracy(self) -> pd.DataFrame:
+        """Whether the picture that a step speaks of is the one that it looks at most.
+
+        Of items with several pictures, over the steps that name one of them (`Step.pictures`).
+
+        Returns:
+            One row per item with such a step: ``item``; ``steps``, how many there are;
+            ``attention_accuracy``, the share of them whose picture has the largest mass;
+            ``per_token``, the same of mass per image token, which does not favour large pictures;
+            ``chance``, one over the number of pictures.
+
+        Raises:
+            MeasureError: As `pictures`.
+
+        Source: reconstruction of what work on several pictures calls attention accuracy.
+        """
+        rows = []
+        for (item, _), own in self.pictures().groupby(["item", "step"], sort=False):
+            if own["named"].sum() == 1 and len(own) > 1:
+                right = own["named"].to_numpy(bool)
+                by_mass, by_token = own["mass"].to_numpy(), (own["share"] / own["even"]).to_numpy()
+                first, second = right[by_mass.argmax()], right[by_token.argmax()]
+                rows.append((item, float(first), float(second), 1 / len(own)))
+        names = ["item", "attention_accuracy", "per_token", "chance"]
+        items = pd.DataFrame(rows, columns=names).groupby("item", sort=False)
+        means = items.mean().reset_index()
+        means.insert(1, "steps", items.size().to_numpy())
+        return means
+
     def steps(self, quantity: str = "mass") -> pd.DataFrame:
         """A quantity per item and step, mean over layers and heads.
 
@@ -463,8 +562,11 @@ class VisualAccess(Result):
         if item not in self.problems:
             return np.nan
         problem = self.problems[item]
-        grid = TokenGrid.regular(problem.image.size, 1, 1)
-        area = float(grid.coverage(problem.step_boxes(number))[0])
+        pixels = sum(prod(size) for size in problem.sizes)
+        area = 0.0
+        for at, size in enumerate(problem.sizes, start=1):
+            covered = TokenGrid.regular(size, 1, 1).coverage(problem.step_boxes(number, at))
+            area += float(covered[0]) * (prod(size) / pixels)
         return area if 0 < area <= WIDE else np.nan
 
 
@@ -530,7 +632,7 @@ def visual_access(
     problems: Sequence[Problem],
     responses: Sequence[Response],
     *,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     layers: Collection[int] | None = None,
     sinks: bool | SinkRule = False,
     empty: Empty = "error",
@@ -556,6 +658,9 @@ def visual_access(
       all image tokens got the same attention.
     * with ``sinks``, ``sink_free_mass``: attention on image tokens that are no sink where the
       layer takes them in (arXiv 2503.03321); ``sink_share``: the sinks' part of ``mass``.
+    * of items with several pictures, ``picture_1_mass`` and so on, which sum to ``mass``, and the
+      evidence in each: see `VisualAccess.pictures` and `VisualAccess.attention_accuracy`. Columns
+      of pictures that an item does not have are missing.
     * where ``layers`` name some with a sliding window, ``image_seen``: the share of the image
       tokens that a step's rows have in sight; ``density`` has no value in such layers.
 
@@ -566,7 +671,7 @@ def visual_access(
         mllm: The model.
         problems: The items.
         responses: One response per item, text or token ids, with a rationale.
-        images: Pictures to show instead of the problems' own.
+        images: Pictures to show instead of the problems' own; of several, all of them.
         layers: Layers to read, with a sliding window too; all with full attention if ``None``.
         sinks: Also look for sink tokens, in the same forward pass: ``True``, or by which rule.
         empty: What to do with items whose response has no step: raise an error, or leave them
@@ -592,7 +697,7 @@ def answer_access(
     problems: Sequence[Problem],
     responses: Sequence[Response],
     *,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     layers: Collection[int] | None = None,
     sinks: bool | SinkRule = False,
     empty: Empty = "error",
@@ -611,7 +716,7 @@ def answer_access(
         mllm: The model.
         problems: The items.
         responses: One response per item, text or token ids, that states an answer.
-        images: Pictures to show instead of the problems' own.
+        images: Pictures to show instead of the problems' own; of several, all of them.
         layers: Layers to read; all with full attention if ``None``.
         sinks: Also look for sink tokens; see `visual_access`.
         empty: What to do with items whose response states no answer: raise an error, or leave

@@ -10,7 +10,7 @@ from attcot_analysis.measures._items import batches
 from attcot_analysis.measures.unread import GIVEN
 from attcot_analysis.models import PROMPTS, Generation, Mllm, encode_problem, generate
 from attcot_analysis.models.generate import Sampling
-from attcot_analysis.models.inputs import ImageLike, Mode
+from attcot_analysis.models.inputs import Mode, Shown
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.reading import choice_text, read_choice, stated_answer
@@ -43,7 +43,7 @@ def answer_problems(
     *,
     mode: Mode = "cot",
     text_only: bool = False,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     answers: Mapping[str, str] | None = None,
     batch_size: int = 32,
     max_new_tokens: int = 256,
@@ -223,7 +223,7 @@ def _check(
     problems: Sequence[Problem],
     mode: str,
     text_only: bool,
-    images: Sequence[ImageLike] | None,
+    images: Sequence[Shown] | None,
 ) -> None:
     if not problems:
         raise MeasureError("No problems were given to answer; give at least one.")

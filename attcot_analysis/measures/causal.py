@@ -371,6 +371,7 @@ def causal_access(
     steps: Sequence[int] | Sequence[float] | None = None,
     rows: Rows = "both",
     keys: Keys = "image",
+    picture: int | None = None,
     generate: bool = False,
     empty: Empty = "error",
     batch_size: int = 16,
@@ -414,6 +415,8 @@ def causal_access(
             in all rows, so they cannot go with ``"rationale"``.
         keys: What is cut off, ``"image"``, or as a control the prompt's text: ``"system"`` (all
             before the image) or ``"question"`` (all after it).
+        picture: Of items with several pictures: cut off this one alone, counted from 1. The others
+            stay in sight, and what they hold of it (as rows between them do); default all.
         generate: Regenerate responses too; costs one generation per kind, window and k.
         empty: What to do with items that cannot be measured; see `commitment`.
         batch_size: Items per forward pass or generation.
@@ -443,6 +446,7 @@ def causal_access(
     removal after TVC (arXiv 2503.13360); mean value after CFPO (arXiv 2606.23206).
     """
     check_choices(kinds, rows, keys, generate=generate)
+    _check_picture(problems, kinds, keys, picture)
     if set(kinds) & set(_EDITS):
         require_no_state(
             mllm, "A cut of attention (knockout, mean_value)", "use kinds=('removal',)"
@@ -453,20 +457,40 @@ def causal_access(
     found: list[dict[str, Any]] = []
     with attached(mllm.model):
         for chunk in batches(items, batch_size, "causal access", progress):
-            batch = _Batch(mllm, chunk, keys)
+            batch = _Batch(mllm, chunk, keys, picture)
             found += batch.fixed(list(plan_cuts(batch.items, kinds, windows, mllm.n_layers)), rows)
             if generate:
                 cuts = plan_cuts(batch.items, kinds, windows, mllm.n_layers)
                 found += batch.regenerated(cuts, max_new_tokens)
-    table = pd.DataFrame(found, columns=list(CausalAccess.columns)).assign(keys=keys)
+    table = pd.DataFrame(found, columns=list(CausalAccess.columns)).assign(
+        keys=keys if picture is None else f"picture {picture}"
+    )
     return CausalAccess(table.astype({"flipped": "boolean"}), pairs.measured, skipped=pairs.skipped)
+
+
+def _check_picture(
+    problems: Sequence[Problem], kinds: Sequence[Kind], keys: Keys, picture: int | None
+) -> None:
+    if picture is None:
+        return
+    if keys != "image" or "removal" in kinds:
+        raise MeasureError(
+            f"picture={picture} cuts off one picture's tokens, which goes with keys='image' and "
+            "without the kind 'removal', that takes all pictures away; leave one of them out."
+        )
+    lacking = next((one for one in problems if not 1 <= picture <= one.n_images), None)
+    if lacking is not None:
+        raise MeasureError(
+            f"Item {lacking.id} has {lacking.n_images} pictures and no picture {picture}; number "
+            "them from 1."
+        )
 
 
 class _Batch:
     """Items measured together."""
 
-    def __init__(self, mllm: Mllm, items: Sequence[Item], keys: Keys) -> None:
-        self.mllm, self.items, self.keys = mllm, items, keys
+    def __init__(self, mllm: Mllm, items: Sequence[Item], keys: Keys, picture: int | None) -> None:
+        self.mllm, self.items, self.keys, self.picture = mllm, items, keys, picture
         self.encoded = [encode_problem(mllm, one.problem, response=one.response) for one in items]
 
     def fixed(self, cuts: Sequence[Cut], rows: Rows) -> Iterator[dict[str, Any]]:
@@ -564,7 +588,10 @@ class _Batch:
         return [_EDITS[cut.kind](chosen, keys, cut.layers)]
 
     def _keys(self, encoded: Encoded) -> Tensor:
-        found = torch.as_tensor(getattr(encoded.layout, self.keys))
+        if self.picture is None:
+            found = torch.as_tensor(getattr(encoded.layout, self.keys))
+        else:
+            found = torch.as_tensor(encoded.layout.pictures[self.picture - 1])
         if not len(found):
             raise MeasureError(
                 f"A prompt has no {self.keys} tokens to cut off; choose other keys for this model."

@@ -18,7 +18,7 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Encoded, Mllm, token_starts
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import ParsedResponse, Problem, parse_response
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.problem import replaced
@@ -673,7 +673,7 @@ def commitment(
     problems: Sequence[Problem],
     responses: Sequence[Response],
     *,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     controls: Sequence[str] = CONTROLS,
     others: Sequence[str] | None = None,
     max_steps: int | None = None,

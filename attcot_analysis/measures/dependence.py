@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 from scipy.special import log_softmax, logsumexp
 
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, forced_answers
@@ -26,6 +25,7 @@ from attcot_analysis.measures._items import (
 from attcot_analysis.measures.answers import answer_problems, parsed_answer
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.models.generate import Sampling
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import (
     EDIT_KINDS,
@@ -287,7 +287,10 @@ def _without(answers: pd.DataFrame, other: pd.DataFrame, kind: str) -> pd.DataFr
     )
 
 
-Reader = Callable[[Sequence[tuple[int, Image.Image, Response]], str], list[np.ndarray]]
+Work = tuple[int, Shown | None, Response]
+"""An item's place, what it shows instead of its own pictures, and a response."""
+
+Reader = Callable[[Sequence[Work], str], list[np.ndarray]]
 
 
 def dependence(
@@ -396,11 +399,11 @@ def dependence(
         if problem.candidates
     }
 
-    def read(work: Sequence[tuple[int, Image.Image, Response]], name: str) -> list[np.ndarray]:
+    def read(work: Sequence[Work], name: str) -> list[np.ndarray]:
         return _log_p(mllm, problems, tokens, work, batch_size, name, progress)
 
     with_steps = [at for at, one in enumerate(parsed) if one.steps and at in tokens]
-    originals = [(at, problems[at].image, base_responses[at]) for at in with_steps]
+    originals: list[Work] = [(at, None, base_responses[at]) for at in with_steps]
     before = dict(zip(with_steps, read(originals, "dependence, before"), strict=True))
     answers = [parsed_answer(one, p, mllm.format) for one, p in zip(parsed, problems, strict=True)]
     fixed, regenerated = [], []
@@ -444,7 +447,7 @@ def _fixed(
 ) -> list[dict[str, Any]]:
     """Rows of one edit with the base rationales."""
     kept = [one for one in edited if one.at in before]
-    work = [(one.at, one.image, responses[one.at]) for one in kept]
+    work = [(one.at, one.shown(problems[one.at]), responses[one.at]) for one in kept]
     rows = []
     for one, after in zip(kept, read(work, "dependence, fixed"), strict=True):
         candidates = problems[one.at].candidates
@@ -469,10 +472,11 @@ def _regenerated(
     if not edited:
         return []
     kind = edited[0].kind
+    shown = [one.shown(problems[one.at]) for one in edited]
     fresh = answer_problems(
         mllm,
         [problems[one.at] for one in edited],
-        images=[one.image for one in edited],
+        images=shown,
         **options,
     )
     usable = [
@@ -481,7 +485,7 @@ def _regenerated(
         if n and one.at in before and answers[one.at] is not None
     ]
     ids = fresh["ids"].tolist()
-    work = [(edited[at].at, edited[at].image, ids[at]) for at in usable]
+    work = [(edited[at].at, shown[at], ids[at]) for at in usable]
     after = dict(zip(usable, read(work, f"dependence, {kind}"), strict=True))
     rows = []
     for at, (one, answer) in enumerate(zip(edited, fresh["answer"], strict=True)):
@@ -500,7 +504,7 @@ def _log_p(
     mllm: Mllm,
     problems: Sequence[Problem],
     tokens: Mapping[int, CandidateTokens],
-    work: Sequence[tuple[int, Image.Image, Response]],
+    work: Sequence[Work],
     batch_size: int,
     name: str,
     progress: bool,

@@ -16,6 +16,7 @@ from attcot_analysis.measures._items import (
     Result,
     batches,
     paired,
+    require_one_picture,
     seen_edits,
 )
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
@@ -122,6 +123,7 @@ def token_divergence(
     Source: arXiv 2606.01558 (reconstruction); token dependency as in VPPO, arXiv 2510.09285, and
     CFPO, arXiv 2606.23206, with the exact divergence in place of an estimate from one token.
     """
+    require_one_picture(problems, "divergence under an edit")
     items = paired(mllm, problems, responses, images=images, empty=empty)
     skipped = dict(items.skipped)
     shown: dict[int, ImageLike]

@@ -16,7 +16,7 @@ from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Mllm, evaluating
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.models.load import TextStack, hidden_states, text_stack
 from attcot_analysis.problems import Problem
 from attcot_analysis.stats.intervals import bootstrap_mean
@@ -97,7 +97,7 @@ def lens_commitment(
     problems: Sequence[Problem],
     responses: Sequence[Response],
     *,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     layers: Collection[int] | None = None,
     max_steps: int | None = None,
     empty: Empty = "error",

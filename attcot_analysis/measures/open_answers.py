@@ -30,7 +30,7 @@ from attcot_analysis.measures.commitment import (
 )
 from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Encoded, Mllm, generate
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.reading import states
 from attcot_analysis.stats.intervals import bootstrap_mean
@@ -226,7 +226,7 @@ def open_commitment(
     problems: Sequence[Problem],
     responses: Sequence[Response],
     *,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     max_new_tokens: int = 32,
     max_steps: int | None = None,
     empty: Empty = "error",

@@ -22,6 +22,9 @@ from attcot_analysis.problems.pictures import open_picture
 
 ImageLike = Image.Image | str | Path
 
+Shown = ImageLike | Sequence[ImageLike]
+"""What is shown instead of an item's own picture, or instead of all of its several pictures."""
+
 PROMPTS: Mapping[Mode, str] = {"cot": TAGS.cot, "direct": TAGS.direct}
 """The instruction that follows the question, per mode, in the default format."""
 
@@ -106,7 +109,7 @@ def read_image(image: ImageLike) -> Image.Image:
 
 def encode(
     mllm: Mllm,
-    image: ImageLike | Sequence[ImageLike] | None,
+    image: Shown | None,
     question: str,
     *,
     mode: Mode = "cot",
@@ -207,17 +210,27 @@ def encode_problem(
     *,
     mode: Mode = "cot",
     response: str | Sequence[int] | None = None,
-    image: ImageLike | None = None,
+    image: Shown | None = None,
     text_only: bool = False,
     end: bool = False,
 ) -> Encoded:
     """Encode a problem; ``image`` replaces its picture (a twin's, say), ``text_only`` drops it.
 
+    All of several pictures are shown in order; ``image`` is then a list that replaces all of them.
+
     Raises:
         ProblemError: If the image cannot be read.
-        LayoutError: If image tokens and grid disagree, or the processor refuses the picture.
+        LayoutError: If image tokens and grid disagree, the processor refuses the picture, or
+            ``image`` is not as many pictures as the problem has.
     """
-    picture = None if text_only else (problem.image if image is None else image)
+    n_given = len(image) if isinstance(image, list | tuple) else 1
+    if image is not None and n_given != problem.n_images:
+        raise LayoutError(
+            f"Problem {problem.id} has {problem.n_images} pictures, and {n_given} were given to "
+            "show instead; give as many, in order (EditedImage.shown does)."
+        )
+    own = problem.image if problem.n_images == 1 else problem.images
+    picture = None if text_only else (own if image is None else image)
     try:
         return encode(
             mllm,

@@ -45,11 +45,13 @@ class TokenLayout:
 
     Attributes:
         n_tokens: Length of the sequence, T.
-        image: Positions of the image tokens that stand for pixels, all images in order.
+        image: Positions of the image tokens that stand for pixels, all images in order; see
+            ``pictures`` for each image's own.
         grids: One grid per image; together as many tokens as ``image``.
         system: Positions of the prompt's other tokens before the first image token (template and
             system prompt); empty for a text-only prompt.
-        question: Positions of the prompt's other tokens, ``newlines`` among them.
+        question: Positions of the prompt's other tokens, ``newlines`` and what stands between
+            several images among them.
         response: The response.
         think: The tokens that overlap the rationale; ``None`` if the response has none.
         steps: The rationale's steps, number and line end included. They tile the rationale from
@@ -82,6 +84,12 @@ class TokenLayout:
     def __post_init__(self) -> None:
         """Check image tokens against the grids."""
         _check_number(len(self.image), sum(len(grid) for grid in self.grids))
+
+    @property
+    def pictures(self) -> tuple[IntArray, ...]:
+        """Per image the positions of its tokens in ``image``."""
+        ends = np.cumsum([len(grid) for grid in self.grids])
+        return tuple(np.split(self.image, ends[:-1])) if len(ends) else ()
 
     @property
     def n_steps(self) -> int:

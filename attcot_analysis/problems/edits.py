@@ -30,7 +30,7 @@ from attcot_analysis.problems.fills import (
     occluded,
     shuffled,
 )
-from attcot_analysis.problems.problem import Problem
+from attcot_analysis.problems.problem import Edit, Problem
 
 EditKind: TypeAlias = str
 """The name of an edit, one of `EDIT_KINDS`."""
@@ -47,6 +47,7 @@ class EditOptions:
         fill: What an occluded box shows: a name in `FILLS`, or a function such as an inpainting
             model.
         seed: Decides where control occlusions are placed.
+        picture: Of items with several pictures: which one is edited, from 1.
 
     Raises:
         MeasureError: If one of them is out of range.
@@ -56,6 +57,7 @@ class EditOptions:
     steps: tuple[int, ...] | None = None
     fill: Fill = "mean"
     seed: int = 0
+    picture: int | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -82,6 +84,7 @@ class EditedImage:
         mask: Where in them pixels may differ, if not everywhere: ``(height, width)``.
         change: What was done to the picture, in words.
         why: Why ``expected`` is right on it.
+        picture: Which of the item's pictures this replaces, from 1.
     """
 
     at: int
@@ -92,6 +95,14 @@ class EditedImage:
     mask: Mask | None = field(default=None, compare=False)
     change: str = ""
     why: str = ""
+    picture: int = 1
+
+    def shown(self, problem: Problem) -> Image.Image | tuple[Image.Image, ...]:
+        """What an item shows under the edit: the picture, or all of several with it among them."""
+        if problem.n_images == 1:
+            return self.image
+        before, after = problem.images[: self.picture - 1], problem.images[self.picture :]
+        return (*before, self.image, *after)
 
     @property
     def region(self) -> Mask:
@@ -137,6 +148,9 @@ def edited_images(
       items where that is safe and no text is seen in the picture;
     * ``"module:function"``: a function of your own.
 
+    Of items with several pictures ``options.picture`` says which one is edited; their own twins and
+    controls say it themselves.
+
     Items without what an edit needs (a twin, evidence boxes, any room for control boxes) are left
     out, and so are edits that somebody rejected (`attcot edits preview`); `left_out` names them.
 
@@ -148,7 +162,8 @@ def edited_images(
         options: How to blur and occlude.
 
     Raises:
-        MeasureError: If there is no such edit, or no item allows it.
+        MeasureError: If there is no such edit, no item allows it, or it is not said which of
+            several pictures is edited.
 
     Source: kinds of edits as in arXiv 2606.01558 (reconstruction: only the occlusion of key
     regions is known to be used there); matched control as in CED, arXiv 2608.08021.
@@ -156,6 +171,7 @@ def edited_images(
     make = edit_function(kind)
     options = options or EditOptions()
     found = []
+    problems, picture = _with_one_picture(problems, kind, options)
     for at in range(len(problems)) if only is None else sorted(only):
         if kind in str(problems[at].metadata.get(REJECTED, "")).split():
             continue
@@ -168,11 +184,28 @@ def edited_images(
         if one is not None:
             # Measured by the name it was asked for, whatever a function of your own calls it.
             found.append(one if one.kind == kind else replace(one, kind=kind))
+    if picture is not None:
+        found = [replace(one, picture=picture) for one in found]
     if not found and only is None:
         raise MeasureError(
             f"No item allows the edit {kind!r}; leave it out of edits or give problems that do."
         )
     return found
+
+
+def _with_one_picture(
+    problems: Sequence[Problem], kind: EditKind, options: EditOptions
+) -> tuple[Sequence[Problem], int | None]:
+    """The items with the picture that is edited alone, where they have several, and its number."""
+    several = next((one for one in problems if one.n_images > 1), None)
+    if several is None or kind in ("twin", "control"):
+        return problems, None
+    if options.picture is None:
+        raise MeasureError(
+            f"Item {several.id} has {several.n_images} pictures, so say which one the edit "
+            f"{kind!r} is of: EditOptions(picture=1) for the first."
+        )
+    return [one.alone(options.picture) for one in problems], options.picture
 
 
 def left_out(
@@ -194,9 +227,8 @@ def _twin(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedI
     if edit is None:
         return None
     why = "the answer that its maker says is right on it"
-    return EditedImage(
-        at, "twin", edit.image, edit.answer, edit.boxes, change="the item's own twin", why=why
-    )
+    change = "the item's own twin"
+    return _of_item(at, edit, change, why)
 
 
 def _control(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:
@@ -205,7 +237,20 @@ def _control(problems: Sequence[Problem], at: int, options: EditOptions) -> Edit
         return None
     why = "its maker says that the answer stays"
     change = "the item's own control edit"
-    return EditedImage(at, "control", edit.image, edit.answer, edit.boxes, change=change, why=why)
+    return _of_item(at, edit, change, why)
+
+
+def _of_item(at: int, edit: Edit, change: str, why: str) -> EditedImage:
+    return EditedImage(
+        at,
+        edit.kind,
+        edit.image,
+        edit.answer,
+        edit.boxes,
+        change=change,
+        why=why,
+        picture=edit.picture,
+    )
 
 
 def _blank(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:

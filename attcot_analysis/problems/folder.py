@@ -6,10 +6,13 @@ Layout::
     images/<id>.png             the picture; see `picture_file` for ids that are no file names
     images/<id>.twin.png        the twin's, where the problem has a twin
     images/<id>.control.png     the control edit's, likewise
+    images/2/<id>.png           the second picture, of a problem with several; then images/3/...
     edits.json                  which edits were rejected, where somebody looked at them
 
 A line has the fields of `Problem` without the pictures; `twin` and `control` hold `answer`,
-`steps` and `boxes`. Boxes are pixels of the picture as it is shown, upright.
+`steps` and `boxes`. Boxes are pixels of the picture as it is shown, upright. Of several pictures
+`n_images` says how many there are, `pictures` of a step in which its boxes lie, `picture` of an
+edit which it replaces.
 """
 
 import json
@@ -47,7 +50,7 @@ _REQUIRED = ("id", "question", "candidates", "answer")
 
 _OPTIONAL = (
     *("habitual", "steps", "evidence", "tolerance", "scoring", "references"),
-    *("twin", "control", "metadata"),
+    *("twin", "control", "metadata", "n_images", "evidence_pictures"),
 )
 
 _EDIT = ("answer", "steps", "boxes")
@@ -77,14 +80,20 @@ def problem_record(problem: Problem) -> dict[str, Any]:
             "answer": edit.answer,
             "steps": [_step_record(step) for step in edit.steps],
             "boxes": _box_record(edit.boxes),
+            **({"picture": edit.picture} if edit.picture > 1 else {}),
         }
     if problem.metadata:
         record["metadata"] = {key: problem.metadata[key] for key in sorted(problem.metadata)}
+    if problem.n_images > 1:
+        record["n_images"] = problem.n_images
+    if problem.evidence_pictures:
+        record["evidence_pictures"] = list(problem.evidence_pictures)
     return record
 
 
 def _step_record(step: Step) -> dict[str, Any]:
-    return {"text": step.text, "boxes": _box_record(step.boxes)}
+    record: dict[str, Any] = {"text": step.text, "boxes": _box_record(step.boxes)}
+    return record | ({"pictures": list(step.pictures)} if step.pictures else {})
 
 
 def _box_record(boxes: Sequence[Box]) -> list[list[float]]:
@@ -98,7 +107,8 @@ def problem_from_record(
 
     Args:
         record: The JSON value.
-        picture: Gives the picture of the original (``None``), ``"twin"`` or ``"control"``.
+        picture: Gives the picture of the original (``None``), ``"twin"`` or ``"control"``, or of
+            several the second (``"2"``), the third and so on.
         where: Where the record stands; starts every error message.
 
     Raises:
@@ -111,10 +121,16 @@ def problem_from_record(
         if top.get(kind) is None:
             return None
         place = f"{where}, {kind}"
-        inner = _fields(top[kind], _EDIT, (), place)
-        steps = _steps(inner["steps"], place)
-        return Edit(kind, picture(kind), inner["answer"], steps, inner["boxes"])
+        inner = _fields(top[kind], _EDIT, ("picture",), place)
+        steps, which = _steps(inner["steps"], place), inner.get("picture", 1)
+        return Edit(kind, picture(kind), inner["answer"], steps, inner["boxes"], which)
 
+    n_images = top.get("n_images", 1)
+    if type(n_images) is not int or not 1 <= n_images <= MOST_IMAGES:
+        raise ProblemError(
+            f"{where}: n_images is {shortened(n_images)}; expected a whole number from 1 to "
+            f"{MOST_IMAGES}."
+        )
     plain = ("candidates", "habitual", "evidence", "tolerance", "scoring", "references", "metadata")
     try:
         return Problem(
@@ -125,7 +141,8 @@ def problem_from_record(
             steps=_steps(top.get("steps", []), where),
             twin=edit("twin"),
             control=edit("control"),
-            **{name: top[name] for name in plain if name in top},
+            more_images=tuple(picture(str(number)) for number in range(2, n_images + 1)),
+            **{name: top[name] for name in (*plain, "evidence_pictures") if name in top},
         )
     except ProblemError as error:
         if str(error).startswith(where):
@@ -154,7 +171,8 @@ def _steps(value: Any, where: str) -> Any:
     """Steps of a list of objects; what is no list is refused by whoever it is given to."""
     if not isinstance(value, list):
         return value
-    fields = [_fields(step, ("text",), ("boxes",), f"{where}, step") for step in value]
+    known = ("boxes", "pictures")
+    fields = [_fields(step, ("text",), known, f"{where}, step") for step in value]
     return [Step(**step) for step in fields]
 
 
@@ -165,6 +183,9 @@ def _listed(names: Sequence[str]) -> str:
 LINES = "problems.jsonl"
 
 IMAGES = "images"
+
+MOST_IMAGES = 1000
+"""A line that asks for more pictures is a mistake."""
 
 
 _EDITS = (".twin", ".control")
@@ -181,13 +202,16 @@ def picture_file(folder: Path, name: str, kind: str | None = None) -> Path:
         name: The item's id. One that is a file name on every disk (small letters, digits, dots,
             underscores and hyphens, at most 100) names the file; of others the file's name is a
             digest, unless it lies there under the id itself.
-        kind: ``"twin"`` or ``"control"``; ``None`` for the original.
+        kind: ``"twin"`` or ``"control"``; ``"2"`` for the second of several pictures and so on;
+            ``None`` for the original.
     """
-    ending = ".png" if kind is None else f".{kind}.png"
-    file = folder / IMAGES / f"{for_file_name(name, _EDITS)}{ending}"
+    further = kind is not None and kind.isdecimal()
+    images = folder / IMAGES / str(kind) if further else folder / IMAGES
+    ending = ".png" if kind is None or further else f".{kind}.png"
+    file = images / f"{for_file_name(name, _EDITS)}{ending}"
     if not _PUBLISHED.fullmatch(name) or name.endswith(_EDITS) or file.exists():
         return file
-    written = folder / IMAGES / f"{name}{ending}"
+    written = images / f"{name}{ending}"
     return written if written.exists() else file
 
 
@@ -240,6 +264,10 @@ def _write_part(problems: Iterable[Problem], part: Path) -> None:
             _store(problem.image, picture_file(part, problem.id), stored)
             for kind, edit in _edits_of(problem):
                 _store(edit.image, picture_file(part, problem.id, kind), stored)
+            for number, image in enumerate(problem.more_images, start=2):
+                file_of = picture_file(part, problem.id, str(number))
+                file_of.parent.mkdir(exist_ok=True)
+                _store(image, file_of, stored)
     if not seen:
         raise ProblemError("No problems were given to write; give at least one.")
 
@@ -297,8 +325,9 @@ def load_problems(
         raise ProblemError(f"{path} holds no problems; it needs one JSON object per line.")
     seen_boxes = BoxForms()
     for problem in problems:
-        for box in problem.evidence_boxes:
-            seen_boxes.add(box, problem.size)
+        for number in problem.numbers:
+            for box in problem.boxes_in(number):
+                seen_boxes.add(box, problem.sizes[number - 1])
     if seen_boxes.doubt is not None:
         warnings.warn(f"{path}: {seen_boxes.doubt}", stacklevel=2)
     warn_of_rejected(root / DECISIONS, decisions)
@@ -367,7 +396,7 @@ def folder_problem(root: Path, record: Any, where: str, seen: set[str], *, keep:
         check_id(name, seen if kind is None else set(), where)
         file = picture_file(root, name, kind)
         title = f"{where}: image {file}"
-        if file.is_symlink() or (root / IMAGES).is_symlink():
+        if any(one.is_symlink() for one in (file, file.parent, root / IMAGES)):
             check_inside(file, title, "copy the picture itself there", root)
         if keep:
             return open_picture(file, title, damaged=DAMAGED_PNG, formats=["PNG"])

@@ -287,6 +287,11 @@ def edit(
         if answer is not None:
             found = replace(found, expected=answer, why="as given")
         return PictureEdit(problem, found)
+    if problem.n_images > 1:
+        raise MeasureError(
+            f"Item {problem.id} has {problem.n_images} pictures; edit one of them, as "
+            "problem.alone(number)."
+        )
     region = _region(problem, how, box, mask)
     image = problem.image
     if how == "recolour":

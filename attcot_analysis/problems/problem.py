@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from PIL import Image
 
@@ -38,6 +38,8 @@ class Step:
     Attributes:
         text: The sentence, without its number.
         boxes: Evidence boxes, the pixel rectangles the step must be read from; may be empty.
+        pictures: Where a problem has several pictures: numbers, from 1, of those that the step
+            speaks of; one that all boxes lie in, or one per box. Empty: boxes lie in the first.
 
     Raises:
         ProblemError: If the text could not be found again in a response, or a box is none.
@@ -45,11 +47,14 @@ class Step:
 
     text: str
     boxes: tuple[Box, ...] = ()
+    pictures: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts; lists become tuples."""
         _check_text(self.text, "A step's text")
         object.__setattr__(self, "boxes", _boxes(self.boxes, "A step's boxes"))
+        pictures = _numbers(self.pictures, self.boxes, "A step's pictures")
+        object.__setattr__(self, "pictures", pictures)
         if not self.text.strip():
             raise ProblemError("A step has no text; give every rationale step one sentence.")
         if len(self.text.splitlines()) > 1:
@@ -70,19 +75,49 @@ class _Picture:
 
     def __set__(self, owner: object, picture: Image.Image | StoredPicture) -> None:
         """Keep a picture, turned upright as files are when they are read."""
-        held = owner.__dict__
-        name = held.get("id")
-        whose = f"Problem {name}" if isinstance(name, str) else f"A {held.get('kind', 'problem')}"
-        if not isinstance(picture, Image.Image | StoredPicture):
+        owner.__dict__["image"] = _upright(picture, f"{_whose(owner)}: image")
+
+
+class _MorePictures(_Picture):
+    """The attribute ``more_images``: pictures behind the first, each held as that is."""
+
+    def __get__(self, owner: object, kind: type | None = None) -> Any:
+        """The pictures themselves; nothing where a class is asked, the field's default."""
+        held = () if owner is None else owner.__dict__["more_images"]
+        return tuple(one.read() if isinstance(one, StoredPicture) else one for one in held)
+
+    def __set__(self, owner: object, picture: Any) -> None:
+        """Keep pictures, turned upright."""
+        whose = _whose(owner)
+        if not isinstance(picture, list | tuple):
             raise ProblemError(
-                f"{whose}: image is {shortened(picture)}; expected a PIL image, as "
-                "attcot_analysis.models.read_image(path) and PIL.Image.fromarray(array) give."
+                f"{whose}: more_images is {shortened(picture)}; expected a list of PIL images."
             )
-        if min(picture.size) < 1:
-            raise ProblemError(f"{whose}: image has no pixels, its size is {picture.size}.")
-        if isinstance(picture, Image.Image) and picture.mode == "RGB":
-            picture = open_picture(picture, f"{whose}: image")
-        held["image"] = picture
+        pictures = [_upright(one, f"{whose}: image {n}") for n, one in enumerate(picture, 2)]
+        owner.__dict__["more_images"] = tuple(pictures)
+
+
+def _whose(owner: object) -> str:
+    name, kind = owner.__dict__.get("id"), owner.__dict__.get("kind", "problem")
+    return f"Problem {name}" if isinstance(name, str) else f"A {kind}"
+
+
+def _upright(picture: Any, name: str) -> Image.Image | StoredPicture:
+    """A picture as it is held.
+
+    Raises:
+        ProblemError: If it is none.
+    """
+    if not isinstance(picture, Image.Image | StoredPicture):
+        raise ProblemError(
+            f"{name} is {shortened(picture)}; expected a PIL image, as "
+            "attcot_analysis.models.read_image(path) and PIL.Image.fromarray(array) give."
+        )
+    if min(picture.size) < 1:
+        raise ProblemError(f"{name} has no pixels, its size is {picture.size}.")
+    if isinstance(picture, Image.Image) and picture.mode == "RGB":
+        return open_picture(picture, name)
+    return picture
 
 
 class _Pictured:
@@ -102,6 +137,9 @@ class _Pictured:
         return held
 
 
+Pictured = TypeVar("Pictured", bound=_Pictured)
+
+
 @dataclass(frozen=True)
 class Edit(_Pictured):
     """A counterfactual version of a problem's picture.
@@ -113,6 +151,7 @@ class Edit(_Pictured):
         answer: The answer on the edited picture, recomputed by whoever made the edit.
         steps: The rationale that is right for the edited picture.
         boxes: The rectangles in which pixels differ from the original; empty where all may.
+        picture: Which of a problem's pictures this replaces, from 1.
     """
 
     kind: Literal["twin", "control"]
@@ -120,6 +159,7 @@ class Edit(_Pictured):
     answer: str
     steps: tuple[Step, ...]
     boxes: tuple[Box, ...]
+    picture: int = 1
 
     def __post_init__(self) -> None:
         """Check the types of the parts; lists become tuples."""
@@ -130,6 +170,7 @@ class Edit(_Pictured):
         _check_text(self.answer, f"A {self.kind}'s answer")
         object.__setattr__(self, "steps", _each(self.steps, f"A {self.kind}'s steps", Step))
         object.__setattr__(self, "boxes", _boxes(self.boxes, f"A {self.kind}'s boxes"))
+        _numbers([self.picture], (), f"A {self.kind}'s picture")
 
 
 @dataclass(frozen=True)
@@ -159,6 +200,8 @@ class Problem(_Pictured):
         references: Of an open question: further answers that are accepted; for ``"vqa"`` those of
             all humans, ``answer`` among them.
         metadata: Anything else worth keeping, JSON values only.
+        more_images: Further pictures that the question is about, shown behind ``image`` in order.
+        evidence_pictures: In which of several pictures ``evidence`` lies, as `Step.pictures`.
 
     Raises:
         ProblemError: If any of these is of another type, or contradicts another.
@@ -178,15 +221,21 @@ class Problem(_Pictured):
     scoring: Scoring = "exact"
     references: tuple[str, ...] = ()
     metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    if TYPE_CHECKING:
+        more_images: tuple[Image.Image, ...] = ()
+    else:
+        more_images: tuple[Image.Image, ...] = _MorePictures()
+    evidence_pictures: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts, each by itself and against each other; lists become tuples."""
         self._check_types()
-        if self._held.mode != "RGB":
-            raise ProblemError(
-                f"Problem {self.id}: image mode is {self._held.mode}; convert it to RGB first, as "
-                "attcot_analysis.models.read_image does."
-            )
+        for held in self._every:
+            if held.mode != "RGB":
+                raise ProblemError(
+                    f"Problem {self.id}: image mode is {held.mode}; convert it to RGB first, as "
+                    "attcot_analysis.models.read_image does."
+                )
         if not self.question.strip():
             raise ProblemError(f"Problem {self.id}: the question is empty; give it a question.")
         if len(set(self.candidates)) != len(self.candidates) or len(self.candidates) == 1:
@@ -222,25 +271,103 @@ class Problem(_Pictured):
                 f"Problem {self.id}: tolerance is {given}; give a share from 0 up to 1."
             )
         self._check_scoring()
-        boxes = [box for step in self.steps for box in step.boxes]
-        _check_boxes(self.id, self.size, [*boxes, *self.evidence])
+        for boxes, pictures in self._located:
+            if max(pictures, default=1) > self.n_images:
+                raise ProblemError(
+                    f"Problem {self.id} has {self.n_images} pictures, and a step or its evidence "
+                    f"names picture {max(pictures)}; number them from 1."
+                )
+            for picture in self.numbers:
+                own = _in_picture(boxes, pictures, picture)
+                _check_boxes(self.id, self.sizes[picture - 1], own)
         self._check_edit(self.twin, "twin")
         self._check_edit(self.control, "control")
 
-    def step_boxes(self, number: int) -> tuple[Box, ...]:
-        """Boxes that a step must be read from: its own, else those of the whole item.
+    def step_boxes(self, number: int, picture: int = 1) -> tuple[Box, ...]:
+        """Boxes in a picture that a step must be read from: its own, else those of the whole item.
 
         Args:
             number: Of the step, from 1; a response may have more steps than the problem.
+            picture: Which of several pictures, from 1.
         """
-        own = self.steps[number - 1].boxes if 0 < number <= len(self.steps) else ()
-        return own or self.evidence
+        boxes, pictures = self.evidence, self.evidence_pictures
+        if 0 < number <= len(self.steps) and self.steps[number - 1].boxes:
+            boxes, pictures = self._located[number - 1]
+        return _in_picture(boxes, pictures, picture)
+
+    def step_pictures(self, number: int) -> frozenset[int]:
+        """Numbers of the pictures that a step says it speaks of; none where it does not say."""
+        return frozenset(self.steps[number - 1].pictures if 0 < number <= len(self.steps) else ())
 
     @property
     def evidence_boxes(self) -> tuple[Box, ...]:
-        """All boxes of the steps and of the whole item, each once."""
-        boxes = [box for step in self.steps for box in step.boxes]
-        return tuple(dict.fromkeys([*boxes, *self.evidence]))
+        """All boxes of the steps and of the whole item, each once; of all pictures together."""
+        return tuple(dict.fromkeys(box for boxes, _ in self._located for box in boxes))
+
+    def boxes_in(self, picture: int) -> tuple[Box, ...]:
+        """All boxes in one of several pictures, counted from 1, each once."""
+        every = [_in_picture(*one, picture) for one in self._located]
+        return tuple(dict.fromkeys(box for boxes in every for box in boxes))
+
+    @property
+    def n_images(self) -> int:
+        """Number of pictures."""
+        return len(self._every)
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of its pictures, from 1."""
+        return range(1, self.n_images + 1)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of every picture; those on disk are not read for it."""
+        return tuple(one.size for one in self._every)
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """All pictures, in the order in which they are shown; the first is ``image``."""
+        return (self.image, *self.more_images)
+
+    def alone(self, picture: int) -> "Problem":
+        """The problem with one of its pictures only, and the boxes and edits of that one.
+
+        A step whose boxes all lie in other pictures is then one without boxes.
+
+        Raises:
+            ProblemError: If it has no such picture.
+        """
+        if not 1 <= picture <= self.n_images:
+            raise ProblemError(
+                f"Problem {self.id} has {self.n_images} pictures and no picture {picture}; number "
+                "them from 1."
+            )
+        edits = {"twin": self.twin, "control": self.control}
+        return replaced(
+            self,
+            image=self._every[picture - 1],
+            more_images=(),
+            steps=tuple(
+                Step(step.text, _in_picture(step.boxes, step.pictures, picture))
+                for step in self.steps
+            ),
+            evidence=_in_picture(self.evidence, self.evidence_pictures, picture),
+            evidence_pictures=(),
+            **{
+                kind: None if edit is None or edit.picture != picture else replaced(edit, picture=1)
+                for kind, edit in edits.items()
+            },
+        )
+
+    @property
+    def _every(self) -> tuple[Image.Image | StoredPicture, ...]:
+        return (self._held, *self.__dict__["more_images"])
+
+    @property
+    def _located(self) -> list[tuple[tuple[Box, ...], tuple[int, ...]]]:
+        """Boxes and the numbers of their pictures: each step's, then the whole item's."""
+        steps = [(step.boxes, step.pictures) for step in self.steps]
+        return [*steps, (self.evidence, self.evidence_pictures)]
 
     def _check_types(self) -> None:
         """See that every part is what its annotation says; lists become tuples."""
@@ -255,6 +382,8 @@ class Problem(_Pictured):
             "steps": _each(self.steps, f"{whose} steps", Step),
             "evidence": _boxes(self.evidence, f"{whose} evidence"),
         }
+        found = _numbers(self.evidence_pictures, lists["evidence"], f"{whose} evidence_pictures")
+        lists["evidence_pictures"] = found
         for name, held in lists.items():
             object.__setattr__(self, name, held)
         for kind, edit in (("twin", self.twin), ("control", self.control)):
@@ -319,11 +448,17 @@ class Problem(_Pictured):
             return
         if edit.kind != kind:
             raise ProblemError(f"Problem {self.id}: its {kind} is marked {edit.kind!r}.")
-        resized = edit.size != self.size
+        if edit.picture > self.n_images:
+            raise ProblemError(
+                f"Problem {self.id}: its {kind} replaces picture {edit.picture} of "
+                f"{self.n_images}; number them from 1."
+            )
+        size = self.sizes[edit.picture - 1]
+        resized = edit.size != size
         if (resized and (edit.boxes or kind == "control")) or edit._held.mode != "RGB":
             raise ProblemError(
                 f"Problem {self.id}: its {kind} image is {edit.size} {edit._held.mode}; "
-                f"expected {self.size} RGB like the original."
+                f"expected {size} RGB like the original."
             )
         if self.candidates and edit.answer not in self.candidates:
             raise ProblemError(
@@ -335,12 +470,38 @@ class Problem(_Pictured):
                 f"Problem {self.id}: the {kind}'s answer must {must} the original's "
                 f"{self.answer!r}, but is {edit.answer!r}."
             )
-        _check_boxes(self.id, self.size, edit.boxes)
+        _check_boxes(self.id, size, edit.boxes)
 
 
-def replaced(problem: Problem, **changes: Any) -> Problem:
-    """`dataclasses.replace`, which would read a picture on disk and hold it from then on."""
-    return replace(problem, **{"image": problem.__dict__["image"], **changes})
+def replaced(problem: Pictured, **changes: Any) -> Pictured:
+    """`dataclasses.replace`, which would read pictures on disk and hold them from then on."""
+    held = {name: problem.__dict__[name] for name in _STORED if name in problem.__dict__}
+    return replace(problem, **{**held, **changes})  # type: ignore[type-var]
+
+
+_STORED = ("image", "more_images")
+
+
+def _in_picture(boxes: tuple[Box, ...], pictures: tuple[int, ...], picture: int) -> tuple[Box, ...]:
+    """The boxes that lie in one picture; no numbers stand for the first."""
+    if len(pictures) < 2:
+        return boxes if (pictures or (1,))[0] == picture else ()
+    return tuple(box for box, at in zip(boxes, pictures, strict=False) if at == picture)
+
+
+def _numbers(values: Any, boxes: Sequence[Box], what: str) -> tuple[int, ...]:
+    """Numbers of pictures, from 1: none, one, or one per box; any where there are no boxes."""
+    listed = values if isinstance(values, list | tuple) else [values]
+    if not all(type(one) is int and one > 0 for one in listed):
+        raise ProblemError(
+            f"{what} is {shortened(values)}; expected whole numbers from 1, the first picture's."
+        )
+    if boxes and len(listed) not in (0, 1, len(boxes)):
+        raise ProblemError(
+            f"{what} is {shortened(values)} for {len(boxes)} boxes; name the one picture of all "
+            "boxes, or one per box."
+        )
+    return tuple(listed)
 
 
 def _check_text(value: object, what: str) -> None:

@@ -20,6 +20,7 @@ well, there with the tokens (see `attcot_analysis.runs.generations`).
 import base64
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,13 +160,14 @@ def _messages(
     messages = build_messages(
         problem.question,
         mode,
-        n_images=0 if text_only else 1,
+        n_images=0 if text_only else problem.n_images,
         form=form,
         candidates=problem.candidates,
     )
+    numbers = itertools.count(1)
     for message in messages:
         message["content"] = [
-            {"type": "image_url", "image_url": {"url": _picture(problem, folder)}}
+            {"type": "image_url", "image_url": {"url": _picture(problem, folder, next(numbers))}}
             if part["type"] == "image"
             else part
             for part in message["content"]
@@ -173,14 +175,15 @@ def _messages(
     return messages
 
 
-def _picture(problem: Problem, folder: str | Path | None) -> str:
+def _picture(problem: Problem, folder: str | Path | None, number: int) -> str:
     """Where a problem's picture is to be found: a file's address, or the picture itself."""
     if folder is not None:
-        file = picture_file(Path(folder), problem.id).resolve()
+        kind = None if number == 1 else str(number)
+        file = picture_file(Path(folder), problem.id, kind).resolve()
         if is_plain(file):
             return file.as_uri()
     held = io.BytesIO()
-    problem.image.save(held, format="PNG")
+    problem.images[number - 1].save(held, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode('ascii')}"
 
 

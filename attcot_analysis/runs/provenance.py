@@ -298,7 +298,8 @@ def _contents(problem: Problem) -> Iterator[tuple[str, bytes]]:
     record = json.dumps(problem_record(problem), sort_keys=True, default=repr)
     yield "text", record.encode() + b"\n"
     edits = [(edit.kind, edit.image) for edit in (problem.twin, problem.control) if edit]
-    for name, image in (("picture", problem.image), *edits):
+    more = [(f"picture {number}", one) for number, one in enumerate(problem.more_images, start=2)]
+    for name, image in (("picture", problem.image), *edits, *more):
         yield name, f"{image.mode} {image.size}\n".encode() + image.tobytes()
 
 

@@ -52,8 +52,11 @@ def write_edit_sheet(
     for at in places:
         for kind in kinds:
             for one in edited_images(problems, kind, only=[at], options=options):
+                own = (
+                    problems[at] if problems[at].n_images == 1 else problems[at].alone(one.picture)
+                )
                 # Safe: made of our own tags, with all text escaped.
-                shown = Markup(PictureEdit(problems[at], one)._repr_html_())
+                shown = Markup(PictureEdit(own, one)._repr_html_())
                 before = (decisions or {}).get(problems[at].id, {}).get(kind, "")
                 rows.append(
                     {"problem": problems[at], "kind": kind, "shown": shown, "decision": before}

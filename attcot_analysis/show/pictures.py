@@ -24,7 +24,7 @@ _WRITTEN = 64
 
 
 def problem_pictures(problems: Problem | Sequence[Problem]) -> Figure:
-    """Draw problems, one row each: the picture with its evidence boxes, the twin, the control.
+    """Draw problems, one row per picture: it with its evidence boxes, the twin, the control.
 
     A solid box is the evidence of the step whose number it carries; a dashed box is where an edit
     has changed the picture. Titles say the right answer of each picture.
@@ -35,7 +35,8 @@ def problem_pictures(problems: Problem | Sequence[Problem]) -> Figure:
     Raises:
         ShowError: If there is no problem to draw.
     """
-    shown = [problems] if isinstance(problems, Problem) else list(problems)
+    given = [problems] if isinstance(problems, Problem) else list(problems)
+    shown = [one if one.n_images == 1 else one.alone(n) for one in given for n in one.numbers]
     if not shown:
         raise ShowError("There are no problems to draw; give at least one.")
     columns = max(1 + sum(edit is not None for edit in (p.twin, p.control)) for p in shown)

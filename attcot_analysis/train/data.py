@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
+from attcot_analysis.measures.access import step_evidence
 from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
 from attcot_analysis.problems import Box, Problem
 
@@ -84,13 +85,13 @@ class RationaleDataset(Dataset[Example]):
     def _encode(self, index: int) -> Example:
         problem, encoded = self._problems[index], self._encoded(index)
         candidates, answer = self._candidates(problem)
-        boxes = [problem.step_boxes(number) for number in range(1, encoded.layout.n_steps + 1)]
+        evidence = step_evidence(problem, encoded)
         return Example(
             name=problem.id,
             encoded=encoded,
             candidates=candidates,
             answer=answer,
-            evidence=step_weights(encoded, boxes),
+            evidence=tuple(None if one is None else torch.tensor(one).float() for one in evidence),
         )
 
     def _encoded(self, index: int) -> Encoded:

@@ -66,7 +66,7 @@ def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> list[
         {
             "id": problem.id,
             "prompt": [*system, {"role": "user", "content": _asked(problem, form)}],
-            "images": [problem.image],
+            "images": list(problem.images),
             "question": problem.question,
             "candidates": list(problem.candidates),
             "answer": problem.answer,

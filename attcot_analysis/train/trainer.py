@@ -432,12 +432,11 @@ def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict
                 "id": problem.id,
                 "prompt": prompt,
                 "completion": response + mllm.tokenizer.eos_token,
-                "images": [problem.image],
+                "images": list(problem.images),
                 "candidates": list(problem.candidates),
                 "answer": problem.answer,
                 "boxes": [
-                    [list(box) for box in problem.step_boxes(number)]
-                    for number in range(1, len(problem.steps) + 1)
+                    [list(box) for box in step.boxes or problem.evidence] for step in problem.steps
                 ],
             }
         )

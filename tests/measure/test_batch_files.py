@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from urllib.parse import unquote, urlparse
 
 import pytest
@@ -26,7 +27,8 @@ TEXT = "<think>\n1. Look at a1.\n</think>\n<answer>red</answer>"
 
 @pytest.fixture(scope="module")
 def problems():
-    return generate_arrows(3, seed=4)
+    first, *others = generate_arrows(3, seed=4)
+    return [replace(first, more_images=(others[0].image,)), *others]
 
 
 @pytest.fixture(scope="module")

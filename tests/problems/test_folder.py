@@ -35,7 +35,7 @@ def same(first, second):
     """Equality of problems with the pictures compared by pixel."""
     if problem_record(first) != problem_record(second):
         return False
-    pairs = [(first.image, second.image)]
+    pairs = list(zip(first.images, second.images, strict=True))
     pairs += [
         (a.image, b.image)
         for a, b in ((first.twin, second.twin), (first.control, second.control))
@@ -100,8 +100,16 @@ def problems(draw, name):
     image = picture(draw(st.integers(0, 99)), (8, 8))
     seeds = st.integers(0, 99)
 
+    more = [picture(seed, (8, 8)) for seed in draw(st.lists(seeds, max_size=2))]
+    number = st.integers(1, 1 + len(more))
+
     def edit(kind, answer):
-        return Edit(kind, picture(draw(seeds), (8, 8)), answer, draw(steps), draw(boxes))
+        shown = picture(draw(seeds), (8, 8))
+        return Edit(kind, shown, answer, draw(steps), draw(boxes), draw(number))
+
+    def placed(step):
+        size = len(step.boxes) if draw(st.booleans()) else 1
+        return Step(step.text, step.boxes, draw(st.lists(number, min_size=size, max_size=size)))
 
     return Problem(
         id=name,
@@ -109,7 +117,9 @@ def problems(draw, name):
         question=draw(words),
         candidates=candidates,
         answer=candidates[0],
-        steps=draw(steps),
+        steps=[placed(step) for step in draw(steps)] if more else draw(steps),
+        more_images=more,
+        evidence_pictures=(draw(number),) if more else (),
         twin=edit("twin", candidates[1]) if draw(st.booleans()) else None,
         control=edit("control", candidates[0]) if draw(st.booleans()) else None,
         habitual=draw(st.sampled_from([None, *candidates])),
@@ -129,6 +139,24 @@ def test_round_trip_of_any_problem(tmp_path_factory, data):
     after = load_problems(folder)
     assert len(after) == len(before)
     assert all(map(same, before, after))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_several_pictures_lie_beside_each_other_and_single_ones_where_they_did(tmp_path, keep):
+    more = [picture(1, (5, 5)), picture(2, (7, 3))]
+    one, other = small("a"), small("b", more_images=more)
+    folder = save_problems([one, other], tmp_path / "set")
+    assert {name for name in all_bytes(folder) if name.startswith("images")} == {
+        *("images/a.png", "images/b.png", "images/2/b.png", "images/3/b.png")
+    }
+    assert "n_images" not in problem_record(one)
+    back = load_problems(folder, keep_pictures=keep)
+    assert [found.n_images for found in back] == [1, 3]
+    assert back[1].sizes == ((6, 4), (5, 5), (7, 3))
+    assert same(back[1].alone(3), small("b", image=more[1]))
+    (folder / "images" / "3" / "b.png").unlink()
+    with pytest.raises(ProblemError, match=r"images/3/b\.png does not exist"):
+        load_problems(folder, keep_pictures=keep)
 
 
 def test_limit_reads_no_further(tmp_path):
@@ -271,6 +299,9 @@ TWIN = {"answer": "blue", "steps": [], "boxes": [[0, 0, 2, 2]]}
         ({**RECORD, "twin": {"answer": "blue"}}, "line 2, twin lacks steps, boxes"),
         ({**RECORD, "twin": {**TWIN, "answer": "red"}}, "the twin's answer must differ"),
         ({**RECORD, "control": TWIN}, "a.control.png does not exist"),
+        ({**RECORD, "n_images": 2}, "images/2/a.png does not exist"),
+        ({**RECORD, "n_images": 10**9}, "expected a whole number from 1 to 1000"),
+        ({**RECORD, "steps": [{"text": "x", "pictures": ["2"]}]}, "whole numbers from 1"),
     ],
 )  # fmt: skip
 def test_bad_lines_are_one_sentence_with_their_number(tmp_path, record, message):

@@ -1,0 +1,256 @@
+"""Problems with several pictures: masses, edits and cuts per picture; what refuses them by name."""
+
+import copy
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import shared_family
+from real import needs_real_files, real_mllm
+from tiny import noise_image, tiny_mllm
+
+from attcot_analysis.errors import AttCoTError, LayoutError, MeasureError, ProblemError
+from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
+from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.measures.causal import causal_access
+from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.dependence import dependence
+from attcot_analysis.measures.divergence import token_divergence
+from attcot_analysis.measures.heads import visual_heads
+from attcot_analysis.measures.maps import response_maps
+from attcot_analysis.measures.patches import patching
+from attcot_analysis.measures.relevance import relevance
+from attcot_analysis.measures.states import hidden_commitment
+from attcot_analysis.models import collate, encode, encode_problem, generate
+from attcot_analysis.problems import Edit, Problem, Step, render_response
+from attcot_analysis.problems.edits import EditOptions, edited_images
+
+STEPS = (
+    Step("The star of the second picture is red.", ((0, 0, 32, 32),), (2,)),
+    Step("Both show a circle.", ((0, 0, 16, 16), (32, 32, 64, 64)), (1, 2)),
+    Step("So it is red."),
+)
+
+
+def several(name="a", sizes=((96, 96), (64, 96), (64, 64)), **changes):
+    pictures = [noise_image(*size, seed) for seed, size in enumerate(sizes, start=1)]
+    fields = {
+        "id": name,
+        "image": pictures[0],
+        "more_images": pictures[1:],
+        "question": "What colour is the star of the second picture?",
+        "candidates": ("red", "blue"),
+        "answer": "red",
+        "steps": STEPS,
+    }
+    return Problem(**{**fields, **changes})
+
+
+def response(item):
+    return render_response(item.steps, item.answer)
+
+
+def test_pictures_are_laid_out_in_order_each_with_its_own_tokens(random_mllm):
+    item = several()
+    layout = encode_problem(random_mllm, item, response=response(item)).layout
+    assert [len(own) for own in layout.pictures] == [36, 24, 16]
+    assert np.array_equal(np.concatenate(layout.pictures), layout.image)
+    assert [grid.image_size for grid in layout.grids] == list(item.sizes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl", "smolvlm"])
+def test_masses_per_picture_equal_eager_attention_and_sum_to_the_whole(name):
+    mllm, item = shared_family(name), several()
+    access = visual_access(mllm, [item], [response(item)])
+    table = access.table.set_index(["step", "layer", "head"])
+    parts = sum(table[f"picture_{number}_mass"] for number in item.numbers)
+    np.testing.assert_allclose(parts, table["mass"], rtol=1e-6)
+    encoded = encode_problem(mllm, item, response=response(item))
+    eager = copy.deepcopy(mllm.model)
+    eager.set_attn_implementation({"text_config": "eager"})
+    weights = eager(**collate(mllm, [encoded]), output_attentions=True).attentions
+    for number, tokens in enumerate(encoded.layout.pictures, start=1):
+        inside = encoded.layout.grids[number - 1].coverage(item.step_boxes(2, number))
+        for (step, layer, head), row in table.iterrows():
+            span = encoded.layout.steps[step - 1]
+            own = weights[layer][0, head, span.start - 1 : span.stop - 1][:, tokens].numpy()
+            assert row[f"picture_{number}_mass"] == pytest.approx(own.sum(1).mean(), abs=1e-6)
+            if step == 2 and inside.any():
+                expected = (own @ inside).mean()
+                assert row[f"picture_{number}_evidence_mass"] == pytest.approx(expected, abs=1e-6)
+    long = access.pictures()
+    assert long.groupby("step")["share"].sum().to_numpy() == pytest.approx(1)
+    assert long.groupby("step")["even"].sum().to_numpy() == pytest.approx(1)
+    assert long[long["step"] == 1]["named"].tolist() == [False, True, False]
+    assert long[long["step"] == 3]["named"].isna().all()
+
+
+def test_uniform_attention_gives_every_picture_its_share_of_tokens():
+    mllm, item = tiny_mllm(), several()
+    for layer in mllm.model.model.language_model.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+        torch.nn.init.zeros_(layer.self_attn.q_proj.bias)
+    plain = replace(item, id="b", more_images=(), steps=(STEPS[2],))
+    access = visual_access(mllm, [item, plain], [response(item), response(plain)])
+    found = access.pictures()
+    assert set(found["item"]) == {"a"}
+    np.testing.assert_allclose(found["share"], found["even"], rtol=1e-5)
+    own = found[(found["step"] == 1) & (found["picture"] == 2)].iloc[0]
+    assert own["even"] == pytest.approx(24 / 76)
+    assert own["evidence_share"] == pytest.approx(4 / 24)
+    assert found[found["picture"] == 3]["evidence_mass"].isna().all()
+    answers = answer_access(mllm, [item], [response(item)]).table
+    np.testing.assert_allclose(answers["picture_3_share"], 16 / 76, rtol=1e-5)
+    np.testing.assert_allclose(answers["last_evidence_share"], (1 + 4) / 76, rtol=1e-5)
+    # One picture: no columns of pictures, and the reading says so.
+    alone = visual_access(mllm, [plain], [response(plain)])
+    assert not [name for name in alone.table if name.startswith("picture")]
+    with pytest.raises(MeasureError, match="has several pictures"):
+        alone.pictures()
+
+
+def planted(masses):
+    """A table whose steps look at three pictures of 36, 24 and 16 tokens as said."""
+    rows = []
+    for step, own in enumerate(masses, start=1):
+        row = {"item": "a", "step": step, "n_steps": 3, "layer": 0, "head": 0, "mass": sum(own)}
+        for number, (mass, tokens) in enumerate(zip(own, (36, 24, 16), strict=True), start=1):
+            row |= {f"picture_{number}_mass": mass, f"picture_{number}_area": tokens / 76}
+            row[f"picture_{number}_evidence_mass"] = np.nan
+        rows.append(row | dict.fromkeys(("share", "density", "evidence_mass", "evidence_share"), 0))
+    return VisualAccess(pd.DataFrame(rows), [several(steps=(STEPS[0], STEPS[0], STEPS[1]))])
+
+
+def test_attention_accuracy_of_planted_looks():
+    # Both steps that name one picture, the second, look at it most; the third names two.
+    found = planted([(0.1, 0.5, 0.1), (0.1, 0.2, 0.1), (0.9, 0.0, 0.0)]).attention_accuracy()
+    assert found.iloc[0].tolist() == ["a", 2, 1.0, 1.0, pytest.approx(1 / 3)]
+    # One looks elsewhere; the other's largest mass lies on the largest picture, not per token.
+    found = planted([(0.1, 0.0, 0.5), (0.25, 0.2, 0.1), (0.0, 0.9, 0.0)]).attention_accuracy()
+    assert found.iloc[0].tolist() == ["a", 2, 0.0, 0.5, pytest.approx(1 / 3)]
+
+
+def test_a_cut_of_every_picture_is_a_cut_of_the_image(random_mllm):
+    item = several()
+    options = {"kinds": ("knockout",), "steps": [0]}
+    whole = causal_access(random_mllm, [item], [response(item)], **options).table
+    one = causal_access(random_mllm, [item], [response(item)], picture=2, **options).table
+    assert one["keys"].tolist() == ["picture 2"]
+    assert one["log_p_before"].iloc[0] == whole["log_p_before"].iloc[0]
+    assert one["log_p_after"].iloc[0] != whole["log_p_after"].iloc[0]
+    # Alone in the prompt, the cut of the first picture is that of the image.
+    alone = item.alone(2)
+    first = causal_access(random_mllm, [alone], [response(alone)], picture=1, **options).table
+    image = causal_access(random_mllm, [alone], [response(alone)], **options).table
+    assert first["log_p_after"].iloc[0] == image["log_p_after"].iloc[0]
+    for wrong in ({"picture": 4}, {"picture": 1, "keys": "question"}):
+        with pytest.raises(MeasureError, match=r"number them from 1|keys='image'"):
+            causal_access(random_mllm, [item], [response(item)], **options, **wrong)
+    with pytest.raises(MeasureError, match="takes all pictures away"):
+        causal_access(random_mllm, [item], [response(item)], picture=1)
+
+
+def test_an_edit_replaces_its_picture_and_no_other(random_mllm):
+    item = several()
+    twin = Edit("twin", noise_image(64, 96, 9), "blue", (), ((0, 0, 32, 32),), picture=2)
+    item = replace(item, twin=twin)
+    (own,) = edited_images([item], "twin")
+    (blank,) = edited_images([item], "blank", options=EditOptions(picture=3))
+    (hidden,) = edited_images([item], "occlude", options=EditOptions(picture=2))
+    assert [one.picture for one in (own, blank, hidden)] == [2, 3, 2]
+    assert hidden.boxes == ((0, 0, 32, 32), (32, 32, 64, 64))
+    for one in (own, blank, hidden):
+        shown = one.shown(item)
+        same = [a.tobytes() == b.tobytes() for a, b in zip(shown, item.images, strict=True)]
+        assert same == [number != one.picture for number in item.numbers]
+    with pytest.raises(MeasureError, match="which one the edit 'blank'"):
+        edited_images([item], "blank")
+    found = dependence(
+        random_mllm, [item], [response(item)], edits=("twin",), max_new_tokens=4, empty="skip"
+    ).table
+    assert found["rationale"].tolist() == ["fixed", "regenerated"]
+    # Slow twin: the answer forced on the three pictures, one of them exchanged.
+    pictures = [item.image, twin.image, item.more_images[1]]
+    swapped = replace(item, id="c", more_images=pictures[1:], twin=None)
+    read = commitment(random_mllm, [swapped], [response(item)], controls=("rationale",)).table
+    last = read[read["step"] == 3].set_index("candidate")["p"]
+    after = np.log(last[found["answer_before"].iloc[0]])
+    assert found["log_p_after"].iloc[0] == pytest.approx(after, abs=1e-4)
+
+
+def test_generation_sees_all_pictures(random_mllm):
+    item = several()
+    direct = encode(random_mllm, item.images, item.question, candidates=item.candidates)
+    (slow,) = generate(random_mllm, [direct], max_new_tokens=8)
+    row = answer_problems(random_mllm, [item], max_new_tokens=8).iloc[0]
+    assert tuple(row["ids"]) == slow.ids
+    with pytest.raises(LayoutError, match="has 3 pictures, and 1 were given"):
+        answer_problems(random_mllm, [item], images=[item.image])
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda *given: token_divergence(*given, edit="blank"),
+        visual_heads,
+        patching,
+        relevance,
+        hidden_commitment,
+        lambda mllm, items, responses: response_maps(mllm, items[0], responses[0]),
+    ],
+)
+def test_what_knows_one_picture_refuses_several_by_name(random_mllm, measure):
+    item = several()
+    with pytest.raises(AttCoTError, match=r"3 (pictures|images)"):
+        measure(random_mllm, [item], [response(item)])
+
+
+def test_an_item_with_one_of_its_pictures():
+    item = several(evidence=((0, 0, 8, 8),), evidence_pictures=(3,))
+    alone = item.alone(2)
+    assert (alone.size, alone.n_images) == ((64, 96), 1)
+    assert [step.boxes for step in alone.steps] == [((0, 0, 32, 32),), ((32, 32, 64, 64),), ()]
+    assert item.step_boxes(3, 3) == ((0, 0, 8, 8),) and item.step_boxes(3) == ()
+    assert item.boxes_in(1) == ((0, 0, 16, 16),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": (Step("a", ((0, 0, 8, 8),), (4,)),)}, "names picture 4"),
+        ({"steps": (Step("a", ((0, 0, 90, 90),), (3,)),)}, "does not lie in its 64x64 image"),
+        ({"more_images": noise_image(8, 8)}, "expected a list"),
+        ({"more_images": ["x.png"]}, "image 2 is 'x.png'"),
+        ({"twin": Edit("twin", noise_image(96, 96), "blue", (), (), 5)}, "replaces picture 5 of 3"),
+    ],
+)
+def test_what_contradicts_the_pictures_is_refused(changes, message):
+    with pytest.raises(ProblemError, match=message):
+        several(**changes)
+
+
+def test_numbers_of_pictures_fit_the_boxes():
+    for numbers in ((0,), (True,), "1", (1, 2, 3)):
+        with pytest.raises(ProblemError, match="A step's pictures"):
+            Step("a", ((0, 0, 8, 8), (0, 0, 9, 9)), numbers)
+
+
+@needs_real_files
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl3", "gemma3", "smolvlm2"])
+def test_published_processors_lay_out_several_pictures(name):
+    mllm = real_mllm(name)
+    item = several(sizes=((640, 480), (300, 500), (224, 224)))
+    layout = encode_problem(mllm, item, response=response(item)).layout
+    for size, own, grid in zip(item.sizes, layout.pictures, layout.grids, strict=True):
+        assert grid.image_size == size and len(own) == len(grid)
+    # Pictures follow each other in the prompt, before the question.
+    ends = [(own[0], own[-1]) for own in layout.pictures]
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(ends))
+    found = visual_access(mllm, [item], [response(item)])
+    parts = found.pictures().groupby("step")["mass"].sum()
+    np.testing.assert_allclose(parts, found.steps("mass")["value"], rtol=1e-5)
