@@ -63,6 +63,37 @@ class Encoded:
         """Token ids of the response."""
         return tuple(self.input_ids[self.prompt_length :].tolist())
 
+    def plain(self) -> dict[str, Any]:
+        """What each token is, as lists and numbers that JSON and other packages take.
+
+        Returns:
+            ``ids``, the whole sequence; ``image``, ``newlines``, ``system`` and ``question``,
+            positions in it; ``response``, ``think``, ``answer`` (``None`` if there is none) and
+            each of ``steps`` as ``[start, stop]``, tokens start to stop − 1, which are predicted at
+            start − 1 to stop − 2; and per picture in ``grids`` its ``image_size`` (width, height)
+            and, in the order of ``image``, the ``boxes`` ``[x0, y0, x1, y1]`` that its tokens stand
+            for, in pixels of the original, with ``shape`` (rows, columns) where they form one grid.
+        """
+        layout = self.layout
+        spans = {name: getattr(layout, name) for name in ("response", "think", "answer")}
+        return {
+            "ids": self.input_ids.tolist(),
+            **{
+                name: getattr(layout, name).tolist()
+                for name in ("image", "newlines", "system", "question")
+            },
+            **{name: None if span is None else list(span) for name, span in spans.items()},
+            "steps": [list(step) for step in layout.steps],
+            "grids": [
+                {
+                    "image_size": list(grid.image_size),
+                    "shape": None if grid.shape is None else list(grid.shape),
+                    "boxes": grid.boxes.tolist(),
+                }
+                for grid in layout.grids
+            ],
+        }
+
 
 def build_messages(
     question: str,

@@ -18,6 +18,7 @@ well, there with the tokens (see `attcot_analysis.runs.generations`).
 """
 
 import base64
+import contextlib
 import hashlib
 import io
 import itertools
@@ -331,10 +332,55 @@ def read_bytes(file: Path) -> bytes:
 
 
 def lines_of(file: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Every line that is not empty, with what to call it."""
+    """Every line that is not empty, or every sample of an Inspect log, with what to call it."""
+    if content[:2] == b"PK":
+        raise MeasureError(
+            f"{file} is an archive; write an Inspect log as JSON first "
+            f"(inspect log dump {file.name} > {file.stem}.json)."
+        )
+    for at, sample in enumerate(_inspect_samples(content), start=1):
+        yield f"{file}, sample {at}", json.dumps(sample).encode()
+        content = b""
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             yield f"{file}, line {number}", line
+
+
+def _inspect_samples(content: bytes) -> list[Any]:
+    """The samples of a log of Inspect; none of a file of lines."""
+    with contextlib.suppress(ValueError, RecursionError):
+        log = json.loads(content)  # Of several lines, the first alone is read.
+        samples = log.get("samples") if isinstance(log, dict) else None
+        return samples if isinstance(samples, list) else []
+    return []
+
+
+def _inspect_record(sample: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A sample of an Inspect log as a line of generations.
+
+    Source: the logs in the tests of inspect_ai and its classes EvalSample and ModelOutput.
+    """
+    try:
+        output = sample["output"]
+        choice = output["choices"][0]
+        parts = choice["message"]["content"]
+        parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        whole = len(texts) == len(parts) and not choice["message"].get("reasoning")
+        item, epoch = str(sample["id"]), int(sample["epoch"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise MeasureError(
+            f"{where} holds no response (error: {sample.get('error')!r:.80}); run it again or "
+            "leave it out."
+        ) from None
+    if not whole:
+        raise MeasureError(
+            f"{where}: the rationale was taken out of the text (a reasoning parser); run the model "
+            "without the parser, so that the response is what was written."
+        )
+    cut = choice.get("stop_reason") in ("length", "max_tokens", "model_length")
+    found = {"id": item, "text": "".join(texts), "finish_reason": "length" if cut else "stop"}
+    return found | {"model": output.get("model"), "sample": epoch - 1}
 
 
 def _keep(
@@ -366,6 +412,8 @@ def read_line(line: bytes, where: str) -> list[dict[str, Any]]:
         raise MeasureError(f"{where} holds no JSON object; write one per response.")
     if "custom_id" in record:
         return batch_records(record, where)
+    if {"epoch", "output"} <= set(record):
+        return [_inspect_record(record, where)]
     for ours, theirs in _ALIASES.items():
         other = next((name for name in theirs if name in record), None)
         if other is not None and record.get(ours) is None:

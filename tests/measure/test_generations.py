@@ -106,6 +106,41 @@ def test_image_tokens_and_text_that_does_not_come_back_are_refused(
         read_generations(file, random_mllm)
 
 
+def inspect_log(*samples):
+    """A log of Inspect, of version 2, as far as it matters."""
+    return {"version": 2, "status": "success", "eval": {"task": "t"}, "samples": list(samples)}
+
+
+def inspect_sample(content, item="p", epoch=1, **more):
+    message = {"content": content, "source": "generate", "role": "assistant"}
+    choice = {"message": message, "stop_reason": more.pop("stop_reason", "stop")}
+    output = {"model": "vllm/some-model", "choices": [choice], "usage": {}}
+    return {"id": item, "epoch": epoch, "input": "?", "target": "red", "output": output, **more}
+
+
+def test_a_log_of_inspect_holds_a_response_per_sample_and_epoch(random_mllm, tmp_path):
+    text = "<think>\n1. Look.\n</think>\n<answer>red</answer>"
+    log = inspect_log(
+        inspect_sample(text, 7, stop_reason="max_tokens", attachments={}),
+        inspect_sample([{"type": "text", "text": text}], 7, 2),
+    )
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps(log, indent=2))
+    found = read_generations(file, random_mllm)
+    first, second = found.samples("7")
+    assert list(first.ids) == list(second.ids) == ids_of(random_mllm, text)
+    assert (first.finished, second.finished) == (False, True)
+    thought = [{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "red"}]
+    failed = inspect_sample("", "q", error={"message": "broken"}) | {"output": {"choices": []}}
+    for sample, message in ((inspect_sample(thought), "reasoning parser"), (failed, "broken")):
+        file.write_text(json.dumps(inspect_log(sample), indent=2))
+        with pytest.raises(MeasureError, match=rf"sample 1.*{message}"):
+            read_generations(file, random_mllm)
+    file.with_suffix(".eval").write_bytes(b"PK\x03\x04")
+    with pytest.raises(MeasureError, match=r"inspect log dump log\.eval"):
+        read_generations(file.with_suffix(".eval"), random_mllm)
+
+
 def test_no_file_no_lines_no_response_for_an_item(random_mllm, tmp_path):
     with pytest.raises(MeasureError, match="cannot be read"):
         read_generations(tmp_path / "none.jsonl", random_mllm)

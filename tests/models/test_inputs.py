@@ -1,6 +1,7 @@
 """Batches, positions and free-running generation against the model's own."""
 
 import functools
+import json
 import re
 
 import pytest
@@ -59,6 +60,25 @@ def test_encode_problem_takes_another_image_or_none(random_mllm):
     assert len(other.layout.image) == 24
     blind = encode_problem(random_mllm, problem, mode="cot", text_only=True)
     assert len(blind.layout.image) == 0 and not blind.vision
+
+
+def test_what_is_handed_over_is_the_layout_in_plain_lists(random_mllm):
+    text = "<think>\n1. Look.\n2. Then.\n</think>\n<answer>red</answer>"
+    encoded = encode(random_mllm, noise_image(64, 96), "What color?", response=text)
+    plain = json.loads(json.dumps(encoded.plain()))
+    ids = torch.tensor(plain["ids"])
+    assert torch.equal(ids, encoded.input_ids) and plain["image"] == encoded.layout.image.tolist()
+    written = [random_mllm.tokenizer.decode(ids[slice(*step)]) for step in plain["steps"]]
+    assert [text.strip() for text in written] == ["1. Look.", "2. Then."]
+    assert "red" in random_mllm.tokenizer.decode(ids[slice(*plain["answer"])])
+    [grid] = plain["grids"]
+    assert grid["image_size"] == [64, 96] and grid["shape"] == [6, 4]
+    assert len(grid["boxes"]) == len(plain["image"]) == 24 and grid["boxes"][-1][2:] == [64, 96]
+    prompt = [*plain["image"], *plain["system"], *plain["question"]]
+    assert sorted(prompt) == list(range(plain["response"][0]))
+    assert plain["response"][1] == len(ids)
+    bare = encode(random_mllm, None, "What color?").plain()
+    assert bare["think"] is None and bare["steps"] == bare["grids"] == bare["image"] == []
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
