@@ -33,6 +33,7 @@ from torch import Tensor
 from attcot_analysis.attention.hook import AttentionCall, attached, reading
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating
+from attcot_analysis.models.inputs import last_row
 
 
 def group_masses(
@@ -419,11 +420,9 @@ def run_probe(
         MeasureError: If the probe shall read a layer that does not attend.
     """
     model = mllm.model
-    # As a place: where later layers share keys (Gemma 4), the number 1 drops their other rows.
-    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
     with evaluating(model), attached(model):
         model(
-            **{"use_cache": False, "logits_to_keep": last, **batch, **forward},
+            **{"use_cache": False, "logits_to_keep": last_row(batch), **batch, **forward},
             attcot_probe=probe,
             attcot_cols=cols,
             attcot_rows=rows.to(mllm.device),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating
+from attcot_analysis.models.inputs import last_row
 from attcot_analysis.models.load import text_stack
 
 _PAPER_THRESHOLD = 20.0
@@ -219,9 +220,8 @@ def find_sinks(
         )
     batch = collate(mllm, [encoded])
     finder = SinkFinder(mllm, rule or SinkRule(), batch["attention_mask"])
-    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
     with torch.no_grad(), evaluating(mllm.model), finder.watching():
-        mllm.model(**batch, use_cache=False, logits_to_keep=last)
+        mllm.model(**batch, use_cache=False, logits_to_keep=last_row(batch))
     return Sinks(
         tokens=np.stack([finder.tokens[layer][0].cpu().numpy() for layer in chosen]),
         strength=np.stack([finder.strength[layer][0].cpu().numpy() for layer in chosen]),

@@ -39,6 +39,7 @@ from attcot_analysis.models import (
     load_mllm,
     positions,
 )
+from attcot_analysis.models.inputs import last_row
 from attcot_analysis.models.load import hidden_states, text_stack
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 
@@ -462,7 +463,7 @@ def leaves_no_trace(mllm: Mllm, before: Mapping[str, Any]) -> str:
     model = mllm.model
     _compare_states(before, model_state(model), "measurements")
     batch = collate(mllm, [_two_items(mllm)[0]])
-    last = torch.tensor([batch["input_ids"].shape[1] - 1])
+    last = last_row(batch).cpu()
     nothing = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
     plain = _log_probs(mllm, batch, last)
 
@@ -529,7 +530,7 @@ def _eager_masses(mllm: Mllm, batch: Mapping[str, Tensor], cols: Tensor) -> dict
     Taken layer by layer as the model runs, so that only one layer's weights exist at a time.
     """
     masses: dict[int, Tensor] = {}
-    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
+    last = last_row(batch)
 
     def take(module: Any, _: Any, output: Any) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None

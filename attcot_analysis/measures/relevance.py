@@ -32,7 +32,7 @@ from attcot_analysis.measures.maps import (
     response_parts,
 )
 from attcot_analysis.models import Mllm, collate, evaluating
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import ImageLike, last_row
 from attcot_analysis.problems import Box, Problem
 from attcot_analysis.stats.crossed import step_curve
 
@@ -42,9 +42,8 @@ def _rollout(mllm: Mllm, asked: ResponseParts, block: int | None = None) -> Resp
     capture = Capture()
     model = mllm.model
     batch = collate(mllm, [asked.item])
-    last = torch.tensor([batch["input_ids"].shape[1] - 1], device=mllm.device)
     with torch.no_grad(), evaluating(model), attached(model), reading(capture):
-        model(**batch, logits_to_keep=last, use_cache=False)
+        model(**batch, logits_to_keep=last_row(batch), use_cache=False)
     flow = carry(capture.layers(mllm), _start(asked).to(mllm.device), block)
     return maps_of_parts(asked, _image(asked, flow).numpy(), "rollout")
 

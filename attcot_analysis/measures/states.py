@@ -30,6 +30,7 @@ from attcot_analysis.measures._items import (
 from attcot_analysis.measures.answers import parsed_answer
 from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Mllm, collate, encode_problem, evaluating
+from attcot_analysis.models.inputs import last_row
 from attcot_analysis.models.load import hidden_states, text_stack
 from attcot_analysis.problems import Problem
 from attcot_analysis.stats.decoding import IntVector, decoded, fold_numbers
@@ -422,7 +423,8 @@ def _states(
             evaluating(mllm.model),
             hidden_states(stack, layers, union) as states,
         ):
-            mllm.model(**collate(mllm, encoded), logits_to_keep=1, use_cache=False)
+            batch = collate(mllm, encoded)
+            mllm.model(**batch, logits_to_keep=last_row(batch), use_cache=False)
         for number, (at, own) in enumerate(zip(chunk, rows, strict=True)):
             here = torch.searchsorted(union, own)
             read = torch.stack([states[layer][number].cpu()[here] for layer in layers], dim=1)

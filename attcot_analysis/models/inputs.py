@@ -337,6 +337,15 @@ def collate(
     return {key: value.to(device) for key, value in batch.items()}
 
 
+def last_row(batch: Mapping[str, Tensor]) -> Tensor:
+    """``logits_to_keep`` where no logits are wanted: the last position, ``(1,)`` long.
+
+    As the number 1, models whose later layers share keys (Gemma 4) would drop their other rows.
+    """
+    ids = batch["input_ids"]
+    return torch.tensor([ids.shape[1] - 1], device=ids.device)
+
+
 def positions(mllm: Mllm, batch: Mapping[str, Tensor]) -> Tensor:
     """Position ids as the model itself would compute them for a batch of `collate`.
 

@@ -27,6 +27,7 @@ from attcot_analysis.attention.probe import LayerCols, Probe, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Encoded, Mllm, Span, collate, evaluating, positions
+from attcot_analysis.models.inputs import last_row
 from attcot_analysis.problems import Box
 from attcot_analysis.train.data import evidence_weights
 from attcot_analysis.train.objective import AttCoTConfig, readable_layers
@@ -176,7 +177,8 @@ def run_prompts(
     """
     model = mllm.model
     with evaluating(model), attached(model):
-        cache = model(**shared.inputs, use_cache=True, logits_to_keep=1).past_key_values
+        last = last_row(shared.inputs)
+        cache = model(**shared.inputs, use_cache=True, logits_to_keep=last).past_key_values
     cache.batch_select_indices(shared.which)
     tails = [
         item.input_ids[item.prompt_length - 1 :][: max(1, length)]

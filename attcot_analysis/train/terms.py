@@ -24,6 +24,7 @@ from attcot_analysis.attention.probe import Probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Mllm, evaluating
+from attcot_analysis.models.inputs import last_row
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.data import (
     IGNORED,
@@ -468,7 +469,7 @@ def visual_target(
             if batch.probe is None:
                 continue
             with terms.running(batch):
-                mllm.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+                mllm.model(**batch.inputs, use_cache=False, logits_to_keep=last_row(batch.inputs))
             mass, counted = terms.row_masses(batch)
             means = (mass * counted).sum(1) / counted.sum(1)
             right += [

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import shared_family
 from PIL import Image
 from tiny import noise_image, tiny_mllm
 
@@ -79,7 +80,9 @@ def test_the_decoder_equals_a_plain_ridge_with_refitted_leave_one_out():
         assert sizes.max() - sizes.min() <= 1
 
 
-def test_states_are_those_of_the_last_token_before_each_step(random_mllm, monkeypatch):
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma4"])
+def test_states_are_those_of_the_last_token_before_each_step(family, monkeypatch):
+    mllm = shared_family(family)
     texts = [render_response([STEP] * (1 + at % 2), ANSWERS[at % 3]) for at in range(12)]
     seen = []
 
@@ -89,16 +92,16 @@ def test_states_are_those_of_the_last_token_before_each_step(random_mllm, monkey
 
     monkeypatch.setattr(module, "decoded", kept)
     items = ITEMS[:12]
-    table = hidden_commitment(random_mllm, items, texts, controls=(), folds=3, batch_size=5).table
+    table = hidden_commitment(mllm, items, texts, controls=(), folds=3, batch_size=5).table
     assert tuple(table.columns) == (*HiddenCommitment.columns, "forced")
     # Six items have a second step: two for each of three folds.
     assert table.groupby("step")["item"].nunique().tolist() == [12, 12, 6]
-    assert len(seen) == 3 * random_mllm.n_layers
+    assert len(seen) == 3 * mllm.n_layers
     for at in (0, 7):
-        expected = plain_states(random_mllm, items[at], texts[at], 1)
-        for layer in range(random_mllm.n_layers - 1):  # the last one's are normed there
+        expected = plain_states(mllm, items[at], texts[at], 1)
+        for layer in range(mllm.n_layers - 1):  # the last one's are normed there
             np.testing.assert_allclose(seen[3 + layer][at], expected[layer], atol=1e-4)
-    own = commitment(random_mllm, items, texts, controls=["rationale"]).table
+    own = commitment(mllm, items, texts, controls=["rationale"]).table
     best = own.loc[own.groupby(["item", "step"])["p"].idxmax()].set_index(["item", "step"])
     one = table[table["layer"] == 0].set_index(["item", "step"])
     same = best["candidate"].loc[one.index] == one["answer"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from families import shared_family
 from tiny import tiny_mllm
 
 from attcot_analysis.attention.hook import attached
@@ -268,12 +269,17 @@ def test_evidence_that_no_item_has_is_noticed(mllm, training_problems):
         terms.prepare(batch, bare)
 
 
-@pytest.mark.parametrize("region", ["image", "evidence"])
-def test_the_target_is_a_quantile_of_what_right_items_have(mllm, training_problems, region):
-    problems = list(training_problems)
-    config = AttCoTConfig(vis_region=region, vis_layers=(1,))
+@pytest.mark.parametrize(
+    ("family", "layer", "region"),
+    [("qwen2_5_vl", 1, "image"), ("qwen2_5_vl", 1, "evidence"), ("gemma4", 2, "image")],
+)
+def test_the_target_is_a_quantile_of_what_right_items_have(
+    family, layer, region, training_problems
+):
+    problems, mllm = list(training_problems), shared_family(family)
+    config = AttCoTConfig(vis_region=region, vis_layers=(layer,))
     responses = [render_response(problem.steps, problem.answer) for problem in problems]
-    access = visual_access(mllm, problems, responses, layers=[1]).table
+    access = visual_access(mllm, problems, responses, layers=[layer]).table
     column = "mass" if region == "image" else "evidence_mass"
     answers = commitment(mllm, problems, responses, controls=["rationale"]).table
     last = answers[answers["step"] == answers["n_steps"]]

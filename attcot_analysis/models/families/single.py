@@ -1,6 +1,6 @@
 """Token grids of families that look at an image once: Qwen-VL, GLM-V, LLaVA-1.5, Pixtral, Gemma."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import Any
 
@@ -60,34 +60,29 @@ def gemma4_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     How many patches it has across and down is said by their positions; -1 pads.
     """
     positions = prompt.vision["image_position_ids"]
-    pool = int(prompt.processor.image_processor.pooling_kernel_size)
     shapes = [(int(down) + 1, int(across) + 1) for across, down in positions.amax(1).tolist()]
-    prompt.require(
-        len(shapes) == len(prompt.image_sizes)
-        and not any(down % pool or across % pool for down, across in shapes),
-        f"{len(shapes)} images of {shapes} patches for {len(prompt.image_sizes)} pictures, pooled "
-        f"{pool} x {pool}",
-    )
-    return tuple(
-        TokenGrid.regular(size, down // pool, across // pool)
-        for size, (down, across) in zip(prompt.image_sizes, shapes, strict=True)
-    )
+    return _whole_tokens(prompt, shapes, prompt.processor.image_processor.pooling_kernel_size)
 
 
 def pixtral_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     """The image is stretched to whole tokens; a token that is no image token ends each row."""
-    processor = prompt.processor
-    token = int(processor.patch_size * processor.spatial_merge_size)
-    sizes = prompt.vision["image_sizes"].tolist()
+    token = prompt.processor.patch_size * prompt.processor.spatial_merge_size
+    return _whole_tokens(prompt, prompt.vision["image_sizes"].tolist(), token)
+
+
+def _whole_tokens(
+    prompt: ProcessedPrompt, shapes: Sequence[Sequence[int]], token: int
+) -> tuple[TokenGrid, ...]:
+    """Grids of images stretched to ``shapes``: height, width in units of 1 / ``token``."""
     prompt.require(
-        len(sizes) == len(prompt.image_sizes)
-        and not any(height % token or width % token for height, width in sizes),
-        f"{len(sizes)} images of {sizes} pixels for {len(prompt.image_sizes)} pictures and tokens "
-        f"of {token} pixels",
+        len(shapes) == len(prompt.image_sizes)
+        and not any(down % token or across % token for down, across in shapes),
+        f"{len(shapes)} images of {shapes} (height, width) for {len(prompt.image_sizes)} pictures "
+        f"and tokens of {token} x {token}",
     )
     return tuple(
-        TokenGrid.regular(size, height // token, width // token)
-        for size, (height, width) in zip(prompt.image_sizes, sizes, strict=True)
+        TokenGrid.regular(size, down // token, across // token)
+        for size, (down, across) in zip(prompt.image_sizes, shapes, strict=True)
     )
 
 
