@@ -36,6 +36,7 @@ from attcot_lab.regularised import OPTIONS as REGULARISED_OPTIONS
 from attcot_lab.regularised import train_regularised
 from attcot_lab.sayo import OPTIONS as SAYO_OPTIONS
 from attcot_lab.sayo import train_sayo
+from attcot_lab.settings import check_plain
 from attcot_lab.testbed.planted import (
     PlantConfig,
     plant,
@@ -452,7 +453,7 @@ def train_arm(
     if not arm.trained:
         raise TrainingError(f"Arm {arm.name} is not trained; measure its base instead.")
     if not RECIPES[arm.recipe].slim:
-        config.check_plain(f"Arm {arm.name}: recipe {arm.recipe}")
+        check_plain(config, f"Arm {arm.name}: recipe {arm.recipe}")
     own = {} if format == TAGS else {"format": format}
     if own and arm.recipe != "sft":
         raise TrainingError(

@@ -37,8 +37,8 @@ from attcot_analysis.train.settings import (
     SomeShare,
     Weight,
     check_settings,
-    read_settings,
 )
+from attcot_lab.settings import read_settings
 
 # isort: split
 # After our models package, which makes torchvision importable.

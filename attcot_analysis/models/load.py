@@ -258,11 +258,7 @@ def load_mllm(
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = device == "auto" or isinstance(device, Mapping)
     there = None if spread else usable_device(device)  # type: ignore[arg-type]
-    config = _load_config(name, **hub)
-    family = family_of(config)
-    check_config(config, name)
-    processor = _load_processor(name, config, **hub)
-    check_processor(config, processor, name)
+    config, family, processor = _load_parts(name, **hub)
     check_template(Mllm(SimpleNamespace(config=config), processor, family, name, format=chosen))
     model, found = _load(
         AutoModelForImageTextToText,
@@ -321,11 +317,7 @@ def load_processor(
     """
     name = os.path.expanduser(name_or_path)
     hub = {"revision": revision, "trust_remote_code": False}
-    config = _load_config(name, **hub)
-    family = family_of(config)
-    check_config(config, name)
-    processor = _load_processor(name, config, **hub)
-    check_processor(config, processor, name)
+    config, family, processor = _load_parts(name, **hub)
     given = {"max_pixels": max_pixels, "max_patches": max_patches}
     limits = limit_pictures(family, processor, config, given)
     mllm = Mllm(SimpleNamespace(config=config), processor, family, name, limits=limits)
@@ -397,6 +389,16 @@ def _load_config(name: str, **hub: Any) -> Any:
         if path.exists() or not (beside or near_folder(path)):
             raise
         raise ModelError(f"{not_there(path)} {error}") from error
+
+
+def _load_parts(name: str, **hub: Any) -> tuple[Any, Family, Any]:
+    """Everything but the weights, checked: configuration, family and processor."""
+    config = _load_config(name, **hub)
+    family = family_of(config)
+    check_config(config, name)
+    processor = _load_processor(name, config, **hub)
+    check_processor(config, processor, name)
+    return config, family, processor
 
 
 def _load_processor(name: str, config: Any, **hub: Any) -> Any:

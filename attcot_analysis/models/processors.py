@@ -29,10 +29,6 @@ _MOST_PIXELS = 2**26
 def check_config(config: Any, name: str) -> None:
     """Refuse a configuration whose model would take all memory, or whose ids are none.
 
-    Args:
-        config: The model's, with those of its parts.
-        name: For messages.
-
     Raises:
         ModelError: If a number of it is beyond what any model has.
     """
@@ -55,11 +51,6 @@ def check_config(config: Any, name: str) -> None:
 
 def check_processor(config: Any, processor: Any, name: str) -> None:
     """Refuse an image processor that makes too much of any picture, or other patches than are read.
-
-    Args:
-        config: The model's.
-        processor: Its.
-        name: For messages.
 
     Raises:
         ModelError: If it does.

@@ -24,7 +24,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,22 +132,19 @@ def write_requests(path: str | Path, problems: Sequence[Problem], **options: Any
         MeasureError: As `requests`, or if the file is there already.
         RunError: If it cannot be written.
     """
-    target = _new_file(path)
-    asked = requests(problems, **options)
+    return _write_new(Path(path), requests(problems, **options))
+
+
+def _write_new(target: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Write JSON lines to a file that is not there yet."""
+    if target.exists():
+        raise MeasureError(f"{target} exists already; remove it or choose another file.")
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8") as file:
-            for request in asked:
-                file.write(json.dumps(request, ensure_ascii=False) + "\n")
+            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
 
     write_whole(target, write)
-    return target
-
-
-def _new_file(path: str | Path) -> Path:
-    target = Path(path)
-    if target.exists():
-        raise MeasureError(f"{target} exists already; remove it or choose another file.")
     return target
 
 
@@ -313,10 +310,7 @@ def write_generations(path: str | Path, found: BatchOutput) -> Path:
         MeasureError: If the file is there already.
         RunError: If it cannot be written.
     """
-    target = _new_file(path)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found.lines)
-    write_whole(target, lambda part: part.write_text(text, encoding="utf-8"))
-    return target
+    return _write_new(Path(path), found.lines)
 
 
 def read_bytes(file: Path) -> bytes:

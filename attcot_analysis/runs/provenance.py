@@ -21,20 +21,8 @@ from attcot_analysis.runs.manifests import answer_digest
 from attcot_analysis.runs.run import RunFolder
 
 PACKAGES = (
-    "attcot-analysis",
-    "torch",
-    "torchvision",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "peft",
-    "trl",
-    "numpy",
-    "pandas",
-    "pillow",
-    "pyarrow",
-    "scipy",
-    "statsmodels",
+    *("attcot-analysis", "torch", "torchvision", "transformers", "tokenizers", "accelerate"),
+    *("peft", "trl", "numpy", "pandas", "pillow", "pyarrow", "scipy", "statsmodels"),
 )
 """Packages whose versions can change a number."""
 
@@ -113,24 +101,23 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
         other file of a checkpoint folder; ``loaded``, digests of a model that is loaded, as it is
         now.
     """
-    name = model.name if isinstance(model, Mllm) else str(model)
+    loaded = model if isinstance(model, Mllm) else None
+    name = str(model) if loaded is None else loaded.name
     folder = Path(name)
     local = folder.is_dir()
-    if not isinstance(model, Mllm) and not local:
+    if loaded is None and not local:
         raise RunError(f"{name} is not a checkpoint folder; load the model and give that instead.")
-    return {
+    record: dict[str, Any] = {
         "name": folder.resolve().name if local else name,
-        "family": model.family.name if isinstance(model, Mllm) else None,
-        "revision": model.revision if isinstance(model, Mllm) else None,
+        "family": None if loaded is None else loaded.family.name,
+        "revision": None if loaded is None else loaded.revision,
         "weights_sha256": weights_hash(folder) if local else None,
         "files": settings_files(folder) if local else {},
-        **({"limits": dict(model.limits)} if isinstance(model, Mllm) and model.limits else {}),
-        **(
-            {"format": model.format.record(), "loaded": _loaded(model)}
-            if isinstance(model, Mllm)
-            else {}
-        ),
     }
+    if loaded is not None:
+        record |= {"limits": dict(loaded.limits)} if loaded.limits else {}
+        record |= {"format": loaded.format.record(), "loaded": _loaded(loaded)}
+    return record
 
 
 def settings_files(folder: str | Path) -> dict[str, str]:
@@ -188,8 +175,7 @@ def _tokenizer(tokenizer: Any) -> Any:
 
 def _text(value: Any) -> bytes:
     def written(value: Any) -> str:
-        text = str(value)
-        return type(value).__name__ if " at 0x" in text else text
+        return type(value).__name__ if " at 0x" in str(value) else str(value)
 
     return json.dumps(value, sort_keys=True, default=written).encode()
 
@@ -320,13 +306,7 @@ class Sources:
 
 
 def note_sources(run: RunFolder, *, model: str | Path, problems: str | Path) -> None:
-    """Note where the model and the problems lie, folders relative to the run's.
-
-    Args:
-        run: The run.
-        model: A checkpoint folder or a hub id.
-        problems: A problem folder.
-    """
+    """Note where the model (a folder or hub id) and the problems lie, relative to the run's."""
     noted = {"model": _noted(run, model), "problems": _noted(run, problems)}
     run.write_json(SOURCES, noted, overwrite=True)
 

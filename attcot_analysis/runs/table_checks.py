@@ -44,13 +44,8 @@ rationale step, or those of them that have candidates."""
 _VALUES = ("model", "kind", "arm", "seed", "item", "metric")
 _SHARES = {"p": 1e-5, "p_closed": 1e-5, "score": 1e-9} | dict.fromkeys(
     (
-        "mass",
-        "sink_free_mass",
-        "sink_share",
-        "evidence_mass",
-        "evidence_share",
-        "last_evidence_mass",
-        "last_evidence_share",
+        *("mass", "sink_free_mass", "sink_share", "evidence_mass", "evidence_share"),
+        *("last_evidence_mass", "last_evidence_share"),
     ),
     0.02,
 )

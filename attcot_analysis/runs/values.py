@@ -31,14 +31,7 @@ What = Literal[
     "maps",
 ]
 """What can be measured, in the order in which it is."""
-DEFAULT: tuple[What, ...] = (
-    "answers",
-    "direct",
-    "text_only",
-    "commitment",
-    "access",
-    "dependence",
-)
+DEFAULT: tuple[What, ...] = ("answers", "direct", "text_only", "commitment", "access", "dependence")
 """What is measured if nothing else is asked for."""
 EXTRAS: tuple[What, ...] = ("answer_access", "causal", "lens", "divergence", "open_commitment")
 """Further tables that read the same responses."""
@@ -99,9 +92,7 @@ def read_values(
         name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame] = lambda block: block
     ) -> pd.DataFrame | None:
         rows = [reduce(block) for block in blocks(name) if len(block)]
-        if len(rows) < 2:
-            return rows[0] if rows else None
-        return joined(rows, names)
+        return joined(rows, names) if len(rows) > 1 else next(iter(rows), None)
 
     def items(name: str, reduce: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame | None:
         return reduced(name, lambda block: by_sample(block, reduce))

@@ -174,24 +174,6 @@ class FinetuneConfig:
         if self.lora_alpha is not None and self.lora is None:
             raise TrainingError("lora_alpha scales adapters, and there are none; give lora, too.")
 
-    def check_plain(self, who: str) -> None:
-        """See that all weights are to be trained in float32, which is all that some recipes know.
-
-        Args:
-            who: Who knows no more, as the sentence begins.
-
-        Raises:
-            TrainingError: If something else is asked for.
-        """
-        plain = FinetuneConfig()
-        names = ("lora", "lora_alpha", "dtype", "gradient_checkpointing", *self.limits)
-        asked = [name for name in names if getattr(self, name) != getattr(plain, name)]
-        if asked:
-            raise TrainingError(
-                f"{who} takes no {' and no '.join(asked)}: these are for CoT-SFT and Att-CoT; "
-                "leave them out (an arm of SAYO has its own option lora)."
-            )
-
     @property
     def limits(self) -> dict[str, Any]:
         """What a picture may cost, as `load_mllm` takes it."""

@@ -475,17 +475,13 @@ def reduce_masses(
         chosen = mass[:, counted][:, seen]
         column = groups[seen].expand(len(chosen), -1)[..., None]
         boxes, image = chosen.gather(2, column)[..., 0], chosen[..., 0]
-        values = (
-            boxes / amounts[layer][groups[seen]],
-            image / amounts[layer][0],
-            image,
-            boxes,
-        )
+        values = (boxes / amounts[layer][groups[seen]], image / amounts[layer][0], image, boxes)
         for kept, value in zip(sums, values, strict=True):
             kept.append(value.mean())
     if not sums[0]:
         return RegionAttention(**base, missing="sinks")
-    box_density, image_density, visual_mass, box_mass = map(_mean, sums)
+    means = [float(torch.stack(values).mean()) for values in sums]
+    box_density, image_density, visual_mass, box_mass = means
     return RegionAttention(
         **base,
         box_density=box_density,
@@ -493,10 +489,6 @@ def reduce_masses(
         visual_mass=visual_mass,
         box_mass=box_mass,
     )
-
-
-def _mean(values: Sequence[Tensor]) -> float:
-    return float(torch.stack(list(values)).mean())
 
 
 @contextlib.contextmanager

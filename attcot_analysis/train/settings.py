@@ -5,15 +5,13 @@ settings from a file.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable
 from types import NoneType
 from typing import (
     Annotated,
     Any,
     Literal,
     NamedTuple,
-    TypeVar,
     get_args,
     get_origin,
     get_type_hints,
@@ -82,29 +80,3 @@ def _remedy(hint: Any, value: Any) -> str | None:
         return None if value in get_args(hint) else f"choose {', '.join(rest)} or {last}"
     limits = next((one for one in get_args(hint)[1:] if isinstance(one, Limits)), None)
     return None if limits is None or limits.fits(value) else limits.remedy
-
-
-Settings = TypeVar("Settings")
-
-
-def read_settings(kind: type[Settings], given: Any, **fixed: Any) -> Settings:
-    """Settings from names with values, as a file gives them; its lists become tuples.
-
-    Args:
-        kind: The dataclass.
-        given: Names with values.
-        fixed: Further values; those that `given` names go before them.
-
-    Raises:
-        TrainingError: If a name is unknown, or a value does not fit.
-    """
-    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-    if not isinstance(given, Mapping):
-        raise TrainingError(f"{kind.__name__} is {given!r}; give names with values.")
-    unknown = [str(name) for name in given if name not in known]
-    if unknown:
-        raise TrainingError(
-            f"{kind.__name__} has no {' and no '.join(unknown)}; it has {', '.join(known)}."
-        )
-    values = {key: tuple(one) if isinstance(one, list) else one for key, one in given.items()}
-    return kind(**{**fixed, **values})

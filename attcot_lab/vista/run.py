@@ -37,6 +37,7 @@ from attcot_analysis.stats.intervals import Interval, bootstrap_mean
 from attcot_analysis.train.checkpoints import new_folder
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.separating import auroc
+from attcot_lab.settings import check_plain
 from attcot_lab.vista.draw import draw_round, read_vista_round, take_over_first_round
 from attcot_lab.vista.prefix import response_logits
 from attcot_lab.vista.sets import VistaConfig, VistaRound, is_positive
@@ -166,7 +167,7 @@ def _check(problems: Sequence[Problem], folder: Path, training: FinetuneConfig) 
     if len(set(ids)) < len(ids):
         twice = next(one for one in ids if ids.count(one) > 1)
         raise TrainingError(f"Problem {twice} is there twice; give every problem an id of its own.")
-    training.check_plain("VISTA")
+    check_plain(training, "VISTA")
     if training.mode != "cot":
         raise TrainingError(
             "VISTA is about rationales, which mode 'direct' has none of; use mode 'cot'."

@@ -13,7 +13,8 @@ import pandas as pd
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.stats.intervals import bootstrap_mean
-from attcot_analysis.train.settings import Count, Positive, Weight, check_settings, read_settings
+from attcot_analysis.train.settings import Count, Positive, Weight, check_settings
+from attcot_lab.settings import read_settings
 
 Objective = Literal["sft", "dpo"]
 Extra = Literal["prefix", "plain", "none"]

@@ -25,6 +25,7 @@ from attcot_analysis.train.checkpoints import new_folder, run_arguments, train_i
 from attcot_analysis.train.data import RationaleDataset, collate_examples
 from attcot_analysis.train.finetune import LOG_EVERY, FinetuneConfig
 from attcot_analysis.train.trainer import AttCoTMixin
+from attcot_lab.settings import check_plain
 from attcot_lab.vista.sets import VistaConfig, VistaRound
 
 # isort: split
@@ -138,7 +139,7 @@ def train_vista_round(
         TrainingError: If the folder exists, nothing is left to train on, DPO is to be combined
             with Att-CoT terms, or the loss is not finite.
     """
-    training.check_plain("VISTA")
+    check_plain(training, "VISTA")
     new_folder(folder)
     rows = training_rows(drawn, config, training)
 

@@ -18,6 +18,7 @@ from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.finetune import finetune
 from attcot_analysis.train.trainer import AttCoTTrainer
 from attcot_lab.sayo import SayoConfig, finetune_sayo, make_sayo_trainer
+from attcot_lab.settings import check_plain
 from attcot_lab.testbed.build import save_testbed_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,7 +66,7 @@ def test_a_model_keeps_the_limit_that_it_was_trained_with(random_checkpoint, tmp
         < image_tokens(load_mllm(random_checkpoint), (200, 200))
     )
     with pytest.raises(TrainingError, match="takes no max_pixels"):
-        config.check_plain("SAYO")
+        check_plain(config, "SAYO")
     with pytest.raises(ModelError, match="give max_pixels"):
         other = replace(CONFIG, max_patches=2)
         finetune(random_checkpoint, problems()[:4], tmp_path / "other", other)
