@@ -240,7 +240,7 @@ def residual(
     inside = ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)
     ring = ndimage.binary_dilation(mask, iterations=_RING) & ~mask
     around = first[ring if ring.any() else np.ones_like(mask)].mean(axis=0)
-    rough = [_roughness(one) for one in slopes]
+    rough = [np.sqrt(_patches((one.astype(float) ** 2).sum(axis=0))) for one in slopes]
     low, high = np.quantile(rough[0], (0.01, 0.99))
     share = _patches(mask.astype(float))
     # The patches mostly inside the region; of a region smaller than any, those it touches most.
@@ -274,10 +274,6 @@ def _left(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> fl
     if energy / pixels < _NOTHING:
         return nan
     return float(np.clip((before.astype(float) * after).sum() / energy, 0, 1))
-
-
-def _roughness(slopes: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return np.sqrt(_patches((slopes.astype(float) ** 2).sum(axis=0)))
 
 
 def _patches(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -39,16 +39,6 @@ class FormatFit:
         """The share of responses that fit; 0 of none."""
         return sum(self.fitting) / len(self.fitting) if self.fitting else 0.0
 
-    @property
-    def share_steps(self) -> float:
-        """The share with a rationale of at least one step."""
-        return sum(bool(one.steps) for one in self.parsed) / max(len(self.parsed), 1)
-
-    @property
-    def share_answers(self) -> float:
-        """The share that states an answer."""
-        return sum(one.answer is not None for one in self.parsed) / max(len(self.parsed), 1)
-
     @cached_property
     def unread(self) -> tuple[int, ...]:
         """Which responses do not fit, or have neither steps nor answer."""
@@ -62,10 +52,13 @@ class FormatFit:
         """The shares and what the steps were cut by, in one sentence."""
         cuts = [one.cut for one in self.parsed if one.cut is not None]
         rules = ", ".join(f"{cuts.count(cut)} {cut}" for cut in dict.fromkeys(cuts))
+        n = max(len(self.parsed), 1)
+        steps = sum(bool(one.steps) for one in self.parsed) / n
+        answers = sum(one.answer is not None for one in self.parsed) / n
         return (
             f"Format {self.format.name} fits {self.share:.0%} of {len(self.parsed)} responses; "
-            f"{self.share_steps:.0%} have steps{f' (cut by: {rules})' if rules else ''}, "
-            f"{self.share_answers:.0%} state an answer."
+            f"{steps:.0%} have steps{f' (cut by: {rules})' if rules else ''}, "
+            f"{answers:.0%} state an answer."
         )
 
 
@@ -180,15 +173,11 @@ def check_fit(fit: FormatFit, others: Sequence[FormatFit] = ()) -> None:
     """
     if fit.share >= ENOUGH or not fit.parsed:
         return
-    best = max(
-        (one for one in others if one.format.name != fit.format.name),
-        key=_rank,
-        default=None,
-    )
-    better = best is not None and best.share > fit.share
+    known = (one for one in others if one.format.name != fit.format.name)
+    best = max(known, key=_rank, default=fit)
     meant = (
         f"{best.format.name} fits {best.share:.0%}: give --format {best.format.name}."
-        if better and best is not None
+        if best.share > fit.share
         else "no named format fits better: write one as YAML, see docs/formats.md."
     )
     raise ProblemError(

@@ -1,41 +1,186 @@
-"""What a text states: an option's letter or words, or a number, alone or in a sentence."""
+"""What a text states: an option's letter or words, or a number, alone or in a sentence.
+
+First the options of a question: their letters, words and numbers, and where a text holds them.
+"""
 
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from attcot_analysis.problems import phrases
 from attcot_analysis.problems.numerals import Number, in_digits, numbers, one_number
-from attcot_analysis.problems.options import (
-    AROUND,
-    Option,
-    bare_form,
-    beginning,
-    cleaned,
-    ending,
-    equal_numbers,
-    places_of,
-    plain_form,
-    read_options,
-    same_unit,
-    without_list,
-)
-from attcot_analysis.problems.phrases import (
-    ABSTRACT,
-    BARE,
-    BETWEEN_BOXES,
-    BOXED,
-    END,
-    LABEL,
-    LEAD,
-    LISTED,
-    NOT,
-    NOT_BEHIND,
-    PHRASE,
-    REVISED,
-    UNKNOWN,
-)
 from attcot_analysis.problems.response import ParsedResponse
+
+AROUND = " \t\r\n.,;:!?'\"`*_()[]{}$\u3001\u3002\u300c\u300d\u300e\u300f\u3010\u3011"
+"""What may stand around an answer."""
+
+
+class Option(NamedTuple):
+    """A candidate with the letter, the words and the number that stand for it."""
+
+    candidate: str
+    letter: str | None
+    texts: tuple[str, ...]
+    number: Number | None
+
+
+def cleaned(text: str) -> str:
+    """A `plain_text` without markdown, answer tags and runs of white space."""
+    text = phrases.GLM_BOX.sub(r"\\boxed{\1}", text)
+    text = re.sub(r"~~[^~\n]*~~", "", re.sub(r"<([A-Za-z_]{2,})>([^<>]*)</\1>", r"\2", text))
+    text = re.sub(
+        r"(?i)\*\*|__|`|</?(?:answer|think|[biu]|strong|em)>", "", phrases.plain_text(text)
+    )
+    return re.sub(r"([^\S\n])[^\S\n]+", r"\1", re.sub(r"\n\s*\n", "\n\n", text))
+
+
+def bare_form(text: str) -> str:
+    """A text in small letters without what may stand around it."""
+    return " ".join(text.strip(AROUND).casefold().split())
+
+
+def plain_form(text: str) -> str:
+    """A `bare_form` without "it is" and article."""
+    words = re.sub(r"^(?:(?:it|this|that) is|it's|they are) (?=\S)", "", bare_form(text))
+    return re.sub(r"^(a|an|the) (?=\S)", "", words)
+
+
+def same_unit(first: Number, second: Number) -> bool:
+    """Whether two numbers may be of one unit; one that is not written may be any."""
+    one, other = (number.unit for number in (first, second))
+    words = zip(one.split(), other.split(), strict=False)
+    return all(a.removesuffix("s") == b.removesuffix("s") for a, b in words)
+
+
+def equal_numbers(one: Number, other: Number | None) -> bool:
+    """Whether two numbers are the same, up to rounding; one that is none equals nothing."""
+    if other is None:
+        return False
+    near = abs(one.value - other.value) <= 1e-9 * max(abs(one.value), abs(other.value))
+    return near and same_unit(one, other)
+
+
+def places_of(text: str, answer: str) -> list[tuple[int, int]]:
+    """Where a text contains an answer as a word or a number of its own."""
+    target = one_number(answer)
+    if not answer:
+        return []
+    found = []
+    if target is not None and answer[:1] not in "([":
+        found = [(one.start, one.stop) for one in numbers(text) if equal_numbers(one, target)]
+        if any(sign.isdigit() for sign in answer):
+            return found
+    before = "" if re.match(f"[{phrases.WIDE}]", answer) else r"(?<!\w)(?<!\w-)"
+    behind = "" if re.search(f"[{phrases.WIDE}]$", answer) else r"(?!-?\w)"
+    pattern = f"{before}(?<!\\d[.,]){re.escape(answer)}{behind}(?![.,]\\d)"
+    return found + [one.span() for one in re.finditer(pattern, text, re.IGNORECASE)]
+
+
+def read_options(candidates: Sequence[str], question: str) -> list[Option]:
+    """Candidates with the letters and words that the question gives them."""
+    texts = [cleaned(candidate).strip() for candidate in candidates]
+    single = [one for text in texts if (one := re.fullmatch(r"\W*([A-Za-z])\W*", text))]
+    letters = list(dict.fromkeys(one[1].upper() for one in single))
+    if len(letters) == len(candidates):
+        words = _listed(cleaned(question))
+        return [
+            Option(candidate, letter, words.get(letter, ()), None)
+            for candidate, letter in zip(candidates, letters, strict=True)
+        ]
+    given = _given(cleaned(question), texts)
+    found = []
+    for at, (candidate, text) in enumerate(zip(candidates, texts, strict=True)):
+        head = phrases.LEAD.match(text)
+        letter = (head["a"] or head["b"]).upper() if head else given.get(at)
+        forms = (text, text[head.end() :].strip()) if head else (text,)
+        found.append(Option(candidate, letter, forms, one_number(text)))
+    return found
+
+
+def _listed(question: str) -> dict[str, tuple[str, ...]]:
+    """What stands behind each letter of a question's list of options."""
+    marks = list(phrases.MARKED.finditer(question))
+    ends = [*(mark.start() for mark in marks), len(question)][1:]
+    return {
+        mark[1].upper(): (words,)
+        for mark, end in zip(marks, ends, strict=True)
+        if (words := question[mark.end() : end].split("\n")[0].strip())
+    }
+
+
+def _given(question: str, candidates: Sequence[str]) -> dict[int, str]:
+    """The letter that the question gives to each candidate, by the candidate's place."""
+    found: dict[int, str] = {}
+    for mark in phrases.MARKED.finditer(question):
+        at = _begun(question[mark.end() :].split("\n")[0], [(one,) for one in candidates])
+        if at is not None:
+            found[at] = mark[1].upper()
+    # Options that are written otherwise than the candidates take their places.
+    in_order = all(letter == chr(65 + at) for at, letter in found.items())
+    if found and in_order and len(found) >= len(candidates) / 2:
+        written = {mark[1].upper() for mark in phrases.MARKED.finditer(question)}
+        places = {at: chr(65 + at) for at in range(len(candidates))}
+        found |= {at: one for at, one in places.items() if one in written}
+    return {at: one for at, one in found.items() if list(found.values()).count(one) == 1}
+
+
+def _begun(text: str, texts: Sequence[Sequence[str]]) -> int | None:
+    """Which of some texts a text begins with: the longest, in the same letter case if it can be."""
+    words, bare = plain_form(text), text.lstrip(AROUND)
+    found = [
+        (len(plain), bare.startswith(one), -at)
+        for at, forms in enumerate(texts)
+        for one in forms
+        if (plain := plain_form(one))
+        and words.startswith(plain)
+        and not words[len(plain) : len(plain) + 1].isalnum()
+    ]
+    return -max(found)[2] if found else None
+
+
+def without_list(text: str, options: Sequence[Option]) -> str:
+    """A text without the question's list of options, where it repeats it."""
+    parts = [
+        rf"[(\[]?{option.letter}\s*[)\].:]\s*{re.escape(option.texts[-1])}\s*"
+        for option in options
+        if option.letter and option.texts
+    ]
+    return re.sub("".join(parts), "\n", text) if len(parts) == len(options) else text
+
+
+def beginning(text: str, options: Sequence[Option]) -> Option | None:
+    """The option whose words a text begins with, the longest; else ``None``."""
+    texts = [option.texts for option in options]
+    at = _begun(text, texts)
+    if at is None:
+        at = _begun(text[phrases.JOINED.match(text).end() :], texts)  # type: ignore[union-attr]
+    return None if at is None else options[at]
+
+
+def ending(text: str, options: Sequence[Option]) -> Option | None:
+    """The option whose words a text ends with, the longest; else ``None``.
+
+    Words before a "so" or the like count where they are the whole text.
+    """
+    words = f" {bare_form(text)}"
+    found = [
+        (len(plain), -at)
+        for at, option in enumerate(options)
+        for plain in map(plain_form, option.texts)
+        if plain and words.endswith(f" {plain}") and not phrases.NOT.search(words[: -len(plain)])
+    ]
+    if found:
+        return options[-max(found)[1]]
+    for option in options:
+        for one in option.texts:
+            rest = text.strip(AROUND)[len(one) :]
+            if text.strip(AROUND).casefold().startswith(
+                one.casefold()
+            ) and phrases.JOINED.fullmatch(rest):
+                return option
+    return None
+
 
 _NEAR = 120
 _MORE = re.compile(r"[)\].]*(?:\s*(?:,|&|and|or|nor)\s*[(\[]?[A-Z]\b[)\].]*)+")
@@ -118,7 +263,7 @@ def read_choice(stated: str, candidates: Sequence[str], *, question: str = "") -
     if stated in candidates:
         return Reading(stated)
     options = read_options(candidates, question)
-    text = END.sub("", cleaned(stated)).strip()
+    text = phrases.END.sub("", cleaned(stated)).strip()
     if any(option.number for option in options):
         text = in_digits(text)
     whole = _read(text, options, whole=True)
@@ -191,7 +336,7 @@ def stated_piece(
         whole: Whether all lines count where nothing announces the answer.
         raw: Whether formulas stay as they are written.
     """
-    text = form(END.sub("", stated if raw else cleaned(stated)).strip())
+    text = form(phrases.END.sub("", stated if raw else cleaned(stated)).strip())
     lines = [line for line in text.splitlines() if line.strip()]
     return (_explicit(text) or (text if whole else lines[-1])) if lines else None
 
@@ -223,19 +368,19 @@ def _explicit(text: str) -> str | None:
 
     Boxes with nothing but commas and the like between them are one.
     """
-    boxes = list(BOXED.finditer(text))
+    boxes = list(phrases.BOXED.finditer(text))
     if boxes:
         at = len(boxes) - 1
-        while at and BETWEEN_BOXES.fullmatch(text, boxes[at - 1].end(), boxes[at].start()):
+        while at and phrases.BETWEEN_BOXES.fullmatch(text, boxes[at - 1].end(), boxes[at].start()):
             at -= 1
         held = ", ".join(dict.fromkeys(box[1] for box in boxes[at:]))
-        return _explicit(held) if BOXED.search(held) else held
-    for found in reversed(list(PHRASE.finditer(text))):
+        return _explicit(held) if phrases.BOXED.search(held) else held
+    for found in reversed(list(phrases.PHRASE.finditer(text))):
         rest = text[found.end() :]
-        if ABSTRACT.match(rest):
+        if phrases.ABSTRACT.match(rest):
             continue
         lines = [line.strip() for line in rest.splitlines() if line.strip(" \t*_:-")]
-        if lines and lines[0].endswith(":") and len(lines) > 1 and not LEAD.match(lines[0]):
+        if lines and lines[0].endswith(":") and len(lines) > 1 and not phrases.LEAD.match(lines[0]):
             return lines[1]
         return lines[0] if lines else None
     return None
@@ -246,14 +391,14 @@ def _decided(text: str, options: Sequence[Option]) -> Reading | None:
     explicit = _explicit(text)
     if explicit is not None:
         first, *rest = re.split(r"(?<=[.!?\u3002])\s", explicit, maxsplit=1)
-        taken_back = list(REVISED.finditer(rest[0])) if rest else []
+        taken_back = list(phrases.REVISED.finditer(rest[0])) if rest else []
         if taken_back and (later := _read(rest[0][taken_back[-1].end() :], options)):
             return later
-        found = None if LEAD.match(explicit) else _read(first, options)
+        found = None if phrases.LEAD.match(explicit) else _read(first, options)
         return _read(explicit, options) if found is None else found
     text = without_list(text, options)
     lines = [line for line in text.splitlines() if line.strip()]
-    heads = {head["a"] or head["b"] for line in lines if (head := LEAD.match(line))}
+    heads = {head["a"] or head["b"] for line in lines if (head := phrases.LEAD.match(line))}
     alone = {one for line in lines if (one := _alone(line, options))}
     if len({head.upper() for head in heads} & {o.letter for o in options}) > 1 or len(alone) > 1:
         return _SEVERAL
@@ -268,7 +413,7 @@ def _decided(text: str, options: Sequence[Option]) -> Reading | None:
 
 def _alone(line: str, options: Sequence[Option]) -> Reading | None:
     """The option that a line is, by its letter, its words or both."""
-    head = LEAD.match(line)
+    head = phrases.LEAD.match(line)
     words = line[head.end() :] if head else line
     if (head and not words.strip(AROUND)) or re.fullmatch(r"\W*[A-Z]\W*", line):
         found = _by_letter(line, options)
@@ -323,17 +468,17 @@ def _read(
 
 def _by_letter(text: str, options: Sequence[Option]) -> Reading | None:
     known = {option.letter: option for option in options if option.letter}
-    head = LEAD.match(text)
+    head = phrases.LEAD.match(text)
     if not known:
         return _by_words(text[head.end() :], options) if head else None
     if re.fullmatch(r"[\W_]*[A-Za-z][\W_]*", text):
         letter = re.sub(r"[\W_]", "", text).upper()
         return Reading(known[letter].candidate) if letter in known else None
     found: list[tuple[int, int, str]] = []
-    bare = BARE.match(text)
+    bare = phrases.BARE.match(text)
     if bare and bare[1] in known and beginning(text[bare.end() :], options):
         found.append((*bare.span(1), bare[1]))
-    for label in LABEL.finditer(text):
+    for label in phrases.LABEL.finditer(text):
         letter, (start, stop) = (
             label[label.lastgroup or 0].upper(),
             label.span(label.lastgroup or 0),
@@ -345,8 +490,10 @@ def _by_letter(text: str, options: Sequence[Option]) -> Reading | None:
             found.append((start, stop, letter))
     letters = {letter for _, _, letter in found}
     if found:
-        listed = LISTED.finditer(text, found[0][1])
-        letters |= {one[1] for one in listed if not NOT_BEHIND.match(text, one.end())} & set(known)
+        listed = phrases.LISTED.finditer(text, found[0][1])
+        letters |= {
+            one[1] for one in listed if not phrases.NOT_BEHIND.match(text, one.end())
+        } & set(known)
     if not letters:
         return None
     own = known.get(found[0][2])
@@ -375,7 +522,9 @@ def _by_words(text: str, options: Sequence[Option]) -> Reading | None:
         others = [place for other, more in found if other is not option for place in more]
         if not all(_inside(place, others) for place in places):
             whole.append(option.candidate)
-    if UNKNOWN.search(text) and not any(UNKNOWN.search(option.candidate) for option in options):
+    if phrases.UNKNOWN.search(text) and not any(
+        phrases.UNKNOWN.search(option.candidate) for option in options
+    ):
         return _UNTOLD
     if not found:
         return None
@@ -390,4 +539,7 @@ def _inside(place: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
 def _negated(text: str, place: tuple[int, int]) -> bool:
     start, stop = place
     # What negates it is a few words before; looking further makes long texts slow.
-    return bool(NOT.search(text, max(0, start - _NEAR), start) or NOT_BEHIND.match(text, stop))
+    return bool(
+        phrases.NOT.search(text, max(0, start - _NEAR), start)
+        or phrases.NOT_BEHIND.match(text, stop)
+    )

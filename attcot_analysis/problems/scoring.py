@@ -27,9 +27,8 @@ from typing import Any, NamedTuple, get_args
 from rapidfuzz.distance import Levenshtein
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.options import cleaned, plain_form
 from attcot_analysis.problems.problem import RELAXED, Scoring
-from attcot_analysis.problems.reading import open_answer, stated_piece
+from attcot_analysis.problems.reading import cleaned, open_answer, plain_form, stated_piece
 
 RIGHT = 0.5
 """The score from which on an answer counts as right where the rule is graded."""
@@ -138,14 +137,8 @@ def anls(answer: str, accepted: Sequence[str]) -> float:
 
     Source: arXiv 1905.13648, equation 1, threshold 0.5.
     """
-
-    def plain(text: str) -> str:
-        return " ".join(text.casefold().split())
-
-    near = max(
-        (1 - Levenshtein.normalized_distance(plain(answer), plain(one)) for one in accepted),
-        default=0.0,
-    )
+    own, *known = (" ".join(text.casefold().split()) for text in (answer, *accepted))
+    near = max((1 - Levenshtein.normalized_distance(own, one) for one in known), default=0.0)
     return float(near) if near > RIGHT else 0.0
 
 

@@ -94,13 +94,11 @@ def number_range(step: str) -> Range:
 
     Text may stand before it in the first step.
     """
-    position = 0
-    for line in step.splitlines(keepends=True):
+    for position, line in _lines(step):
         head = _HEAD.match(line)
         if head and _is_head(head):
-            space = len(line[head.end() :]) - len(line[head.end() :].lstrip(" \t"))
-            return position, position + head.end() + space
-        position += len(line)
+            rest = line[head.end() :].lstrip(" \t")
+            return position, position + len(line) - len(rest)
     return 0, 0
 
 
@@ -199,12 +197,9 @@ _RULES = {
 
 
 def _lines(part: str) -> list[tuple[int, str]]:
-    lines = []
-    position = 0
-    for line in part.splitlines(keepends=True):
-        lines.append((position, line))
-        position += len(line)
-    return lines
+    """The lines of a text, each with its place."""
+    lines = part.splitlines(keepends=True)
+    return list(zip(accumulate(map(len, lines), initial=0), lines, strict=False))
 
 
 def _numbered(lines: Sequence[tuple[int, str]]) -> list[int]:

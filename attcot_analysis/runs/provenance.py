@@ -115,7 +115,8 @@ def model_record(model: Mllm | str | Path) -> dict[str, Any]:
         "files": settings_files(folder) if local else {},
     }
     if loaded is not None:
-        record |= {"limits": dict(loaded.limits)} if loaded.limits else {}
+        if loaded.limits:
+            record["limits"] = dict(loaded.limits)
         record |= {"format": loaded.format.record(), "loaded": _loaded(loaded)}
     return record
 

@@ -26,8 +26,15 @@ from typing import Any
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.fields import corner_boxes, file_id, yes_or_no
 from attcot_analysis.problems.data.place import Folder, Place
-from attcot_analysis.problems.data.records import Made, Record, each, json_file, json_list, rows
-from attcot_analysis.problems.data.splits import choose
+from attcot_analysis.problems.data.records import (
+    Made,
+    Record,
+    choose,
+    each,
+    json_file,
+    json_list,
+    rows,
+)
 from attcot_analysis.problems.problem import Box, Problem
 
 HUB = "HuggingFaceM4/ChartQA"

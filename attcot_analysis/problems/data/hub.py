@@ -53,12 +53,12 @@ from attcot_analysis.problems.data.place import Place, Show
 from attcot_analysis.problems.data.records import (
     Made,
     Record,
+    choose,
     each,
     json_file,
     json_lines,
     rows,
 )
-from attcot_analysis.problems.data.splits import choose
 from attcot_analysis.problems.problem import Box, Edit, Problem, Scoring, Step
 
 

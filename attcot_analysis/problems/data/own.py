@@ -45,6 +45,7 @@ from attcot_analysis.problems.data.place import Folder, Place, Show
 from attcot_analysis.problems.data.records import (
     Made,
     Record,
+    choose,
     each,
     json_lines,
     kind_of,
@@ -52,7 +53,6 @@ from attcot_analysis.problems.data.records import (
     read_table,
     tables,
 )
-from attcot_analysis.problems.data.splits import choose
 from attcot_analysis.problems.folder import LINES, folder_problem, problem_from_record
 from attcot_analysis.problems.problem import Problem
 
