@@ -59,8 +59,9 @@ def test_every_block_runs(tmp_path, monkeypatch, capsys):
             if words[1:2] == ["report"]:
                 write_responses(tmp_path / "runs" / "base")
     sys.modules.pop("my_edits", None)
-    made = "photo.html runs/base/report.html paper/table.tex edits.html values.csv requests.jsonl"
-    assert all((tmp_path / name).stat().st_size > 100 for name in made.split())
+    made = "photo.html gallery.html runs/base/report.html paper/table.tex edits.html values.csv"
+    made = [tmp_path / name for name in (*made.split(), "requests.jsonl")]
+    assert all(path.stat().st_size > 100 for path in made)
     assert len(list((tmp_path / "paper").glob("*.pdf"))) >= 2
     assert len(Path("from_table.jsonl").read_text().splitlines()) == 2
     assert set(json.loads(Path("from_table.jsonl").read_text().splitlines()[0])) == {"id", "text"}

@@ -7,11 +7,14 @@ from .curves import training_curves as training_curves
 from .explorer.build import describe_record as describe_record
 from .explorer.build import explore as explore
 from .explorer.build import explorer_record as explorer_record
+from .explorer.gallery import gallery_entries as gallery_entries
 from .explorer.page import explorer_fragment as explorer_fragment
 from .explorer.page import explorer_page as explorer_page
+from .explorer.page import gallery_page as gallery_page
 from .explorer.record import ExplorerModel as ExplorerModel
 from .explorer.record import ExplorerRecord as ExplorerRecord
 from .explorer.widget import Explorer as Explorer
+from .explorer.widget import Gallery as Gallery
 from .figures import fit_figure as fit_figure
 from .figures import save_figure as save_figure
 from .flow import information_flow as information_flow

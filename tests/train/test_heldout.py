@@ -73,7 +73,7 @@ def logged(trainer, ours):
     ]
 
 
-@pytest.mark.parametrize("make", [plain, of_trl])
+@pytest.mark.parametrize("make", [plain, pytest.param(of_trl, marks=pytest.mark.long)])
 def test_training_goes_on_as_without_it(
     make, random_checkpoint, training_problems, held_out, tmp_path
 ):

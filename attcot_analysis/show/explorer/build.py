@@ -41,23 +41,25 @@ _RULE = HeadRule()
 
 def explore(
     models: Mllm | Mapping[str, Mllm],
-    problem: Problem,
-    response: str | Sequence[int] | None = None,
+    problem: Problem | Sequence[Problem],
+    response: str | Sequence[int] | Mapping[str, str | Sequence[int]] | None = None,
     *,
     sources: Sequence[ExplorerSource] | None = None,
     heads: Sequence[Head] | None = None,
     image: Pictures = None,
     max_new_tokens: int = 256,
+    values: pd.DataFrame | None = None,
     **start: Any,
 ) -> "Explorer":
     """Show where each token of a response looks and when the model decided, before and after.
 
     Args:
         models: One model, or models by label, the first of which is held against the second.
-        problem: The item.
-        response: The text to look at, or its token ids. ``None``: of one model its own greedy
-            response; of several the problem's right rationale, teacher-forced to all, because
-            maps only compare on one text (the first model's response if there is no rationale).
+        problem: The item; or several, of which one is shown at a time, measured when it is opened.
+        response: The text to look at, or its token ids; of several items by their ids. ``None``: of
+            one model its own greedy response; of several the problem's right rationale,
+            teacher-forced to all, because maps only compare on one text (the first model's response
+            if there is no rationale).
         sources: What maps to offer; ``"attention"`` always is. ``None``: all that are defined for
             the models. Gradients cost one backward pass per step, all else a forward pass or two.
         heads: The visual heads, e.g. from `VisualHeads.select`. ``None``: those of the first
@@ -65,6 +67,7 @@ def explore(
         image: Another picture to show instead of the item's own, or such pictures by label: one
             model under two labels, the second with another picture, is the item beside its edit.
         max_new_tokens: Length limit of the models' own responses.
+        values: Of several items, what they are sorted by: a run's table ``values``.
         **start: What to show first: ``layer``, ``head``, ``token``, ``source``.
 
     Raises:
@@ -73,16 +76,26 @@ def explore(
         LayoutError: If the response has no step, or the item not exactly one image.
     """
     _check_widgets()
-    record = explorer_record(
-        models,
+    given: dict[str, Any] = {"sources": sources, "heads": heads, "max_new_tokens": max_new_tokens}
+    if isinstance(problem, Problem):
+        if isinstance(response, Mapping):
+            response = response.get(problem.id)
+        record = explorer_record(models, problem, response, image=image, **given)
+        return make_explorer(record, **start)
+    from attcot_analysis.show.explorer.widget import Gallery
+
+    if image is not None or not isinstance(response, Mapping | None):
+        raise ShowError(
+            "Several items have pictures of their own and responses by their ids; leave image out "
+            "and give response as a mapping."
+        )
+    texts = response or {}
+    return Gallery(
         problem,
-        response,
-        sources=sources,
-        heads=heads,
-        image=image,
-        max_new_tokens=max_new_tokens,
+        lambda one: explorer_record(models, one, texts.get(one.id), **given),
+        values=values,
+        **start,
     )
-    return make_explorer(record, **start)
 
 
 def make_explorer(record: ExplorerRecord, **start: Any) -> "Explorer":

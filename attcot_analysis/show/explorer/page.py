@@ -7,7 +7,7 @@ same `Content`.
 import base64
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from io import BytesIO
@@ -263,9 +263,9 @@ def _colours(cmap: str) -> str:
     return base64.b64encode(table.astype(np.uint8).tobytes()).decode()
 
 
-def picture_url(image: Image.Image) -> str:
-    """A picture as data URL: PNG, or JPEG where that is much smaller; at most 512 pixels."""
-    scale = _LONGEST_SIDE / max(image.size)
+def picture_url(image: Image.Image, longest: int = _LONGEST_SIDE) -> str:
+    """A picture as data URL: PNG, or JPEG where that is much smaller; ``longest`` in pixels."""
+    scale = longest / max(image.size)
     if scale < 1:
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         image = image.resize(size, Image.Resampling.LANCZOS)
@@ -300,7 +300,44 @@ def explorer_page(
     selection = select(record) if selection is None else selection
     name = f"{record.problem.id}: {labels_of(record.models)}" if title is None else title
     content = make_content(record, budget, selection, live=False)
-    return _page(content, selection, name, look or {}, "ax-page")
+    return _page([(content, selection)], name, look or {}, "ax-page")
+
+
+def gallery_page(
+    records: Iterable[ExplorerRecord | str],
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    title: str | None = None,
+    budget: int | None = PAGE_BUDGET,
+    look: Mapping[str, Any] | None = None,
+) -> str:
+    """An explorer of several items as one HTML file; it unpacks the item that is chosen.
+
+    Args:
+        records: One per item, taken one after the other, or why there is none, a sentence.
+        entries: What `attcot_analysis.show.explorer.gallery.gallery_entries` says of each.
+        title: Of the page; default, how many items it has.
+        budget: Bytes of maps of all items together, before compression; each gets an equal part.
+        look: See `explorer_page`.
+
+    Raises:
+        ShowError: If no item has a record.
+    """
+    share = None if budget is None else budget // len(entries)
+    parts: list[tuple[Content, Selection] | None] = []
+    shown = []
+    for record, entry in zip(records, entries, strict=True):
+        if isinstance(record, str):
+            parts.append(None)
+            shown.append({**entry, "failed": record})
+            continue
+        first = select(record)
+        parts.append((make_content(record, share, first, live=False), first))
+        shown.append(dict(entry))
+    if not any(parts):
+        raise ShowError(f"None of the {len(parts)} items can be shown: {shown[0]['failed']}")
+    name = f"{len(entries)} items" if title is None else title
+    return _page(parts, name, look or {}, "ax-page", shown)
 
 
 def explorer_fragment(
@@ -325,7 +362,7 @@ def explorer_fragment(
     selection = select(record) if selection is None else selection
     content = make_content(record, budget, selection, live=False)
     name = f"Attention explorer, {record.problem.id}: {labels_of(record.models)}"
-    page = _page(content, selection, name, look or {}, "ax-frame-page")
+    page = _page([(content, selection)], name, look or {}, "ax-frame-page")
     still = base64.b64encode(explorer_png(record, selection)).decode()
     values = {"name": name, "page": page, "still": still}
     return html.render("explorer/templates/fragment.html.j2", values)
@@ -370,29 +407,33 @@ def explorer_state(
 
 
 def _page(
-    content: Content,
-    selection: Selection,
+    parts: Sequence[tuple[Content, Selection] | None],
     title: str,
     look: Mapping[str, Any],
     kind: str,
+    gallery: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    state = explorer_state(content, selection, look)
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src {script_policy()}; base-uri 'none'; form-action 'none'"
     )
-    # mtime 0: the same bytes at any time.
-    packed = base64.b64encode(gzip.compress(content.data, 9, mtime=0)).decode()
     values = {
         "title": title,
         "policy": policy,
         "kind": kind,
-        "state": Markup(json_text(state)),
-        "data": packed,
+        "parts": [None if part is None else _packed(*part, look) for part in parts],
+        "gallery": Markup(json_text(gallery)) if gallery else "",
         "script": Markup(page_script()),
         "colors": page_colors(),
     }
     return str(html.render("explorer/templates/explorer.html.j2", values))
+
+
+def _packed(content: Content, selection: Selection, look: Mapping[str, Any]) -> tuple[Markup, str]:
+    """What a page holds of an item: its state, and its maps."""
+    # mtime 0: the same bytes at any time.
+    packed = base64.b64encode(gzip.compress(content.data, 9, mtime=0)).decode()
+    return Markup(json_text(explorer_state(content, selection, look))), packed
 
 
 def json_text(value: object) -> str:

@@ -4,7 +4,9 @@ The widget sends packed maps once; its script (``static/explorer.js``) draws the
 was too large to send when it is selected. The same script draws what `Explorer.to_html` writes.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
-from attcot_analysis.errors import RunError
+from attcot_analysis.errors import AttCoTError, RunError, ShowError
 from attcot_analysis.files import write_bytes
+from attcot_analysis.problems import Problem
+from attcot_analysis.show.explorer.gallery import gallery_entries
 from attcot_analysis.show.explorer.page import (
     PAGE_BUDGET,
     explorer_figure,
     explorer_fragment,
     explorer_page,
+    gallery_page,
     make_content,
     static_text,
 )
@@ -219,7 +224,7 @@ class Explorer(anywidget.AnyWidget):
         path = Path(path)
         if path.exists() and not overwrite:
             raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
-        page = explorer_page(self.record, self.selection, budget=budget, look=self._look())
+        page = self._page(budget)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, page.encode())
         return path
@@ -233,6 +238,9 @@ class Explorer(anywidget.AnyWidget):
             twin = explorer_fragment(self.record, self.selection, look=self._look())
             data["text/html"] = str(twin)
         return data, metadata
+
+    def _page(self, budget: int | None) -> str:
+        return explorer_page(self.record, self.selection, budget=budget, look=self._look())
 
     def _look(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("opacity", "one_scale", "first", "second")}
@@ -251,7 +259,8 @@ class Explorer(anywidget.AnyWidget):
             return
         keys = [read_key(self.record, str(name)) for name in content.get("names", ())]
         planes = [pack_plane(self.record, key) for key in keys]
-        message = {"kind": "planes", "index": index_of(planes)}
+        item = self.record.problem.id
+        message = {"kind": "planes", "item": item, "index": index_of(planes)}
         self.send(message, buffers=[b"".join(plane.data for plane in planes)])
 
     @traitlets.validate("source", "layer", "head", "token")
@@ -260,3 +269,78 @@ class Explorer(anywidget.AnyWidget):
         value, name = proposal["value"], proposal["trait"].name
         select(self.record, **{name: _WORDS.get(value, value) if name in _CODED else value})
         return value
+
+
+class Gallery(Explorer):
+    """An explorer of several items: a strip to choose from, and one item at a time.
+
+    An item is measured when it is opened. The page that `to_html` writes holds all of them.
+
+    Attributes:
+        items: What the strip shows of every item; see `gallery_entries`.
+        item: Place of the item that is shown.
+        failed: Why the item that was chosen last is not shown; empty if it is.
+    """
+
+    items: Any = traitlets.List().tag(sync=True)
+    item = traitlets.Int(0).tag(sync=True)
+    failed = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        record_of: Callable[[Problem], ExplorerRecord],
+        *,
+        values: pd.DataFrame | None = None,
+        budget: int | None = LIVE_BUDGET,
+        **start: Any,
+    ) -> None:
+        """Make the widget, with the first item open.
+
+        Args:
+            problems: The items.
+            record_of: Measures one, such as `explorer_record` of a model; the last few are kept.
+            values: As for `gallery_entries`.
+            budget: Bytes of an item's maps to send at first; ``None`` for all.
+            **start: As for `Explorer`, for the first item.
+
+        Raises:
+            ShowError: As `gallery_entries`.
+        """
+        entries = gallery_entries(problems, values)
+        self._record_of = lru_cache(maxsize=4)(lambda at: record_of(problems[at]))
+        self._budget = budget
+        super().__init__(self._record_of(0), budget=budget, **start)
+        self.items = entries
+
+    def _page(self, budget: int | None) -> str:
+        def record(at: int) -> ExplorerRecord | str:
+            try:
+                return self._record_of(at)
+            except AttCoTError as error:
+                return str(error)
+
+        records = map(record, range(len(self.items)))
+        return gallery_page(records, self.items, budget=budget, look=self._look())
+
+    @traitlets.validate("item")
+    def _known(self, proposal: Any) -> int:
+        at, last = int(proposal["value"]), len(self.items) - 1
+        if not 0 <= at <= max(last, 0):
+            raise ShowError(f"There is no item {at}; the gallery has items 0 to {last}.")
+        return at
+
+    @traitlets.observe("item")
+    def _open(self, change: Any) -> None:
+        try:
+            record = self._record_of(change["new"])
+        except AttCoTError as error:
+            self.failed = str(error)
+            return
+        first = select(record)
+        content = make_content(record, self._budget, first, live=True)
+        self.record = record
+        with self.hold_sync():
+            self.failed, self.spec, self.data = "", content.spec, content.data
+            for name, value in traits_of(first).items():
+                setattr(self, name, value)

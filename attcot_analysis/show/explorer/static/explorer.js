@@ -757,7 +757,7 @@ class View {
   // --- fetching ---------------------------------------------------------------------------------
 
   receive(message, buffers) {
-    if (message?.kind !== "planes") return;
+    if (message?.kind !== "planes" || (message.item ?? this.spec.item) !== this.spec.item) return;
     this.waiting = false;
     this.planes.add(message.index, bytes(buffers[0]), true);
     this.later();
@@ -1729,9 +1729,122 @@ function stepsBefore(steps) {
   return steps.map((_, at) => [...last.values()].filter((end) => end < at).length);
 }
 
+// --- several items ------------------------------------------------------------------------------
+
+/** The strip of items: sorted, filtered; the arrow keys go along it, Enter opens. */
+class Gallery {
+  constructor(entries, open) {
+    Object.assign(this, { entries, open, at: 0, order: "", group: "" });
+    const count = (group) => entries.filter(({ groups }) => groups.includes(group)).length;
+    const orders = [...new Set(entries.flatMap(({ sort }) => Object.keys(sort)))];
+    const groups = [...new Set(entries.flatMap(({ groups }) => groups))];
+    this.strip = make("div", { class: "ax-items", role: "listbox", "aria-label": "Items" });
+    this.strip.addEventListener("keydown", (event) => this.key(event));
+    this.said = make("p", { class: "ax-small", role: "status" });
+    this.root = make(
+      "section",
+      { class: "attcot-gallery", "aria-label": "Items" },
+      make(
+        "div",
+        { class: "ax-sorting" },
+        this.choice("Sort", "order", [["", "as given"], ...orders.map((name) => [name, name])]),
+        this.choice("Show", "group", [
+          ["", `all (${entries.length})`],
+          ...groups.map((name) => [name, `${name} (${count(name)})`]),
+        ]),
+        this.said,
+      ),
+      this.strip,
+    );
+    this.fill();
+  }
+
+  choice(label, name, options) {
+    if (options.length < 2) return null;
+    const change = (event) => {
+      this[name] = event.target.value;
+      this.fill();
+    };
+    const list = make("select", { "aria-label": label, onchange: change }, options.map(([value, text]) => make("option", { value }, text)));
+    return make("label", {}, `${label} `, list);
+  }
+
+  /** Places of the entries that are shown, in their order. */
+  shown() {
+    const { entries, group, order } = this;
+    const places = [...entries.keys()].filter((at) => !group || entries[at].groups.includes(group));
+    const value = (at) => entries[at].sort[order] ?? -Infinity;
+    return order ? places.sort((one, two) => value(two) - value(one) || one - two) : places;
+  }
+
+  fill() {
+    const places = this.shown();
+    this.options = new Map(places.map((at) => [at, this.option(at)]));
+    this.strip.replaceChildren(...this.options.values());
+    this.show(this.at, `${places.length} of ${this.entries.length} items`);
+  }
+
+  option(at) {
+    const { item, question, picture, sort, groups, failed } = this.entries[at];
+    const value = this.order ? `${this.order}: ${this.order in sort ? number(sort[this.order]) : "not measured"}` : "";
+    const words = [value, ...groups, failed ? "cannot be shown" : ""].filter(Boolean).join(", ");
+    return make(
+      "button",
+      { type: "button", role: "option", tabindex: -1, title: question, onclick: () => this.open(at) },
+      make("img", { src: picture, alt: "", loading: "lazy" }),
+      make("span", {}, item),
+      make("small", {}, words),
+    );
+  }
+
+  /** Say which item is open, and why another is not. */
+  show(at, words = "") {
+    this.at = at;
+    for (const [place, option] of this.options) {
+      option.setAttribute("aria-selected", place === at);
+      option.tabIndex = place === at ? 0 : -1;
+    }
+    if (!this.options.has(at)) this.options.values().next().value?.setAttribute("tabindex", 0);
+    this.said.textContent = words || `${this.entries[at].item}, ${at + 1} of ${this.entries.length}`;
+  }
+
+  key(event) {
+    const all = [...this.options.values()], now = all.indexOf(document.activeElement);
+    const step = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: all.length - 1 };
+    event.stopPropagation();
+    if (!(event.key in step)) return;
+    event.preventDefault();
+    all[clamp(step[event.key], 0, all.length - 1)]?.focus();
+  }
+}
+
 function render({ model, el }) {
-  const view = new View(model, el);
-  return () => view.close();
+  const entries = model.get("items") ?? [], holder = make("div");
+  let view = new View(model, holder);
+  if (!entries.length) {
+    el.append(holder);
+    return () => view.close();
+  }
+  const gallery = new Gallery(entries, (at) => {
+    gallery.said.textContent = `${entries[at].item} is measured`;
+    model.set("item", at);
+    model.save_changes();
+  });
+  const renew = () => {
+    view.close();
+    view = new View(model, holder);
+    gallery.show(model.get("item"));
+  };
+  const fail = () => model.get("failed") && (gallery.said.textContent = model.get("failed"));
+  el.append(gallery.root, holder);
+  model.on("change:spec", renew);
+  model.on("change:failed", fail);
+  gallery.show(model.get("item"));
+  return () => {
+    model.off("change:spec", renew);
+    model.off("change:failed", fail);
+    view.close();
+  };
 }
 
 // --- without a kernel ---------------------------------------------------------------------------
@@ -1761,26 +1874,50 @@ class Model {
 }
 
 async function standalone() {
-  const state = JSON.parse(document.getElementById("state").textContent);
-  const packed = Uint8Array.from(atob(document.getElementById("data").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  state.data = new Uint8Array(await new Response(stream).arrayBuffer());
-  const el = document.getElementById("explorer"), model = new Model(state), view = new View(model, el);
-  el.dataset.ready = "";
-  let outside = null;
+  const text = (id) => document.getElementById(id)?.textContent;
+  const entries = JSON.parse(text("gallery") ?? "[]"), el = document.getElementById("explorer");
+  let outside = null, view = null, now = -1, asked = 0;
   try {
     outside = window.frameElement;
   } catch {
     // A frame of another origin keeps its height.
   }
-  if (!outside) {
-    if (window.parent !== window) return;
-    const follow = () => followLink(view, location.hash);
-    follow();
+  const alone = !outside && window.parent === window;
+  const tell = () => alone && history.replaceState(null, "", linkOf(view));
+  /** Unpack an item; what the one before took is let go. */
+  const open = async (at) => {
+    const mine = ++asked, place = at || "";
+    const state = JSON.parse(text(`state${place}`));
+    const packed = Uint8Array.from(atob(text(`data${place}`)), (c) => c.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    state.data = new Uint8Array(await new Response(stream).arrayBuffer());
+    if (mine !== asked) return;
+    view?.close();
+    const model = new Model(state);
+    [view, now] = [new View(model, el), at];
+    gallery?.show(at);
+    for (const name of SHARED) model.on(`change:${name}`, tell);
+  };
+  const choose = async (at) => {
+    if (entries[at].failed) return (gallery.said.textContent = `${entries[at].item}: ${entries[at].failed}`);
+    await open(at);
+    tell();
+  };
+  const gallery = entries.length ? new Gallery(entries, choose) : null;
+  if (gallery) el.before(gallery.root);
+  await open(Math.max(0, entries.findIndex(({ failed }) => !failed)));
+  if (alone) {
+    const follow = async () => {
+      const named = new URLSearchParams(location.hash.slice(1)).get("item");
+      const at = entries.findIndex(({ item, failed }) => item === named && !failed);
+      if (at >= 0 && at !== now) await open(at);
+      followLink(view, location.hash);
+    };
+    await follow();
     window.addEventListener("hashchange", follow);
-    for (const name of SHARED) model.on(`change:${name}`, () => history.replaceState(null, "", linkOf(view)));
-    return;
   }
+  el.dataset.ready = "";
+  if (!outside) return;
   // In a notebook or report: as high as its content, in place of the still picture before it.
   const fit = () => (outside.style.height = `${Math.ceil(document.body.scrollHeight) + 2}px`);
   new ResizeObserver(fit).observe(document.body);
