@@ -40,6 +40,8 @@ MORE_FAMILIES = (
     "pixtral",
     "aya_vision",
     "cohere2_vision",
+    "ovis2",
+    "lfm2_vl",
 )
 """Further ones: their maps, ids and positions are tested, and what `check_model` checks."""
 
@@ -419,6 +421,70 @@ def _gemma4(**changes: Any) -> tuple[Any, dict[str, Any]]:
     }
 
 
+def _ovis2(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Tiles of 32 px, patches of 4 px, 2 x 2 of which make a token; five tags have features."""
+    tags = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
+    tokenizer = _tokenizer(added=(*tags, "<IMG_ATOM>", "<image>"))
+    image = {
+        "size": {"height": 32, "width": 32},
+        "crop_to_patches": True,
+        "max_patches": 6,
+        **changes,
+    }
+    processor = transformers.Ovis2Processor(
+        image_processor=transformers.Ovis2ImageProcessor(**image),
+        tokenizer=tokenizer,
+        image_seq_length=16,
+        chat_template=_template("<image>\n"),
+    )
+    token = tokenizer.convert_tokens_to_ids
+    return processor, {
+        "text_config": _text(tokenizer, model_type="qwen2"),
+        "vision_config": _tower(32, 4, hidden_stride=2, vocab_size=64),
+        "image_token_id": token("<IMG_ATOM>"),
+        "visual_indicator_token_ids": [token(tag) for tag in tags],
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+    }
+
+
+def _lfm2(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Patches of 4 px, 2 x 2 of which make a token; layers with a state of a short convolution."""
+    tags = [f"<|img_row_{row}_col_{col}|>" for row in range(1, 7) for col in range(1, 7)]
+    named = {
+        "image_token": "<image>",
+        "image_start_token": "<|image_start|>",
+        "image_end_token": "<|image_end|>",
+        "image_thumbnail_token": "<|img_thumbnail|>",
+    }
+    tokenizer = _tokenizer(added=tuple(tags), **named)
+    image = {
+        "size": {"height": 32, "width": 32},
+        "tile_size": 32,
+        "encoder_patch_size": 4,
+        "min_image_tokens": 4,
+        "max_image_tokens": 24,
+        "max_tiles": 6,
+        **changes,
+    }
+    processor = transformers.Lfm2VlProcessor(
+        image_processor=transformers.Lfm2VlImageProcessor(**image),
+        tokenizer=tokenizer,
+        chat_template=_template("<image>"),
+    )
+    layers = ["conv", "full_attention", "conv"]
+    text = _text(tokenizer, model_type="lfm2", layer_types=layers, conv_L_cache=3)
+    tower = _tower(0, 4, model_type="siglip2_vision_model", num_patches=64, vision_use_head=False)
+    del tower["image_size"]
+    return processor, {
+        "text_config": text,
+        "vision_config": tower,
+        "image_token_id": tokenizer.image_token_id,
+        "projector_hidden_size": 48,
+        "downsample_factor": 2,
+    }
+
+
 def _pixtral(model: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
     """Pictures keep their shape; each row of tokens ends in a token that is no image token."""
     merge = 2 if model == "mistral3" else 1
@@ -530,6 +596,8 @@ _BUILDERS: dict[str, tuple[str, Any]] = {
     "pixtral": ("Llava", functools.partial(_pixtral, "llava")),
     "aya_vision": ("AyaVision", functools.partial(_cohere, True)),
     "cohere2_vision": ("Cohere2Vision", functools.partial(_cohere, False)),
+    "ovis2": ("Ovis2", _ovis2),
+    "lfm2_vl": ("Lfm2Vl", _lfm2),
     "idefics3": ("Idefics3", functools.partial(_idefics, "Idefics3")),
     "smolvlm": ("SmolVLM", functools.partial(_idefics, "SmolVLM")),
 }

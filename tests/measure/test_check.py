@@ -3,12 +3,14 @@
 import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from families import FAMILY_NAMES, MORE_FAMILIES, save_tiny_family, shared_family
+from real import CHECKPOINTS
 from tiny import merging_tokenizer, tiny_mllm
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -29,7 +31,7 @@ from attcot_analysis.measures.check import (
     check_model,
     held_exactly,
 )
-from attcot_analysis.models import Span, TokenGrid, layout
+from attcot_analysis.models import FAMILIES, Span, TokenGrid, layout
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
 PAINTED, GRID = "painted box moves its token", "image tokens = grid"
@@ -74,10 +76,20 @@ def test_every_family_passes(name):
     found = check_model(shared_family(name))
     assert found.holds, str(found)
     cannot = {name for name, (verdict, _) in found.measurements.items() if verdict == "cannot"}
-    assert cannot == ({"knockout", "relevance", "lens"} if name.startswith("qwen3_5") else set())
+    state = {"qwen3_5": "linear_attention", "qwen3_5_moe": "linear_attention", "lfm2_vl": "conv"}
+    assert cannot == ({"knockout", "relevance", "lens"} if name in state else set())
     if cannot:
         assert found.verdict.endswith("cannot be measured on it: knockout, relevance, lens.")
-        assert "2 of its 3 layers (linear_attention)" in found.measurements["knockout"][1]
+        assert f"2 of its 3 layers ({state[name]})" in found.measurements["knockout"][1]
+
+
+def test_every_model_type_and_every_published_checkpoint_has_its_row():
+    checked = {
+        path.stem for path in (Path(__file__).parents[2] / "docs/checkpoints").glob("*.json")
+    }
+    assert checked == {*FAMILY_NAMES, *MORE_FAMILIES, *(f"{one}_published" for one in CHECKPOINTS)}
+    types = {one for family in FAMILIES for one in family.model_types if "my_" not in one}
+    assert types <= checked
 
 
 def test_a_saved_checkpoint_of_another_family_passes_from_the_command_line(tmp_path, capsys):

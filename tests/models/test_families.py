@@ -53,6 +53,8 @@ VARIANTS = {
     "pixtral": {},
     "aya_vision": {},
     "cohere2_vision": {},
+    "ovis2": {},
+    "lfm2_vl": {},
 }
 """Settings of the image processor, per family and for what else its processors can do."""
 
@@ -97,6 +99,13 @@ def token_colours(mllm, encoded):
         patches = pixels[0].view(-1, 8 * 8, 3).mean(1)
         patches = patches[: 9 * len(grids[0])].view(-1, pool, width // pool, pool, 3)
         colours = patches.mean((1, 3)).reshape(-1, 3)
+    elif "spatial_shapes" in encoded.vision:
+        shapes = encoded.vision["spatial_shapes"].tolist()
+        pieces = [
+            piece[: down * across].view(down // 2, 2, across // 2, 2, -1, 3).mean((1, 3, 4))
+            for piece, (down, across) in zip(pixels, shapes, strict=True)
+        ]
+        colours = torch.cat([piece.reshape(-1, 3) for piece in pieces])
     else:
         size = 16 if mllm.name.split()[1] in ("gemma3", "mistral3", "pixtral") else 8
         tiles = torch.nn.functional.avg_pool2d(pixels.flatten(0, -4), size)

@@ -16,6 +16,7 @@ from attcot_analysis.models.families.limits import (
     glm_pixels,
     idefics3_patches,
     internvl_patches,
+    lfm2_patches,
     qwen_pixels,
 )
 from attcot_analysis.models.families.single import (
@@ -30,6 +31,8 @@ from attcot_analysis.models.families.tiles import (
     cohere_grids,
     idefics3_grids,
     internvl_grids,
+    lfm2_grids,
+    ovis2_grids,
 )
 
 __all__ = ["FAMILIES", "Family", "ProcessedPrompt", "family_of", "text_positions"]
@@ -95,6 +98,16 @@ FAMILIES: list[Family] = [
         limits={"max_patches": internvl_patches},
     ),
     Family(
+        "ovis2",
+        ("ovis2",),
+        ovis2_grids,
+        plain_positions,
+        limits={"max_patches": internvl_patches},
+    ),
+    Family(
+        "lfm2_vl", ("lfm2_vl",), lfm2_grids, plain_positions, limits={"max_patches": lfm2_patches}
+    ),
+    Family(
         "idefics3",
         ("idefics3", "smolvlm"),
         idefics3_grids,
@@ -115,6 +128,11 @@ def family_of(config: Any) -> Family:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
+    if model_type == "paligemma":
+        raise ModelError(
+            "PaliGemma has no chat template and its prompts attend to themselves in both "
+            "directions, which no measurement here reads; take another family (Gemma 3, say)."
+        )
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
     raise ModelError(
         f"Model type {model_type!r} belongs to no supported family; supported model types: {known}."

@@ -34,6 +34,12 @@ def internvl_patches(processor: Any, most: int) -> dict[str, Any]:
     return {"max_patches": most, "min_patches": least, "crop_to_patches": most > 1}
 
 
+def lfm2_patches(processor: Any, most: int) -> dict[str, Any]:
+    """At most so many tiles, of which there are two or more; the whole picture is one more."""
+    least = min(int(processor.image_processor.min_tiles), most)
+    return {"max_tiles": most, "min_tiles": least, "do_image_splitting": most > 1}
+
+
 def idefics3_patches(processor: Any, most: int) -> dict[str, Any]:
     """At most so many tiles, as a square: where there are several, the whole picture is one more.
 

@@ -9,7 +9,7 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 
 from attcot_analysis.models.families.family import ProcessedPrompt
 from attcot_analysis.models.families.frame import Frame, cells
-from attcot_analysis.models.grid import IntArray, TokenGrid
+from attcot_analysis.models.grid import FloatArray, IntArray, TokenGrid
 
 
 def internvl_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
@@ -95,12 +95,9 @@ def idefics3_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     How the tiles are arranged is read off these tags in the prompt.
     """
     per_tile = prompt.processor.image_seq_len
-    text = prompt.processor.tokenizer.decode(
-        prompt.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
     whole_tag = getattr(prompt.processor, "global_image_tag", None)  # SmolVLM: another name.
     whole_tag = prompt.processor.global_image_token if whole_tag is None else whole_tag
-    tags = re.findall(rf"<row_(\d+)_col_(\d+)>|({re.escape(whole_tag)})", text)
+    tags = re.findall(rf"<row_(\d+)_col_(\d+)>|({re.escape(whole_tag)})", _written(prompt))
     n_images = sum(bool(whole) for *_, whole in tags)
     prompt.require(
         prompt.runs == (per_tile,) * len(tags) and n_images == len(prompt.image_sizes),
@@ -121,6 +118,83 @@ def idefics3_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
     return tuple(grids)
 
 
+def ovis2_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """The whole image, then, if there are several, tiles in row-major order, parted by tags."""
+    vision, per_tile = prompt.config.vision_config, int(prompt.processor.image_seq_length)
+    images = _written(prompt).split("<IMG_END>")[:-1]
+    shapes = [(one.count("<IMG_ROW>") + 1, one.count("<IMG_COL>")) for one in images]
+    shapes = [(rows, breaks // rows + 1) for rows, breaks in shapes]
+    n_tiles = [rows * cols + (rows * cols > 1) for rows, cols in shapes]
+    prompt.require(
+        len(images) == len(prompt.image_sizes) and prompt.runs == (per_tile,) * sum(n_tiles),
+        f"tags of {n_tiles} tiles of {per_tile} tokens stand beside runs of {prompt.runs} image "
+        f"tokens for {len(prompt.image_sizes)} images",
+    )
+    token = vision.patch_size * vision.hidden_stride
+    return tuple(
+        _tiled(prompt, size, rows, cols, per_tile, token, whole_first=True)
+        for size, (rows, cols) in zip(prompt.image_sizes, shapes, strict=True)
+    )
+
+
+def lfm2_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """Square tiles in row-major order, each tagged, then the whole image; or only the latter.
+
+    The whole image keeps its shape, in whole tokens. How many patches each piece has across and
+    down is said by the processor.
+    """
+    tags = r"<\|img_row_(\d+)_col_(\d+)\|>|(<\|img_thumbnail\|>)|(<\|image_end\|>)"
+    factor = int(prompt.processor.image_processor.downsample_factor)
+    patches = prompt.vision["spatial_shapes"].tolist()
+    shapes = [(down // factor, across // factor) for down, across in patches]
+    images: list[list[tuple[int, int]]] = [[]]  # Per image the rows and columns of its pieces.
+    for row, col, _, end in re.findall(tags, _written(prompt)):
+        images[-1] += [(int(row or 0), int(col or 0))] * (not end)
+        images += [[]] * bool(end)
+    counts = [max(1, len(pieces)) for pieces in images[:-1]]
+    prompt.require(
+        len(counts) == len(prompt.image_sizes)
+        and sum(counts) == len(shapes)
+        and not any(down % factor or across % factor for down, across in patches),
+        f"tags of {counts} pieces stand beside pieces of {patches} patches, merged {factor} x "
+        f"{factor}, for {len(prompt.image_sizes)} images",
+    )
+    grids = []
+    for size, pieces in zip(prompt.image_sizes, images, strict=False):
+        rows, cols = max(pieces, default=(0, 0))
+        views = []
+        if rows:
+            side, n_tiles = shapes[0][0], rows * cols
+            prompt.require(
+                shapes[:n_tiles] == [(side, side)] * n_tiles, f"tiles of {shapes[:n_tiles]} tokens"
+            )
+            views.append(_stretched(size, rows * side, cols * side, _tile_order(rows, cols, side)))
+            shapes = shapes[n_tiles:]
+        n_slots = sum(places.size for _, places in views)
+        if not pieces or len(pieces) > rows * cols:
+            down, across = shapes.pop(0)
+            order = n_slots + np.arange(down * across).reshape(down, across)
+            views.append(_stretched(size, down, across, order))
+            n_slots += order.size
+        grids.append(TokenGrid.of_views(size, views, n_slots))
+    return tuple(grids)
+
+
+def _stretched(
+    size: tuple[int, int], rows: int, cols: int, order: IntArray
+) -> tuple[FloatArray, IntArray]:
+    """A view of equal tokens that cover the image."""
+    return TokenGrid.regular(size, rows, cols).boxes.reshape(rows, cols, 4), order
+
+
+def _written(prompt: ProcessedPrompt) -> str:
+    """The prompt with all its tags."""
+    text: str = prompt.processor.tokenizer.decode(
+        prompt.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
 def _tiled(
     prompt: ProcessedPrompt,
     size: tuple[int, int],
@@ -128,8 +202,10 @@ def _tiled(
     cols: int,
     per_tile: int,
     token: int,
+    *,
+    whole_first: bool = False,
 ) -> TokenGrid:
-    """Rows x cols tiles that the image is stretched over, then, if several, the whole image."""
+    """Rows x cols tiles that the image is stretched over and, if several, the whole image."""
     side = isqrt(per_tile)
     width, height = prompt.pixel_size
     prompt.require(
@@ -138,7 +214,8 @@ def _tiled(
     )
     views = []
     n_slots = 0
-    for down, across in [(rows, cols)] + [(1, 1)] * (rows * cols > 1):
+    shapes = [(rows, cols)] + [(1, 1)] * (rows * cols > 1)
+    for down, across in shapes[::-1] if whole_first else shapes:
         boxes = (
             Frame(size)
             .resize(across * width, down * height)
