@@ -21,6 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --no-compile -c constraints.txt -e '.[train,math,notebooks,test,browser]'
 	touch $@
 
+# What was compiled is kept, even where the environment forbids it beside the sources: importing torch
+# and transformers takes a third of the time then, in every process and kernel that is started.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+
 reproduce: $(STAMP)  ## Testbed, measurements, CoT-SFT and Att-CoT, report: a new folder under runs/.
 	$(BIN)/attcot reproduce
 
