@@ -1,7 +1,7 @@
 """The report in headless chromium: read, stepped through and printed; nothing leaves the page."""
 
 import pytest
-from browser.pages import SIZES, keep
+from browser.pages import SIZES, check_look, keep
 from playwright.sync_api import expect
 from show import samples
 
@@ -72,6 +72,26 @@ def test_the_page_never_scrolls_sideways(visit, report, hostile, size):
     for path in (report, hostile):
         page = visit(path, size)
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+
+
+@both_sizes
+def test_a_figure_that_is_wider_than_the_screen_says_so(visit, report, size):
+    page = visit(report, size)
+    wide = page.locator("figure .scroll.wide")
+    assert wide.count() > 0
+    for one in wide.all():
+        scrolls = one.evaluate("box => box.scrollWidth > box.clientWidth")
+        said = one.evaluate("box => getComputedStyle(box.parentElement, '::before').content")
+        assert scrolls == ("scroll it sideways" in said) == (size == "narrow")
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("wide", "light"), ("narrow", "dark")])
+def test_the_report_looks_as_it_did(visit, report, size, scheme):
+    page = visit(report, size, color_scheme=scheme)
+    check_look(page, f"report_{size}_{scheme}")
+    page.evaluate("document.querySelector('figure:has(.wide)').scrollIntoView()")
+    keep(page, f"report_figure_{size}_{scheme}")
+    check_look(page, f"report_figure_{size}_{scheme}")
 
 
 def test_items_are_stepped_through_by_keyboard(visit, report):
