@@ -241,16 +241,8 @@ def _control(problems: Sequence[Problem], at: int, options: EditOptions) -> Edit
 
 
 def _of_item(at: int, edit: Edit, change: str, why: str) -> EditedImage:
-    return EditedImage(
-        at,
-        edit.kind,
-        edit.image,
-        edit.answer,
-        edit.boxes,
-        change=change,
-        why=why,
-        picture=edit.picture,
-    )
+    shown = edit.kind, edit.image, edit.answer, edit.boxes
+    return EditedImage(at, *shown, change=change, why=why, picture=edit.picture)
 
 
 def _blank(problems: Sequence[Problem], at: int, options: EditOptions) -> EditedImage | None:

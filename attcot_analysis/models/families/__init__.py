@@ -8,7 +8,6 @@ from attcot_analysis.models.families.family import (
     Family,
     ProcessedPrompt,
     mrope_positions,
-    plain_positions,
     text_positions,
 )
 from attcot_analysis.models.families.limits import (
@@ -37,83 +36,28 @@ from attcot_analysis.models.families.tiles import (
 
 __all__ = ["FAMILIES", "Family", "ProcessedPrompt", "family_of", "text_positions"]
 
-_PIXELS = {"max_pixels": qwen_pixels}
-_ANYRES = {"max_patches": anyres_patches}
+_MROPE: dict[str, Any] = {"positions": mrope_positions, "token_types": "mm_token_type_ids"}
+_PIXELS, _GLM = {"max_pixels": qwen_pixels}, {"max_pixels": glm_pixels}
+_TILES, _ANYRES = {"max_patches": internvl_patches}, {"max_patches": anyres_patches}
+_SQUARES, _PIECES = {"max_patches": idefics3_patches}, {"max_patches": lfm2_patches}
+_QWEN3 = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+
 FAMILIES: list[Family] = [
-    Family(
-        "qwen2_5_vl",
-        ("qwen2_vl", "qwen2_5_vl"),
-        qwen_grids,
-        mrope_positions,
-        "mm_token_type_ids",
-        _PIXELS,
-    ),
-    Family(
-        "qwen3_vl",
-        ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
-        qwen_grids,
-        mrope_positions,
-        "mm_token_type_ids",
-        _PIXELS,
-    ),
-    Family(
-        "glm4v",
-        ("glm4v", "glm4v_moe", "glm46v"),
-        qwen_grids,
-        mrope_positions,
-        "mm_token_type_ids",
-        {"max_pixels": glm_pixels},
-    ),
-    Family(
-        "internvl",
-        ("internvl",),
-        internvl_grids,
-        plain_positions,
-        limits={"max_patches": internvl_patches},
-    ),
-    Family("llava", ("llava",), llava_grids, plain_positions),
-    Family("llava_next", ("llava_next",), llava_next_grids, plain_positions, limits=_ANYRES),
-    Family(
-        "llava_onevision",
-        ("llava_onevision",),
-        llava_onevision_grids,
-        plain_positions,
-        limits=_ANYRES,
-    ),
-    Family("gemma3", ("gemma3",), gemma3_grids, plain_positions, "token_type_ids"),
-    Family("gemma4", ("gemma4",), gemma4_grids, plain_positions, "mm_token_type_ids"),
-    Family("mistral3", ("mistral3",), pixtral_grids, plain_positions),
-    Family(
-        "aya_vision",
-        ("aya_vision",),
-        aya_grids,
-        plain_positions,
-        limits={"max_patches": internvl_patches},
-    ),
-    Family(
-        "cohere2_vision",
-        ("cohere2_vision",),
-        cohere_grids,
-        plain_positions,
-        limits={"max_patches": internvl_patches},
-    ),
-    Family(
-        "ovis2",
-        ("ovis2",),
-        ovis2_grids,
-        plain_positions,
-        limits={"max_patches": internvl_patches},
-    ),
-    Family(
-        "lfm2_vl", ("lfm2_vl",), lfm2_grids, plain_positions, limits={"max_patches": lfm2_patches}
-    ),
-    Family(
-        "idefics3",
-        ("idefics3", "smolvlm"),
-        idefics3_grids,
-        plain_positions,
-        limits={"max_patches": idefics3_patches},
-    ),
+    Family("qwen2_5_vl", ("qwen2_vl", "qwen2_5_vl"), qwen_grids, limits=_PIXELS, **_MROPE),
+    Family("qwen3_vl", _QWEN3, qwen_grids, limits=_PIXELS, **_MROPE),
+    Family("glm4v", ("glm4v", "glm4v_moe", "glm46v"), qwen_grids, limits=_GLM, **_MROPE),
+    Family("internvl", ("internvl",), internvl_grids, limits=_TILES),
+    Family("llava", ("llava",), llava_grids),
+    Family("llava_next", ("llava_next",), llava_next_grids, limits=_ANYRES),
+    Family("llava_onevision", ("llava_onevision",), llava_onevision_grids, limits=_ANYRES),
+    Family("gemma3", ("gemma3",), gemma3_grids, token_types="token_type_ids"),
+    Family("gemma4", ("gemma4",), gemma4_grids, token_types="mm_token_type_ids"),
+    Family("mistral3", ("mistral3",), pixtral_grids),
+    Family("aya_vision", ("aya_vision",), aya_grids, limits=_TILES),
+    Family("cohere2_vision", ("cohere2_vision",), cohere_grids, limits=_TILES),
+    Family("ovis2", ("ovis2",), ovis2_grids, limits=_TILES),
+    Family("lfm2_vl", ("lfm2_vl",), lfm2_grids, limits=_PIECES),
+    Family("idefics3", ("idefics3", "smolvlm"), idefics3_grids, limits=_SQUARES),
 ]
 """Every family; `FAMILIES.append(Family(...))` adds one of your own."""
 

@@ -65,6 +65,16 @@ PositionFunction = Callable[[Any, Mapping[str, Tensor]], Tensor]
 LimitFunction = Callable[[Any, int], dict[str, Any]]
 
 
+def plain_positions(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """The place in the padded sequence, ``(B, T)``: these models do not skip padding.
+
+    Rotary embeddings only see differences, so that left padding changes nothing.
+    """
+    input_ids = batch["input_ids"]
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return places.expand(input_ids.shape[0], -1)
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of MLLMs.
@@ -74,7 +84,7 @@ class Family:
         model_types: The ``config.model_type`` values that belong to it.
         grids: From the processor's own output for a prompt with images, one `TokenGrid` per image.
         positions: ``(model, batch) -> position ids`` as the model itself computes them, ``(B, T)``
-            or ``(3, B, T)`` for M-RoPE.
+            or ``(3, B, T)`` for M-RoPE; default `plain_positions`.
         token_types: The model input that tells image tokens from text; ``None`` for families
             that need none.
         limits: What a picture may cost, as `load_mllm` takes it: ``"max_pixels"`` or
@@ -85,7 +95,7 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     grids: GridFunction
-    positions: PositionFunction
+    positions: PositionFunction = plain_positions
     token_types: str | None = None
     limits: Mapping[str, LimitFunction] = field(default_factory=dict)
 
@@ -106,16 +116,6 @@ def mrope_positions(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
         input_ids, mm_token_type_ids=types, image_grid_thw=grid, attention_mask=mask
     )
     return found
-
-
-def plain_positions(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """The place in the padded sequence, ``(B, T)``: these models do not skip padding.
-
-    Rotary embeddings only see differences, so that left padding changes nothing.
-    """
-    input_ids = batch["input_ids"]
-    places = torch.arange(input_ids.shape[1], device=input_ids.device)
-    return places.expand(input_ids.shape[0], -1)
 
 
 def text_positions(mask: Tensor) -> Tensor:

@@ -13,37 +13,11 @@ from attcot_analysis.models.grid import FloatArray, IntArray, TokenGrid
 
 
 def internvl_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
-    """Tiles in row-major order, then the whole image as one more tile if there are several.
-
-    The number of tiles is read off the image's run of placeholders; how they are arranged is what
-    the image processor computes from the size of the image.
-    """
-    per_tile = prompt.processor.image_seq_length
-    settings = prompt.processor.image_processor
-    runs = prompt.runs
-    prompt.require(
-        len(runs) == len(prompt.image_sizes) and not any(run % per_tile for run in runs),
-        f"image tokens come in runs of {runs} for {len(prompt.image_sizes)} images and "
-        f"{per_tile} tokens per tile",
-    )
+    """Tiles in row-major order, then the whole image as one more tile if there are several."""
     patch = prompt.config.vision_config.patch_size
-    patch = patch if isinstance(patch, int) else patch[0]
-    token = round(patch / prompt.config.downsample_ratio)
-    tile_size = prompt.pixel_size[::-1]
-    grids = []
-    for size, run in zip(prompt.image_sizes, runs, strict=True):
-        rows = cols = 1
-        if run != per_tile:
-            cols, rows = get_optimal_tiled_canvas(
-                size[::-1], tile_size, settings.min_patches, settings.max_patches
-            )
-            prompt.require(
-                run == per_tile * (rows * cols + 1),
-                f"an image of {size} has {run} tokens and not {rows} x {cols} + 1 tiles of "
-                f"{per_tile}",
-            )
-        grids.append(_tiled(prompt, size, rows, cols, per_tile, token))
-    return tuple(grids)
+    token = round((patch if isinstance(patch, int) else patch[0]) / prompt.config.downsample_ratio)
+    per_tile = int(prompt.processor.image_seq_length)
+    return _canvas_grids(prompt, per_tile, get_optimal_tiled_canvas, token)
 
 
 def aya_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
@@ -65,8 +39,12 @@ def _canvas_grids(
     prompt: ProcessedPrompt,
     per_tile: int,
     canvas: Callable[[tuple[int, int], tuple[int, int], int, int], tuple[int, int]],
+    token: int | None = None,
 ) -> tuple[TokenGrid, ...]:
-    """Tiles as an image processor's canvas arranges them, unless all images are one tile each."""
+    """Tiles as an image processor's canvas arranges them, unless all images are one tile each.
+
+    How they are arranged is what the processor computes from the size of the image.
+    """
     settings = prompt.processor.image_processor
     tile_size = prompt.pixel_size[::-1]
     shapes = [(1, 1)] * len(prompt.image_sizes)
@@ -82,9 +60,9 @@ def _canvas_grids(
         total == per_tile * sum(n_tiles),
         f"{total} image tokens are not those of {n_tiles} tiles of {per_tile}",
     )
-    side = isqrt(per_tile)
+    token = token or prompt.pixel_size[0] // isqrt(per_tile)
     return tuple(
-        _tiled(prompt, size, rows, cols, per_tile, prompt.pixel_size[0] // side)
+        _tiled(prompt, size, rows, cols, per_tile, token)
         for size, (rows, cols) in zip(prompt.image_sizes, shapes, strict=True)
     )
 
