@@ -228,6 +228,9 @@ def messages_in_the_sources() -> str:
                 found.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
+    for path in [p for top in PACKAGES for p in (ROOT / top).rglob("*.yaml")]:
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        found.append(re.sub(r"\{[^{}]*\}", "…", text))
     return "\n".join(found)
 
 

@@ -36,7 +36,6 @@ from attcot_analysis.show.style import (
 FigureData = pd.DataFrame | np.ndarray | Mapping[str, pd.DataFrame | np.ndarray] | None
 """What a figure shows: a table or array, or several by name."""
 
-_PRINT_DPI = 200
 _PAPER_DPI = 400
 PAPER_FORMATS = (".pdf", ".svg", ".png")
 """Endings of a file of its own."""
@@ -146,12 +145,12 @@ def save_figure(
     svg: str | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Save a figure for a paper as ``f1.pdf``, or as ``f1.svg``, ``f1.png`` and ``f1.json``.
+    """Save a figure for a paper as ``f1.pdf``, or as ``f1.svg`` and ``f1.json``.
 
     A path that ends in ``.pdf``, ``.svg`` or ``.png`` is the file that is written: fonts are
     embedded in a PDF, letters are outlines in an SVG, so both look alike everywhere. Data are then
-    kept only if they are given. A path without such an ending gets an SVG whose text stays text, a
-    PNG and the data.
+    kept only if they are given. A path without such an ending gets an SVG whose text stays text,
+    and the data.
 
     Args:
         figure: What to save; it keeps width, height and font.
@@ -176,7 +175,7 @@ def save_figure(
     path = Path(path)
     one = path.suffix.lower() in PAPER_FORMATS
     stem = path.with_suffix("") if one else path
-    files = [path] if one else [stem.with_name(f"{stem.name}.{end}") for end in ("svg", "png")]
+    files = [path if one else stem.with_name(f"{stem.name}.svg")]
     if not one or data is not None:
         files.append(stem.with_name(f"{stem.name}.json"))
     for file in files:
@@ -187,7 +186,6 @@ def save_figure(
     sidecar = {"about": dict(about or {}), "data": _plain(data)}
     contents = {
         ".svg": lambda: (figure_svg(figure) if svg is None else svg).encode(),
-        ".png": lambda: figure_png(figure, dpi=_PRINT_DPI),
         ".json": lambda: json.dumps(sidecar, indent=1).encode(),
     }
     with writing(path):

@@ -119,7 +119,7 @@ def test_again_on_a_finished_folder_nothing_is_done(pair, compared, drawn):
     again = compared_anew(pair, compared.run.path, items=4)
     assert again.answers == compared.answers and again.notes == compared.notes
     after = {path: path.stat().st_mtime_ns for path in compared.run.path.rglob("*[a-z].*")}
-    assert after == before and len(before) > 20
+    assert after == before and len(before) >= 20
     assert drawn == {}
 
 

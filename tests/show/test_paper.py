@@ -57,7 +57,7 @@ def test_other_endings_and_data(commitment_table, tmp_path):
     files = save_figure(figure, tmp_path / "f.png", data=commitment_table)
     assert [path.name for path in files] == ["f.png", "f.json"]
     assert len(json.loads(files[1].read_text())["data"]) == len(commitment_table)
-    assert len(save_figure(figure, tmp_path / "g.v2")) == 3
+    assert len(save_figure(figure, tmp_path / "g.v2")) == 2
 
 
 def outside(figure):

@@ -154,7 +154,7 @@ def test_figures_are_also_saved_with_their_data(tmp_path, comparisons):
     stems = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert len(stems) == 6 and {"metrics", "comparisons", "commitment"} <= stems
     for stem in stems:
-        for suffix in ("svg", "png", "json"):
+        for suffix in ("svg", "json"):
             assert (tmp_path / "figures" / f"{stem}.{suffix}").stat().st_size > 100
     held = json.loads((tmp_path / "figures" / "comparisons.json").read_text())
     assert {row["metric"] for row in held["data"]} < set(comparisons["metric"])

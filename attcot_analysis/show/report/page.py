@@ -301,8 +301,6 @@ class _Drawings:
     def save(self, folder: Path, overwrite: bool) -> None:
         """Save every figure that was drawn, with its data."""
         for name, (item, svg) in self._shown.items():
-            # The layout that the page shows; laying out again takes as long as drawing.
-            item.figure.set_layout_engine("none")
             save_figure(
                 item.figure,
                 folder / name,
