@@ -179,7 +179,7 @@ def run_prompts(
     with evaluating(model), attached(model):
         last = last_row(shared.inputs)
         cache = model(**shared.inputs, use_cache=True, logits_to_keep=last).past_key_values
-    cache.batch_select_indices(shared.which)
+    cache.reorder_cache(shared.which)
     tails = [
         item.input_ids[item.prompt_length - 1 :][: max(1, length)]
         for item, length in zip(items, lengths, strict=True)

@@ -115,7 +115,7 @@ def critical_tokens(
         chunk = slice(start, start + batch_size)
         items = [
             encode_prompt(
-                mllm, reordered_prompt(mllm, problem.question), [problem.image], response=response
+                mllm, reordered_prompt(mllm, problem.question), problem.images, response=response
             )
             for problem, response in zip(problems[chunk], responses[chunk], strict=True)
         ]
@@ -224,7 +224,7 @@ class BothOrders(RationaleDataset):
         problem = self._problems[index]
         prompt = reordered_prompt(self._mllm, problem.question)
         response = self._response(problem)
-        return encode_prompt(self._mllm, prompt, [problem.image], response=response, end=True)
+        return encode_prompt(self._mllm, prompt, problem.images, response=response, end=True)
 
 
 def learn_both_orders(

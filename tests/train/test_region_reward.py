@@ -331,7 +331,7 @@ def test_the_reward_is_that_of_eager_attention(name, config, temperature):
         assert sunk[0].reward != pytest.approx(found[0].reward, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", [*FAMILY_NAMES, "gemma4", "lfm2_vl"])
 def test_responses_that_share_a_prompt_are_read_as_if_each_were_alone(name):
     """Two of one prompt, one of another with another length, and one that says nothing."""
     mllm = shared_family(name)
