@@ -27,47 +27,22 @@ OnToken = Callable[[list[int]], bool | None]
 RECOMMENDED = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 """What of a checkpoint's generation config is taken as its publisher's recommendation."""
 _COSTS = frozenset(
-    {
-        "use_cache",
-        "cache_implementation",
-        "cache_config",
-        "max_cache_len",
-        "low_memory",
-        "prefill_chunk_size",
-        "compile_config",
-        "disable_compile",
-        "continuous_batching_config",
-        "renormalize_logits",
-        "use_mtp",
-        "speculation_type",
-        "is_assistant",
-        "num_assistant_tokens",
-        "num_assistant_tokens_schedule",
-        "assistant_confidence_threshold",
-        "assistant_early_exit",
-        "assistant_lookbehind",
-        "target_lookbehind",
-        "prompt_lookup_num_tokens",
-        "max_matching_ngram_size",
-    }
+    (
+        *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory"),
+        *("prefill_chunk_size", "compile_config", "disable_compile", "continuous_batching_config"),
+        *("renormalize_logits", "use_mtp", "speculation_type", "is_assistant"),
+        *("num_assistant_tokens", "num_assistant_tokens_schedule"),
+        *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
+        *("target_lookbehind", "prompt_lookup_num_tokens", "max_matching_ngram_size"),
+    )
 )
 """How a token is computed, which does not change the distribution it is drawn from."""
 _OURS = frozenset(
-    {
-        "max_length",
-        "max_new_tokens",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "decoder_start_token_id",
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "output_logits",
-        "return_dict_in_generate",
-        "_from_model_config",
-        "transformers_version",
-    }
+    (
+        *("max_length", "max_new_tokens", "pad_token_id", "bos_token_id", "eos_token_id"),
+        *("decoder_start_token_id", "output_attentions", "output_hidden_states", "output_scores"),
+        *("output_logits", "return_dict_in_generate", "_from_model_config", "transformers_version"),
+    )
 )
 """What the call itself sets (the end tokens are read from there), and what it returns."""
 _ONLY_BEAMS = frozenset(["early_stopping", "length_penalty", "diversity_penalty"])

@@ -5,6 +5,7 @@ import binascii
 import io
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,36 +24,27 @@ from attcot_analysis.problems.problem import Problem
 class Look:
     """What pictures and evidence are like that were read, for a person to see whether it is so."""
 
-    _TOKEN = 14 * 14
-    """Pixels of a small image token."""
-    _DARK = 32
-    """Of 255: a picture without anything brighter is nearly black."""
-    _WORDS = 8
-    """With more an answer is a sentence."""
-
     def __init__(self) -> None:
         """Start with none."""
         self._shares: list[float] = []
-        self._tiny = 0
-        self._on_white = 0
-        self._dark = 0
-        self._sentences = 0
-        self._humans = 0
+        self._counts: Counter[str] = Counter()
 
     def add(self, problem: Problem) -> None:
         """Look at one more."""
-        self._on_white += bool(problem.image.info.get("on_white"))
-        bands = problem.image.getextrema()
-        brightest = max(np.asarray(bands).ravel().tolist())
-        self._dark += brightest < self._DARK
-        self._humans += problem.scoring == "vqa"
-        open_text = not problem.candidates and problem.scoring == "exact"
-        self._sentences += open_text and len(problem.answer.split()) > self._WORDS
-        boxes = problem.evidence_boxes
+        pixels, boxes = problem.size[0] * problem.size[1], problem.evidence_boxes
+        area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
         if boxes:
-            area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
-            self._shares.append(min(area / (problem.size[0] * problem.size[1]), 1.0))
-            self._tiny += area < min(self._TOKEN, problem.size[0] * problem.size[1])
+            self._shares.append(min(area / pixels, 1.0))
+        exact = not problem.candidates and problem.scoring == "exact"
+        brightest = np.asarray(problem.image.getextrema()).max()
+        found = {
+            "tiny": bool(boxes) and area < min(_TOKEN, pixels),
+            "sentences": exact and len(problem.answer.split()) > _WORDS,
+            "humans": problem.scoring == "vqa",
+            "dark": bool(brightest < _DARK),
+            "on_white": bool(problem.image.info.get("on_white")),
+        }
+        self._counts.update(name for name, holds in found.items() if holds)
 
     def sentences(self, form: str | None) -> list[str]:
         """What to say of it; evidence was written in this form, ``None`` for its format's own."""
@@ -64,27 +56,25 @@ class Look:
                 + (f" as {FORMS[form]}" if form else "")
                 + f"; it covers {covered:.2%} of the picture (median)."
             )
-        if self._tiny:
-            said.append(
-                f"The evidence of {self._tiny} of them is smaller than an image token of 14x14 "
-                "pixels: is its form the right one (--boxes)?"
-            )
-        if self._sentences:
-            said.append(
-                f"The answers of {self._sentences} open items are sentences, and no response that "
-                "words them otherwise counts as right: give scores with the responses (correct)."
-            )
-        if self._humans:
-            said.append(
-                f"{self._humans} items are scored as in VQA, by how many people gave an answer."
-            )
-        if self._dark:
-            said.append(
-                f"{self._dark} pictures are nearly black: do 16-bit files hold 10 or 12 bits?"
-            )
-        if self._on_white:
-            said.append(f"{self._on_white} pictures are clear in places and were put on white.")
-        return said
+        counts = self._counts
+        return said + [words.format(counts[name]) for name, words in _SAID.items() if counts[name]]
+
+
+_TOKEN = 14 * 14
+"""Pixels of a small image token."""
+_DARK = 32
+"""Of 255: a picture without anything brighter is nearly black."""
+_WORDS = 8
+"""With more an answer is a sentence."""
+_SAID = {
+    "tiny": "The evidence of {} of them is smaller than an image token of 14x14 pixels: is its "
+    "form the right one (--boxes)?",
+    "sentences": "The answers of {} open items are sentences, and no response that words them "
+    "otherwise counts as right: give scores with the responses (correct).",
+    "humans": "{} items are scored as in VQA, by how many people gave an answer.",
+    "dark": "{} pictures are nearly black: do 16-bit files hold 10 or 12 bits?",
+    "on_white": "{} pictures are clear in places and were put on white.",
+}
 
 
 Folder: TypeAlias = Path | zipfile.Path
