@@ -155,7 +155,9 @@ def detect_format(
     if opening:
         reasons.append(f"the chat template ends in {opening[0].rationale[0]!r}")  # type: ignore[index]
     if any(text.strip() for text in texts):
-        marks = " and ".join(_names(best.format)) if best.told else "no other tags"
+        sign = [f"what matches {best.format.sign}"] if best.format.sign is not None else []
+        names = [*map(repr, _ends(best.format)), *sign]
+        marks = " and ".join(names) if best.told else "no other tags"
         reasons.append(f"{best.share:.0%} of {len(texts)} responses hold {marks}")
     others = tuple(sorted((fit for fit in fits if fit is not best), key=lambda fit: -fit.share))
     return Detection(best, "; ".join(reasons) + ".", others)
@@ -215,32 +217,20 @@ def plain_line(text: str, width: int = 76) -> str:
     return f"{safe[: width - tail - 5]} ... {safe[-tail:]}"
 
 
+def _ends(form: ResponseFormat) -> tuple[str, ...]:
+    """Tags that stand in every response in a format that came to its end."""
+    return (*(form.rationale or ())[1:], *(form.answer or ())[:1])
+
+
 def _marks(form: ResponseFormat) -> list[str]:
-    """Patterns that stand in every response in a format that came to its end."""
-    marks = [re.escape(tags[1]) for tags in (form.rationale,) if tags is not None]
-    marks += [re.escape(tags[0]) for tags in (form.answer,) if tags is not None]
-    return marks if form.sign is None else [*marks, form.sign]
+    """Patterns that stand there: the tags, and the sign where the format has one."""
+    return [*map(re.escape, _ends(form)), *([] if form.sign is None else [form.sign])]
 
 
 def _rank(fit: FormatFit) -> tuple[bool, int, float]:
     """Formats that fit, first those with most tags if the responses show them, else with fewest."""
     marks = len(_marks(fit.format))
     return fit.share >= ENOUGH, marks if fit.told else -marks, fit.share
-
-
-def _names(form: ResponseFormat) -> list[str]:
-    names = [repr(form.rationale[1])] if form.rationale is not None else []
-    names += [repr(form.answer[0])] if form.answer is not None else []
-    return names + ([f"what matches {form.sign}"] if form.sign is not None else [])
-
-
-def _tags() -> set[str]:
-    """The tags of all named formats that end a rationale or surround an answer."""
-    found = set()
-    for form in FORMATS.values():
-        found |= {form.rationale[1]} if form.rationale is not None else set()
-        found |= set(form.answer) if form.answer is not None else set()
-    return found
 
 
 def _fits(
@@ -250,7 +240,11 @@ def _fits(
     text = parsed.text
     if not text.strip():
         return ""
-    held = {tag for tag in _tags() if tag in text}
+    # Of all named formats, those that end a rationale or surround an answer.
+    known = {
+        tag for one in FORMATS.values() for tag in (*(one.rationale or ())[1:], *(one.answer or ()))
+    }
+    held = {tag for tag in known if tag in text}
     own = {tag for pair in (form.rationale, form.answer) if pair is not None for tag in pair}
     marks = _marks(form)
     if all(re.search(mark, text) for mark in marks):

@@ -96,16 +96,9 @@ def _lines(letters: np.ndarray) -> list[Rectangle]:
         else:
             chains.append([one])
             still_open.append(chains[-1])
-    return [
-        (
-            int(min(one[0] for one in chain)),
-            int(min(one[1] for one in chain)),
-            int(max(one[0] + one[2] for one in chain)),
-            int(max(one[1] + one[3] for one in chain)),
-        )
-        for chain in chains
-        if len(chain) >= _LETTERS
-    ]
+    lines = [np.array(chain) for chain in chains if len(chain) >= _LETTERS]
+    corners = [(*one[:, :2].min(axis=0), *(one[:, :2] + one[:, 2:]).max(axis=0)) for one in lines]
+    return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in corners]
 
 
 def replaced_text(

@@ -123,7 +123,7 @@ def element_boxes(chart: Any, question: str, answer: str) -> list[list[float]]:
         (series, x, y, box)
         for series in models
         for x, y, box in zip(
-            _list(series, "x"), _list(series, "y"), _list(series, "bboxes"), strict=False
+            *(_list(series.get(key)) for key in ("x", "y", "bboxes")), strict=False
         )
     ]
     several = len(models) > 1
@@ -134,8 +134,7 @@ def element_boxes(chart: Any, question: str, answer: str) -> list[list[float]]:
     return _numbers([box for _, _, _, box in at_x or of_series or of_value])
 
 
-def _list(series: Mapping[str, Any], key: str) -> Sequence[Any]:
-    values = series.get(key)
+def _list(values: Any) -> Sequence[Any]:
     return values if isinstance(values, list) else []
 
 

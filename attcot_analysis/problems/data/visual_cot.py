@@ -80,7 +80,7 @@ def _problems(record: Record, roots: list[Folder], place: Place) -> list[Problem
     there = any((folder / name).is_file() for folder in folders)
     moved = any((folder / base).is_file() for folder in folders) and not there
     image = place.show(*folders)(base if moved else name, record.where)
-    if fields["boxes"] and fields["shares"]:
+    if fields["boxes"] and fields.get("shares"):
         _check_shares(fields["boxes"][0], fields["shares"], image.size, record.where)
     answer = str(fields["answer"]).strip()
     candidates = yes_or_no(answer)
@@ -89,7 +89,7 @@ def _problems(record: Record, roots: list[Folder], place: Place) -> list[Problem
         image.size,
         record.where,
         form=place.boxes or "pixels",
-        of=fields["of"],
+        of=fields.get("of"),
         seen=place.seen if place.boxes is None else None,
     )
     number = record.where.rpartition(" ")[2]
@@ -100,7 +100,7 @@ def _problems(record: Record, roots: list[Folder], place: Place) -> list[Problem
             question=fields["question"],
             candidates=candidates,
             answer=answer.capitalize() if candidates else answer,
-            steps=rationale_steps(fields["thought"]),
+            steps=rationale_steps(fields.get("thought", "")),
             evidence=boxes,
             metadata={"dataset": f"visual-cot/{given}", "split": str(record.value.get("split"))},
         )
@@ -121,7 +121,6 @@ def _metadata(record: Record) -> dict[str, Any]:
         "boxes": record.field("bboxs", list),
         "of": (float(width), float(height)) if width and height else None,
         "thought": record.value.get("thought") or "",
-        "shares": None,
     }
 
 
@@ -143,8 +142,6 @@ def _conversation(record: Record) -> dict[str, Any]:
         "answer": answer,
         "image": name,
         "boxes": boxes,
-        "of": None,
-        "thought": "",
         "shares": shares,
     }
 
