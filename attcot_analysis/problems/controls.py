@@ -102,11 +102,7 @@ def control_rectangles(
 
 
 def matched_control(
-    problem: Problem,
-    hidden: Sequence[Rectangle],
-    *,
-    avoid: Sequence[Rectangle] = (),
-    seed: int = 0,
+    problem: Problem, hidden: Sequence[Rectangle], *, seed: int = 0
 ) -> Control | None:
     """A region without evidence to hold rectangles against, wherever the picture has any.
 
@@ -118,7 +114,6 @@ def matched_control(
     Args:
         problem: The item; no evidence of any of its steps is covered.
         hidden: The rectangles to match.
-        avoid: What else is not to be covered.
         seed: Decides which of several places is taken.
 
     Returns:
@@ -126,16 +121,16 @@ def matched_control(
     """
     if not hidden:
         return None
-    same = control_rectangles(problem, hidden, avoid=avoid, seed=seed)
+    same = control_rectangles(problem, hidden, seed=seed)
     if same is not None:
         return Control(same, "same", 1.0)
     area = covered_area(hidden)
     found = []
-    shrunk = _smaller(problem, hidden, avoid, seed)
+    shrunk = _smaller(problem, hidden, seed)
     if shrunk is not None:
         found.append(Control(shrunk, "smaller", covered_area(shrunk) / area))
     if not found or found[0].share < _SMALLEST:
-        taken = [*evidence_rectangles(problem), *avoid, *hidden]
+        taken = [*evidence_rectangles(problem), *hidden]
         rng = np.random.default_rng([seed, zlib.crc32(problem.id.encode())])
         strips = _strips(taken, problem.size, area, rng)
         if strips:
@@ -166,7 +161,7 @@ def _cells(
 
 
 def _smaller(
-    problem: Problem, hidden: Sequence[Rectangle], avoid: Sequence[Rectangle], seed: int
+    problem: Problem, hidden: Sequence[Rectangle], seed: int
 ) -> tuple[Rectangle, ...] | None:
     """The largest of `_SHARES` for which there is a place, by bisection."""
     best, low, high = None, 0, len(_SHARES) - 1
@@ -174,7 +169,7 @@ def _smaller(
         middle = (low + high) // 2
         scaled = [_scaled(group, _SHARES[middle] ** 0.5) for group in _groups(hidden)]
         shapes = [one for group in scaled for one in group]
-        moved = control_rectangles(problem, shapes, avoid=[*avoid, *hidden], seed=seed)
+        moved = control_rectangles(problem, shapes, avoid=hidden, seed=seed)
         if moved is None:
             low = middle + 1
         else:

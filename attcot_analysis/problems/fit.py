@@ -187,19 +187,14 @@ def check_fit(fit: FormatFit, others: Sequence[FormatFit] = ()) -> None:
     )
 
 
-def shown_cut(parsed: ParsedResponse, *, width: int = 76) -> str:
-    """A response as it was cut, one line per step, safe for a terminal.
-
-    Args:
-        parsed: The response.
-        width: Longest text of a line; longer ones keep their beginning and end.
-    """
+def shown_cut(parsed: ParsedResponse) -> str:
+    """A response as it was cut, one line per step, safe for a terminal."""
     lines = []
     if parsed.think is None:
         lines.append("  no rationale")
     for number, text in enumerate(parsed.step_texts, start=1):
-        lines.append(f"  step {number:>2} | {plain_line(text, width)}")
-    answer = "none stated" if parsed.answer is None else plain_line(parsed.answer, width)
+        lines.append(f"  step {number:>2} | {plain_line(text)}")
+    answer = "none stated" if parsed.answer is None else plain_line(parsed.answer)
     lines.append(f"  answer  | {answer}")
     if parsed.cut is not None:
         lines.append(f"  cut by {parsed.cut}" + (", one step" if len(parsed.steps) == 1 else ""))
@@ -209,7 +204,7 @@ def shown_cut(parsed: ParsedResponse, *, width: int = 76) -> str:
 
 
 def plain_line(text: str, width: int = 76) -> str:
-    """A text in one line for a terminal: control signs are written out, the middle is left out."""
+    """A text in one line for a terminal: control signs are written out, long middles left out."""
     safe = for_sentence(" ".join(text.split()))
     if len(safe) <= width:
         return safe

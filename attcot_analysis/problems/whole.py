@@ -14,9 +14,8 @@ BLURS = (0.01, 0.02, 0.04, 0.08, 0.16)
 """Strengths of the blurs ``blur_1`` to ``blur_5``: standard deviation over the shorter side."""
 
 DIFFUSION_STEP = 500
-"""Of 1000, the step of the noise that VCD uses by default."""
+"""Of 1000, the step of the noise that VCD uses by default; 0 is as good as none."""
 
-_BLOCKS = 16
 _SPREAD = 0.27
 """Standard deviation of pixels, 0 to 1, by which CLIP's processor divides; VCD's noise is in it."""
 
@@ -39,29 +38,22 @@ def blurred(image: Image.Image, share: float) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(share * min(image.size)))
 
 
-def diffused(
-    image: Image.Image, rng: np.random.Generator, step: int = DIFFUSION_STEP
-) -> Image.Image:
-    """Noise of a diffusion's forward process, cut to what pixels can hold.
-
-    Args:
-        image: RGB.
-        rng: Source of the noise.
-        step: From 0, as good as none, to 999, as good as nothing but noise.
+def diffused(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Noise of a diffusion's forward process at `DIFFUSION_STEP`, cut to what pixels can hold.
 
     Source: VCD, arXiv 2311.16922, whose code adds it to the normalised input of a processor; here
     it is added to the picture, in CLIP's units, so that it means the same for every family.
     """
     betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (0.5e-2 - 1e-5) + 1e-5
-    kept = np.cumprod(1 - betas)[step]
+    kept = np.cumprod(1 - betas)[DIFFUSION_STEP]
     values = (np.asarray(image) / 255 - 0.5) / _SPREAD
     noisy = np.sqrt(kept) * values + np.sqrt(1 - kept) * rng.standard_normal(values.shape)
     return Image.fromarray(((noisy * _SPREAD + 0.5) * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def pixelated(image: Image.Image, blocks: int = _BLOCKS) -> Image.Image:
-    """Mean colours of squares, ``blocks`` of them along the shorter side."""
-    size = max(round(min(image.size) / blocks), 1)
+def pixelated(image: Image.Image) -> Image.Image:
+    """Mean colours of squares, 16 of them along the shorter side."""
+    size = max(round(min(image.size) / 16), 1)
     small = (max(image.width // size, 1), max(image.height // size, 1))
     box = Image.Resampling.BOX
     return image.resize(small, box).resize(image.size, Image.Resampling.NEAREST)
