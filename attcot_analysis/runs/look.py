@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -135,12 +136,9 @@ def look_at_responses(
         found = detect_format(texts, prompt=prompt, finished=finished)
         fit, others, decided = found.fit, found.others, str(found)
     else:
-        named = response_format(form)
-        fit = fit_format(texts, named, opened=opened, finished=finished)
-        others = tuple(
-            fit_format(texts, one, opened=opened, finished=finished) for one in FORMATS.values()
-        )
-        decided = f"Format {named.name}: as asked for."
+        fitted = partial(fit_format, texts, opened=opened, finished=finished)
+        fit, others = fitted(response_format(form)), tuple(map(fitted, FORMATS.values()))
+        decided = f"Format {fit.format.name}: as asked for."
     return ResponseLook(
         decided=decided,
         items=tuple(str(line["id"]) for line in lines),
@@ -246,12 +244,8 @@ def check_generations(mllm: Mllm, written: Generations) -> None:
         ProblemError: If it fits fewer than half of them.
     """
     made = list(written.of.values())
-    finished = [one.finished for one in made]
-    opened = mllm.opens_rationale
-
-    def fit(form: ResponseFormat) -> FormatFit:
-        return fit_format([one.text for one in made], form, opened=opened, finished=finished)
-
+    texts, finished = [one.text for one in made], [one.finished for one in made]
+    fit = partial(fit_format, texts, opened=mllm.opens_rationale, finished=finished)
     own = fit(mllm.format)
     others = () if own.share >= ENOUGH else tuple(map(fit, FORMATS.values()))
     check_fit(own, others)
