@@ -554,7 +554,8 @@ def text_stack(mllm: Mllm) -> TextStack:
     """
     model = mllm.model
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    layers, norm = getattr(decoder, "layers", ()), getattr(decoder, "norm", None)
+    layers = getattr(decoder, "layers", ())
+    norm = getattr(decoder, "norm", getattr(decoder, "embedding_norm", None))  # LFM2's name.
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if len(layers) != mllm.n_layers or norm is None or head is None:
         raise MeasureError(

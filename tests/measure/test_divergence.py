@@ -36,7 +36,7 @@ def full_log_probs(mllm, item, response, image):
     return encoded, logits.double().log_softmax(-1).numpy()
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", [*FAMILY_NAMES, "lfm2_vl"])
 def test_it_equals_two_plain_forward_passes_token_by_token(name):
     """Pictures of another size too: there the tokens lie at other positions."""
     mllm = shared_family(name)

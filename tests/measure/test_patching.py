@@ -149,7 +149,7 @@ def test_every_patch_equals_a_plain_pass_with_hooks(double, site, window, head):
     assert set(found.loc[found["source"] == "control", "item"]) == {"b"}
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", [*FAMILY_NAMES, "gemma4"])
 def test_all_tokens_behind_the_last_layer_or_all_its_parts_recover_everything(name):
     """In every family; the runs themselves are those of `commitment`."""
     mllm = shared_family(name)

@@ -210,7 +210,7 @@ def test_no_hook_stays_even_after_an_error(items, responses):
     assert not [m for m in mllm.model.modules() if m._forward_pre_hooks or m._forward_hooks]
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", [*FAMILY_NAMES, "lfm2_vl"])
 def test_every_family_shows_a_planted_sink_to_access_and_heads(name, items, responses):
     mllm = shared_family(name)
     encoded = encode_problem(mllm, items[0], response=responses[0])
