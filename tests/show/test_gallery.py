@@ -126,3 +126,14 @@ def test_several_problems_make_a_gallery(random_mllm, problem):
     assert "".join(shown.record.tokens).startswith("<think>")
     with pytest.raises(ShowError, match="pictures of their own"):
         explore(random_mllm, [problem], image=problem.image)
+
+
+def test_hostile_names_stay_text():
+    hostile = "</script><script>alert(1)</script><!--"
+    made = [planted(f"{hostile}{at}", text=hostile) for at in range(2)]
+    told = gallery_entries([record.problem for record in made])
+    page = gallery_page([made[0], hostile], told, title=hostile)
+    assert page.lower().count("<script") == 4 == page.lower().count("</script")
+    assert "<!--" not in page
+    entries = json.loads(re.search(r'id="gallery">(.*?)</script>', page)[1])
+    assert entries[1]["item"] == f"{hostile}1" and entries[1]["failed"] == hostile

@@ -14,7 +14,7 @@ from show.samples import make_metrics, make_report, make_summary
 
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.show import html
-from attcot_analysis.show.report.items import picture_url
+from attcot_analysis.show.explorer.page import picture_url
 from attcot_analysis.show.report.page import Report, write_report
 from attcot_analysis.show.report.questions import Verdict, focus_metrics, verdict
 

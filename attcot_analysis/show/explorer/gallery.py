@@ -1,6 +1,6 @@
 """The gallery of an explorer of several items: what is shown of each, and how they are sorted."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -42,7 +42,13 @@ def gallery_entries(
             f"A gallery was given {len(ids)} items, {len(set(ids))} of them different; give at "
             "least one, and each once."
         )
-    known = _means(values)
+    models = () if values is None else values["model"].unique()
+    if len(models) > 1:
+        raise ShowError(
+            f"The values are of {len(models)} models ({', '.join(map(str, models[:3]))}); give "
+            "those of one, by which the items are sorted."
+        )
+    known = item_means(values)
     return [_entry(problem, known.get(problem.id, {})) for problem in problems]
 
 
@@ -55,23 +61,17 @@ def _entry(problem: Problem, values: dict[str, float]) -> dict[str, Any]:
         "item": problem.id,
         "question": problem.question,
         "picture": picture_url(problem.image, _THUMBNAIL),
-        "sort": {name: round(value, 6) for name, value in sort.items()},
+        "sort": sort,
         "groups": groups,
     }
 
 
-def _means(values: pd.DataFrame | None) -> dict[str, dict[str, float]]:
+def item_means(values: pd.DataFrame | None) -> dict[str, dict[str, float]]:
+    """Item → metric → mean over seeds, of one model's values per item."""
     if values is None:
         return {}
-    models = values["model"].unique() if "model" in values else ()
-    if len(models) > 1:
-        raise ShowError(
-            f"The values are of {len(models)} models ({', '.join(map(str, models[:3]))}); give "
-            "those of one, by which the items are sorted."
-        )
-    means = values.dropna(subset="value").groupby(["item", "metric"])["value"].mean()
+    means = values.dropna(subset="value").groupby(["item", "metric"])["value"].mean().reset_index()
     found: dict[str, dict[str, float]] = {}
-    rows: Iterable[Any] = means.items()
-    for (item, metric), value in rows:
-        found.setdefault(str(item), {})[str(metric)] = float(value)
+    for row in means.to_dict("records"):
+        found.setdefault(str(row["item"]), {})[str(row["metric"])] = round(float(row["value"]), 6)
     return found

@@ -1,37 +1,18 @@
 """Items of a run for the report's item browser, read from the run's tables."""
 
-import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 
 import pandas as pd
-from PIL import Image
 
 from attcot_analysis.measures.answers import steps_of
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.outcomes import GROUPS, CotOutcomes
 from attcot_analysis.measures.samples import SAMPLE
 from attcot_analysis.problems import Problem
-from attcot_analysis.show.heatmaps import png_bytes
+from attcot_analysis.show.explorer.gallery import item_means
 from attcot_analysis.show.style import arm_label, capital
-
-_LARGEST = 512  # pixels of the longer side
-_EXACT = 256  # up to this side a picture is kept pixel by pixel
-
-
-def picture_url(image: Image.Image) -> str:
-    """A picture as ``data:`` URL: small ones as PNG, others as JPEG of at most 512 pixels."""
-    if max(image.size) <= _EXACT:
-        data, kind = png_bytes(image, compress_level=9), "png"
-    else:
-        shown = image.convert("RGB")
-        shown.thumbnail((_LARGEST, _LARGEST))
-        buffer = BytesIO()
-        shown.save(buffer, format="JPEG", quality=85, optimize=True)
-        data, kind = buffer.getvalue(), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @dataclass(frozen=True)
@@ -212,7 +193,7 @@ def report_items(
     shown = [*first, *(p for p in problems if p.id in notes and p not in first)]
     items = []
     unlike = {arm: _unlike(seeds[min(seeds)], problems) for arm, seeds in tables.items()}
-    means = _means(values, pair[1])
+    means = item_means(None if values is None else values[values["model"] == pair[1]])
     for problem in shown:
         arms = {
             arm: replace(_arm(seeds, problem), unlike=unlike[arm]) for arm, seeds in tables.items()
@@ -221,18 +202,6 @@ def report_items(
         known = means.get(problem.id, {})
         items.append(ReportItem(problem, arms, notes[problem.id], kind, known))
     return items
-
-
-def _means(values: pd.DataFrame | None, arm: str) -> dict[str, dict[str, float]]:
-    """Item → metric → mean over an arm's seeds."""
-    if values is None:
-        return {}
-    own = values[values["model"] == arm].dropna(subset="value")
-    means = own.groupby(["item", "metric"])["value"].mean().reset_index()
-    found: dict[str, dict[str, float]] = {}
-    for row in means.to_dict("records"):
-        found.setdefault(str(row["item"]), {})[str(row["metric"])] = round(float(row["value"]), 6)
-    return found
 
 
 def _unlike(tables: Mapping[str, pd.DataFrame], problems: Sequence[Problem]) -> str:

@@ -19,6 +19,7 @@ from attcot_analysis.files import write_bytes
 from attcot_analysis.measures.outcomes import DRAWN, CotOutcomes
 from attcot_analysis.measures.unread import unread_sentences, withheld
 from attcot_analysis.show import html
+from attcot_analysis.show.explorer.page import picture_url
 from attcot_analysis.show.figures import (
     FigureData,
     figure_svg,
@@ -33,7 +34,7 @@ from attcot_analysis.show.intervals import (
     order_metrics,
     p_of,
 )
-from attcot_analysis.show.report.items import ReportItem, item_groups, numbered, picture_url
+from attcot_analysis.show.report.items import ReportItem, item_groups, numbered
 from attcot_analysis.show.report.outcomes import outcomes_section
 from attcot_analysis.show.report.questions import (
     WORDS,
