@@ -38,12 +38,7 @@ from attcot_analysis.problems.decisions import (
     warn_of_rejected,
     without_rejected,
 )
-from attcot_analysis.problems.pictures import (
-    DAMAGED_PNG,
-    StoredPicture,
-    check_inside,
-    open_picture,
-)
+from attcot_analysis.problems.pictures import DAMAGED_PNG, StoredPicture, check_inside, open_picture
 from attcot_analysis.problems.problem import Box, Edit, Problem, Step, shortened
 
 _REQUIRED = ("id", "question", "candidates", "answer")

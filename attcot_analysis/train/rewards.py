@@ -30,13 +30,7 @@ import numpy as np
 from PIL import Image
 
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import (
-    Encoded,
-    Mllm,
-    PromptCache,
-    encode_prompt,
-    read_image,
-)
+from attcot_analysis.models import Encoded, Mllm, PromptCache, encode_prompt, read_image
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.reading import choice_text, match_answer, stated_answer

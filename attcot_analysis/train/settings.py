@@ -7,15 +7,7 @@ settings from a file.
 import math
 from collections.abc import Callable
 from types import NoneType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from attcot_analysis.errors import TrainingError
 

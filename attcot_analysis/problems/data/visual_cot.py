@@ -25,12 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.fields import (
-    corner_boxes,
-    file_id,
-    rationale_steps,
-    yes_or_no,
-)
+from attcot_analysis.problems.data.fields import corner_boxes, file_id, rationale_steps, yes_or_no
 from attcot_analysis.problems.data.place import Folder, Place
 from attcot_analysis.problems.data.records import (
     Made,
