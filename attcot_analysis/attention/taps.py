@@ -90,7 +90,8 @@ def resumed(
             batch; ``None`` where ``first`` is 0.
         kept: Features of the pictures are kept here between passes; empty for a new batch.
     """
-    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+    config: Any = model.config
+    if getattr(config.get_text_config(), "num_kv_shared_layers", 0):
         first = 0  # Later layers read the keys of earlier ones, so that all have to run.
     spared = list(stack.layers[:first])
     towers: list[Any] = [one for one in model.modules() if hasattr(type(one), "get_image_features")]
