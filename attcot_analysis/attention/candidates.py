@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Mllm, token_starts
+from attcot_analysis.problems.formats import ResponseFormat
 from attcot_analysis.problems.response import ANSWER_CUE
 
 
@@ -152,6 +153,19 @@ def candidate_tokens(
     """
     form = mllm.format
     cue = form.cue if cue is None else cue
+
+    def made() -> tuple[ResponseFormat, CandidateTokens]:
+        return form, _candidate_tokens(mllm, candidates, cue, first)
+
+    if mllm.cache is None:
+        return made()[1]
+    return mllm.cache.response(("candidates", *candidates, cue, first, id(form)), made)[1]
+
+
+def _candidate_tokens(
+    mllm: Mllm, candidates: Sequence[str], cue: str, first: bool
+) -> CandidateTokens:
+    form = mllm.format
     sequences = [
         _tokens_inside(mllm, f"{cue}{one}{form.close}", first) for one in form.forced(candidates)
     ]

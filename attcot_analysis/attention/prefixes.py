@@ -411,16 +411,20 @@ class Prefixes:
     def _longest(self, item: Encoded) -> tuple[_Kept | None, int]:
         """What begins most like an item, and for how many tokens; all image tokens among them."""
         ids, picture = item.input_ids.numpy(), self._picture(item)
-        needed = int(item.layout.image.max(initial=-1)) + 1
+        needed = max(int(item.layout.image.max(initial=-1)) + 1, 1)
         best: tuple[_Kept | None, int] = (None, 0)
         for one in self._kept:
-            if one.picture != picture:
+            # What differs at the last token that must be the same, or is none longer, is passed by.
+            at = max(needed, best[1])
+            if one.picture != picture or len(one.ids) < at or one.ids[at - 1] != ids[at - 1]:
                 continue
             length = min(len(ids), len(one.ids))
-            differ = np.flatnonzero(ids[:length] != one.ids[:length])
-            n = int(differ[0]) if len(differ) else length
-            if n >= max(needed, 1) and n > best[1]:
+            same = ids[:length] == one.ids[:length]
+            n = length if same.all() else int(same.argmin())
+            if n >= needed and n > best[1]:
                 best = (one, n)
+                if n == len(ids):
+                    break
         return best
 
     def _picture(self, item: Encoded) -> bytes:

@@ -1,37 +1,111 @@
 """`PromptCache`: prompts as a processor has prepared them, kept for the next time."""
 
+import contextlib
+import copy
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
 
 from PIL import Image
 
+from attcot_analysis.problems.pictures import StoredPicture
+
+Made = TypeVar("Made")
+
+_RESPONSES = 4096
+"""How many responses are kept: where a cache lives long, prompts recur and responses do not."""
+
 
 class PromptCache:
-    """Processed prompts of one processor, looked up by the prompt and its pictures' pixels.
+    """What is made of the prompts, pictures and responses of one processor, each made once.
 
-    Given to a model (``dataclasses.replace(mllm, cache=PromptCache())``) it is used wherever that
-    model's inputs are encoded. It grows with every new prompt, and what it returns is shared by
-    all that is encoded from it, so nobody may change it in place.
+    Prompts are looked up by their text and their pictures' pixels. Given to a model
+    (``dataclasses.replace(mllm, cache=PromptCache())``) it is used wherever that model's inputs are
+    encoded. It grows with every new prompt, and what it returns is shared by all that is encoded
+    from it, so nobody may change it in place.
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._kept: dict[tuple[object, ...], Any] = {}
+    def __init__(self, *, still: bool = False) -> None:
+        """Start empty.
 
-    def get(self, prompt: str, pictures: Sequence[Image.Image]) -> Any:
-        """What was kept for them, ``None`` if nothing yet."""
-        return self._kept.get(self._key(prompt, pictures))
+        Args:
+            still: Whether no picture changes in place while the cache lives, so that the pixels
+                of each need be looked at once only.
+        """
+        self.still = still
+        self._prompts: dict[Hashable, Any] = {}
+        self._responses: dict[Hashable, Any] = {}
+        self._digests: dict[Hashable, tuple[Callable[[], Any], bytes]] = {}
 
-    def put(self, prompt: str, pictures: Sequence[Image.Image], prepared: Any) -> None:
-        """Keep what a processor has made of them."""
-        self._kept[self._key(prompt, pictures)] = prepared
+    def prompt(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made of a prompt or a picture; it is made now if it is new."""
+        if key not in self._prompts:
+            self._prompts[key] = make()
+        made: Made = self._prompts[key]
+        return made
+
+    def response(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made of a response; it is made now if it is new, or was long ago."""
+        if key not in self._responses:
+            if len(self._responses) >= _RESPONSES:
+                self._responses.clear()
+            self._responses[key] = make()
+        made: Made = self._responses[key]
+        return made
 
     def clear(self) -> None:
         """Let everything go."""
-        self._kept.clear()
+        for kept in (self._prompts, self._responses, self._digests):
+            kept.clear()
 
-    @staticmethod
-    def _key(prompt: str, pictures: Sequence[Image.Image]) -> tuple[object, ...]:
-        pixels = ((one.mode, one.size, hashlib.blake2b(one.tobytes()).digest()) for one in pictures)
-        return (prompt, *pixels)
+    def digest(self, picture: Image.Image | StoredPicture) -> bytes:
+        """What tells a picture's pixels from others'; one on a disk is read for it once."""
+        if isinstance(picture, StoredPicture):
+            known: Hashable = (picture, picture.stamp())
+            if known not in self._digests:
+                self._digests[known] = (lambda: None, _digest(picture.read()))
+            return self._digests[known][1]
+        if not self.still:
+            return _digest(picture)
+        there, found = self._digests.get(id(picture), (lambda: None, b""))
+        if there() is not picture:  # Ids are given anew when a picture is gone.
+            found = _digest(picture)
+            self._digests[id(picture)] = (weakref.ref(picture), found)
+        return found
+
+    @contextlib.contextmanager
+    def preparing(self, processor: Any) -> Iterator[None]:
+        """Inside, a processor prepares the same pictures once, whatever prompt they are in."""
+        images = processor.image_processor
+        if not hasattr(images, "preprocess"):
+            yield
+            return
+        plain = images.preprocess
+
+        def preprocess(pictures: Any, *args: Any, **options: Any) -> Any:
+            try:
+                key = (self._digests_of(pictures), repr((args, sorted(options.items()))))
+            except TypeError:  # Not as Pillow's images, as we give them.
+                return plain(pictures, *args, **options)
+            # Processors take parts out of what they get.
+            return copy.copy(self.prompt(key, lambda: plain(pictures, *args, **options)))
+
+        images.preprocess = preprocess
+        try:
+            yield
+        finally:
+            vars(images).pop("preprocess", None)
+
+    def _digests_of(self, pictures: Any) -> Hashable:
+        if isinstance(pictures, list | tuple):
+            return tuple(self._digests_of(one) for one in pictures)
+        if not isinstance(pictures, Image.Image):
+            raise TypeError
+        return self.digest(pictures)
+
+
+def _digest(picture: Image.Image) -> bytes:
+    pixels = hashlib.blake2b(f"{picture.mode} {picture.size}".encode(), digest_size=16)
+    pixels.update(picture.tobytes())
+    return pixels.digest()

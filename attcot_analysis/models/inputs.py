@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,20 @@ from torch import Tensor
 from attcot_analysis.errors import LayoutError
 from attcot_analysis.models.families import ProcessedPrompt
 from attcot_analysis.models.grid import TokenGrid
-from attcot_analysis.models.layout import TokenLayout, find_layout
+from attcot_analysis.models.layout import (
+    ReadResponse,
+    TokenLayout,
+    check_response,
+    find_prompt,
+    read_response,
+    with_response,
+)
 from attcot_analysis.models.load import Mllm, out_of_memory
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import FORMATS, TAGS, Mode, ResponseFormat
-from attcot_analysis.problems.pictures import open_picture
+from attcot_analysis.problems.pictures import StoredPicture, open_picture
 
-ImageLike = Image.Image | str | Path
+ImageLike = Image.Image | StoredPicture | str | Path
 
 Shown = ImageLike | Sequence[ImageLike]
 """What is shown instead of an item's own picture, or instead of all of its several pictures."""
@@ -134,6 +142,8 @@ def read_image(image: ImageLike) -> Image.Image:
     Raises:
         ProblemError: If the file is missing, no readable picture or of no known range.
     """
+    if isinstance(image, StoredPicture):
+        return image.read()
     name = "The image" if isinstance(image, Image.Image) else f"Image {image}"
     return open_picture(image, name, damaged="cannot be read; it is damaged or no image")
 
@@ -167,22 +177,32 @@ def encode(
         LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
         ModelError: If the chat template fails.
     """
-    _check_words(mllm, [("question", question), *(("option", one) for one in candidates or ())])
     given: Sequence[ImageLike] = []
-    if isinstance(image, Image.Image | str | Path):
+    if isinstance(image, ImageLike):
         given = [image]
     elif image is not None:
         given = image
-    pictures = [read_image(one) for one in given]
+    form, cache, options = mllm.format, mllm.cache, tuple(candidates or ())
+
+    def text() -> tuple[ResponseFormat, str]:
+        return form, _prompt_text(mllm, question, mode, len(given), options)
+
+    key = (question, mode, len(given), options, id(form))
+    _, prompt = text() if cache is None else cache.prompt(key, text)
+    return encode_prompt(mllm, prompt, given, response=response, end=end)
+
+
+def _prompt_text(
+    mllm: Mllm, question: str, mode: Mode, n_images: int, candidates: Sequence[str]
+) -> str:
+    _check_words(mllm, [("question", question), *(("option", one) for one in candidates)])
     form = mllm.format
-    messages = build_messages(
-        question, mode, n_images=len(pictures), form=form, candidates=candidates
-    )
+    messages = build_messages(question, mode, n_images=n_images, form=form, candidates=candidates)
     prompt = mllm.prompt(messages)
     if mode == "direct" and form.rationale is not None and form.is_open(prompt):
         # An empty rationale, as the templates of thinking models write it.
         prompt = f"{prompt.rstrip()}\n\n{form.rationale[1]}\n\n"
-    return encode_prompt(mllm, prompt, pictures, response=response, end=end)
+    return prompt
 
 
 def encode_prompt(
@@ -206,31 +226,32 @@ def encode_prompt(
         ProblemError: If an image cannot be read.
         LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
     """
-    pictures = [read_image(image) for image in images]
-    prompt_ids, token_types, vision = _process(mllm, prompt, pictures)
-    grids = _grids(mllm, prompt_ids, vision, pictures) if pictures else ()
+    pictures = [one if isinstance(one, StoredPicture) else read_image(one) for one in images]
+    cache, form, stop = mllm.cache, mllm.format, mllm.stop_ids
+
+    def bare() -> Encoded:
+        return _encode_bare(mllm, prompt, [read_image(one) for one in pictures])
+
+    key = () if cache is None else (prompt, *(cache.digest(one) for one in pictures))
+    encoded = bare() if cache is None else cache.prompt(key, bare)
     opened = _opened(mllm, prompt)
     if opened and isinstance(response, str):
-        response = mllm.format.without_opening(response)
-    response_ids = _response_ids(mllm, response, end)
-    layout = find_layout(
-        mllm.tokenizer,
-        prompt_ids,
-        response_ids,
-        image_token_id=mllm.image_token_id,
-        grids=grids,
-        stop_ids=mllm.stop_ids,
-        form=mllm.format,
-        opened=opened,
-    )
-    if token_types is not None:
-        token_types = [*token_types, *[0] * len(response_ids)]
-    return Encoded(
-        input_ids=torch.tensor([*prompt_ids, *response_ids], dtype=torch.long),
-        layout=layout,
-        vision=vision,
-        token_types=None if token_types is None else torch.tensor(token_types, dtype=torch.long),
-        prompt_length=len(prompt_ids),
+        response = form.without_opening(response)
+    ids = _response_ids(mllm, response, end)
+    if not ids:
+        return replace(encoded, opened=opened)
+    check_response(ids, mllm.image_token_id)
+
+    def read() -> ReadResponse:
+        return read_response(mllm.tokenizer, ids, stop_ids=stop, form=form, opened=opened)
+
+    written = read() if cache is None else cache.response((*ids, opened, id(form)), read)
+    types = encoded.token_types
+    return replace(
+        encoded,
+        input_ids=torch.cat([encoded.input_ids, torch.tensor(ids, dtype=torch.long)]),
+        layout=with_response(encoded.layout, written, len(ids)),
+        token_types=None if types is None else torch.nn.functional.pad(types, (0, len(ids))),
         opened=opened,
     )
 
@@ -260,8 +281,7 @@ def encode_problem(
             f"Problem {problem.id} has {problem.n_images} pictures, and {n_given} were given to "
             "show instead; give as many, in order (EditedImage.shown does)."
         )
-    own = problem.image if problem.n_images == 1 else problem.images
-    picture = None if text_only else (own if image is None else image)
+    picture = None if text_only else (problem.held if image is None else image)
     try:
         return encode(
             mllm,
@@ -394,21 +414,20 @@ def _placeholders(mllm: Mllm) -> set[str]:
     return found | {str(one) for one in written if one is not None}
 
 
+def _encode_bare(mllm: Mllm, prompt: str, pictures: Sequence[Image.Image]) -> Encoded:
+    """A prompt without a response."""
+    ids, types, vision = _process(mllm, prompt, pictures)
+    grids = _grids(mllm, ids, vision, pictures) if pictures else ()
+    return Encoded(
+        input_ids=torch.tensor(ids, dtype=torch.long),
+        layout=find_prompt(ids, mllm.image_token_id, grids),
+        vision=vision,
+        token_types=None if types is None else torch.tensor(types, dtype=torch.long),
+        prompt_length=len(ids),
+    )
+
+
 def _process(
-    mllm: Mllm, prompt: str, pictures: Sequence[Image.Image]
-) -> tuple[list[int], list[int] | None, dict[str, Tensor]]:
-    """Ids, token types and image tensors of a prompt, from the model's cache if it has one."""
-    if mllm.cache is None:
-        return _process_anew(mllm, prompt, pictures)
-    prepared = mllm.cache.get(prompt, pictures)
-    if prepared is None:
-        prepared = _process_anew(mllm, prompt, pictures)
-        mllm.cache.put(prompt, pictures, prepared)
-    ids, types, vision = prepared
-    return ids, types, dict(vision)
-
-
-def _process_anew(
     mllm: Mllm, prompt: str, pictures: Sequence[Image.Image]
 ) -> tuple[list[int], list[int] | None, dict[str, Tensor]]:
     # One list per prompt: some processors treat several images in one prompt in another way.
@@ -417,7 +436,8 @@ def _process_anew(
     if start is not None and prompt.startswith(start):
         options["add_special_tokens"] = False
     try:
-        found = mllm.processor(text=[prompt], **options, return_tensors="pt")
+        with nullcontext() if mllm.cache is None else mllm.cache.preparing(mllm.processor):
+            found = mllm.processor(text=[prompt], **options, return_tensors="pt")
     except (ValueError, ArithmeticError, IndexError, RuntimeError) as error:
         if out_of_memory(error):
             raise

@@ -1,7 +1,7 @@
 """`TokenLayout`: what each token of an input is: image, prompt, rationale step or answer."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from attcot_analysis.errors import LayoutError
 from attcot_analysis.models.grid import IntArray, TokenGrid
-from attcot_analysis.problems import parse_response
+from attcot_analysis.problems import ParsedResponse, parse_response
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 
 
@@ -168,12 +168,20 @@ def find_layout(
     Raises:
         LayoutError: If image tokens and grids disagree, or the response holds image tokens.
     """
+    check_response(response_ids, image_token_id)
+    written = read_response(tokenizer, response_ids, stop_ids=stop_ids, form=form, opened=opened)
+    return with_response(find_prompt(prompt_ids, image_token_id, grids), written, len(response_ids))
+
+
+def find_prompt(
+    prompt_ids: Sequence[int], image_token_id: int, grids: tuple[TokenGrid, ...]
+) -> TokenLayout:
+    """The layout of a prompt alone.
+
+    Raises:
+        LayoutError: If image tokens and grids disagree.
+    """
     prompt = np.asarray(prompt_ids, dtype=np.int64)
-    if image_token_id in response_ids:
-        raise LayoutError(
-            "The response itself holds image placeholder tokens; remove them, "
-            "images belong to the prompt."
-        )
     placeholders = np.flatnonzero(prompt == image_token_id)
     n_slots = [grid.n_placeholders for grid in grids]
     _check_number(len(placeholders), sum(n_slots))
@@ -184,27 +192,81 @@ def find_layout(
     is_text[image] = False
     text = np.flatnonzero(is_text)
     first = image[0] if len(image) else 0
-    end = next((i for i, token in enumerate(response_ids) if token in stop_ids), len(response_ids))
-    written, starts = token_starts(tokenizer, response_ids[:end])
-    text_spans = _TextSpans(written, starts, first=len(prompt))
-    parsed = parse_response(written, form, opened=opened)
-    think = None if parsed.think is None else text_spans.overlapping(*parsed.think)
-    answer = None
-    if parsed.answer_range is not None:
-        answer = text_spans.overlapping(*_stripped(written, *parsed.answer_range))
     return TokenLayout(
-        n_tokens=len(prompt) + len(response_ids),
+        n_tokens=len(prompt),
         image=image,
         grids=grids,
         system=text[text < first],
         question=text[text >= first],
-        response=Span(len(prompt), len(prompt) + len(response_ids)),
-        think=think,
-        steps=text_spans.tiling(parsed.steps),
-        answer=answer,
+        response=Span(len(prompt), len(prompt)),
+        think=None,
+        steps=(),
+        answer=None,
         newlines=np.setdiff1d(placeholders, image),
-        cuts=() if parsed.think is None else text_spans.cuts(parsed.think[0], parsed.steps, form),
     )
+
+
+class ReadResponse(NamedTuple):
+    """A response's text up to its end, where its tokens start in it, and what it says."""
+
+    text: str
+    starts: IntArray
+    parsed: ParsedResponse
+    form: ResponseFormat
+
+
+def read_response(
+    tokenizer: Any,
+    response_ids: Sequence[int],
+    *,
+    stop_ids: Collection[int] = (),
+    form: ResponseFormat = TAGS,
+    opened: bool = False,
+) -> ReadResponse:
+    """Decode a response and take it apart; the arguments are those of `find_layout`."""
+    end = next((i for i, token in enumerate(response_ids) if token in stop_ids), len(response_ids))
+    text, starts = token_starts(tokenizer, response_ids[:end])
+    return ReadResponse(text, starts, parse_response(text, form, opened=opened), form)
+
+
+def with_response(prompt: TokenLayout, written: ReadResponse, n_tokens: int) -> TokenLayout:
+    """The layout of a prompt with a response behind it.
+
+    Args:
+        prompt: The layout of the prompt alone.
+        written: The response.
+        n_tokens: How many tokens it has, those behind its end included.
+    """
+    n, text, parsed = prompt.n_tokens, written.text, written.parsed
+    spans = _TextSpans(text, written.starts, first=n)
+    think = None if parsed.think is None else spans.overlapping(*parsed.think)
+    answer = None
+    if parsed.answer_range is not None:
+        answer = spans.overlapping(*_stripped(text, *parsed.answer_range))
+    return replace(
+        prompt,
+        n_tokens=n + n_tokens,
+        response=Span(n, n + n_tokens),
+        think=think,
+        steps=spans.tiling(parsed.steps),
+        answer=answer,
+        cuts=()
+        if parsed.think is None
+        else spans.cuts(parsed.think[0], parsed.steps, written.form),
+    )
+
+
+def check_response(response_ids: Sequence[int], image_token_id: int) -> None:
+    """Refuse a response that holds image tokens.
+
+    Raises:
+        LayoutError: If it does.
+    """
+    if image_token_id in response_ids:
+        raise LayoutError(
+            "The response itself holds image placeholder tokens; remove them, "
+            "images belong to the prompt."
+        )
 
 
 @dataclass(frozen=True, eq=False)

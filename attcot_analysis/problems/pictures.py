@@ -205,11 +205,15 @@ class StoredPicture:
         Raises:
             ProblemError: As `open_picture`.
         """
+        return _read_stored(self, self.stamp())
+
+    def stamp(self) -> tuple[int, ...]:
+        """What tells the file from one that is written anew; empty if it cannot be looked at."""
         try:
             status = self.file.stat()
         except OSError:
-            return _read_stored(self, ())
-        return _read_stored(self, (status.st_mtime_ns, status.st_size, status.st_ino))
+            return ()
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 # Looks are often at the same few pictures; the stamp tells a file that was written anew.

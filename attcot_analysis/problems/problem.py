@@ -230,7 +230,7 @@ class Problem(_Pictured):
     def __post_init__(self) -> None:
         """Check the parts, each by itself and against each other; lists become tuples."""
         self._check_types()
-        for held in self._every:
+        for held in self.held:
             if held.mode != "RGB":
                 raise ProblemError(
                     f"Problem {self.id}: image mode is {held.mode}; convert it to RGB first, as "
@@ -312,7 +312,7 @@ class Problem(_Pictured):
     @property
     def n_images(self) -> int:
         """Number of pictures."""
-        return len(self._every)
+        return len(self.held)
 
     @property
     def numbers(self) -> range:
@@ -322,7 +322,7 @@ class Problem(_Pictured):
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Width and height of every picture; those on disk are not read for it."""
-        return tuple(one.size for one in self._every)
+        return tuple(one.size for one in self.held)
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -345,7 +345,7 @@ class Problem(_Pictured):
         edits = {"twin": self.twin, "control": self.control}
         return replaced(
             self,
-            image=self._every[picture - 1],
+            image=self.held[picture - 1],
             more_images=(),
             steps=tuple(
                 Step(step.text, _in_picture(step.boxes, step.pictures, picture))
@@ -360,7 +360,8 @@ class Problem(_Pictured):
         )
 
     @property
-    def _every(self) -> tuple[Image.Image | StoredPicture, ...]:
+    def held(self) -> tuple[Image.Image | StoredPicture, ...]:
+        """All pictures in order, or where they lie on the disk."""
         return (self._held, *self.__dict__["more_images"])
 
     @property

@@ -6,6 +6,7 @@ First the options of a question: their letters, words and numbers, and where a t
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from attcot_analysis.problems import phrases
@@ -25,6 +26,8 @@ class Option(NamedTuple):
     number: Number | None
 
 
+# The same few texts are looked for candidate by candidate.
+@lru_cache(maxsize=1024)
 def cleaned(text: str) -> str:
     """A `plain_text` without markdown, answer tags and runs of white space."""
     text = phrases.GLM_BOX.sub(r"\\boxed{\1}", text)

@@ -693,7 +693,7 @@ def sharing(mllm: Mllm | None) -> tuple[Any, Callable[[], None]]:
     """
     if mllm is None:  # Stages of one's own need none.
         return mllm, lambda: None
-    prefixes, cache = Prefixes(mllm), PromptCache()
+    prefixes, cache = Prefixes(mllm), PromptCache(still=True)
 
     def clear() -> None:
         prefixes.clear()
