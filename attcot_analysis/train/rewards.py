@@ -147,10 +147,10 @@ class AccuracyReward:
             TrainingError: If the dataset lacks ``answer`` or ``candidates``.
         """
         rows = rows_of(columns, ("answer", "candidates"), self.__name__)
-        rewards: list[float | None] = []
-        for ids, row in zip(completion_ids, rows, strict=True):
-            rewards.append(None if row["answer"] is None else _score(self.mllm, ids, row))
-        return rewards
+        return [
+            None if row["answer"] is None else _score(self.mllm, ids, row)
+            for ids, row in zip(completion_ids, rows, strict=True)
+        ]
 
 
 class FormatReward:
@@ -263,6 +263,7 @@ class RegionReward:
         items = self._encoded(prompts, completion_ids)
         size = 16 if trainer is None else trainer.args.per_device_train_batch_size
         temperature = 1.0 if trainer is None else trainer.temperature
+        weight = self.config.mass_weight
         with contextlib.nullcontext() if trainer is None else trainer.accelerator.autocast():
             self.seen = region_attention(
                 self.mllm,
@@ -272,20 +273,15 @@ class RegionReward:
                 temperature=temperature,
                 batch_size=size,
             )
-        rewards: list[float | None] = []
-        reasons: list[str | None] = []
-        for one, ids, row in zip(self.seen, completion_ids, rows, strict=True):
-            reason: str | None = one.missing
-            if reason is None and gate and not is_right(self.mllm, ids, row):
-                reason = _WRONG
-            reward = one.reward
-            if reason is not None or reward is None:
-                rewards.append(None)
-            else:
-                rewards.append(reward + self.config.mass_weight * one.visual_mass)
-            reasons.append(reason)
+        reasons = [
+            one.missing or (_WRONG if gate and not is_right(self.mllm, ids, row) else None)
+            for one, ids, row in zip(self.seen, completion_ids, rows, strict=True)
+        ]
         self._note(reasons, log_metric)
-        return rewards
+        return [
+            None if reason or one.reward is None else one.reward + weight * one.visual_mass
+            for one, reason in zip(self.seen, reasons, strict=True)
+        ]
 
     def _encoded(
         self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]
