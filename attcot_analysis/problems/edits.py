@@ -203,7 +203,7 @@ def _with_one_picture(
     if options.picture is None:
         raise MeasureError(
             f"Item {several.id} has {several.n_images} pictures, so say which one the edit "
-            f"{kind!r} is of: EditOptions(picture=1) for the first."
+            f"{kind!r} is of, EditOptions(picture=1) for the first, or leave it out of the edits."
         )
     return [one.alone(options.picture) for one in problems], options.picture
 

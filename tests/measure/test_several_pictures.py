@@ -12,6 +12,7 @@ from families import shared_family
 from real import needs_real_files, real_mllm
 from tiny import noise_image, tiny_mllm
 
+from attcot_analysis.attention.prefixes import Prefixes
 from attcot_analysis.errors import AttCoTError, LayoutError, MeasureError, ProblemError
 from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.measures.answers import answer_problems
@@ -24,7 +25,7 @@ from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.relevance import relevance
 from attcot_analysis.measures.states import hidden_commitment
-from attcot_analysis.models import collate, encode, encode_problem, generate
+from attcot_analysis.models import PromptCache, collate, encode, encode_problem, generate
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.problems.edits import EditOptions, edited_images
 
@@ -190,6 +191,31 @@ def test_generation_sees_all_pictures(random_mllm):
     assert tuple(row["ids"]) == slow.ids
     with pytest.raises(LayoutError, match="has 3 pictures, and 1 were given"):
         answer_problems(random_mllm, [item], images=[item.image])
+
+
+def test_what_passes_share_is_told_apart_by_every_picture(random_mllm):
+    """Two items that differ in their second picture alone, measured together with kept keys."""
+    items = [several(), several("b", more_images=(noise_image(64, 96, 8), noise_image(64, 64, 3)))]
+    said, shared = [response(items[0])] * 2, replace(random_mllm, cache=PromptCache())
+    shared = replace(shared, prefixes=Prefixes(shared))
+    for mllm in (random_mllm, shared):
+        access = visual_access(mllm, items, said).table.set_index("item")
+        forced = commitment(mllm, items, said, controls=("rationale",)).table
+        edited = dependence(
+            mllm,
+            items,
+            said,
+            edits=("blank",),
+            options=EditOptions(picture=2),
+            rationales=("fixed",),
+        ).table.set_index("item")
+        found = access["picture_2_mass"], forced["p"], edited["delta_log_p"]
+        if mllm is random_mllm:
+            alone = found
+            assert abs(access.loc["a", "mass"].iloc[0] - access.loc["b", "mass"].iloc[0]) > 1e-6
+            assert edited["delta_log_p"].nunique() == 2
+    for one, other in zip(alone, found, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize(

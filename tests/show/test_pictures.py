@@ -31,6 +31,14 @@ def test_a_problem_is_drawn_with_evidence_twin_and_control(problem):
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_every_picture_of_a_problem_has_a_row_with_its_own_boxes_and_edits(problem):
+    several = replace(problem, more_images=(problem.image.resize((30, 20)),))
+    first, second = (
+        ax for ax in problem_pictures(several).axes if ax.get_title("left")[:3] == "pic"
+    )
+    assert len(boxes(first)) == len(problem.steps) and not boxes(second)
+
+
 def test_problems_stand_in_rows_and_missing_edits_leave_no_panel(problem):
     bare = replace(problem, twin=None, control=None)
     assert len(problem_pictures(bare).axes) == 1
