@@ -22,9 +22,9 @@ Sources, each computed from what `data/results` ships for every item where it sh
   ``MODEL.METRIC#mean``, ``#range`` (smallest and largest seed)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
-- ``study``, ``study_all``: ``CLAIM`` of a registered study (difference and interval), ``#value``,
-  ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean``, of models with all arms in
-  ``study_five``; ``gates``: ``MODEL.KIND.GATE``
+- ``study``, ``study_all``, ``study_arms``: ``CLAIM`` of a registered study (difference and
+  interval), ``#value``, ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean``, of
+  models with all arms in ``study_five``; ``gates``: ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``own``: what `_own` says
 - ``given``: no result (a margin, chance, a setting)
@@ -529,6 +529,7 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "reproduce": _reproduce,
         "study": partial(_study, "testbed_b"),
         "study_all": partial(_study, "testbed_b_all"),
+        "study_arms": partial(_study, "testbed_b_arms"),
         "study_five": partial(_study, "five"),
         "gates": _gates,
         "validity": _validity,

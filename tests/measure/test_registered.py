@@ -56,6 +56,7 @@ STUDY = Study(
     ],
     exploratory=[question("much", ("att_cot", "accuracy_cot"), None, bar=0.9)],
 )
+SHIPPED = ("testbed_b", "testbed_b_all", "testbed_b_arms")
 RIGHT = {"base": 0.4, "cot_sft": 0.4, "att_cot": 0.6}
 
 
@@ -124,10 +125,9 @@ def test_an_unfinished_study_is_not_read(tmp_path):
         study_values(run, STUDY, PLAN)
 
 
-def test_the_shipped_registration_holds_together_and_its_hash_covers_what_decides(tmp_path):
-    study = read_study("testbed_b")
-    assert 1 <= len(study.primary) <= 4
-    assert len(registration_hash("testbed_b")) == 64
+def test_the_shipped_registrations_hold_together_and_a_hash_covers_what_decides(tmp_path):
+    assert all(1 <= len(read_study(name).primary) <= 4 for name in SHIPPED)
+    assert len({registration_hash(name) for name in SHIPPED}) == 3
     changed = tmp_path / "changed.yaml"
     changed.write_text("about: x\nplan: testbed_b\nprimary: []\n")
     assert registration_hash(changed) != registration_hash("testbed_b")
@@ -148,4 +148,4 @@ def test_arms_whose_answers_were_not_read_are_named(tmp_path):
 
 def test_the_docs_name_the_hash_of_the_shipped_registration():
     page = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
-    assert registration_hash("testbed_b") in page and registration_hash("testbed_b_all") in page
+    assert all(registration_hash(name) in page for name in SHIPPED)
