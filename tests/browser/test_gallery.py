@@ -45,7 +45,8 @@ def test_items_are_sorted_filtered_and_opened_by_keyboard(visit, path, violation
     assert names(page)[0] == "unread"
     page.keyboard.press("ArrowUp")
     assert names(page) == ["early", "late", "unread", "failed"]
-    expect(items(page).get_by_role("option", name="early")).to_contain_text("most premature: 0.900")
+    early = items(page).get_by_role("option", name="early")
+    expect(early).to_contain_text("most premature (commitment area): 0.900")
     page.keyboard.press("Tab")
     expect(page.get_by_label("Show", exact=True)).to_be_focused()
     page.keyboard.press("ArrowDown")
@@ -105,7 +106,7 @@ def test_items_are_opened_in_jupyterlab(visit, lab):
     page = visit(lab.address("gallery.ipynb", [cell]))
     page.wait_for_selector(".jp-Notebook")
     assert page.evaluate(RUN_ALL) == []
-    page.get_by_label("Sort", exact=True).select_option("most premature")
+    page.get_by_label("Sort", exact=True).select_option("most premature (commitment area)")
     items(page).get_by_role("option", name="early").press("ArrowRight")
     page.keyboard.press("Enter")
     expect(page.locator(".attcot-gallery [role=status]")).to_contain_text("late, 2 of 3")

@@ -65,10 +65,11 @@ def gallery(records):
 def test_every_item_has_its_groups_and_what_it_is_sorted_by(records, entries):
     early, late, unread = entries
     assert early["groups"] == ["hurt by CoT", "premature"] and early["sort"] == {
-        "most premature": 0.9
+        "most premature (commitment area)": 0.9
     }
-    assert late["groups"] == [] and late["sort"] == {"most premature": 0.2}
-    assert unread["groups"] == ["unread"] and unread["sort"] == {"largest loss on the twin": 2.5}
+    assert late["groups"] == [] and late["sort"] == {"most premature (commitment area)": 0.2}
+    assert unread["groups"] == ["unread"]
+    assert unread["sort"] == {"largest loss on the twin (nats)": 2.5}
     assert all(entry["picture"].startswith("data:image/") for entry in entries)
     problems = [record.problem for record in records.values()]
     assert [entry["groups"] for entry in gallery_entries(problems)] == [[], [], []]

@@ -10,8 +10,8 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.show.explorer.page import picture_url
 
 ORDERS = {
-    "most premature": "commitment_area",
-    "largest loss on the twin": "delta_log_p_twin",
+    "most premature (commitment area)": "commitment_area",
+    "largest loss on the twin (nats)": "delta_log_p_twin",
 }
 """By what items can be sorted, its highest value first, and the metric that says it."""
 _GROUPS = {"premature": "premature", "unread": "unparsed_cot"}
