@@ -82,20 +82,6 @@ def seen_edits(
     ]
 
 
-def require_one_picture(problems: Iterable[Problem], what: str) -> None:
-    """Refuse items with several pictures, of which a measurement would know the first only.
-
-    Raises:
-        MeasureError: Names the item.
-    """
-    several = next((one for one in problems if one.n_images > 1), None)
-    if several is not None:
-        raise MeasureError(
-            f"Item {several.id} has {several.n_images} pictures, and {what} is defined for one; "
-            "measure its pictures one by one, as problem.alone(number)."
-        )
-
-
 def batches(work: Sequence[Work], size: int, name: str, progress: bool) -> Iterator[Sequence[Work]]:
     """Cut work into batches, with a progress bar of that name if asked for."""
     for start in tqdm(range(0, len(work), size), desc=name, disable=not progress):
@@ -154,6 +140,7 @@ def paired(
     need: Need = "rationale",
     forced: bool = False,
     empty: Empty = "error",
+    several: bool = False,
 ) -> Items:
     """Pair problems with responses and see which of them can be measured.
 
@@ -165,11 +152,18 @@ def paired(
         need: What a response must have.
         forced: Whether answers are to be forced, for which an item must have candidates.
         empty: What to do with items that cannot be measured.
+        several: Whether the measurement knows items with several pictures.
 
     Raises:
         MeasureError: If the inputs differ in number, an item cannot be measured
-            (``empty="error"``), or none can.
+            (``empty="error"``), none can, or one has several pictures that would not be told apart.
     """
+    more = next((one for one in problems if one.n_images > 1), None)
+    if more is not None and not several:
+        raise MeasureError(
+            f"Item {more.id} has {more.n_images} pictures, and this measurement is defined for "
+            "one; measure its pictures one by one, as problem.alone(number)."
+        )
     if empty not in get_args(Empty):
         raise MeasureError(f"empty is {empty!r}; choose from {', '.join(get_args(Empty))}.")
     if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):

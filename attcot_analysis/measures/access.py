@@ -687,7 +687,7 @@ def visual_access(
         MeasureError: If the numbers of problems, responses and images differ, a response has no
             step (``empty="error"``) or none has, or the sink rule does not fit the model.
     """
-    items = paired(mllm, problems, responses, images=images, empty=empty)
+    items = paired(mllm, problems, responses, images=images, empty=empty, several=True)
     table = _read(items, step_blocks, layers, sinks, batch_size, progress)
     return VisualAccess(table, items.measured, skipped=items.skipped)
 
@@ -731,6 +731,8 @@ def answer_access(
     Raises:
         MeasureError: As `visual_access`, of answers in place of steps.
     """
-    items = paired(mllm, problems, responses, images=images, need="answer", empty=empty)
+    items = paired(
+        mllm, problems, responses, images=images, need="answer", empty=empty, several=True
+    )
     table = _read(items, answer_blocks, layers, sinks, batch_size, progress)
     return AnswerAccess(table, items.measured, skipped=items.skipped)

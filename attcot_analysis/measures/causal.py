@@ -452,7 +452,7 @@ def causal_access(
             mllm, "A cut of attention (knockout, mean_value)", "use kinds=('removal',)"
         )
     windows = checked_windows(windows, mllm.n_layers)
-    pairs = paired(mllm, problems, responses, forced=True, empty=empty)
+    pairs = paired(mllm, problems, responses, forced=True, empty=empty, several=True)
     items = plan_items(pairs, steps, rows)
     found: list[dict[str, Any]] = []
     with attached(mllm.model):

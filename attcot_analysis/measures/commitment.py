@@ -743,7 +743,7 @@ def commitment(
             "change; leave 'permuted' out of the controls or use a format with letters."
         )
     asked = {control: _asked_by(mllm, control) for control in controls}
-    items = paired(mllm, problems, responses, images=images, forced=True, empty=empty)
+    items = paired(mllm, problems, responses, images=images, forced=True, empty=empty, several=True)
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     partners: dict[int, str] = {}
     if "other_item" in controls:

@@ -389,7 +389,9 @@ def dependence(
             f"rationales is {list(rationales)}; choose from {', '.join(get_args(Rationale))}."
         )
     need: Need = "rationale" if empty == "error" else "nothing"
-    parsed = list(paired(mllm, problems, base_responses, need=need, empty=empty).parsed.values())
+    parsed = list(
+        paired(mllm, problems, base_responses, need=need, empty=empty, several=True).parsed.values()
+    )
     if edited is None:
         edited = [one for kind in edits for one in edited_images(problems, kind, options=options)]
     edited = seen_edits(mllm, problems, edited)

@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import (
-    Empty,
-    Response,
-    Result,
-    batches,
-    paired,
-    require_one_picture,
-    seen_edits,
-)
+from attcot_analysis.measures._items import Empty, Response, Result, batches, paired, seen_edits
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.models.load import TextStack, hidden_states, text_stack
@@ -123,7 +115,6 @@ def token_divergence(
     Source: arXiv 2606.01558 (reconstruction); token dependency as in VPPO, arXiv 2510.09285, and
     CFPO, arXiv 2606.23206, with the exact divergence in place of an estimate from one token.
     """
-    require_one_picture(problems, "divergence under an edit")
     items = paired(mllm, problems, responses, images=images, empty=empty)
     skipped = dict(items.skipped)
     shown: dict[int, ImageLike]

@@ -17,15 +17,7 @@ from attcot_analysis.attention.hook import AttentionCall
 from attcot_analysis.attention.probe import Probe, checked_layers, key_weights, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import (
-    Empty,
-    Need,
-    Response,
-    Result,
-    batches,
-    paired,
-    require_one_picture,
-)
+from attcot_analysis.measures._items import Empty, Need, Response, Result, batches, paired
 from attcot_analysis.models import Encoded, Mllm, collate
 from attcot_analysis.problems import Problem
 from attcot_analysis.stats.intervals import Interval
@@ -285,7 +277,6 @@ def visual_heads(
         raise MeasureError(
             f"where={where!r} is unknown; choose one of {', '.join(get_args(Where))}."
         )
-    require_one_picture(problems, "the choice of visual heads")
     pairs = paired(mllm, problems, responses, need=_NEEDS[where], empty=empty)
     rule, found = rule or HeadRule(), []
     for chunk in batches(pairs.places, batch_size, "heads", progress):

@@ -139,7 +139,7 @@ def lens_commitment(
     2410.07149) at the forced answers of Lanham et al., arXiv 2307.13702.
     """
     check_max_steps(max_steps)
-    items = paired(mllm, problems, responses, images=images, forced=True, empty=empty)
+    items = paired(mllm, problems, responses, images=images, forced=True, empty=empty, several=True)
     stack = text_stack(mllm)
     last = mllm.n_layers - 1
     chosen = sorted(set(range(mllm.n_layers) if layers is None else layers))

@@ -288,7 +288,7 @@ def open_commitment(
     """
     check_max_steps(max_steps)
     cue = AnswerCue(mllm)
-    found = paired(mllm, problems, responses, images=images, empty=empty)
+    found = paired(mllm, problems, responses, images=images, empty=empty, several=True)
     items = _forcible(found, cue, empty)
     frames = []
     for chunk in batches(items.places, batch_size, "open commitment", progress):

@@ -18,7 +18,6 @@ from attcot_analysis.measures._items import (
     Result,
     batches,
     paired,
-    require_one_picture,
     seen_edits,
 )
 from attcot_analysis.measures.causal import Window, checked_windows, layer_windows
@@ -314,7 +313,6 @@ def patching(
         )
     groups = list(dict.fromkeys(groups))
     patches = _patches(mllm, sites, groups, windows, heads)
-    require_one_picture(problems, "patching")
     items = paired(mllm, problems, responses, forced=True, empty=empty)
     sources, skipped = _sources(items, edit, control)
     stack = text_stack(mllm)

@@ -13,14 +13,7 @@ from torch import Tensor
 from attcot_analysis.attention.flow import Capture, carry, carry_gradients, frozen
 from attcot_analysis.attention.hook import attached, reading
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import (
-    Empty,
-    Response,
-    Result,
-    batches,
-    paired,
-    require_one_picture,
-)
+from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.attributions import attribution_maps
 from attcot_analysis.measures.maps import (
     ResponseMaps,
@@ -226,7 +219,6 @@ def relevance(
     """
     if not sources:
         raise MeasureError("No source was given to compare; give at least one.")
-    require_one_picture(problems, "relevance")
     items = paired(mllm, problems, responses, empty=empty)
     further = {} if options is None else options
     tables = []

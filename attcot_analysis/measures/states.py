@@ -18,15 +18,7 @@ from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers, pack
 from attcot_analysis.attention.taps import Place, tapped
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import (
-    Empty,
-    Items,
-    Response,
-    Result,
-    batches,
-    paired,
-    require_one_picture,
-)
+from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.measures.answers import parsed_answer
 from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Mllm, collate, encode_problem, evaluating
@@ -363,7 +355,6 @@ def _answered(
     forced: bool,
 ) -> tuple[Items, dict[int, str], dict[str, tuple[str, ...]]]:
     """The items whose response states an answer that can be told."""
-    require_one_picture(problems, "a probe of hidden states")
     items = paired(mllm, problems, responses, forced=forced, empty=empty)
     found = {at: parsed_answer(one, problems[at], mllm.format) for at, one in items.parsed.items()}
     told = {at: one for at, one in found.items() if one is not None}

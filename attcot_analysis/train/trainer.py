@@ -421,9 +421,8 @@ def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict
     rows = []
     for problem in problems:
         form = mllm.format
-        prompt = mllm.prompt(
-            build_messages(problem.question, form=form, candidates=problem.candidates)
-        )
+        asked: Any = {"form": form, "candidates": problem.candidates, "n_images": problem.n_images}
+        prompt = mllm.prompt(build_messages(problem.question, **asked))
         response = form.right_response(problem)
         if form.is_open(prompt):
             response = form.without_opening(response)

@@ -13,7 +13,13 @@ from real import needs_real_files, real_mllm
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.prefixes import Prefixes
-from attcot_analysis.errors import AttCoTError, LayoutError, MeasureError, ProblemError
+from attcot_analysis.errors import (
+    AttCoTError,
+    LayoutError,
+    MeasureError,
+    ProblemError,
+    TrainingError,
+)
 from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.causal import causal_access
@@ -28,6 +34,8 @@ from attcot_analysis.measures.states import hidden_commitment
 from attcot_analysis.models import PromptCache, collate, encode, encode_problem, generate
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.problems.edits import EditOptions, edited_images
+from attcot_analysis.train import RationaleDataset
+from attcot_analysis.train.trainer import CotCollator, prompt_completion_rows
 
 STEPS = (
     Step("The star of the second picture is red.", ((0, 0, 32, 32),), (2,)),
@@ -233,6 +241,22 @@ def test_what_knows_one_picture_refuses_several_by_name(random_mllm, measure):
     item = several()
     with pytest.raises(AttCoTError, match=r"3 (pictures|images)"):
         measure(random_mllm, [item], [response(item)])
+
+
+def test_training_reads_every_picture_and_the_boxes_in_it(random_mllm):
+    item = several()
+    encoded = encode_problem(random_mllm, item, response=response(item))
+    example = RationaleDataset(random_mllm, [item])[0]
+    assert example.encoded.layout.image.tolist() == encoded.layout.image.tolist()
+    expected = [
+        grid.coverage(item.step_boxes(2, n)) for n, grid in enumerate(encoded.layout.grids, 1)
+    ]
+    np.testing.assert_allclose(example.evidence[1], np.concatenate(expected), rtol=1e-6)
+    assert example.evidence[0].nonzero().flatten().min() >= 36 and example.evidence[2] is None
+    (row,) = prompt_completion_rows(random_mllm, [item])
+    assert len(row["images"]) == row["prompt"].count("<|image_pad|>") == 3
+    with pytest.raises(TrainingError, match="exactly one image"):
+        CotCollator(random_mllm)([row])
 
 
 def test_an_item_with_one_of_its_pictures():
