@@ -169,6 +169,7 @@ def interleaved(
     warm_up: bool = True,
     progress: bool = False,
     name: str = "",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Seconds:
     """Time variants in turns (A B A B ...), so that a machine that slows down slows all.
 
@@ -179,6 +180,7 @@ def interleaved(
         warm_up: Run one round that does not count first.
         progress: Show a progress bar over rounds.
         name: Shown on it.
+        clock: What tells the seconds; `time.process_time` leaves out what other programs take.
 
     Returns:
         Per variant its seconds, ``(repeats,)``.
@@ -187,19 +189,23 @@ def interleaved(
     for turn in tqdm(range(repeats + warm_up), desc=name, disable=not progress):
         for variant, call in variants.items():
             gc.collect()
-            seconds = timed(call, device)
+            seconds = timed(call, device, clock)
             if turn >= warm_up:
                 taken[variant].append(seconds)
     return {variant: np.array(seconds) for variant, seconds in taken.items()}
 
 
-def timed(call: Callable[[], object], device: str = "cpu") -> float:
+def timed(
+    call: Callable[[], object],
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of one call; what it returns is dropped after the clock is read."""
     wait(device)
-    start = time.perf_counter()
+    start = clock()
     result = call()
     wait(device)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     del result
     return seconds
 

@@ -35,7 +35,7 @@ class Profile:
     whole: float = 0.0
 
     def record(self, n_items: int) -> dict[str, Any]:
-        """As JSON values: the kinds, `BESIDE`, seconds in all and per item."""
+        """As JSON values: the kinds, `BESIDE`, seconds in all and per item, and the `sentence`."""
         passes = sum(one["seconds"] for one in self.kinds.values())
         return {
             **self.kinds,
@@ -43,17 +43,16 @@ class Profile:
             "seconds": self.whole,
             "items": n_items,
             "seconds_per_item": self.whole / max(n_items, 1),
+            "sentence": self.sentence(n_items),
         }
 
     def sentence(self, n_items: int) -> str:
         """Such as "This run: 0.9 s an item; 61 % writing, 22 % pictures."."""
-        record = self.record(n_items)
-        shares = {
-            kind: record[kind]["seconds"] / max(self.whole, 1e-9) for kind in (*self.kinds, BESIDE)
-        }
+        shares = {kind: one["seconds"] / max(self.whole, 1e-9) for kind, one in self.kinds.items()}
+        shares[BESIDE] = max(0.0, 1 - sum(shares.values()))
         ordered = sorted(shares, key=lambda kind: -shares[kind])
         said = ", ".join(f"{shares[kind]:.0%} {kind}".replace("%", " %") for kind in ordered)
-        return f"This run: {record['seconds_per_item']:.2g} s an item; {said}."
+        return f"This run: {self.whole / max(n_items, 1):.2g} s an item; {said}."
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from attcot_analysis.cli import main
 from attcot_analysis.models import encode, generate
 from attcot_analysis.runs.profile import BESIDE, profiled
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
+from attcot_analysis.show.report.arms import read_arm, time_notes
 
 
 def test_passes_are_counted_by_kind():
@@ -41,3 +42,9 @@ def test_measure_says_where_the_time_went(tmp_path, capsys):
     # Own picture, then twin and control edits and a blank one; what follows goes on from these.
     assert found["items"] == 2 and found["pictures"]["passes"] == 5
     assert found["behind"]["passes"] > 0 and found[BESIDE]["seconds"] > 0
+    assert found["sentence"] in said
+    # The report tells it, too.
+    arm = read_arm(tmp_path / "run")
+    assert time_notes(arm) == [found["sentence"]]
+    (tmp_path / "run" / "profile.json").unlink()
+    assert time_notes(arm) == []

@@ -284,6 +284,14 @@ def sample_notes(arm: MeasuredArm) -> list[str]:
     ]
 
 
+def time_notes(arm: MeasuredArm) -> list[str]:
+    """Where the time of a run went, if it was measured with a profile."""
+    run = RunFolder.open(arm.path)
+    found = run.read_json("profile") if (run.path / "profile.json").is_file() else None
+    said = found.get("sentence") if isinstance(found, dict) else None
+    return [said] if isinstance(said, str) else []
+
+
 def everywhere(tables: Tables, name: str) -> bool:
     """Whether a table has rows in every arm and seed."""
     return all(len(kinds[name]) for seeds in tables.values() for kinds in seeds.values())

@@ -28,6 +28,7 @@ from attcot_analysis.show.report.arms import (
     read_arm,
     run_curves,
     sample_notes,
+    time_notes,
 )
 from attcot_analysis.show.report.items import Tables, example_problems, report_items
 from attcot_analysis.show.report.maps import StepMaps, embeds, kept_maps, model_maps
@@ -232,7 +233,7 @@ def report_run(
     shared, _ = find_problems(arm, arm, problems)
     values = arm.values(shared)
     notes = [*sample_notes(arm), *precision_notes(arm), *paragraph_notes(arm)]
-    notes += size_notes(len(shared)) + mass_notes(values)
+    notes += size_notes(len(shared)) + mass_notes(values) + time_notes(arm)
     if share := cut_off(arm):
         notes.insert(
             0,
