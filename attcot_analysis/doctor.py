@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from attcot_analysis.errors import AttCoTError, ModelError, passing
+from attcot_analysis.errors import AttCoTError, ModelError, passing, total_memory
 from attcot_analysis.presets import DTYPE_BYTES, find_preset
 from attcot_analysis.shipped import config_file, data_folder, notebook_folder
 
@@ -126,19 +126,6 @@ def _memory() -> Iterator[Finding]:
     if total is not None:
         word: Word = "ok" if total > 2 * GIB else "note"
         yield Finding("memory", word, f"{total / GIB:.1f} GiB, {os.cpu_count()} cores")
-
-
-def total_memory() -> int | None:
-    """Bytes of memory that this process may use: the machine's, or its container's limit."""
-    limits = []
-    if hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names):
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int(Path(name).read_text()))
-        except (OSError, ValueError):
-            continue
-    return min(limits, default=None)
 
 
 def _devices() -> Iterator[Finding]:

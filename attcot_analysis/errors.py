@@ -149,6 +149,19 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def total_memory() -> int | None:
+    """Bytes of memory that this process may use: the machine's, or its container's limit."""
+    limits = []
+    if hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(name).read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(limits, default=None)
+
+
 def passing(
     error: BaseException, path: str | Path, kind: type[AttCoTError] = RunError
 ) -> AttCoTError | None:

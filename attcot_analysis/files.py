@@ -123,9 +123,34 @@ def own_folder(folder: Path, name: str) -> Path:
     return path
 
 
+def no_linked_folders(folder: Path) -> None:
+    """See that nothing in a folder that is written to leads out of it; links to files are replaced.
+
+    Raises:
+        RunError: If something does.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.is_file():
+            own_folder(path.parent, path.name)
+
+
+def regular(path: Path) -> Path:
+    """A path in a folder of anybody, at which a pipe would be waited for for ever.
+
+    Raises:
+        OSError: If something is there that is no file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file")
+    return path
+
+
 def inside(file: Path, *folders: Path) -> bool:
     """Whether a file lies in one of some folders, wherever links on its way lead."""
-    whole = file.resolve()
+    try:
+        whole = file.resolve()
+    except (OSError, RuntimeError):  # Links that lead round in circles.
+        return False
     return any(whole.is_relative_to(folder.resolve()) for folder in folders)
 
 
@@ -153,14 +178,8 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
     """
     path = folder.with_name(f".{folder.name}{LOCK}") if beside else folder / LOCK
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():
-            raise RunError(
-                f"{path} is a link, so that locking would change a file elsewhere; remove it or "
-                "choose another folder."
-            )
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
-    with open(descriptor, "a+", encoding="ascii") as file:
+        file = open_to_append(path)
+    with file:
         try:
             _lock(file)
         except OSError as error:
@@ -193,6 +212,24 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
                 file.truncate(0)
                 if beside:
                     path.unlink()
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Open a file for lines behind those that it has, or a new one; for reading, too.
+
+    Raises:
+        RunError: If it is a link, or no file.
+        OSError: If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        what = "a link, so that writing to it would change a file elsewhere"
+        raise RunError(
+            f"{path} is {what if path.is_symlink() else 'no file'}; remove it or choose another "
+            "place."
+        )
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
+    return open(descriptor, "a+", encoding="utf-8")
 
 
 def _same_file(file: IO[str], path: Path) -> bool:

@@ -44,7 +44,7 @@ from attcot_analysis.runs.provenance import (
     note_sources,
     problems_hash,
 )
-from attcot_analysis.runs.run import RunFolder, next_free
+from attcot_analysis.runs.run import RunFolder, has_results, next_free
 from attcot_analysis.shipped import TESTBED_MODEL, shipped
 from attcot_analysis.train.finetune import FinetuneConfig
 from attcot_lab.arms import RECIPES, Arm, train_arm, training_values
@@ -59,6 +59,7 @@ COLUMNS = ("model", "family", "scale", "kind", "arm", "seed", "item", "metric", 
 CHECK = "check"
 _CELL = "cell"
 _TRAINING = "training"
+_TRAINED_WITH = {"finetune", "train_items", "train_prior", "train_sha256"}
 _WORDS = ("title", "about", "look")
 _OF_FOLDERS = ("weights_sha256", "files")
 
@@ -373,7 +374,11 @@ def _say_cost(plan: Plan, bases: Mapping[str, str], say: Say) -> None:
 
 def _check_models(run: RunFolder, plan: Plan, bases: Mapping[str, str], say: Say) -> None:
     verdicts = run.read_json(CHECK) if run.has(CHECK) else {}
+    digest = run.manifest.get("digest")
     for name, base in bases.items():
+        # Settings may have been corrected since.
+        if verdicts.get(name, {}).get("digest", digest) != digest:
+            del verdicts[name]
         if name not in verdicts:
             found = check_model(
                 base,
@@ -388,7 +393,8 @@ def _check_models(run: RunFolder, plan: Plan, bases: Mapping[str, str], say: Say
                     f"{base} is not read correctly, so it must not be measured: {failed[0]} "
                     "(attcot check-model says all; check: false in the plan measures nevertheless)."
                 )
-            verdicts[name] = {"verdict": found.verdict, "checks": list(found.checks)}
+            checks = list(found.checks)
+            verdicts[name] = {"verdict": found.verdict, "checks": checks, "digest": digest}
             run.write_json(CHECK, verdicts, overwrite=True)
         say(f"check: {verdicts[name]['verdict']}")
 
@@ -444,10 +450,16 @@ def _note_parts(run: RunFolder, plan: Plan, bases: Mapping[str, str]) -> None:
         "kinds": {"finetune": asdict(FinetuneConfig())},
         "models": {},
     }
+    if not isinstance(before, dict) or not all(isinstance(before.get(part), dict) for part in now):
+        raise RunError(
+            f"{run.path / PARTS}.json is damaged: it does not say what {', '.join(now)} are; "
+            f"write to {next_free(run.path)} instead."
+        )
     for part, entries in now.items():
         for name, entry in entries.items():
             held = before[part].get(name, entry)
-            if not _same(held, recorded(held, entry), _plain(defaults[part])):
+            same = _same(held, recorded(held, entry), _plain(defaults[part]))
+            if not same and _had_effect(run, plan, part, name, held, entry):
                 difference = first_difference(held, recorded(held, entry))
                 raise RunError(
                     f"{run.path} cannot be resumed: it was begun with another "
@@ -458,6 +470,25 @@ def _note_parts(run: RunFolder, plan: Plan, bases: Mapping[str, str]) -> None:
     merged = {part: {**before[part], **entries} for part, entries in now.items()}
     if merged != before:
         run.write_json(PARTS, merged, overwrite=True)
+
+
+def _had_effect(
+    run: RunFolder, plan: Plan, part: str, name: str, held: Any, entry: Mapping[str, Any]
+) -> bool:
+    """Whether something was computed with what a name stood for.
+
+    What is only trained with has no effect on arms without training.
+    """
+    place = {"models": f"*{name}.*", "kinds": f"*.{name}.*", "arms": f"*.{name}-*"}[part]
+    held = held if isinstance(held, dict) else {}
+    changed = {key for key in {*held, *entry} if held.get(key) != entry.get(key)}
+    untrained = tuple(f".{arm}-0" for arm, one in plan.arms.items() if not one.trained)
+    return any(
+        has_results(folder)
+        for kind in ("cells", "models")
+        for folder in run.path.joinpath(kind).glob(place)
+        if not (changed <= _TRAINED_WITH and folder.name.endswith(untrained))
+    )
 
 
 def _record(plan: Plan, problems: ProblemSet) -> dict[str, Any]:

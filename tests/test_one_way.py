@@ -53,7 +53,6 @@ OTHERS = {
         "attcot_analysis/show/report/page.py",
         "drawings.save(Path(figures), overwrite)",
     ): "write_bytes",
-    ("attcot_analysis/runs/server.py", "target.open('a', encoding='utf-8')"): "a line per answer",
     ("attcot_analysis/runs/parts.py", "safetensors.numpy.save(whole)"): "gives bytes",
 }
 """What only looks like a second way, and why it is none."""

@@ -211,6 +211,30 @@ def test_a_grid_may_grow_but_not_change(finished, copied, tmp_path):
         run_plan(tiny(measures=["access"]), folder, progress=False)
 
 
+def test_a_setting_is_corrected_as_long_as_it_had_no_effect(copied, monkeypatch, tmp_path):
+    def fails(*given, **options):
+        raise TrainingError("The learning rate is a text.")
+
+    def wrong(**changes):
+        return tiny(finetune={"steps": 10, "batch_size": 2, "learning_rate": 9.0}, **changes)
+
+    good = RECIPES["sft"]
+    monkeypatch.setitem(RECIPES, "sft", Recipe(fails))
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match="1 of 2 cells failed"):
+        run_plan(wrong(), folder, progress=False)
+    # The base was measured, nothing was trained: the rate is free, the problems are not.
+    with pytest.raises(RunError, match=r"another kind arrows .its knobs\.noise"):
+        run_plan(wrong(problems={"arrows": {"noise": 0.0, "hops": 1}}), folder, progress=False)
+    monkeypatch.setitem(RECIPES, "sft", good)
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("*/tables/*")}
+    run = run_plan(tiny(), folder, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert run.read_json("grid")["kinds"]["arrows"]["finetune"]["learning_rate"] != 9.0
+    with pytest.raises(RunError, match=r"another kind arrows .its finetune\.learning_rate"):
+        run_plan(wrong(), folder, progress=False)
+
+
 def test_a_setting_that_did_not_exist_yet_must_have_its_default(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished.path, folder)

@@ -1,29 +1,41 @@
 """Files from strangers: links in run folders, pictures that start programs, runs that name hubs."""
 
+import gzip
+import hashlib
 import io
 import json
 import os
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from faults import survives
+from fuzzing import at_most
 from PIL import Image
+from transformers.image_processing_base import ImageProcessingMixin
 
-from attcot_analysis.errors import ModelError, ProblemError, RunError
+from attcot_analysis.errors import ModelError, ProblemError, RunError, TrainingError
 from attcot_analysis.files import LOCK, locked, write_bytes, write_folder, write_whole
 from attcot_analysis.models import load_mllm
-from attcot_analysis.models.processors import check_config, check_processor
+from attcot_analysis.models.processors import check_config, check_processor, settings_file
 from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import load_problems, pictures, save_problems
 from attcot_analysis.problems.data import check_data
 from attcot_analysis.problems.data import records as tables
-from attcot_analysis.problems.decisions import DECISIONS, keep_decisions
+from attcot_analysis.problems.decisions import DECISIONS, keep_decisions, read_decisions
 from attcot_analysis.problems.formats import response_format
 from attcot_analysis.problems.pictures import FORMATS, open_picture
+from attcot_analysis.runs import table_checks
+from attcot_analysis.runs.parts import Part
 from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.server import ask_server
+from attcot_analysis.shipped import shipped
+from attcot_analysis.train.checkpoints import check_checkpoint, new_folder, open_unfinished
+from attcot_lab.claims.table import read_claims, read_values, run_facts
 from attcot_lab.testbed.arrows import generate_arrows
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -81,6 +93,99 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path, precious):
     (folder / LOCK).symlink_to(precious)
     with pytest.raises(RunError, match="is a link"), locked(folder):
         pass
+
+
+@links
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "run/manifest.json",
+            "run/mine.json",
+            "run/tables/mine/*.parquet",
+            "run/tables/own.parquet",
+        ),
+        *(
+            "run/arrays/mine/*.safetensors",
+            "set/problems.jsonl",
+            "set/edits.json",
+            "set/images/arrows-test-0-00000.png",
+        ),
+        *("check/unfinished.json", "check/complete", "check/trainer_state.json"),
+    ],
+)
+def test_what_is_no_file_is_not_waited_for(tmp_path, name, kind):
+    """In a folder of somebody else every name may be a pipe, which nobody ever writes to."""
+    (problem,) = generate_arrows(1, seed=0)
+    save_problems([problem], tmp_path / "set")
+    (tmp_path / "set" / DECISIONS).write_text("{}")
+    run = run_folder(tmp_path / "run")
+    rows = pd.DataFrame({"item": ["a"]})
+    run.parts("mine").write(0, [[0]], ["a"], Part(rows, {"a": np.ones(2)}))
+    run.write_table("own", rows)
+    run.write_json("mine", {})
+    (tmp_path / "check").mkdir()
+    for one in ("unfinished.json", "complete", "trainer_state.json"):
+        (tmp_path / "check" / one).write_text("{}")
+    (path,) = tmp_path.glob(name)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.name)
+    with at_most(20):
+        for call in (
+            lambda: RunFolder.open(run.path).manifest,
+            lambda: run.read_json("mine"),
+            lambda: run.read_table("mine"),
+            lambda: run.read_table("own"),
+            lambda: run.read_arrays("mine"),
+            lambda: load_problems(tmp_path / "set"),
+            lambda: load_problems(tmp_path / "set", keep_pictures=False)[0].image,
+            lambda: open_unfinished(tmp_path / "check", {}),
+            lambda: check_checkpoint(tmp_path / "check"),
+        ):
+            survives(call)
+
+
+@pytest.mark.parametrize(
+    "held", [[], {"a": 1}, {"a": {"twin": []}}, {"a": {"twin": "x"}}, "[" * 10**5]
+)
+def test_decisions_of_any_form_are_one_sentence(tmp_path, held):
+    (tmp_path / "own.json").write_text(held if isinstance(held, str) else json.dumps(held))
+    with pytest.raises(ProblemError, match="decisions on edits"):
+        read_decisions(tmp_path / "own.json")
+
+
+@links
+@pytest.mark.parametrize("name", ["cells", "models", "errors", "cells/a.b.c-0", "nowhere"])
+def test_a_run_that_is_resumed_holds_no_folder_from_elsewhere(tmp_path, precious, name):
+    run = run_folder(tmp_path / "run")
+    (run.path / name).parent.mkdir(exist_ok=True)
+    target = precious.parent if name != "nowhere" else tmp_path / "nowhere"
+    (run.path / name).symlink_to(target, target_is_directory=True)
+    with pytest.raises(RunError, match=f"{name} is a link"):
+        RunFolder.create(run.path, run.manifest, resume=True)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "checkpoint-2").symlink_to(target, target_is_directory=True)
+    with pytest.raises(RunError, match="checkpoint-2 is a link"):
+        open_unfinished(tmp_path / "unfinished", {})
+    (tmp_path / "model").symlink_to(target / "new")
+    with pytest.raises(TrainingError, match="exists already"):
+        new_folder(tmp_path / "model")
+
+
+@links
+def test_answers_of_a_server_are_not_added_to_a_file_elsewhere(tmp_path, precious):
+    (tmp_path / "out.jsonl").symlink_to(precious)
+    with pytest.raises(RunError, match=r"out\.jsonl is a link"):
+        ask_server("http://127.0.0.1:9", [], tmp_path / "out.jsonl")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="pipe is no file"):
+        ask_server("http://127.0.0.1:9", [], tmp_path / "pipe")
 
 
 @links
@@ -170,6 +275,7 @@ def test_sizes_of_a_configuration_are_checked_before_memory_is_taken(config, sai
         ({"patch_size": 1}, "patches of 1 pixels and the model reads patches of 14"),
         ({"size": {"longest_edge": 4 * 10**8}}, "longest_edge 400000000 in its size"),
         ({"size": {"height": 448, "width": -1}}, "width -1 in its size"),
+        ({"crop_size": {"height": 10**9, "width": 1}}, "height 1000000000 in its crop_size"),
         ({"size": {"shortest_edge": 4 * 10**8}, "merge_size": 2}, "shortest_edge 400000000"),
         ({"size": {"shortest_edge": 65536, "longest_edge": 10**8}, "merge_size": 2}, None),
         ({"patch_size": 14, "size": {"longest_edge": 1456}}, None),
@@ -183,6 +289,42 @@ def test_a_processor_that_makes_too_much_of_a_picture_is_refused(images, said):
         return
     with pytest.raises(ModelError, match=said):
         check_processor(config, processor, "m")
+
+
+@pytest.mark.parametrize(
+    ("files", "in_force"),
+    [
+        ({"processor_config.json": {"image_processor": {}}}, "processor_config.json"),
+        ({"processor_config.json": {"processor_class": "X"}}, "preprocessor_config.json"),
+        ({"processor_config.json": []}, "preprocessor_config.json"),
+        ({}, "preprocessor_config.json"),
+    ],
+)
+def test_the_processor_s_file_that_counts_is_named(tmp_path, files, in_force):
+    """The one that transformers reads: which setting a picture is prepared by shows it."""
+    settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    for name, held in files.items():
+        if held and "image_processor" in held:
+            held = {"image_processor": {**settings, "size": {"shortest_edge": 64}}}
+        (tmp_path / name).write_text(json.dumps(held))
+    assert settings_file(str(tmp_path)) == in_force
+    if files.get("processor_config.json") != []:
+        read, _ = ImageProcessingMixin.get_image_processor_dict(str(tmp_path))
+        wanted = 64 if in_force == "processor_config.json" else 32
+        assert read["size"] == {"shortest_edge": wanted}
+    images = SimpleNamespace(size={"height": -1, "width": 1})
+    with pytest.raises(ModelError, match=f"correct it in its {in_force}"):
+        check_processor(None, SimpleNamespace(image_processor=images), str(tmp_path))
+
+
+def test_an_adapter_alone_loads_no_model_from_elsewhere(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    named = {"base_model_name_or_path": "somebody/private", "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(named))
+    with pytest.raises(ModelError, match="a LoRA adapter and not the weights it is for; merge it"):
+        load_mllm(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +373,169 @@ def test_rows_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
         assert file.stat().st_size < 5_000
         with pytest.raises(ProblemError, match=r"rows of 0 MB, expected at most 0"):
             list(tables.read_table(file))
+
+
+@pytest.mark.parametrize("held", ["[" * 10**5, '{"a":' * 10**5, "\x00", "1" * 10**5, "(" * 10**5])
+def test_a_cell_of_any_form_is_one_sentence(tmp_path, held):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    fields = {"image": "a.png", "question": "What?", "answer": "red"}
+    for name in ("candidates", "boxes", "steps", "question"):
+        row = {**fields, name: held}
+        cells = [f'"{cell}"' for cell in (one.replace('"', '""') for one in row.values())]
+        (tmp_path / "own.csv").write_text(f"{','.join(row)}\n{','.join(cells)}\n")
+        survives(lambda: check_data(tmp_path / "own.csv"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.csv", "a.json"])
+def test_what_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(tables, "_LARGEST_ROW", 10_000)
+    monkeypatch.setattr(tables, "total_memory", lambda: 160_000)
+    for size in (1_000, 30_000):
+        held = json.dumps([{"a": "x" * size}] if ".json" in name else {"a": "x" * size}).encode()
+        held = held[1:-1] if "jsonl" in name else b"a\n" + held if "csv" in name else held
+        (tmp_path / name).write_bytes(gzip.compress(held) if name.endswith("gz") else held)
+        if size == 1_000:
+            assert len(list(tables.read_table(tmp_path / name))) == 1
+            continue
+        with pytest.raises(ProblemError, match=r"a line of more than|holds more than"):
+            list(tables.read_table(tmp_path / name))
+
+
+def test_a_table_whose_rows_all_repeat_one_long_text_is_refused(tmp_path, monkeypatch):
+    """Its footer says little; what it unpacks to is its texts times its rows."""
+    file = tmp_path / "t.parquet"
+    long = "x" * 10_000
+    table = pa.table({"a": [long] * 300, "b": [[long, "y"]] * 300, "n": [1.0] * 300})
+    pq.write_table(table, file)
+    monkeypatch.setattr(table_checks, "total_memory", lambda: 30_000_000)
+    assert file.stat().st_size < 5_000 and table_checks.read_parquet(file).equals(table)
+    assert table_checks.read_parquet(file, file.read_bytes()).equals(table)
+    monkeypatch.setattr(table_checks, "total_memory", lambda: 10_000_000)
+    for content in (None, file.read_bytes()):
+        with pytest.raises(RunError, match=r"unpacks to 0\.0 GiB, more than half of the memory"):
+            table_checks.read_parquet(file, content)
+    # Numbers, of which a run of the same takes no room.
+    pq.write_table(pa.table({"n": [1] * 2_000_000}), file)
+    with pytest.raises(RunError, match="unpacks to"):
+        table_checks.read_parquet(file)
+
+
+ACCESS = {
+    "item": ["a", "b"],
+    "step": [1, 1],
+    "n_steps": [1, 1],
+    "layer": [0, 0],
+    "head": [0, 0],
+    **{name: [0.5, 0.5] for name in ("mass", "share", "density")},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"step": ["x", "y"]}, "its column step holds string, expected a whole number"),
+        ({"step": [1.0, 1.0]}, "its column step holds double, expected a whole number"),
+        ({"step": [1, None]}, "its column step has 1 empty cells"),
+        ({"n_steps": [-1, 1]}, "its column n_steps goes from -1 to 1, expected 0 to"),
+        ({"layer": [0, 2**62]}, "its column layer goes from 0 to 4611686018427387904"),
+        ({"item": [["a"], ["b"]]}, "its column item holds list<.*>, expected text"),
+        ({"item": [{"a": 1}, {"a": 2}]}, "its column item holds struct<.*>, expected text"),
+        ({"item": pa.array([b"a", b"\xed\xa0\x80"]).cast(pa.string(), safe=False)}, "is damaged"),
+        ({"mass": ["\x1b[31m", "x"]}, "its column mass holds string, expected a number"),
+        ({"share": None}, "it has no column share"),
+        ({"mass": [0.5, -3.0]}, "mass is -3, expected 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_tables_of_strangers_hold_what_they_should(tmp_path, changes, said, in_parts):
+    manifest = {"seed": 0, "config": {}, "models": {}, "data": {}, "item_digests": {}}
+    run = RunFolder.create(
+        tmp_path / "run", manifest | {"item_digests": {"test": {"a": "", "b": ""}}}
+    )
+    columns = {name: held for name, held in {**ACCESS, **changes}.items() if held is not None}
+    mark = {table_checks.MARK: run._mark("access")}
+    own = {"items": ["a", "b"], "places": [0, 1], "arrays": None, "with_array": []}
+    table = pa.table(columns).replace_schema_metadata(mark | {b"attcot": json.dumps(own)})
+    held = io.BytesIO()
+    pq.write_table(table, held)
+    name = f"access/00000-of-00001-{hashlib.sha256(held.getvalue()).hexdigest()[:12]}"
+    write_bytes(
+        run.path / "tables" / (f"{name}.parquet" if in_parts else "access.parquet"), held.getvalue()
+    )
+    if said is None:
+        assert len(run.read_table("access")) == 2
+        return
+    with pytest.raises(RunError, match=said) as caught:
+        run.read_table("access")
+    assert "delete it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        [],
+        {"items": ["a"]},
+        {"items": 7, "places": [0], "arrays": None, "with_array": []},
+        {"items": ["a", "b"], "places": [0], "arrays": None, "with_array": []},
+        {"items": ["a", "b"], "places": ["x", 1], "arrays": None, "with_array": []},
+        {"items": [["a"], "b"], "places": [0, 1], "arrays": None, "with_array": ["c"]},
+    ],
+)
+def test_parts_of_strangers_say_what_they_hold(tmp_path, about):
+    run = run_folder(tmp_path / "run")
+    table = pa.table({"item": ["a", "b"]})
+    mark = {table_checks.MARK: run._mark("mine"), b"attcot": json.dumps(about)}
+    held = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(mark), held)
+    name = f"00000-of-00001-{hashlib.sha256(held.getvalue()).hexdigest()[:12]}.parquet"
+    write_bytes(run.path / "tables" / "mine" / name, held.getvalue())
+    for call in (run.parts("mine").frame, lambda: run.parts("mine").missing([[0, 1]], ["a", "b"])):
+        with pytest.raises(RunError, match="is damaged"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "changes"),
+    [
+        ("claims.parquet", read_claims, {"effect": ["x"]}),
+        ("claims.parquet", read_claims, {"claim": [7]}),
+        ("claims.parquet", read_claims, {"verdict": None}),
+        ("claims.parquet", read_claims, {"n_items": [-4]}),
+        ("claims.parquet", read_claims, {"low": [[1.0, 2.0]]}),
+        ("tables/values.parquet", read_values, {"value": ["<script>"]}),
+        ("tables/values.parquet", read_values, {"seed": [None]}),
+        ("tables/values.parquet", read_values, {"metric": None}),
+    ],
+)
+def test_claims_of_strangers_hold_what_they_should(tmp_path, name, read, changes):
+    whole = pq.read_table(shipped("results/claims") / name).slice(0, 1)
+    (tmp_path / "tables").mkdir()
+    pq.write_table(whole, tmp_path / name)
+    assert len(read(tmp_path)) == 1
+    held = {column: whole.column(column) for column in whole.column_names} | changes
+    pq.write_table(
+        pa.table({key: one for key, one in held.items() if one is not None}), tmp_path / name
+    )
+    with pytest.raises(RunError, match=f"is damaged: its column {next(iter(changes))}|no column"):
+        read(tmp_path)
+    for content in (b"", b"PAR1", (tmp_path / name).read_bytes()[:-9]):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RunError, match="is damaged"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "grid", [b"{", b"[]", b'{"kinds": []}', b'{"kinds": {"a": {"train_prior": "x"}}}', b"\xff"]
+)
+def test_a_grid_file_of_a_stranger_is_one_sentence(tmp_path, grid):
+    (tmp_path / "tables").mkdir()
+    whole = pq.read_table(shipped("results/claims") / "tables/values.parquet").slice(0, 1)
+    pq.write_table(whole, tmp_path / "tables" / "values.parquet")
+    assert run_facts(tmp_path)
+    (tmp_path / "grid.json").write_bytes(grid)
+    with pytest.raises(RunError, match=r"damaged.*grid\.json|grid\.json is damaged"):
+        run_facts(tmp_path)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ from attcot_analysis.models import (
 )
 from attcot_analysis.models.inputs import last_row
 from attcot_analysis.models.load import hidden_states, text_stack
+from attcot_analysis.models.processors import settings_file
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 
 _T = TypeVar("_T")
@@ -843,7 +844,10 @@ def _about(mllm: Mllm) -> dict[str, Any]:
 
 
 def _describe(mllm: Mllm) -> str:
+    names = ("processor_config.json", "preprocessor_config.json")
+    both = all((Path(mllm.name) / name).is_file() for name in names)
+    read = f"; pictures are prepared as {settings_file(mllm.name)} says" if both else ""
     return (
         f"{type(mllm.model).__name__}, family {mllm.family.name}, {mllm.n_layers} layers x "
-        f"{mllm.n_heads} heads, {str(mllm.dtype).removeprefix('torch.')} on {mllm.device}"
+        f"{mllm.n_heads} heads, {str(mllm.dtype).removeprefix('torch.')} on {mllm.device}{read}"
     )

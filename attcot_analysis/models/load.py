@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, passing
-from attcot_analysis.files import near_folder, not_there
+from attcot_analysis.files import near_folder, not_there, regular
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
 from attcot_analysis.models.processors import (
@@ -49,6 +49,8 @@ class Mllm:
             default every pass is one of its own.
         format: How it is asked and how its responses are read; `dataclasses.replace` changes it.
         limits: What `load_mllm` was told that a picture may cost; empty for the checkpoint's own.
+        max_seconds: After which the generation of a batch is ended, as a guard against models that
+            never come to an end; responses it cuts are not ``finished``, and a warning counts them.
 
     Raises:
         ModelError: If the processor lacks a part that inputs need.
@@ -63,6 +65,7 @@ class Mllm:
     prefixes: Any = None
     format: ResponseFormat = TAGS
     limits: Mapping[str, int] = field(default_factory=dict)
+    max_seconds: float = 4 * 3600.0
 
     def __post_init__(self) -> None:
         """Check the processor's parts; give the tokenizer a padding token if it has none."""
@@ -187,12 +190,22 @@ class Mllm:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end a response: the generation config's and the tokenizer's end tokens."""
+        """Ids that end a response: the generation config's and the tokenizer's end tokens.
+
+        Raises:
+            ModelError: If one is no id.
+        """
         generation = getattr(self.model, "generation_config", None)
         configured = getattr(generation, "eos_token_id", None)
         ids = configured if isinstance(configured, list | tuple) else [configured]
-        found = [*ids, self.tokenizer.eos_token_id]
-        return tuple(dict.fromkeys(int(i) for i in found if i is not None))
+        found = [one for one in (*ids, self.tokenizer.eos_token_id) if one is not None]
+        wrong = [one for one in found if not isinstance(one, int) or not 0 <= one < 2**31]
+        if wrong:
+            raise ModelError(
+                f"{self.name} has the end token {wrong[0]!r:.60}, which is no token; correct "
+                "eos_token_id in its generation_config.json or tokenizer."
+            )
+        return tuple(dict.fromkeys(found))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids as text, with tags and special tokens and not tidied up."""
@@ -349,9 +362,12 @@ def _check_folder(path: Path) -> None:
             f"{path} has no processor (processor_config.json or preprocessor_config.json); "
             "save the model's AutoProcessor into it."
         )
-    if any(path.glob("model*.safetensors")) and (path / "adapter_config.json").is_file():
+    if (path / "adapter_config.json").exists():
+        # The file may name any model, of the hub too, which would be loaded in its place.
+        beside = "beside full weights, which would be applied to them"
+        full = any(path.glob("model*.safetensors")) or any(path.glob("pytorch_model*"))
         raise ModelError(
-            f"{path} holds a LoRA adapter beside full weights, which would be applied to them; "
+            f"{path} holds a LoRA adapter {beside if full else 'and not the weights it is for'}; "
             "merge it (merge_and_unload) or move the adapter's files elsewhere."
         )
     for index in path.glob("*.index.json"):
@@ -361,7 +377,7 @@ def _check_folder(path: Path) -> None:
 def _check_shards(index: Path) -> None:
     """Refuse an index that names weights outside of its folder."""
     try:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = set(json.loads(regular(index).read_text(encoding="utf-8"))["weight_map"].values())
         plain = all(Path(file).name == file for file in files)
     # JSON of any form, or none.
     except Exception as error:

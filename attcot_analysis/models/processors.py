@@ -1,7 +1,9 @@
 """Image processors: limits on what a picture costs, and what is wrong with how they are saved."""
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -10,6 +12,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from attcot_analysis.errors import ModelError
+from attcot_analysis.files import regular
 from attcot_analysis.models.families import Family
 
 _PICTURE = (640, 480)
@@ -24,6 +27,22 @@ _MOST = {
 """Of a configuration; the largest models that are published have far less."""
 _MOST_PIXELS = 2**26
 """That a processor may blow any picture up to; of an edge, the root."""
+
+
+def settings_file(name: str) -> str:
+    """The file that a checkpoint's image processor is read from, where two may say how it is.
+
+    Args:
+        name: Its folder; of a hub id both files are named.
+    """
+    first, second = "processor_config.json", "preprocessor_config.json"
+    if not Path(name).is_dir():
+        return f"{first}, or where that names no image_processor in {second}"
+    try:
+        held = json.loads(regular(Path(name) / first).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return second
+    return first if isinstance(held, dict) and "image_processor" in held else second
 
 
 def check_config(config: Any, name: str) -> None:
@@ -62,17 +81,18 @@ def check_processor(config: Any, processor: Any, name: str) -> None:
     if isinstance(cut, int) and isinstance(read, int) and cut != read:
         raise ModelError(
             f"The processor of {name} cuts pictures into patches of {cut} pixels and the model "
-            f"reads patches of {read}; correct patch_size in the processor's file."
+            f"reads patches of {read}; correct patch_size in its {settings_file(name)}."
         )
-    held = getattr(images, "size", None) or {}
     area = images is not None and hasattr(images, "merge_size")  # Qwen-VL counts pixels in all.
-    for key in ("height", "width", "shortest_edge", *(() if area else ("longest_edge",))):
+    keys = ("height", "width", "shortest_edge", *(() if area else ("longest_edge",)))
+    for part, key in ((part, key) for part in ("size", "crop_size") for key in keys):
+        held = getattr(images, part, None) or {}
         value = held.get(key) if isinstance(held, Mapping) else getattr(held, key, None)
         most = _MOST_PIXELS if area else int(_MOST_PIXELS**0.5)
         if isinstance(value, int) and not 0 < value <= most:
             raise ModelError(
-                f"The processor of {name} has {key} {value} in its size, expected 1 to {most}; "
-                "correct the processor's file."
+                f"The processor of {name} has {key} {value} in its {part}, expected 1 to {most}; "
+                f"correct it in its {settings_file(name)}."
             )
 
 
@@ -163,7 +183,7 @@ def unknown_image_processor(name: str, model_type: str | None, **hub: Any) -> st
     return (
         f"{name} names the image processor {named}, which transformers "
         f"{transformers.__version__} does not have; rename image_processor_type to {near[0]}, in "
-        "its preprocessor_config.json or processor_config.json."
+        f"its {settings_file(name)}."
     )
 
 

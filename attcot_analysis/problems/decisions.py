@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.files import write_bytes
+from attcot_analysis.files import regular, write_bytes
 
 DECISIONS = "edits.json"
 """In a problem folder: ``{item: {edit: "accept" or "reject"}}``, as the contact sheet saves it."""
@@ -34,14 +34,15 @@ def read_decisions(source: str | Path, known: Collection[str] | None = None) -> 
     if Path(source).is_dir() and not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(regular(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ProblemError(
             f"{path} cannot be read as decisions on edits ({error}); save it from the page that "
             "attcot edits preview writes."
         ) from error
     whole = isinstance(found, dict) and all(
-        isinstance(own, dict) and set(own.values()) <= set(_WORDS) for own in found.values()
+        isinstance(own, dict) and all(word in tuple(_WORDS) for word in own.values())
+        for own in found.values()
     )
     if not whole:
         raise ProblemError(

@@ -29,7 +29,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
 from attcot_analysis.escapes import for_file_name
-from attcot_analysis.files import not_there, write_folder
+from attcot_analysis.files import not_there, regular, write_folder
 from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.decisions import (
     DECISIONS,
@@ -301,7 +301,7 @@ def load_problems(
     if limit is not None and limit < 1:
         raise ProblemError(f"limit is {limit}; ask for at least one problem, or None for all.")
     try:
-        raw = path.read_bytes()
+        raw = regular(path).read_bytes()
     except FileNotFoundError:
         lacks = f"{root} has no {LINES}; give a folder written by save_problems."
         raise ProblemError(lacks if root.exists() else not_there(root)) from None

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from attcot_analysis.errors import ProblemError, passing
-from attcot_analysis.files import inside
+from attcot_analysis.files import inside, regular
 
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 """Chunks of a PNG that may tell its orientation behind the pixels."""
@@ -165,7 +165,8 @@ def open_picture(
         if isinstance(file, Image.Image):
             file.load()
             return upright_rgb(file, name)
-        with Image.open(file, formats=list(formats)) as image:
+        opened = regular(Path(file)) if isinstance(file, str | Path) else file
+        with Image.open(opened, formats=list(formats)) as image:
             upright = upright_rgb(image, name)
             upright.load()
             return upright
@@ -193,7 +194,7 @@ class StoredPicture:
         Raises:
             ProblemError: As `open_picture`.
         """
-        with _reading(name, DAMAGED_PNG), Image.open(file, formats=["PNG"]) as image:
+        with _reading(name, DAMAGED_PNG), Image.open(regular(file), formats=["PNG"]) as image:
             _check_frames(image, name)
             if image.mode in ("I", "F"):
                 upright_rgb(image, name)

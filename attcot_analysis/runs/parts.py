@@ -26,24 +26,19 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from attcot_analysis.errors import AttCoTError, RunError, lacks_memory, passing
-from attcot_analysis.files import own_folder, remove_unfinished, write_bytes
-from attcot_analysis.runs.table_checks import MARK, check_mark
+from attcot_analysis.files import own_folder, regular, remove_unfinished, write_bytes
+from attcot_analysis.runs.table_checks import (
+    MARK,
+    UNREADABLE,
+    check_columns,
+    check_mark,
+    read_parquet,
+)
 
 Array = npt.NDArray[Any]
 Places = Sequence[int]
 """A batch: places of its items among all items."""
 
-UNREADABLE = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-)
-"""What readers of a damaged table may raise; see `damaged`."""
 _META = b"attcot"
 """Key of what a part says about itself."""
 _INDEX = "index.json"
@@ -258,9 +253,9 @@ class Parts:
         """The parts one by one, each held against its digest and its run."""
         where: dict[str, Path] = {}
         for path in self._files():
-            content = _read(path)
-            check_mark(path, content.schema.metadata.get(MARK, b""), self._mark)
-            stored = _Stored(path, content=content, **json.loads(content.schema.metadata[_META]))
+            stored = _read(path)
+            check_columns(path, self._name, stored.content)
+            check_mark(path, stored.content.schema.metadata.get(MARK, b""), self._mark)
             for item in stored.items:
                 if item in where:
                     raise RunError(
@@ -380,31 +375,29 @@ def _write(folder: Path, stem: str, ending: str, content: bytes) -> str:
     return name
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path) -> _Stored:
     try:
-        content = pq.read_table(pa.BufferReader(_checked_bytes(path)))
-        json.loads(content.schema.metadata[_META])
-        return content
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged_part(path, error) from error
+        content = read_parquet(path, _checked_bytes(path))
+        about = json.loads(content.schema.metadata[_META])
+        stored = _Stored(path, content=content, **about)
+        whole = [*map(int, stored.places)]
+        if not set(stored.with_array) <= set(stored.items) or len(whole) != len(stored.items):
+            raise ValueError("its items, places and arrays do not belong together")
+        return stored
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
 
 
 def _header(path: Path) -> tuple[int, pa.Schema]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(regular(path)) as file:
             return file.metadata.num_rows, file.schema_arrow
     except UNREADABLE as error:
-        raise _damaged_part(path, error) from error
-
-
-def _damaged_part(path: Path, error: Exception) -> AttCoTError:
-    return passing(error, path) or RunError(
-        f"{path} is damaged ({one_line(error)}); delete it to have its items computed again."
-    )
+        raise damaged(path, error) from error
 
 
 def _checked_bytes(path: Path) -> bytes:
-    content = path.read_bytes()
+    content = regular(path).read_bytes()
     if path.stem.rpartition("-")[2] != _digest(content):
         raise OSError("its content is not what was written")
     return content

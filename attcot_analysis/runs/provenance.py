@@ -233,7 +233,7 @@ def weights_hash(folder: str | Path) -> str:
         RunError: If there are none.
     """
     files = sorted(
-        (path for pattern in _WEIGHTS for path in Path(folder).glob(pattern)),
+        (one for pattern in _WEIGHTS for one in Path(folder).glob(pattern) if one.is_file()),
         key=lambda path: path.name,
     )
     if not files:

@@ -29,7 +29,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attcot_analysis.errors import RunError, passing, writing
-from attcot_analysis.files import LOCK, locked, not_there, own_folder, write_whole
+from attcot_analysis.files import (
+    LOCK,
+    locked,
+    no_linked_folders,
+    not_there,
+    own_folder,
+    regular,
+    write_whole,
+)
 from attcot_analysis.runs.manifests import (
     COMPARED,
     ITEMS,
@@ -39,8 +47,16 @@ from attcot_analysis.runs.manifests import (
     manifest_digest,
     not_recorded,
 )
-from attcot_analysis.runs.parts import UNREADABLE, Array, Parts, damaged, frame_of, one_line
-from attcot_analysis.runs.table_checks import MARK, SAMPLE, TableCheck, check_mark
+from attcot_analysis.runs.parts import Array, Parts, damaged, frame_of, one_line
+from attcot_analysis.runs.table_checks import (
+    MARK,
+    SAMPLE,
+    UNREADABLE,
+    TableCheck,
+    check_columns,
+    check_mark,
+    read_parquet,
+)
 
 MANIFEST = "manifest"
 RESPONSES = "answers_cot"
@@ -68,13 +84,18 @@ class RunFolder:
         cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
     ) -> "RunFolder":
         """Make a new run folder, or resume one that was interrupted; see `begun`."""
-        with cls.begun(path, manifest, resume=resume) as run:
+        with cls.begun(path, manifest, resume=resume, correct=False) as run:
             return run
 
     @classmethod
     @contextmanager
     def begun(
-        cls, path: str | Path, manifest: Mapping[str, Any], *, resume: bool = False
+        cls,
+        path: str | Path,
+        manifest: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        correct: bool = True,
     ) -> Iterator["RunFolder"]:
         """Make a new run folder, or resume one, and keep other runs out of it while inside.
 
@@ -86,6 +107,7 @@ class RunFolder:
             manifest: From `build_manifest`; the time is added.
             resume: Resume the folder's run if its manifest has the same seed, config, models and
                 data; other package versions or another number of processes are noted in it.
+            correct: Take over other settings, too, as long as nothing was computed with the old.
 
         Raises:
             InUseError: If another process is writing to the folder.
@@ -96,8 +118,9 @@ class RunFolder:
         run._check_free(resume)
         with run.locked():
             run._check_free(resume)
+            no_linked_folders(run.path)
             if run.has(MANIFEST):
-                run._resume(new)
+                run._resume(new, correct)
             else:
                 run.write_json(MANIFEST, new | {"digest": manifest_digest(new)})
             yield run
@@ -236,10 +259,11 @@ class RunFolder:
         if not path.is_file():
             return parts.frame() if parts else None
         try:
-            content = pq.read_table(path)
+            content = read_parquet(path)
             table = frame_of(content)
         except UNREADABLE as error:
             raise damaged(path, error) from error
+        check_columns(path, name, content)
         mark = (content.schema.metadata or {}).get(MARK)
         if mark is not None or (self.has(MANIFEST) and self.manifest.get(ITEMS)):
             unmarked = check_mark(path, mark, self._mark(name))
@@ -294,7 +318,7 @@ class RunFolder:
         """
         path = self._json(name)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(regular(path).read_text(encoding="utf-8"))
             json.dumps(data, ensure_ascii=False).encode()  # Refuses half characters.
             return data
         except FileNotFoundError:
@@ -321,9 +345,12 @@ class RunFolder:
                 f"{next_free(self.path)}."
             )
 
-    def _resume(self, new: Mapping[str, Any]) -> None:
+    def _resume(self, new: Mapping[str, Any], correct: bool) -> None:
         old = self.manifest
         before, now = ({key: held[key] for key in COMPARED if key in held} for held in (old, new))
+        if correct and before != now and not has_results(self.path):
+            self.write_json(MANIFEST, {**new, "digest": manifest_digest(new)}, overwrite=True)
+            return
         self._check_same(before, now)
         resumed = old.get("resumed", [])
         if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):
@@ -351,10 +378,10 @@ class RunFolder:
             RunError: If it is another one than was recorded.
         """
         new = _plain(record, name)
-        if self._json(name).is_file():
+        if self._json(name).is_file() and has_results(self.path):
             self._check_same(self.read_json(name), new)
         else:
-            self.write_json(name, new)
+            self.write_json(name, new, overwrite=True)
 
     def _check_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         difference = first_difference(old, new)
@@ -401,6 +428,12 @@ class RunFolder:
     def _refuse(self, path: Path, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise RunError(f"{path} is there already; pass overwrite=True to replace it.")
+
+
+def has_results(folder: Path) -> bool:
+    """Whether anything was computed into a folder: a table, arrays, or weights."""
+    kinds = ("*.parquet", "*.safetensors")
+    return any(True for kind in kinds for _ in folder.rglob(kind))
 
 
 def next_free(path: str | Path) -> Path:

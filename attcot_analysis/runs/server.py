@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.errors import MeasureError, RunError, writing
+from attcot_analysis.files import open_to_append
 from attcot_analysis.runs.generations import URL, batch_records
 from attcot_analysis.runs.parts import few
 
@@ -84,12 +85,13 @@ def ask_server(
     target = Path(path)
     if target.is_dir():
         raise RunError(f"{target} is a folder; name a file (.jsonl) for the responses.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    done = _answered(target)
+    with writing(target):
+        lines = open_to_append(target)
     failed: dict[str, str] = {}
     asked = 0
     under_way: set[Future[tuple[Mapping[str, Any], str]]] = set()
-    with target.open("a", encoding="utf-8") as file, ThreadPoolExecutor(at_once) as threads:
+    with lines as file, ThreadPoolExecutor(at_once) as threads:
+        done = _answered(target)
         try:
             for request in requests:
                 name, digest = str(request["custom_id"]), _digest(request)
@@ -232,8 +234,6 @@ def _digest(request: Mapping[str, Any]) -> str:
 
 def _answered(path: Path) -> dict[str, str]:
     """Items that a file holds → the digest of their request; a line torn by a kill is removed."""
-    if not path.exists():
-        return {}
     done, whole = {}, 0
     content = path.read_bytes()
     for number, line in enumerate(content.splitlines(keepends=True), 1):
@@ -242,7 +242,7 @@ def _answered(path: Path) -> dict[str, str]:
         try:
             record = json.loads(line)
             done[str(record["custom_id"])] = str(record["request"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise MeasureError(
                 f"Line {number} of {path} is no answer that was asked for here; write to another "
                 "file."

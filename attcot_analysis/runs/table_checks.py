@@ -1,16 +1,37 @@
-"""What a run's tables must hold wherever they are read: shares, whole items, answers, their run."""
+"""Tables of anybody: what they unpack to, and what a run's must hold: shares, items, answers."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import types
 
-from attcot_analysis.errors import RunError
+from attcot_analysis.errors import RunError, total_memory
 from attcot_analysis.measures.unread import GIVEN
 from attcot_analysis.runs.manifests import ITEMS, answer_digest
+
+UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What reading a damaged table may raise."""
+MOST = 10**7
+"""Of what is counted in a table: steps, layers, tokens, items."""
+_NUMBER = 8  # bytes
+
 
 MARK = b"attcot_run"
 """Key of what a table says about the run it belongs to."""
@@ -41,6 +62,40 @@ _TABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 """Columns that no two rows share, and of which items there must be a row: all, those with a
 rationale step, or those of them that have candidates."""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_COUNTS = _names(
+    "step n_steps layer head sample token n_probed n_tokens n_closed cols k n_items n_seeds"
+)
+_FILLED = _names("item sample text n_steps control edit step layer head metric seed")
+_HOLD: Mapping[str, str] = {
+    "item mode text match flag control candidate edit rationale metric model stated answer cut "
+    "kind keys final read answer_before answer_after expected forced": "text",
+    " ".join([*_COUNTS, "first_layer last_layer seed"]): "a whole number",
+    "finished correct text_only habitual leaked correct_before correct_after followed flipped "
+    "same": "true or false",
+    "mass share density evidence_mass evidence_share log_p p score kl value low high area can_lose "
+    "entropy log_p_before log_p_after delta_log_p delta_accuracy": "a number",
+    "steps": "a list of texts",
+    "ids": "a list of whole numbers",
+}
+_KINDS = {name: kind for names, kind in _HOLD.items() for name in _names(names)}
+"""What columns of the tables of `_TABLES` hold."""
+_NEEDED = {
+    **dict.fromkeys(
+        ("answers_cot", "answers_direct", "answers_text_only", "answers", "responses"),
+        _names("item text answer correct finished n_steps"),
+    ),
+    "commitment": _names("item control step n_steps candidate log_p p leaked"),
+    "access": _names("item step n_steps layer head mass share density"),
+    "dependence": _names("item edit answer_before answer_after flipped delta_log_p"),
+    "values": _names("item metric value"),
+    "summary": _names("metric value low high n_items"),
+}
 _VALUES = ("model", "kind", "arm", "seed", "item", "metric")
 _SHARES = {"p": 1e-5, "p_closed": 1e-5, "score": 1e-9} | dict.fromkeys(
     (
@@ -69,6 +124,19 @@ def _units(table: pd.DataFrame) -> list[_Unit]:
         return [(item, None) for item in table["item"].unique()]
     units = table[["item", SAMPLE]].drop_duplicates()
     return list(zip(units["item"], units[SAMPLE], strict=True))
+
+
+def check_columns(path: Path, name: str, content: pa.Table) -> None:
+    """See that a table that `measure` writes has its columns, and in each what belongs there.
+
+    Raises:
+        RunError: Names the first column that is wrong.
+    """
+    own = name.rpartition(".")[2]
+    known = own in _TABLES or own in _NEEDED
+    wrong = wrong_column(content, _KINDS, filled=_FILLED, counts=_COUNTS) if known else None
+    if wrong is not None:
+        raise RunError(f"{path} is damaged: {wrong}; delete it to have it computed again.")
 
 
 class TableCheck:
@@ -116,6 +184,12 @@ class TableCheck:
         Raises:
             RunError: At the first thing that cannot be.
         """
+        lacking = sorted(set(_NEEDED.get(self._name, ())) - set(table)) if self._items else []
+        if lacking:
+            raise RunError(
+                f"{self._path} is damaged: it has no column {lacking[0]}; delete it to have it "
+                "computed again."
+            )
         if "item" not in table:
             return
         for name, slack in _SHARES.items():
@@ -275,3 +349,123 @@ def check_mark(path: Path, mark: bytes | None, own: bytes) -> str | None:
     if run == own_run:
         what = f"a copy of the run's table {name.decode(errors='replace')}"
     raise RunError(f"{path} is {what}; delete it to have it computed again.")
+
+
+def read_parquet(path: Path, content: bytes | None = None) -> pa.Table:
+    """A parquet file as a table.
+
+    Args:
+        path: Of the file.
+        content: Its bytes, where they have been read already.
+
+    Raises:
+        RunError: If it unpacks to more than half of the memory that there is.
+        pyarrow.ArrowException, OSError: If it is damaged; see `UNREADABLE`.
+    """
+    source = path if content is None else pa.BufferReader(content)
+    with closing(pq.ParquetFile(source)) as file:
+        check_unpacked(file, source, path)
+        table = file.read()
+    table.validate(full=True)
+    return table
+
+
+def check_unpacked(file: pq.ParquetFile, source: Any, path: Path) -> None:
+    """Refuse a table that would fill the memory.
+
+    A text that a file holds once may stand in all of its rows. Where that matters the texts are
+    read as places in a list of them, and each is counted as often as it is named.
+
+    Raises:
+        RunError: If it unpacks to more than half of the memory that there is.
+    """
+    about = file.metadata
+    chunks = [
+        about.row_group(group).column(at)
+        for group in range(about.num_row_groups)
+        for at in range(about.num_columns)
+    ]
+    most = (total_memory() or 2**34) // 2
+    size = sum(max(one.total_uncompressed_size, one.num_values * _NUMBER) for one in chunks)
+    texts = [one for one in chunks if one.physical_type == "BYTE_ARRAY"]
+    if size <= most < sum(one.num_values * one.total_uncompressed_size for one in texts):
+        names = sorted({one.path_in_schema for one in texts})
+        again = pq.ParquetFile(source, read_dictionary=names)
+        size += sum(sum(map(_bytes, part.columns)) for part in again.iter_batches(columns=names))
+    if size > most:
+        raise RunError(
+            f"{path} unpacks to {size / 2**30:.1f} GiB, more than half of the memory here; get it "
+            "again from a source you trust, or read it where there is more."
+        )
+
+
+def _bytes(column: pa.Array) -> int:
+    """Of the texts in a column, each as often as it is there."""
+    if types.is_dictionary(column.type):
+        lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
+        return int(pc.sum(lengths.cast(pa.int64())).as_py() or 0)
+    if types.is_nested(column.type):
+        inner = column.flatten()
+        return sum(map(_bytes, inner if isinstance(inner, list) else [inner]))
+    return 0
+
+
+def _listed(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda kind: (
+        (types.is_list(kind) or types.is_large_list(kind))
+        and (types.is_null(kind.value_type) or of(kind.value_type))
+    )
+
+
+def _text(kind: Any) -> bool:
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    "text": _text,
+    "a whole number": types.is_integer,
+    "a number": lambda kind: types.is_floating(kind) or types.is_integer(kind),
+    "true or false": types.is_boolean,
+    "a list of texts": _listed(_text),
+    "a list of whole numbers": _listed(types.is_integer),
+}
+
+
+def wrong_column(
+    table: pa.Table,
+    kinds: Mapping[str, str],
+    *,
+    needed: Collection[str] = (),
+    filled: Collection[str] = (),
+    counts: Collection[str] = (),
+) -> str | None:
+    """What is wrong with a table's columns, as half a sentence; ``None`` if nothing is.
+
+    Args:
+        table: The table.
+        kinds: Column → what it must hold, where it is there: a key of `_IS`.
+        needed: Those that must be there.
+        filled: Those that hold something in every row.
+        counts: Those of which every value is from 0 to `MOST`.
+    """
+    for name in dict.fromkeys((*needed, *kinds)):
+        at = table.schema.get_all_field_indices(name)
+        if len(at) != 1:
+            if at or name in needed:
+                return f"it has {len(at)} columns {name}" if at else f"it has no column {name}"
+            continue
+        column = table.column(at[0])
+        held = column.type
+        if types.is_null(held) and not (len(column) and name in filled):
+            continue
+        if name in kinds and not _IS[kinds[name]](held):
+            return f"its column {name} holds {held!s:.60}, expected {kinds[name]}"
+        if name in filled and column.null_count:
+            return f"its column {name} has {column.null_count} empty cells"
+        if name in counts and len(column):
+            least, most = pc.min_max(column).values()
+            if (least.as_py() or 0) < 0 or (most.as_py() or 0) > MOST:
+                return f"its column {name} goes from {least} to {most}, expected 0 to {MOST}"
+    return None

@@ -26,8 +26,8 @@ from transformers import (
     set_seed,
 )
 
-from attcot_analysis.errors import TrainingError, passing, writing
-from attcot_analysis.files import locked, own_folder, write_bytes
+from attcot_analysis.errors import AttCoTError, TrainingError, passing, writing
+from attcot_analysis.files import locked, no_linked_folders, own_folder, regular, write_bytes
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
@@ -253,8 +253,43 @@ class SafeCheckpoints:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own: Any = super()
-        if not load_weights(self, resume_from_checkpoint):
-            own._load_from_checkpoint(resume_from_checkpoint, model)
+        with _whole(resume_from_checkpoint, "its weights"):
+            if not load_weights(self, resume_from_checkpoint):
+                own._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        own: Any = super()
+        with _whole(checkpoint, "its optimizer or scheduler"):
+            own._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        own: Any = super()
+        with _whole(checkpoint, "its state of the random numbers"):
+            own._load_rng_state(checkpoint)
+
+
+@contextmanager
+def _whole(checkpoint: str | Path | None, part: str) -> Iterator[None]:
+    """Say in a sentence that a part of a checkpoint cannot be loaded; nothing is unpickled."""
+    try:
+        yield
+    except AttCoTError:
+        raise
+    # Archives, tensors, pickles that are refused: each is damaged in its own way.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        said = f"{part} cannot be loaded ({reason:.200})"
+        raise passing(error, str(checkpoint), TrainingError) or _damaged(
+            checkpoint, said
+        ) from error
+
+
+def _damaged(checkpoint: str | Path | None, wrong: str) -> TrainingError:
+    return TrainingError(
+        f"{checkpoint} is damaged: {wrong}. Nothing was trained; put the file back, or remove this "
+        "checkpoint and run the same command again, which resumes from the one before it or "
+        "from the beginning."
+    )
 
 
 def check_weights(model: Any, step: int | None = None) -> None:
@@ -318,7 +353,7 @@ def new_folder(folder: str | Path) -> Path:
         TrainingError: If it is.
     """
     folder = Path(folder)
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
     return folder
 
@@ -418,17 +453,20 @@ def check_checkpoint(checkpoint: str | Path) -> None:
     if mark.is_file():
         try:
             wrong = _first_difference(json.loads(mark.read_text()), _hashes(folder))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             wrong = f"{COMPLETE}, its list of files, cannot be read"
     else:
         lacking = [one for one in PIECES if not any(folder.glob(one))]
         wrong = f"{lacking[0].replace('*', '')} is missing" if lacking else None
     if wrong:
-        raise TrainingError(
-            f"{folder} is damaged: {wrong}. Nothing was trained; put the file back, or remove this "
-            "checkpoint and run the same command again, which resumes from the one before it or "
-            "from the beginning."
-        )
+        raise _damaged(folder, wrong)
+    with _whole(folder, f"its {PIECES[0]}"):
+        state = TrainerState.load_from_json(str(regular(folder / PIECES[0])))
+        counts = (state.global_step, state.max_steps)
+        if not all(isinstance(one, int) and 0 <= one < 2**31 for one in counts):
+            raise ValueError(f"it says step {counts[0]!r:.40} of {counts[1]!r:.40}")
+        if not all(isinstance(entry, dict) for entry in state.log_history):
+            raise ValueError("its log is no list of entries")
 
 
 def last_complete(folder: Path) -> Path | None:
@@ -450,14 +488,17 @@ def open_unfinished(folder: Path, record: Mapping[str, Any]) -> Path | None:
     Warns:
         UserWarning: If checkpoints of another run were there; says where they are now.
     """
+    no_linked_folders(folder)
     note = folder / RUN_FILE
     try:
-        begun = json.loads(note.read_text())
+        begun = json.loads(regular(note).read_text())
     except (FileNotFoundError, ValueError, RecursionError):
         begun = None
     except OSError as error:
         # What cannot be read for now is not started anew.
-        raise (passing(error, note, TrainingError) or error) from error
+        raise passing(error, note, TrainingError) or TrainingError(
+            f"{note} cannot be read ({error.strerror}); put the file back, or remove {folder}."
+        ) from error
     if begun == record:
         return last_complete(folder)
     known = isinstance(begun, dict)

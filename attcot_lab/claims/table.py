@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from attcot_analysis.errors import MeasureError, RunError, passing
+from attcot_analysis.errors import AttCoTError, MeasureError, RunError
 from attcot_analysis.escapes import for_markdown
 from attcot_analysis.files import write_bytes, write_whole
 from attcot_analysis.measures._items import need_columns
+from attcot_analysis.runs.parts import damaged, one_line
+from attcot_analysis.runs.run import RunFolder
+from attcot_analysis.runs.table_checks import UNREADABLE, read_parquet, wrong_column
 from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.stats.crossed import Estimate
 from attcot_analysis.stats.intervals import FloatArray, Interval
@@ -337,37 +340,60 @@ TABLE_FILE = "claims.parquet"
 JSON_FILE = "claims.json"
 
 
+_TEXTS = ("model", "family", "scale", "kind", "arm", "item", "metric")
+_POOLED = ("claim", "paper", "level", "family", "scale", "kind", "verdict")
+_NUMBERS = ("effect", "low", "high", "low_beyond", "high_beyond", "effect_min", "effect_max")
+_VALUE_KINDS = {**dict.fromkeys(_TEXTS, "text"), "seed": "a whole number", "value": "a number"}
+_CLAIM_KINDS = {
+    **dict.fromkeys((*_POOLED, "verdict_corrected", "verdict_beyond"), "text"),
+    **dict.fromkeys(_NUMBERS, "a number"),
+    **dict.fromkeys(("n_items", "n_seeds", "n_cells"), "a whole number"),
+    "negligible": "true or false",
+}
+"""What columns hold."""
+
+
 def read_values(folder: str | Path) -> pd.DataFrame:
     """The values of a grid's run folder, or of the shipped results.
 
     Raises:
         RunError: If there are none, or they cannot be read.
     """
-    path = Path(folder) / VALUES_FILE
-    if not path.is_file():
-        raise RunError(
-            f"{folder} has no {VALUES_FILE}; run `attcot grid FILE --out {folder}` first."
-        )
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise passing(error, path) or RunError(
-            f"{path} is damaged ({str(error).splitlines()[0]})."
-        ) from error
+    missing = f"run `attcot grid FILE --out {folder}` first"
+    return _read_table(Path(folder), VALUES_FILE, _VALUE_KINDS, (*_TEXTS, "seed"), (), missing)
 
 
 def read_claims(folder: str | Path) -> pd.DataFrame:
     """The claims table of a folder, as `write_claims` left it.
 
     Raises:
-        RunError: If there is none.
+        RunError: If there is none, or it cannot be read.
     """
-    path = Path(folder) / TABLE_FILE
+    missing = f"run `attcot testbed claims --results {folder}` first"
+    counts = ("n_items", "n_seeds", "n_cells")
+    return _read_table(Path(folder), TABLE_FILE, _CLAIM_KINDS, (*_POOLED, *counts), counts, missing)
+
+
+def _read_table(
+    folder: Path,
+    name: str,
+    kinds: Mapping[str, str],
+    filled: Sequence[str],
+    counts: Sequence[str],
+    missing: str,
+) -> pd.DataFrame:
+    path = folder / name
     if not path.is_file():
-        raise RunError(
-            f"{folder} has no {TABLE_FILE}; run `attcot testbed claims --results {folder}` first."
-        )
-    return pd.read_parquet(path)
+        raise RunError(f"{folder} has no {name}; {missing}.")
+    try:
+        content = read_parquet(path)
+        wrong = wrong_column(content, kinds, needed=list(kinds), filled=filled, counts=counts)
+        table: pd.DataFrame = content.to_pandas()
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    if wrong is not None:
+        raise RunError(f"{path} is damaged: {wrong}; make it again.")
+    return table
 
 
 def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
@@ -395,9 +421,26 @@ def write_claims(folder: str | Path, table: pd.DataFrame) -> None:
 
 
 def run_facts(folder: str | Path) -> dict[str, str]:
-    """What the page should say about a grid's run, from its records and the seeds of its values."""
+    """What the page should say about a grid's run, from its records and the seeds of its values.
+
+    Raises:
+        RunError: If one of these is damaged.
+    """
+    try:
+        return _run_facts(Path(folder))
+    except AttCoTError:
+        raise
+    except UNREADABLE as error:
+        raise RunError(
+            f"{folder} has a damaged manifest.json or grid.json ({one_line(error)}); get them "
+            "again, or leave them out."
+        ) from error
+
+
+def _run_facts(folder: Path) -> dict[str, str]:
+    run = RunFolder(folder)
     manifest, parts = (
-        _for_markdown(_read_json(Path(folder) / name)) for name in ("manifest.json", "grid.json")
+        _for_markdown(run.read_json(name) if run.has(name) else {}) for name in ("manifest", "grid")
     )
     values = read_values(folder)
     facts = {}
@@ -433,14 +476,6 @@ def _tested_on(prior: float | None) -> str:
         if prior is None
         else f"ones whose answer is the habitual one in {prior:.0%}"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The file's entries; none if it is not there."""
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
 
 
 def _for_markdown(value: Any) -> Any:

@@ -113,7 +113,7 @@ def known_kinds(folder: str | Path) -> list[str]:
     try:
         record = json.loads((Path(folder) / BUILD_FILE).read_text(encoding="utf-8"))
         return [str(kind["kind"]) for kind in record["config"]["kinds"]]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise TrainingError(
             f"{folder} does not say which problems of testbed B it has learned; name them (--kind)."
         ) from error

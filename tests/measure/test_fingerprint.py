@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -297,6 +298,8 @@ def test_a_grid_is_of_the_checkpoints_that_it_was_begun_with(checkpoint, tmp_pat
     )
     run = RunFolder.create(tmp_path / "grid", {"seed": 0})
     _note_parts(run, plan, {"own-tiny": str(checkpoint)})
+    measured = RunFolder.create(run.path / "cells" / "own-tiny.arrows.base-0", {"seed": 0})
+    measured.write_table("values", pd.DataFrame({"item": ["a"], "metric": ["m"], "value": [1.0]}))
     template = checkpoint / "chat_template.jinja"
     held = template.read_text()
     template.write_text(held + " ")

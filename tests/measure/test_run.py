@@ -164,6 +164,19 @@ def test_resume_only_with_the_same_settings(run):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_settings_are_corrected_until_something_was_computed_with_them(run):
+    other = {**MANIFEST, "seed": 7}
+    with RunFolder.begun(run.path, other, resume=True) as found:
+        assert found.manifest["seed"] == 7
+        found.write_table("answers", table())
+    assert len(run.read_table("answers"))
+    with (
+        pytest.raises(RunError, match="seed is 7, now"),
+        RunFolder.begun(run.path, MANIFEST, resume=True),
+    ):
+        pass
+
+
 def test_resume_notes_other_versions(run):
     created = run.manifest["created"]
     RunFolder.create(run.path, {**MANIFEST, "versions": {"torch": "9"}}, resume=True)

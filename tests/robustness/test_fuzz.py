@@ -76,6 +76,8 @@ def test_commands_end_in_a_sentence(world, tmp_path, capsys, fault, request, mon
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home")
+    # The studio serves until it is interrupted.
+    monkeypatch.setattr("attcot_analysis.show.studio.server.StudioServer.serve", lambda self: None)
     minutes = request.config.getoption("--minutes", 0.0)
     first = request.config.getoption("--fuzz-seed", 0)
     n = request.config.getoption("--examples", 15)

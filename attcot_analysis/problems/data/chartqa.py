@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.fields import corner_boxes, file_id, yes_or_no
+from attcot_analysis.problems.data.fields import corner_boxes, joined_id, yes_or_no
 from attcot_analysis.problems.data.place import Folder, Place
 from attcot_analysis.problems.data.records import (
     Made,
@@ -80,11 +80,11 @@ def _problems(record: Record, folder: Folder | None, kind: str, place: Place) ->
         image = place.show()(record.value.get("image"), record.where)
         kind = str(record.value.get("type") or "").partition("_")[0]
         kind = kind or _SOURCES[bool(record.value.get("human_or_machine"))]
-        name = file_id("chartqa", number)
+        name = joined_id("chartqa", number)
     else:
         file = record.field("imgname")
         image = place.show(folder / "png", folder)(file, record.where)
-        name = file_id("chartqa", kind, number)
+        name = joined_id("chartqa", kind, number)
         notes = folder / "annotations" / f"{Path(file).stem}.json"
         if isinstance(notes, Path) and notes.is_file():
             named = element_boxes(json_file(notes), question, answer)

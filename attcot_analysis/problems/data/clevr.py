@@ -32,7 +32,7 @@ from scipy.spatial import ConvexHull
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.controls import control_rectangles
-from attcot_analysis.problems.data.fields import file_id
+from attcot_analysis.problems.data.fields import joined_id
 from attcot_analysis.problems.data.place import Place, Show
 from attcot_analysis.problems.data.records import Made, Record, each, json_list
 from attcot_analysis.problems.fills import Mask, bounding_box, lab, occluded, rgb
@@ -356,7 +356,7 @@ def _problems(record: Record, scenes: Mapping[object, Record], show: Show) -> li
             f"{answer!r}; do questions and scenes belong together?"
         )
     problem = Problem(
-        id=file_id("clevr", scene.value.get("split", ""), record.value.get("question_index")),
+        id=joined_id("clevr", scene.value.get("split", ""), record.value.get("question_index")),
         image=image,
         question=record.field("question"),
         candidates=names,

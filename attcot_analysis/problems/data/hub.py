@@ -43,7 +43,7 @@ from attcot_analysis.problems.data.fields import (
     YES_NO,
     bare_question,
     corner_boxes,
-    file_id,
+    joined_id,
     listed_options,
     rationale_steps,
     with_options,
@@ -110,7 +110,7 @@ class Columns(NamedTuple):
         kept = {one: str(record.value[one]) for one in self.keep if record.value.get(one)}
         return [
             Problem(
-                id=file_id(name, *(known or [record.number])),
+                id=joined_id(name, *(known or [record.number])),
                 image=show(self._image(record), record.where),
                 question=with_options(asked, choices) if listed else asked,
                 candidates=choices,
@@ -233,7 +233,7 @@ def _naturalbench(record: Record, show: Show) -> list[Problem]:
             answer, other = (_meant(answers[n], meaning, record.where) for n in (at, 1 - at))
             problems.append(
                 Problem(
-                    id=file_id("naturalbench", record.value.get("Index"), f"q{asked}", f"i{at}"),
+                    id=joined_id("naturalbench", record.value.get("Index"), f"q{asked}", f"i{at}"),
                     image=images[at],
                     question=question,
                     candidates=candidates,
@@ -315,7 +315,8 @@ def _mm_gcot(record: Record, show: Show) -> list[Problem]:
     steps = rationale_steps(record.field("cot"))
     return [
         Problem(
-            id=file_id("mm-gcot", part, record.where.rpartition(" ")[2]),  # Theirs are not unique.
+            # Theirs are not unique.
+            id=joined_id("mm-gcot", part, record.where.rpartition(" ")[2]),
             image=image,
             question=record.field("question"),
             candidates=yes_or_no(answer),
@@ -339,7 +340,7 @@ def _vilp(record: Record, show: Show) -> list[Problem]:
         other = next((n for n in others if answers[n] != answer), None)
         problems.append(
             Problem(
-                id=file_id("vilp", record.number, at + 1),
+                id=joined_id("vilp", record.number, at + 1),
                 image=images[at],
                 question=record.field("question"),
                 candidates=tuple(dict.fromkeys(answers)),
@@ -405,7 +406,7 @@ def _vstar(record: Record, root: Path, show: Show) -> list[Problem]:
     return [
         replace(
             problem,
-            id=file_id("vstar", Path(name).parent.name, Path(name).stem),
+            id=joined_id("vstar", Path(name).parent.name, Path(name).stem),
             evidence=boxes,
             metadata={**problem.metadata, "targets": targets},
         )

@@ -411,7 +411,7 @@ def _parsed(text: str) -> Any:
     """What a cell of a table holds: JSON, or a list as Python writes it; else the text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(text)

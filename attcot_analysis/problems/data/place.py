@@ -20,6 +20,9 @@ from attcot_analysis.problems.box_forms import FORMS, BoxForms
 from attcot_analysis.problems.pictures import check_inside, open_picture
 from attcot_analysis.problems.problem import Problem
 
+_LARGEST = 2**28
+"""Bytes of a picture in an archive, unpacked."""
+
 
 class Look:
     """What pictures and evidence are like that were read, for a person to see whether it is so."""
@@ -181,6 +184,9 @@ def picture(
         hint = "; say where pictures lie with --images" if ":" in str(value)[1:3] else ""
         raise ProblemError(f"{where}: {name} does not exist in {looked}{hint}.")
     if isinstance(file, zipfile.Path):
+        unpacked = file.root.getinfo(file.at).file_size
+        if unpacked > _LARGEST:
+            raise ProblemError(f"{where}: {name} unpacks to {unpacked >> 20} MB; make it smaller.")
         return open_picture(io.BytesIO(file.read_bytes()), f"{where}: {name}")
     if own is not None:
         # A link among the folders may lead out of what the user has named.

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attcot_analysis.errors import ProblemError, passing
+from attcot_analysis.errors import ProblemError, passing, total_memory
 from attcot_analysis.problems.data.place import Place
 from attcot_analysis.problems.problem import Problem
 
@@ -137,16 +137,34 @@ def _opened(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
+def _at_once(path: Path, file: IO[bytes]) -> bytes:
+    """All of a file, which may be compressed, if it leaves memory for what it says."""
+    most = (total_memory() or 2**34) // 16
+    held = file.read(most + 1)
+    if len(held) > most:
+        raise ProblemError(
+            f"{path} holds more than {most >> 20} MB, which cannot be read at once here; write its "
+            "records as JSON lines."
+        )
+    return held
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     """Lines in UTF-8, of a file in UTF-8 or UTF-16, maybe compressed."""
     try:
         with _opened(path) as file:
             head = file.read(2)
             if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                yield from (head + file.read()).decode("utf-16").encode().split(b"\n")
+                yield from (head + _at_once(path, file)).decode("utf-16").encode().split(b"\n")
                 return
             file.seek(0)
-            yield from file
+            while line := file.readline(_LARGEST_ROW + 1):
+                if len(line) > _LARGEST_ROW:
+                    raise ProblemError(
+                        f"{path} has a line of more than {_LARGEST_ROW >> 20} MB; write one record "
+                        "per line."
+                    )
+                yield line
     except (OSError, EOFError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ProblemError(f"{path} cannot be read ({reason}).") from error
@@ -212,7 +230,7 @@ def json_file(path: Path) -> Any:
         raise ProblemError(f"{path} does not exist; is the dataset there as published?")
     try:
         with _opened(path) as file:
-            held = file.read()
+            held = _at_once(path, file)
         wide = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return json.loads(held.decode("utf-16" if wide else "utf-8-sig"))
     except (OSError, EOFError, ValueError, RecursionError) as error:
@@ -277,14 +295,16 @@ _LARGEST_ROW = 2**28
 def _parquet(path: Path) -> Iterator[Record]:
     with _readable(path, "no parquet file"), pq.ParquetFile(path) as file:
         about = file.metadata
-        whole = sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups))
-        each = whole // max(1, about.num_rows)
+        groups = [about.row_group(at).total_byte_size for at in range(about.num_row_groups)]
+        each = sum(groups) // max(1, about.num_rows)
         if each > _LARGEST_ROW:
             raise ProblemError(
                 f"{path} has rows of {each >> 20} MB, expected at most {_LARGEST_ROW >> 20}; get "
                 "it again from a source you trust."
             )
-        at_once = max(1, min(64, _LARGEST_ROW // max(1, each)))
+        # A file may hold once what stands in every row.
+        once = 16 * _LARGEST_ROW // max(1, *groups)
+        at_once = max(1, min(64, _LARGEST_ROW // max(1, each), once))
         yield from _rows(path, file.iter_batches(batch_size=at_once))
 
 

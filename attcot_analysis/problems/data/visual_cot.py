@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.data.fields import corner_boxes, file_id, rationale_steps, yes_or_no
+from attcot_analysis.problems.data.fields import corner_boxes, joined_id, rationale_steps, yes_or_no
 from attcot_analysis.problems.data.place import Folder, Place
 from attcot_analysis.problems.data.records import (
     Made,
@@ -90,7 +90,7 @@ def _problems(record: Record, roots: list[Folder], place: Place) -> list[Problem
     number = record.where.rpartition(" ")[2]
     return [
         Problem(
-            id=file_id("viscot", given, Path(name).stem, number),
+            id=joined_id("viscot", given, Path(name).stem, number),
             image=image,
             question=fields["question"],
             candidates=candidates,
@@ -128,7 +128,7 @@ def _conversation(record: Record) -> dict[str, Any]:
         boxes = [json.loads(box)] if box else []
         answer = said[-1]
         shares = json.loads(said[1]) if box and said[1].lstrip().startswith("[") else None
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ProblemError(
             f"{record.where} is not a conversation as in viscot_363k.json ({error})."
         ) from error
