@@ -1,8 +1,11 @@
 """A run that trained nothing, or leaves no model, says so; a damaged checkpoint is not resumed."""
 
+import io
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,12 @@ from attcot_analysis.errors import ModelError, TrainingError
 from attcot_analysis.models import load_mllm
 from attcot_analysis.models.picture_cost import image_tokens
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, checkpoints
-from attcot_analysis.train.checkpoints import KeepLast, check_checkpoint, last_complete
+from attcot_analysis.train.checkpoints import (
+    KeepLast,
+    _hashes,
+    check_checkpoint,
+    last_complete,
+)
 from attcot_analysis.train.data import RationaleCollator, RationaleDataset
 from attcot_analysis.train.finetune import finetune
 from attcot_analysis.train.trainer import AttCoTTrainer
@@ -219,6 +227,44 @@ def test_a_damaged_checkpoint_is_refused_by_name(stopped, random_checkpoint, tmp
     with pytest.raises(TrainingError, match=rf"checkpoint-10 is damaged: {name} {said}"):
         finetune(random_checkpoint, problems(), folder / "tuned", CONFIG, save_every=10)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+class _Runs:
+    """What an unsafe load would run."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+def saved(value):
+    held = io.BytesIO()
+    torch.save(value, held)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("optimizer.pt", saved({"state": _Runs()}), "its optimizer or scheduler cannot be loaded"),
+        ("scheduler.pt", b"PK\x03\x04 no archive", "its optimizer or scheduler cannot be loaded"),
+        ("rng_state.pth", saved({"python": 7}), "its state of the random numbers cannot be loaded"),
+        ("trainer_state.json", b"[]", "its trainer_state.json cannot be loaded"),
+        ("trainer_state.json", b'{"global_step": -3, "max_steps": 9}', "it says step -3 of 9"),
+        ("model.safetensors", b"\xff" * 16, "cannot be loaded|cannot be read"),
+    ],
+)
+def test_a_state_that_somebody_else_has_made_is_one_sentence(
+    stopped, random_checkpoint, tmp_path, monkeypatch, name, content, said
+):
+    """With a list of digests of their own."""
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    checkpoint = folder / ".tuned.unfinished" / "checkpoint-10"
+    (checkpoint / name).write_bytes(content)
+    (checkpoint / "complete").write_text(json.dumps(_hashes(checkpoint)))
+    with pytest.raises(TrainingError, match=f"checkpoint-10.*({said}).*Nothing was trained"):
+        finetune(random_checkpoint, problems(), folder / "tuned", CONFIG, save_every=10)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_whose_list_is_damaged_is_refused(stopped, tmp_path):
