@@ -270,6 +270,9 @@ BatchSize = Annotated[
     Option(help="items per forward pass, default 64; halved automatically when memory runs out"),
 ]
 MaxNewTokens = Annotated[int, Option(help="limit of a response")]
+MaxSeconds = Annotated[
+    float | None, Option(help="after which a batch of responses is cut; default 4 hours")
+]
 MaxPixels = Annotated[
     int | None,
     Option(metavar="N", help="largest picture after resizing, width x height (Qwen-VL)"),
@@ -475,6 +478,7 @@ def _studio(
     question: Annotated[str, Option(metavar="TEXT", help="a question to begin with")] = "",
     port: Annotated[int, Option(help="of the page; 0: any that is free")] = 0,
     max_new_tokens: MaxNewTokens = 512,
+    max_seconds: MaxSeconds = None,
     form: Format = None,
 ) -> None:
     """A local page: ask about a picture, see where it is looked at.
@@ -487,7 +491,8 @@ def _studio(
     from attcot_analysis.show.studio.server import StudioServer
     from attcot_analysis.show.studio.session import StudioSession
 
-    mllm = _loaded(choose(model, dtype=loading.dtype), loading, Asking(form).format())
+    chosen = choose(model, dtype=loading.dtype)
+    mllm = _loaded(chosen, loading, Asking(form).format(), seconds=max_seconds)
     session = StudioSession(mllm, image=picture, question=question, max_new_tokens=max_new_tokens)
     server = StudioServer(session, port)
     say(f"Studio: {server.address} (Ctrl-C ends it)")
@@ -739,12 +744,15 @@ def _look_at_responses(
 # --- run folders --------------------------------------------------------------------------------
 
 
-def _loaded(chosen: Any, loading: Loading, form: Any, device: Any = None) -> Any:
+def _loaded(
+    chosen: Any, loading: Loading, form: Any, device: Any = None, seconds: float | None = None
+) -> Any:
     """The model that options and a preset name; ``device`` where the options leave it open."""
     from attcot_analysis.models import load_mllm
 
     options = vars(loading) | {"dtype": chosen.dtype or "auto", "device": loading.device or device}
-    return load_mllm(chosen.name, format=form, **options)
+    mllm = load_mllm(chosen.name, format=form, **options)
+    return mllm if seconds is None else dataclasses.replace(mllm, max_seconds=seconds)
 
 
 def _detected(
@@ -774,6 +782,7 @@ def _generate(
     asking: Asking,
     writing: Writing,
     out: Annotated[Path | None, Option(help="run folder")] = None,
+    max_seconds: MaxSeconds = None,
     requests: Annotated[
         Path | None,
         Option(
@@ -829,7 +838,7 @@ def _generate(
 
     chosen = choose(model, dtype=loading.dtype, batch_size=batch_size)
     if requests is not None or server is not None:
-        own = {"batch_size": batch_size, **vars(loading)}
+        own = {"batch_size": batch_size, "max_seconds": max_seconds, **vars(loading)}
         useless = [name.replace("_", "-") for name, value in own.items() if value is not None]
         if writing.sampling is not None:
             raise MeasureError(
@@ -870,7 +879,8 @@ def _generate(
     assert out is not None
     with Shards.here() as shards, shards.together():
         loaded = load_problems(problems, limit=items, keep_pictures=False)
-        mllm = _loaded(chosen, loading, asking.format(mode, auto=True), shards.device)
+        form = asking.format(mode, auto=True)
+        mllm = _loaded(chosen, loading, form, shards.device, max_seconds)
         if shards.main and not text_only:
             say(describe_cost(mllm, [problem.size for problem in loaded]))
         if asking.form == "auto":
@@ -915,6 +925,7 @@ def _measure(
     loading: Loading,
     asking: Asking,
     writing: Writing,
+    max_seconds: MaxSeconds = None,
     items: Items = None,
     batch_size: BatchSize = None,
     max_memory: Annotated[
@@ -1020,7 +1031,7 @@ def _measure(
         shards.together(),
     ):
         loaded = load_problems(problems, limit=items, keep_pictures=False)
-        mllm = _loaded(chosen, loading, asking.format(auto=True), shards.device)
+        mllm = _loaded(chosen, loading, asking.format(auto=True), shards.device, max_seconds)
         if shards.main:
             say(describe_cost(mllm, [problem.size for problem in loaded]))
         if asking.form == "auto" or (asking.form is None and generations is not None):
@@ -1174,6 +1185,7 @@ def _figures(
     Of one measured run, or of two compared. Several training seeds are
     joined by commas. No model is loaded; maps are those that the run kept.
     """
+    from attcot_analysis.files import own_folder
     from attcot_analysis.show.figures import inches, save_figure
     from attcot_analysis.show.report.compare import run_figures
     from attcot_analysis.show.report.page import figure_name
@@ -1188,7 +1200,7 @@ def _figures(
     )
     for note in notes:
         say(f"Note: {note}")
-    folder = Path(folders[0]) / "figures" if out is None else out
+    folder = own_folder(Path(folders[0]), "figures") if out is None else out
     for number, item in enumerate(figures, start=1):
         [path] = save_figure(
             item.figure,

@@ -9,6 +9,7 @@ own.
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -312,8 +313,8 @@ class Prefixes:
             watch: Called with every step's logits.
 
         Returns:
-            Per prompt the tokens written, up to the length limit or the first that ends a response,
-            that one included.
+            Per prompt the tokens written, up to the length limit, the time limit or the first that
+            ends a response, that one included.
         """
         self.fill(mllm, prompts)
         behind = self.behind(mllm, prompts, at_least=1, keep=True)
@@ -326,6 +327,7 @@ class Prefixes:
         rows = torch.arange(n, device=device)
         going = torch.ones(n, dtype=torch.bool, device=device)
         written: list[list[int]] = [[] for _ in prompts]
+        until = time.monotonic() + mllm.max_seconds
         for step in range(max_new_tokens):
             width = seen.shape[1] - max_new_tokens + step
             logits = mllm.model(
@@ -351,7 +353,7 @@ class Prefixes:
                     written[row].append(token)
             going = going & ~torch.isin(chosen, stop)
             left = int(going.sum())
-            if not left:
+            if not left or time.monotonic() > until:
                 break
             ids = chosen[:, None]
             if left <= _LEAVE * len(rows):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -107,10 +108,16 @@ def generate(
     Returns:
         One `Generation` per prompt, in order.
 
+    Warns:
+        UserWarning: If a batch took longer than ``mllm.max_seconds``; says how many were cut.
+
     Raises:
         ModelError: If the model's logits are no numbers, or it comes with no recommendation that
             can be used.
+        MeasureError: If ``mllm.max_seconds`` is not above 0.
     """
+    if not mllm.max_seconds > 0:
+        raise MeasureError(f"max_seconds is {mllm.max_seconds}; give a number above 0.")
     model = mllm.model
     stop = mllm.stop_ids
     settings = GenerationConfig(
@@ -120,6 +127,7 @@ def generate(
         pad_token_id=mllm.tokenizer.pad_token_id,
         suppress_tokens=_image_ids(mllm),
         use_cache=True,
+        max_time=mllm.max_seconds,
     )
     results: list[Generation] = []
     with evaluating(model):
@@ -150,6 +158,14 @@ def generate(
                     )
                     new = output[:, batch["input_ids"].shape[1] :].tolist()
             watch.check(mllm)
+            cut = [row for row in new if on_token is None and not set(stop) & set(row)]
+            if cut and len(cut[0]) < max_new_tokens:
+                warnings.warn(
+                    f"{len(cut)} responses were cut after {mllm.max_seconds:g} seconds, at "
+                    f"{len(cut[0])} of {max_new_tokens} tokens; raise max_seconds "
+                    "(--max-seconds), or give a smaller batch.",
+                    stacklevel=2,
+                )
             results += [
                 _generation(mllm, row, stop, opened=prompt.opened and not prompt.response_ids)
                 for prompt, row in zip(chunk, new, strict=True)

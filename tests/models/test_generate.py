@@ -1,12 +1,14 @@
 """Generation against a loop of whole forward passes, whatever a checkpoint's settings say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from real import CHECKPOINTS, needs_real_files, real_files
 from tiny import noise_image, tiny_mllm
 
+from attcot_analysis.attention.prefixes import Prefixes
 from attcot_analysis.errors import MeasureError, ModelError
 from attcot_analysis.models import collate, encode, generate, wrap_mllm
 from attcot_analysis.models.generate import RECOMMENDED, recommended_sampling
@@ -351,6 +353,20 @@ def test_only_what_leaves_the_distribution_alone_is_not_refused(mllm, monkeypatc
     else:
         with pytest.raises(ModelError, match="also sets"):
             recommended_sampling(mllm)
+
+
+def test_a_batch_that_takes_too_long_is_cut_and_counted(mllm, prompts):
+    slow = replace(mllm, max_seconds=1e-9)
+    kept = replace(slow, prefixes=Prefixes(slow))
+    assert kept.prefixes.shares(kept, prompts)
+    for one in (slow, kept):
+        with pytest.warns(
+            UserWarning, match=f"2 responses were cut after 1e-09 .* 1 of {N} tokens"
+        ):
+            made = generate(one, prompts, max_new_tokens=N)
+        assert [(len(response.ids), response.finished) for response in made] == [(1, False)] * 2
+    with pytest.raises(MeasureError, match="max_seconds is nan"):
+        generate(replace(mllm, max_seconds=float("nan")), prompts)
 
 
 def test_a_failure_leaves_the_checkpoint_s_settings(mllm, prompts):
