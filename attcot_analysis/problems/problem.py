@@ -493,7 +493,7 @@ def _in_picture(boxes: tuple[Box, ...], pictures: tuple[int, ...], picture: int)
 def _numbers(values: Any, boxes: Sequence[Box], what: str) -> tuple[int, ...]:
     """Numbers of pictures, from 1: none, one, or one per box; any where there are no boxes."""
     listed = values if isinstance(values, list | tuple) else [values]
-    if not all(type(one) is int and one > 0 for one in listed):
+    if not all(type(one) is int and 0 < one < _FURTHEST for one in listed):
         raise ProblemError(
             f"{what} is {shortened(values)}; expected whole numbers from 1, the first picture's."
         )
