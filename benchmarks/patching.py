@@ -1,10 +1,14 @@
 """Bench `patching`: a sweep over layers, groups of tokens and steps, against plain hooks.
 
+And what decoding answers from hidden states adds to the pass that it reads. Times are of the
+processor, not of the clock on the wall, where the machine is a CPU.
+
 The naive sweep is what one would write without packed answers and resumed passes: one whole
 forward pass, picture included, per layer, group and step, with a hook that puts in the twin's
 states.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,9 +21,11 @@ from torch import Tensor
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.measures.patched import Group
 from attcot_analysis.measures.patches import patching
+from attcot_analysis.measures.states import hidden_commitment
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
 from attcot_analysis.models.load import text_stack
 from attcot_analysis.problems import Edit, Problem, Step, render_response
+from attcot_analysis.stats.decoding import decoded, fold_numbers
 from benchmarks.bench import (
     QWEN_0_5B,
     SMALL,
@@ -27,8 +33,10 @@ from benchmarks.bench import (
     Scale,
     interleaved,
     judged,
+    peak_memory,
     random_mllm,
     ratio,
+    timed,
 )
 from benchmarks.commitment import continued, last_log_p
 
@@ -38,65 +46,160 @@ ANSWERS = ("red", "green")
 SENTENCE = "The star is in cell a1 and its arrow points right."
 GROUPS: tuple[Group, ...] = ("evidence", "image_rest", "question", "rationale")
 
+MIB = 2**20
+
+SHAPES = {"0.5B": QWEN_0_5B, "small": SMALL}
+
 FULL = Scale(
+    shape="0.5B",
     steps=2,  # K, so three forced answers
-    side=448,  # of the picture, in pixels: 784 image tokens
-    layers=4,  # of the model as wide as a real one
-    repeats=2,  # timed rounds
+    side=480,  # of the picture, in pixels: 900 image tokens, 1,000 or so in all
+    layers=6,  # of the model as wide as a real one, in the sweep; memory is that of all its layers
+    repeats=1,  # timed rounds
+    items=16,  # to decode from, with pictures of half that side
+    decoded=(500, 28, 3),  # items, layers and steps of a decoder by itself
 )
-QUICK = Scale(steps=2, side=64, layers=2, repeats=1)
+QUICK = Scale(shape="small", steps=2, side=64, layers=2, repeats=1, items=10, decoded=(10, 1, 1))
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
-    """Measure one item's sweep on a wide model with random weights.
+    """Measure one item's sweep, and decoding of several, on a wide model with random weights.
 
     Returns:
-        The ratio of times and the largest difference of log-odds, with bars at full scale.
+        Ratios of times and of memory and the largest difference of log-odds, with bars at full
+        scale.
     """
     scale = QUICK if quick else FULL
-    shape = replace(SMALL if quick else QWEN_0_5B, layers=scale.layers)
-    mllm, item = random_mllm(shape, device=device), example(scale)
+    shape = replace(SHAPES[scale.shape], layers=scale.layers)
+    mllm, item = random_mllm(shape, device=device), example(scale.side, scale.steps)
     response = render_response([SENTENCE] * scale.steps, ANSWERS[0])
+    clock = time.process_time if device == "cpu" else time.perf_counter
 
-    def packed() -> Tensor:
-        table = patching(mllm, [item], [response], groups=GROUPS, control=None).table
-        order = {group: at for at, group in enumerate(GROUPS)}
-        table = table.assign(order=table["group"].map(order))
-        found = table.sort_values(["first_layer", "order", "k"])["recovered"]
-        return torch.tensor(found.to_numpy())
-
-    def naive() -> Tensor:
-        return plain_sweep(mllm, item, response, whole=False)
-
-    name = f"patching, {shape.hidden} wide, {shape.layers} layers"
-    seconds = interleaved(
-        {"packed": packed, "naive": naive},
+    # Equality first, on a small picture: it warms up what is timed.
+    small = example(min(scale.side, 128), scale.steps)
+    differences = packed_sweep(mllm, small, response) - plain_sweep(
+        mllm, small, response, whole=True
+    )
+    sweep = interleaved(
+        {
+            "packed": lambda: packed_sweep(mllm, item, response),
+            "naive": lambda: plain_sweep(mllm, item, response, whole=False),
+        },
+        scale.repeats,
+        device=device,
+        warm_up=False,
+        progress=progress,
+        name=f"patching, {shape.hidden} wide, {shape.layers} layers",
+        clock=clock,
+    )
+    items = [
+        replace(example(scale.side // 2, scale.steps, at), id=f"item {at}")
+        for at in range(scale.items)
+    ]
+    texts = [render_response([SENTENCE] * scale.steps, ANSWERS[at % 2]) for at in range(len(items))]
+    reading = interleaved(
+        {
+            "decoded": lambda: hidden_commitment(
+                mllm, items, texts, controls=("shuffled",), forced=False, batch_size=4
+            ),
+            "plain": lambda: plain_passes(mllm, items, texts, 4),
+        },
         scale.repeats,
         device=device,
         progress=progress,
-        name=name,
+        name="decoding",
+        clock=clock,
     )
-    worst = float((packed() - plain_sweep(mllm, item, response, whole=True)).abs().max())
+    peaks = {
+        variant: peak_memory(
+            __name__,
+            "prepare",
+            {"variant": variant, "shape": scale.shape, "side": scale.side, "steps": scale.steps},
+        )
+        for variant in ("sweep", "plain")
+    }
     tokens = encode_problem(mllm, item, response=response).layout.n_tokens
     what = f"{shape.layers} layers x {len(GROUPS)} groups x {scale.steps + 1} steps"
+    n, n_layers, n_steps = scale.decoded
     return [
+        judged(f"time, packed / naive, {what}", ratio(sweep, "packed", "naive"), "x", at_most=0.5),
         judged(
-            f"time, packed / naive, {what}", ratio(seconds, "packed", "naive"), "x", at_most=0.5
+            "largest difference of log-odds",
+            float(differences.abs().max()),
+            "nat",
+            at_most=1e-4,
         ),
-        judged("largest difference of log-odds", worst, "nat", at_most=1e-4),
-        Row("time, packed", float(np.median(seconds["packed"])), "s"),
-        Row("time, naive", float(np.median(seconds["naive"])), "s"),
+        judged(
+            "peak memory, sweep / plain pass, all layers",
+            peaks["sweep"].peak / peaks["plain"].peak,
+            "x",
+            at_most=1.2,
+        ),
+        judged(
+            f"time, decoding / plain pass, {scale.items} items",
+            ratio(reading, "decoded", "plain"),
+            "x",
+            at_most=1.15,
+        ),
+        *(
+            Row(f"time, {name}", float(np.median(one)), "s")
+            for name, one in (sweep | reading).items()
+        ),
+        *(Row(f"peak memory, {name}", one.peak / MIB, "MiB") for name, one in peaks.items()),
+        Row(
+            f"time, decoder alone, {n} items, {n_layers} layers, {n_steps} steps",
+            n_layers * n_steps * timed(lambda: decoder(n, shape.hidden), clock=clock),
+            "s",
+        ),
         Row("tokens", float(tokens), "tokens"),
     ]
 
 
-def example(scale: Scale) -> Problem:
-    """An item with a picture of noise, and a twin with other noise in a corner."""
+def packed_sweep(mllm: Mllm, item: Problem, response: str) -> Tensor:
+    """What `patching` recovers, in the order of `plain_sweep`."""
+    table = patching(mllm, [item], [response], groups=GROUPS, control=None).table
+    table = table.assign(order=table["group"].map(list(GROUPS).index))
+    return torch.tensor(table.sort_values(["first_layer", "order", "k"])["recovered"].to_numpy())
+
+
+def plain_passes(mllm: Mllm, items: Sequence[Problem], texts: Sequence[str], size: int) -> None:
+    """A forward pass over every item and its response, no more."""
+    for start in range(0, len(items), size):
+        some = [
+            encode_problem(mllm, one, response=text)
+            for one, text in zip(items[start : start + size], texts[start:], strict=False)
+        ]
+        with torch.no_grad(), evaluating(mllm.model):
+            mllm.model(**collate(mllm, some), logits_to_keep=1, use_cache=False)
+
+
+def decoder(n: int, width: int) -> object:
+    """Read labels off one layer's states of n items, and of ten shuffles, as is measured."""
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (scale.side, scale.side, 3), dtype=np.uint8)
-    other, half = pixels.copy(), scale.side // 2
+    labels = np.arange(n) % len(ANSWERS)
+    drawn = np.stack([labels, *(rng.permutation(labels) for _ in range(10))])
+    states = rng.standard_normal((n, width))
+    return decoded(states, drawn, fold_numbers(labels, 5, 0), len(ANSWERS))
+
+
+def prepare(variant: str, shape: str, side: int, steps: int) -> Callable[[], object]:
+    """Build a model of all its layers; what is returned sweeps them, or passes once."""
+    mllm, item = random_mllm(SHAPES[shape]), example(side, steps)
+    response = render_response([SENTENCE] * steps, ANSWERS[0])
+    # Threads and kernels take their own memory on first use, the same for both.
+    plain_passes(mllm, [example(64, steps)], [response], 1)
+    if variant == "plain":
+        return lambda: plain_passes(mllm, [item], [response], 1)
+    return lambda: patching(mllm, [item], [response], groups=("all",), control=None)
+
+
+def example(side: int, n_steps: int, seed: int = 0) -> Problem:
+    """An item with a picture of noise, and a twin with other noise in a corner."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    other, half = pixels.copy(), side // 2
     other[:half, :half] = rng.integers(0, 256, (half, half, 3), dtype=np.uint8)
-    steps = (Step(SENTENCE),) * scale.steps
+    steps = (Step(SENTENCE),) * n_steps
     box = ((0.0, 0.0, float(half), float(half)),)
     twin = Edit("twin", Image.fromarray(other), ANSWERS[1], steps, box)
     image = Image.fromarray(pixels)

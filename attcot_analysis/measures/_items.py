@@ -255,6 +255,10 @@ class Result:
         figure: Figure = getattr(import_module(FIGURES), self.name)(self, **options)
         return figure
 
+    def values(self) -> Mapping[str, pd.Series]:
+        """What `item_values` takes from it: names of `METRICS` → values by item."""
+        return {}
+
     def describe(self) -> str:
         """Say in a paragraph what was left out, of how many items this is, and what came out."""
         sentences = [

@@ -1,13 +1,13 @@
 """Metrics summed up: estimates with intervals per model, and paired comparisons of models."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import need_columns
+from attcot_analysis.measures._items import Result, need_columns
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import GROUP, CausalAccess
 from attcot_analysis.measures.commitment import Commitment
@@ -140,6 +140,7 @@ def item_values(
     dependence: Dependence | pd.DataFrame | None = None,
     causal: CausalAccess | pd.DataFrame | None = None,
     focus: pd.DataFrame | None = None,
+    results: Iterable[Result] = (),
 ) -> pd.DataFrame:
     """Turn one run's tables into one long table of metric values per item.
 
@@ -156,6 +157,8 @@ def item_values(
         causal: From `causal_access`, its table or its `items`; read are the fixed rationales, cut
             in all layers from step 0 on.
         focus: From `VisualAccess.focus`.
+        results: Further results that say their metrics themselves: of `patching`,
+            `hidden_commitment` and `steering`.
 
     Tables with a column ``sample`` hold several responses to each item: an item's value is then the
     mean over those of its samples that have one (see `mean_over_samples`), and what only samples
@@ -180,6 +183,7 @@ def item_values(
         "dependence": dependence,
         "causal": causal,
         "focus": focus,
+        "results": list(results),
     }
     sampled = any(isinstance(one, pd.DataFrame) and SAMPLE in one for one in tables.values())
     values = (_sampled if sampled else _unsampled)(model, seed, tables)
@@ -241,6 +245,8 @@ def _unsampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame
             )
     if causal is not None:
         columns |= _causal(causal)
+    for result in tables.get("results", ()):
+        columns |= {name: _floats(found) for name, found in result.values().items()}
     if not columns:
         raise MeasureError(
             "No table was given, or none with rows; give at least one measurement's table."

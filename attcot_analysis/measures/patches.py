@@ -138,6 +138,12 @@ class Patching(Result):
         carriers = means.merge(found, on=CELL)
         return carriers.sort_values("value", ascending=False, ignore_index=True)
 
+    def values(self) -> dict[str, pd.Series]:
+        """The gap of each item, and the net share recovered where there is a single patch."""
+        last = self._last().set_index("item")
+        one = len(self.table.drop_duplicates(CELL)) == 1
+        return {"patch_gap": last["gap"]} | ({"patch_net_share": last["net_share"]} if one else {})
+
     def agreement(self) -> pd.DataFrame:
         """Hold attribution's estimates against exact patches, where both were measured.
 

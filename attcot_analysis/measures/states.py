@@ -30,6 +30,8 @@ from attcot_analysis.stats.intervals import FloatArray, bootstrap_mean
 
 Control = Literal["none", "shuffled", "text_only"]
 
+CONTROLS: tuple[Control, ...] = ("shuffled", "text_only")
+
 _Push = tuple[str, int, float, FloatArray]
 """Direction, draw, scale and what is added, ``(d,)``."""
 
@@ -86,10 +88,19 @@ class HiddenCommitment(Result):
         if self.table.duplicated(["item", "control", "layer", "step"]).any():
             raise MeasureError("The table states holds an item twice; pass the rows of one run.")
 
+    def values(self) -> dict[str, pd.Series]:
+        """What is decoded before the first step, beside the controls."""
+        first = self._first().set_index("item")
+        names = {"none": "decoded0"} | {one: f"decoded0_{one}" for one in CONTROLS}
+        return {metric: first[name] for name, metric in names.items() if name in first}
+
+    def _first(self) -> pd.DataFrame:
+        items = self.items()
+        return items[items["step"] == 0]
+
     def _headline(self) -> dict[str, npt.ArrayLike]:
         names = {"none": "decoded", "forced": "forced answer the same"}
-        items = self.items()
-        first = items[items["step"] == 0]
+        first = self._first()
         return {
             f"{names.get(name, f'decoded, {name}')}, before the first step": first[name]
             for name in ("none", "shuffled", "text_only", "forced")
@@ -103,7 +114,7 @@ def hidden_commitment(
     responses: Sequence[Response],
     *,
     layers: Collection[int] | None = None,
-    controls: Sequence[Control] = ("shuffled", "text_only"),
+    controls: Sequence[Control] = CONTROLS,
     forced: bool = True,
     max_steps: int | None = None,
     folds: int = 5,
@@ -155,7 +166,7 @@ def hidden_commitment(
     """
     check_max_steps(max_steps)
     chosen = _layers(mllm, layers)
-    unknown = set(controls) - {"shuffled", "text_only"}
+    unknown = set(controls) - set(CONTROLS)
     if unknown or folds < 2:
         raise MeasureError(
             f"controls is {list(controls)} and folds {folds}; choose controls from shuffled, "
@@ -234,13 +245,19 @@ class Steering(Result):
             rows.append((*key, mean.value, mean.low, mean.high, mean.n))
         return pd.DataFrame(rows, columns=["direction", "scale", "value", "low", "high", "n"])
 
-    def _headline(self) -> dict[str, npt.ArrayLike]:
+    def values(self) -> dict[str, pd.Series]:
+        """Pushes of the largest scale that reach their target, decoded and random."""
         items = self.items()
-        largest = items[items["scale"] == items["scale"].max()]
+        largest = items[items["scale"] == items["scale"].max()].set_index("item")
+        names = {"decoded": "steered", "random": "steered_random"}
         return {
-            f"moved to the target, {direction}": part["to_target"]
+            names[str(direction)]: part["to_target"]
             for direction, part in largest.groupby("direction", sort=False)
         }
+
+    def _headline(self) -> dict[str, npt.ArrayLike]:
+        names = {"steered": "decoded", "steered_random": "random"}
+        return {f"moved to the target, {names[at]}": one for at, one in self.values().items()}
 
 
 def steering(

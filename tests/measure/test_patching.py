@@ -14,6 +14,7 @@ from tiny import noise_image, tiny_mllm
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.compare import item_values
 from attcot_analysis.measures.patches import PARTS, Patching, patching, patching_search
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.models.load import text_stack
@@ -308,6 +309,10 @@ def test_items_curve_and_warnings_by_hand():
     np.testing.assert_array_equal(items["net_share"], [np.nan, 0.25, np.nan])
     (last,) = result.curve("share").itertuples()
     assert (last.value, last.n) == (0.5, 1)
+    values = item_values(model="m", seed=0, results=[result])
+    by_metric = values.groupby("metric")["value"].agg(list)
+    assert by_metric["patch_gap"] == [2.0, 0.5]
+    np.testing.assert_array_equal(by_metric["patch_net_share"], [0.25, np.nan])
     (first,) = result.curve("share", step="first").itertuples()
     assert (first.value, first.n) == (0.25, 1)
     said = result.describe()

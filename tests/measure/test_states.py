@@ -14,6 +14,7 @@ from tiny import noise_image, tiny_mllm
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures import states as module
 from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.compare import item_values
 from attcot_analysis.measures.states import HiddenCommitment, hidden_commitment, steering
 from attcot_analysis.models import encode_problem
 from attcot_analysis.problems import Problem, render_response
@@ -153,6 +154,12 @@ def test_an_answer_that_the_states_fix_is_decoded_and_a_random_one_is_not(commit
         assert values < even + 0.2
     for values in found.values():
         assert abs(values["shuffled"] - even) < 0.15
+    values = item_values(model="m", seed=0, results=[result])
+    means = values.groupby("metric", sort=False)["value"].mean()
+    assert dict(means) == {
+        f"decoded0{end}": pytest.approx(found["chance"][name])
+        for end, name in (("", "none"), ("_text_only", "text_only"), ("_shuffled", "shuffled"))
+    }
     said = result.describe()
     assert "decoded, shuffled, before the first step" in said and "nan" not in said
     assert isinstance(result.figure(), matplotlib.figure.Figure)
@@ -173,6 +180,9 @@ def test_the_decoded_direction_moves_more_than_random_ones_of_its_length(committ
     # Where answers are those of other items, the line between their means leads nowhere.
     lucky = steering(mllm, pictures, chance, **options).curve().set_index(["direction", "scale"])
     assert lucky["value"]["decoded", 3.0] < moved["decoded", 3.0] - 0.2
+    values = item_values(model="m", seed=0, results=[result]).groupby("metric")["value"].mean()
+    assert values["steered"] == moved["decoded", 3.0]
+    assert values["steered_random"] == moved["random", 3.0]
     assert "moved to the target, decoded" in result.describe()
     assert isinstance(result.figure(), matplotlib.figure.Figure)
     assert not any(layer._forward_hooks for layer in mllm.model.model.language_model.layers)
