@@ -54,12 +54,15 @@ FULL = Scale(
     shape="0.5B",
     steps=2,  # K, so three forced answers
     side=480,  # of the picture, in pixels: 900 image tokens, 1,000 or so in all
-    layers=6,  # of the model as wide as a real one, in the sweep; memory is that of all its layers
+    layers=6,  # of the model as wide as a real one
+    deep=24,  # layers of the one whose memory is measured
     repeats=1,  # timed rounds
-    items=16,  # to decode from, with pictures of half that side
+    items=8,  # to decode from
     decoded=(500, 28, 3),  # items, layers and steps of a decoder by itself
 )
-QUICK = Scale(shape="small", steps=2, side=64, layers=2, repeats=1, items=10, decoded=(10, 1, 1))
+QUICK = Scale(
+    shape="small", steps=2, side=64, layers=2, deep=2, repeats=1, items=10, decoded=(10, 1, 1)
+)
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -93,14 +96,13 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         clock=clock,
     )
     items = [
-        replace(example(scale.side // 2, scale.steps, at), id=f"item {at}")
-        for at in range(scale.items)
+        replace(example(scale.side, scale.steps, at), id=f"item {at}") for at in range(scale.items)
     ]
     texts = [render_response([SENTENCE] * scale.steps, ANSWERS[at % 2]) for at in range(len(items))]
     reading = interleaved(
         {
             "decoded": lambda: hidden_commitment(
-                mllm, items, texts, controls=("shuffled",), forced=False, batch_size=4
+                mllm, items, texts, controls=("shuffled",), forced=False, folds=2, batch_size=4
             ),
             "plain": lambda: plain_passes(mllm, items, texts, 4),
         },
@@ -114,7 +116,13 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         variant: peak_memory(
             __name__,
             "prepare",
-            {"variant": variant, "shape": scale.shape, "side": scale.side, "steps": scale.steps},
+            {
+                "variant": variant,
+                "shape": scale.shape,
+                "layers": scale.deep,
+                "side": scale.side,
+                "steps": scale.steps,
+            },
         )
         for variant in ("sweep", "plain")
     }
@@ -130,7 +138,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
             at_most=1e-4,
         ),
         judged(
-            "peak memory, sweep / plain pass, all layers",
+            f"peak memory, sweep / plain pass, {scale.deep} layers",
             peaks["sweep"].peak / peaks["plain"].peak,
             "x",
             at_most=1.2,
@@ -182,9 +190,9 @@ def decoder(n: int, width: int) -> object:
     return decoded(states, drawn, fold_numbers(labels, 5, 0), len(ANSWERS))
 
 
-def prepare(variant: str, shape: str, side: int, steps: int) -> Callable[[], object]:
-    """Build a model of all its layers; what is returned sweeps them, or passes once."""
-    mllm, item = random_mllm(SHAPES[shape]), example(side, steps)
+def prepare(variant: str, shape: str, layers: int, side: int, steps: int) -> Callable[[], object]:
+    """Build a model of so many layers; what is returned sweeps them, or passes once."""
+    mllm, item = random_mllm(replace(SHAPES[shape], layers=layers)), example(side, steps)
     response = render_response([SENTENCE] * steps, ANSWERS[0])
     # Threads and kernels take their own memory on first use, the same for both.
     plain_passes(mllm, [example(64, steps)], [response], 1)

@@ -6,6 +6,8 @@ from .access import answer_access as answer_access
 from .access import visual_access as visual_access
 from .answers import answer_problems as answer_problems
 from .attributions import attribution_maps as attribution_maps
+from .behaviours import Behaviour as Behaviour
+from .behaviours import behaviour as behaviour
 from .causal import CausalAccess as CausalAccess
 from .causal import causal_access as causal_access
 from .causal import layer_windows as layer_windows
@@ -41,3 +43,5 @@ from .states import HiddenCommitment as HiddenCommitment
 from .states import Steering as Steering
 from .states import hidden_commitment as hidden_commitment
 from .states import steering as steering
+from .statements import Perceptions as Perceptions
+from .statements import perceptions as perceptions

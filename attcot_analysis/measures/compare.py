@@ -157,8 +157,8 @@ def item_values(
         causal: From `causal_access`, its table or its `items`; read are the fixed rationales, cut
             in all layers from step 0 on.
         focus: From `VisualAccess.focus`.
-        results: Further results that say their metrics themselves: of `patching`,
-            `hidden_commitment` and `steering`.
+        results: Further results that say their metrics themselves: of `behaviour`,
+            `perceptions`, `patching`, `hidden_commitment` and `steering`.
 
     Tables with a column ``sample`` hold several responses to each item: an item's value is then the
     mean over those of its samples that have one (see `mean_over_samples`), and what only samples

@@ -117,7 +117,7 @@ def turned_answer(problem: Problem, *, heights: bool) -> tuple[str, str] | None:
     named = any(_names(word, problem.answer) for pair in pairs for word in pair)
     if not named and any(one for one, _ in asked):
         return None
-    answer = _exchanged(problem.answer, pairs) if named else problem.answer
+    answer = exchanged(problem.answer, pairs) if named else problem.answer
     if (problem.candidates and answer not in problem.candidates) or has_text(problem.image):
         return None
     if named:
@@ -129,7 +129,8 @@ def _names(word: str, text: str) -> bool:
     return re.search(rf"(?<![\w-]){word}(?![\w-])", text, re.IGNORECASE) is not None
 
 
-def _exchanged(text: str, pairs: Collection[tuple[str, str]]) -> str:
+def exchanged(text: str, pairs: Collection[tuple[str, str]] = (*_SIDES, *_HEIGHTS)) -> str:
+    """A text whose words for sides are those for the opposite ones."""
     other: dict[str, str] = {}
     for one, two in reversed(list(pairs)):  # "lower" stands in two pairs: the first decides.
         other |= {one: two, two: one}

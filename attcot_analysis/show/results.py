@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from attcot_analysis.measures.access import AnswerAccess, VisualAccess
+from attcot_analysis.measures.behaviours import Behaviour
 from attcot_analysis.measures.causal import CausalAccess
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.compare import item_values, summarise
@@ -17,6 +18,7 @@ from attcot_analysis.measures.open_answers import OpenCommitment, Quantity
 from attcot_analysis.measures.outcomes import DRAWN, GROUPS, SIGNS, CotOutcomes
 from attcot_analysis.measures.patches import Patching, Step
 from attcot_analysis.measures.relevance import Relevance
+from attcot_analysis.measures.statements import Perceptions
 from attcot_analysis.measures.states import HiddenCommitment, Steering
 from attcot_analysis.show.curves import access_curves, access_grid, commitment_curves, line_panels
 from attcot_analysis.show.intervals import metric_intervals
@@ -116,6 +118,17 @@ def dependence(result: Dependence, *, model: str = "model") -> Figure:
         model: What to call the model.
     """
     values = item_values(model=model, seed=0, dependence=result)
+    return metric_intervals(summarise(values), METRICS)
+
+
+def behaviour(result: Behaviour, *, model: str = "model") -> Figure:
+    """Draw what each probe changes, beside its null.
+
+    Args:
+        result: From `behaviour`.
+        model: What to call the model.
+    """
+    values = item_values(model=model, seed=0, results=[result])
     return metric_intervals(summarise(values), METRICS)
 
 
@@ -235,6 +248,20 @@ def patching(
     curve = curve[curve["site"] != "head"]
     columns = {"first_layer": "layer", "group": "model", "site": "quantity"}
     return line_panels(curve.rename(columns=columns), {"layer": "layer"}, name, title)
+
+
+def perceptions(
+    result: Perceptions, *, model: str = "model", title: str = "Is what it says it sees true?"
+) -> Figure:
+    """Draw the share of false statements at each rationale step.
+
+    Args:
+        result: From `perceptions`.
+        model: What to call the model.
+        title: Title of the figure; empty for none.
+    """
+    curve = result.curve().assign(model=model)
+    return line_panels(curve, {"k": "rationale step"}, "share of statements false", title)
 
 
 def heads(result: VisualHeads, *, model: str = "model") -> Figure:

@@ -18,6 +18,7 @@ answer does not hang; where there is none, as much empty ground is painted over 
 a recolouring has no control.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -362,7 +363,12 @@ def _problems(record: Record, scenes: Mapping[object, Record], show: Show) -> li
         candidates=names,
         answer=answer,
         evidence=tuple(boxes[at] for at in whole.evidence),
-        metadata={"dataset": "clevr", "family": int(record.value.get("question_family_index", -1))},
+        metadata={
+            "dataset": "clevr",
+            "family": int(record.value.get("question_family_index", -1)),
+            # What is said of the picture is held against it, see measures.statements.
+            "scene": json.dumps([{name: one.get(name) for name in ATTRIBUTES} for one in objects]),
+        },
     )
     return [_with_edits(problem, _Scene(program, objects, relations, image), whole)]
 
