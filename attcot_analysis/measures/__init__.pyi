@@ -39,9 +39,9 @@ from .relevance import Relevance as Relevance
 from .relevance import compare_maps as compare_maps
 from .relevance import relevance_maps as relevance_maps
 from .samples import by_sample as by_sample
+from .statements import Perceptions as Perceptions
+from .statements import perceptions as perceptions
 from .states import HiddenCommitment as HiddenCommitment
 from .states import Steering as Steering
 from .states import hidden_commitment as hidden_commitment
 from .states import steering as steering
-from .statements import Perceptions as Perceptions
-from .statements import perceptions as perceptions
