@@ -2,7 +2,8 @@
 
 Occlusion and Shapley values paint over regions of the ORIGINAL picture and run it through the
 processor again, so they mean the same for every family. Integrated gradients follow the pixels
-that the processor made; they are refused where these are not laid out as the image tokens are.
+that the processor made, in tiles too; they are refused where these are not laid out as the image
+tokens are.
 """
 
 import math
@@ -207,11 +208,35 @@ def token_sums(
             found = np.empty(len(grid))
             found[view] = blocks.sum(axis=(0, 2, 4))
             return found
+    tiles = values.reshape(-1, *values.shape[-3:]) if values.ndim > 2 else values[:0]
+    side = math.isqrt(len(grid) // max(len(tiles), 1))
+    if len(tiles) > 1 and _by_tiles(grid, len(tiles), side):
+        _, depth, height, width = tiles.shape
+        blocks = tiles.reshape(-1, depth, side, height // side, side, width // side)
+        if blocks.size == values.size and height % side == width % side == 0:
+            return np.asarray(blocks.sum(axis=(1, 3, 5)).ravel())
     raise MeasureError(
         f"Integrated gradients are not defined here: the processor of {mllm.name} makes pixels "
         f"of shape {values.shape} that are not laid out as its {len(grid)} image tokens (tiles, "
         "padding); use occlusion or shapley."
     )
+
+
+def _by_tiles(grid: TokenGrid, n_tiles: int, side: int) -> bool:
+    """Whether tokens stand tile after tile, row by row in each, as the pixels of tiles do."""
+    if len(grid) != n_tiles * side * side:
+        return False
+    found = []
+    for view in grid.views:
+        rows, cols = view.shape
+        if rows % side or cols % side:
+            return False
+        tiles = view.reshape(rows // side, side, cols // side, side).transpose(0, 2, 1, 3)
+        found.append(tiles.reshape(-1, side * side))
+    places = np.concatenate(found)
+    starts, within = places[:, :1], np.arange(side * side)
+    whole = np.array_equal(np.sort(starts, axis=0)[:, 0], np.arange(n_tiles) * side * side)
+    return whole and bool((places == starts + within).all())
 
 
 def _integrated(

@@ -23,6 +23,8 @@ gradient_maps = partial(relevance_maps, source="gradient_relevance")
 RESPONSE = "<think>\n1. Cell b1 holds a red circle.\n</think>\n<answer>red</answer>"
 BY_PIXELS = ("qwen2_5_vl", "qwen3_vl", "llava", "gemma3")
 """Families whose one picture has its pixels laid out as its tokens."""
+TILED = ("internvl", "idefics3", "smolvlm")
+"""Families whose tiles have."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_shapley_values_add_up_in_every_family(mllm, problem):
 def test_integrated_gradients_add_up_or_are_refused(mllm, problem):
     """What must not happen is a number for pixels of other tokens."""
     options = {"method": "integrated_gradients", "n_steps": 12, "targets": "answer"}
-    if mllm.family.name not in BY_PIXELS:
+    if mllm.family.name not in (*BY_PIXELS, *TILED):
         with pytest.raises(MeasureError, match="use occlusion or shapley"):
             attribution_maps(mllm, problem, RESPONSE, **options)
         return
@@ -92,6 +94,23 @@ def test_pixels_belong_to_the_token_whose_box_was_painted(name):
         after = encode(mllm, painted, "What?")
         change = (after.vision["pixel_values"] - before.vision["pixel_values"]).abs()
         assert token_sums(mllm, before, change.double().numpy()).argmax() == token
+
+
+@pytest.mark.parametrize("name", TILED)
+def test_pixels_of_tiles_belong_to_the_token_whose_box_was_painted(name):
+    """The same where tiles overlap with the whole picture: the token is first in its own view."""
+    mllm, image = shared_family(name), noise_image(96, 64, 3)
+    before = encode(mllm, image, "What?")
+    grid = before.layout.grids[0]
+    assert len(grid.views) > 1
+    for view in grid.views:
+        for token in view.ravel()[:: max(view.size // 4, 1)]:
+            painted = image.copy()
+            painted.paste((255, 255, 255), tuple(round(edge) for edge in grid.boxes[token]))
+            after = encode(mllm, painted, "What?")
+            change = (after.vision["pixel_values"] - before.vision["pixel_values"]).abs()
+            sums = token_sums(mllm, before, change.double().numpy())
+            assert view.ravel()[sums[view.ravel()].argmax()] == token
 
 
 @torch.no_grad()
