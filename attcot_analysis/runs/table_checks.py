@@ -184,7 +184,8 @@ class TableCheck:
         Raises:
             RunError: At the first thing that cannot be.
         """
-        lacking = sorted(set(_NEEDED.get(self._name, ())) - set(table)) if self._items else []
+        needed = _NEEDED.get(self._name, ()) if self._items and len(table) else ()
+        lacking = sorted(set(needed) - set(table))
         if lacking:
             raise RunError(
                 f"{self._path} is damaged: it has no column {lacking[0]}; delete it to have it "
