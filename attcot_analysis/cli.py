@@ -755,23 +755,36 @@ def _loaded(
     return mllm if seconds is None else dataclasses.replace(mllm, max_seconds=seconds)
 
 
-def _detected(
-    mllm: Any,
+def _opened(
+    chosen: Any,
+    loading: Loading,
+    asking: Asking,
+    writing: Writing,
     problems: Any,
-    generations: Path | None,
-    changes: dict[str, Any],
+    shards: Any,
     *,
-    max_new_tokens: int,
-    show: bool,
+    mode: str = "cot",
+    generations: Path | None = None,
+    pictures: bool = True,
+    seconds: float | None = None,
 ) -> Any:
-    """The model with the format that it speaks, which is printed with what it was decided by."""
+    """The model for a run, with the format that it speaks where responses are to decide on it."""
+    from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.problems.formats import changed
     from attcot_analysis.runs.look import detected_format, shown_detection
 
-    found = detected_format(mllm, problems, generations, max_new_tokens=max_new_tokens)
-    if show:
-        say(shown_detection(found))
-    return dataclasses.replace(mllm, format=changed(found.format, **changes))
+    form = asking.format(mode, auto=True)
+    mllm = _loaded(chosen, loading, form, shards.device, seconds)
+    if shards.main and pictures:
+        say(describe_cost(mllm, [problem.size for problem in problems]))
+    if asking.form == "auto" or (asking.form is None and generations is not None):
+        limit = writing.max_new_tokens
+        found = detected_format(mllm, problems, generations, max_new_tokens=limit)
+        if shards.main:
+            say(shown_detection(found))
+        form = changed(found.format, **asking.changes(mode))
+        mllm = dataclasses.replace(mllm, format=form)
+    return mllm
 
 
 @app.command("generate")
@@ -828,7 +841,6 @@ def _generate(
     if at_once is not None and server is None:
         raise typer.BadParameter("--at-once is for --server")
     from attcot_analysis.measures.unread import LIMIT, unread_sentence
-    from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.folder import load_problems
     from attcot_analysis.runs import generations
@@ -879,19 +891,17 @@ def _generate(
     assert out is not None
     with Shards.here() as shards, shards.together():
         loaded = load_problems(problems, limit=items, keep_pictures=False)
-        form = asking.format(mode, auto=True)
-        mllm = _loaded(chosen, loading, form, shards.device, max_seconds)
-        if shards.main and not text_only:
-            say(describe_cost(mllm, [problem.size for problem in loaded]))
-        if asking.form == "auto":
-            mllm = _detected(
-                mllm,
-                loaded,
-                None,
-                asking.changes(mode),
-                max_new_tokens=writing.max_new_tokens,
-                show=shards.main,
-            )
+        mllm = _opened(
+            chosen,
+            loading,
+            asking,
+            writing,
+            loaded,
+            shards,
+            mode=mode,
+            pictures=not text_only,
+            seconds=max_seconds,
+        )
         run = measure_run(
             out,
             mllm,
@@ -1006,7 +1016,6 @@ def _measure(
         raise MeasureError("--foreign says whose generations they are; give them, too.")
     from attcot_analysis.measures.unread import paragraph_note
     from attcot_analysis.models.load import memory_limit, parse_memory
-    from attcot_analysis.models.picture_cost import describe_cost
     from attcot_analysis.presets import choose
     from attcot_analysis.problems.coverage import data_coverage
     from attcot_analysis.problems.folder import load_problems
@@ -1031,18 +1040,16 @@ def _measure(
         shards.together(),
     ):
         loaded = load_problems(problems, limit=items, keep_pictures=False)
-        mllm = _loaded(chosen, loading, asking.format(auto=True), shards.device, max_seconds)
-        if shards.main:
-            say(describe_cost(mllm, [problem.size for problem in loaded]))
-        if asking.form == "auto" or (asking.form is None and generations is not None):
-            mllm = _detected(
-                mllm,
-                loaded,
-                generations,
-                asking.changes(),
-                max_new_tokens=writing.max_new_tokens,
-                show=shards.main,
-            )
+        mllm = _opened(
+            chosen,
+            loading,
+            asking,
+            writing,
+            loaded,
+            shards,
+            generations=generations,
+            seconds=max_seconds,
+        )
         chosen.check(mllm.n_layers)
         if chosen.preset is not None and shards.main:
             say(chosen.preset)

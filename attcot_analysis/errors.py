@@ -2,9 +2,10 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, get_args
 
 from attcot_analysis.escapes import for_sentence
 
@@ -62,6 +63,34 @@ class NoMemoryError(AttCoTError, MemoryError):
 
 class ShowError(AttCoTError):
     """A figure, an explorer or a report was asked for something that its data do not hold."""
+
+
+def check_known(given: object, known: Any, sentence: str) -> None:
+    """Refuse a word, or words, that are not among those known.
+
+    Args:
+        given: One or several.
+        known: A literal type, or the words.
+        sentence: The beginning of the error's sentence, which ends with what is known.
+
+    Raises:
+        MeasureError: If one is not known, or none is given.
+    """
+    words = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    names = list(get_args(known) or known)
+    if not words or any(word not in names for word in words):
+        raise MeasureError(f"{sentence}; choose from {', '.join(names)}.")
+
+
+def not_finite(what: str) -> MeasureError:
+    """The error for numbers of a model that are not finite.
+
+    Args:
+        what: The beginning of its sentence, up to where they are not.
+    """
+    return MeasureError(
+        f"{what}; check its weights and dtype (fp16 overflows where bf16 does not)."
+    )
 
 
 _DISK = {

@@ -1,7 +1,7 @@
 """Candidate answers as tokens: what a forced answer must hold to tell them apart."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -258,15 +258,8 @@ class Readout:
 
     def to(self, device: torch.device) -> "Readout":
         """The same with its tensors on another device."""
-        return Readout(
-            self.name,
-            self.steps,
-            self.rows.to(device),
-            self.edge_rows.to(device),
-            self.edge_tokens.to(device),
-            self.paths.to(device),
-            self.tree,
-        )
+        tensors = ("rows", "edge_rows", "edge_tokens", "paths")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Candidates' log-probabilities ``(n_k, n_candidates)`` in fp32, differentiable.

@@ -13,7 +13,7 @@ from attcot_analysis.attention.candidates import CandidateTree, _common, _tokens
 from attcot_analysis.attention.forked import branch_logits
 from attcot_analysis.attention.kinds import keeps_state
 from attcot_analysis.attention.packing import branched_inputs, can_share
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, not_finite
 from attcot_analysis.models import Encoded, Mllm, evaluating, token_starts
 
 _FOLLOWING = string.ascii_letters + string.digits + string.punctuation + " \n"
@@ -235,10 +235,7 @@ def _chain(one: Continuation) -> CandidateTree:
 def _reading(logits: Tensor, tail: Sequence[int], name: str) -> Reading:
     log_p = logits.float().log_softmax(-1)
     if not bool(log_p.isfinite().any(-1).all()):
-        raise MeasureError(
-            f"Item {name}: the model's logits are not finite at a forced answer; check its "
-            "weights and dtype (fp16 overflows where bf16 does not)."
-        )
+        raise not_finite(f"Item {name}: the model's logits are not finite at a forced answer")
     targets = torch.tensor(tail, device=logits.device)
     return Reading(
         log_p=log_p.gather(-1, targets[:, None])[:, 0].double().cpu().numpy(),

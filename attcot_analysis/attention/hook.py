@@ -72,6 +72,7 @@ __all__ = [
     "attached",
     "intervening",
     "reading",
+    "running",
 ]
 
 
@@ -308,21 +309,25 @@ def attached(model: Any) -> Iterator[None]:
     Raises:
         MeasureError: If the model does not let its attention be replaced.
     """
-    config = model.config
-    text = config.get_text_config()
-    before = text._attn_implementation
-    key = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
-
-    def switch(name: str) -> None:
-        model.set_attn_implementation(name if key is None else {key: name})
-
-    switch(NAME)
-    try:
+    text = model.config.get_text_config()
+    with running(model, NAME):
         if text._attn_implementation != NAME:
             raise MeasureError(
                 f"{type(model).__name__} does not let its attention implementation be replaced; "
                 "use a model class that is part of transformers."
             )
         yield
+
+
+@contextlib.contextmanager
+def running(model: Any, name: str) -> Iterator[None]:
+    """Run a model's text stack on another attention implementation; restores its own on leaving."""
+    config = model.config
+    text = config.get_text_config()
+    before = text._attn_implementation
+    key = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
+    model.set_attn_implementation(name if key is None else {key: name})
+    try:
+        yield
     finally:
-        switch(before)
+        model.set_attn_implementation(before if key is None else {key: before})

@@ -31,7 +31,7 @@ from attcot_analysis.attention.candidates import (
 from attcot_analysis.attention.forked import branch_logits
 from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
 from attcot_analysis.attention.kinds import PACKABLE, keeps_state, layer_kinds
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, not_finite
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 
 TYPE_KEYS = ("mm_token_type_ids", "token_type_ids")
@@ -285,10 +285,7 @@ def check_finite(readouts: Sequence[Readout], log_probs: Sequence[Tensor]) -> No
     finite = torch.stack([values.detach().isfinite().all() for values in log_probs])
     if not bool(finite.all()):
         name = readouts[finite.tolist().index(False)].name
-        raise MeasureError(
-            f"Item {name}: the model's logits are not finite at a forced answer; check its "
-            "weights and dtype (fp16 overflows where bf16 does not)."
-        )
+        raise not_finite(f"Item {name}: the model's logits are not finite at a forced answer")
 
 
 def pack(
@@ -483,6 +480,18 @@ def forced_answers(
         mllm, items, candidates, steps=steps, names=names, apart=apart, texts=False
     )
     return [closed for closed, _ in read]
+
+
+def final_answers(
+    mllm: Mllm,
+    items: Sequence[Encoded],
+    candidates: Sequence[CandidateTokens],
+    names: Sequence[str],
+) -> list[NDArray[np.float64]]:
+    """Per item ``(n_candidates,)`` log-probabilities after the last step, normalised over them."""
+    steps = [[item.layout.n_steps] for item in items]
+    read = forced_answers(mllm, items, candidates, steps=steps, names=names)
+    return [log_softmax(one[-1].double().numpy()) for one in read]
 
 
 def forced_readings(

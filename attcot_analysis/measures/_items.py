@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from attcot_analysis.errors import MeasureError, NothingMeasuredError
+from attcot_analysis.errors import MeasureError, NothingMeasuredError, check_known
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import ParsedResponse, Problem
@@ -164,8 +164,7 @@ def paired(
             f"Item {more.id} has {more.n_images} pictures, and this measurement is defined for "
             "one; measure its pictures one by one, as problem.alone(number)."
         )
-    if empty not in get_args(Empty):
-        raise MeasureError(f"empty is {empty!r}; choose from {', '.join(get_args(Empty))}.")
+    check_known(empty, Empty, f"empty is {empty!r}")
     if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):
         raise MeasureError(
             f"Got {len(problems)} problems, {len(responses)} responses and "

@@ -22,7 +22,7 @@ from attcot_analysis.attention.kinds import layer_kinds
 from attcot_analysis.attention.packing import can_share
 from attcot_analysis.attention.probe import LayerCols, read_masses
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, not_finite
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate
 from attcot_analysis.models.inputs import Shown
@@ -285,10 +285,7 @@ def _read_part(
     tables = []
     for (problem, item), own, read in zip(part, found, stacked, strict=True):
         if not np.isfinite(read[:, :, : sum(len(block.rows) for block in own)]).all():
-            raise MeasureError(
-                f"Item {problem.id}: the model's attention is not finite; check its weights and "
-                "dtype (fp16 overflows where bf16 does not)."
-            )
+            raise not_finite(f"Item {problem.id}: the model's attention is not finite")
         row, column = 0, EVIDENCE
         for block in own:
             stop = row + len(block.rows)

@@ -6,7 +6,7 @@ cutting those edges shows whether what is read there matters.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
-from scipy.special import log_softmax
 from torch import Tensor
 
 from attcot_analysis.attention.candidates import CandidateTokens, candidate_tokens
 from attcot_analysis.attention.hook import Intervention, Revision, attached, intervening
 from attcot_analysis.attention.kinds import keeps_state, require_no_state
 from attcot_analysis.attention.knockout import Knockout, MeanValue
-from attcot_analysis.attention.packing import ForcedAnswers, Packed, forced_answers, pack
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.attention.packing import ForcedAnswers, Packed, final_answers, pack
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import (
     Empty,
     Items,
@@ -140,13 +139,9 @@ def check_choices(kinds: Sequence[str], rows: str, keys: str, *, generate: bool)
     Raises:
         MeasureError: If a choice is unknown, or two contradict each other.
     """
-    for name, given, known in (
-        ("kinds", list(kinds), get_args(Kind)),
-        ("rows", [rows], get_args(Rows)),
-        ("keys", [keys], get_args(Keys)),
-    ):
-        if not given or set(given) - set(known):
-            raise MeasureError(f"{name} is {given}; choose from {', '.join(known)}.")
+    check_known(list(kinds), Kind, f"kinds is {list(kinds)}")
+    check_known(rows, Rows, f"rows is {[rows]}")
+    check_known(keys, Keys, f"keys is {[keys]}")
     if keys != "image" and "removal" in kinds:
         raise MeasureError(
             f"The kind 'removal' takes the image away, it cannot remove keys={keys!r}; leave it "
@@ -559,14 +554,8 @@ class _Batch:
 
     def _in_turn(self, encoded: Sequence[Encoded]) -> list[NDArray[np.float64]]:
         """What `ForcedAnswers` reads without edits, of models whose layers keep a state."""
-        read = forced_answers(
-            self.mllm,
-            encoded,
-            [item.tokens for item in self.items],
-            steps=[[item.n_steps] for item in self.items],
-            names=[item.problem.id for item in self.items],
-        )
-        return [log_softmax(one[-1].double().numpy()) for one in read]
+        tokens, names = zip(*((item.tokens, item.problem.id) for item in self.items), strict=True)
+        return final_answers(self.mllm, encoded, tokens, names)
 
     def _edits(self, cut: Cut, packed: Packed, rows: Rows) -> list[Intervention | Revision]:
         """The cut on a packed batch, whose branches hold the answers' cues."""

@@ -1,7 +1,7 @@
 """`check_model`: does everything that we measure with hold on this checkpoint?"""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import attcot_analysis
-from attcot_analysis.attention.hook import attached, intervening, reading
+from attcot_analysis.attention.hook import attached, intervening, reading, running
 from attcot_analysis.attention.kinds import keeps_state, layer_kinds, require_no_state
 from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.attention.packing import (
@@ -545,25 +545,12 @@ def _eager_masses(mllm: Mllm, batch: Mapping[str, Tensor], cols: Tensor) -> dict
         if getattr(module, "layer_idx", None) is not None and getattr(module, "is_causal", True)
     ]
     try:
-        with evaluating(model), _eager(model):
+        with evaluating(model), running(model, "eager"):
             model(**batch, use_cache=False, logits_to_keep=last)
     finally:
         for hook in hooks:
             hook.remove()
     return masses
-
-
-@contextlib.contextmanager
-def _eager(model: Any) -> Iterator[None]:
-    config = model.config
-    text = config.get_text_config()
-    key = next((key for key in config.sub_configs if getattr(config, key, None) is text), None)
-    before = text._attn_implementation
-    model.set_attn_implementation("eager" if key is None else {key: "eager"})
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before if key is None else {key: before})
 
 
 def _compare_states(before: Mapping[str, Any], after: Mapping[str, Any], what: str) -> None:

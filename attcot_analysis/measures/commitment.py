@@ -14,7 +14,7 @@ from scipy.integrate import trapezoid
 from scipy.special import softmax
 
 from attcot_analysis.attention.packing import candidate_tokens, forced_readings
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.probed import check_max_steps, probed
 from attcot_analysis.models import Encoded, Mllm, token_starts
@@ -731,11 +731,7 @@ def commitment(
     Source: reconstruction of the premature answer commitment of arXiv 2606.01558, whose formulas
     are not public; early answering and filler as in Lanham et al., arXiv 2307.13702.
     """
-    unknown = [control for control in controls if control not in EVERY_CONTROL]
-    if unknown or not controls:
-        raise MeasureError(
-            f"Controls are {list(controls)}; choose from {', '.join(EVERY_CONTROL)}."
-        )
+    check_known(list(controls), EVERY_CONTROL, f"Controls are {list(controls)}")
     check_max_steps(max_steps)
     if "permuted" in controls and mllm.format.options != "letters":
         raise MeasureError(

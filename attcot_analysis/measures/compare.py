@@ -1,12 +1,15 @@
 """Metrics summed up: estimates with intervals per model, and paired comparisons of models."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import yaml
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import Result, need_columns
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import GROUP, CausalAccess
@@ -40,88 +43,13 @@ COLUMNS = ("model", "seed", "item", "metric", "value")
 STEPS = "rationale_steps"
 """The metric that says how many steps a rationale has."""
 
-_COMMITMENT = {
-    "p0_final": "p0_final",
-    "p0_answer": "p0_answer",
-    "p0_habitual": "p0_habitual",
-    "commitment_position": "commitment_position",
-    "area": "commitment_area",
-    "premature": "premature",
-    "corrective": "corrective",
-    "corruptive": "corruptive",
-}
-_COMMITMENT_LATER = {
-    "jump": "commitment_jump",
-    "jump_position": "commitment_jump_position",
-    "n_steps": STEPS,
-    "commitment_position_null": "commitment_position_null",
-    "p0_final_text": "p0_final_text",
-    "commitment_position_text": "commitment_position_text",
-    "area_text": "commitment_area_text",
-    "candidate_mass0": "candidate_mass0",
-    "p0_cue_spread": "p0_cue_spread",
-    "order_dependent": "order_dependent",
-}
-"""Columns that tables reduced by earlier versions lack."""
-
-_CONTROLS = {
-    ("filler", "area_text"): "filler_area",
-    ("other_item", "area_text"): "other_item_area",
-    ("filler", "p_end"): "p_dots",
-}
-"""Control and column → metric, read of the control's rows."""
-
-_MATCHED = {
-    "commitment_area_text": "commitment_area_text_matched",
-    "commitment_area": "commitment_area_matched",
-}
-"""Metrics that depend on the number of steps → the same on items where both wrote as many."""
-
-_OPEN = {
-    "p0": "open_p0",
-    "area": "open_area",
-    "entropy0": "open_entropy0",
-    "entropy_area": "open_entropy_area",
-    "same0": "open_same0",
-    "commitment_position": "open_position",
-    "same_area": "open_same_area",
-}
-
-_COUNTED = {
-    "contradicting_cot": "contradiction",
-    "contradicting_direct": "contradiction",
-    "scored_cot": GIVEN,
-}
+_READ: Mapping[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("values.yaml").read_text(encoding="utf-8")
+)
+"""Which columns of a measurement's items become which metrics."""
+_COUNTED = {f"contradicting_{mode}": "contradiction" for mode in ("cot", "direct")}
+_COUNTED["scored_cot"] = GIVEN
 """Metrics that count flags of answers; there only where some answer has the flag."""
-
-_ACCESS = ("mass", "mass_last_step", "mass_slope", "share", "density", "evidence_share")
-
-_ACCESS_MORE = ("over_system", "sink_free_mass", "sink_share")
-"""Columns that tables of earlier versions, or without sinks, lack."""
-
-_FOCUS = ("focus", "unfocused_first_step", "refocused")
-
-_DEPENDENCE = {
-    ("twin", "regenerated", "followed"): "follow_twin",
-    ("control", "regenerated", "flipped"): "flip_control",
-    ("blank", "regenerated", "flipped"): "flip_blank",
-    ("twin", "fixed", "delta_log_p"): "delta_log_p_twin",
-    ("control", "fixed", "delta_log_p"): "delta_log_p_control",
-    ("blank", "fixed", "delta_log_p"): "delta_log_p_blank",
-    ("occlude", "fixed", "delta_log_p"): "delta_log_p_occlude",
-    ("occlude_control", "fixed", "delta_log_p"): "delta_log_p_occlude_control",
-}
-
-_NET = {
-    "net_dependence": ("delta_log_p_twin", "delta_log_p_control"),
-    "net_occlusion": ("delta_log_p_occlude", "delta_log_p_occlude_control"),
-}
-
-_CAUSAL = {
-    "knockout": "delta_log_p_knockout",
-    "mean_value": "delta_log_p_mean_value",
-    "removal": "delta_log_p_removal",
-}
 
 
 Columns = dict[str, pd.Series]
@@ -193,78 +121,28 @@ def item_values(
 
 def _unsampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame:
     """`item_values` of tables with one response to each item, flags that none has among them."""
-    cot, direct, text_only, commitment = (
-        tables.get(name) for name in ("cot", "direct", "text_only", "commitment")
-    )
-    access, dependence, causal, focus, open_commitment = (
-        tables.get(name) for name in ("access", "dependence", "causal", "focus", "open_commitment")
-    )
+    given = {name: table for name, table in tables.items() if table is not None}
     columns: Columns = {}
-    if cot is not None:
-        columns |= _answers(cot, "cot")
-    if direct is not None:
-        columns |= _answers(direct, "direct")
-    if text_only is not None:
-        found = _by_item(text_only, "text_only", ("habitual", "text_only"))
-        if not found["text_only"].all():
-            raise MeasureError(
-                "The table text_only was made with the picture; use text_only=True for it."
-            )
-        columns["habitual_text_only"] = _floats(found["habitual"])
-        if cot is not None:
-            reliance = prior_reliance(cot, text_only).set_index("item")
-            columns["prior_agreement"] = _floats(reliance["agrees"])
-            columns["prior_override"] = _floats(reliance["overridden"])
-    if commitment is not None:
-        items = commitment.items() if isinstance(commitment, Commitment) else commitment
-        columns |= _commitment(items)
-    if open_commitment is not None:
-        given = open_commitment
-        found = given.items() if isinstance(given, OpenCommitment) else given
-        found = _by_item(found, "open_commitment", tuple(_OPEN))
-        columns |= {metric: _floats(found[column]) for column, metric in _OPEN.items()}
-    if access is not None:
-        if isinstance(access, pd.DataFrame) and "mass_slope" not in access.columns:
-            access = VisualAccess(access)
-        items = access.items() if isinstance(access, VisualAccess) else access
-        found = _by_item(items, "access", _ACCESS)
-        there = [*_ACCESS, *(name for name in _ACCESS_MORE if name in found)]
-        columns |= {name: _floats(found[name]) for name in there}
-    if focus is not None:
-        found = _by_item(focus, "focus", _FOCUS)
-        columns |= {name: _floats(found[name]) for name in _FOCUS}
-    if dependence is not None:
-        columns |= _dependence(
-            dependence if isinstance(dependence, pd.DataFrame) else dependence.table
-        )
+    for name, read in _READERS.items():
+        if name in given:
+            columns |= read(given[name])
+    if {"cot", "text_only"} <= given.keys():
+        reliance = prior_reliance(given["cot"], given["text_only"]).set_index("item")
+        columns["prior_agreement"] = _floats(reliance["agrees"])
+        columns["prior_override"] = _floats(reliance["overridden"])
     if "flip_blank" in columns:
-        columns["prior_agreement_grey"] = 1 - columns["flip_blank"]
+        grey = columns["prior_agreement_grey"] = 1 - columns["flip_blank"]
         if "prior_agreement" in columns:
-            columns["prior_grey_difference"] = (
-                columns["prior_agreement_grey"] - columns["prior_agreement"]
-            )
-    if causal is not None:
-        columns |= _causal(causal)
+            columns["prior_grey_difference"] = grey - columns["prior_agreement"]
     for result in tables.get("results", ()):
         columns |= {name: _floats(found) for name, found in result.values().items()}
     if not columns:
         raise MeasureError(
             "No table was given, or none with rows; give at least one measurement's table."
         )
-    frames = [
-        pd.DataFrame(
-            {
-                "model": model,
-                "seed": seed,
-                "item": columns[name].index,
-                "metric": name,
-                "value": columns[name].to_numpy(),
-            }
-        )
-        for name in METRICS
-        if name in columns
-    ]
-    return pd.concat(frames, ignore_index=True)
+    ordered = {name: columns[name] for name in METRICS if name in columns}
+    table = pd.concat(ordered, names=["metric", "item"]).rename("value").reset_index()
+    return table.assign(model=model, seed=seed)[list(COLUMNS)]
 
 
 def _sampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame:
@@ -301,7 +179,7 @@ def _sampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame:
     return table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
-def _answers(table: pd.DataFrame, mode: str) -> Columns:
+def _answers(mode: str, table: pd.DataFrame) -> Columns:
     found = _by_item(table, mode, ("correct", "habitual", "answer", "mode", "text_only"))
     if (found["mode"] != mode).any() or found["text_only"].any():
         raise MeasureError(
@@ -322,7 +200,33 @@ def _answers(table: pd.DataFrame, mode: str) -> Columns:
     return columns
 
 
-def _commitment(table: pd.DataFrame) -> Columns:
+def _text_only(table: pd.DataFrame) -> Columns:
+    found = _by_item(table, "text_only", ("habitual", "text_only"))
+    if not found["text_only"].all():
+        raise MeasureError(
+            "The table text_only was made with the picture; use text_only=True for it."
+        )
+    return {"habitual_text_only": _floats(found["habitual"])}
+
+
+def _reduced(
+    kind: type[Any], given: Any, items: str | None = None, columns: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The items of a result, or a table: of items if it has that column of theirs."""
+    if isinstance(given, pd.DataFrame) and items is not None and items not in given:
+        given = kind(given)
+    table = given if isinstance(given, pd.DataFrame) else given.items()
+    return _by_item(table, kind.name, columns) if columns else table
+
+
+def _access(given: VisualAccess | pd.DataFrame) -> Columns:
+    found = _reduced(VisualAccess, given, "mass_slope", _READ["access"])
+    names = [*_READ["access"], *_READ["access_later"]]
+    return {name: _floats(found[name]) for name in names if name in found}
+
+
+def _commitment(given: Commitment | pd.DataFrame) -> Columns:
+    table = _reduced(Commitment, given)
     if "candidate" in table.columns:
         raise MeasureError(
             "The commitment table has a row per candidate; reduce it with "
@@ -331,31 +235,32 @@ def _commitment(table: pd.DataFrame) -> Columns:
     every = table
     if "control" in table.columns:
         table = table[table["control"] == "rationale"]
-    found = _by_item(table, "commitment", (*_COMMITMENT, "correct", "leak_step"))
-    columns = {metric: _floats(found[column]) for column, metric in _COMMITMENT.items()}
+    named = _READ["commitment"]
+    found = _by_item(table, "commitment", (*named, "correct", "leak_step"))
+    named = named | _READ["commitment_later"]
+    columns = {metric: _floats(found[name]) for name, metric in named.items() if name in found}
     premature = found["premature"].astype(bool) & ~found["correct"].astype(bool)
     columns["premature_wrong"] = _floats(premature)
     columns["leaked"] = _floats(found["leak_step"].notna())
-    there = {column: metric for column, metric in _COMMITMENT_LATER.items() if column in found}
-    columns |= {metric: _floats(found[column]) for column, metric in there.items()}
-    for (control, column), metric in _CONTROLS.items():
+    for control, column, metric in _READ["controls"]:
         if column in every and "control" in every and (every["control"] == control).any():
             rows = every[every["control"] == control]
             columns[metric] = _floats(_by_item(rows, "commitment", (column,))[column])
     return columns
 
 
-def _dependence(table: pd.DataFrame) -> Columns:
+def _dependence(given: Dependence | pd.DataFrame) -> Columns:
+    table = given if isinstance(given, pd.DataFrame) else given.table
     need_columns(
         table, "dependence", ("item", "edit", "rationale", "followed", "flipped", "delta_log_p")
     )
     columns: Columns = {}
-    for (edit, rationale, column), name in _DEPENDENCE.items():
+    for edit, rationale, column, name in _READ["dependence"]:
         part = table[(table["edit"] == edit) & (table["rationale"] == rationale)]
         if len(part):
             columns[name] = _floats(_by_item(part, "dependence", (column,))[column])
     columns |= edit_values(table)
-    for name, (edit, control) in _NET.items():
+    for name, (edit, control) in _READ["net"].items():
         if edit in columns and control in columns:
             ratio = control_ratio(table, "occlude" if name == "net_occlusion" else "twin")
             columns[name] = columns[edit] - columns[control] * ratio
@@ -369,14 +274,12 @@ def _dependence(table: pd.DataFrame) -> Columns:
 
 
 def _causal(given: CausalAccess | pd.DataFrame) -> Columns:
-    if isinstance(given, pd.DataFrame) and "delta_log_p_area" not in given.columns:
-        given = CausalAccess(given)
-    items = given.items() if isinstance(given, CausalAccess) else given
+    items = _reduced(CausalAccess, given, "delta_log_p_area")
     need_columns(items, "causal", ("item", "k", "delta_log_p", *GROUP))
     whole = (items["first_layer"] == 0) & (items["last_layer"] == items["last_layer"].max())
     items = items[whole & (items["keys"] == "image") & (items["rationale"] == "fixed")]
     columns: Columns = {}
-    for kind, name in _CAUSAL.items():
+    for kind, name in _READ["causal"].items():
         part = items[(items["kind"] == kind) & (items["rows"] == "both")]
         if kind != "removal":
             part = part[part["k"] == 0]
@@ -385,7 +288,32 @@ def _causal(given: CausalAccess | pd.DataFrame) -> Columns:
     return columns
 
 
-def _by_item(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+def _open(given: OpenCommitment | pd.DataFrame) -> Columns:
+    named = _READ["open_commitment"]
+    found = _reduced(OpenCommitment, given, None, tuple(named))
+    return {metric: _floats(found[column]) for column, metric in named.items()}
+
+
+def _focus(table: pd.DataFrame) -> Columns:
+    found = _by_item(table, "focus", _READ["focus"])
+    return {name: _floats(found[name]) for name in _READ["focus"]}
+
+
+_READERS: Mapping[str, Callable[[Any], Columns]] = {
+    "cot": partial(_answers, "cot"),
+    "direct": partial(_answers, "direct"),
+    "text_only": _text_only,
+    "commitment": _commitment,
+    "open_commitment": _open,
+    "access": _access,
+    "focus": _focus,
+    "dependence": _dependence,
+    "causal": _causal,
+}
+"""What each table of `item_values` is read by."""
+
+
+def _by_item(table: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataFrame:
     need_columns(table, name, ("item", *columns))
     twice = table["item"][table["item"].duplicated()]
     if len(twice):
@@ -444,11 +372,7 @@ def compare_heads(
             no item is shared, or there are too few sign patterns for the correction ever to find a
             head.
     """
-    if correction not in get_args(Correction):
-        raise MeasureError(
-            f"Correction {correction!r} is unknown; choose one of "
-            f"{', '.join(get_args(Correction))}."
-        )
+    check_known(correction, Correction, f"Correction {correction!r} is unknown")
     first, second = _items(before, "before", quantity), _items(after, "after", quantity)
     if not first.columns.equals(second.columns):
         raise MeasureError(
@@ -592,12 +516,12 @@ def compare(
     pairs: dict[str, tuple[FloatArray, FloatArray]] = {}
     for name in (name for name in first if name in second):
         pair = _aligned(first[name], second[name], name, a, b)
-        if name in _MATCHED and STEPS in first and STEPS in second:
+        if name in _READ["matched"] and STEPS in first and STEPS in second:
             of_a, of_b = (one[STEPS].reindex_like(one[name]) for one in (first, second))
             ks = _aligned(of_a, of_b, name, a, b)
             unlike = paired_matrix(*ks) != 0  # NaN, of unknown numbers, is unlike too
             if not unlike.all():
-                pairs[_MATCHED[name]] = (pair[0], np.where(unlike, np.nan, pair[1]))
+                pairs[_READ["matched"][name]] = (pair[0], np.where(unlike, np.nan, pair[1]))
         pairs[name] = pair
     rows = []
     for name, (values_a, values_b) in pairs.items():
@@ -605,7 +529,8 @@ def compare(
         known = differences[~np.isnan(differences).all(axis=1)]
         by_seed = [float(np.nanmean(row)) for row in known] or [np.nan]
         mean = mean_of(differences, n_boot=n_boot, seed=seed, level=level)
-        effect_size = cohens_dz(_item_means(known))
+        measured = known[:, ~np.isnan(known).all(axis=0)]
+        effect_size = cohens_dz(np.nanmean(measured, axis=0) if measured.size else [])
         rows.append(
             {"metric": name, "a": a, "b": b}
             | _estimate(mean, name, -1.0)
@@ -670,10 +595,3 @@ def _aligned(
             )
         first, second = first.loc[seeds], second.loc[seeds]
     return first[items].to_numpy(float), second[items].to_numpy(float)
-
-
-def _item_means(differences: FloatArray) -> FloatArray:
-    known = differences[:, ~np.isnan(differences).all(axis=0)]
-    if not known.size:
-        return np.empty(0)
-    return np.asarray(np.nanmean(known, axis=0), dtype=np.float64)

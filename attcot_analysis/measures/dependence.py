@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import log_softmax, logsumexp
+from scipy.special import logsumexp
 
-from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, forced_answers
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, final_answers
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import (
     Empty,
     Need,
@@ -381,13 +381,10 @@ def dependence(
     the strongest of its kind.
     """
     if not edits:
-        raise MeasureError(f"edits is []; choose from {', '.join(EDIT_KINDS)}.")
+        check_known(list(edits), EDIT_KINDS, "edits is []")
     for kind in edits:
         edit_function(kind)
-    if not rationales or set(rationales) - set(get_args(Rationale)):
-        raise MeasureError(
-            f"rationales is {list(rationales)}; choose from {', '.join(get_args(Rationale))}."
-        )
+    check_known(list(rationales), Rationale, f"rationales is {list(rationales)}")
     need: Need = "rationale" if empty == "error" else "nothing"
     parsed = list(
         paired(mllm, problems, base_responses, need=need, empty=empty, several=True).parsed.values()
@@ -518,14 +515,8 @@ def _log_p(
             encode_problem(mllm, problems[at], mode="cot", response=response, image=image)
             for at, image, response in chunk
         ]
-        log_p = forced_answers(
-            mllm,
-            items,
-            [tokens[at] for at, _, _ in chunk],
-            steps=[[len(item.layout.steps)] for item in items],
-            names=[problems[at].id for at, _, _ in chunk],
-        )
-        results += [log_softmax(one[0].double().numpy()) for one in log_p]
+        names = [problems[at].id for at, _, _ in chunk]
+        results += final_answers(mllm, items, [tokens[at] for at, _, _ in chunk], names)
     return results
 
 

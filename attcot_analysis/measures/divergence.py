@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, not_finite
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired, seen_edits
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
 from attcot_analysis.models.inputs import ImageLike
@@ -186,9 +186,8 @@ def _rows(
         parts.append(torch.stack([kl.clamp(min=0), *own]))
     values = torch.cat(parts, dim=1).double().cpu().numpy()
     if not np.isfinite(values).all():
-        raise MeasureError(
-            f"Item {problem.id}: the model's logits are not finite along its rationale; check "
-            "its weights and dtype (fp16 overflows where bf16 does not)."
+        raise not_finite(
+            f"Item {problem.id}: the model's logits are not finite along its rationale"
         )
     return pd.DataFrame(
         {

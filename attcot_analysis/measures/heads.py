@@ -5,7 +5,7 @@ A head that looks is not a head that matters: cut it (`knockout`) to see what it
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from torch import Tensor
 from attcot_analysis.attention.hook import AttentionCall
 from attcot_analysis.attention.probe import Probe, checked_layers, key_weights, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import Empty, Need, Response, Result, batches, paired
 from attcot_analysis.models import Encoded, Mllm, collate
 from attcot_analysis.problems import Problem
@@ -156,11 +156,7 @@ class HeadRule:
 
     def __post_init__(self) -> None:
         """Refuse what is no criterion."""
-        if self.criterion not in get_args(Criterion):
-            raise MeasureError(
-                f"Criterion {self.criterion!r} is unknown; choose one of "
-                f"{', '.join(get_args(Criterion))}."
-            )
+        check_known(self.criterion, Criterion, f"Criterion {self.criterion!r} is unknown")
         for name in ("min_mass", "max_sink_share", "efr_quantile", "ratio_quantile"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MeasureError(f"{name} is {getattr(self, name)}; expected a share, 0 to 1.")
@@ -273,10 +269,7 @@ def visual_heads(
         MeasureError: If the numbers of problems and responses differ, ``where`` is unknown, or a
             response lacks such rows (``empty="error"``) or all do.
     """
-    if where not in get_args(Where):
-        raise MeasureError(
-            f"where={where!r} is unknown; choose one of {', '.join(get_args(Where))}."
-        )
+    check_known(where, Where, f"where={where!r} is unknown")
     pairs = paired(mllm, problems, responses, need=_NEEDS[where], empty=empty)
     rule, found = rule or HeadRule(), []
     for chunk in batches(pairs.places, batch_size, "heads", progress):

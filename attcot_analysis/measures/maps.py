@@ -6,7 +6,7 @@ or compares one of them draws and compares them all.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.attention.probe import read_maps
-from attcot_analysis.errors import LayoutError, MeasureError
+from attcot_analysis.errors import LayoutError, check_known, not_finite
 from attcot_analysis.models import Encoded, Mllm, Span, TokenGrid, encode_problem, token_starts
 from attcot_analysis.models.inputs import ImageLike
 from attcot_analysis.problems import Box, Problem, parse_response
@@ -85,10 +85,7 @@ class ResponseParts:
         chosen = logits.gather(-1, ids.expand(len(logits), -1)[..., None])[..., 0]
         found = (chosen - logits.logsumexp(-1)) @ self.membership().to(logits.device).T
         if not bool(found.detach().isfinite().all()):
-            raise MeasureError(
-                "The model's logits are not finite on this response; check its weights and dtype "
-                "(fp16 overflows where bf16 does not)."
-            )
+            raise not_finite("The model's logits are not finite on this response")
         return found
 
 
@@ -115,10 +112,7 @@ def response_parts(
         MeasureError: If the targets are unknown.
         LayoutError: If the item has not exactly one image, or its response not the parts.
     """
-    if targets not in get_args(Targets):
-        raise MeasureError(
-            f"Targets {targets!r} are unknown; choose from {', '.join(get_args(Targets))}."
-        )
+    check_known(targets, Targets, f"Targets {targets!r} are unknown")
     if answer is not None:
         response = _forced(mllm, problem, response, answer)
     item = encode_problem(mllm, problem, response=response, image=image)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from attcot_analysis.attention.continuations import (
     Reading,
     read_continuations,
 )
-from attcot_analysis.errors import MeasureError, NothingMeasuredError
+from attcot_analysis.errors import MeasureError, NothingMeasuredError, check_known
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.measures.answers import read_answer
 from attcot_analysis.measures.commitment import (
@@ -159,10 +159,7 @@ class OpenCommitment(Result):
         Raises:
             MeasureError: If ``which`` is unknown, or if ``axis="k"`` and items differ in K.
         """
-        if which not in get_args(Quantity):
-            raise MeasureError(
-                f"There is no reading {which!r}; choose from {', '.join(get_args(Quantity))}."
-            )
+        check_known(which, Quantity, f"There is no reading {which!r}")
         n_steps = {int(part["n_steps"].iloc[0]) for part in self._parts.values()}
         whole = all(len(part) - 1 in n_steps for part in self._parts.values())
         axis, places = curve_places(axis, n_steps, whole, points, "items")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import Result, need_columns
 from attcot_analysis.measures.compare import compare
 from attcot_analysis.measures.samples import SAMPLE
@@ -62,6 +62,7 @@ SIGNS: Mapping[str, Sign] = {
     for name, row in _TABLE["signs"].items()
 }
 """Signs by the names of their columns."""
+_SAID: Mapping[str, str] = _TABLE["sentences"]
 PATTERNS: tuple[Mapping[str, str], ...] = tuple(_TABLE["patterns"])
 """What the signs say together: ``commitment``, ``access``, ``dependence``, ``reading``."""
 
@@ -150,20 +151,9 @@ class CotOutcomes(Result):
         An unparsed answer counts as wrong, as in every accuracy; samples of an item are averaged.
         """
         means = self.table.groupby(["seed", "item"], sort=False)[["direct_correct", "cot_correct"]]
-        items = means.mean().reset_index()
-        values = [
-            pd.DataFrame(
-                {
-                    "model": mode,
-                    "seed": items["seed"],
-                    "item": items["item"],
-                    "metric": "accuracy_cot",
-                    "value": items[f"{mode}_correct"],
-                }
-            )
-            for mode in ("direct", "cot")
-        ]
-        rows = compare(pd.concat(values), "direct", "cot")
+        items = means.mean().reset_index().set_axis(["seed", "item", "direct", "cot"], axis=1)
+        values = items.melt(["seed", "item"], var_name="model").assign(metric="accuracy_cot")
+        rows = compare(values, "direct", "cot")
         return {str(name): value for name, value in rows.iloc[0].items()}
 
     @property
@@ -193,10 +183,8 @@ class CotOutcomes(Result):
             for group in GROUPS:
                 part = self.table.loc[self._in(group), ["item", name]].dropna()
                 share = self._share(name, group, 0.95)
-                rows.append(
-                    {"sign": name, "group": group, "count": int(part[name].sum()), "of": len(part)}
-                    | {"value": share.value, "low": share.low, "high": share.high, "n": share.n}
-                )
+                ends = (share.value, share.low, share.high, share.n)
+                rows.append((name, group, int(part[name].sum()), len(part), *ends))
         names = ["sign", "group", "count", "of", "value", "low", "high", "n"]
         return pd.DataFrame(rows, columns=names)
 
@@ -209,13 +197,13 @@ class CotOutcomes(Result):
             signs together hold with 95 %, Bonferroni), ``n`` (items of the smaller group).
         """
         pairs = (("hurt", "rest"), ("hurt", "helped"), ("hurt", "wrong"), ("helped", "rest"))
-        rows = []
-        for name in self._measured:
-            for group, against in pairs:
-                found = self._difference(name, group, against)
-                ends = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-                rows.append({"sign": name, "group": group, "against": against} | ends)
+        found = [
+            (name, *pair, self._difference(name, *pair))
+            for name in self._measured
+            for pair in pairs
+        ]
         names = ["sign", "group", "against", "value", "low", "high", "n"]
+        rows = [(*of, one.value, one.low, one.high, one.n) for *of, one in found]
         return pd.DataFrame(rows, columns=names)
 
     def patterns(self) -> pd.DataFrame:
@@ -241,10 +229,9 @@ class CotOutcomes(Result):
         blank = dict.fromkeys(("commitment", "access", "dependence"), "")
         found.append(({**blank, "reading": "another pattern"}, other))
         found.append(({**blank, "reading": "not known: something was not measured"}, ~known))
-        groups = ("hurt", "helped", "rest")
         return pd.DataFrame(
             [
-                {**row, **{group: int((here & self._in(group)).sum()) for group in groups}}
+                {**row, **{group: int((here & self._in(group)).sum()) for group in DRAWN}}
                 for row, here in found
             ]
         )
@@ -256,44 +243,33 @@ class CotOutcomes(Result):
         Of one run that is said of this checkpoint.
         """
         row = self.accuracy
-        means = {mode: float(self.table[f"{mode}_correct"].mean()) for mode in ("cot", "direct")}
-        numbers = (
-            f"accuracy {means['cot']:.3f} with CoT and {means['direct']:.3f} directly, "
-            f"difference {_signed(row['value'])} {_ends(row['low'], row['high'])}, n = {self._n}"
+        numbers = _SAID["numbers"].format(
+            cot=float(self.table["cot_correct"].mean()),
+            direct=float(self.table["direct_correct"].mean()),
+            difference=f"{_signed(row['value'])} {_ends(row['low'], row['high'])}",
+            n=self._n,
         )
-        counts = self.counts
+        verdict = "inconclusive"
         if self.unread:
-            verdict = f"As read: {numbers}"
-        elif counts["hurt"] == counts["helped"] == 0:
-            verdict = f"CoT hurt no item and helped none: {numbers}"
+            verdict = "unread"
+        elif self.counts["hurt"] == self.counts["helped"] == 0:
+            verdict = "neither"
         elif row["low"] > 0 or row["high"] < 0:
-            how = "more" if row["low"] > 0 else "less"
-            who = "this checkpoint" if self.n_seeds == 1 else "it"
-            verdict = f"With CoT {who} is right {how} often than directly: {numbers}"
-        else:
-            verdict = (
-                f"Inconclusive: whether it is right more or less often with CoT than directly; "
-                f"{numbers}"
-            )
+            verdict = "more" if row["low"] > 0 else "less"
+        who = "this checkpoint" if self.n_seeds == 1 else "it"
+        verdict = _SAID[verdict].format(who=who, numbers=numbers)
         return " ".join([*self.unread, *self._unparsed, f"{verdict}."])
 
     @property
     def counted(self) -> str:
         """Say how many items CoT hurt and helped, and what else is to be known of these counts."""
         counts, p_value = self.counts, float(self.accuracy["p_value"])
-        sentences = [
-            f"CoT hurt {counts['hurt']} {self._unit} (direct answer right, CoT answer wrong) and "
-            f"helped {counts['helped']} (the reverse); both answers are right on {counts['right']} "
-            f"and wrong on {counts['wrong']}."
-        ]
+        sentences = [_SAID["counted"].format(unit=self._unit, **counts)]
         if p_value == p_value and counts["hurt"] + counts["helped"] and not self.unread:
             p = "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
             sentences.append(f"Difference of accuracy ({self.accuracy['test']}): p {p}.")
         if 0 < counts["hurt"] < FEW_HURT:
-            sentences.append(
-                f"Only {counts['hurt']} were hurt: the intervals below are wide, and what they "
-                "hold may well be something else."
-            )
+            sentences.append(_SAID["few_hurt"].format(**counts))
         return " ".join(sentences)
 
     def answers(self) -> list[SignAnswer]:
@@ -307,10 +283,12 @@ class CotOutcomes(Result):
             found = self._difference(name, "hurt", "rest")
             like = self._difference(name, "hurt", sign.like)
             word: Word = "unparsed" if self.unread else _word(found)
-            shares = [
-                f"{GROUPS[group]} {_cell(table[name, group])}"
-                for group in ("hurt", "helped", "rest")
-            ]
+            shares = []
+            for group in DRAWN:
+                row = table[name, group]
+                share = f", {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+                known = share if row["of"] else ""
+                shares.append(f"{GROUPS[group]} {row['count']:.0f} of {row['of']:.0f}{known}")
             caveat = ""
             if word in ("yes", "no") and _word(like) != word:
                 caveat = ", so not told apart from these"
@@ -373,17 +351,11 @@ class CotOutcomes(Result):
 
     @property
     def _unparsed(self) -> list[str]:
-        count = self.counts["unparsed"]
-        if not count:
-            return []
-        return [
-            f"An answer is unparsed, so counts as wrong, in {count} of {len(self.table)} "
-            f"{self._unit}, which are among neither the hurt nor the helped."
-        ]
+        count, of = self.counts["unparsed"], len(self.table)
+        return [_SAID["unparsed"].format(count=count, of=of, unit=self._unit)] if count else []
 
     def _in(self, group: str) -> pd.Series:
-        if group not in GROUPS:
-            raise MeasureError(f"There is no group {group!r}; choose from {', '.join(GROUPS)}.")
+        check_known(group, GROUPS, f"There is no group {group!r}")
         names = ("right", "wrong") if group == "rest" else (group,)
         return self.table["group"].isin(names)
 
@@ -528,13 +500,6 @@ def _word(difference: Interval) -> Word:
     if not difference.excludes_zero:
         return "inconclusive"
     return "yes" if difference.low > 0 else "no"
-
-
-def _cell(row: Mapping[Any, Any]) -> str:
-    if not row["of"]:
-        return "0 of 0"
-    share = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-    return f"{row['count']:.0f} of {row['of']:.0f}, {share}"
 
 
 def _interval(found: Interval) -> str:

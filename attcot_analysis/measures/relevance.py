@@ -1,7 +1,7 @@
 """Relevance from any source, on one record, and how far the sources agree with each other."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attcot_analysis.attention.flow import Capture, carry, carry_gradients, frozen
 from attcot_analysis.attention.hook import attached, reading
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.attributions import attribution_maps
 from attcot_analysis.measures.maps import (
@@ -128,10 +128,7 @@ def relevance_maps(
     Source: Abnar & Zuidema 2020 (arXiv 2005.00928); Chefer, Gur & Wolf, ICCV 2021 (arXiv
     2103.15679), its rules for self-attention.
     """
-    if source not in get_args(Source):
-        raise MeasureError(
-            f"Source {source!r} is unknown; choose from {', '.join(get_args(Source))}."
-        )
+    check_known(source, Source, f"Source {source!r} is unknown")
     given: dict[str, Any] = {"answer": answer, "image": image}
     if source == "attention":
         return response_maps(mllm, problem, response, **given, **options)

@@ -1,4 +1,8 @@
-"""The figure of each measurement's result, under the measurement's name; see `Result.figure`."""
+"""The figure of each measurement's result, under the measurement's name; see `Result.figure`.
+
+All take the result; ``model`` is what to call the model, ``title`` the title of the figure (empty
+for none), and quantities are columns of the result's table.
+"""
 
 from collections.abc import Mapping
 
@@ -29,13 +33,7 @@ from attcot_analysis.stats.catalogue import METRICS
 def commitment(
     result: Commitment, *, model: str = "model", title: str = "When does the answer settle?"
 ) -> Figure:
-    """Draw the probability of the final answer after each step, with chance where it is one.
-
-    Args:
-        result: From `commitment`.
-        model: What to call the model.
-        title: Title of the figure; empty for none.
-    """
+    """Draw the probability of the final answer after each step, with chance where it is one."""
     sizes = result.table.groupby("item")["candidate"].nunique().unique()
     chance = 1 / float(sizes[0]) if len(sizes) == 1 else None
     return commitment_curves(result.curve().assign(model=model), chance=chance, title=title)
@@ -57,14 +55,7 @@ def open_commitment(
     model: str = "model",
     title: str = "When does the answer settle?",
 ) -> Figure:
-    """Draw readings of the forced answer after each step, a panel for each.
-
-    Args:
-        result: From `open_commitment`.
-        readings: Columns of its table.
-        model: What to call the model.
-        title: Title of the figure; empty for none.
-    """
+    """Draw readings of the forced answer after each step, a panel for each."""
     curves = [result.curve(name).assign(quantity=_READINGS[name], model=model) for name in readings]
     labels = {"k": "rationale steps written", "position": "share of the rationale written"}
     return line_panels(pd.concat(curves), labels, "forced answer", title)
@@ -79,12 +70,7 @@ def access(
 ) -> Figure:
     """Draw quantities of visual access at each rationale step, a panel for each.
 
-    Args:
-        result: From `visual_access`.
-        quantities: Columns of its table; those without a value (of evidence, where there are no
-            boxes) are left out.
-        model: What to call the model.
-        title: Title of the figure; empty for none.
+    Those without a value (of evidence, where there are no boxes) are left out.
     """
     there = [name for name in quantities if result.table[name].notna().any()]
     curves = [result.curve(name).assign(quantity=name, model=model) for name in there]
@@ -98,25 +84,13 @@ def answer_access(
     model: str = "model",
     title: str = "Does it look when it answers?",
 ) -> Figure:
-    """Draw a quantity of the answer's row by layer, mean over heads.
-
-    Args:
-        result: From `answer_access`.
-        quantity: A column of its table.
-        model: What to call the model.
-        title: Title of the figure; empty for none.
-    """
+    """Draw a quantity of the answer's row by layer, mean over heads."""
     curve = result.curve(quantity).assign(model=model)
     return line_panels(curve, {"layer": "layer"}, quantity, title)
 
 
 def dependence(result: Dependence, *, model: str = "model") -> Figure:
-    """Draw every metric of counterfactual dependence that the edits allow, with its interval.
-
-    Args:
-        result: From `dependence`.
-        model: What to call the model.
-    """
+    """Draw every metric of counterfactual dependence that the edits allow, with its interval."""
     values = item_values(model=model, seed=0, dependence=result)
     return metric_intervals(summarise(values), METRICS)
 
@@ -137,10 +111,7 @@ def causal(
 ) -> Figure:
     """Draw the log p lost by the step from which the image is cut off, one line per kind.
 
-    Args:
-        result: From `causal_access`; drawn are fixed rationales, a panel for each window of
-            layers.
-        title: Title of the figure; empty for none.
+    Drawn are fixed rationales, a panel for each window of layers.
     """
     curve = result.curve()
     curve = curve[curve["rationale"] == "fixed"].rename(columns={"kind": "model"})
@@ -151,9 +122,6 @@ def causal(
 
 def outcomes(result: CotOutcomes) -> Figure:
     """Draw which share of the items that CoT hurt, that it helped and of the rest shows each sign.
-
-    Args:
-        result: From `does_cot_hurt`.
 
     Raises:
         ShowError: If no sign was measured.
@@ -173,33 +141,18 @@ def divergence(
     model: str = "model",
     title: str = "What the words owe to the picture",
 ) -> Figure:
-    """Draw the divergence of each rationale step.
-
-    Args:
-        result: From `token_divergence`.
-        model: What to call the model.
-        title: Title of the figure; empty for none.
-    """
+    """Draw the divergence of each rationale step."""
     curve = result.curve().assign(model=model)
     return access_curves(curve, quantity="KL per token (nats)", title=title)
 
 
 def lens(result: LensCommitment, *, model: str = "model") -> Figure:
-    """Draw the final answer's probability by layer and steps written.
-
-    Args:
-        result: From `lens_commitment`.
-        model: What to call the model.
-    """
+    """Draw the final answer's probability by layer and steps written."""
     return access_grid(result.curve().assign(model=model), quantity="p(final answer)")
 
 
 def states(result: HiddenCommitment) -> Figure:
-    """Draw the share of items whose answer is decoded, by layer and step, beside the controls.
-
-    Args:
-        result: From `hidden_commitment`.
-    """
+    """Draw the share of items whose answer is decoded, by layer and step, beside the controls."""
     names = {"none": "decoded", "text_only": "without the picture"}
     curve = result.curve().replace({"control": names}).rename(columns={"control": "model"})
     return access_grid(curve, quantity="share of items decoded")
@@ -208,12 +161,7 @@ def states(result: HiddenCommitment) -> Figure:
 def steering(
     result: Steering, *, title: str = "Does the decoded direction move the answer?"
 ) -> Figure:
-    """Draw the share of answers that reach their target, by the length of the push.
-
-    Args:
-        result: From `steering`.
-        title: Title of the figure; empty for none.
-    """
+    """Draw the share of answers that reach their target, by the length of the push."""
     curve = result.curve().rename(columns={"direction": "model"})
     return line_panels(curve, {"scale": "push (distances between the means)"}, "share", title)
 
@@ -265,12 +213,7 @@ def perceptions(
 
 
 def heads(result: VisualHeads, *, model: str = "model") -> Figure:
-    """Draw the visual mass of every head, by layer.
-
-    Args:
-        result: From `visual_heads`.
-        model: What to call the model.
-    """
+    """Draw the visual mass of every head, by layer."""
     table = result.table.rename(columns={"mass": "value"}).assign(model=model)
     return access_grid(table, column="head")
 
@@ -278,11 +221,6 @@ def heads(result: VisualHeads, *, model: str = "model") -> Figure:
 def relevance(
     result: Relevance, *, title: str = "How much relevance lies on the step's evidence?"
 ) -> Figure:
-    """Draw the share of relevance on the evidence of each step, one line per source.
-
-    Args:
-        result: From `relevance`.
-        title: Title of the figure; empty for none.
-    """
+    """Draw the share of relevance on the evidence of each step, one line per source."""
     curve = result.curve().rename(columns={"source": "model"})
     return line_panels(curve, {"step": "rationale step (0: answer)"}, "share on evidence", title)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from io import BytesIO
+from pathlib import Path
 from typing import IO, Any
 
 import matplotlib
@@ -22,14 +23,18 @@ from attcot_analysis.errors import ShowError
 from attcot_analysis.escapes import for_sentence
 from attcot_analysis.show.arms import SPARE_COLORS, ArmStyle, known_arms, spare_style
 
-INK = "#1f2933"
+RC: Mapping[str, Any] = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("attcot.mplstyle"), use_default_template=False
+)
+"""Settings of the style; ``seaborn.set_theme(rc=dict(RC))`` takes them as they are."""
+INK = str(RC["text.color"])
 """Colour of text and axes; the report replaces it by the page's own text colour."""
-PAPER = "#ffffff"
+PAPER = str(RC["figure.facecolor"])
 """Colour behind hollow markers; the report replaces it by the page's own background."""
 DARK_PAPER = "#16191d"
 """Background of the report's dark look."""
-GRID = "#9aa5b1"
-SEQUENTIAL = "magma_r"
+GRID = str(RC["grid.color"])
+SEQUENTIAL = str(RC["image.cmap"])
 """Perceptually uniform map for values from zero up: light is little, so the picture shows."""
 OVERLAY = "plasma_r"
 """Map of weights over a grey picture, from orange to purple: it shows on light and on dark."""
@@ -37,48 +42,6 @@ DIVERGING = "PuOr_r"
 """Colour-blind-safe map for signed differences, always centred at zero (purple -, orange +)."""
 BOX_COLOR = "#ffffff"
 """Evidence boxes: white inside a dark line, so that they show on every picture and map."""
-
-RC: Mapping[str, Any] = {
-    "figure.dpi": 96,
-    "savefig.dpi": 96,
-    "figure.facecolor": PAPER,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "legend.handlelength": 3.2,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5.5,
-    "image.cmap": SEQUENTIAL,
-    "image.interpolation": "none",
-    "text.parse_math": False,  # a "$" from a model or data set starts no formula
-    "svg.fonttype": "none",
-    "svg.hashsalt": "attcot",
-    "pdf.fonttype": 42,
-}
-"""Settings of the style; ``seaborn.set_theme(rc=dict(RC))`` takes them as they are."""
 
 _OWN: ContextVar[Mapping[str, ArmStyle]] = ContextVar("own arm styles")
 _ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDTH", "BOPOMOFO")

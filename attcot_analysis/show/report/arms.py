@@ -385,20 +385,15 @@ def commitment_by_arm(
         axis: Steps written, for items with the most common number of steps, or positions, for all.
         controls: One curve for each, named in a column ``control``.
     """
+    lengths: Literal["common", "all"] = "common" if axis == "step" else "all"
     parts = []
     for control in controls or ("rationale",):
-        for arm, seeds in tables.items():
 
-            def read(rows: pd.DataFrame, control: str = control) -> pd.DataFrame:
-                lengths: Literal["common", "all"] = "common" if axis == "step" else "all"
-                return Commitment(rows, problems).steps(which, control=control, lengths=lengths)
+        def read(rows: pd.DataFrame, control: str = control) -> pd.DataFrame:
+            return Commitment(rows, problems).steps(which, control=control, lengths=lengths)
 
-            runs = {
-                seed: _by_item(kinds["commitment"], read, "k", axis)
-                for seed, kinds in seeds.items()
-            }
-            curve = step_curve(runs, axis="k" if axis == "step" else "position")
-            parts.append(curve.assign(model=arm, **({"control": control} if controls else {})))
+        curve = _by_arm(tables, "commitment", read, "k", axis)
+        parts.append(curve.assign(control=control) if controls else curve)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -410,18 +405,30 @@ def access_by_arm(
     Quantities that need evidence boxes are left out where an arm's steps have none.
     """
     parts = []
-    for arm, seeds in tables.items():
-        for quantity in quantities:
+    for quantity in quantities:
 
-            def read(rows: pd.DataFrame, quantity: str = quantity) -> pd.DataFrame:
-                return VisualAccess(rows).steps(quantity)
+        def read(rows: pd.DataFrame, quantity: str = quantity) -> pd.DataFrame:
+            return VisualAccess(rows).steps(quantity)
 
-            runs = {
-                seed: _by_item(kinds["access"], read, "step", axis) for seed, kinds in seeds.items()
-            }
-            if all(len(table) for table in runs.values()):
-                parts.append(step_curve(runs, axis=axis).assign(model=arm, quantity=quantity))
+        parts.append(_by_arm(tables, "access", read, "step", axis).assign(quantity=quantity))
     return pd.concat(parts, ignore_index=True)
+
+
+def _by_arm(
+    tables: Tables,
+    name: str,
+    read: Callable[[pd.DataFrame], pd.DataFrame],
+    steps: str,
+    axis: Axis,
+) -> pd.DataFrame:
+    """The mean curve of every arm in whose runs something is read of a table."""
+    parts = []
+    for arm, seeds in tables.items():
+        runs = {seed: _by_item(kinds[name], read, steps, axis) for seed, kinds in seeds.items()}
+        if all(len(table) for table in runs.values()):
+            curve = step_curve(runs, axis=steps if axis == "step" else axis)
+            parts.append(curve.assign(model=arm))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _by_item(

@@ -46,6 +46,7 @@ from attcot_analysis.show.report.pairing import (
     format_notes,
     mass_notes,
     metric_notes,
+    note,
     pairing_notes,
     paragraph_notes,
     precision_notes,
@@ -59,10 +60,6 @@ Checkpoints = tuple[str | Path | None, str | Path | None] | Literal[False] | Non
 
 RESULTS = "results"
 """The file that is written last: a folder that has it is finished."""
-_LIMIT = (
-    "The two runs differ in everything in which their checkpoints differ. A difference is due to "
-    "one thing (an objective, a data set) only if that is all they differ in."
-)
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def compare_runs(
     pair = (first.name, second.name)
     notes += more + size_notes(len(shared)) + seed_notes(*arms) + metric_notes(*pair, values)
     notes += mass_notes(values)
-    notes += [note for arm in arms for note in sample_notes(arm)]
+    notes += [said for arm in arms for said in sample_notes(arm)]
     notes += [*precision_notes(*arms), *paragraph_notes(*arms), *data_coverage(shared).gaps]
     settings = {"examples": examples, "items": items, "models": models is not False}
     manifest = _manifest(arms, shared, values, settings, seed)
@@ -171,7 +168,7 @@ def compare_runs(
             pair=pair,
             lead=[*asked, _lead(arms, len(shared))],
             notes=notes,
-            limits=[_LIMIT],
+            limits=[note("limit")],
             explorers=explorers,
             manifest=brief(run.manifest),
         )
@@ -235,20 +232,12 @@ def report_run(
     notes = [*sample_notes(arm), *precision_notes(arm), *paragraph_notes(arm)]
     notes += size_notes(len(shared)) + mass_notes(values) + time_notes(arm)
     if share := cut_off(arm):
-        notes.insert(
-            0,
-            f"{share:.0%} of the responses were cut off at the length limit; they count as they "
-            "are.",
-        )
+        notes.insert(0, note("cut_off", share=share, whose=""))
     unmeasured = [name for name in DEFAULT if name not in arm.settings.get("what", DEFAULT)]
     if unmeasured:
-        notes.insert(0, f"Not measured: {', '.join(unmeasured)}.")
+        notes.insert(0, note("unmeasured", names=", ".join(unmeasured)))
     elif not everywhere({arm.name: arm.tables}, "access"):
-        notes.insert(
-            0,
-            "No response has a rationale step between think tags, so there are no curves, and "
-            "nothing is said about commitment or visual access; look at the responses below.",
-        )
+        notes.insert(0, note("no_step"))
     seeds = f"{len(arm.tables)} seeds of " if len(arm.tables) > 1 else ""
     with styled_arms([arm.name]):
         maps, _, _ = _maps([arm], shared, False, examples)
@@ -256,11 +245,7 @@ def report_run(
             title=f"{arm_label(arm.name)} on {len(shared)} items",
             summary=summarise(values, seed=seed),
             outcomes={arm.name: arm.outcomes},
-            lead=[
-                f"What {seeds}{arm_label(arm.name)} does on {len(shared)} items. Numbers of one "
-                "model say what it does, not whether that is good: compare it with another one, "
-                "or with itself before training, by attcot compare."
-            ],
+            lead=[note("lead_of_one", seeds=seeds, model=arm_label(arm.name), n=len(shared))],
             notes=notes,
             manifest=brief(RunFolder.open(arm.path).manifest),
         )
@@ -321,7 +306,7 @@ def run_figures(
             heatmaps=[item.figure() for item in maps],
         )
         figures = report_figures(report)
-    notes += more + size_notes(len(shared)) + [note for arm in arms for note in sample_notes(arm)]
+    notes += more + size_notes(len(shared)) + [said for arm in arms for said in sample_notes(arm)]
     return figures, unread_sentences(summary, arm_label) + notes
 
 
@@ -467,7 +452,4 @@ def _lead(arms: Sequence[MeasuredArm], items: int) -> str:
         f"{arm_label(arm.name)} ({len(arm.tables)} run{'s' * (len(arm.tables) > 1)})"
         for arm in arms
     )
-    return (
-        f"{first} and {second} were measured on the same {items} items; all differences are "
-        "paired by item."
-    )
+    return note("lead_of_two", first=first, second=second, n=items)

@@ -4,8 +4,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
 from attcot_analysis.files import write_bytes
-from attcot_analysis.measures.outcomes import DRAWN, CotOutcomes
+from attcot_analysis.measures.outcomes import DRAWN, GROUPS, SIGNS, CotOutcomes
+from attcot_analysis.measures.outcomes import WORDS as SIGN_WORDS
 from attcot_analysis.measures.unread import unread_sentences, withheld
 from attcot_analysis.show import html
 from attcot_analysis.show.explorer.page import picture_url
@@ -35,14 +34,20 @@ from attcot_analysis.show.intervals import (
     p_of,
 )
 from attcot_analysis.show.report.items import ReportItem, item_groups, numbered
-from attcot_analysis.show.report.outcomes import outcomes_section
 from attcot_analysis.show.report.questions import (
     WORDS,
     answer_questions,
     focus_metrics,
     verdict,
 )
-from attcot_analysis.show.style import arm_label, capital, order_arms, page_colors
+from attcot_analysis.show.style import (
+    arm_label,
+    capital,
+    format_interval,
+    format_number,
+    order_arms,
+    page_colors,
+)
 from attcot_analysis.stats.catalogue import METRICS, Metric
 
 _COLUMN = 6.0  # inches; a wider figure would be too small in half the page
@@ -62,6 +67,9 @@ _TITLES = {
     "provenance": "Provenance",
 }
 """Sections by the names of their templates."""
+_GROUPS = ("hurt", "helped", "right", "wrong")
+_LINKS = 12
+"""Links that are shown of a group; the rest is one step away, in the item browser."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 
 
@@ -89,10 +97,7 @@ class ReportFigure:
     data: FigureData = None
 
 
-@cache
-def _figure_texts() -> Mapping[str, Mapping[str, Any]]:
-    text = (files("attcot_analysis.show.report") / "figures.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+_FIGURES: Mapping[str, Mapping[str, Any]] = yaml.safe_load(html.static_text("report/figures.yaml"))
 
 
 def report_figure(
@@ -108,7 +113,7 @@ def report_figure(
         wide: Whether it takes the whole width even if the entry does not say so.
         **words: What is filled in.
     """
-    text = _figure_texts()[key]
+    text = _FIGURES[key]
     return ReportFigure(
         figure,
         text["title"].format(**words),
@@ -212,14 +217,7 @@ def write_report(
     return path
 
 
-@dataclass(frozen=True)
-class _Section:
-    name: str
-    title: str
-    html: Markup
-
-
-def _page(report: Report, sections: Sequence[_Section]) -> str:
+def _page(report: Report, sections: Sequence[Mapping[str, Any]]) -> str:
     script = html.static_text("report/static/report.js")
     embedded = {item.scripts for item in report.explorers if item.scripts}
     allowed = " ".join([html.script_source(script), *sorted(embedded)])
@@ -237,7 +235,7 @@ def _page(report: Report, sections: Sequence[_Section]) -> str:
     return str(html.render("report/templates/report.html.j2", values))
 
 
-def _sections(report: Report, drawings: "_Drawings") -> list[_Section]:
+def _sections(report: Report, drawings: "_Drawings") -> list[dict[str, Any]]:
     """The sections that have something to show, in the page's order, which numbers the figures."""
     compared = len(report.comparisons) > 0
     answers = []
@@ -264,19 +262,14 @@ def _sections(report: Report, drawings: "_Drawings") -> list[_Section]:
         "provenance": {"manifest": _flat(report.manifest)} if report.manifest else None,
     }
     return [
-        _Section(name, _TITLES[name], html.render(f"report/templates/{name}.html.j2", shown))
+        {
+            "name": name,
+            "title": _TITLES[name],
+            "html": html.render(f"report/templates/{name}.html.j2", shown),
+        }
         for name, shown in values.items()
         if shown is not None
     ]
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    number: int
-    title: str
-    caption: str
-    svg: Markup
-    wide: bool
 
 
 class _Drawings:
@@ -285,11 +278,11 @@ class _Drawings:
     def __init__(self) -> None:
         self._shown: dict[str, tuple[ReportFigure, str]] = {}
 
-    def all(self, figures: Sequence[ReportFigure]) -> dict[str, list[_Drawn]] | None:
+    def all(self, figures: Sequence[ReportFigure]) -> dict[str, Any] | None:
         """What a section of figures shows, if there are any."""
         return {"figures": [self.draw(item) for item in figures]} if figures else None
 
-    def draw(self, item: ReportFigure) -> _Drawn:
+    def draw(self, item: ReportFigure) -> dict[str, Any]:
         """Draw a figure under the next number."""
         number = len(self._shown) + 1
         name = figure_name(item) or f"figure-{number}"
@@ -297,7 +290,8 @@ class _Drawings:
         self._shown[name if name not in self._shown else f"{name}-{number}"] = item, svg
         drawing = inline_svg(item.figure, f"figure{number}", item.alt or item.title, svg=svg)
         wide = item.wide or item.figure.get_figwidth() > _COLUMN
-        return _Drawn(number, item.title, item.caption, Markup(drawing), wide)
+        text = {"title": item.title, "caption": item.caption}
+        return {"number": number, **text, "svg": Markup(drawing), "wide": wide}
 
     def save(self, folder: Path, overwrite: bool) -> None:
         """Save every figure that was drawn, with its data."""
@@ -360,9 +354,51 @@ def _comparisons_figure(report: Report) -> ReportFigure | None:
 
 def _hurt(report: Report, drawings: _Drawings) -> dict[str, Any]:
     """The section on direct and CoT answers; of a single arm with a figure."""
+    places = {item.problem.id: place for place, item in enumerate(report.examples)}
     figure = _outcomes_figure(report)
-    drawn = None if figure is None else drawings.draw(figure)
-    return outcomes_section(report.outcomes, report.examples) | {"drawn": drawn}
+    arms = []
+    for arm, found in report.outcomes.items():
+        shown: dict[str, Any] = {"label": arm_label(arm), "found": None, "why": found}
+        if isinstance(found, CotOutcomes):
+            shown |= {
+                "found": found,
+                "why": "",
+                "links": [_links(found, group, places) for group in ("hurt", "helped")],
+                "rows": _sign_rows(found),
+                "patterns": found.patterns().to_dict("records"),
+                "answers": found.answers(),
+            }
+        arms.append(shown)
+    return {
+        "arms": arms,
+        "groups": [capital(GROUPS[group]) for group in _GROUPS],
+        "signs": SIGNS,
+        "words": SIGN_WORDS,
+        "drawn": None if figure is None else drawings.draw(figure),
+    }
+
+
+def _links(found: CotOutcomes, group: str, places: Mapping[str, int]) -> dict[str, Any]:
+    """Items of a group: those linked, how many others are in the item browser, how many are not."""
+    items = found.items(group)
+    inside = {item: places[item] for item in items if item in places}
+    linked = dict(list(inside.items())[:_LINKS])
+    more, absent = len(inside) - len(linked), len(items) - len(inside)
+    return {"title": GROUPS[group], "places": linked, "more": more, "absent": absent}
+
+
+def _sign_rows(found: CotOutcomes) -> list[dict[str, Any]]:
+    """One row per sign: the share of every group, with its interval and n."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in found.shares().to_dict("records"):
+        if row["group"] in _GROUPS:
+            cell = {
+                "count": f"{row['count']} of {row['of']}",
+                "value": format_number(row["value"], digits=2),
+                "interval": format_interval(row["low"], row["high"], digits=2),
+            }
+            rows.setdefault(row["sign"], []).append(cell)
+    return [{"sign": name, "cells": cells} for name, cells in rows.items()]
 
 
 def _metrics(report: Report, drawings: _Drawings) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
             )
     pair = {"a": a.name, "b": b.name}
     notes = [
-        note("cut_off", share=share, model=arm.name) for arm in (a, b) if (share := cut_off(arm))
+        note("cut_off", share=share, whose=f" of {arm.name}")
+        for arm in (a, b)
+        if (share := cut_off(arm))
     ]
     for arm in (a, b):
         if arm.foreign:

@@ -2,31 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any, Literal
 
 import pandas as pd
 import yaml
 
 from attcot_analysis.measures.unread import unread_sentences, withheld
+from attcot_analysis.show.html import static_text
 from attcot_analysis.show.intervals import counts, need_columns, order_metrics, p_of
 from attcot_analysis.show.style import arm_label, capital, format_interval, format_number
 from attcot_analysis.stats.catalogue import Better, Metric
 
-FOCUS: tuple[str, ...] = (
-    "accuracy_cot",
-    "accuracy_direct",
-    "habitual_cot",
-    "follow_twin",
-    "net_dependence_share",
-    "net_dependence",
-    "p0_final",
-    "p0_habitual",
-    "commitment_position",
-    "mass",
-    "evidence_share",
-    "focus",
-)
+_TABLE = yaml.safe_load(static_text("report/questions.yaml"))
+FOCUS: tuple[str, ...] = tuple(_TABLE["focus"])
 """Metrics that the report's figures name; its tables hold all of them."""
 _ALPHA = 0.05
 
@@ -103,9 +91,6 @@ class Question:
     beside: tuple[str, ...] = ()
 
 
-_TABLE = yaml.safe_load(
-    (files("attcot_analysis.show.report") / "questions.yaml").read_text(encoding="utf-8")
-)
 WORDS: Mapping[Word, str] = _TABLE["words"]
 """What is written for each verdict."""
 QUESTIONS: tuple[Question, ...] = tuple(
