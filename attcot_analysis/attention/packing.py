@@ -379,16 +379,9 @@ def branched_inputs(
     apart: bool = False,
     shared: bool = False,
 ) -> tuple[dict[str, Any], int, int]:
-    """Model inputs of a batch with branches behind it.
+    """Model inputs of a batch with branches behind it; arguments as of `pack`.
 
-    Args:
-        mllm: The model that will run them.
-        items: What the branches continue.
-        plans: Per item and branch: how many of the item's tokens it sees, and what it holds.
-        padding_side: As `pack`.
-        batch: As `pack`.
-        apart: As `pack`.
-        shared: As `pack`.
+    ``plans`` says per item and branch how many of the item's tokens it sees, and what it holds.
 
     Returns:
         The inputs (see `Packed`), the position T at which the branches begin, and how many
@@ -464,14 +457,7 @@ def forced_answers(
 ) -> list[Tensor]:
     """Run `pack`'s batch once, without gradient, and read its log-probabilities.
 
-    Args:
-        mllm: The model.
-        items: As for `pack`.
-        candidates: As for `pack`.
-        steps: As for `pack`.
-        names: As for `pack`.
-        apart: Spare the mask of all tokens by all where the model allows it, as for `pack`: for
-            long sequences with few branches.
+    Arguments as of `pack`; ``apart`` is for long sequences with few branches.
 
     Returns:
         Per item fp32 ``(n_k, n_candidates)`` on the CPU, as `Packed.log_probs`.

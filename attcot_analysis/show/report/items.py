@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
@@ -70,21 +71,6 @@ class ItemArm:
 
 
 @dataclass(frozen=True)
-class ItemGroup:
-    """Items that a reader of the report can choose.
-
-    Attributes:
-        value: Names of the kinds of items in it, separated by spaces.
-        title: What it is called.
-        n: How many items it has.
-    """
-
-    value: str
-    title: str
-    n: int
-
-
-@dataclass(frozen=True)
 class ReportItem:
     """One item of the report.
 
@@ -110,17 +96,18 @@ class ReportItem:
 
 def item_groups(
     items: Sequence[ReportItem], pair: tuple[str, str] | None
-) -> tuple[list[ItemGroup], list[str]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Sort items by which arm of a pair is right, without a pair by their own kinds.
 
     Returns:
-        The groups that a reader can choose, and the group of each item; no groups and empty names
-        without a pair and kinds.
+        The groups that a reader can choose (``value``: names of the kinds of items in it, separated
+        by spaces; ``title``, ``n``), and the group of each item; no groups and empty names without
+        a pair and kinds.
     """
     if pair is None:
         kinds = [item.kind for item in items]
         own = [name for name in GROUPS if name in kinds]
-        return [ItemGroup(name, capital(GROUPS[name]), kinds.count(name)) for name in own], kinds
+        return [_group(name, capital(GROUPS[name]), kinds.count(name)) for name in own], kinds
     first, second = map(arm_label, pair)
     names = {
         (True, False): ("first", f"Only {first} is right"),
@@ -130,9 +117,13 @@ def item_groups(
     }
     of = [names[item.right(pair[0]), item.right(pair[1])][0] for item in items]
     differing = of.count("first") + of.count("second")
-    groups = [ItemGroup("first second", "Only one is right", differing)]
-    groups += [ItemGroup(name, title, of.count(name)) for name, title in names.values()]
+    groups = [_group("first second", "Only one is right", differing)]
+    groups += [_group(name, title, of.count(name)) for name, title in names.values()]
     return groups, of
+
+
+def _group(value: str, title: str, n: int) -> dict[str, Any]:
+    return {"value": value, "title": title, "n": n}
 
 
 def numbered(number: int, text: str) -> str:
