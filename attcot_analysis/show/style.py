@@ -23,11 +23,10 @@ from attcot_analysis.errors import ShowError
 from attcot_analysis.escapes import for_sentence
 from attcot_analysis.show.arms import SPARE_COLORS, ArmStyle, known_arms, spare_style
 
-RC: Mapping[str, Any] = dict(
-    matplotlib.rc_params_from_file(
-        Path(__file__).with_name("attcot.mplstyle"), use_default_template=False
-    )
+_FILE: Any = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("attcot.mplstyle"), use_default_template=False
 )
+RC: Mapping[str, Any] = dict(_FILE)
 """Settings of the style; ``seaborn.set_theme(rc=dict(RC))`` takes them as they are."""
 INK = str(RC["text.color"])
 """Colour of text and axes; the report replaces it by the page's own text colour."""
