@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,11 +17,16 @@ import pytest
 from faults import survives
 from fuzzing import at_most
 from PIL import Image
-from transformers.image_processing_base import ImageProcessingMixin
 
-from attcot_analysis.errors import ModelError, ProblemError, RunError, TrainingError
+from attcot_analysis.errors import (
+    LayoutError,
+    ModelError,
+    ProblemError,
+    RunError,
+    TrainingError,
+)
 from attcot_analysis.files import LOCK, locked, write_bytes, write_folder, write_whole
-from attcot_analysis.models import load_mllm
+from attcot_analysis.models import encode, load_mllm
 from attcot_analysis.models.processors import check_config, check_processor, settings_file
 from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import load_problems, pictures, save_problems
@@ -302,6 +308,9 @@ def test_a_processor_that_makes_too_much_of_a_picture_is_refused(images, said):
 )
 def test_the_processor_s_file_that_counts_is_named(tmp_path, files, in_force):
     """The one that transformers reads: which setting a picture is prepared by shows it."""
+    # After our models package, which makes torchvision importable.
+    from transformers.image_processing_base import ImageProcessingMixin
+
     settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     for name, held in files.items():
@@ -316,6 +325,20 @@ def test_the_processor_s_file_that_counts_is_named(tmp_path, files, in_force):
     images = SimpleNamespace(size={"height": -1, "width": 1})
     with pytest.raises(ModelError, match=f"correct it in its {in_force}"):
         check_processor(None, SimpleNamespace(image_processor=images), str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [TypeError("no number"), AttributeError("get"), KeyError("a")])
+def test_a_processor_of_wrong_settings_is_one_sentence(random_mllm, error):
+    class Fails:
+        def __getattr__(self, name):
+            return getattr(random_mllm.processor, name)
+
+        def __call__(self, *given, **options):
+            raise error
+
+    mllm = replace(random_mllm, processor=Fails())
+    with pytest.raises(LayoutError, match="The processor refused the prompt or its image: "):
+        encode(mllm, Image.new("RGB", (32, 32)), "What?")
 
 
 def test_an_adapter_alone_loads_no_model_from_elsewhere(tmp_path):

@@ -438,7 +438,15 @@ def _process(
     try:
         with nullcontext() if mllm.cache is None else mllm.cache.preparing(mllm.processor):
             found = mllm.processor(text=[prompt], **options, return_tensors="pt")
-    except (ValueError, ArithmeticError, IndexError, RuntimeError) as error:
+    # With settings of a wrong type it fails wherever these are first used.
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         if out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

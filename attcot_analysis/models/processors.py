@@ -174,7 +174,7 @@ def unknown_image_processor(name: str, model_type: str | None, **hub: Any) -> st
         settings, _ = ImageProcessingMixin.get_image_processor_dict(name, **hub)
     except (OSError, ValueError):
         return None
-    named = settings.get("image_processor_type")
+    named = settings.get("image_processor_type") if isinstance(settings, dict) else None
     known = [one for names in IMAGE_PROCESSOR_MAPPING_NAMES.values() for one in _flat(names)]
     if not isinstance(named, str) or named.removesuffix("Fast") in known or named in known:
         return None
