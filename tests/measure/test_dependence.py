@@ -86,7 +86,7 @@ def planted(monkeypatch):
                 for t in texts
             ]
 
-        monkeypatch.setattr(module, "forced_answers", forced)
+        monkeypatch.setattr("attcot_analysis.attention.packing.forced_answers", forced)
         monkeypatch.setattr(answers_module, "generate", generate)
 
     return plant
