@@ -3,6 +3,7 @@
 import shutil
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -192,6 +193,7 @@ def test_without_training_there_is_a_page_of_the_base(way, monkeypatch):
 def test_the_folder_of_another_run_is_refused(way):
     _, _, folder = way
     other = RunFolder.create(folder / "out", {"seed": 1})
+    other.write_table("values", pd.DataFrame({"item": ["a"]}))
     with pytest.raises(RunError):
         run.run_plan(least(folder), say=lambda _: None)
     assert other.manifest["seed"] == 1

@@ -14,7 +14,7 @@ _FOUR = rf"\[{_N},{_N},{_N},{_N}\]"
 _JSON = re.compile(rf'"bbox(?:_2d)?"\s*:\s*{_FOUR}')
 _LIST = re.compile(r"<box>\s*\[(.*?)\]\s*</box>", re.DOTALL)
 _PAIRS = re.compile(
-    rf"(?:<\|box_start\|>|<box>)\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}\)\s*(?:<\|box_end\|>|</box>)"
+    rf"(?:<[|]box_start[|]>|<box>)\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}\)\s*(?:<[|]box_end[|]>|</box>)"
 )
 
 

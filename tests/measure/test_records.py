@@ -165,7 +165,9 @@ def test_damage_anywhere_is_found_and_the_other_parts_are_kept(run, records):
             with pytest.raises(RunError) as caught:
                 look()
             message = str(caught.value)
-            assert re.search(rf"{path} is damaged \(.*\); delete it to have its items", message)
+            assert re.search(
+                rf"{path} is damaged \(.*\); delete it to have it computed again", message
+            )
             assert "\n" not in message
     path.unlink()
     assert records.missing(BATCHES, ITEMS) == [1]

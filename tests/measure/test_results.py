@@ -13,6 +13,7 @@ import attcot_analysis
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import FIGURES, Result, paired
 from attcot_analysis.measures.access import answer_access, visual_access
+from attcot_analysis.measures.behaviours import Behaviour
 from attcot_analysis.measures.causal import causal_access
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.dependence import dependence
@@ -23,6 +24,7 @@ from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.relevance import relevance
+from attcot_analysis.measures.statements import Perceptions
 from attcot_analysis.measures.states import HiddenCommitment, Steering
 from attcot_analysis.problems import render_response
 from attcot_lab.testbed.arrows import generate_arrows
@@ -75,9 +77,10 @@ def test_a_table_without_columns_or_rows_is_refused(results, name):
 
 def test_every_result_has_a_figure_and_nothing_else_is_looked_up_by_name(results):
     # Outcomes are read off tables of answers, without a model: tests/reports/test_outcomes.py.
-    # Decoders need more items than there are here: test_states.py.
+    # Decoders need more items than there are here: test_states.py; for writers and for statements
+    # there are test_behaviour.py and test_perceptions.py.
     from_a_model = {type(result) for result in results.values()}
-    others = {CotOutcomes, HiddenCommitment, Steering}
+    others = {Behaviour, CotOutcomes, HiddenCommitment, Perceptions, Steering}
     assert from_a_model | others == set(Result.__subclasses__())
     for kind in Result.__subclasses__():
         assert callable(getattr(import_module(FIGURES), kind.name))

@@ -45,7 +45,8 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     table = pd.DataFrame({"item": ["a", "b"], "x": [1.0, 2.0]})
     run = RunFolder.create(folder / "run", {"seed": 0})
-    run.write_table("values", table)
+    values = {name: "x" for name in ("model", "family", "scale", "kind", "arm", "metric")}
+    run.write_table("values", table[["item"]].assign(**values, seed=0, value=1.0))
     run.parts("maps").write(0, [[0, 1]], ["a", "b"], Part(table, {"a": np.ones(3)}))
     run.parts("access").write(0, [[0], [1]], ["a", "b"], Part(table[:1]))
     save_problems(generate_arrows(2, seed=0), folder / "problems")
@@ -57,12 +58,12 @@ def readers(folder):
     image = sorted((own / "images").iterdir())[0]
     parquet = run.table_path("values")
     return [
-        ((pq, "read_table"), lambda: run.read_table("values")),
+        ((pq, "ParquetFile"), lambda: run.read_table("values")),
         ((pq, "ParquetFile"), lambda: list(run.read_blocks("maps"))),
-        ((pq, "read_table"), lambda: run.parts("access").missing([[0], [1]], ["a", "b"])),
+        ((pq, "ParquetFile"), lambda: run.parts("access").missing([[0], [1]], ["a", "b"])),
         ((safetensors.numpy, "load"), lambda: run.read_arrays("maps")),
         ((json, "loads"), lambda: run.manifest),
-        ((pd, "read_parquet"), lambda: read_values(folder / "run")),
+        ((pq, "ParquetFile"), lambda: read_values(folder / "run")),
         ((Image, "open"), lambda: load_problems(own)),
         ((Image, "open"), lambda: read_image(image)),
         ((Image, "open"), lambda: picture(image.name, "row 1", [image.parent])),
