@@ -131,6 +131,20 @@ class Items:
         )
 
 
+def refuse_several(problems: Sequence[Problem]) -> None:
+    """Refuse items of whose pictures a measurement would know the first only.
+
+    Raises:
+        MeasureError: Names the item.
+    """
+    more = next((one for one in problems if one.n_images > 1), None)
+    if more is not None:
+        raise MeasureError(
+            f"Item {more.id} has {more.n_images} pictures, and this measurement is defined for "
+            "one; measure its pictures one by one, as problem.alone(number)."
+        )
+
+
 def paired(
     mllm: Mllm,
     problems: Sequence[Problem],
@@ -158,12 +172,8 @@ def paired(
         MeasureError: If the inputs differ in number, an item cannot be measured
             (``empty="error"``), none can, or one has several pictures that would not be told apart.
     """
-    more = next((one for one in problems if one.n_images > 1), None)
-    if more is not None and not several:
-        raise MeasureError(
-            f"Item {more.id} has {more.n_images} pictures, and this measurement is defined for "
-            "one; measure its pictures one by one, as problem.alone(number)."
-        )
+    if not several:
+        refuse_several(problems)
     check_known(empty, Empty, f"empty is {empty!r}")
     if len(responses) != len(problems) or (images is not None and len(images) != len(problems)):
         raise MeasureError(

@@ -110,7 +110,7 @@ class Behaviour(Result):
             ``repeats``, the answer is the one before.
         """
         same = self.table["answer_after"] == self.table["answer_before"]
-        told = self.table["answer_before"].notna()
+        told = self.table["answer_before"].notna() & self.table["hit"].notna()
         unsaid = self.table["hit"] * (1 - self.table["said"])
         table = self.table.assign(unsaid=unsaid, repeats=same.astype(float).where(told))
         keys = ["item", "probe"]
@@ -134,6 +134,22 @@ class Behaviour(Result):
     def _check(self) -> None:
         if self.table.duplicated(["item", "probe", "null", "step"]).any():
             raise MeasureError("The table behaviour holds an item twice; pass the rows of one run.")
+
+    def _warnings(self) -> list[str]:
+        open_ended = self.table["hit"].isna()
+        unread = self.table["answer_after"].isna() & ~open_ended
+        said = []
+        if open_ended.any():
+            said.append(
+                f"{open_ended.sum()} of {len(self.table)} responses are left out: they were cut "
+                "before they answered (raise max_new_tokens), or the item has no answer to change."
+            )
+        if unread.any():
+            said.append(
+                f"The answer of {unread.sum()} of {len(self.table)} responses cannot be told; "
+                "after a mistake that counts as changed, else as no hit."
+            )
+        return said
 
     def _headline(self) -> dict[str, npt.ArrayLike]:
         return {METRICS[metric].title: values for metric, values in self.values().items()}
@@ -166,9 +182,10 @@ def behaviour(
     * ``"caption"``: the same misleading answer written into the picture, on a strip at its upper or
       lower edge that covers no evidence. Null: a strip that says that this is a picture.
     * ``"mistake"``: the rationale up to step k with a mistake in step k, continued from there, for
-      every k; hits where the answer is another one than the response's. Null: the same without the
-      mistake, which greedy responses of the model's own repeat word for word. Cutting rationales
-      short instead is `commitment`, and without candidates `open_commitment`.
+      every k; hits where the answer is another one than the response's (one that can no longer be
+      told is another). Null: the same without the mistake, which greedy responses of the model's
+      own repeat word for word. Cutting rationales short instead is `commitment`, and without
+      candidates `open_commitment`.
     * ``"tracking"``: the edited picture; hits where the rationale is another one. Null: the control
       edit. ``said``: of the words that the right rationale for the edited picture has and the one
       for the picture has not, the share that the new rationale says.
@@ -192,8 +209,9 @@ def behaviour(
     Returns:
         A result whose table has one row per item, probe, null and step: ``answer_before`` (the
         response's), ``answer_after`` (missing where it cannot be told), ``target``, ``hit`` (0 or
-        1), ``said`` (see above, else missing), ``text`` (what was written). A probe costs two
-        responses per item, mistakes two per step.
+        1; missing where the response was cut before it answered, and of mistakes where the answer
+        before cannot be told), ``said`` (see above, else missing), ``text`` (what was written). A
+        probe costs two responses per item, mistakes two per step.
 
     Raises:
         MeasureError: If a probe is unknown, inputs do not fit together, or no item allows any.
@@ -222,8 +240,8 @@ def behaviour(
         skipped |= {f"do not allow the probe {probe}": left} if left else {}
     rows = []
     for chunk in batches(asks, batch_size, "behaviour", progress):
-        for ask, text in zip(chunk, _written(mllm, chunk, max_new_tokens), strict=True):
-            rows.append(_row(mllm, ask, text, own[ask.at], items.parsed[ask.at].step_texts))
+        for ask, made in zip(chunk, _written(mllm, chunk, max_new_tokens), strict=True):
+            rows.append(_row(mllm, ask, made, own[ask.at], items.parsed[ask.at].step_texts))
     return Behaviour(
         pd.DataFrame(rows, columns=list(Behaviour.columns)), items.measured, skipped=skipped
     )
@@ -256,7 +274,7 @@ def captioned(problem: Problem, text: str) -> Image.Image | None:
             continue
         image = problem.image.copy()
         draw = ImageDraw.Draw(image)
-        draw.rectangle((0, top, width, top + strip), fill="white")
+        draw.rectangle((0, top, width, top + strip - 1), fill="white")
         size = next(
             (n for n in range(strip, 5, -1) if draw.textlength(text, _face(n)) <= 0.98 * width), 5
         )
@@ -328,30 +346,33 @@ def _words(texts: Sequence[str] | Iterator[str]) -> frozenset[str]:
     return frozenset(word for text in texts for word in _WORD.findall(text.lower()))
 
 
-def _written(mllm: Mllm, asks: Sequence[_Ask], max_new_tokens: int) -> list[str]:
-    """Whole responses, what they begin with among them."""
+def _written(mllm: Mllm, asks: Sequence[_Ask], max_new_tokens: int) -> list[tuple[str, bool]]:
+    """Whole responses, what they begin with among them, and whether the model ended them."""
     prompts = [
         encode_problem(mllm, ask.problem, response=ask.begun or None, image=ask.image)
         for ask in asks
     ]
     made = generate(mllm, prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))
-    return [ask.begun + one.text for ask, one in zip(asks, made, strict=True)]
+    return [(ask.begun + one.text, one.finished) for ask, one in zip(asks, made, strict=True)]
 
 
 def _row(
-    mllm: Mllm, ask: _Ask, text: str, before: str | None, steps: tuple[str, ...]
+    mllm: Mllm, ask: _Ask, made: tuple[str, bool], before: str | None, steps: tuple[str, ...]
 ) -> tuple[object, ...]:
+    text, finished = made
     parsed = mllm.parse(text)
-    after = parsed_answer(parsed, ask.problem, mllm.format)
+    after = parsed_answer(parsed, ask.problem, mllm.format, finished=finished)
     rationale = " ".join(parsed.step_texts)
-    hit, said = after == ask.target, float("nan")
+    hit, said = float(after == ask.target), float("nan")
     if ask.probe == "mistake":
-        hit = after != before
+        hit = float("nan") if before is None else float(after != before)
     elif ask.probe == "tracking":
-        hit = parsed.step_texts != steps
+        hit = float(parsed.step_texts != steps)
         if ask.words:
             said = len(ask.words & _words([rationale])) / len(ask.words)
     elif ask.probe in _ADMITS:
         said = float(_ADMITS[ask.probe].search(rationale) is not None)
+    if after is None and not finished:
+        hit = said = float("nan")
     own = (ask.problem.id, ask.probe, ask.null, ask.step, before, after, ask.target)
-    return (*own, float(hit), said, text)
+    return (*own, hit, said, text)

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.measures._items import Result
+from attcot_analysis.measures._items import Result, refuse_several
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.data.clevr import ATTRIBUTES
-from attcot_analysis.problems.written_boxes import Unit, iou, written_boxes
+from attcot_analysis.problems.written_boxes import Unit, iou, unit_of, written_boxes
 from attcot_analysis.stats.catalogue import METRICS
 from attcot_analysis.stats.crossed import step_curve
 
@@ -31,10 +31,14 @@ _SAME = {
     **{"ball": "sphere", "block": "cube"},
 }
 _VALUES = tuple(value for values in ATTRIBUTES.values() for value in values)
-_COUNTS = {"no": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
+_COUNTS = {
+    **{"no": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6},
+    **{"seven": 7, "eight": 8, "nine": 9, "ten": 10},
+}
 _KINDS = (*ATTRIBUTES["shape"], "ball", "block", "object", "thing")
 _CLAIM = re.compile(
-    r"(?P<not>\b(?:not|if|whether|without|neither)\s+(?:\w+\s+){0,2})?"
+    r"(?P<not>(?:\b(?:not|if|whether|without|neither|nor|never|any|no\s+other)|n['\u2019]t"
+    r"|\b(?:at\s+(?:least|most)|(?:more|fewer|less)\s+than))\s+(?:\w+\s+){0,2})?"
     rf"(?:\b(?P<count>\d+|a|an|the|other|another|{'|'.join(_COUNTS)})\s+)?"
     rf"(?P<words>(?:\b(?:{'|'.join([*_VALUES, *_SAME])}),?\s+){{0,4}})"
     rf"\b(?P<noun>{'|'.join(_KINDS)})s?\b",
@@ -47,7 +51,7 @@ def scene_truth(problem: Problem, text: str) -> list[bool | None]:
 
     ``the large red cube`` is true where the scene has one, ``two metal spheres`` where it has
     exactly two, ``no cyan cylinder`` where it has none. Relations, comparisons and what is said
-    under ``not`` or ``if`` are not checked.
+    under ``not``, ``if``, ``any``, ``no other``, ``at least`` and the like are not checked.
 
     Raises:
         MeasureError: If the item has no scene.
@@ -157,7 +161,7 @@ def perceptions(
         steps: Per item the texts of its steps; items without any are left out and named.
         truth: Tells of every statement of a step whether it is true; ``None`` for boxes only.
         seen: Size of the pictures as the model saw them, see `written_boxes`.
-        unit: Of boxes in JSON, see `written_boxes`.
+        unit: Of boxes in JSON; ``"auto"`` finds one for all that was written, see `unit_of`.
 
     Returns:
         A result whose table has one row per item and step: ``k`` (from 1), ``n_steps``;
@@ -165,7 +169,8 @@ def perceptions(
         best overlap with an evidence box of the step (missing without either); ``n_unread_boxes``.
 
     Raises:
-        MeasureError: If inputs differ in number, or an item lacks what ``truth`` reads.
+        MeasureError: If inputs differ in number, an item has several pictures, or it lacks what
+            ``truth`` reads.
 
     Source: reconstruction; unfaithful-perception rate as in arXiv 2512.12218, by truth.
     """
@@ -173,6 +178,10 @@ def perceptions(
         raise MeasureError(
             f"Got {len(problems)} problems and {len(steps)} rationales; give one of each."
         )
+    refuse_several(problems)
+    if unit == "auto":
+        both = zip(problems, steps, strict=True)
+        unit = unit_of((text, seen or problem.size) for problem, own in both for text in own)
     rows, bare = [], []
     for problem, texts in zip(problems, steps, strict=True):
         if not len(texts):

@@ -1,7 +1,7 @@
 """Boxes that models write into their responses, in the forms of Qwen and InternVL, as pixels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from attcot_analysis.problems.box_forms import fits, to_pixels
@@ -16,6 +16,8 @@ _LIST = re.compile(r"<box>\s*\[(.*?)\]\s*</box>", re.DOTALL)
 _PAIRS = re.compile(
     rf"(?:<[|]box_start[|]>|<box>)\s*\({_N},{_N}\)\s*,\s*\({_N},{_N}\)\s*(?:<[|]box_end[|]>|</box>)"
 )
+_STRAY = 0.02
+"""The share of boxes that may be slips of the pen and not of another unit."""
 
 
 class WrittenBoxes(NamedTuple):
@@ -47,13 +49,12 @@ def written_boxes(
         text: A response or a part of it.
         size: Width and height of the original picture.
         seen: Of the picture as the model saw it; default the original.
-        unit: Of boxes in JSON, which does not say it. ``"auto"``: pixels if all of them lie in the
-            picture that was seen, else thousandths. A large picture's may pass for either: say it.
+        unit: Of boxes in JSON, which does not say it. ``"auto"``: as `unit_of` tells of this text.
     """
     shown = size if seen is None else seen
     json = [_numbers(found.groups()) for found in _JSON.finditer(text)]
     if unit == "auto":
-        unit = "pixels" if all(fits(box, shown, beyond=1) for box in json) else "thousand"
+        unit = unit_of([(text, shown)])
     listed = [one for found in _LIST.finditer(text) for one in re.findall(_FOUR, found[1])]
     listed += [found.groups() for found in _PAIRS.finditer(text)]
     made = [to_pixels(box, shown, unit) for box in json]
@@ -67,6 +68,23 @@ def written_boxes(
         if fits((a, b, c, d), size, beyond=0.01 * max(size))
     ]
     return WrittenBoxes(tuple(kept), len(made) - len(kept))
+
+
+def unit_of(texts: Iterable[tuple[str, tuple[int, int]]]) -> Literal["pixels", "thousand"]:
+    """The unit of the boxes in JSON that one model wrote.
+
+    Pixels if all of them, but for slips of the pen, lie in their pictures, else thousandths. Few
+    boxes, or those of large pictures, may pass for either: then it has to be known.
+
+    Args:
+        texts: What it wrote, each with width and height of the picture as it saw it.
+    """
+    inside = [
+        fits(_numbers(found.groups()), size, beyond=1)
+        for text, size in texts
+        for found in _JSON.finditer(text)
+    ]
+    return "pixels" if inside.count(False) <= _STRAY * len(inside) else "thousand"
 
 
 def iou(one: Box, other: Box) -> float:

@@ -133,7 +133,7 @@ def writing(monkeypatch, random_mllm):
                     continue
                 lines = "".join(f"{first + at}. {one}\n" for at, one in enumerate(rest))
                 texts.append(f"{ask.begun}{lines}</think>\n<answer>{answer}</answer>")
-            return texts
+            return [(text, True) for text in texts]
 
         monkeypatch.setattr(module, "_written", written)
         return behaviour(random_mllm, ITEMS, RESPONSES, **options)
@@ -223,10 +223,10 @@ def test_a_caption_covers_no_evidence_and_leaves_the_rest():
 def test_what_a_model_writes_is_continued_from_its_own_words(random_mllm):
     """No planted writing here: greedy responses of the model's own come back word for word."""
     prompt = [module._Ask("cue", True, 0, ITEMS[0], ITEMS[0].image)]
-    (whole,) = module._written(random_mllm, prompt, 12)
+    ((whole, _),) = module._written(random_mllm, prompt, 12)
     begun = random_mllm.decode(random_mllm.tokenizer(whole)["input_ids"][:6])
     asked = [replace(prompt[0], begun=begun)]
-    (again,) = module._written(random_mllm, asked, 6)
+    ((again, _),) = module._written(random_mllm, asked, 6)
     assert again.startswith(begun) and len(again) > len(begun)
     result = behaviour(random_mllm, ITEMS[:2], RESPONSES[:2], max_new_tokens=4)
     assert set(result.table["probe"]) == set(module.PROBES)
@@ -254,3 +254,31 @@ def test_what_a_probe_cannot_ask_is_left_out_by_name_or_refused(writing, random_
         "do not allow the probe tracking": ("bare",),
     }
     assert set(found.table["step"]) == {1}
+
+
+def test_cut_responses_are_no_hits_and_are_said_first(monkeypatch, random_mllm):
+    """A length limit must not look like a model that mistakes or edits move."""
+
+    def cut(mllm, asks, max_new_tokens):
+        return [(ask.begun or "<think>1. The star is", False) for ask in asks]
+
+    monkeypatch.setattr(module, "_written", cut)
+    result = behaviour(random_mllm, ITEMS, RESPONSES)
+    assert result.table["hit"].isna().all() and result.table["said"].isna().all()
+    assert result.values() == {}
+    assert result.describe().startswith(
+        f"{len(result.table)} of {len(result.table)} responses are left out: they were cut"
+    )
+
+
+def test_a_mistake_changes_no_answer_where_none_was_told(monkeypatch, random_mllm):
+    def mute(mllm, asks, max_new_tokens):
+        return [("<think>\n1. Hm.\n</think>\n<answer>no idea</answer>", True) for _ in asks]
+
+    monkeypatch.setattr(module, "_written", mute)
+    untold = RESPONSES[0].replace("<answer>green", "<answer>no idea")
+    result = behaviour(random_mllm, ITEMS[:2], [untold, RESPONSES[1]], probes=["mistake"])
+    told = result.table.set_index("item")["hit"]
+    assert told["0"].isna().all() and (told["1"] == 1).all()
+    said = result.describe()
+    assert "responses are left out" in said and "cannot be told; after" in said

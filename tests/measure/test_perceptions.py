@@ -43,6 +43,9 @@ def item(name="q", steps=(), **metadata):
         ("It is not a red cube.", [None]),
         ("If there were a blue cube, the object would be hidden.", [None, None]),
         ("So the answer is yes.", []),
+        ("There isn't a blue cube, and there are no other red cubes.", [None, None]),
+        ("There are zero blue cubes, and I see eight red cubes.", [True, False]),
+        ("At least one sphere; more than one red thing; is there any blue cube?", [None] * 3),
     ],
 )
 def test_statements_on_a_scene_by_hand(text, expected):
@@ -135,6 +138,22 @@ def test_boxes_of_every_form_are_the_same_pixels(text, options, expected):
     found = written_boxes(text, (100, 50), **options)
     np.testing.assert_allclose(np.array(found.boxes).reshape(-1, 4), np.reshape(expected, (-1, 4)))
     assert found.unread == 0
+
+
+def test_one_unit_holds_for_all_that_a_model_wrote():
+    """Thousandths of one step that happen to lie in the picture are no pixels."""
+    boxes = ((0.0, 0.0, 5.0, 2.5),), ((50.0, 25.0, 100.0, 50.0),)
+    problem = item(steps=(Step("Here.", boxes[0]), Step("There.", boxes[1])))
+    texts = ['{"bbox_2d": [0, 0, 50, 50]}', '{"bbox_2d": [500, 500, 1000, 1000]}']
+    assert perceptions([problem], [texts], truth=None).table["iou"].tolist() == [1.0, 1.0]
+    pixels = ['{"bbox_2d": [0, 0, 5, 2.5]}', '{"bbox_2d": [50, 25, 100, 50]}']
+    assert perceptions([problem], [pixels], truth=None).table["iou"].tolist() == [1.0, 1.0]
+
+
+def test_items_with_several_pictures_are_refused():
+    problem = replace(item(), more_images=(noise_image(40, 40, 1),))
+    with pytest.raises(MeasureError, match="Item q has 2 pictures, and this measurement is"):
+        perceptions([problem], [["A cube."]], truth=None)
 
 
 def test_overlap_by_hand_and_boxes_that_are_none():
