@@ -271,7 +271,7 @@ BatchSize = Annotated[
 ]
 MaxNewTokens = Annotated[int, Option(help="limit of a response")]
 MaxSeconds = Annotated[
-    float | None, Option(help="after which a batch of responses is cut; default 4 hours")
+    float | None, Option(help="time after which a batch of responses is cut; default 4 hours")
 ]
 MaxPixels = Annotated[
     int | None,
@@ -314,10 +314,10 @@ class Asking:
     system: Annotated[str | None, Option(metavar="TEXT", help="system prompt")] = None
     prompt: Annotated[
         str | None,
-        Option(metavar="TEXT", help="instruction behind the question; of measure with a rationale"),
+        Option(metavar="TEXT", help="instruction after the question; in measure, the CoT one"),
     ] = None
     thinking: Annotated[
-        Literal["on", "off"] | None, Option(help="what the chat template is told of thinking")
+        Literal["on", "off"] | None, Option(help="thinking mode of the chat template")
     ] = None
     prefill: Annotated[
         str | None, Option(metavar="TEXT", help="what every response is made to start with")
@@ -346,9 +346,9 @@ class Loading:
     """How a model is loaded."""
 
     dtype: Annotated[
-        str | None, Option(help="such as bfloat16; default auto, of check-model float32")
+        str | None, Option(help="such as bfloat16; default auto (check-model: float32)")
     ] = None
-    device: Annotated[str | None, Option(help="such as cpu, cuda:1, or auto: over all")] = None
+    device: Annotated[str | None, Option(help="such as cpu, cuda:1, or auto (all GPUs)")] = None
     revision: Annotated[str | None, Option(help="branch, tag or commit on the hub")] = None
     max_pixels: MaxPixels = None
     max_patches: MaxPatches = None
@@ -363,7 +363,7 @@ class Writing:
         Literal["recommended"] | None,
         Option(help="recommended: as the checkpoint's publisher says (generation_config)"),
     ] = None
-    temperature: Annotated[float, Option(help="of what the model writes; 0: greedy")] = 0.0
+    temperature: Annotated[float, Option(help="of sampling; 0: greedy")] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -955,13 +955,22 @@ def _measure(
         int | None,
         Option(help="force answers after at most so many steps of a rationale; default all"),
     ] = None,
-    layers: Annotated[list[str] | None, Option(help="to read, such as 9-18; default all")] = None,
+    layers: Annotated[
+        list[str] | None, Option(help="whose attention is read, such as 9-18; default all")
+    ] = None,
     controls: Annotated[
-        list[str] | None, Option(help="rationale, filler, other_item, cue_2, cue_3, permuted")
+        list[str] | None,
+        Option(
+            help="of commitment: rationale, filler, other_item (these by default), cue_2, cue_3, "
+            "permuted"
+        ),
     ] = None,
     edits: Annotated[
         list[str] | None,
-        Option(help="such as twin, control, blank, swap, or your own module:function"),
+        Option(
+            help="of dependence: twin, control, blank (these by default), swap, ..., or your own "
+            "module:function"
+        ),
     ] = None,
     fill: Annotated[
         str | None, Option(help="of occluded evidence: mean (default), blur, noise, telea, ...")
@@ -971,8 +980,8 @@ def _measure(
         Option(
             "--also",
             metavar="TABLE",
-            help="answer_access, causal (knockout, mean values, removal), lens, divergence, "
-            "open_commitment",
+            help="measure in addition: answer_access, causal (knockout, mean values, removal), "
+            "lens, divergence, open_commitment",
         ),
     ] = None,
     only: Annotated[
@@ -1091,13 +1100,14 @@ def _measure(
                 say(gap)
             for name, size in run.manifest.get("halved", {}).items():
                 say(f"Out of memory: {name} was measured {size} items at a time.")
+            say("The metrics are defined in docs/metrics.md; attcot report makes a page of it.")
             say(f"Run: {run.path}")
 
 
 @app.command("compare")
 def _compare(
-    before: Annotated[str, Argument(metavar="RUN_A", help="the run compared with")],
-    after: Annotated[str, Argument(metavar="RUN_B", help="the run compared")],
+    before: Annotated[str, Argument(metavar="RUN_A", help="the run compared with (the base)")],
+    after: Annotated[str, Argument(metavar="RUN_B", help="the run that is judged")],
     out: Annotated[Path, Option(help="run folder for the report")],
     paging: Paging,
     names: Annotated[

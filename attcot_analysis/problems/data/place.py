@@ -180,7 +180,8 @@ def picture(
     places: list[Folder] = [f / one for one in names for f in folders or (Path(),)]
     file = next((place for place in places if _is_file(place)), None)
     if file is None:
-        looked = ", ".join(dict.fromkeys(map(str, folders))) or "this folder"
+        shown = ("this folder" if str(one) == "." else str(one) for one in folders)
+        looked = ", ".join(dict.fromkeys(shown)) or "this folder"
         hint = "; say where pictures lie with --images" if ":" in str(value)[1:3] else ""
         raise ProblemError(f"{where}: {name} does not exist in {looked}{hint}.")
     if isinstance(file, zipfile.Path):

@@ -430,7 +430,7 @@ def _maps(
 def _load(arms: Sequence[MeasuredArm], models: Checkpoints) -> tuple[dict[str, Mllm], str]:
     """The models by arm; none, and the reason, if one of them cannot be loaded."""
     if models is False:
-        return {}, "no model was to be loaded"
+        return {}, "models were not to be loaded (--no-models)"
     loaded = {}
     for arm, place in zip(arms, models or (None, None), strict=True):
         try:
