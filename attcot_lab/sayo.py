@@ -42,7 +42,6 @@ from attcot_lab.settings import read_settings
 
 # isort: split
 # After our models package, which makes torchvision importable.
-from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -213,7 +212,7 @@ def make_sayo_trainer(
         processing_class=mllm.processor,
         reward_funcs=[region, AccuracyReward(mllm), FormatReward(mllm)],
         args=GRPOConfig(**{**settings, **arguments}),
-        train_dataset=Dataset.from_list(grpo_rows(problems)),
+        train_dataset=grpo_rows(problems),
         peft_config=language_lora(config.lora) if config.lora else None,
     )
     region.bind(trainer)

@@ -101,9 +101,8 @@ def is_plain(file: Path) -> bool:
         ProblemError: As `open_picture`.
     """
     with _reading(str(file), DAMAGED_PNG), Image.open(file, formats=["PNG"]) as image:
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         plain = image.mode in ("RGB", "L") and "transparency" not in image.info
-        return plain and upright and _other_profile(image) is None
+        return plain and _orientation(image, file) == 1 and _other_profile(image) is None
 
 
 def _check_frames(image: Image.Image, name: str) -> None:
@@ -250,8 +249,13 @@ def _reading(name: str, damaged: str) -> Iterator[None]:
 
 
 def _shown_size(image: Image.Image, file: Path) -> tuple[int, int]:
-    """Width and height once it is upright; the pixels are decoded only if they must be."""
+    """Width and height once it is upright."""
+    turned = _orientation(image, file) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
+
+
+def _orientation(image: Image.Image, file: Path) -> int:
+    """How a PNG is turned, 1 for upright; its pixels are decoded only if they must be."""
     late = any(mark in file.read_bytes() for mark in _LATE)
     exif = image.getexif() if late else Image.Image.getexif(image)
-    turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
+    return int(exif.get(ExifTags.Base.Orientation, 1))

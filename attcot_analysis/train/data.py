@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.access import step_evidence
-from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem
+from attcot_analysis.models import Encoded, Mllm, Mode, collate, encode_problem, read_image
 from attcot_analysis.problems import Box, Problem
+from attcot_analysis.problems.pictures import StoredPicture, is_plain
 
 IGNORED = -100
 """Label of tokens the cross-entropy leaves out."""
@@ -129,6 +130,35 @@ def forced_candidates(examples: Sequence[Example]) -> list[CandidateTokens]:
             )
         candidates.append(example.candidates)
     return candidates
+
+
+def lazy_rows(rows: list[dict[str, Any]], problems: Sequence[Problem]) -> Any:
+    """Rows for TRL with the problems' pictures in a column ``images``, decoded at each look.
+
+    A file that every reader sees alike stays where it is; any other picture is kept as a PNG of
+    what is shown.
+
+    Args:
+        rows: One per problem.
+        problems: The problems.
+
+    Returns:
+        A `datasets.Dataset`, as trainers take it.
+    """
+    from datasets import Dataset, Image, Sequence
+
+    image = Image(mode="RGB")
+
+    def kept(held: Any) -> dict[str, Any]:
+        if isinstance(held, StoredPicture) and is_plain(held.file):
+            return {"bytes": None, "path": str(held.file.absolute())}
+        # A copy has no name, by which the package would read the file itself.
+        return dict(image.encode_example(read_image(held).copy()))
+
+    pictures = [[kept(one) for one in problem.held] for problem in problems]
+    made = [{**row, "images": own} for row, own in zip(rows, pictures, strict=True)]
+    found = Dataset.from_list(made)
+    return found.cast_column("images", Sequence(image)) if made else found
 
 
 def step_weights(encoded: Encoded, boxes: Sequence[Sequence[Box]]) -> tuple[Tensor | None, ...]:

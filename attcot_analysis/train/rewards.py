@@ -10,7 +10,7 @@ them ``boxes``, per rationale step a list of pixel boxes, for the region reward;
         processing_class=mllm.processor,
         reward_funcs=[region, AccuracyReward(mllm), FormatReward(mllm)],
         args=GRPOConfig(multi_objective_aggregation="normalize_then_sum", ...),
-        train_dataset=Dataset.from_list(grpo_rows(problems)),
+        train_dataset=grpo_rows(problems),
     )
     region.bind(trainer)
 
@@ -35,6 +35,7 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.problems.reading import choice_text, match_answer, stated_answer
 from attcot_analysis.problems.scoring import RIGHT, score_open
+from attcot_analysis.train.data import lazy_rows
 from attcot_analysis.train.region_reward import (
     Missing,
     RegionAttention,
@@ -47,20 +48,22 @@ _RULE = ("scoring", "references", "tolerance")
 """Columns of open questions, as `Problem` has them; a dataset may lack them."""
 
 
-def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> list[dict[str, Any]]:
+def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> Any:
     """Problems as rows for `GRPOTrainer`, with the columns that the rewards read.
 
     Args:
         problems: The items.
         form: The format to ask for.
+
+    Returns:
+        A `datasets.Dataset`, whose pictures are decoded when they are looked at.
     """
     system = [] if form.system is None else [{"role": "system", "content": form.system}]
     rules = not all(problem.candidates for problem in problems)
-    return [
+    rows = [
         {
             "id": problem.id,
             "prompt": [*system, {"role": "user", "content": _asked(problem, form)}],
-            "images": list(problem.images),
             "question": problem.question,
             "candidates": list(problem.candidates),
             "answer": problem.answer,
@@ -69,6 +72,7 @@ def grpo_rows(problems: Sequence[Problem], form: ResponseFormat = TAGS) -> list[
         }
         for problem in problems
     ]
+    return lazy_rows(rows, problems)
 
 
 def _asked(problem: Problem, form: ResponseFormat) -> str:

@@ -17,7 +17,7 @@ from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.checkpoints import SafeCheckpoints
-from attcot_analysis.train.data import Example, collate_examples, step_weights
+from attcot_analysis.train.data import Example, collate_examples, lazy_rows, step_weights
 from attcot_analysis.train.objective import AttCoTConfig
 from attcot_analysis.train.terms import NOTES, AttCoTTerms
 
@@ -411,12 +411,15 @@ class AttCoTSFTTrainer(AttCoTMixin, SFTTrainer):
         super().__init__(*args, mllm=mllm, attcot=attcot, data_collator=data_collator, **kwargs)
 
 
-def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> Any:
     """Problems as rows for TRL, with the columns that `CotCollator` reads.
 
     Args:
         mllm: The model whose prompts and end token are used.
         problems: Items with rationale steps.
+
+    Returns:
+        A `datasets.Dataset`, whose pictures are decoded when they are looked at.
     """
     rows = []
     for problem in problems:
@@ -431,7 +434,6 @@ def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict
                 "id": problem.id,
                 "prompt": prompt,
                 "completion": response + mllm.tokenizer.eos_token,
-                "images": list(problem.images),
                 "candidates": list(problem.candidates),
                 "answer": problem.answer,
                 "boxes": [
@@ -439,4 +441,4 @@ def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> list[dict
                 ],
             }
         )
-    return rows
+    return lazy_rows(rows, problems)

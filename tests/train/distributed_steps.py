@@ -125,7 +125,7 @@ def main(checkpoint, output, size):
         set_seed(0)
         mllm = load_mllm(checkpoint, dtype=torch.float32)
         problems = generate_arrows(8, ArrowsConfig(prior=0.95), seed=1, split="train")
-        rows = prompt_completion_rows(mllm, problems)
+        rows = list(prompt_completion_rows(mllm, problems))
         if kind == "ddp":
             weights = run_ddp(mllm, rows, f"{output}/run", int(size))
         else:

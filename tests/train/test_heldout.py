@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -59,7 +58,7 @@ def of_trl(checkpoint, problems, folder):
         model=mllm.model,
         processing_class=mllm.processor,
         args=args,
-        train_dataset=Dataset.from_list(prompt_completion_rows(mllm, problems)),
+        train_dataset=prompt_completion_rows(mllm, problems),
     )
     return trainer, mllm
 

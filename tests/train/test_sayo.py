@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 
 from attcot_analysis.errors import TrainingError
@@ -115,7 +114,7 @@ def test_answers_by_letter_and_rows_without_one(random_mllm):
 
 def as_trl(problems, completion_ids):
     """Prompts with their pictures filled in, and columns, as `GRPOTrainer` hands them over."""
-    rows = list(Dataset.from_list(grpo_rows(problems)))
+    rows = list(grpo_rows(problems))
     prompts = [
         [
             {

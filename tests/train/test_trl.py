@@ -1,16 +1,23 @@
 """Att-CoT in TRL: exact at weight 0, the same terms as in our own trainer, LoRA, refusals."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.models import load_mllm
+from attcot_analysis.problems import load_problems, save_problems
+from attcot_analysis.problems.pictures import _read_stored
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, attach, language_lora, make_trainer
 from attcot_analysis.train.data import RationaleDataset, collate_examples
+from attcot_analysis.train.rewards import grpo_rows
 from attcot_analysis.train.terms import AttCoTTerms
 from attcot_analysis.train.trainer import AttCoTSFTTrainer, CotCollator, prompt_completion_rows
 
@@ -38,7 +45,7 @@ def _arguments(folder, **options):
 
 
 def _dataset(mllm, problems):
-    return Dataset.from_list(prompt_completion_rows(mllm, problems))
+    return prompt_completion_rows(mllm, problems)
 
 
 def _losses(trainer):
@@ -102,6 +109,38 @@ def test_our_batches_are_those_of_trl(random_mllm, training_problems, tmp_path):
     assert ours.keys() == {*theirs.keys(), "attcot"}
     for key, value in theirs.items():
         assert torch.equal(ours[key], value), key
+
+
+def test_rows_of_pictures_on_a_disk_are_decoded_when_they_are_looked_at(
+    random_mllm, training_problems, tmp_path, monkeypatch
+):
+    folder = save_problems(training_problems[:4], tmp_path / "set")
+    read = partial(load_problems, folder, keep_pictures=False)
+    files = [problem.held[0].file for problem in read()]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    with Image.open(files[1]) as image:
+        image.load()
+    image.save(files[1], exif=turned)  # Square, so that it fits its problem as it did.
+    with Image.open(files[2]) as image:
+        clear = image.convert("RGBA")
+    clear.putalpha(100)
+    clear.save(files[2])
+    problems, decoded, load = read(), [], PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda self: decoded.append(1) or load(self))
+    for make in (partial(prompt_completion_rows, random_mllm), grpo_rows):
+        _read_stored.cache_clear()
+        decoded.clear()
+        rows = make(problems)
+        few = len(decoded)
+        pictures = [row["images"] for row in rows]
+        assert len(decoded) >= few + len(problems)
+        # Only those that readers see in different ways.
+        assert few <= 2 * 3
+        for (found,), problem in zip(pictures, problems, strict=True):
+            assert np.array_equal(np.asarray(found), np.asarray(problem.image))
+        (row,) = make(training_problems[:1])
+        assert np.array_equal(np.asarray(row["images"][0]), np.asarray(training_problems[0].image))
 
 
 def test_conversations_are_rendered_as_trl_renders_them(random_mllm, training_problems):
