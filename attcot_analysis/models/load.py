@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -27,6 +28,7 @@ from attcot_analysis.models.processors import (
     check_processor,
     limit_pictures,
     overridden_tiles,
+    settings_file,
     unknown_image_processor,
 )
 from attcot_analysis.models.untrusted import check_template, usable_device
@@ -304,7 +306,9 @@ def load_mllm(
     if tiles:
         warnings.warn(f"{name}: {tiles}.", stacklevel=2)
     commit = getattr(config, "_commit_hash", None) or revision
-    return Mllm(model, processor, family, name, commit, format=chosen, limits=limits)
+    mllm = Mllm(model, processor, family, name, commit, format=chosen, limits=limits)
+    _try(mllm)
+    return mllm
 
 
 def load_processor(
@@ -441,6 +445,32 @@ def _load(auto: Any, part: str, name: str, **options: Any) -> Any:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise passing(error, f"the {part} of {name}", ModelError) or ModelError(
             f"The {part} of {name} cannot be loaded: {reason}"
+        ) from error
+
+
+def _try(mllm: Mllm) -> None:
+    """Let a checkpoint read a small picture and a question, as `transformers` alone does it.
+
+    A value of its settings that is none shows where the processor or the model first uses it, with
+    any error. Nothing of ours runs inside, so that no fault of ours is laid to the checkpoint.
+
+    Raises:
+        ModelError: If it fails.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": "?"}]
+    prompt = mllm.prompt([{"role": "user", "content": content}])
+    part, files = "processor", f"{settings_file(mllm.name)} and tokenizer_config.json"
+    picture = Image.new("RGB", (64, 64))
+    try:
+        batch = mllm.processor(text=[prompt], images=[[picture]], return_tensors="pt")
+        part, files = "model", "config.json"
+        with torch.no_grad():
+            mllm.model(**batch.to(mllm.device), use_cache=False)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        raise passing(error, f"the {part} of {mllm.name}", ModelError) or ModelError(
+            f"The {part} of {mllm.name} fails on a small picture and a question ({reason}); "
+            f"correct its {files}, or get the checkpoint again."
         ) from error
 
 

@@ -25,6 +25,7 @@ _MOST = {
     "vocab_size": 2**22,
 }
 """Of a configuration; the largest models that are published have far less."""
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 _MOST_PIXELS = 2**26
 """That a processor may blow any picture up to; of an edge, the root."""
 
@@ -60,6 +61,18 @@ def check_config(config: Any, name: str) -> None:
                     f"{name} has {key} {value} in its {part or 'configuration'}, expected 1 to "
                     f"{most}; get the checkpoint again from a source you trust."
                 )
+    folder = Path(name)
+    held = sum(file.stat().st_size for kind in _WEIGHTS for file in folder.glob(kind))
+    text = config.get_text_config()
+    size = [getattr(text, key, 0) for key in ("num_hidden_layers", "hidden_size", "vocab_size")]
+    if held and all(isinstance(one, int) for one in size):
+        layers, width, vocabulary = size
+        least = (layers * width + vocabulary) * width
+        if least > 4 * held:  # Two bits for each.
+            raise ModelError(
+                f"{name} has a configuration of at least {least} weights, and files of {held} "
+                "bytes for them; get the checkpoint again, its config.json is of another model."
+            )
     token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
     if isinstance(token, int) and not 0 <= token < _MOST["vocab_size"]:
         raise ModelError(

@@ -41,8 +41,6 @@ Places = Sequence[int]
 
 _META = b"attcot"
 """Key of what a part says about itself."""
-_INDEX = "index.json"
-"""Where earlier versions said which file holds which item's array."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,7 @@ class Parts:
             arrays |= self._load(file, table)
         astray = [item for item in wanted if item not in arrays]
         if astray:
-            raise RunError(f"{self._arrays / _INDEX} is damaged (no file holds {astray[0]!r}).")
+            raise RunError(f"{self._arrays} is damaged (no file holds {astray[0]!r}).")
         return {item: arrays[item] for item in wanted}
 
     def _files(self) -> list[Path]:
@@ -291,16 +289,6 @@ class Parts:
 
     def _array_files(self) -> dict[str, tuple[str, Path]]:
         """By item, in their order, the file of its array and the file of its rows."""
-        index = self._arrays / _INDEX
-        if index.is_file():
-            table = self.path.with_name(f"{self._name}.parquet")
-            try:
-                files = {str(item): (str(file), table) for item, file in _json(index).items()}
-            except (OSError, ValueError, AttributeError, RecursionError) as error:
-                raise passing(error, index) or RunError(
-                    f"{index} is damaged ({one_line(error)})."
-                ) from error
-            return files
         placed = [
             (place, item, (str(part.arrays), part.path))
             for part in self._stored()
@@ -411,7 +399,3 @@ def _numbers(path: Path) -> tuple[int, int]:
     """The number of a part, and of how many."""
     number, total = path.name.split("-")[0:3:2]
     return int(number), int(total)
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))

@@ -1,6 +1,5 @@
 """Parts of a table on disk: read as one, found out when damaged, held by one run at a time."""
 
-import json
 import os
 import re
 
@@ -89,19 +88,6 @@ def test_arrays_come_back_by_item(run, records):
     assert list(run.read_arrays("table", ["d"])) == ["d"]
     with pytest.raises(RunError, match=r"has no array of c; it has b, d, 2 in all"):
         run.read_arrays("table", ["c"])
-
-
-def test_arrays_of_earlier_versions_are_found_in_their_index(run, records):
-    files = sorted((run.path / "arrays" / "table").iterdir())
-    index = {"b": files[0].name, "d": files[1].name}
-    files[0].with_name("index.json").write_text(json.dumps(index))
-    table = run.read_table("table")
-    run.write_table("table", table, overwrite=True)
-    assert not records.path.exists()
-    np.testing.assert_array_equal(run.read_arrays("table", ["d"])["d"], array("d"))
-    files[0].with_name("index.json").write_text(json.dumps({"c": files[0].name}))
-    with pytest.raises(RunError, match=r"index\.json is damaged \(no file holds 'c'\)"):
-        run.read_arrays("table")
 
 
 def test_tables_without_rows_are_joined_too():

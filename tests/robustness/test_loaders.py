@@ -122,7 +122,7 @@ MANIFEST = {
 FILES = {
     "corrupt manifest": ["manifest.json", "sources.json"],
     "corrupt parquet": ["tables/answers_cot.parquet", "tables/access/*.parquet"],
-    "corrupt safetensors": ["arrays/maps/*.safetensors", "arrays/old/index.json"],
+    "corrupt safetensors": ["arrays/maps/*.safetensors"],
 }
 
 
@@ -137,11 +137,7 @@ def run(tmp_path_factory):
     rows = pd.DataFrame({"item": ["a", "b"], "x": [1.0, 2.0], "ids": [[1], [2, 3]]})
     run.write_table("answers_cot", rows)
     run.write_json("sources", {"model": {"folder": "../m"}, "problems": {"folder": "../p"}})
-    for name in ("maps", "old"):
-        run.parts(name).write(0, [[0, 1]], ["a", "b"], Part(rows, {"a": np.ones(3)}))
-    (file,) = (run.path / "arrays" / "old").iterdir()
-    # As earlier versions wrote it.
-    (file.parent / "index.json").write_text(json.dumps({"a": file.name}))
+    run.parts("maps").write(0, [[0, 1]], ["a", "b"], Part(rows, {"a": np.ones(3)}))
     run.parts("access").write(0, [[0]], ["a"], Part(rows[:1]))
     return run
 
@@ -155,7 +151,6 @@ def read_all(folder):
         partial(noted_sources, run),
         partial(read_measured, folder),
         lambda: run.read_arrays("maps"),
-        lambda: run.read_arrays("old"),
         lambda: run.parts("access").missing([[0]], ["a"]),
         lambda: list(run.read_blocks("access")),
         *(partial(run.read_table, name) for name in run.tables),

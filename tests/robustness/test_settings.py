@@ -1,0 +1,50 @@
+"""Checkpoints with one damaged value in one settings file: loaded and run, or one sentence."""
+
+import json
+import random
+import shutil
+
+from faults import sentence
+from fuzzing import STEERING, at_most
+from PIL import Image
+
+from attcot_analysis.errors import AttCoTError
+from attcot_analysis.models import encode, generate, load_mllm
+from attcot_analysis.shipped import TESTBED_MODEL, shipped
+
+_VALUES = ("x", -1, 0, 10**9, None, [], {}, "\x1b[31m", 1.5, True, [["a"]], 2**70)
+_LONGEST = 60
+"""Seconds in which a checkpoint of this size has long answered."""
+
+
+def leaves(held, path=()):
+    for key, value in held.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        yield (*path, key)
+
+
+def test_a_damaged_value_of_a_checkpoints_settings_is_survived_or_said(tmp_path, fault, request):
+    whole, folder = shipped(TESTBED_MODEL), tmp_path / "model"
+    draw = random.Random(request.config.getoption("--fuzz-seed", 0))
+    for _ in range(request.config.getoption("--examples", 15)):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole, folder)
+        file = draw.choice(sorted(folder.glob("*.json")))
+        settings = json.loads(file.read_text())
+        path = draw.choice(list(leaves(settings)))
+        value, at = draw.choice(_VALUES), settings
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+        file.write_text(json.dumps(settings))
+        with fault("damaged settings of a checkpoint"):
+            try:
+                with at_most(_LONGEST):
+                    mllm = load_mllm(folder)
+                    item = encode(mllm, Image.new("RGB", (64, 64)), "Which colour?")
+                    generate(mllm, [item], max_new_tokens=2)
+            except AttCoTError as error:
+                assert not STEERING.search(sentence(error))
+            except Exception as error:
+                raise AssertionError(f"{file.name}: {path} is {value!r}") from error
