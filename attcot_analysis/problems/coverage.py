@@ -82,12 +82,14 @@ class CoverageCount:
         self._answers.add(problem.answer)
         self._n_rationales += bool(problem.steps)
         self._having.update(name for name, _, has in _MEASURED if has(problem))
-        evidence = evidence_rectangles(problem)
-        if evidence:
-            control = matched_control(problem, evidence)
-            width, height = problem.size
-            share = covered_area(evidence) / (width * height)
-            self._controls.setdefault(control.form if control else "none", []).append(share)
+        alone = (problem,) if problem.n_images == 1 else map(problem.alone, problem.numbers)
+        for one in alone:
+            evidence = evidence_rectangles(one)
+            if evidence:
+                control = matched_control(one, evidence)
+                width, height = one.size
+                share = covered_area(evidence) / (width * height)
+                self._controls.setdefault(control.form if control else "none", []).append(share)
 
     @property
     def coverage(self) -> DataCoverage:

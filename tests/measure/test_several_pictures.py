@@ -33,6 +33,7 @@ from attcot_analysis.measures.relevance import relevance
 from attcot_analysis.measures.states import hidden_commitment
 from attcot_analysis.models import PromptCache, collate, encode, encode_problem, generate
 from attcot_analysis.problems import Edit, Problem, Step, render_response
+from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.problems.edits import EditOptions, edited_images
 from attcot_analysis.train import RationaleDataset
 from attcot_analysis.train.trainer import CotCollator, prompt_completion_rows
@@ -304,3 +305,11 @@ def test_published_processors_lay_out_several_pictures(name):
     found = visual_access(mllm, [item], [response(item)])
     parts = found.pictures().groupby("step")["mass"].sum()
     np.testing.assert_allclose(parts, found.steps("mass")["value"], rtol=1e-5)
+
+
+def test_controls_are_looked_for_in_the_picture_of_the_evidence():
+    """Evidence that fills the small second picture has no room there, only in the first."""
+    steps = (Step("The star is red.", ((0, 0, 20, 20),), (2,)),)
+    problem = several(sizes=((200, 200), (20, 20)), steps=steps)
+    (said,) = data_coverage([problem, several("b", answer="blue", steps=())]).warnings
+    assert "1 of 1 with nothing, for lack of room" in said and "evidence is 100%" in said

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,7 +35,7 @@ class Look:
 
     def add(self, problem: Problem) -> None:
         """Look at one more."""
-        pixels, boxes = problem.size[0] * problem.size[1], problem.evidence_boxes
+        pixels, boxes = sum(map(prod, problem.sizes)), problem.evidence_boxes
         area = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
         if boxes:
             self._shares.append(min(area / pixels, 1.0))
