@@ -163,7 +163,8 @@ def generate(
                 warnings.warn(
                     f"{len(cut)} responses were cut after {mllm.max_seconds:g} seconds, at "
                     f"{len(cut[0])} of {max_new_tokens} tokens; raise max_seconds "
-                    "(--max-seconds), or give a smaller batch.",
+                    "(--max-seconds), or give a smaller batch, in a new run folder: one that is "
+                    "resumed keeps the responses that it has.",
                     stacklevel=2,
                 )
             results += [

@@ -361,7 +361,8 @@ def test_a_batch_that_takes_too_long_is_cut_and_counted(mllm, prompts):
     assert kept.prefixes.shares(kept, prompts)
     for one in (slow, kept):
         with pytest.warns(
-            UserWarning, match=f"2 responses were cut after 1e-09 .* 1 of {N} tokens"
+            UserWarning,
+            match=f"2 responses were cut after 1e-09 .* 1 of {N} tokens.*new run folder",
         ):
             made = generate(one, prompts, max_new_tokens=N)
         assert [(len(response.ids), response.finished) for response in made] == [(1, False)] * 2
