@@ -67,8 +67,8 @@ _LINKS = re.compile(rf"(?:← )?{_LINK}(?: · {_LINK})*(?: →)?")
 _CONTENTS_HEAD = """# Notebooks
 
 Read them in this order, or start with the question that is yours. They are stored with the outputs of
-fast mode: the model and data that ship with the project, on the CPU, without a network. Each runs on your own
-model and problems when the strings of its parameters cell are changed, and says at its end what else to change.
+fast mode: the model and data that ship with the project, on the CPU, without a network. To run one on your own
+model and problems, change its parameters cell; at its end it says what else to change.
 
 | Notebook | Question | Needs |
 |---|---|---|

@@ -121,6 +121,8 @@ def _words(path: tuple[str, ...], old: Any, new: Any) -> str:
         what = f"what was loaded as {path[-1].replace('_', ' ')}"
     elif path[-1] == "weights_sha256" and None not in (old, new):
         what = "the content of its weight files"
+    elif path[0] == "data" and path[-1] == "n":
+        return f"it was begun with {old} items, now there are {new}"
     else:
         return f"its {'.'.join(path)} is {_short(old)}, now it is {_short(new)}"
     return f"{what} differs from the one it was begun with"

@@ -164,6 +164,13 @@ def test_resume_only_with_the_same_settings(run):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_another_number_of_items_is_said_in_words(tmp_path):
+    few, more = ({**MANIFEST, "data": {"test": {"n": n}}} for n in (4, 5))
+    RunFolder.create(tmp_path / "few", few).write_table("answers", table())
+    with pytest.raises(RunError, match="it was begun with 4 items, now there are 5; write to"):
+        RunFolder.create(tmp_path / "few", more, resume=True)
+
+
 def test_settings_are_corrected_until_something_was_computed_with_them(run):
     other = {**MANIFEST, "seed": 7}
     with RunFolder.begun(run.path, other, resume=True) as found:
