@@ -23,6 +23,7 @@ BENCHES: Mapping[str, str] = {
     "suite": "the tables of measure with what passes share run once, against every pass alone",
     "patching": "a patching sweep over layers, tokens and steps against one pass with hooks each",
     "traces": "memory of commitment on a rationale of 6,000 tokens, at some steps and at all",
+    "report": "memory of a run's page over 60 large pictures, against all of them decoded",
     "training": "a training step with both Att-CoT terms against one of CoT-SFT and the eager way",
     "sayo": "the region reward's share of a GRPO step",
     "vista": "hard questions that gain a right rationale by prefix resampling and by plain samples",

@@ -224,6 +224,14 @@ def test_traces_reports_memory_of_both_and_how_long_the_trace_was():
 
 
 @pytest.mark.long
+def test_report_measures_pages_of_many_and_of_fewer_pictures():
+    values = {row.name: row.value for row in run_bench("report", quick=True)}
+    at = "6 pictures of 200 x 200"
+    assert values[f"memory of the page alone, {at}"] > 0
+    assert values[f"all pictures decoded, {at}"] == pytest.approx(6 * 3 * 200**2 / 2**20)
+
+
+@pytest.mark.long
 def test_vista_reports_every_case_and_what_it_drew():
     values = {row.name: row.value for row in run_bench("vista", quick=True)}
     for case in vista.CASES:
@@ -273,6 +281,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
         "explorer",
         "grpo",
         "patching",
+        "report",
         "sayo",
         "suite",
         "traces",
