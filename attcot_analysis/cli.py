@@ -224,6 +224,9 @@ def _spelt_out(function: Callable[..., Any]) -> Callable[..., Any]:
         spelt.append(inspect.Parameter("quiet", keyword, default=False, annotation=Quiet))
 
     def called(**values: Any) -> Any:
+        # What numpy and torch both take; they say it in words of their own, and late.
+        if not 0 <= (values.get("seed") or 0) < 2**32:
+            raise typer.BadParameter(f"--seed is {values['seed']}; give 0 to {2**32 - 1}")
         for name, group in groups.items():
             own = {one.name: values.pop(one.name) for one in dataclasses.fields(group)}
             values[name] = group(**own)

@@ -279,3 +279,10 @@ def test_a_planted_failure_is_no_fine_tuning_on_one_s_problems(tmp_path, capsys)
     assert main(["finetune", *arguments, "--arm", "planted/blind"]) == Exit.ERROR
     assert "plants a failure with problems of its own" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("command", ["report run", "figures run", "testbed problems x"])
+def test_seeds_that_are_none_are_refused_before_anything_is_done(command, seed, capsys):
+    assert main([*command.split(), "--seed", str(seed)]) == Exit.USAGE
+    assert f"--seed is {seed}; give 0 to 4294967295" in capsys.readouterr().err
