@@ -156,9 +156,8 @@ def lazy_rows(rows: list[dict[str, Any]], problems: Sequence[Problem]) -> Any:
         return dict(image.encode_example(read_image(held).copy()))
 
     pictures = [[kept(one) for one in problem.held] for problem in problems]
-    made = [{**row, "images": own} for row, own in zip(rows, pictures, strict=True)]
-    found = Dataset.from_list(made)
-    return found.cast_column("images", Sequence(image)) if made else found
+    found = Dataset.from_list(rows)
+    return found.add_column("images", pictures, feature=Sequence(image)) if rows else found
 
 
 def step_weights(encoded: Encoded, boxes: Sequence[Sequence[Box]]) -> tuple[Tensor | None, ...]:
