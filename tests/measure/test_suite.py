@@ -350,7 +350,7 @@ def test_what_needs_responses_is_not_measured_without_any(command, tmp_path, cap
     ("more", "message"),
     [
         (["--batch-size", "3"], r"config\.batch_size is 2, now it is 3; write to .*whole-2"),
-        (["--items", "4"], r"data\.test\.n is 3, now it is 4"),
+        (["--items", "4"], r"it was begun with 3 items, now there are 4; write to .*whole-2"),
         (["--seed", "1"], r"seed is 0, now it is 1"),
         (["--dtype", "bfloat16"], r"config\.dtype is 'float32', now it is 'bfloat16'"),
     ],

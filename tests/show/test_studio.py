@@ -1,6 +1,8 @@
 """The studio without a page: what it tells is what the measurements say, and it fails in words."""
 
 import io
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -143,6 +145,22 @@ def test_a_message_while_the_model_writes_is_refused(page, problem):
 
     page.session.handle({"kind": "ask", "question": "?"}, png(problem.image), tell)
     assert "still at work" in refused[0][0]["text"]
+
+
+def test_a_page_may_ask_on_as_it_hears_the_last_event(page, problem):
+    """What a page sends at once arrives before the message that told it has been ended."""
+    heard, waiting = [], []
+
+    def tell(event, data):
+        if event["kind"] == "shown":
+            send = partial(page.session.handle, {"kind": "force"}, b"", lambda *e: heard.append(e))
+            waiting.append(threading.Thread(target=send))
+            waiting[0].start()
+            waiting[0].join(0.1)
+
+    page.session.handle({"kind": "ask", "question": problem.question}, png(problem.image), tell)
+    waiting[0].join()
+    assert [event["kind"] for event, _ in heard] == ["forced"]
 
 
 @pytest.mark.parametrize(

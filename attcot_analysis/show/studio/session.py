@@ -44,6 +44,7 @@ SOURCES: tuple[ExplorerSource, ...] = ("attention", "sink_free")
 BUDGET = 8_000_000
 """Bytes of maps sent with a text; what is selected later is sent in full."""
 
+_HANDOVER = 0.5
 _SHOWN = 1280
 """Pixels of the longer side of a picture that is sent to the page."""
 
@@ -145,7 +146,8 @@ class StudioSession:
                 self.stop()
             elif kind == "planes":
                 tell(*self.planes(message.get("names", ())))
-            elif not self._busy.acquire(blocking=False):
+            # A page may ask on as it hears the last event, before the lock is free.
+            elif not self._busy.acquire(timeout=_HANDOVER):
                 raise ShowError("The model is still at work; press Stop first, or wait.")
             else:
                 try:
