@@ -5,7 +5,7 @@ should do nothing; the two are told apart by what is written, with the reading o
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import (
     Empty,
     Items,
@@ -28,6 +28,7 @@ from attcot_analysis.measures.answers import parsed_answer
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EditKind, edited_images
+from attcot_analysis.problems.fills import GREY
 from attcot_analysis.problems.problem import replaced
 from attcot_analysis.problems.steps import number_range
 from attcot_analysis.problems.whole import exchanged
@@ -220,8 +221,7 @@ def behaviour(
     mistakes after Lanham et al., arXiv 2307.13702, repeats as in VFaith, arXiv 2506.11571,
     tracking as in arXiv 2609.06704.
     """
-    if not probes or set(probes) - set(PROBES):
-        raise MeasureError(f"probes is {list(probes)}; choose from {', '.join(PROBES)}.")
+    check_known(probes, Probe, f"probes is {list(probes)}")
     items = paired(mllm, problems, responses, empty=empty)
     own = {at: parsed_answer(one, problems[at], mllm.format) for at, one in items.parsed.items()}
     asks: list[_Ask] = []
@@ -295,7 +295,7 @@ def _cued(probe: Probe, at: int, problem: Problem, own: str | None, option: str)
         if names:
             question = f"{problem.question} {_OFFER.format(option=option)}"
             asked = replaced(problem, question=question, candidates=(*names, option))
-            grey = Image.new("RGB", problem.size, (128, 128, 128))
+            grey = Image.new("RGB", problem.size, GREY)
             yield _Ask(probe, False, at, asked, grey, option)
             yield _Ask(probe, True, at, asked, problem.image, option)
         return
@@ -334,7 +334,7 @@ def _edited(items: Items, edit: EditKind, control: EditKind) -> Iterator[_Ask]:
     for null, kind in enumerate((edit, control)):
         made = edited_images(items.problems, kind, only=items.places)
         for one in seen_edits(items.mllm, items.problems, made):
-            problem, right = items.problems[one.at], None
+            problem = items.problems[one.at]
             right = {"twin": problem.twin, "control": problem.control}.get(str(kind))
             words = _words(step.text for step in right.steps) if right is not None else frozenset()
             words -= _words(step.text for step in problem.steps)
@@ -342,7 +342,7 @@ def _edited(items: Items, edit: EditKind, control: EditKind) -> Iterator[_Ask]:
             yield _Ask("tracking", bool(null), one.at, problem, one.image, target, words=words)
 
 
-def _words(texts: Sequence[str] | Iterator[str]) -> frozenset[str]:
+def _words(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(word for text in texts for word in _WORD.findall(text.lower()))
 
 
