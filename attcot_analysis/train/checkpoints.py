@@ -32,6 +32,7 @@ from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.runs.manifests import first_difference
+from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 
 LOG_FILE = "training_log.json"
@@ -277,8 +278,7 @@ def _whole(checkpoint: str | Path | None, part: str) -> Iterator[None]:
         raise
     # Archives, tensors, pickles that are refused: each is damaged in its own way.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        said = f"{part} cannot be loaded ({reason:.200})"
+        said = f"{part} cannot be loaded ({one_line(error):.200})"
         raise passing(error, str(checkpoint), TrainingError) or _damaged(
             checkpoint, said
         ) from error
