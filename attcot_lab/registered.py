@@ -31,10 +31,12 @@ class Term(Record):
     Attributes:
         arm: Name of the arm.
         metric: A name in `METRICS`.
+        kind: Name of the plan's problems, where arms are trained on several; default all of them.
     """
 
     arm: Text
     metric: Text
+    kind: Text | None = None
 
 
 class Question(Record):
@@ -193,6 +195,8 @@ def _effects(values: pd.DataFrame, question: Question) -> pd.DataFrame:
         if trained[0] != trained[1]:
             # A base has one measurement, which stands against every training from it.
             del (less if trained[0] else more)["seed"]
+        if question.more.kind != question.less.kind:
+            del less["kind"]  # The same test items, after training on other problems.
         shared = [key for key in keys if key in more and key in less]
         table = more.merge(less, on=shared, suffixes=("", "_less"), validate="many_to_many")
         table["value"] = table["value"] - table["value_less"]
@@ -202,4 +206,6 @@ def _effects(values: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 def _values(values: pd.DataFrame, term: Term) -> pd.DataFrame:
     own = values[(values["arm"] == term.arm) & (values["metric"] == term.metric)]
+    if term.kind is not None:
+        own = own[own["kind"] == term.kind]
     return own[["model", "kind", "seed", "item", "value"]].copy()

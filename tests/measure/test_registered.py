@@ -23,17 +23,16 @@ from attcot_lab.registered import (
     unread_arms,
 )
 
-PLAN = plan_of(
-    {
-        "about": "Three bases, one training each.",
-        "models": ["qwen2_5_vl-b0", "qwen2_5_vl-b1", "qwen2_5_vl-b2"],
-        "problems": {"relation": {"train_prior": None}},
-        "blocks": [
-            {"models": [f"qwen2_5_vl-b{at}"], "arms": ["base", "cot_sft", "att_cot"], "seeds": [at]}
-            for at in range(3)
-        ],
-    }
-)
+DRAFT = {
+    "about": "Three bases, one training each.",
+    "models": ["qwen2_5_vl-b0", "qwen2_5_vl-b1", "qwen2_5_vl-b2"],
+    "problems": {"relation": {"train_prior": None}},
+    "blocks": [
+        {"models": [f"qwen2_5_vl-b{at}"], "arms": ["base", "cot_sft", "att_cot"], "seeds": [at]}
+        for at in range(3)
+    ],
+}
+PLAN = plan_of(DRAFT)
 
 
 def question(name, more, less=("base", "accuracy_cot"), bar=0.0):
@@ -56,7 +55,13 @@ STUDY = Study(
     ],
     exploratory=[question("much", ("att_cot", "accuracy_cot"), None, bar=0.9)],
 )
-SHIPPED = ("testbed_b", "testbed_b_all", "testbed_b_arms")
+SHIPPED = (
+    "testbed_b",
+    "testbed_b_all",
+    "testbed_b_arms",
+    "testbed_b_prior95",
+    "testbed_b_prior60",
+)
 RIGHT = {"base": 0.4, "cot_sft": 0.4, "att_cot": 0.6}
 
 
@@ -119,6 +124,24 @@ def test_a_difference_the_wrong_way_is_opposite(tmp_path):
     assert table["verdict"][0] == "opposite"
 
 
+def test_trainings_on_other_problems_are_compared_on_the_same_items(tmp_path):
+    problems = {"plain": {"kind": "relation"}, "biased": {"kind": "relation", "train_prior": 0.95}}
+    plan = plan_of({**DRAFT, "problems": problems})
+    values = study_values(write(tmp_path / "run", plan.cells()), STUDY, plan)
+    worse = values["kind"].eq("biased") & values["arm"].eq("att_cot")
+    values.loc[worse & values["metric"].eq("accuracy_cot"), "value"] = 0.0
+
+    def cost(arm, kinds=("plain", "biased")):
+        sides = [Term(arm=arm, metric="accuracy_cot", kind=kind) for kind in kinds]
+        return Question(name=arm, text=f"{arm}.", more=sides[0], less=sides[1])
+
+    study = STUDY.model_copy(update={"primary": [cost("att_cot"), cost("cot_sft")]})
+    table = study_claims(values, study).set_index("claim")
+    assert table.loc["att_cot", "value"] == pytest.approx(0.6)
+    assert table.loc["cot_sft", "value"] == 0
+    assert (table["n_items"][:2] == 100).all()
+
+
 def test_an_unfinished_study_is_not_read(tmp_path):
     run = write(tmp_path / "run", PLAN.cells()[:-1])
     with pytest.raises(RunError, match="1 of 9 cells still to run"):
@@ -127,7 +150,7 @@ def test_an_unfinished_study_is_not_read(tmp_path):
 
 def test_the_shipped_registrations_hold_together_and_a_hash_covers_what_decides(tmp_path):
     assert all(1 <= len(read_study(name).primary) <= 4 for name in SHIPPED)
-    assert len({registration_hash(name) for name in SHIPPED}) == 3
+    assert len({registration_hash(name) for name in SHIPPED}) == len(SHIPPED)
     changed = tmp_path / "changed.yaml"
     changed.write_text("about: x\nplan: testbed_b\nprimary: []\n")
     assert registration_hash(changed) != registration_hash("testbed_b")
