@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from attcot_analysis.errors import AttCoTError, ModelError, passing, total_memory
+from attcot_analysis.errors import AttCoTError, ModelError, one_line, passing, total_memory
 from attcot_analysis.presets import DTYPE_BYTES, find_preset
 from attcot_analysis.shipped import config_file, data_folder, notebook_folder
 
@@ -109,8 +109,8 @@ def _versions() -> Iterator[Finding]:
             module = importlib.import_module(name)
         # A broken binary raises whatever it likes.
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            yield Finding(name, "fails", f"cannot be imported ({lines[0]}); install it again")
+            reason = one_line(error)
+            yield Finding(name, "fails", f"cannot be imported ({reason}); install it again")
         else:
             yield Finding(name, "ok", f"imports {getattr(module, '__version__', '')}".rstrip())
     try:

@@ -82,6 +82,12 @@ def check_known(given: object, known: Any, sentence: str) -> None:
         raise MeasureError(f"{sentence}; choose from {', '.join(names)}.")
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message without its full stop, to be put into a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def not_finite(what: str) -> MeasureError:
     """The error for numbers of a model that are not finite.
 

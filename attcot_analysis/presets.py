@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from attcot_analysis.errors import MeasureError, ModelError
+from attcot_analysis.errors import MeasureError, ModelError, one_line
 from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.shipped import config_file
 
@@ -82,8 +82,9 @@ def presets(path: str | Path | None = None) -> dict[str, Preset]:
     try:
         content = read_plain_yaml(path)
     except (OSError, yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"The presets in {path} cannot be read ({reason}); correct it.") from error
+        raise ModelError(
+            f"The presets in {path} cannot be read ({one_line(error)}); correct it."
+        ) from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} must hold presets by name, as `my-model: {{hub: ...}}`.")
     return {str(name): _preset(str(name), settings) for name, settings in content.items()}

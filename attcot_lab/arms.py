@@ -24,7 +24,7 @@ from pydantic import (
 )
 from transformers import AutoConfig
 
-from attcot_analysis.errors import AttCoTError, TrainingError
+from attcot_analysis.errors import AttCoTError, TrainingError, one_line
 from attcot_analysis.models import Mllm, Mode
 from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import Problem
@@ -81,8 +81,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise TrainingError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{path} is not YAML ({reason}); correct it.") from error
+        raise TrainingError(f"{path} is not YAML ({one_line(error)}); correct it.") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise TrainingError(f"{path} must hold names with values, as `title: CoT-SFT`.")
     return content
@@ -140,8 +139,9 @@ def checked(kind: type[Made], given: Any, where: str) -> Made:
     except ValidationError as error:
         raise TrainingError(_sentence(error, where)) from error
     except _WRONG as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"{where}: a value is of a wrong type or size: {reason}.") from error
+        raise TrainingError(
+            f"{where}: a value is of a wrong type or size: {one_line(error)}."
+        ) from error
 
 
 def shown(names: Collection[object]) -> str:

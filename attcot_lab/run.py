@@ -26,7 +26,7 @@ import pandas as pd
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from attcot_analysis.errors import InUseError, ModelError, RunError
+from attcot_analysis.errors import InUseError, ModelError, RunError, one_line
 from attcot_analysis.escapes import for_terminal
 from attcot_analysis.files import write_bytes
 from attcot_analysis.measures.check import check_model
@@ -37,7 +37,6 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS
 from attcot_analysis.runs.manifests import first_difference, recorded
 from attcot_analysis.runs.measure import measure_run
-from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import (
     build_manifest,
     model_record,

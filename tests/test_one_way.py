@@ -1,4 +1,6 @@
-"""One function reads a picture, one writes a file, one makes text harmless: no module has a second.
+"""One function reads a picture, writes a file, makes text harmless: no module has a second.
+
+Nor one that shortens what an error says to its first line.
 
 What is looked for is what such a function needs: a name that it imports or calls, or the text that
 only an escaper holds.
@@ -44,6 +46,7 @@ ALLOWED = {
     ("attcot_analysis/problems/pictures.py", "opener"),
     ("attcot_analysis/escapes.py", "escaper"),
     ("attcot_analysis/files.py", "writer"),
+    ("attcot_analysis/errors.py", "shortener"),
 }
 """The one place of each."""
 OTHERS = {
@@ -93,6 +96,8 @@ def second_ways(source: str) -> list[tuple[str, int, str]]:
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Attribute):
             names = list(dict.fromkeys([ast.unparse(node), node.attr]))
+            if node.attr == "splitlines" and root(node) == "error":
+                found.append(("shortener", node.lineno, ast.unparse(node)))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             short = len(node.value) < 40 and any(mark in node.value for mark in MARKS)
             found += [("escaper", node.lineno, node.value)] if short else []
@@ -163,6 +168,7 @@ def test_no_module_has_a_second_way():
         ("escaper", "text.encode('unicode_escape')"),
         ("escaper", "text.replace('|', '\\\\|')"),
         ("escaper", "name if name.isprintable() else repr(name)"),
+        ("shortener", "reason = (str(error).strip().splitlines() or [''])[0]"),
         (None, "write_whole(path, lambda part: part.write_text(text))"),
         (None, "with part.open('w') as file:\n    json.dump(data, file)"),
         (None, "file = io.BytesIO()\nimage.save(file, 'PNG')\ntable.to_csv(index=False)"),

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faults import survives
-from fuzzing import at_most
+from fuzzing import at_most, harmed
 from PIL import Image
 
 from attcot_analysis.errors import (
@@ -397,6 +398,53 @@ def test_rows_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
         assert file.stat().st_size < 5_000
         with pytest.raises(ProblemError, match=r"rows of 0 MB, expected at most 0"):
             list(tables.read_table(file))
+
+
+def stream(table, **options):
+    held = io.BytesIO()
+    with pa.ipc.new_stream(held, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as file:
+        file.write_table(table)
+    return held.getvalue()
+
+
+def test_a_stream_of_arrow_holds_as_much_as_its_file(tmp_path):
+    file, rows = tmp_path / "data.arrow", pa.table({"x": ["ab"] * 130, "y": [[1]] * 130})
+    file.write_bytes(stream(rows))
+    read = list(tables.read_table(file))
+    assert [one.value for one in read] == rows.to_pylist()
+    assert read[-1].where.endswith("row 130")
+    texts = pa.array(["a" * 9000] * 3)
+    for held, said in (
+        (stream(rows, compression="zstd"), "not compressed"),
+        (stream(rows, compression="lz4"), "not compressed"),
+        (stream(pa.table({"x": texts.dictionary_encode()})), "types that nothing writes"),
+        (stream(pa.table({"x": pa.array([["a"]]).cast(pa.list_(pa.string_view()))})), "nothing"),
+        (stream(pa.table({"x": pa.nulls(10**7)})), "10000000 rows in"),
+        (stream(rows).replace(b"\x00\x01\x04\x00", b"\x00\x00\x04\x00", 1), "with no schema"),
+        (b"", "is damaged"),
+    ):
+        file.write_bytes(held)
+        with pytest.raises(ProblemError, match=said):
+            list(tables.read_table(file))
+
+
+def test_arrow_and_parquet_of_any_bytes(tmp_path):
+    table = pa.table(
+        {"id": ["a", "b"], "image": [{"bytes": b"x", "path": None}] * 2, "x": [[1], []]}
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / "t.arrow").write_bytes(stream(table))
+    for file in tmp_path.iterdir():
+        whole = file.read_bytes()
+        for number in range(50):
+            file.write_bytes(harmed(whole, random.Random(number)))
+            survives(lambda file=file: list(tables.read_table(file)))
+
+
+def test_a_date_that_python_has_none_for_is_said(tmp_path):
+    pq.write_table(pa.table({"t": pa.array([2**60], pa.timestamp("us"))}), tmp_path / "t.parquet")
+    with pytest.raises(ProblemError, match="is damaged"):
+        list(tables.read_table(tmp_path / "t.parquet"))
 
 
 @pytest.mark.parametrize("held", ["[" * 10**5, '{"a":' * 10**5, "\x00", "1" * 10**5, "(" * 10**5])

@@ -24,7 +24,7 @@ from attcot_analysis.attention.packing import (
     require_packable,
 )
 from attcot_analysis.attention.probe import Probe, read_masses
-from attcot_analysis.errors import AttCoTError, MeasureError, ModelError, lacks_memory
+from attcot_analysis.errors import AttCoTError, MeasureError, ModelError, lacks_memory, one_line
 from attcot_analysis.measures.painting import paintable_tokens, painted_tokens
 from attcot_analysis.models import (
     Encoded,
@@ -814,8 +814,7 @@ def _checked(name: str, check: Callable[[Mllm], str], mllm: Mllm) -> Check:
     except Exception as error:
         if lacks_memory(error):
             raise
-        lines: list[Any] = str(error).strip().splitlines() or ["no message"]
-        return Check(name, False, f"{type(error).__name__}: {lines[0]}")
+        return Check(name, False, f"{type(error).__name__}: {one_line(error)}")
 
 
 def _about(mllm: Mllm) -> dict[str, Any]:

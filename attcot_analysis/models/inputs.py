@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attcot_analysis.errors import LayoutError
+from attcot_analysis.errors import LayoutError, one_line
 from attcot_analysis.models.families import ProcessedPrompt
 from attcot_analysis.models.grid import TokenGrid
 from attcot_analysis.models.layout import (
@@ -449,8 +449,9 @@ def _process(
     ) as error:
         if out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LayoutError(f"The processor refused the prompt or its image: {reason}") from error
+        raise LayoutError(
+            f"The processor refused the prompt or its image: {one_line(error)}."
+        ) from error
     ids = found["input_ids"][0].tolist()
     vision = {key: value for key, value in found.items() if key not in _TEXT_KEYS}
     key = mllm.family.token_types

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, passing
+from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, one_line, passing
 from attcot_analysis.files import near_folder, not_there, regular
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
@@ -157,10 +157,9 @@ class Mllm:
             )
         # Templates are programs: they fail with errors of their own and of Python's.
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             raise ModelError(
-                f"The chat template of {self.name} fails on these messages: {reason}; give it "
-                "messages that it takes, or another template."
+                f"The chat template of {self.name} fails on these messages: {one_line(error)}; "
+                "give it messages that it takes, or another template."
             ) from error
         return f"{rendered}{self.format.prefill}"
 
@@ -442,9 +441,8 @@ def _load(auto: Any, part: str, name: str, **options: Any) -> Any:
         return auto.from_pretrained(name, **options)
     # Damaged files fail in the readers of many libraries, each with errors of its own.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise passing(error, f"the {part} of {name}", ModelError) or ModelError(
-            f"The {part} of {name} cannot be loaded: {reason}"
+            f"The {part} of {name} cannot be loaded: {one_line(error)}."
         ) from error
 
 
@@ -467,10 +465,9 @@ def _try(mllm: Mllm) -> None:
         with torch.no_grad():
             mllm.model(**batch.to(mllm.device), use_cache=False)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
         raise passing(error, f"the {part} of {mllm.name}", ModelError) or ModelError(
-            f"The {part} of {mllm.name} fails on a small picture and a question ({reason}); "
-            f"correct its {files}, or get the checkpoint again."
+            f"The {part} of {mllm.name} fails on a small picture and a question "
+            f"({one_line(error)}); correct its {files}, or get the checkpoint again."
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attcot_analysis.errors import ModelError, lacks_memory
+from attcot_analysis.errors import ModelError, lacks_memory, one_line
 
 _SECONDS = 10
 """Of a processor, in which a chat template has long written its prompt."""
@@ -37,10 +37,10 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     except Exception as error:
         if lacks_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         there = ", ".join(["cpu", *(f"cuda:{at}" for at in range(n))])
         raise ModelError(
-            f"The device {str(device)!r} cannot be used here ({reason:.100}); choose from {there}."
+            f"The device {str(device)!r} cannot be used here ({one_line(error):.100}); choose "
+            f"from {there}."
         ) from error
     return chosen
 

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from attcot_analysis.errors import ProblemError
+from attcot_analysis.errors import ProblemError, one_line
 from attcot_analysis.plain_yaml import read_plain_yaml
 
 if TYPE_CHECKING:
@@ -245,8 +245,7 @@ def response_format(name_or_path: "str | Path | ResponseFormat") -> ResponseForm
     try:
         fields = read_plain_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ProblemError(f"The format {path} cannot be read: {reason}.") from error
+        raise ProblemError(f"The format {path} cannot be read: {one_line(error)}.") from error
     return format_of(fields, str(path))
 
 

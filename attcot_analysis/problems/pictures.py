@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from attcot_analysis.errors import ProblemError, passing
+from attcot_analysis.errors import ProblemError, one_line, passing
 from attcot_analysis.files import inside, regular
 
 _LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
@@ -240,7 +240,7 @@ def _reading(name: str, damaged: str) -> Iterator[None]:
         ) from error
     # The many formats fail on damaged files in many ways.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise passing(error, name, ProblemError) or ProblemError(

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from attcot_analysis.errors import AttCoTError, RunError, lacks_memory, passing
+from attcot_analysis.errors import AttCoTError, RunError, lacks_memory, one_line, passing
 from attcot_analysis.files import own_folder, regular, remove_unfinished, write_bytes
 from attcot_analysis.runs.table_checks import (
     MARK,
@@ -343,12 +343,6 @@ def damaged(path: Path, error: Exception) -> AttCoTError:
     return passing(error, path) or RunError(
         f"{path} is damaged ({one_line(error)}); delete it to have it computed again."
     )
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's message, to be put into a sentence."""
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__
 
 
 def few(items: Iterable[object]) -> str:

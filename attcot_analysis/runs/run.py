@@ -28,7 +28,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attcot_analysis.errors import RunError, passing, writing
+from attcot_analysis.errors import RunError, one_line, passing, writing
 from attcot_analysis.files import (
     LOCK,
     locked,
@@ -47,7 +47,7 @@ from attcot_analysis.runs.manifests import (
     manifest_digest,
     not_recorded,
 )
-from attcot_analysis.runs.parts import Array, Parts, damaged, frame_of, one_line
+from attcot_analysis.runs.parts import Array, Parts, damaged, frame_of
 from attcot_analysis.runs.table_checks import (
     MARK,
     SAMPLE,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from attcot_analysis.errors import AttCoTError, RunError
+from attcot_analysis.errors import AttCoTError, RunError, one_line
 
 MEETING = timedelta(minutes=10)
 """How long a process waits for the others to start."""
@@ -183,5 +183,4 @@ def _number(name: str) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, AttCoTError):
         return str(error)
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -26,13 +26,12 @@ from transformers import (
     set_seed,
 )
 
-from attcot_analysis.errors import AttCoTError, TrainingError, passing, writing
+from attcot_analysis.errors import AttCoTError, TrainingError, one_line, passing, writing
 from attcot_analysis.files import locked, no_linked_folders, own_folder, regular, write_bytes
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
 from attcot_analysis.runs.manifests import first_difference
-from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import problems_hash, settings_files, weights_hash
 
 LOG_FILE = "training_log.json"
@@ -374,7 +373,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             yield
         except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else ""
+            reason = one_line(error)
             if not any(sign in reason for sign in _REFUSED):
                 raise
             raise TrainingError(

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from attcot_analysis.errors import AttCoTError, MeasureError, RunError
+from attcot_analysis.errors import AttCoTError, MeasureError, RunError, one_line
 from attcot_analysis.escapes import for_markdown
 from attcot_analysis.files import write_bytes, write_whole
 from attcot_analysis.measures._items import need_columns
-from attcot_analysis.runs.parts import damaged, one_line
+from attcot_analysis.runs.parts import damaged
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.table_checks import UNREADABLE, read_parquet, wrong_column
 from attcot_analysis.runs.values import CHANCE

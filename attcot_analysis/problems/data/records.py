@@ -6,6 +6,7 @@ import gzip
 import heapq
 import json
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from attcot_analysis.errors import ProblemError, passing, total_memory
+from attcot_analysis.errors import ProblemError, one_line, passing, total_memory
 from attcot_analysis.problems.data.place import Place
 from attcot_analysis.problems.problem import Problem
 
@@ -305,17 +306,73 @@ def _parquet(path: Path) -> Iterator[Record]:
         # A file may hold once what stands in every row.
         once = 16 * _LARGEST_ROW // max(1, *groups)
         at_once = max(1, min(64, _LARGEST_ROW // max(1, each), once))
+        _check_rows(path, about.num_rows)
         yield from _rows(path, file.iter_batches(batch_size=at_once))
 
 
 def _arrow(path: Path) -> Iterator[Record]:
     """Rows of a file that ``save_to_disk`` of the datasets package wrote."""
-    with (
-        _readable(path, "not written by save_to_disk"),
-        pa.memory_map(str(path)) as file,
-        pa.ipc.open_stream(file) as batches,
-    ):
-        yield from _rows(path, batches)
+    with _readable(path, "not written by save_to_disk"), pa.memory_map(str(path)) as file:
+        messages = pa.ipc.MessageReader.open_stream(file)
+        first = messages.read_next_message()
+        if first.type != "schema":  # Which brings pyarrow down.
+            raise pa.ArrowInvalid("it begins with no schema")
+        schema = pa.ipc.read_schema(first)
+        if any(_growing(field.type) for field in schema) or not len(schema):
+            raise pa.ArrowInvalid("its columns are of types that nothing writes")
+        number = 0
+        for message in messages:
+            if message.type != "record batch" or _compressed(message.metadata):
+                raise pa.ArrowInvalid("it holds something else than rows that are not compressed")
+            batch = pa.ipc.read_record_batch(message, schema)
+            batch.validate(full=True)
+            _check_rows(path, number + batch.num_rows)
+            pieces = (batch.slice(at, 64) for at in range(0, batch.num_rows, 64))
+            yield from _rows(path, pieces, number)
+            number += batch.num_rows
+
+
+def _growing(kind: pa.DataType) -> bool:
+    """Whether values of a type can share bytes, so that a small file holds any number of them."""
+    if any(word in str(kind) for word in ("_view", "dictionary<", "run_end_encoded<")):
+        return True
+    return kind.num_fields > 0 and any(
+        _growing(kind.field(at).type) for at in range(kind.num_fields)
+    )
+
+
+def _compressed(metadata: pa.Buffer) -> bool:
+    """Whether the batch that a message holds is compressed, which pyarrow does not tell.
+
+    As the Arrow columnar format has it: a flatbuffer of ``Message``, whose third field is the
+    ``RecordBatch``, whose fourth field is there only if it is compressed.
+    """
+    held = metadata.to_pybytes()
+
+    def field(table: int, number: int) -> int:
+        (back,) = struct.unpack_from("<i", held, table)
+        size, *_ = struct.unpack_from("<H", held, table - back)
+        at = 4 + 2 * number
+        return struct.unpack_from("<H", held, table - back + at)[0] if at < size else 0
+
+    (message,) = struct.unpack_from("<I", held)
+    place = message + field(message, 2)
+    return field(place + struct.unpack_from("<I", held, place)[0], 3) != 0
+
+
+def _check_rows(path: Path, rows: int) -> None:
+    """Refuse more rows than a file has bytes, which are all of nothing and take for ever."""
+    if rows > max(10**6, path.stat().st_size):
+        raise ProblemError(
+            f"{path} has {rows} rows in {path.stat().st_size} bytes; get it again from a source "
+            "you trust."
+        )
+
+
+_UNREADABLE = (
+    *(pa.ArrowException, OSError, EOFError, StopIteration, struct.error),
+    *(ValueError, ArithmeticError),  # Names in no UTF-8, years that Python has no date for.
+)
 
 
 @contextmanager
@@ -323,15 +380,15 @@ def _readable(path: Path, other: str) -> Iterator[None]:
     """Say in a sentence what is wrong with a table's file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise passing(error, path, ProblemError) or ProblemError(
-            f"{path} is damaged or {other} ({error})."
+            f"{path} is damaged or {other} ({one_line(error)})."
         ) from error
 
 
-def _rows(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+def _rows(path: Path, batches: Iterable[pa.RecordBatch], before: int = 0) -> Iterator[Record]:
     rows = (row for batch in batches for row in batch.to_pylist())
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=before + 1):
         yield Record(f"{path}, row {number}", row)
 
 
@@ -485,10 +542,9 @@ def hub_rows(source: str, split: str) -> Iterator[Record]:
     try:
         loaded = load_dataset(source, split=split)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ProblemError(
             f"{source} is not a file here, and its split {split!r} cannot be loaded from the hub "
-            f"({reason})."
+            f"({one_line(error)})."
         ) from error
     for name, feature in (loaded.features or {}).items():
         if isinstance(feature, ImageFeature):  # Read here as everywhere.

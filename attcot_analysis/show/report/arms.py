@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from attcot_analysis.errors import AttCoTError, MeasureError, RunError
+from attcot_analysis.errors import AttCoTError, MeasureError, RunError, one_line
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import steps_of
@@ -18,7 +18,6 @@ from attcot_analysis.measures.maps import FloatArray
 from attcot_analysis.measures.outcomes import CotOutcomes, cot_outcomes
 from attcot_analysis.measures.samples import SAMPLE, samples_of
 from attcot_analysis.problems import Problem
-from attcot_analysis.runs.parts import one_line
 from attcot_analysis.runs.provenance import noted_sources
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.values import DEFAULT, TABLES, suite_values

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 import yaml
 
-from attcot_analysis.errors import AttCoTError, ProblemError, RunError
+from attcot_analysis.errors import AttCoTError, ProblemError, RunError, one_line
 from attcot_analysis.measures.commitment import LOW_MASS
 from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, load_mllm
@@ -282,9 +282,7 @@ def find_model(arm: MeasuredArm, checkpoint: str | Path | None = None) -> Mllm:
             format=form,
         )
     except (AttCoTError, OSError, torch.OutOfMemoryError) as error:
-        text = str(error).strip().splitlines()
-        reason = text[0].rstrip(".") if text else type(error).__name__
-        raise RunError(f"{arm.name} cannot be loaded ({reason})") from error
+        raise RunError(f"{arm.name} cannot be loaded ({one_line(error)})") from error
 
 
 def _folders(place: str | Path | None) -> list[Path]:
