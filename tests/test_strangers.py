@@ -31,7 +31,7 @@ from attcot_analysis.models import encode, load_mllm
 from attcot_analysis.models.processors import check_config, check_processor, settings_file
 from attcot_analysis.plain_yaml import read_plain_yaml
 from attcot_analysis.problems import load_problems, pictures, save_problems
-from attcot_analysis.problems.data import check_data
+from attcot_analysis.problems.data import check_data, read_data
 from attcot_analysis.problems.data import records as tables
 from attcot_analysis.problems.decisions import DECISIONS, keep_decisions, read_decisions
 from attcot_analysis.problems.formats import response_format
@@ -398,6 +398,20 @@ def test_rows_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
         assert file.stat().st_size < 5_000
         with pytest.raises(ProblemError, match=r"rows of 0 MB, expected at most 0"):
             list(tables.read_table(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("a.jsonl", '{"answer": "red", "image": "a", "answer": "blue"}'),
+        ("a.json", '[{"answer": "red", "more": {"x": 1, "x": 2}}]'),
+        ("a.csv", "image,answer, answer\na.png,red,blue\n"),
+    ],
+)
+def test_what_is_given_twice_is_not_chosen_from(tmp_path, name, held):
+    (tmp_path / name).write_text(held)
+    with pytest.raises(ProblemError, match=r"twice|two columns 'answer'"):
+        assert not list(read_data(tmp_path / name))
 
 
 def stream(table, **options):

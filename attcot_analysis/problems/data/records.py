@@ -193,6 +193,11 @@ def separated(path: Path) -> Iterator[Record | ProblemError]:
         head = next(texts, "")
         mark = max(("\t", ";", ","), key=head.count)
         table = csv.DictReader(chain([head], texts), delimiter=mark)
+        columns = Counter(name.strip() for name in table.fieldnames or () if name.strip())
+        if twice := [name for name, n in columns.items() if n > 1]:
+            raise ProblemError(
+                f"{path} has two columns {twice[0]!r}; rename or remove the one that is not meant."
+            )
         for row in table:
             where = f"{path}, line {table.line_num}"
             if None in row:
@@ -213,7 +218,9 @@ def separated(path: Path) -> Iterator[Record | ProblemError]:
 
 def _record(where: str, line: bytes) -> Record | ProblemError:
     try:
-        value = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
+        value = json.loads(
+            line.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_once
+        )
     except (ValueError, RecursionError) as error:
         return ProblemError(f"{where} is not valid JSON: {error}.")
     if not isinstance(value, dict):
@@ -233,7 +240,8 @@ def json_file(path: Path) -> Any:
         with _opened(path) as file:
             held = _at_once(path, file)
         wide = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return json.loads(held.decode("utf-16" if wide else "utf-8-sig"))
+        text = held.decode("utf-16" if wide else "utf-8-sig")
+        return json.loads(text, object_pairs_hook=_once)
     except (OSError, EOFError, ValueError, RecursionError) as error:
         raise passing(error, path, ProblemError) or ProblemError(
             f"{path} cannot be read as JSON ({error})."
@@ -402,6 +410,15 @@ TABLES: Mapping[str, Callable[[Path], Iterator[Record | ProblemError]]] = {
     ".json": json_list,
 }
 """What reads a table by how its name ends, in the order in which they are looked for."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which nobody knows which of two equal names counts."""
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"it has {max(names, key=lambda name: names[name])!r} twice")
+    return held
 
 
 def _no_constant(name: str) -> Any:
