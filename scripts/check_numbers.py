@@ -22,8 +22,9 @@ Sources, each computed from what `data/results` ships for every item where it sh
   ``MODEL.METRIC#mean``, ``#range`` (smallest and largest seed)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
-- ``study``, ``study_all``, ``study_arms``: ``CLAIM`` of a registered study (difference and
-  interval), ``#value``, ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean``, of
+- ``study``, ``study_all``, ``study_arms``, ``study_prior95``: ``CLAIM`` of a registered study
+  (difference and interval), ``#value``, ``#corrected`` (at Holm's level), ``#passing`` (of the
+  models that pass every gate), ``#models``; ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of
   models with all arms in ``study_five``; ``gates``: ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``own``: what `_own` says
@@ -473,28 +474,40 @@ def _lines() -> dict[str, tuple[float, ...]]:
     }
 
 
+def _studied(study: str) -> pd.DataFrame:
+    """What a study rests on; those of the first run's models and problems share one table."""
+    own = (data_folder() / "results" / study).is_dir()
+    return _values(study if own else "testbed_b")
+
+
 @cache
-def _claimed(study: str) -> pd.DataFrame:
-    return study_claims(_values("testbed_b"), read_study(study))
+def _claimed(study: str, passing: bool = False) -> pd.DataFrame:
+    asked = read_study(study)
+    if passing:
+        asked = asked.model_copy(update={"models": _models("testbed_b")})
+    return study_claims(_studied(study), asked)
 
 
 def _models(study: str) -> list[str] | None:
     """Those whose values count; of ``study_five`` those that every arm was trained from."""
     if study != "five":
         return read_study(study).models
-    values = _values("testbed_b")
+    values = _studied(study)
     return sorted(set(values.loc[values["arm"] == "kl_base", "model"]))
 
 
 def _study(study: str, name: str, what: str) -> tuple[float, ...]:
     if what == "mean":
-        arm, metric = name.split(".")
-        values, models = _values("testbed_b"), _models(study)
+        arm, metric, *kind = name.split(".")
+        values, models = _studied(study), _models(study)
         wanted = (values["arm"] == arm) & (values["metric"] == metric)
+        if kind:
+            wanted &= values["kind"] == kind[0]
         if models is not None:
             wanted &= values["model"].isin(models)
         return (float(values[wanted]["value"].mean()),)
-    row = _one(_claimed(study)[_claimed(study)["claim"] == name], name)
+    table = _claimed(study, what == "passing")
+    row = _one(table[table["claim"] == name], name)
     if what == "corrected":
         return (row["low_holm"], row["high_holm"])
     if what == "models":
@@ -531,6 +544,7 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "study_all": partial(_study, "testbed_b_all"),
         "study_arms": partial(_study, "testbed_b_arms"),
         "study_five": partial(_study, "five"),
+        "study_prior95": partial(_study, "testbed_b_prior95"),
         "gates": _gates,
         "validity": _validity,
         "agree": _agree,

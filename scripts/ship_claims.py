@@ -23,10 +23,17 @@ from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import config_file, data_folder
 from attcot_lab.claims.claim import CLAIMS
 from attcot_lab.claims.table import VALUES_FILE, claims_table, read_values, write_claims
+from attcot_lab.plan import read_plan
 from attcot_lab.registered import describe_study, read_study, study_claims, study_values
 
 BESIDE = ("unparsed_cot", "unparsed_direct", "flip_control", "premature", "p0_answer")
 """Metrics that no claim is about, and that help to read one."""
+CONTROLS = (
+    *("candidate_mass0", "commitment_area", "filler_area", "other_item_area", "p_dots"),
+    *("commitment_position", "commitment_position_null", "focus", "sink_free_mass"),
+    *("habitual_cot", "habitual_text_only", "prior_agreement", "prior_agreement_grey"),
+)
+"""What a study's tables show beside: what a curve, a position or a look would be by itself."""
 RESULTS = "results"
 DIGITS = 4
 MAX_BYTES = 2_000_000
@@ -37,17 +44,19 @@ def main(folder: str, name: str = "claims") -> None:
     run = RunFolder.open(folder)
     if config_file(f"studies/{name}.yaml").exists():
         study = read_study(name)
-        print(describe_study(study_claims(study_values(run, study), study)))
-        ship_values(run, name, {term.metric for term in study.terms})
+        values = study_values(run, study)
+        values = values[values["kind"].isin(list(read_plan(study.plan).problems))]
+        print(describe_study(study_claims(values, study)))
+        ship_values(run, values, name, {*CONTROLS, *(term.metric for term in study.terms)})
         return
     metrics = {term.metric for claim in CLAIMS for term in claim.terms}
-    results = ship_values(run, name, metrics)
+    results = ship_values(run, run.read_table("values"), name, metrics)
     write_claims(results, claims_table(read_values(results)))
 
 
-def ship_values(run: RunFolder, name: str, metrics: Collection[str]) -> Path:
+def ship_values(run: RunFolder, values: pd.DataFrame, name: str, metrics: Collection[str]) -> Path:
     """Copy a run's values of some metrics, what helps to read them, and what it is a run of."""
-    values = reduced(run.read_table("values"), {CHANCE, *BESIDE, *metrics})
+    values = reduced(values, {CHANCE, *BESIDE, *metrics})
     results = data_folder() / RESULTS / name
     path = results / VALUES_FILE
     path.parent.mkdir(parents=True, exist_ok=True)

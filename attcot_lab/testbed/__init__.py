@@ -1,1 +1,1 @@
-"""Testbed A: generated problems, tiny models, planted failures."""
+"""Testbeds A and B: generated problems, tiny models, planted failures."""

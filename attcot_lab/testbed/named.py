@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+# Before any module here asks transformers for torchvision; see models._torchvision.
+import attcot_analysis.models  # noqa: F401
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.shipped import data_folder
 from attcot_lab.jobs import run_jobs
