@@ -68,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.formatwarning = _warning
+    for name in ("stdout", "stderr"):  # Who closed them (``>&-``) hears nothing.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end
     words = sys.argv[1:] if arguments is None else arguments
     before = None
     with suppress(ValueError):  # Only the main thread may; what somebody else handles is theirs.

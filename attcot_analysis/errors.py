@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, get_args
 
@@ -84,8 +85,41 @@ def check_known(given: object, known: Any, sentence: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """The first line of an error's message without its full stop, to be put into a sentence."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return (line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ...").rstrip(".")
+
+
+_LONGEST_REASON = 400
+"""Signs of what another library says, which may list all that it knows."""
+
+_WHOLE = {
+    "seed": (0, 2**63 - 1),
+    **dict.fromkeys(("batch_size", "max_new_tokens", "limit"), (1, 2**31 - 1)),
+    **dict.fromkeys(("n_boot", "n_permutations"), (1, 10**7)),
+}
+"""Least and largest value of arguments that are whole numbers, wherever they are called so."""
+
+
+def check_numbers(**given: object) -> None:
+    """Refuse what an argument of that name cannot be, in one sentence.
+
+    Args:
+        **given: Any of ``seed``, ``batch_size``, ``max_new_tokens``, ``n_boot``,
+            ``n_permutations`` and ``limit``, whole numbers; or ``level`` and ``quantile``, shares
+            between 0 and 1.
+
+    Raises:
+        MeasureError: Names the argument, its value and what it may be.
+    """
+    for name, value in given.items():
+        if name in _WHOLE:
+            least, most = _WHOLE[name]
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise MeasureError(f"{name} is {value!r:.60}; give a whole number.")
+            if not least <= int(value) <= most:
+                raise MeasureError(f"{name} is {value}; give one from {least} to {most}.")
+        elif not isinstance(value, Real) or not 0 < float(value) < 1:
+            raise MeasureError(f"{name} is {value!r:.60}; expected a share such as 0.95.")
 
 
 def not_finite(what: str) -> MeasureError:
@@ -112,6 +146,7 @@ _DISK = {
     errno.ELOOP: "choose a folder whose links lead somewhere",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_GONE = "choose a folder that is there and takes files"
 """What a disk can refuse, and what helps."""
 
 
@@ -127,11 +162,16 @@ def refused_write(error: OSError, path: str | Path | None = None) -> str | None:
     """
     # Libraries in other languages give the words, but not always the number.
     code = error.errno or next((code for code in _DISK if os.strerror(code) in str(error)), 0)
-    if code not in _DISK:
+    helps = _DISK.get(code)
+    if helps is None and code == errno.ENOENT and path is not None and error.filename:
+        # A folder that went away, or one of the system's; not another file that is looked for.
+        one, other = Path(path), Path(os.fsdecode(error.filename))
+        helps = _GONE if one.is_relative_to(other) or other.is_relative_to(one) else None
+    if helps is None:
         return None
     what = path or error.filename or "A file"
     return (
-        f"{what} cannot be written ({os.strerror(code)}); {_DISK[code]} and run the same command "
+        f"{what} cannot be written ({os.strerror(code)}); {helps} and run the same command "
         "again: what was finished before is kept."
     )
 

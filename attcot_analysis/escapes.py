@@ -1,6 +1,7 @@
 """Text of models, data sets and files from strangers, made harmless: one function for each medium.
 
-What jinja2 fills into a page of `attcot_analysis.show.html` is escaped there, by itself.
+What jinja2 fills into a page of `attcot_analysis.show.html` goes through `for_xml` and is escaped
+there, by itself.
 """
 
 import hashlib
@@ -12,7 +13,9 @@ _UNSEEN = "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff
 """What turns the direction of writing, is not seen, begins a line, or is half a character."""
 _LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
 _LINE = re.compile(f"[\x00-\x1f\x7f-\x9f{_UNSEEN}]")
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_NOT_XML = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 _LONGEST = 3000
 """Signs of a sentence; what is longer quotes what nobody reads, such as a picture in base64."""
 
@@ -48,7 +51,10 @@ def for_sentence(text: object) -> str:
 
 
 def for_xml(text: str) -> str:
-    """Text without what no XML document (SVG) may hold; what is special in it is not escaped."""
+    """Text without what no XML document (SVG) may hold, and what turns the direction of writing.
+
+    What is special in XML is not escaped.
+    """
     return _NOT_XML.sub("", text)
 
 

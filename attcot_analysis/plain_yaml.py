@@ -36,9 +36,11 @@ def read_plain_yaml(path: Path) -> Any:
         ValueError: If it is no UTF-8, nested too deeply, or larger than a megabyte.
         yaml.YAMLError: If it is no YAML, or has aliases.
     """
-    if path.stat().st_size > _MOST:
+    with path.open("rb") as file:  # Its size says nothing of a device.
+        content = file.read(_MOST + 1)
+    if len(content) > _MOST:
         raise ValueError(f"it is larger than {_MOST} bytes")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Plain)
+        return yaml.load(content.decode("utf-8"), Loader=_Plain)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

@@ -5,6 +5,7 @@ import csv
 import html
 import io
 import re
+import sys
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ from attcot_analysis.escapes import (
     for_terminal,
     for_xml,
 )
+from attcot_analysis.show import html as page
 
 ROOT = Path(__file__).parents[1]
 ATTACKS = [
@@ -77,6 +79,16 @@ def test_any_text_is_xml(text):
     escaped = for_xml(text).replace("&", "&amp;").replace("<", "&lt;")
     ElementTree.fromstring(f"<t>{escaped}</t>".encode())
     assert html.unescape(for_html(text)) == for_xml(text) and not set(for_html(text)) & set("<>\"'")
+
+
+@fuzz
+@given(TEXTS)
+def test_what_a_page_is_filled_with_steers_nothing(text):
+    filled = page._environment().from_string('<p title="{{ x }}">{{ x }}</p>').render(x=text)
+    assert filled == f'<p title="{for_html(text)}">{for_html(text)}</p>'
+    assert not re.search(
+        "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", filled
+    )
 
 
 @fuzz
@@ -153,3 +165,14 @@ def test_only_one_function_prints():
     files = [*ROOT.glob("attcot_analysis/**/*.py"), ROOT / "attcot_lab/cli.py"]
     found = {str(file.relative_to(ROOT)): len(calls(file, "print")) for file in files}
     assert {file: n for file, n in found.items() if n} == {"attcot_analysis/cli.py": 1}
+
+
+def test_a_command_runs_where_output_is_closed(monkeypatch, tmp_path):
+    """As a shell's ``>&- 2>&-`` leaves it."""
+    (tmp_path / "own.jsonl").write_text("{}")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert cli.main(["data", "check", str(tmp_path / "own.jsonl")]) == cli.Exit.DOES_NOT_HOLD
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert cli.main(["report", "none"]) == cli.Exit.ERROR

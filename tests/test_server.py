@@ -115,6 +115,7 @@ def test_every_item_is_asked_once_with_its_picture_and_the_key(serve, tmp_path):
         (429, {"error": "busy"}, {"Retry-After": "0"}),
         (200, b'{"choices": [{"mess', {}),
         (200, b"short", {"Content-Length": 4000}),
+        (200, b"[" * 100_000, {}),
         (200, {"choices": []}, {}),
         (200, {"error": {"message": "overloaded"}}, {}),
         (200, answer(n=2), {}),
@@ -186,7 +187,10 @@ def test_a_torn_line_is_asked_for_again_and_other_requests_are_refused(serve, tm
         ask(server, path)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://me:secret@host"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://host", "http://me:secret@host", "http://[::1", "http://host:99999"],
+)
 def test_an_address_that_is_none_is_refused(tmp_path, url):
     with pytest.raises(MeasureError, match="must begin with http"):
         ask(url, tmp_path / "out.jsonl")

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,7 @@ from attcot_analysis.errors import (
     ProblemError,
     RunError,
     TrainingError,
+    writing,
 )
 from attcot_analysis.files import LOCK, locked, write_bytes, write_folder, write_whole
 from attcot_analysis.models import encode, load_mllm
@@ -100,6 +102,17 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path, precious):
     (folder / LOCK).symlink_to(precious)
     with pytest.raises(RunError, match="is a link"), locked(folder):
         pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder that takes no files")
+def test_a_folder_that_takes_no_files_is_said():
+    for path in (Path("/proc/new"), Path("/proc/self/fd/new/run")):
+        with pytest.raises(RunError, match="cannot be written"), locked(path):
+            pass
+        with pytest.raises(RunError, match="cannot be written"):
+            write_bytes(path / "x", b"")
+    with pytest.raises(FileNotFoundError), writing(Path("/tmp/x")):
+        Path("/another/file").read_bytes()
 
 
 @links
@@ -370,6 +383,17 @@ def test_shards_lie_in_their_folder(tmp_path, index, said):
         load_mllm(tmp_path)
 
 
+@links
+@pytest.mark.parametrize("name", ["config.json", "chat_template.jinja", "model.safetensors"])
+def test_no_pipe_of_a_checkpoint_is_waited_for(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        (tmp_path / name).unlink(missing_ok=True)
+        make(tmp_path / name)
+        with at_most(20), pytest.raises(ModelError, match="is a pipe or a device"):
+            load_mllm(tmp_path)
+
+
 def test_yaml_of_strangers_stays_small(tmp_path):
     file = tmp_path / "own.yaml"
     bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
@@ -383,6 +407,9 @@ def test_yaml_of_strangers_stays_small(tmp_path):
         file.write_text(text)
         with pytest.raises(ProblemError, match=said):
             response_format(file)
+    if sys.platform != "win32":
+        with at_most(20), pytest.raises(ValueError, match="larger than"):
+            read_plain_yaml(Path("/dev/zero"))
     file.write_text("rate: 1e-4\nmore: [-2E+3, 1.5e2, 7, 0.5, 1e4x]\n")
     assert read_plain_yaml(file) == {"rate": 1e-4, "more": [-2000.0, 150.0, 7, 0.5, "1e4x"]}
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from attcot_analysis.errors import MeasureError, NothingMeasuredError, check_known
+from attcot_analysis.errors import MeasureError, NothingMeasuredError, check_known, check_numbers
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import ParsedResponse, Problem
@@ -84,6 +84,7 @@ def seen_edits(
 
 def batches(work: Sequence[Work], size: int, name: str, progress: bool) -> Iterator[Sequence[Work]]:
     """Cut work into batches, with a progress bar of that name if asked for."""
+    check_numbers(batch_size=size)
     for start in tqdm(range(0, len(work), size), desc=name, disable=not progress):
         yield work[start : start + size]
 

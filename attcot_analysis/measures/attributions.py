@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.attention.flow import frozen
-from attcot_analysis.errors import LayoutError, MeasureError
+from attcot_analysis.errors import LayoutError, MeasureError, check_numbers
 from attcot_analysis.measures.maps import (
     ResponseMaps,
     ResponseParts,
@@ -160,6 +160,7 @@ def region_values(
     # Imported where it is used: it is slow to import, and little here needs it.
     from captum.attr import FeatureAblation, ShapleyValueSampling
 
+    check_numbers(seed=seed, batch_size=batch_size)
     shown = torch.ones(1, n_regions)
     options: dict[str, Any] = {"perturbations_per_eval": batch_size}
     with torch.random.fork_rng(devices=[]):

@@ -16,7 +16,7 @@ from torch import Tensor
 from attcot_analysis.attention.hook import AttentionCall
 from attcot_analysis.attention.probe import Probe, checked_layers, key_weights, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
-from attcot_analysis.errors import MeasureError, check_known
+from attcot_analysis.errors import MeasureError, check_known, check_numbers
 from attcot_analysis.measures._items import Empty, Need, Response, Result, batches, paired
 from attcot_analysis.models import Encoded, Mllm, collate
 from attcot_analysis.problems import Problem
@@ -270,6 +270,7 @@ def visual_heads(
             response lacks such rows (``empty="error"``) or all do.
     """
     check_known(where, Where, f"where={where!r} is unknown")
+    check_numbers(n_boot=n_boot, seed=seed, level=level)
     pairs = paired(mllm, problems, responses, need=_NEEDS[where], empty=empty)
     rule, found = rule or HeadRule(), []
     for chunk in batches(pairs.places, batch_size, "heads", progress):

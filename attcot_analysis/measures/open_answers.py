@@ -15,7 +15,7 @@ from attcot_analysis.attention.continuations import (
     Reading,
     read_continuations,
 )
-from attcot_analysis.errors import MeasureError, NothingMeasuredError, check_known
+from attcot_analysis.errors import MeasureError, NothingMeasuredError, check_known, check_numbers
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.measures.answers import read_answer
 from attcot_analysis.measures.commitment import (
@@ -283,6 +283,7 @@ def open_commitment(
     forced answer: DACS of ConfLens, arXiv 2609.35074; probability per token and the mean over the
     forced answer: reconstruction.
     """
+    check_numbers(max_new_tokens=max_new_tokens)
     check_max_steps(max_steps)
     cue = AnswerCue(mllm)
     found = paired(mllm, problems, responses, images=images, empty=empty, several=True)

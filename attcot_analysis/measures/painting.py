@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attcot_analysis.errors import LayoutError
+from attcot_analysis.errors import LayoutError, check_numbers
 from attcot_analysis.models.grid import IntArray, TokenGrid
 from attcot_analysis.models.inputs import Encoded, ImageLike, encode, read_image
 from attcot_analysis.models.load import Mllm, evaluating
@@ -108,6 +108,7 @@ def paintable_tokens(
         seed: For the draw.
         least: Pixels.
     """
+    check_numbers(seed=seed)
     x0, y0, x1, y1 = grid.boxes.T
     width, height = grid.image_size
     edge = 1e-6

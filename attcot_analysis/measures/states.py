@@ -17,7 +17,7 @@ from torch import Tensor
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers, pack
 from attcot_analysis.attention.taps import Place, tapped
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_numbers
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.measures.answers import parsed_answer
 from attcot_analysis.measures.probed import check_max_steps, probed
@@ -164,6 +164,7 @@ def hidden_commitment(
     Source: reconstruction; probes before the rationale and steering as in arXiv 2603.01437; control
     tasks after Hewitt & Liang, arXiv 1909.03368.
     """
+    check_numbers(seed=seed)
     check_max_steps(max_steps)
     chosen = _layers(mllm, layers)
     unknown = set(controls) - set(CONTROLS)
@@ -308,6 +309,7 @@ def steering(
     Source: reconstruction of the steering in arXiv 2603.01437; mean differences as directions after
     arXiv 2310.06824.
     """
+    check_numbers(seed=seed)
     _layers(mllm, [layer])
     items, answers, skipped = _answered(mllm, problems, responses, empty, True)
     steps: dict[int, tuple[int, ...]]

@@ -16,7 +16,7 @@ from transformers import (
     StoppingCriteria,
 )
 
-from attcot_analysis.errors import MeasureError, ModelError
+from attcot_analysis.errors import MeasureError, ModelError, check_numbers
 from attcot_analysis.models.inputs import Encoded, collate
 from attcot_analysis.models.load import Mllm, evaluating
 
@@ -116,6 +116,7 @@ def generate(
             can be used.
         MeasureError: If ``mllm.max_seconds`` is not above 0.
     """
+    check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed)
     if not mllm.max_seconds > 0:
         raise MeasureError(f"max_seconds is {mllm.max_seconds}; give a number above 0.")
     model = mllm.model

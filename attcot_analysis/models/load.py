@@ -167,11 +167,20 @@ class Mllm:
         """A response as text, with the opening tag that the prompt may have written before it.
 
         Token ids are read up to the first that ends a response.
+
+        Raises:
+            MeasureError: If one is no token of the model.
         """
         if not isinstance(response, str):
             stop = set(self.stop_ids)
-            ids = takewhile(lambda token: token not in stop, map(int, response))
-            response = self.decode(list(ids))
+            ids = list(takewhile(lambda token: token not in stop, map(int, response)))
+            wrong = [one for one in ids if not 0 <= one < self.text_config.vocab_size]
+            if wrong:
+                raise MeasureError(
+                    f"A response holds the token {wrong[0]}, which {self.name} has not; give ids "
+                    "of its own tokenizer, or text."
+                )
+            response = self.decode(ids)
         return self.format.with_opening(response) if self.opens_rationale else response
 
     def parse(self, response: Sequence[int] | str) -> ParsedResponse:
@@ -358,6 +367,12 @@ def _check_folder(path: Path) -> None:
         raise ModelError(f"{path} is a file; give the folder of a checkpoint or a hub id.")
     if not path.is_dir():
         return
+    for file in (*path.iterdir(), *path.glob("additional_chat_templates/*")):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise ModelError(
+                f"{file} is a pipe or a device, which would be waited for; get the checkpoint "
+                "again from a source you trust."
+            )
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} is not a checkpoint folder: it has no config.json.")
     if not any((path / f"{part}_config.json").is_file() for part in ("processor", "preprocessor")):

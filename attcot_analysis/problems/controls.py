@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from attcot_analysis.errors import check_numbers
 from attcot_analysis.problems.fills import Rectangle
 from attcot_analysis.problems.problem import Box, Problem
 
@@ -86,6 +87,7 @@ def control_rectangles(
     Returns:
         One rectangle per rectangle, or ``None`` if no place is found.
     """
+    check_numbers(seed=seed)
     groups = sorted(_groups(hidden), key=_area, reverse=True)
     rng = np.random.default_rng([seed, zlib.crc32(problem.id.encode())])
     width, height = problem.size

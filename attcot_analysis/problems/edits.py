@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_numbers
 from attcot_analysis.problems import whole
 from attcot_analysis.problems.controls import (
     covered_area,
@@ -61,6 +61,7 @@ class EditOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        check_numbers(seed=self.seed)
         if not self.blur > 0:
             raise MeasureError(f"Blur is {self.blur}; it is a share of the side, above 0.")
         if self.steps is not None and (not self.steps or min(self.steps) < 1):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_numbers
 
 Rectangle = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` whole pixels, half open."""
@@ -77,6 +77,7 @@ def occluded(
     """
     if isinstance(fill, str) and fill not in FILLS:
         raise MeasureError(f"Fill is {fill!r}; choose one of {', '.join(FILLS)}.")
+    check_numbers(seed=seed)
     pixels = np.asarray(image)
     mask = hidden if isinstance(hidden, np.ndarray) else mask_of(hidden, image.size)
     if mask.shape != pixels.shape[:2]:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from attcot_analysis.attention.prefixes import Prefixes
-from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError
+from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError, check_numbers
 from attcot_analysis.files import write_whole
 from attcot_analysis.measures._items import Result
 from attcot_analysis.measures.access import answer_access, visual_access
@@ -121,9 +121,11 @@ class Settings:
         Raises:
             MeasureError: If they do not.
         """
-        for name, count in (("batch_size", self.batch_size), ("samples", self.n_samples)):
-            if count < 1:
-                raise MeasureError(f"{name} is {count}; give at least 1.")
+        check_numbers(
+            batch_size=self.batch_size, max_new_tokens=self.max_new_tokens, seed=self.seed
+        )
+        if self.n_samples < 1:
+            raise MeasureError(f"samples is {self.n_samples}; give at least 1.")
         check_max_steps(self.max_steps)
         check_sampling(self.temperature, self.sampling)
         if self.n_samples > 1 and self.n_written == 1 and self.generations is None:

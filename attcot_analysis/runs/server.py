@@ -174,10 +174,10 @@ class _Post:
                 wait_for = max(wait_for, _retry_after(error))
             except MeasureError as error:
                 reached, why = True, self._hidden(str(error))
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 cause = getattr(error, "reason", error)
                 why = self._hidden(f"{type(cause).__name__}: {cause}")
-                reached |= isinstance(error, http.client.HTTPException | ValueError)
+                reached |= not isinstance(error, OSError)
             if turn + 1 == self.tries or self.stopped.wait(min(wait_for, _LONGEST_WAIT)):
                 break
         if not reached:
@@ -218,8 +218,12 @@ def _retry_after(error: urllib.error.HTTPError) -> float:
 
 
 def _address(server: str) -> str:
-    parts = urlsplit(server)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    try:
+        parts = urlsplit(server)
+        whole = parts.hostname and parts.port != 0
+    except ValueError:  # Half an IPv6 address, a port that is none.
+        whole = False
+    if not whole or parts.scheme not in ("http", "https") or "@" in parts.netloc:
         raise MeasureError(
             "The server's address must begin with http:// or https:// and hold no key or password, "
             f"such as http://localhost:8000; a key belongs into {KEYS[0]}."

@@ -251,8 +251,15 @@ def fit_figure(
         font: Name of an installed font.
 
     Raises:
-        ShowError: If the font is not installed.
+        ShowError: If the font is not installed, or a size is none.
     """
+    for name, value, (least, most, unit) in (
+        ("width", width, (0.5, 50, "inches")),
+        ("height", height, (0.5, 50, "inches")),
+        ("font_size", font_size, (1, 100, "points")),
+    ):
+        if value is not None and not least <= value <= most:
+            raise ShowError(f"{name} is {value}; give {least} to {most} {unit}.")
     family = None if font is None else font_family(font)
     with figure_style():
         for text in texts_of(figure):

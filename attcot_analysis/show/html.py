@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from attcot_analysis.escapes import for_xml
 from attcot_analysis.show.style import (
     BOX_COLOR,
     arm_label,
@@ -54,6 +55,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("attcot_analysis.show", ""),
         autoescape=True,
+        finalize=lambda value: for_xml(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -116,7 +116,8 @@ def metric_table(
     if to == "csv":
         columns = ["metric", "title", "unit", "model", *_NUMBERS]
         columns += ["p_holm"] if "p_holm" in rows else []
-        rows["model"] = rows["model"].map(for_csv)
+        for column in columns[:4]:
+            rows[column] = rows[column].map(for_csv)
         return rows[columns].to_csv(index=False)
     notes = unread_sentences(summary, arm_label)
     shown = _shown(rows, models)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import optimize, special
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_numbers
 from attcot_analysis.stats.intervals import (
     FloatArray,
     Interval,
@@ -288,6 +288,7 @@ def mean_of(matrix: Numbers, *, n_boot: int = 2000, seed: int = 0, level: float 
         seed: Seed of the resampling.
         level: Confidence level.
     """
+    check_numbers(n_boot=n_boot, seed=seed, level=level)
     cells = as_matrix(matrix, "matrix")
     cells = cells[~np.isnan(cells).all(axis=1)]
     if len(cells) > 1:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_numbers
 
 Numbers = npt.ArrayLike | pd.Series
 
@@ -117,8 +117,7 @@ def bootstrap_mean(
     codes, names = pd.factorize(labels[keep])
     sums = np.bincount(codes, weights=x[keep], minlength=len(names)).astype(np.float64)
     counts = np.bincount(codes, minlength=len(names)).astype(np.float64)
-    if not 0 < level < 1:
-        raise MeasureError(f"level is {level}; expected a share such as 0.95.")
+    check_numbers(level=level)
     means = resampled_means(sums, counts, n_boot=n_boot, seed=seed)
     value = float(sums.sum() / counts.sum()) if sums.size else np.nan
     return percentile_interval(value, means, sums.size, level)
@@ -143,8 +142,7 @@ def resampled_means(
         n_boot: Resamples.
         seed: Seed of the resampling.
     """
-    if n_boot < 1:
-        raise MeasureError(f"n_boot is {n_boot}; ask for at least one resample (2000 is usual).")
+    check_numbers(n_boot=n_boot, seed=seed)
     if sums.size < 2:
         return np.empty(0)
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.integrate import trapezoid
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_numbers
 from attcot_analysis.stats.intervals import FloatArray, Interval
 
 
@@ -67,6 +67,7 @@ def rh_auc(
 
     Source: RH-AUC of arXiv 2505.21523, whose published definition has no interval and no ranges.
     """
+    check_numbers(n_boot=n_boot, seed=seed, level=level)
     tables = [_by_length(*one) for one in (("reasoning", reasoning), ("perception", perception))]
     lengths = list(tables[0].columns)
     if len(lengths) < 2 or lengths != list(tables[1].columns):

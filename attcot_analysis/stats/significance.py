@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, check_numbers
 from attcot_analysis.stats.intervals import (
     FloatArray,
     Numbers,
@@ -113,8 +113,7 @@ class Resampled:
 
         They hold for each cell by itself, not for all at once.
         """
-        if not 0 < level < 1:
-            raise MeasureError(f"level is {level}; expected a share such as 0.95.")
+        check_numbers(level=level)
         low = np.full(self.value.shape, np.nan)
         high = low.copy()
         there = ~np.isnan(self.value)
@@ -137,8 +136,7 @@ def resample_items(cells: FloatArray, *, n_boot: int = 2000, seed: int = 0) -> R
         MeasureError: If the shape is another, or n_boot is not positive.
     """
     cells = as_cells(cells)
-    if n_boot < 1:
-        raise MeasureError(f"n_boot is {n_boot}; ask for at least one resample (2000 is usual).")
+    check_numbers(n_boot=n_boot, seed=seed)
     cells = cells[~np.isnan(cells).all(axis=1)]
     there = ~np.isnan(cells)
     drawn = times_drawn(np.random.default_rng(seed), max(len(cells), 1), n_boot)[:, : len(cells)]
@@ -207,6 +205,7 @@ def max_statistic_test(
     Source: Westfall & Young 1993, single-step maxT, with sign flips for paired data (Nichols &
     Holmes 2002).
     """
+    check_numbers(n_permutations=n_permutations, seed=seed)
     cells = as_cells(differences)
     cells = cells[~np.isnan(cells).all(axis=1)]
     n, n_cells = cells.shape

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.probe import LayerCols, Probe, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule
-from attcot_analysis.errors import TrainingError
+from attcot_analysis.errors import TrainingError, check_numbers
 from attcot_analysis.models import Encoded, Mllm, Span, collate, evaluating, positions
 from attcot_analysis.models.inputs import last_row
 from attcot_analysis.problems import Box
@@ -384,6 +384,9 @@ def region_attention(
     config = config or RegionRewardConfig()
     if len(items) != len(boxes):
         raise TrainingError(f"{len(items)} responses came with boxes for {len(boxes)}; give both.")
+    check_numbers(batch_size=batch_size)
+    if not 0 < temperature < float("inf"):
+        raise TrainingError(f"temperature is {temperature}; give that of the sampling, above 0.")
     layers = config.chosen_layers(mllm)
     plans = [plan_rows(mllm, *one, config) for one in zip(items, boxes, strict=True)]
     attention: list[RegionAttention] = []

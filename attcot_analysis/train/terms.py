@@ -22,7 +22,7 @@ from attcot_analysis.attention.hook import NAME, attached
 from attcot_analysis.attention.packing import Packed, forced_answers, pack
 from attcot_analysis.attention.probe import Probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule
-from attcot_analysis.errors import TrainingError
+from attcot_analysis.errors import TrainingError, check_numbers
 from attcot_analysis.models import Mllm, evaluating
 from attcot_analysis.models.inputs import last_row
 from attcot_analysis.problems import Problem
@@ -447,6 +447,7 @@ def visual_target(
     Raises:
         TrainingError: If no item is answered right, or none has rows that count.
     """
+    check_numbers(batch_size=batch_size, quantile=quantile)
     terms = AttCoTTerms(mllm, replace(config or AttCoTConfig(), lambda_vis=1.0, lambda_commit=0.0))
     data = RationaleDataset(mllm, problems)
     right: list[float] = []

@@ -95,6 +95,12 @@ def test_nothing_is_cut_off_in_a_narrow_column(summary, comparisons, metrics, co
     assert outside(plain) != []
 
 
+@pytest.mark.parametrize("size", [{"width": 1e9}, {"height": float("nan")}, {"font_size": 0}])
+def test_a_size_that_is_none_is_said(commitment_table, size):
+    with pytest.raises(ShowError, match=f"{next(iter(size))} is .*; give"):
+        fit_figure(commitment_curves(commitment_table), **size)
+
+
 def test_a_font_that_is_not_installed_is_named_with_some_that_are(commitment_table, tmp_path):
     with pytest.raises(ShowError, match=r"The font DejaVu Serf is not installed; .* DejaVu Serif"):
         save_figure(commitment_curves(commitment_table), tmp_path / "f.pdf", font="DejaVu Serf")

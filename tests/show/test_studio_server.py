@@ -133,9 +133,10 @@ def test_who_leaves_stops_the_model(server):
     assert server.session.ended.wait(10)
 
 
-def test_a_port_that_is_taken_is_told(server):
-    with pytest.raises(ShowError, match=f"Port {server.port} cannot be listened on"):
-        StudioServer(Session(), server.port)
+def test_a_port_that_is_taken_or_none_is_told(server):
+    for port in (server.port, -1, 99_999):
+        with pytest.raises(ShowError, match=f"Port {port} cannot be listened on"):
+            StudioServer(Session(), port)
 
 
 def test_the_command_says_where_it_is_and_ends_with_a_sentence(random_mllm, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from attcot_analysis.errors import ProblemError
+from attcot_analysis.errors import ProblemError, check_numbers
 from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
@@ -232,6 +232,7 @@ class _Reading:
         self.count = CoverageCount()
         records = ADAPTERS[format].read(place)
         self._form = place.boxes or ("pixels" if format in _OWN_BOXES else None)
+        check_numbers(seed=seed, **({} if limit is None else {"limit": limit}))
         self._records = records if limit is None else sampled(records, limit, seed)
         self._left = limit
 

@@ -52,9 +52,10 @@ class StudioServer:
 
         try:
             self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", "it must be 0 to 65535")
             raise ShowError(
-                f"Port {port} cannot be listened on ({error.strerror}); give another, or 0 for any."
+                f"Port {port} cannot be listened on ({reason}); give another, or 0 for any."
             ) from error
         self._http.daemon_threads = True
         self.port = self._http.server_address[1]
