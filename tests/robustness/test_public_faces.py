@@ -89,6 +89,7 @@ def whole(tmp_path_factory):
     return by_parameter, by_name
 
 
+@pytest.mark.long
 def test_a_number_out_of_range_is_said(whole, fault):
     by_parameter, by_name = whole
     for name, function in functions().items():
