@@ -441,6 +441,16 @@ class Prefixes:
         return found
 
 
+@contextlib.contextmanager
+def while_needed(mllm: Mllm) -> Iterator[None]:
+    """Let go on leaving what a model's prefixes and cache have come to keep inside."""
+    with contextlib.ExitStack() as stack:
+        for one in (mllm.prefixes, mllm.cache):
+            if one is not None:
+                stack.enter_context(one.while_needed())
+        yield
+
+
 def _bare(item: Encoded) -> Encoded:
     """An item without its pixels: what positions are computed from."""
     small = {name: one for name, one in item.vision.items() if not one.is_floating_point()}

@@ -1,7 +1,7 @@
 """Dependence: would the answer change if the picture did, and prior reliance: would it not."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import logsumexp
 
-from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens, final_answers
+from attcot_analysis.attention.packing import candidate_tokens, final_answers
+from attcot_analysis.attention.prefixes import while_needed
 from attcot_analysis.errors import MeasureError, check_known
 from attcot_analysis.measures._items import (
     Empty,
@@ -290,7 +291,7 @@ def _without(answers: pd.DataFrame, other: pd.DataFrame, kind: str) -> pd.DataFr
 Work = tuple[int, Shown | None, Response]
 """An item's place, what it shows instead of its own pictures, and a response."""
 
-Reader = Callable[[Sequence[Work], str], list[np.ndarray]]
+_Before = dict[int, np.ndarray]
 
 
 def dependence(
@@ -385,139 +386,153 @@ def dependence(
     for kind in edits:
         edit_function(kind)
     check_known(list(rationales), Rationale, f"rationales is {list(rationales)}")
-    need: Need = "rationale" if empty == "error" else "nothing"
-    parsed = list(
-        paired(mllm, problems, base_responses, need=need, empty=empty, several=True).parsed.values()
+    reading = DependenceReader(
+        mllm,
+        problems,
+        base_responses,
+        rationales=rationales,
+        regenerated_log_p=regenerated_log_p,
+        empty=empty,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        sampling=sampling,
+        seed=seed,
+        progress=progress,
     )
     if edited is None:
         edited = [one for kind in edits for one in edited_images(problems, kind, options=options)]
-    edited = seen_edits(mllm, problems, edited)
-    tokens = {
-        at: candidate_tokens(mllm, problem.candidates)
-        for at, problem in enumerate(problems)
-        if problem.candidates
-    }
-
-    def read(work: Sequence[Work], name: str) -> list[np.ndarray]:
-        return _log_p(mllm, problems, tokens, work, batch_size, name, progress)
-
-    with_steps = [at for at, one in enumerate(parsed) if one.steps and at in tokens]
-    originals: list[Work] = [(at, None, base_responses[at]) for at in with_steps]
-    before = dict(zip(with_steps, read(originals, "dependence, before"), strict=True))
-    answers = [parsed_answer(one, p, mllm.format) for one, p in zip(parsed, problems, strict=True)]
-    fixed, regenerated = [], []
     for kind in edits:
-        own = [one for one in edited if one.kind == kind]
+        reading.read(kind, [one for one in edited if one.kind == kind])
+    return reading.result()
+
+
+class DependenceReader:
+    """`dependence` edit by edit, so that no two edits' pictures need be in memory at once."""
+
+    def __init__(
+        self,
+        mllm: Mllm,
+        problems: Sequence[Problem],
+        base_responses: Sequence[Response],
+        *,
+        rationales: Sequence[Rationale],
+        regenerated_log_p: bool,
+        empty: Empty,
+        batch_size: int,
+        progress: bool = False,
+        **writing: Any,
+    ) -> None:
+        """See what can be measured; arguments as of `dependence`."""
+        need: Need = "rationale" if empty == "error" else "nothing"
+        items = paired(mllm, problems, base_responses, need=need, empty=empty, several=True)
+        parsed = list(items.parsed.values())
+        self._mllm, self._problems, self._responses = mllm, problems, base_responses
+        self._rationales, self._log_p_too = rationales, regenerated_log_p
+        self._size, self._progress, self._writing = batch_size, progress, writing
+        self._tokens = {
+            at: candidate_tokens(mllm, problem.candidates)
+            for at, problem in enumerate(problems)
+            if problem.candidates
+        }
+        self._parsed = parsed
+        pairs = zip(parsed, problems, strict=True)
+        self._answers = [parsed_answer(one, problem, mllm.format) for one, problem in pairs]
+        self._rows: dict[Rationale, list[dict[str, Any]]] = {"fixed": [], "regenerated": []}
+        stepless = tuple(problems[at].id for at, one in enumerate(parsed) if not one.steps)
+        self._skipped = {"no rationale step to keep": stepless} if stepless else {}
+
+    @cached_property
+    def _before(self) -> _Before:
+        """By place, the answers on the original pictures, where there is a rationale to keep."""
+        places = [at for at, one in enumerate(self._parsed) if one.steps and at in self._tokens]
+        work: list[Work] = [(at, None, self._responses[at]) for at in places]
+        return dict(zip(places, self._log_p(work, "dependence, before"), strict=True))
+
+    def read(self, kind: EditKind, edited: Sequence[EditedImage]) -> None:
+        """Read the answers under one edit; items that it is not there for are noted."""
+        own, before = seen_edits(self._mllm, self._problems, edited), self._before
+        for names in left_out(self._problems, own, [kind]).values():
+            self._skipped[f"no edit {kind}"] = tuple(names)
         # What is kept of an edited picture serves both rationales, and no other edit.
-        with nullcontext() if mllm.prefixes is None else mllm.prefixes.while_needed():
-            if "fixed" in rationales:
-                fixed += _fixed(problems, own, base_responses, before, read)
-            if "regenerated" in rationales:
-                regenerated += _regenerated(
-                    mllm,
-                    problems,
-                    own,
-                    answers,
-                    before if regenerated_log_p else {},
-                    read,
-                    batch_size=batch_size,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    sampling=sampling,
-                    seed=seed,
-                    progress=progress,
-                )
-    rows = [*fixed, *regenerated]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table = table.astype({"followed": "boolean", "flipped": "boolean"})
-    stepless = [problems[at].id for at, one in enumerate(parsed) if not one.steps]
-    skipped = {"no rationale step to keep": tuple(stepless)} if stepless else {}
-    for edit, names in left_out(problems, edited, edits).items():
-        skipped[f"no edit {edit}"] = tuple(names)
-    return Dependence(table, problems, skipped=skipped)
+        with while_needed(self._mllm):
+            if "fixed" in self._rationales:
+                self._rows["fixed"] += self._fixed(own, before)
+            if "regenerated" in self._rationales and own:
+                own_before = before if self._log_p_too else {}
+                self._rows["regenerated"] += self._regenerated(kind, own, own_before)
 
+    def result(self) -> Dependence:
+        """What was read."""
+        table = pd.DataFrame(
+            [*self._rows["fixed"], *self._rows["regenerated"]], columns=list(COLUMNS)
+        )
+        table = table.astype({"followed": "boolean", "flipped": "boolean"})
+        return Dependence(table, self._problems, skipped=self._skipped)
 
-def _fixed(
-    problems: Sequence[Problem],
-    edited: Sequence[EditedImage],
-    responses: Sequence[Response],
-    before: Mapping[int, np.ndarray],
-    read: Reader,
-) -> list[dict[str, Any]]:
-    """Rows of one edit with the base rationales."""
-    kept = [one for one in edited if one.at in before]
-    work = [(one.at, one.shown(problems[one.at]), responses[one.at]) for one in kept]
-    rows = []
-    for one, after in zip(kept, read(work, "dependence, fixed"), strict=True):
-        candidates = problems[one.at].candidates
-        first, second = int(before[one.at].argmax()), int(after.argmax())
-        answers = candidates[first], candidates[second]
-        log_p = before[one.at][first], after[first]
-        room = can_lose(before[one.at], first)
-        rows.append(_row(problems[one.at], one, "fixed", answers, log_p, room))
-    return rows
+    def _fixed(self, edited: Sequence[EditedImage], before: _Before) -> list[dict[str, Any]]:
+        """Rows of one edit with the base rationales."""
+        problems = self._problems
+        kept = [one for one in edited if one.at in before]
+        work = [(one.at, one.shown(problems[one.at]), self._responses[one.at]) for one in kept]
+        rows = []
+        for one, after in zip(kept, self._log_p(work, "dependence, fixed"), strict=True):
+            candidates = problems[one.at].candidates
+            first, second = int(before[one.at].argmax()), int(after.argmax())
+            answers = candidates[first], candidates[second]
+            log_p = before[one.at][first], after[first]
+            room = can_lose(before[one.at], first)
+            rows.append(_row(problems[one.at], one, "fixed", answers, log_p, room))
+        return rows
 
-
-def _regenerated(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    edited: Sequence[EditedImage],
-    answers: Sequence[str | None],
-    before: Mapping[int, np.ndarray],
-    read: Reader,
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """Rows of one edit with fresh responses."""
-    if not edited:
-        return []
-    kind = edited[0].kind
-    shown = [one.shown(problems[one.at]) for one in edited]
-    fresh = answer_problems(
-        mllm,
-        [problems[one.at] for one in edited],
-        images=shown,
-        **options,
-    )
-    usable = [
-        at
-        for at, (one, n) in enumerate(zip(edited, fresh["n_steps"], strict=True))
-        if n and one.at in before and answers[one.at] is not None
-    ]
-    ids = fresh["ids"].tolist()
-    work = [(edited[at].at, shown[at], ids[at]) for at in usable]
-    after = dict(zip(usable, read(work, f"dependence, {kind}"), strict=True))
-    rows = []
-    for at, (one, answer) in enumerate(zip(edited, fresh["answer"], strict=True)):
-        problem, first = problems[one.at], answers[one.at]
-        log_p, room = (np.nan, np.nan), np.nan
-        if first is not None and one.at in before:
-            place = problem.candidates.index(first)
-            later = after[at][place] if at in after else np.nan
-            log_p, room = (before[one.at][place], later), can_lose(before[one.at], place)
-        second = answer if isinstance(answer, str) else None
-        rows.append(_row(problem, one, "regenerated", (first, second), log_p, room))
-    return rows
-
-
-def _log_p(
-    mllm: Mllm,
-    problems: Sequence[Problem],
-    tokens: Mapping[int, CandidateTokens],
-    work: Sequence[Work],
-    batch_size: int,
-    name: str,
-    progress: bool,
-) -> list[np.ndarray]:
-    """Per piece of work the candidates' log-probabilities after the last step, normalised."""
-    results: list[np.ndarray] = []
-    for chunk in batches(work, batch_size, name, progress):
-        items: list[Encoded] = [
-            encode_problem(mllm, problems[at], mode="cot", response=response, image=image)
-            for at, image, response in chunk
+    def _regenerated(
+        self, kind: EditKind, edited: Sequence[EditedImage], before: _Before
+    ) -> list[dict[str, Any]]:
+        """Rows of one edit with fresh responses."""
+        problems = self._problems
+        shown = [one.shown(problems[one.at]) for one in edited]
+        fresh = answer_problems(
+            self._mllm,
+            [problems[one.at] for one in edited],
+            images=shown,
+            batch_size=self._size,
+            progress=self._progress,
+            **self._writing,
+        )
+        usable = [
+            at
+            for at, (one, n) in enumerate(zip(edited, fresh["n_steps"], strict=True))
+            if n and one.at in before and self._answers[one.at] is not None
         ]
-        names = [problems[at].id for at, _, _ in chunk]
-        results += final_answers(mllm, items, [tokens[at] for at, _, _ in chunk], names)
-    return results
+        ids = fresh["ids"].tolist()
+        work = [(edited[at].at, shown[at], ids[at]) for at in usable]
+        after = dict(zip(usable, self._log_p(work, f"dependence, {kind}"), strict=True))
+        rows = []
+        for at, (one, answer) in enumerate(zip(edited, fresh["answer"], strict=True)):
+            problem, first = problems[one.at], self._answers[one.at]
+            log_p, room = (np.nan, np.nan), np.nan
+            if first is not None and one.at in before:
+                place = problem.candidates.index(first)
+                later = after[at][place] if at in after else np.nan
+                log_p, room = (before[one.at][place], later), can_lose(before[one.at], place)
+            second = answer if isinstance(answer, str) else None
+            rows.append(_row(problem, one, "regenerated", (first, second), log_p, room))
+        return rows
+
+    def _log_p(self, work: Sequence[Work], name: str) -> list[np.ndarray]:
+        """Per piece of work the candidates' log-probabilities after the last step, normalised."""
+        results: list[np.ndarray] = []
+        for chunk in batches(work, self._size, name, self._progress):
+            items: list[Encoded] = [
+                encode_problem(
+                    self._mllm, self._problems[at], mode="cot", response=response, image=image
+                )
+                for at, image, response in chunk
+            ]
+            names = [self._problems[at].id for at, _, _ in chunk]
+            tokens = [self._tokens[at] for at, _, _ in chunk]
+            results += final_answers(self._mllm, items, tokens, names)
+        return results
 
 
 def _row(

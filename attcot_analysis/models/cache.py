@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import functools
 import hashlib
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
+import torch
 from PIL import Image
 
 from attcot_analysis.problems.pictures import StoredPicture
@@ -53,6 +55,16 @@ class PromptCache:
             self._responses[key] = make()
         made: Made = self._responses[key]
         return made
+
+    @contextlib.contextmanager
+    def while_needed(self) -> Iterator[None]:
+        """Let go on leaving what was prepared inside, if the cache is one of a batch."""
+        before = dict(self._prompts)
+        try:
+            yield
+        finally:
+            if self.still:
+                self._prompts = before
 
     def clear(self) -> None:
         """Let everything go."""
@@ -109,3 +121,61 @@ def _digest(picture: Image.Image) -> bytes:
     pixels = hashlib.blake2b(f"{picture.mode} {picture.size}".encode(), digest_size=16)
     pixels.update(picture.tobytes())
     return pixels.digest()
+
+
+@contextlib.contextmanager
+def seen_once(mllm: Any) -> Iterator[Callable[[], object]]:
+    """Inside, pictures do not go through the vision tower again right after they went through it.
+
+    What the tower made of the last batch's pictures is kept, and given again where the very same
+    are shown, whatever text they stand in. Not where gradients are wanted.
+
+    Args:
+        mllm: The model; nothing is kept of one that has no prefixes, either.
+
+    Yields:
+        What lets go of it.
+    """
+    modules = [] if getattr(mllm, "prefixes", None) is None else mllm.model.modules()
+    owners = [one for one in modules if hasattr(type(one), "get_image_features")]
+    last: list[tuple[_Given, Any]] = []
+    if not owners:
+        yield last.clear
+        return
+    # The inner one: a head's own asks it.
+    owner: Any = owners[-1]
+    plain = owner.get_image_features
+
+    # Who generates looks at the arguments' names.
+    @functools.wraps(plain)
+    def features(*args: Any, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            return plain(*args, **options)
+        given: _Given = {**dict(enumerate(args)), **options}
+        # What only the text stack reads.
+        given = {name: one for name, one in given.items() if not str(name).startswith(_TEXT)}
+        if not (last and _same(last[0][0], given)):
+            last.clear()
+            last.append((given, plain(*args, **options)))
+        return copy.copy(last[0][1])
+
+    owner.get_image_features = features
+    try:
+        yield last.clear
+    finally:
+        vars(owner).pop("get_image_features", None)
+
+
+_Given = dict[int | str, Any]
+
+_TEXT = ("attcot_", "use_cache", "cache_position")
+
+
+def _same(one: _Given, other: _Given) -> bool:
+    """Whether arguments are equal, tensors number by number."""
+
+    def equal(a: Any, b: Any) -> bool:
+        tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+        return torch.equal(a, b) if tensors else type(a) is type(b) and bool(a == b)
+
+    return one.keys() == other.keys() and all(map(equal, one.values(), other.values()))

@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from attcot_analysis.attention.prefixes import Prefixes
+from attcot_analysis.attention.packing import can_share
+from attcot_analysis.attention.prefixes import Prefixes, while_needed
 from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError, check_numbers
 from attcot_analysis.files import write_whole
 from attcot_analysis.measures._items import Result
@@ -28,7 +29,7 @@ from attcot_analysis.measures.commitment import (
 )
 from attcot_analysis.measures.compare import summarise
 from attcot_analysis.measures.dependence import COLUMNS as DEPENDENCE
-from attcot_analysis.measures.dependence import dependence
+from attcot_analysis.measures.dependence import DependenceReader
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.maps import response_maps
@@ -37,6 +38,7 @@ from attcot_analysis.measures.probed import check_max_steps
 from attcot_analysis.measures.samples import SAMPLE, samples_of, stacked
 from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, Mode, PromptCache, encode_problem
+from attcot_analysis.models.cache import seen_once
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EditKind, EditOptions, edit_function, edited_images
@@ -413,40 +415,28 @@ class ResponseStages:
 
     def dependence(self, at: Places) -> Part:
         """Rows of `dependence`, of the edits that the items allow."""
-        local = {place: number for number, place in enumerate(at)}
-        options = EditOptions(fill=self.of.settings.fill)
-        edited = [
-            replace(edit, at=local[edit.at])
-            for kind in self.edits
-            for edit in edited_images(self.of.problems, kind, only=at, options=options)
-        ]
-        if not edited:
-            return Part(pd.DataFrame(columns=list(DEPENDENCE)))
+        return _dependence([self], at)[0]
+
+    def reader(self, at: Places) -> DependenceReader:
+        """What reads dependence on these responses edit by edit."""
         self._fill(at)
         settings = self.of.settings
         # A fresh response of this model says nothing about an answer that another one gave.
         foreign = settings.generations is not None and settings.generations.foreign
-        try:
-            result = dependence(
-                self.of.mllm,
-                [self.of.problems[place] for place in at],
-                [self.responses[place] for place in at],
-                edits=self.edits,
-                edited=edited,
-                rationales=("fixed",) if foreign else ("fixed", "regenerated"),
-                regenerated_log_p=settings.regenerated_log_p,
-                empty="skip",
-                batch_size=settings.batch_size,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                sampling=settings.sampling,
-                # Not the seeds of the responses themselves: a flip needs draws of its own.
-                seed=self.of.sampling_seed(at, settings.n_samples + self.sample),
-            )
-        except NothingMeasuredError:
-            # Open questions with given responses, or edits that this model's crop hides.
-            return Part(pd.DataFrame(columns=list(DEPENDENCE)))
-        return Part(result.table)
+        return DependenceReader(
+            self.of.mllm,
+            [self.of.problems[place] for place in at],
+            [self.responses[place] for place in at],
+            rationales=("fixed",) if foreign else ("fixed", "regenerated"),
+            regenerated_log_p=settings.regenerated_log_p,
+            empty="skip",
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            sampling=settings.sampling,
+            # Not the seeds of the responses themselves: a flip needs draws of its own.
+            seed=self.of.sampling_seed(at, settings.n_samples + self.sample),
+        )
 
     def maps(self, at: Places) -> Part:
         """Attention maps of the items' rationale steps, and a row per item with their shape."""
@@ -474,8 +464,44 @@ class SampledStages:
     def rows(self, name: str, at: Places) -> Part:
         """What the stage of a name gives for each sample; maps are made of sample 0 alone."""
         each = self._each[:1] if name == "maps" else self._each
-        parts = [getattr(stages, name)(at) for stages in each]
+        if name == "dependence":
+            parts = _dependence(each, at)
+        else:
+            parts = [getattr(stages, name)(at) for stages in each]
         return Part(stacked([part.rows for part in parts]), parts[0].arrays)
+
+
+def _dependence(each: Sequence[ResponseStages], at: Places) -> list[Part]:
+    """Rows of `dependence` of every sample, which share what an edited picture is prefilled for."""
+    of = each[0].of
+    mllm, problems, options = of.mllm, of.problems, EditOptions(fill=of.settings.fill)
+    local = {place: number for number, place in enumerate(at)}
+    readers: list[DependenceReader] = []
+    for kind in each[0].edits:
+        edited = edited_images(problems, kind, only=at, options=options)
+        if edited and not readers:
+            readers = [stages.reader(at) for stages in each]
+        with while_needed(mllm):
+            if len(each) > 1:
+                shown = [
+                    encode_problem(mllm, problems[one.at], image=one.shown(problems[one.at]))
+                    for one in edited
+                ]
+                if shown and can_share(mllm, shown):
+                    mllm.prefixes.fill(mllm, shown)
+            for reader in readers:
+                reader.read(kind, [replace(one, at=local[one.at]) for one in edited])
+    return [Part(_dependence_rows(reader)) for reader in readers or [None] * len(each)]
+
+
+def _dependence_rows(reader: DependenceReader | None) -> pd.DataFrame:
+    """What was read; no rows where there was no edit, or none that a measurement can use."""
+    try:
+        if reader is not None:
+            return reader.result().table
+    except NothingMeasuredError:
+        pass  # Open questions with given responses, or edits that this model's crop hides.
+    return pd.DataFrame(columns=list(DEPENDENCE))
 
 
 def _allowed(problems: Sequence[Problem], kind: EditKind) -> bool:
@@ -714,15 +740,21 @@ def _make(made: Batched, stages: Stages, what: Sequence[What], clear: Callable[[
         "direct": partial(stages.answers, mode="direct"),
         "text_only": partial(stages.answers, mode="cot", text_only=True),
     }
-    if "responses" in what:
-        # In order, since a batch's seed follows from its first item.
-        made.make({"responses": stages.responses}, in_order(len(problems), size), clear)
-    answers = {NAMES[name]: asked[name] for name in what if name in asked}
-    if answers:
-        made.make(answers, plain, clear)
-    if _ON_RATIONALES & set(what):
-        _make_on_rationales(made, stages, what, clear)
-    clear()
+    with seen_once(stages.mllm) as forget:
+
+        def begin() -> None:
+            forget()
+            clear()
+
+        if "responses" in what:
+            # In order, since a batch's seed follows from its first item.
+            made.make({"responses": stages.responses}, in_order(len(problems), size), begin)
+        answers = {NAMES[name]: asked[name] for name in what if name in asked}
+        if answers:
+            made.make(answers, plain, begin)
+        if _ON_RATIONALES & set(what):
+            _make_on_rationales(made, stages, what, begin)
+        clear()
 
 
 def _make_on_rationales(

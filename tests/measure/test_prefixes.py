@@ -11,6 +11,7 @@ from tiny import noise_image
 from attcot_analysis.attention.packing import candidate_tokens, forced_readings
 from attcot_analysis.attention.prefixes import Prefixes
 from attcot_analysis.models import PromptCache, encode, generate
+from attcot_analysis.models.cache import seen_once
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.measure import measure
 
@@ -112,6 +113,39 @@ def test_a_model_that_cannot_share_runs_every_pass_on_its_own(images_seen):
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_vl", "qwen2_5_vl", "llava_next"])
+def test_pictures_just_seen_are_not_looked_at_again(name):
+    """The tower's own output, and of other pictures not that of the last."""
+    mllm = shared_family(name)
+    shared, candidates = sharing(mllm), [candidate_tokens(mllm, ("red", "green"))] * 2
+    towers = [
+        one
+        for place, one in mllm.model.named_modules()
+        if place.split(".")[-1] in ("visual", "vision_tower")
+    ]
+    seen = []
+    hook = towers[0].register_forward_hook(lambda *_: seen.append(1))
+    others = [noise_image(64, 96, 3), noise_image(96, 64, 4)]
+    work = [(RESPONSES, PICTURES), (RESPONSES[::-1], PICTURES), (RESPONSES, others)]
+
+    def read():
+        seen.clear()
+        found = [forced_readings(mllm, encoded(mllm, *one), candidates) for one in work]
+        return found, len(seen)
+
+    try:
+        plain, times = read()
+        with seen_once(shared) as forget:
+            once, fewer = read()
+            forget()
+            assert read()[1] == fewer
+        assert read()[1] == times and 3 * fewer == 2 * times
+    finally:
+        hook.remove()
+    torch.testing.assert_close(plain, once, rtol=0, atol=0)
+    assert not torch.equal(once[0][0][0], once[2][0][0])
+
+
 def test_what_is_kept_for_a_while_is_let_go():
     shared = sharing(shared_family("qwen2_5_vl"))
     first, second = encoded(shared, RESPONSES)
@@ -123,6 +157,20 @@ def test_what_is_kept_for_a_while_is_let_go():
     assert shared.prefixes.n_bytes == before
     shared.prefixes.clear()
     assert shared.prefixes.n_bytes == 0
+
+
+def test_samples_share_the_pass_over_an_edited_picture(testbed, images_seen):
+    """However many samples: an edited picture goes through the tower once."""
+    problems, seen = testbed.problems[:2], images_seen(testbed.mllm)
+    options = {"batch_size": 2, "max_new_tokens": 60, "edits": ("twin", "control")}
+    counts = []
+    for samples in (2, 3):
+        seen.clear()
+        given = {"samples": samples, "temperature": 1.0, "seed": 1}
+        found = measure(testbed.mllm, problems, ("dependence",), **given, **options)
+        assert found["dependence"]["sample"].nunique() == samples
+        counts.append(len(seen))
+    assert counts[0] == counts[1]
 
 
 WHAT = ("answers", "direct", "commitment", "access", "dependence")
