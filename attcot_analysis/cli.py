@@ -275,6 +275,21 @@ BatchSize = Annotated[
     int | None,
     Option(help="items per forward pass, default 64; halved automatically when memory runs out"),
 ]
+
+
+def _number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+BatchOrAuto = Annotated[
+    Any,
+    Option(
+        parser=_number_or_auto,
+        metavar="INTEGER|auto",
+        help="items per forward pass, default 64; auto: as many as --max-memory holds; halved "
+        "automatically when memory runs out",
+    ),
+]
 MaxNewTokens = Annotated[int, Option(help="limit of a response")]
 MaxSeconds = Annotated[
     float | None, Option(help="time after which a batch of responses is cut; default 4 hours")
@@ -943,7 +958,7 @@ def _measure(
     writing: Writing,
     max_seconds: MaxSeconds = None,
     items: Items = None,
-    batch_size: BatchSize = None,
+    batch_size: BatchOrAuto = None,
     max_memory: Annotated[
         str | None,
         Option(
@@ -1037,13 +1052,21 @@ def _measure(
     from attcot_analysis.runs.generations import read_generations
     from attcot_analysis.runs.look import check_generations, misfit_note
     from attcot_analysis.runs.measure import check_only, measure_run
+    from attcot_analysis.runs.memory import filling
     from attcot_analysis.runs.profile import profiled
     from attcot_analysis.runs.provenance import note_sources
     from attcot_analysis.runs.shards import Shards
     from attcot_analysis.runs.values import DEFAULT, format_summary
 
     most = None if max_memory is None else parse_memory(max_memory)
-    chosen = choose(model, dtype=loading.dtype, batch_size=batch_size, layers=layers)
+    fill_memory = batch_size == "auto"
+    if fill_memory and most is None:
+        raise MeasureError(
+            "--batch-size auto fills the memory that --max-memory states; give it, or a number of "
+            "items."
+        )
+    size = None if fill_memory else batch_size
+    chosen = choose(model, dtype=loading.dtype, batch_size=size, layers=layers)
     alone = [name for word in only or () for name in word.split(",")]
     what = [*(alone or DEFAULT), *(extras or ()), *(("maps",) if maps else ())]
     if only is not None:
@@ -1074,6 +1097,16 @@ def _measure(
             check_generations(mllm, written)
             if written.scores and shards.main:
                 say(f"What is right is taken from {generations}, not read from the responses.")
+        size = chosen.batch_size
+        if fill_memory and most is not None:
+            own = [] if written is None else [*written.of.values()]
+            needs = {
+                "response": max([writing.max_new_tokens, *(len(one.ids) for one in own)]),
+                "samples": samples or (1 if written is None else written.n_samples),
+            }
+            size, why = shards.from_main(lambda: filling(out, mllm, loaded, most, **needs))
+            if shards.main:
+                say(why)
         with profiled(mllm) if profile else nullcontext() as timed:
             run = measure_run(
                 out,
@@ -1082,7 +1115,7 @@ def _measure(
                 what,
                 layers=chosen.layers,
                 **{name: value for name, value in parts.items() if value is not None},
-                batch_size=chosen.batch_size,
+                batch_size=size,
                 **vars(writing),
                 generations=written,
                 samples=samples,

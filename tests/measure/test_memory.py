@@ -1,0 +1,69 @@
+"""How many items a batch can have: the arithmetic against what is really kept."""
+
+import pytest
+import torch
+from families import shared_family
+from tiny import noise_image
+
+from attcot_analysis import RunFolder, cli
+from attcot_analysis.attention.prefixes import Prefixes
+from attcot_analysis.errors import MeasureError
+from attcot_analysis.models import encode, encode_problem
+from attcot_analysis.problems import save_problems
+from attcot_analysis.runs.batches import estimated_lengths
+from attcot_analysis.runs.memory import MOST, filling, held, item_bytes, token_bytes
+from attcot_analysis.shipped import TESTBED_MODEL, shipped
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_next"])
+def test_a_token_takes_what_is_kept_of_it(name):
+    mllm = shared_family(name)
+    prefixes = Prefixes(mllm)
+    item = encode(mllm, noise_image(64, 96, 1), "What color is it?")
+    prefixes.fill(mllm, [item])
+    assert prefixes.n_bytes == token_bytes(mllm) * len(item.input_ids)
+
+
+def test_a_larger_budget_has_larger_batches_until_no_item_is_left(testbed, tmp_path, monkeypatch):
+    mllm, problems = testbed.mllm, testbed.problems[:4]
+    monkeypatch.setattr("attcot_analysis.runs.memory.held", lambda device: 1000)
+
+    def size(room):
+        return filling(tmp_path, mllm, problems, 1000 + room, response=60)[0]
+
+    lengths = estimated_lengths(problems)
+    item = encode_problem(mllm, problems[lengths.index(max(lengths))])
+    kept, passing = item_bytes(mllm, item, 60)
+    assert [size(n * (kept + passing) + 1) for n in range(6)] == [1, 1, 2, 3, 4, 4] and MOST > 4
+    assert item_bytes(mllm, item, 120)[0] > kept and item_bytes(mllm, item, 60, 4)[0] > kept
+    with pytest.raises(MeasureError, match="--max-memory states"):
+        size(0)
+    with pytest.raises(MeasureError, match="No problems"):
+        filling(tmp_path, mllm, [], 10**12, response=60)
+
+
+def test_what_is_held_grows_with_what_is_allocated():
+    before = held(torch.device("cpu"))
+    kept = torch.zeros(2**24)
+    assert held(torch.device("cpu")) - before >= 0.9 * kept.nbytes or not before
+
+
+def test_auto_states_its_batches_and_a_resumed_run_keeps_them(testbed, tmp_path, capsys):
+    problems = save_problems(testbed.problems[:3], tmp_path / "problems")
+    command = [
+        "measure",
+        str(shipped(TESTBED_MODEL)),
+        str(problems),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command += ["--device", "cpu", "--batch-size", "auto", "--max-new-tokens", "8", "--quiet"]
+    command += ["--only", "answers"]
+    assert cli.main(command) == 1
+    assert "--max-memory" in capsys.readouterr().err
+    assert cli.main([*command, "--max-memory", "64GiB"]) == 0
+    assert "Batches of 3: an item takes" in capsys.readouterr().out
+    assert RunFolder.open(tmp_path / "run").manifest["config"]["batch_size"] == 3
+    # Less memory does not make another run of it.
+    assert cli.main([*command, "--max-memory", "32GiB"]) == 0
+    assert "Batches of 3, which this run was begun with." in capsys.readouterr().out
