@@ -1,7 +1,8 @@
 """Runs on two pictures, and activations of the one put in the place of the other's."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby, zip_longest
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -53,12 +54,33 @@ class Patch(NamedTuple):
         return self.window[0] <= layer <= self.window[1]
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """A source's run: its log-odds, and what it passes on at the chosen rows."""
+AT_ONCE = 8
+"""Layers whose activations are held at a time."""
 
-    log_odds: list[npt.NDArray[np.float64]]
-    passed: dict[tuple[Place, int], Tensor]
+_Found = list[npt.NDArray[np.float64]]
+
+
+@dataclass(eq=False)
+class _Run:
+    """A run that is taken some layers at a time.
+
+    Attributes:
+        packed: Its inputs.
+        rows: Where what it passes on is kept; ``None`` for everywhere.
+        log_odds: What it answers, per item ``(n_k,)``.
+        passed: What it passes on in the layers at hand.
+        first: The first of these.
+        state: What the layer before that passes on, everywhere.
+        features: Of its pictures.
+    """
+
+    packed: Packed
+    rows: Tensor | None
+    log_odds: _Found = field(default_factory=list)
+    passed: dict[tuple[Place, int], Tensor] = field(default_factory=dict)
+    first: int = 0
+    state: Tensor | None = None
+    features: dict[str, Any] = field(default_factory=dict)
 
 
 class PatchedBatch:
@@ -125,30 +147,40 @@ class PatchedBatch:
         }
         every = torch.stack([mask for one in self.masks.values() for mask in one.values()])
         self.rows = every.any(0).any(0).nonzero()[:, 0].to(self.mllm.device)
-        self.features: dict[str, Any] = {}
 
     def measure(self, patches: Sequence[Patch], methods: Sequence[Method]) -> list[pd.DataFrame]:
-        """Table rows of all patches."""
-        needed = {
-            (_PLACES[one.site], layer)
-            for one in patches
-            for layer in range(one.window[0], one.window[1] + 1)
+        """Table rows of all patches, which are given by first layer."""
+        self.own_run = _Run(self.packed, None)
+        runs = {
+            source: _Run(self._pack(donors), self.rows) for source, donors in self.donors.items()
         }
-        firsts = {one.window[0] - 1 for one in patches} - {-1}
-        before, states = self._run(self.packed, {("residual", at) for at in firsts}, None)
-        self.before, frames = before, []
-        for source in self.donors:
-            run = _Run(*self._run(self._pack(self.donors[source]), needed, self.rows))
-            if "exact" in methods:
-                for patch in patches:
-                    state = states.get(("residual", patch.window[0] - 1))
-                    after = self._patched(patch, source, run, state)
-                    got = [a - b for a, b in zip(after, before, strict=True)]
-                    frames.append(self._rows("exact", source, run, patch, got))
-            if "attribution" in methods:
-                for patch, got in self._attributed(patches, needed, source, run):
-                    frames.append(self._rows("attribution", source, run, patch, got))
-        return frames
+        # Gradients need all layers at once, whatever is held of them.
+        at_once = self.mllm.n_layers if "attribution" in methods else AT_ONCE
+        frames: dict[tuple[Source, Method], list[pd.DataFrame]] = {
+            (source, method): [] for source in runs for method in get_args(Method)
+        }
+        parts = [list(some) for _, some in groupby(patches, lambda one: one.window[0] // at_once)]
+        for some, following in zip_longest(parts, parts[1:]):
+            onward = following[0].window[0] if following else None
+            firsts = {("residual", one.window[0] - 1) for one in some if one.window[0]}
+            needed = {
+                (_PLACES[one.site], layer)
+                for one in some
+                for layer in range(one.window[0], one.window[1] + 1)
+            }
+            self._advance(self.own_run, firsts, onward)
+            for source, run in runs.items():
+                self._advance(run, needed, onward)
+                if "exact" in methods:
+                    for patch in some:
+                        after = self._patched(patch, source, run)
+                        got = [a - b for a, b in zip(after, self.own_run.log_odds, strict=True)]
+                        frames[source, "exact"].append(self._rows("exact", source, run, patch, got))
+                if "attribution" in methods:
+                    for patch, got in self._attributed(some, needed, source, run):
+                        frame = self._rows("attribution", source, run, patch, got)
+                        frames[source, "attribution"].append(frame)
+        return [frame for own in frames.values() for frame in own]
 
     def _pack(self, encoded: Sequence[Encoded]) -> Packed:
         return pack(
@@ -178,47 +210,47 @@ class PatchedBatch:
         found["all"] = torch.stack([found[group] for group in PARTS]).any(0)
         return {group: found[group].to(self.mllm.device) for group in self.groups}
 
-    def _run(
-        self, packed: Packed, needed: Collection[tuple[Place, int]], rows: Tensor | None
-    ) -> tuple[list[npt.NDArray[np.float64]], dict[tuple[Place, int], Tensor]]:
-        """Log-odds per item and step of a run, and what it passes on."""
-        passed: dict[tuple[Place, int], Tensor] = {}
+    def _advance(
+        self, run: _Run, needed: Collection[tuple[Place, int]], onward: int | None
+    ) -> None:
+        """Take a run on from its first layer, keeping what is needed, and to where it goes on."""
+        run.passed, states = {}, list[Tensor]()
 
         def keep(place: Place, layer: int, value: Tensor) -> Tensor:
             if (place, layer) in needed:
-                passed[place, layer] = value if rows is None else value[:, rows]
+                run.passed[place, layer] = value if run.rows is None else value[:, run.rows]
+            if onward and place == "residual" and layer == onward - 1:
+                states.append(value)
             return value
 
-        places = {place for place, _ in needed}
-        features = self.features if packed is self.packed else {}
+        places = {place for place, _ in needed} | ({"residual"} if onward else set())
         with torch.no_grad():
-            found = self._forward(packed, keep, places, 0, None, features)
-        return [one.double().cpu().numpy() for one in found], passed
+            found = self._forward(run, keep, places, run.first, run.state)
+        run.log_odds = run.log_odds or [one.double().cpu().numpy() for one in found]
+        if onward:
+            run.first, run.state = onward, states[-1]
 
     def _forward(
         self,
-        packed: Packed,
+        run: _Run,
         tap: Tap,
         places: Collection[Place],
         first: int,
         state: Tensor | None,
-        features: dict[str, Any],
     ) -> list[Tensor]:
         """Log-odds ``(n_k,)`` of each item, from layer ``first`` on."""
         model = self.mllm.model
         with (
             evaluating(model),
             attached(model),
-            resumed(model, self.stack, first, state, features),
+            resumed(model, self.stack, first, state, run.features),
             tapped(self.stack, tap, places),
         ):
-            output = model(**packed.inputs, logits_to_keep=packed.keep, use_cache=False)
-        read = packed.log_probs(output.logits)
+            output = model(**run.packed.inputs, logits_to_keep=run.packed.keep, use_cache=False)
+        read = run.packed.log_probs(output.logits)
         return [one[:, b] - one[:, a] for one, (a, b) in zip(read, self.pairs, strict=True)]
 
-    def _patched(
-        self, patch: Patch, source: Source, run: _Run, state: Tensor | None
-    ) -> list[npt.NDArray[np.float64]]:
+    def _patched(self, patch: Patch, source: Source, run: _Run) -> _Found:
         place, mask = _PLACES[patch.site], self.masks[source][patch.group][:, self.rows]
 
         def replace(where: Place, layer: int, value: Tensor) -> Tensor:
@@ -234,10 +266,10 @@ class PatchedBatch:
             )
             return changed
 
+        first = patch.window[0]
+        state = self.own_run.passed.get(("residual", first - 1))
         with torch.no_grad():
-            found = self._forward(
-                self.packed, replace, [place], patch.window[0], state, self.features
-            )
+            found = self._forward(self.own_run, replace, [place], first, state)
         return [one.double().cpu().numpy() for one in found]
 
     def _attributed(
@@ -246,7 +278,7 @@ class PatchedBatch:
         needed: Collection[tuple[Place, int]],
         source: Source,
         run: _Run,
-    ) -> Iterator[tuple[Patch, list[npt.NDArray[np.float64]]]]:
+    ) -> Iterator[tuple[Patch, _Found]]:
         """First-order estimates of all patches, from one pass with gradients."""
         kept: dict[tuple[Place, int], Tensor] = {}
 
@@ -260,7 +292,7 @@ class PatchedBatch:
         model, masks = self.mllm.model, self.masks[source]
         with torch.enable_grad(), frozen(model):
             places = {place for place, _ in needed}
-            odds = self._forward(self.packed, watch, places, 0, None, self.features)
+            odds = self._forward(self.own_run, watch, places, 0, None)
             n_ks = [len(one) for one in odds]
             # Per k and place: what its group would add, (B,) or of attention (B, H).
             added: list[dict[tuple[Place, int, Group], npt.NDArray[np.float64]]] = []
@@ -311,7 +343,7 @@ class PatchedBatch:
             "group": patch.group,
             "k": np.concatenate([np.array(self.steps[at]) for at in here]),
             "n_steps": np.repeat([self.steps[at][-1] for at in here], sizes),
-            "log_odds_before": np.concatenate([self.before[at] for at in here]),
+            "log_odds_before": np.concatenate([self.own_run.log_odds[at] for at in here]),
             "log_odds_source": np.concatenate([run.log_odds[at] for at in here]),
             "recovered": np.concatenate([recovered[at] for at in here]),
         }

@@ -5,7 +5,8 @@ A linear decoder is trained on some items and read on others, and steering asks 
 finds does anything.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from attcot_analysis.errors import MeasureError, check_numbers
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.measures.answers import parsed_answer
 from attcot_analysis.measures.probed import check_max_steps, probed
-from attcot_analysis.models import Mllm, collate, encode_problem, evaluating
+from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
 from attcot_analysis.models.inputs import last_row
 from attcot_analysis.models.load import hidden_states, text_stack
 from attcot_analysis.problems import Problem
@@ -176,13 +177,21 @@ def hidden_commitment(
     items, answers, skipped = _answered(mllm, problems, responses, empty, forced)
     _check_recurring(answers, folds)
     places = list(answers)
-    steps = {at: probed(items.encode(at), max_steps) for at in places}
     rows: list[pd.DataFrame] = []
+    steps: dict[int, tuple[int, ...]] = {}
     labels, names = _labels([answers[at] for at in places])
     for control in dict.fromkeys(("none", *controls)):
         if control == "shuffled":
             continue
-        states = _states(items, places, steps, chosen, control == "text_only", batch_size, progress)
+        states, steps = _states(
+            items,
+            places,
+            partial(probed, max_steps=max_steps),
+            chosen,
+            control == "text_only",
+            batch_size,
+            progress,
+        )
         for step in sorted({k for ks in steps.values() for k in ks}):
             here = [n for n, at in enumerate(places) if step in steps[at]]
             if len(here) < 2 * folds or len(set(labels[here])) < 2:
@@ -318,7 +327,7 @@ def steering(
     _check_recurring(answers, folds)
     places = list(answers)
     labels, names = _labels([answers[at] for at in places])
-    read = _states(items, places, steps, [layer], False, batch_size, progress)
+    read, _ = _states(items, places, lambda _: (step,), [layer], False, batch_size, progress)
     states, rng = np.stack([read[at][0, 0] for at in places]), np.random.default_rng(seed)
     parts = fold_numbers(labels, folds, seed)
     pushes: dict[int, list[_Push]] = {}
@@ -407,22 +416,24 @@ def _labels(answers: Sequence[str]) -> tuple[IntVector, list[str]]:
 def _states(
     items: Items,
     places: Sequence[int],
-    steps: dict[int, tuple[int, ...]],
+    choose: Callable[[Encoded], tuple[int, ...]],
     layers: Sequence[int],
     text_only: bool,
     batch_size: int,
     progress: bool,
-) -> dict[int, FloatArray]:
-    """Per item the states ``(n_k, n_layers, d)`` of the last token before each step."""
+) -> tuple[dict[int, FloatArray], dict[int, tuple[int, ...]]]:
+    """Per item states ``(n_k, n_layers, d)`` of the last token before each chosen step; these."""
     mllm, stack = items.mllm, text_stack(items.mllm)
-    found = {}
+    found: dict[int, FloatArray] = {}
+    steps: dict[int, tuple[int, ...]] = {}
     for chunk in batches(places, batch_size, "states", progress):
-        encoded = [items.encode(at) for at in chunk]
-        if text_only:
-            encoded = [
-                encode_problem(mllm, items.problems[at], response=one.response_ids, text_only=True)
-                for at, one in zip(chunk, encoded, strict=True)
-            ]
+        encoded = [
+            encode_problem(
+                mllm, items.problems[at], response=items.responses[at], text_only=text_only
+            )
+            for at in chunk
+        ]
+        steps |= {at: choose(one) for at, one in zip(chunk, encoded, strict=True)}
         rows = [
             torch.tensor([one.layout.cuts[k].stop - 1 for k in steps[at]])
             for at, one in zip(chunk, encoded, strict=True)
@@ -439,7 +450,7 @@ def _states(
             here = torch.searchsorted(union, own)
             read = torch.stack([states[layer][number].cpu()[here] for layer in layers], dim=1)
             found[at] = read.float().numpy()
-    return found
+    return found, steps
 
 
 def _forced(

@@ -13,6 +13,7 @@ from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.errors import MeasureError
+from attcot_analysis.measures import patched
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.compare import item_values
 from attcot_analysis.measures.patches import PARTS, Patching, patching, patching_search
@@ -168,13 +169,17 @@ def test_all_tokens_behind_the_last_layer_or_all_its_parts_recover_everything(na
     assert result.items()["net"].isna().all()
 
 
-def test_small_batches_change_nothing_and_the_model_is_left_as_it_was(random_mllm):
-    options = {"sites": ("residual", "head"), "windows": [(1, 1)], "methods": ("exact",)}
+def test_small_batches_or_few_layers_change_nothing_and_the_model_is_left_as_it_was(
+    random_mllm, monkeypatch
+):
+    options = {"sites": ("residual", "head"), "windows": [(0, 1), (1, 1), (2, 2)]}
+    options |= {"heads": [(1, 0), (2, 1)], "groups": ("evidence", "question", "answer")}
     layers = text_stack(random_mllm).layers
     hooks = [len(part._forward_hooks) for layer in layers for part in (layer, layer.mlp)]
     together = patching(random_mllm, ITEMS, RESPONSES, **options).table
+    monkeypatch.setattr(patched, "AT_ONCE", 1)
     alone = patching(random_mllm, ITEMS, RESPONSES, batch_size=1, **options).table
-    keys = ["item", "source", "site", "head", "group", "k"]
+    keys = ["item", "source", "site", "head", "first_layer", "last_layer", "group", "k"]
     pd.testing.assert_frame_equal(
         together.sort_values(keys, ignore_index=True),
         alone.sort_values(keys, ignore_index=True),
