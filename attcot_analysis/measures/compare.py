@@ -68,6 +68,8 @@ def item_values(
     dependence: Dependence | pd.DataFrame | None = None,
     causal: CausalAccess | pd.DataFrame | None = None,
     focus: pd.DataFrame | None = None,
+    behaviour: pd.DataFrame | None = None,
+    perceptions: pd.DataFrame | None = None,
     results: Iterable[Result] = (),
 ) -> pd.DataFrame:
     """Turn one run's tables into one long table of metric values per item.
@@ -85,6 +87,8 @@ def item_values(
         causal: From `causal_access`, its table or its `items`; read are the fixed rationales, cut
             in all layers from step 0 on.
         focus: From `VisualAccess.focus`.
+        behaviour: `wide_values` of a `Behaviour`.
+        perceptions: `wide_values` of `Perceptions`.
         results: Further results that say their metrics themselves: of `behaviour`,
             `perceptions`, `patching`, `hidden_commitment` and `steering`.
 
@@ -111,6 +115,8 @@ def item_values(
         "dependence": dependence,
         "causal": causal,
         "focus": focus,
+        "behaviour": behaviour,
+        "perceptions": perceptions,
         "results": list(results),
     }
     sampled = any(isinstance(one, pd.DataFrame) and SAMPLE in one for one in tables.values())
@@ -299,6 +305,16 @@ def _focus(table: pd.DataFrame) -> Columns:
     return {name: _floats(found[name]) for name in _READ["focus"]}
 
 
+def wide_values(result: Result) -> pd.DataFrame:
+    """The metrics that a result says itself, a row per item: ``item`` and the metrics' names."""
+    return pd.DataFrame(dict(result.values())).rename_axis("item").reset_index()
+
+
+def _wide(table: pd.DataFrame) -> Columns:
+    found = _by_item(table, "of wide values", ())
+    return {name: _floats(found[name]) for name in found if name in METRICS}
+
+
 _READERS: Mapping[str, Callable[[Any], Columns]] = {
     "cot": partial(_answers, "cot"),
     "direct": partial(_answers, "direct"),
@@ -309,6 +325,8 @@ _READERS: Mapping[str, Callable[[Any], Columns]] = {
     "focus": _focus,
     "dependence": _dependence,
     "causal": _causal,
+    "behaviour": _wide,
+    "perceptions": _wide,
 }
 """What each table of `item_values` is read by."""
 

@@ -77,6 +77,11 @@ def scene_truth(problem: Problem, text: str) -> list[bool | None]:
     return found
 
 
+def known_truth(problem: Problem, text: str) -> list[bool | None]:
+    """`scene_truth` where an item has a scene; of others only written boxes are checked."""
+    return scene_truth(problem, text) if SCENE in problem.metadata else []
+
+
 class Perceptions(Result):
     """What `perceptions` measured: true and false statements of every step, and its boxes."""
 

@@ -165,7 +165,10 @@ def _messages(
     numbers = itertools.count(1)
     for message in messages:
         message["content"] = [
-            {"type": "image_url", "image_url": {"url": _picture(problem, folder, next(numbers))}}
+            {
+                "type": "image_url",
+                "image_url": {"url": picture_address(problem, folder, next(numbers))},
+            }
             if part["type"] == "image"
             else part
             for part in message["content"]
@@ -173,7 +176,7 @@ def _messages(
     return messages
 
 
-def _picture(problem: Problem, folder: str | Path | None, number: int) -> str:
+def picture_address(problem: Problem, folder: str | Path | None = None, number: int = 1) -> str:
     """Where a problem's picture is to be found: a file's address, or the picture itself."""
     if folder is not None:
         kind = None if number == 1 else str(number)

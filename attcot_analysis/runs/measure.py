@@ -3,9 +3,9 @@
 import json
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ from attcot_analysis.measures._items import Result
 from attcot_analysis.measures.access import answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import answer_problems, answer_row
+from attcot_analysis.measures.behaviours import Behaviour, behaviour
 from attcot_analysis.measures.causal import causal_access
 from attcot_analysis.measures.commitment import (
     CONTROLS,
@@ -36,12 +37,14 @@ from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.open_answers import OpenCommitment, open_commitment
 from attcot_analysis.measures.probed import check_max_steps
 from attcot_analysis.measures.samples import SAMPLE, samples_of, stacked
+from attcot_analysis.measures.statements import Perceptions, known_truth, perceptions
 from attcot_analysis.measures.unread import paragraph_note
 from attcot_analysis.models import Mllm, Mode, PromptCache, encode_problem
 from attcot_analysis.models.cache import seen_once
 from attcot_analysis.models.generate import Sampling, check_sampling, recommended_sampling
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EditKind, EditOptions, edit_function, edited_images
+from attcot_analysis.problems.written_boxes import Unit, unit_of
 from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.parts import Part, Places
@@ -210,6 +213,11 @@ class Stages:
             )
         if self.settings.generations is not None:
             self.settings.generations.check(self.problems, self.settings.n_samples)
+            if self.settings.generations.foreign and "behaviour" in what:
+                raise MeasureError(
+                    "Behaviour asks this model again and holds its answers against those of the "
+                    "responses, which another model wrote; leave behaviour out."
+                )
 
     def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
         """Rows of `answer_problems`; of several samples also ``sample``, from 0."""
@@ -291,6 +299,7 @@ class ResponseStages:
         problems, self.controls = of.problems, list(of.settings.controls)
         parsed = [of.mllm.parse(response) for response in responses]
         self.n_steps = [len(response.steps) for response in parsed]
+        self._texts = [response.step_texts for response in parsed]
         self.states_answer = [response.answer_range is not None for response in parsed]
         used = [place for place, steps in enumerate(self.n_steps) if steps]
         if not used:
@@ -370,6 +379,33 @@ class ResponseStages:
             return self._rows(at, open_commitment, max_steps=steps, empty="skip")
         except NothingMeasuredError:
             return Part(pd.DataFrame(columns=list(OpenCommitment.columns)))
+
+    def behaviour(self, at: Places) -> Part:
+        """Rows of `behaviour`, of the items that have a rationale."""
+        prefixes = self.of.mllm.prefixes
+        with prefixes.while_needed() if prefixes else nullcontext():
+            try:
+                longest = self.of.settings.max_new_tokens
+                return self._rows(at, behaviour, max_new_tokens=longest)
+            except NothingMeasuredError:
+                return Part(pd.DataFrame(columns=list(Behaviour.columns)))
+
+    def perceptions(self, at: Places) -> Part:
+        """Rows of `perceptions`, of the items that have a rationale."""
+        kept = self._with_steps(at)
+        if not kept:
+            return Part(pd.DataFrame(columns=list(Perceptions.columns)))
+        problems, steps = (
+            [self.of.problems[one] for one in kept],
+            [self._texts[one] for one in kept],
+        )
+        return Part(perceptions(problems, steps, truth=known_truth, unit=self._unit).table)
+
+    @cached_property
+    def _unit(self) -> Unit:
+        """Of boxes in JSON: one for all that the model wrote, not one for each batch."""
+        both = zip(self.of.problems, self._texts, strict=True)
+        return unit_of((text, problem.size) for problem, own in both for text in own)
 
     def _fill(self, at: Places) -> None:
         """Keep the items' own sequences, if the model can share.
@@ -547,7 +583,9 @@ def measure(
             (``answers_text_only``), ``"commitment"``, ``"access"``, ``"dependence"``,
             ``"answer_access"``, ``"causal"`` (`causal_access` from the first step and from the
             middle on), ``"lens"`` (`lens_commitment`), ``"divergence"`` (`token_divergence` from a
-            blank picture), ``"maps"`` (every rationale's attention maps, which needs a run folder)
+            blank picture), ``"behaviour"`` (`behaviour`, which writes greedily, two responses per
+            item and probe), ``"perceptions"`` (`perceptions`: boxes, and statements where items
+            have a scene), ``"maps"`` (every rationale's attention maps, which needs a run folder)
             and ``"responses"`` (sampled, in any mode; independent of the others).
         run: Where to keep the tables; default in memory only.
         prefix: Put before the tables' names there.

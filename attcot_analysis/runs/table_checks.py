@@ -58,6 +58,8 @@ _TABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "lens": (("item", "step", "layer", "candidate"), _FORCED),
     "divergence": (("item", "token"), _STEPS),
     "open_commitment": (("item", "step"), ""),
+    "behaviour": (("item", "probe", "null", "step"), ""),
+    "perceptions": (("item", "k"), _STEPS),
     "maps": (("item",), _STEPS),
 }
 """Columns that no two rows share, and of which items there must be a row: all, those with a
@@ -69,17 +71,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 _COUNTS = _names(
-    "step n_steps layer head sample token n_probed n_tokens n_closed cols k n_items n_seeds"
+    "step n_steps layer head sample token n_probed n_tokens n_closed cols k n_items n_seeds "
+    "n_true n_false n_unchecked n_unread_boxes"
 )
 _FILLED = _names("item sample text n_steps control edit step layer head metric seed")
 _HOLD: Mapping[str, str] = {
     "item mode text match flag control candidate edit rationale metric model stated answer cut "
-    "kind keys final read answer_before answer_after expected forced": "text",
+    "kind keys final read answer_before answer_after expected forced probe target": "text",
     " ".join([*_COUNTS, "first_layer last_layer seed"]): "a whole number",
     "finished correct text_only habitual leaked correct_before correct_after followed flipped "
-    "same": "true or false",
+    "same null": "true or false",
     "mass share density evidence_mass evidence_share log_p p score kl value low high area can_lose "
-    "entropy log_p_before log_p_after delta_log_p delta_accuracy": "a number",
+    "hit said iou entropy log_p_before log_p_after delta_log_p delta_accuracy": "a number",
     "steps": "a list of texts",
     "ids": "a list of whole numbers",
 }

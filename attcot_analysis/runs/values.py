@@ -5,10 +5,12 @@ from typing import Literal
 
 import pandas as pd
 
+# A comparison of runs that have none of these tables need not load what measures them.
+import attcot_analysis.measures as measures
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import CausalAccess
 from attcot_analysis.measures.commitment import Commitment
-from attcot_analysis.measures.compare import item_values
+from attcot_analysis.measures.compare import item_values, wide_values
 from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import by_sample
 from attcot_analysis.measures.unread import unread_sentences
@@ -28,12 +30,17 @@ What = Literal[
     "lens",
     "divergence",
     "open_commitment",
+    "behaviour",
+    "perceptions",
     "maps",
 ]
 """What can be measured, in the order in which it is."""
 DEFAULT: tuple[What, ...] = ("answers", "direct", "text_only", "commitment", "access", "dependence")
 """What is measured if nothing else is asked for."""
-EXTRAS: tuple[What, ...] = ("answer_access", "causal", "lens", "divergence", "open_commitment")
+EXTRAS: tuple[What, ...] = (
+    *("answer_access", "causal", "lens", "divergence", "open_commitment"),
+    *("behaviour", "perceptions"),
+)
 """Further tables that read the same responses."""
 NAMES: Mapping[What, str] = {
     "answers": "answers_cot",
@@ -110,6 +117,8 @@ def read_values(
         access=items("access", lambda block: VisualAccess(block).items()),
         dependence=reduced("dependence"),
         causal=items("causal", lambda block: CausalAccess(block).items()),
+        behaviour=items("behaviour", lambda block: wide_values(measures.Behaviour(block))),
+        perceptions=items("perceptions", lambda block: wide_values(measures.Perceptions(block))),
         focus=items("access", lambda block: VisualAccess(block, problems).focus()),
     )
 

@@ -27,11 +27,14 @@ from processes import (
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
 from attcot_analysis.measures.access import answer_access, visual_access
+from attcot_analysis.measures.behaviours import behaviour
 from attcot_analysis.measures.commitment import commitment
+from attcot_analysis.measures.compare import item_values
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.open_answers import open_commitment
+from attcot_analysis.measures.statements import perceptions
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import load_problems, save_problems
 from attcot_analysis.runs import measure as suite
@@ -239,8 +242,9 @@ def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
     mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
     problems = load_problems(shipped(TESTBED_PROBLEMS), limit=4)
     settings = {"batch_size": 2, "max_new_tokens": REAL["max_new_tokens"]}
-    tables = measure(mllm, problems, (*DEFAULT, *EXTRAS), **settings)
-    assert list(tables) == [*TABLES, *EXTRAS]
+    extras = [name for name in EXTRAS if name not in ("behaviour", "perceptions")]
+    tables = measure(mllm, problems, (*DEFAULT, *extras), **settings)
+    assert list(tables) == [*TABLES, *extras]
     written = tables["answers_cot"]["ids"].tolist()
     for name, at_once in (
         ("answer_access", answer_access(mllm, problems, written).table),
@@ -252,6 +256,33 @@ def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
     values = suite_values(tables, problems, model="tiny", seed=0)
     lost = values[values["metric"] == "delta_log_p_knockout"]["value"]
     assert len(lost) == 4 and lost.mean() > 0.5
+
+
+def test_behaviour_and_perceptions_are_measured_by_name(tmp_path, monkeypatch):
+    mllm = load_mllm(shipped(TESTBED_MODEL), dtype=torch.float32)
+    problems = load_problems(shipped(TESTBED_PROBLEMS), limit=4)
+    some = {"probes": ("cue",), "max_new_tokens": REAL["max_new_tokens"]}
+    monkeypatch.setattr(
+        suite, "behaviour", lambda *args, **options: behaviour(*args, **options | some)
+    )
+    wrote = '1. A box <box>(0,0),(500,500)</box>. 2. {"bbox_2d": [0, 0, 900, 900]}.'
+    monkeypatch.setattr(
+        suite,
+        "perceptions",
+        lambda own, _, **given: perceptions(own, [[wrote]] * len(own), **given),
+    )
+    what = ("behaviour", "perceptions")
+    run = measure_run(tmp_path / "run", mllm, problems, what, batch_size=2, max_new_tokens=40)
+    written = run.read_table("answers_cot")["ids"].tolist()
+    asked = behaviour(mllm, problems, written, batch_size=2, **some)
+    assert_frame_equal(run.read_table("behaviour"), asked.table, check_dtype=False)
+    said = perceptions(problems, [[wrote]] * 4, truth=None, unit="pixels")
+    assert_frame_equal(run.read_table("perceptions"), said.table, check_dtype=False)
+    expected = item_values(model=mllm.name, seed=0, results=[asked, said])
+    values = run.read_table("values").set_index(["metric", "item"])["value"]
+    assert {"cue_followed", "cue_null", "box_iou"} <= set(expected["metric"])
+    for row in expected.itertuples():
+        assert values[row.metric, row.item] == pytest.approx(row.value, nan_ok=True)
 
 
 def test_without_a_folder_the_tables_are_the_same(fake, tmp_path, monkeypatch):
