@@ -14,11 +14,14 @@ from .claims.figures import claims_overview as claims_overview
 from .claims.table import claims_table as claims_table
 from .claims.table import read_claims as read_claims
 from .claims.table import read_values as read_values
+from .deletion import deletion_areas as deletion_areas
+from .deletion import deletion_curves as deletion_curves
 from .figures import cells_figure as cells_figure
 from .figures import entropy_strip as entropy_strip
 from .figures import reward_curve as reward_curve
 from .figures import separation_table as separation_table
 from .figures import study_figure as study_figure
+from .judge import judged as judged
 from .metrics import headline_values as headline_values
 from .notebook import CLAIMS_RESULTS as CLAIMS_RESULTS
 from .notebook import COMMITMENT_RESULTS as COMMITMENT_RESULTS

@@ -42,6 +42,7 @@ from attcot_lab.testbed.planted import (
     plant,
     planted_tables,
     with_boxes_of_others,
+    with_counterfactuals,
     with_pictures_of_others,
 )
 from attcot_lab.vista.sets import OPTIONS as VISTA_OPTIONS
@@ -49,7 +50,7 @@ from attcot_lab.vista.sets import vista_config
 
 UNTRAINED = "none"
 """The recipe of an arm that is measured as it is."""
-Images = Literal["own", "shuffled"]
+Images = Literal["own", "shuffled", "counterfactual"]
 Boxes = Literal["own", "shuffled"]
 Layers = Literal["own", "random"]
 
@@ -247,7 +248,9 @@ class Arm(Record):
         about: What it is for, in a sentence.
         recipe: A name in `RECIPES`, or `UNTRAINED`.
         mode: Whether rationale and answer are learned, or the answer only.
-        images: ``"shuffled"`` puts every training problem under another one's picture.
+        images: ``"shuffled"`` puts every training problem under another one's picture;
+            ``"counterfactual"`` adds the twin and the control edit of each, with what is right
+            there, in as many training steps.
         boxes: ``"shuffled"`` puts every training problem's steps on the evidence boxes of another
             problem with as many steps.
         layers: ``"random"`` puts L_vis on as many layers as the objective names, drawn from the
@@ -502,6 +505,8 @@ def _shown(arm: Arm, problems: Sequence[Problem]) -> Sequence[Problem]:
     """The problems with the pictures and the boxes that the arm is trained on."""
     if arm.images == "shuffled":
         problems = with_pictures_of_others(problems)
+    elif arm.images == "counterfactual":
+        problems = with_counterfactuals(problems)
     return with_boxes_of_others(problems) if arm.boxes == "shuffled" else problems
 
 

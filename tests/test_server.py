@@ -6,13 +6,16 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pandas as pd
 import pytest
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.measures.statements import perceptions
 from attcot_analysis.problems import save_problems
 from attcot_analysis.runs.generations import requests
 from attcot_analysis.runs.server import ask_server
+from attcot_lab.judge import judged
 from attcot_lab.testbed.arrows import generate_arrows
 
 KEY = "sk-not-to-be-seen"
@@ -204,3 +207,42 @@ def test_the_command_asks_a_server(serve, tmp_path, capsys):
     assert answered(out) == sorted(one.id for one in PROBLEMS)
     said = capsys.readouterr()
     assert "--generations" in said.out and KEY not in said.out + said.err
+
+
+def test_a_judge_is_asked_once_for_every_step_and_held_against_people(serve, tmp_path):
+    """A stub that judges by a word of the step, mumbles at times, and is told what to say."""
+
+    def judge(body, turn):
+        asked = body["messages"][0]["content"][1]["text"]
+        step = asked.split("---")[1]
+        told = "Hmm." if "mumble" in step else "unclear" if "hidden" in step else None
+        return 200, answer(told or str("red" in step)), {}
+
+    server, path = serve(judge), tmp_path / "verdicts.jsonl"
+    steps = [["It is red.", "It is blue."], ["It is red."], ["mumble"], ["It is hidden."]]
+    found = judged(server.url, "m", PROBLEMS, steps, path, pause=0.01)
+    assert found.unread == 1 and server.seen.total() == 5
+    assert server.keys == {f"Bearer {KEY}"} and KEY not in path.read_text() + repr(found)
+    table = perceptions(PROBLEMS, steps, truth=found).table
+    assert table["n_true"].tolist() == [1, 0, 1, 0, 0]
+    assert table["n_false"].tolist() == [0, 1, 0, 0, 0]
+    assert table["n_unchecked"].tolist() == [0, 0, 0, 1, 1]
+    # What is kept is not asked again; another picture or judge would be.
+    assert judged(server.url, "m", PROBLEMS, steps, path) == found and server.seen.total() == 5
+    with pytest.raises(MeasureError, match="answer to another request"):
+        judged(server.url, "other", PROBLEMS, steps, path)
+    with pytest.raises(MeasureError, match=f"not asked about a step of item {PROBLEMS[0].id}"):
+        found(PROBLEMS[0], "It is green.")
+    rows = [(one.id, text) for one, texts in zip(PROBLEMS, steps, strict=True) for text in texts]
+    labels = pd.DataFrame(rows, columns=["item", "text"]).assign(
+        true=[True, False, True, True, True]
+    )
+    agreed = found.agreement_with(labels)
+    assert agreed.agreement.value == agreed.kappa == 1 and (agreed.n, agreed.unclear) == (3, 2)
+    # People who say the opposite: agreement and kappa by hand.
+    agreed = found.agreement_with(labels.assign(true=[True, True, False, True, True]))
+    assert agreed.agreement.value == pytest.approx((1 / 2 + 0) / 2)
+    assert agreed.kappa == pytest.approx((1 / 3 - 5 / 9) / (1 - 5 / 9))
+    assert "no verdict on 2 more" in str(agreed)
+    with pytest.raises(MeasureError, match="missing columns: true, steps not judged: 0"):
+        found.agreement_with(labels.drop(columns="true"))

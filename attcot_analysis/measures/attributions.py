@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from attcot_analysis.attention.flow import frozen
@@ -110,6 +111,34 @@ def attribution_maps(
     asked = response_parts(mllm, problem, response, targets, answer=answer, image=picture)
     grid = asked.item.layout.grids[0]
     boxes = _regions(grid, regions)
+    score = shown_scores(mllm, problem, asked, picture, boxes, fill)
+    if method == "integrated_gradients":
+        rectangles = np.rint(boxes).astype(int).tolist()
+        bare = occluded(picture, rectangles, fill)
+        start = encode_problem(mllm, problem, response=asked.item.response_ids, image=bare)
+        counts = [n_steps]
+        while tolerance < math.inf and 2 * counts[-1] <= max_steps:
+            counts.append(2 * counts[-1])
+        found = _integrated(mllm, asked, start, counts, tolerance, batch_size)
+    else:
+        values = region_values(score, len(boxes), method, n_samples, seed, batch_size)
+        found = values @ spread(grid, boxes).T
+    return maps_of_parts(asked, found, method)
+
+
+def shown_scores(
+    mllm: Mllm,
+    problem: Problem,
+    asked: ResponseParts,
+    picture: Image.Image,
+    boxes: npt.NDArray[np.float64],
+    fill: Fill,
+) -> Callable[[Tensor], Tensor]:
+    """Log p of an item's parts by which boxes of its picture are shown, the others painted over.
+
+    Returns:
+        ``(B, n)`` floats, 1 where a box is shown, to ``(B, P)``.
+    """
     rectangles = np.rint(boxes).astype(int).tolist()
 
     def encoded(keep: Sequence[bool]) -> Encoded:
@@ -117,22 +146,12 @@ def attribution_maps(
         shown = occluded(picture, hidden, fill) if hidden else picture
         return encode_problem(mllm, problem, response=asked.item.response_ids, image=shown)
 
-    if method == "integrated_gradients":
-        start = encoded([False] * len(boxes))
-        counts = [n_steps]
-        while tolerance < math.inf and 2 * counts[-1] <= max_steps:
-            counts.append(2 * counts[-1])
-        found = _integrated(mllm, asked, start, counts, tolerance, batch_size)
-    else:
+    def score(shown: Tensor) -> Tensor:
+        items = [encoded(keep) for keep in (shown > 0.5).tolist()]
+        with torch.no_grad(), evaluating(mllm.model):
+            return _log_p(mllm, asked, collate(mllm, items)).cpu()
 
-        def log_p(shown: Tensor) -> Tensor:
-            items = [encoded(keep) for keep in (shown > 0.5).tolist()]
-            with torch.no_grad(), evaluating(mllm.model):
-                return _log_p(mllm, asked, collate(mllm, items)).cpu()
-
-        values = region_values(log_p, len(boxes), method, n_samples, seed, batch_size)
-        found = values @ spread(grid, boxes).T
-    return maps_of_parts(asked, found, method)
+    return score
 
 
 def region_values(

@@ -225,9 +225,10 @@ def line_panels(
     with figure_style():
         figure = new_figure(5.4 if len(groups) == 1 else 1.4 + 3.0 * len(groups), 3.6)
         axs = figure.subplots(1, len(groups), squeeze=False, sharey=share_y)[0]
+        named: set[str] = set()
         for ax, group in zip(axs, groups, strict=True):
             rows = curves if group is None else curves[curves[panels] == group]
-            _lines(ax, rows, x_name, legend=ax is axs[0])
+            _lines(ax, rows, x_name, named)
             ax.set_ylim(*limits)
             ax.set_xlabel(
                 labels[x_name] if len(groups) == 1 else labels[x_name].split(" before")[0]
@@ -255,7 +256,8 @@ def line_panels(
     return figure
 
 
-def _lines(ax: Axes, rows: pd.DataFrame, x_name: str, *, legend: bool) -> None:
+def _lines(ax: Axes, rows: pd.DataFrame, x_name: str, named: set[str]) -> None:
+    """Draw a panel's arms; those that no panel before has named get an entry of the legend."""
     arms = order_arms(rows["model"])
     spots = np.unique(rows[x_name].to_numpy(float))
     gap = float(np.diff(spots).min()) if len(spots) > 1 else 1.0
@@ -264,7 +266,10 @@ def _lines(ax: Axes, rows: pd.DataFrame, x_name: str, *, legend: bool) -> None:
         style = arm_style(arm)
         shift = (number - (len(arms) - 1) / 2) * gap * 0.07
         x, n = line[x_name].to_numpy(float), counts(line)
-        label = style.label + (f" ({n})" if n else "")
+        label = "_nolegend_"
+        if arm not in named:
+            label = style.label + (f" ({n})" if n else "")
+            named.add(arm)
         look: dict[str, Any] = {"color": style.color, "linestyle": style.line}
         if len(spots) <= _MAX_BARS:
             ax.errorbar(
@@ -274,11 +279,11 @@ def _lines(ax: Axes, rows: pd.DataFrame, x_name: str, *, legend: bool) -> None:
                 marker=style.marker,
                 capsize=2.5,
                 elinewidth=1.4,
-                label=label if legend else "_nolegend_",
+                label=label,
                 **look,
             )
         else:
-            ax.plot(x, line["value"], label=label if legend else "_nolegend_", **look)
+            ax.plot(x, line["value"], label=label, **look)
             ax.fill_between(
                 x, line["low"], line["high"], color=style.color, alpha=0.18, linewidth=0
             )

@@ -64,6 +64,32 @@ def with_pictures_of_others(problems: Sequence[Problem]) -> list[Problem]:
     ]
 
 
+def with_counterfactuals(problems: Sequence[Problem]) -> list[Problem]:
+    """Every problem, and behind it its twin and its control edit as problems of their own.
+
+    Cross-entropy on all of them is the counterfactual term: under the twin rationale and answer
+    have to change, under the control edit they have to stay, so that whoever reads them off the
+    text is wrong on one of the two. The term weighs twice as much as the problems themselves.
+
+    Raises:
+        TrainingError: If a problem has no twin or no control edit with a rationale.
+    """
+    found = []
+    for problem in problems:
+        found.append(problem)
+        for edit in (problem.twin, problem.control):
+            if edit is None or not edit.steps or edit.picture != 1:
+                raise TrainingError(
+                    f"{problem.id} has no twin and control edit of its first picture with the "
+                    "rationale that is right there; leave it out or give it both."
+                )
+            shown = {"image": edit.image, "answer": edit.answer, "steps": edit.steps}
+            found.append(
+                replaced(problem, id=f"{problem.id}/{edit.kind}", **shown, twin=None, control=None)
+            )
+    return found
+
+
 def with_boxes_of_others(problems: Sequence[Problem]) -> list[Problem]:
     """Every problem with the evidence boxes of the next one that has as many steps.
 

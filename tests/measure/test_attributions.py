@@ -23,6 +23,7 @@ from attcot_analysis.measures.maps import response_parts
 from attcot_analysis.models import TokenGrid, collate, encode, load_mllm
 from attcot_analysis.problems import Problem, Step, load_problems, render_response
 from attcot_analysis.shipped import TESTBED_MODEL, TESTBED_PROBLEMS, shipped
+from attcot_lab.deletion import deletion_areas, deletion_curves, order_curves
 
 RESPONSE = "<think>\n1. The star is in cell a1.\n</think>\n<answer>red</answer>"
 
@@ -106,6 +107,53 @@ def test_orders_come_from_the_seed_and_no_other_randomness_is_touched():
     torch.testing.assert_close(torch.rand(3), expected)
     np.testing.assert_array_equal(first, again)
     assert not all(np.array_equal(first, other) for other in others)
+
+
+# --- Deletion and insertion ---------------------------------------------------------------------
+
+
+def test_areas_of_a_known_game_and_that_a_wrong_map_is_no_better_than_random_orders():
+    """Planted: of eight regions two carry the score, and a map knows them, another the others."""
+
+    def score(shown):
+        return 4 * shown[:, 3] + 2 * shown[:, 5]
+
+    right, tied = np.zeros(8), np.full(8, 0.5)
+    right[[3, 5]] = 2, 1
+    maps = {"occlusion": right, "attention": -right, "rollout": tied}
+    curves = order_curves(score, maps, n_points=8, n_random=200)
+    table = deletion_areas(curves).set_index("source")
+    # By hand: deletion 6, 2, 0, ..., insertion 0, 4, 6, ..., by trapezoids of width 1/8.
+    assert table.loc["occlusion", "deletion"] == pytest.approx((6 / 2 + 2) / 8)
+    assert table.loc["occlusion", "insertion"] == pytest.approx((4 + 6 * 6 + 6 / 2) / 8)
+    assert table.loc["occlusion", "gain"] == pytest.approx(-table.loc["attention", "gain"])
+    assert table.loc["random", "gain"] == pytest.approx(0, abs=0.5)
+    assert (
+        table.loc["occlusion", "beyond_random"] > 3 > -3 > table.loc["attention", "beyond_random"]
+    )
+    # A map that ranks nothing goes by place, which here knows nothing.
+    assert abs(table.loc["rollout", "beyond_random"]) < 1.2
+
+
+def test_curves_begin_and_end_at_the_picture_and_the_painted_one(random_mllm, problem):
+    maps = attribution_maps(random_mllm, problem, RESPONSE, method="occlusion")
+    whole, bare = (
+        log_p(random_mllm, problem, picture)
+        for picture in (problem.image, mean_picture(problem.image))
+    )
+    for step, place in ((1, 0), (0, 1)):
+        curves = deletion_curves(
+            random_mllm, problem, RESPONSE, [maps], step=step, n_points=2, n_random=1
+        )
+        ends = curves[curves["share"].isin([0, 1])].pivot_table(
+            index="way", columns="share", values="log_p"
+        )
+        np.testing.assert_allclose(ends.loc["deletion"], [whole[place], bare[place]], atol=1e-4)
+        np.testing.assert_allclose(ends.loc["insertion"], [bare[place], whole[place]], atol=1e-4)
+    with pytest.raises(MeasureError, match="not one of each source on 6 image tokens"):
+        deletion_curves(random_mllm, problem, RESPONSE, [maps, maps])
+    with pytest.raises(LayoutError, match="has no step 4 with a map"):
+        deletion_curves(random_mllm, problem, RESPONSE, [maps], step=4)
 
 
 # --- Regions and tokens -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.problems import FORMATS
+from attcot_analysis.problems.problem import replaced
 from attcot_analysis.train import AttCoTConfig, FinetuneConfig, checkpoints
 from attcot_lab.arms import (
     RECIPES,
@@ -136,6 +137,24 @@ def test_shuffled_pictures_are_those_of_other_problems(trained, training_problem
     for at, (before, after) in enumerate(zip(training_problems, shown, strict=True)):
         assert after.steps == before.steps and after.answer == before.answer
         assert after.image is not pictures[at] and any(after.image is one for one in pictures)
+
+
+def test_counterfactual_pictures_are_each_problems_own_with_what_is_right_there(
+    trained, training_problems, tmp_path
+):
+    some = training_problems[:3]
+    train_arm(read_arm("counterfactual"), "base", some, tmp_path, FinetuneConfig())
+    shown = trained[0][2]
+    assert len({problem.id for problem in shown}) == len(shown) == 9
+    for before, own, twin, control in zip(some, shown[::3], shown[1::3], shown[2::3], strict=True):
+        assert own is before and twin.question == control.question == before.question
+        assert twin.answer == before.twin.answer != before.answer == control.answer
+        for after, edit in ((twin, before.twin), (control, before.control)):
+            assert after.image.tobytes() == edit.image.tobytes() != before.image.tobytes()
+            assert after.steps == edit.steps and after.twin is after.control is None
+    bare = [replaced(some[0], control=None)]
+    with pytest.raises(TrainingError, match=f"{some[0].id} has no twin and control edit"):
+        train_arm(read_arm("counterfactual"), "base", bare, tmp_path, FinetuneConfig())
 
 
 def test_shuffled_boxes_are_those_of_problems_with_as_many_steps(
