@@ -312,7 +312,7 @@ def wide_values(result: Result) -> pd.DataFrame:
 
 def _wide(table: pd.DataFrame) -> Columns:
     found = _by_item(table, "of wide values", ())
-    return {name: _floats(found[name]) for name in found if name in METRICS}
+    return {str(name): _floats(found[name]) for name in found if name in METRICS}
 
 
 _READERS: Mapping[str, Callable[[Any], Columns]] = {

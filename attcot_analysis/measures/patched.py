@@ -162,7 +162,9 @@ class PatchedBatch:
         parts = [list(some) for _, some in groupby(patches, lambda one: one.window[0] // at_once)]
         for some, following in zip_longest(parts, parts[1:]):
             onward = following[0].window[0] if following else None
-            firsts = {("residual", one.window[0] - 1) for one in some if one.window[0]}
+            firsts: set[tuple[Place, int]] = {
+                ("residual", one.window[0] - 1) for one in some if one.window[0]
+            }
             needed = {
                 (_PLACES[one.site], layer)
                 for one in some
@@ -223,7 +225,9 @@ class PatchedBatch:
                 states.append(value)
             return value
 
-        places = {place for place, _ in needed} | ({"residual"} if onward else set())
+        places: set[Place] = {place for place, _ in needed}
+        if onward:
+            places.add("residual")
         with torch.no_grad():
             found = self._forward(run, keep, places, run.first, run.state)
         run.log_odds = run.log_odds or [one.double().cpu().numpy() for one in found]
