@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
@@ -15,13 +16,14 @@ from attcot_analysis.show.intervals import counts, error_lengths, first_column, 
 from attcot_analysis.show.style import (
     DIVERGING,
     GRID,
-    SEQUENTIAL,
+    OVERLAY,
     arm_label,
     arm_style,
     figure_style,
     format_number,
     new_figure,
     order_arms,
+    shades,
 )
 
 _PANEL_TITLES = {
@@ -150,7 +152,7 @@ def access_grid(
         upper = axs[0, : len(arms)]
         lower = axs[0, 2:] if one_row else axs[-1]
         for ax, arm in zip(upper, arms, strict=True):
-            mesh = _grid_panel(ax, grids[arm], steps, layers, SEQUENTIAL, 0.0, top)
+            mesh = _grid_panel(ax, grids[arm], steps, layers, OVERLAY, 0.0, top)
             n = counts(table[table["model"] == arm])
             name = arm_label(arm)
             ax.set_title(f"{name} ({n})" if n else name, fontweight="normal")
@@ -184,7 +186,8 @@ def _grid_panel(
     low: float,
     high: float,
 ) -> AxesImage:
-    mesh = ax.imshow(grid, cmap=cmap, vmin=low, vmax=high, aspect="auto", origin="lower")
+    colors = ListedColormap(shades(cmap) / 255)
+    mesh = ax.imshow(grid, cmap=colors, vmin=low, vmax=high, aspect="auto", origin="lower")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     for axis, names in ((ax.xaxis, steps), (ax.yaxis, layers)):

@@ -2,11 +2,9 @@
 
 import textwrap
 from collections.abc import Sequence
-from functools import cache
 from io import BytesIO
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
@@ -22,6 +20,7 @@ from attcot_analysis.show.style import (
     arm_label,
     figure_style,
     new_figure,
+    shades,
 )
 
 BLACK = 48
@@ -50,7 +49,7 @@ def colorize(values: np.ndarray, low: float, high: float, cmap: str = OVERLAY) -
     """
     span = high - low
     level = (values - low) / span if span > 0 else np.zeros_like(values, dtype=float)
-    return _lookup(cmap)[np.clip(np.rint(level * 255), 0, 255).astype(np.uint8)]
+    return shades(cmap)[np.clip(np.rint(level * 255), 0, 255).astype(np.uint8)]
 
 
 def overlay(
@@ -144,13 +143,6 @@ def png_bytes(image: Image.Image, *, compress_level: int = 1) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()
-
-
-@cache
-def _lookup(cmap: str) -> np.ndarray:
-    # An overlay's ends are neither as pale nor as dark as pictures are.
-    start, stop = {OVERLAY: (0.15, 0.7), DIVERGING: (0.12, 0.88)}.get(cmap, (0.0, 1.0))
-    return np.asarray(colormaps[cmap](np.linspace(start, stop, 256), bytes=True))[:, :3]
 
 
 Boxes = Sequence[Sequence[Box] | None] | None
@@ -336,8 +328,8 @@ def _bar(
     levels = np.linspace(low, high, 256)[None]
     alpha = opacity * strength(levels, low, high)[0][:, None]
     colors = colorize(levels, low, high, cmap)[0] / 255 * alpha + _MID_GREY * (1 - alpha)
-    shades = ScalarMappable(Normalize(low, high), ListedColormap(colors, name=cmap))
-    bar = figure.colorbar(shades, ax=axs, fraction=0.04, pad=0.015, shrink=0.9)
+    scale = ScalarMappable(Normalize(low, high), ListedColormap(colors, name=cmap))
+    bar = figure.colorbar(scale, ax=axs, fraction=0.04, pad=0.015, shrink=0.9)
     bar.set_label(label, fontsize=8.5)
     bar.outline.set_visible(False)
 

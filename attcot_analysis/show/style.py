@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import matplotlib
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
@@ -35,12 +37,11 @@ PAPER = str(RC["figure.facecolor"])
 DARK_PAPER = "#16191d"
 """Background of the report's dark look."""
 GRID = str(RC["grid.color"])
-SEQUENTIAL = str(RC["image.cmap"])
-"""Perceptually uniform map for values from zero up: light is little, so the picture shows."""
-OVERLAY = "plasma_r"
-"""Map of weights over a grey picture, from orange to purple: it shows on light and on dark."""
+OVERLAY = str(RC["image.cmap"])
+"""Map for values from zero up, from orange to purple: it shows on light and on dark."""
 DIVERGING = "PuOr_r"
 """Colour-blind-safe map for signed differences, always centred at zero (purple -, orange +)."""
+_ENDS = {OVERLAY: (0.15, 0.7), DIVERGING: (0.12, 0.88)}
 BOX_COLOR = "#ffffff"
 """Evidence boxes: white inside a dark line, so that they show on every picture and map."""
 
@@ -49,6 +50,13 @@ _ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDTH", "
 _SAID: set[str] = set()
 """What was said already: once is enough for all figures of a report."""
 _LEAST_CONTRAST = 4.5  # with a dark page, as for text
+
+
+@cache
+def shades(cmap: str) -> np.ndarray:
+    """A map's 256 colours ``(256, 3)`` bytes, its ends neither as pale nor as dark as pages are."""
+    start, stop = _ENDS.get(cmap, (0.0, 1.0))
+    return np.asarray(colormaps[cmap](np.linspace(start, stop, 256), bytes=True))[:, :3]
 
 
 def arm_style(name: str) -> ArmStyle:

@@ -60,9 +60,14 @@ def known_metrics(present: Iterable[str], asked: Sequence[str]) -> list[str]:
     for name in asked:
         if name not in there:
             near = get_close_matches(name, there, n=1)
-            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}."
+            meant = f"did you mean {near[0]}?" if near else _some(there)
             raise ShowError(f"No metric {for_sentence(name)} was measured; {meant}")
     return list(asked) or focus_metrics(there, METRICS)
+
+
+def _some(there: Sequence[str]) -> str:
+    main = ", ".join(focus_metrics(there, METRICS)[:6])
+    return f"{len(there)} were, such as {main}; attcot table RUN --metrics all lists them."
 
 
 def _every(present: Iterable[str]) -> list[str]:

@@ -102,12 +102,21 @@ def test_looking_more_is_never_said_without_the_evidence(share, said):
     assert "looks more at the picture while it writes (" not in undecided.headline
 
 
-def test_a_verdict_that_correction_takes_back_says_so():
+def test_a_verdict_that_correction_takes_back_is_called_uncorrected_everywhere():
     comparisons, summary = tables(accuracy_cot=(0.1, 0.4), mass=(-0.1, 0.4))
-    (found,) = answer_questions(comparisons.assign(p_holm=0.2), summary, METRICS)
-    decided, inconclusive = found.answers
-    assert decided.word == "yes" and "p (Holm) 0.200, not decided once" in decided.numbers
-    assert "not decided once" not in inconclusive.numbers
+    for p, seeds, said, verdict in (
+        (0.2, 3, "Yes, uncorrected", "higher, better, uncorrected"),
+        (0.2, 1, "Yes, uncorrected", "higher, this checkpoint, uncorrected"),
+        (0.05, 3, "Yes", "higher, better"),
+    ):
+        table = comparisons.assign(p_holm=p, n_seeds=seeds)
+        (found,) = answer_questions(table, summary, METRICS)
+        assert [answer.said for answer in found.answers] == [said, "Inconclusive"]
+        assert f"? {said}. " in str(found.answers[0]) and f"p (Holm) {p:.3f}" in str(
+            found.answers[0]
+        )
+        rows = comparison_table(table, METRICS, {}, 1)["rows"]
+        assert [str(rows[name]["verdict"]) for name in rows] == [verdict, "inconclusive"]
 
 
 def test_a_p_that_knows_no_seeds_is_not_said_of_several():

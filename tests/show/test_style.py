@@ -2,11 +2,16 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 import attcot_lab  # noqa: F401  (its arms are registered)
 from attcot_analysis.show.arms import SPARE_COLORS, ArmStyle, known_arms, register_arms
 from attcot_analysis.show.style import (
     DARK_PAPER,
+    DIVERGING,
+    OVERLAY,
+    PAPER,
     RC,
     arm_style,
     figure_style,
@@ -16,6 +21,7 @@ from attcot_analysis.show.style import (
     new_figure,
     order_arms,
     page_colors,
+    shades,
     styled_arms,
 )
 
@@ -152,3 +158,13 @@ def test_a_dollar_starts_no_formula_and_png_is_stable():
         return figure._repr_png_()
 
     assert draw() == draw()
+
+
+@pytest.mark.parametrize("paper", [PAPER, DARK_PAPER])
+@pytest.mark.parametrize("cmap", [OVERLAY, DIVERGING])
+def test_the_ends_of_a_colour_map_show_on_both_pages(cmap, paper):
+    """The ends of matplotlib's own maps do not: what is highest would be lost on a dark page."""
+    for end in (shades(cmap)[0], shades(cmap)[-1]):
+        assert contrast(to_hex(end / 255), paper) > 1.5
+    own = [contrast(to_hex(colormaps["magma_r"](end)), paper) for end in (0.0, 1.0)]
+    assert min(own) < 1.2

@@ -35,7 +35,7 @@ from attcot_analysis.show.intervals import (
 )
 from attcot_analysis.show.report.items import ReportItem, item_groups, numbered
 from attcot_analysis.show.report.questions import (
-    WORDS,
+    ALPHA,
     answer_questions,
     focus_metrics,
     verdict,
@@ -249,7 +249,7 @@ def _sections(report: Report, drawings: "_Drawings") -> list[dict[str, Any]]:
     answer = {"unread": unread, "answered": answers, "lead": report.lead, "notes": report.notes}
     values: dict[str, Mapping[str, Any] | None] = {
         "hurt": _hurt(report, drawings) if report.outcomes else None,
-        "answer": answer | {"words": WORDS} if any(answer.values()) else None,
+        "answer": answer if any(answer.values()) else None,
         "curves": drawings.all(report.curves),
         "metrics": _metrics(report, drawings),
         "comparisons": _comparisons(report, pair, drawings) if compared else None,
@@ -457,9 +457,9 @@ def comparison_table(
         found = verdict(float(row["low"]), float(row["high"]), better)
         if row.get("n_seeds") == 1:
             found = replace(found, good=None, one_run=True)
-        row["verdict"] = found
-        tone = {True: "better", False: "worse", None: ""}[row["verdict"].good]
-        row["tone"] = "inconclusive" if row["verdict"].direction == "inconclusive" else tone
+        row["verdict"] = found = replace(found, uncorrected=p_of(row, "p_holm") > ALPHA)
+        tone = {True: "better", False: "worse", None: ""}[found.good]
+        row["tone"] = "inconclusive" if found.direction == "inconclusive" else tone
         row["unparsed"] = unparsed.get(name)
         row["p"] = [
             "–" if name in unparsed else _p_value(row, column, inference) for column in tested

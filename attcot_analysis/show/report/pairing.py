@@ -169,12 +169,16 @@ def metric_notes(a: str, b: str, values: pd.DataFrame) -> list[str]:
 
 def precision_notes(*arms: MeasuredArm) -> list[str]:
     """Say whose attention was read in half precision, and how far off a single head can be."""
-    half = ("bfloat16", "float16")
-    return [
-        note("half", model=arm.name, dtype=dtype, error=HALF_PRECISION_ERROR)
+    half = {
+        arm.name: dtype
         for arm in arms
-        if (dtype := arm.settings.get("dtype")) in half
-    ]
+        if (dtype := arm.settings.get("dtype")) in ("bfloat16", "float16")
+    }
+    if not half:
+        return []
+    models, dtypes = " and ".join(half), " and ".join(dict.fromkeys(half.values()))
+    were = "were" if len(half) > 1 else "was"
+    return [note("half", models=models, were=were, dtypes=dtypes, error=HALF_PRECISION_ERROR)]
 
 
 def mass_notes(values: pd.DataFrame) -> list[str]:

@@ -16,7 +16,9 @@ from attcot_analysis.stats.catalogue import Better, Metric
 _TABLE = yaml.safe_load(static_text("report/questions.yaml"))
 FOCUS: tuple[str, ...] = tuple(_TABLE["focus"])
 """Metrics that the report's figures name; its tables hold all of them."""
-_ALPHA = 0.05
+ALPHA = 0.05
+UNCORRECTED = "uncorrected"
+"""Said of a verdict whose interval excludes zero and whose p (Holm) is above `ALPHA`."""
 
 Word = Literal["yes", "no", "inconclusive", "unparsed"]
 
@@ -30,19 +32,21 @@ class Verdict:
         good: Whether that is an improvement; ``None`` if inconclusive or neither is better.
         one_run: Whether it rests on one training run of each, so that it is about this checkpoint
             and no better or worse is said of a way of training.
+        uncorrected: Whether correction for the number of metrics takes it back.
     """
 
     direction: Literal["higher", "lower", "inconclusive"]
     good: bool | None
     one_run: bool = False
+    uncorrected: bool = False
 
     def __str__(self) -> str:
         """Write it as ``higher, better``, of one run as ``higher, this checkpoint``."""
-        if self.one_run and self.direction != "inconclusive":
-            return f"{self.direction}, this checkpoint"
-        if self.good is None:
+        if self.direction == "inconclusive":
             return self.direction
-        return f"{self.direction}, {'better' if self.good else 'worse'}"
+        said = {True: "better", False: "worse", None: ""}[self.good]
+        parts = ["this checkpoint" if self.one_run else said, UNCORRECTED * self.uncorrected]
+        return ", ".join([self.direction, *filter(None, parts)])
 
 
 def verdict(low: float, high: float, better: str | None) -> Verdict:
@@ -109,16 +113,23 @@ class Answer:
             ``"unparsed"`` if too many answers were not read.
         numbers: Both values, the difference, its interval and n, in words.
         beside: What the first metric beside it says, in brackets; empty if nothing is to.
+        uncorrected: Whether correction for the number of metrics takes a yes or no back.
     """
 
     question: Question
     word: Word
     numbers: str
     beside: str = ""
+    uncorrected: bool = False
+
+    @property
+    def said(self) -> str:
+        """The word as a reader sees it, such as ``Yes, uncorrected``."""
+        return f"{WORDS[self.word]}, {UNCORRECTED}" if self.uncorrected else WORDS[self.word]
 
     def __str__(self) -> str:
         """Write it as one sentence."""
-        return f"{self.question.asked} {WORDS[self.word]}. {self.numbers}."
+        return f"{self.question.asked} {self.said}. {self.numbers}."
 
 
 @dataclass(frozen=True)
@@ -228,9 +239,8 @@ def _answer(question: Question, row: Mapping[Any, Any], title: str, sides: Seque
     p_value = p_of(row, "p_holm")
     if p_value == p_value:
         parts.append("p (Holm) < 0.001" if p_value < 0.001 else f"p (Holm) {p_value:.3f}")
-        if word != "inconclusive" and p_value > _ALPHA:
-            parts.append("not decided once corrected for the number of metrics")
-    return Answer(question, word, f"{title}: {', '.join(parts)}")
+    uncorrected = word != "inconclusive" and p_value > ALPHA
+    return Answer(question, word, f"{title}: {', '.join(parts)}", uncorrected=uncorrected)
 
 
 def _sides(values: Mapping[tuple[str, str], float], a: str, b: str, name: str) -> list[str]:
