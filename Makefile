@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test long portable coverage oldest robustness fuzz real lint notebooks lab numbers docs wheel try clean
+.PHONY: help setup reproduce test long portable coverage oldest neighbours robustness fuzz real lint notebooks lab numbers docs wheel try clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -79,6 +79,16 @@ oldest:  ## Tests of models, measurements and trainers with the oldest versions 
 	    --resolution lowest-direct -e '.[train,math,notebooks,test]'
 	build/oldest/bin/python -m pytest -q -n 2 --dist loadscope tests/problems tests/models tests/measure \
 	    tests/show tests/train/test_lora.py tests/train/test_trainer.py tests/train/test_trl.py
+
+# Apart, since each brings a hundred packages; with the torch and transformers of constraints.txt.
+neighbours: export OMP_NUM_THREADS := 1
+neighbours: export HF_HUB_OFFLINE := 1
+neighbours:  ## Layouts, logs and values handed to the newest TransformerLens, nnsight, Inspect, W&B and trackio.
+	test -x build/neighbours/bin/uv || { $(PYTHON) -m venv build/neighbours && build/neighbours/bin/pip install -q uv; }
+	grep -E '^(torch|torchvision|transformers)==' constraints.txt > build/neighbours/pins.txt
+	build/neighbours/bin/uv pip install -q --python build/neighbours/bin/python --index-strategy unsafe-best-match \
+	    -c build/neighbours/pins.txt -e '.[train]' pytest 'transformer-lens>=4' nnsight inspect-ai trackio wandb
+	build/neighbours/bin/python -m pytest -q --noconftest tests/neighbours/check_neighbours.py
 
 # The same tests as in `make test`, with more kills and more damaged inputs.
 robustness: export OMP_NUM_THREADS := 1

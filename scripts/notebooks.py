@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,15 @@ model and problems, change its parameters cell; at its end it says what else to 
 | Notebook | Question | Needs |
 |---|---|---|
 """  # noqa: E501
+_HOSTED = "[Colab]({colab}/{place}/blob/main/notebooks/{name}) · [Binder]({binder}/{place}/main?labpath=notebooks/{name})"  # noqa: E501
+_HOSTS = {
+    "colab": "https://colab.research.google.com/github",
+    "binder": "https://mybinder.org/v2/gh",
+}
 _CONTENTS_END = """
 `make lab` opens them, `python scripts/notebooks.py` executes them again and writes this page and the links between
 them, `python scripts/notebooks.py --check` only compares. What a notebook must have: [CONTRIBUTING](../CONTRIBUTING.md#notebooks).
+In VS Code, on Colab or on a server: [recipes](../docs/recipes.md#notebooks-in-vs-code-on-colab-on-a-server).
 """  # noqa: E501
 
 
@@ -244,7 +251,7 @@ def _linked(folder: Path) -> Iterator[tuple[Path, str]]:
     for chapter, notebook in zip(chapters, notebooks, strict=True):
         set_links(notebook, links_of(chapters, chapter))
         yield chapter.path, text(notebook)
-    yield folder / CONTENTS, contents_page(chapters)
+    yield folder / CONTENTS, contents_page(chapters, repository())
 
 
 def read(path: Path) -> Any:
@@ -393,14 +400,29 @@ def set_links(notebook: Any, line: str) -> None:
         notebook.cells.append(new_markdown_cell(line, id=f"cell-{len(notebook.cells):02d}"))
 
 
-def contents_page(chapters: Sequence[Chapter]) -> str:
-    """The contents of the course, as Markdown."""
+def repository(project: Path = FOLDER.parent / "pyproject.toml") -> str:
+    """Owner and name on GitHub, as ``[project.urls]`` says where; empty if it says nothing."""
+    urls = tomllib.loads(project.read_text(encoding="utf-8"))["project"].get("urls", {})
+    return urls.get("Repository", "").removeprefix("https://github.com/").strip("/")
+
+
+def contents_page(chapters: Sequence[Chapter], place: str = "") -> str:
+    """The contents of the course, as Markdown.
+
+    Args:
+        chapters: The notebooks.
+        place: A public repository, ``owner/name``: each notebook has links that open it hosted.
+    """
     rows = [
         f"| [{chapter.label}]({chapter.path.name}) | {_sentence(chapter.question)} "
         f"| {_sentence(chapter.needs)} |"
+        + (f" {_HOSTED.format(place=place, name=chapter.path.name, **_HOSTS)} |" if place else "")
         for chapter in chapters
     ]
-    return f"{_CONTENTS_HEAD}{chr(10).join(rows)}\n{_CONTENTS_END}"
+    head = _CONTENTS_HEAD
+    if place:
+        head = head.replace("Needs |", "Needs | Open |").replace("---|\n", "---|---|\n")
+    return f"{head}{chr(10).join(rows)}\n{_CONTENTS_END}"
 
 
 def _link(chapter: Chapter) -> str:

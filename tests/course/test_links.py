@@ -8,7 +8,7 @@ import pytest
 from course_files import course
 
 from attcot_analysis.errors import NotebookError
-from notebooks import CONTENTS, link_notebooks
+from notebooks import CONTENTS, contents_page, link_notebooks, read_chapter, repository
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = ("00_begin", "01_middle", "02_end")
@@ -50,6 +50,25 @@ def test_links_lead_before_and_after_at_both_ends_of_a_notebook(tmp_path):
         assert links(folder / "02_end.ipynb", cell)[-1] == ("contents", CONTENTS)
     first = nbformat.read(folder / "01_middle.ipynb", as_version=4).cells[0].source.split("\n\n")
     assert first[0] == "# Middle: does it hold?" and first[2] == "An introduction."
+
+
+def test_a_public_address_adds_links_that_open_notebooks_hosted(tmp_path):
+    folder = course(tmp_path / "suite", *NAMES)
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[project]\n[project.urls]\nRepository = "https://github.com/me/mine"\n')
+    place = repository(project)
+    link_notebooks(folder)
+    chapters = [
+        read_chapter(path, nbformat.read(path, 4)) for path in sorted(folder.glob("*.ipynb"))
+    ]
+    page = contents_page(chapters, place)
+    for host in ("colab.research.google.com/github/", "mybinder.org/v2/gh/"):
+        assert page.count(f"https://{host}me/mine/") == len(NAMES)
+    assert "/blob/main/notebooks/01_middle.ipynb)" in page
+    table = [line.count("|") for line in page.splitlines() if line.startswith("|")]
+    assert set(table) == {5} and len(table) == len(NAMES) + 2
+    project.write_text("[project]\n")
+    assert repository(project) == "" and "colab" not in contents_page(chapters, repository(project))
 
 
 def test_a_further_notebook_needs_no_edit_by_hand(tmp_path):
