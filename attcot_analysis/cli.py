@@ -990,7 +990,7 @@ def _measure(
         list[str] | None,
         Option(
             help="of dependence: twin, control, blank (these by default), swap, ..., or your own "
-            "module:function"
+            "module:function; blank@2 is of the second of several pictures"
         ),
     ] = None,
     fill: Annotated[

@@ -108,7 +108,9 @@ def attribution_maps(
         if value not in get_args(known):
             raise MeasureError(f"{name} is {value!r}; choose from {', '.join(get_args(known))}.")
     picture = read_image(problem.image if image is None else image)
-    asked = response_parts(mllm, problem, response, targets, answer=answer, image=picture)
+    asked = response_parts(
+        mllm, problem, response, targets, answer=answer, image=picture, several=False
+    )
     grid = asked.item.layout.grids[0]
     boxes = _regions(grid, regions)
     score = shown_scores(mllm, problem, asked, picture, boxes, fill)

@@ -271,7 +271,7 @@ def visual_heads(
     """
     check_known(where, Where, f"where={where!r} is unknown")
     check_numbers(n_boot=n_boot, seed=seed, level=level)
-    pairs = paired(mllm, problems, responses, need=_NEEDS[where], empty=empty)
+    pairs = paired(mllm, problems, responses, need=_NEEDS[where], empty=empty, several=True)
     rule, found = rule or HeadRule(), []
     for chunk in batches(pairs.places, batch_size, "heads", progress):
         part = [pairs.encode(at) for at in chunk]

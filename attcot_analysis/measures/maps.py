@@ -97,30 +97,34 @@ def response_parts(
     *,
     answer: str | None = None,
     image: ImageLike | None = None,
+    several: bool = True,
 ) -> ResponseParts:
     """Encode an item with its response and cut the response into the parts asked about.
 
     Args:
         mllm: The model.
-        problem: The item, with one picture.
+        problem: The item.
         response: Text, or token ids as generated.
         targets: ``"tokens"``, ``"steps"`` (and the answer, if there is one) or ``"answer"``.
         answer: An answer to force after the rationale, instead of what the response says there.
         image: Another picture to show instead of the item's own.
+        several: Whether what is asked is defined for an item with several pictures.
 
     Raises:
         MeasureError: If the targets are unknown.
-        LayoutError: If the item has not exactly one image, or its response not the parts.
+        LayoutError: If the item has no image, or several, or its response not the parts.
     """
     check_known(targets, Targets, f"Targets {targets!r} are unknown")
     if answer is not None:
         response = _forced(mllm, problem, response, answer)
     item = encode_problem(mllm, problem, response=response, image=image)
     layout = item.layout
-    if len(layout.grids) != 1:
+    if not layout.grids or (len(layout.grids) > 1 and not several):
         raise LayoutError(
-            f"Problem {problem.id} has {len(layout.grids)} images; maps need exactly one."
+            f"Problem {problem.id} has {len(layout.grids)} images; maps of this kind need exactly "
+            "one."
         )
+    sheet = problem.sheet
     if not layout.response.size or (targets == "steps" and not layout.steps):
         raise LayoutError(
             f"The response to problem {problem.id} has no step; maps of steps need at least one in "
@@ -134,7 +138,7 @@ def response_parts(
         )
 
     def part(start: int, stop: int, step: int = 0) -> Part:
-        boxes = problem.step_boxes(step) if step else ()
+        boxes = sheet.step_boxes(step) if step else ()
         text = mllm.tokenizer.decode(item.input_ids[start:stop].tolist())
         return Part(text if targets == "tokens" else text.strip(), Span(start, stop), step, boxes)
 
@@ -210,6 +214,8 @@ QUANTITIES: dict[Source, str] = {
 @dataclass(frozen=True, eq=False)
 class ResponseMaps:
     """Weights of a response's parts on the image tokens of its picture.
+
+    Of several pictures they lie side by side, as on `Problem.sheet`.
 
     Attributes:
         weights: ``(L, H, R, N)``, one row per part of the response, in most uses one per token:
@@ -319,7 +325,7 @@ def maps_of_parts(
     parts = asked.parts
     return ResponseMaps(
         weights=np.asarray(weights if weights.ndim == 4 else weights[None, None], dtype=np.float32),
-        grid=asked.item.layout.grids[0],
+        grid=TokenGrid.beside(asked.item.layout.grids),
         tokens=tuple(part.text for part in parts),
         steps=tuple(part.step for part in parts),
         boxes=tuple(part.boxes for part in parts),
@@ -341,14 +347,14 @@ def response_maps(
 
     Args:
         mllm: The model.
-        problem: The item, with one picture.
+        problem: The item; several pictures are mapped side by side.
         response: Text, or token ids as generated.
         image: Another picture to show instead of the item's own.
         layers: Layers to read; all with full attention if ``None``.
         answer: An answer to force after the rationale, instead of what the response says there.
 
     Raises:
-        LayoutError: If the item has not exactly one image, or the response is empty.
+        LayoutError: If the item has no image, or the response is empty.
     """
     asked = response_parts(mllm, problem, response, "tokens", answer=answer, image=image)
     layout = asked.item.layout

@@ -123,7 +123,7 @@ def relevance_maps(
     Raises:
         MeasureError: If the source is unknown or not defined for the model, attention cannot be
             followed through every layer, or log p is not finite.
-        LayoutError: If the item has not exactly one image, or its response not the parts.
+        LayoutError: If the item has no image, or its response not the parts.
 
     Source: Abnar & Zuidema 2020 (arXiv 2005.00928); Chefer, Gur & Wolf, ICCV 2021 (arXiv
     2103.15679), its rules for self-attention.

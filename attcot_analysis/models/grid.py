@@ -9,6 +9,7 @@ from scipy import sparse
 
 from attcot_analysis.errors import LayoutError
 from attcot_analysis.problems import Box
+from attcot_analysis.problems.pictures import beside
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -121,6 +122,26 @@ class TokenGrid:
             whole = cls.regular(image_size, rows, len(boxes) // rows)
             shape = whole.shape if np.allclose(whole.boxes, boxes, atol=1e-6) else None
         return cls(image_size, boxes, shape, tuple(parts), slots[order], n_slots)
+
+    @classmethod
+    def beside(cls, grids: Sequence["TokenGrid"]) -> "TokenGrid":
+        """One grid of several pictures, side by side as on `Problem.sheet`; of one, itself."""
+        if len(grids) == 1:
+            return grids[0]
+        places, size = beside([grid.image_size for grid in grids])
+        tokens = np.cumsum([0, *map(len, grids)])
+        slots = np.cumsum([0, *(grid.n_placeholders for grid in grids)])
+        whole = np.arange(len(grids))
+        return cls(
+            size,
+            np.concatenate(
+                [grid.boxes + np.tile(at, 2) for grid, at in zip(grids, places, strict=True)]
+            ),
+            None,
+            tuple(view + tokens[at] for at in whole for view in grids[at].views),
+            np.concatenate([grids[at].placeholders + slots[at] for at in whole]),
+            int(slots[-1]),
+        )
 
     def __len__(self) -> int:
         """Number of image tokens."""

@@ -110,6 +110,7 @@ def build_messages(
     n_images: int = 1,
     form: ResponseFormat = TAGS,
     candidates: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The chat messages of a prompt: images (if any), question and the mode's instruction.
 
@@ -119,6 +120,7 @@ def build_messages(
         n_images: How many pictures.
         form: The format, which says what stands around the question.
         candidates: Options to show, where the format shows them.
+        labels: What to say before each picture; none, or one per picture.
 
     Raises:
         LayoutError: If the mode is unknown.
@@ -127,7 +129,8 @@ def build_messages(
         raise LayoutError(f"Mode {mode!r} is unknown; choose one of {', '.join(PROMPTS)}.")
     parts = [form.question(question, candidates), form.instruction(mode)]
     text = {"type": "text", "text": "\n".join(part for part in parts if part)}
-    images = [{"type": "image"} for _ in range(n_images)]
+    said = [[{"type": "text", "text": f"{label} "}] for label in labels] or [[]] * n_images
+    images = [part for before in said for part in (*before, {"type": "image"})]
     content = [*images, text] if form.picture == "before" else [text, *images]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if form.system is not None:
@@ -157,6 +160,7 @@ def encode(
     response: str | Sequence[int] | None = None,
     end: bool = False,
     candidates: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> Encoded:
     """Encode one question, with its image (or text-only), and optionally a response to it.
 
@@ -171,10 +175,12 @@ def encode(
             empty rationale is put behind such a prompt.
         end: Append the tokenizer's end token to the response, as training needs it.
         candidates: Options to show, where the model's format shows them.
+        labels: What to say before each picture; none, or one per picture.
 
     Raises:
         ProblemError: If the image cannot be read.
-        LayoutError: If image tokens and grid disagree, or the processor refuses the prompt.
+        LayoutError: If image tokens and grid disagree, the processor refuses the prompt, or the
+            chat template does not write labels before their pictures.
         ModelError: If the chat template fails.
     """
     given: Sequence[ImageLike] = []
@@ -185,24 +191,58 @@ def encode(
     form, cache, options = mllm.format, mllm.cache, tuple(candidates or ())
 
     def text() -> tuple[ResponseFormat, str]:
-        return form, _prompt_text(mllm, question, mode, len(given), options)
+        return form, prompt_text(mllm, question, mode, len(given), options, labels)
 
-    key = (question, mode, len(given), options, id(form))
+    key = (question, mode, len(given), options, tuple(labels), id(form))
     _, prompt = text() if cache is None else cache.prompt(key, text)
     return encode_prompt(mllm, prompt, given, response=response, end=end)
 
 
-def _prompt_text(
-    mllm: Mllm, question: str, mode: Mode, n_images: int, candidates: Sequence[str]
+def prompt_text(
+    mllm: Mllm,
+    question: str,
+    mode: Mode = "cot",
+    n_images: int = 1,
+    candidates: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> str:
-    _check_words(mllm, [("question", question), *(("option", one) for one in candidates)])
+    """The prompt as the chat template writes it; the arguments are those of `build_messages`.
+
+    Raises:
+        LayoutError: If a text holds what the model reads as a picture, or labels would not stand
+            before their pictures.
+        ModelError: If the chat template fails.
+    """
+    words = [("question", question), *(("option", one) for one in candidates)]
+    _check_words(mllm, [*words, *(("label", one) for one in labels)])
+    if labels:
+        _check_labels(mllm, labels, n_images)
     form = mllm.format
-    messages = build_messages(question, mode, n_images=n_images, form=form, candidates=candidates)
+    messages = build_messages(
+        question, mode, n_images=n_images, form=form, candidates=candidates, labels=labels
+    )
     prompt = mllm.prompt(messages)
     if mode == "direct" and form.rationale is not None and form.is_open(prompt):
         # An empty rationale, as the templates of thinking models write it.
         prompt = f"{prompt.rstrip()}\n\n{form.rationale[1]}\n\n"
     return prompt
+
+
+def _check_labels(mllm: Mllm, labels: Sequence[str], n_images: int) -> None:
+    """Refuse labels that a chat template parts from their pictures, as those that sort parts do."""
+    if len(labels) != n_images:
+        raise LayoutError(
+            f"{len(labels)} labels were given for {n_images} pictures; give each one, or none."
+        )
+    mark = {"type": "text", "text": "zqlabelqz"}
+    parts = [*[mark, {"type": "image"}] * n_images, mark]
+    between = mllm.prompt([{"role": "user", "content": parts}]).split(mark["text"])[1:-1]
+    if len(between) != n_images or not all(one.strip() for one in between):
+        raise LayoutError(
+            f"The chat template of {mllm.name} writes all pictures before all texts, so that the "
+            f"label {labels[0]!r} would not stand before its picture; leave labels out and say in "
+            "the question which picture is which, or take another model."
+        )
 
 
 def encode_prompt(
@@ -291,6 +331,7 @@ def encode_problem(
             response=response,
             end=end,
             candidates=problem.candidates,
+            labels=() if text_only else problem.picture_labels,
         )
     except LayoutError as error:
         raise LayoutError(f"Problem {problem.id}: {error}") from error

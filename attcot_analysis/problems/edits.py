@@ -1,6 +1,7 @@
 """Edited pictures: what is shown instead of an item's own to see whether its answer follows."""
 
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Collection, Sequence
@@ -149,8 +150,8 @@ def edited_images(
       items where that is safe and no text is seen in the picture;
     * ``"module:function"``: a function of your own.
 
-    Of items with several pictures ``options.picture`` says which one is edited; their own twins and
-    controls say it themselves.
+    Of items with several pictures the edit's name says which one is edited (``"blank@2"`` the
+    second), or ``options.picture``; their own twins and controls say it themselves.
 
     Items without what an edit needs (a twin, evidence boxes, any room for control boxes) are left
     out, and so are edits that somebody rejected (`attcot edits preview`); `left_out` names them.
@@ -169,11 +170,15 @@ def edited_images(
     Source: kinds of edits as in arXiv 2606.01558 (reconstruction: only the occlusion of key
     regions is known to be used there); matched control as in CED, arXiv 2608.08021.
     """
-    make = edit_function(kind)
-    options = options or EditOptions()
-    found = []
+    make, options = edit_function(kind), options or EditOptions()
+    found: list[EditedImage] = []
+    named = _NUMBERED.fullmatch(kind)
+    options = replace(options, picture=int(named[2])) if named else options
+    n_images = [one.n_images for one in problems]
     problems, picture = _with_one_picture(problems, kind, options)
     for at in range(len(problems)) if only is None else sorted(only):
+        if n_images[at] < (picture or 1):
+            continue
         if kind in str(problems[at].metadata.get(REJECTED, "")).split():
             continue
         one = make(problems, at, options)
@@ -198,15 +203,21 @@ def _with_one_picture(
     problems: Sequence[Problem], kind: EditKind, options: EditOptions
 ) -> tuple[Sequence[Problem], int | None]:
     """The items with the picture that is edited alone, where they have several, and its number."""
-    several = next((one for one in problems if one.n_images > 1), None)
-    if several is None or kind in ("twin", "control"):
+    several, number = next((one for one in problems if one.n_images > 1), None), options.picture
+    if (several is None and number in (None, 1)) or kind in ("twin", "control"):
         return problems, None
-    if options.picture is None:
+    if number is None:
+        assert several is not None
         raise MeasureError(
             f"Item {several.id} has {several.n_images} pictures, so say which one the edit "
-            f"{kind!r} is of, EditOptions(picture=1) for the first, or leave it out of the edits."
+            f"{kind!r} is of, '{kind}@1' for the first, or leave it out of the edits."
         )
-    return [one.alone(options.picture) for one in problems], options.picture
+    # Those with fewer stay in their places, and are left out.
+    return [one.alone(number) if number <= one.n_images else one for one in problems], number
+
+
+_NUMBERED = re.compile(r"(?!twin|control)(.+)@([1-9]\d{0,3})")
+"""An edit of one of several pictures."""
 
 
 def left_out(
@@ -410,11 +421,13 @@ def edit_function(kind: EditKind) -> EditFunction:
 
     Args:
         kind: A name in `EDIT_KINDS`, or ``"module:function"``; the module is looked for in the
-            working folder, too, and its code is run.
+            working folder, too, and its code is run. The number of a picture may follow.
 
     Raises:
         MeasureError: If there is no such edit, module or function.
     """
+    named = _NUMBERED.fullmatch(kind)
+    kind = named[1] if named else kind
     if kind in EDIT_KINDS:
         return EDIT_KINDS[kind]
     module, colon, name = kind.partition(":")

@@ -45,8 +45,10 @@ _REQUIRED = ("id", "question", "candidates", "answer")
 
 _OPTIONAL = (
     *("habitual", "steps", "evidence", "tolerance", "scoring", "references"),
-    *("twin", "control", "metadata", "n_images", "evidence_pictures"),
+    *("twin", "control", "metadata", "n_images", "evidence_pictures", "picture_labels"),
 )
+
+_OF_SEVERAL = ("evidence_pictures", "picture_labels")
 
 _EDIT = ("answer", "steps", "boxes")
 
@@ -83,6 +85,8 @@ def problem_record(problem: Problem) -> dict[str, Any]:
         record["n_images"] = problem.n_images
     if problem.evidence_pictures:
         record["evidence_pictures"] = list(problem.evidence_pictures)
+    if problem.picture_labels:
+        record["picture_labels"] = list(problem.picture_labels)
     return record
 
 
@@ -137,7 +141,7 @@ def problem_from_record(
             twin=edit("twin"),
             control=edit("control"),
             more_images=tuple(picture(str(number)) for number in range(2, n_images + 1)),
-            **{name: top[name] for name in (*plain, "evidence_pictures") if name in top},
+            **{name: top[name] for name in (*plain, *_OF_SEVERAL) if name in top},
         )
     except ProblemError as error:
         if str(error).startswith(where):

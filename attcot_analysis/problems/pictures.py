@@ -222,6 +222,25 @@ def _read_stored(picture: StoredPicture, stamp: tuple[int, ...]) -> Image.Image:
     return open_picture(picture.file, picture.name, damaged=DAMAGED_PNG, formats=["PNG"])
 
 
+def beside(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Where several pictures lie on one sheet, four in a row, and the sheet's width and height."""
+    rows = [sizes[at : at + _IN_A_ROW] for at in range(0, len(sizes), _IN_A_ROW)]
+    places: list[tuple[int, int]] = []
+    top = widest = 0
+    for row in rows:
+        left = 0
+        for width, _ in row:
+            places.append((left, top))
+            left += width + _GAP
+        widest, top = max(widest, left - _GAP), top + max(height for _, height in row) + _GAP
+    return places, (widest, top - _GAP)
+
+
+_IN_A_ROW = 4
+_GAP = 12
+"""Pixels between pictures on a sheet."""
+
+
 @contextmanager
 def _reading(name: str, damaged: str) -> Iterator[None]:
     """Turn whatever a file that cannot be read raises into one sentence."""

@@ -12,7 +12,7 @@ from PIL import Image
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import fits, other_forms
 from attcot_analysis.problems.phrases import one_form
-from attcot_analysis.problems.pictures import StoredPicture, open_picture
+from attcot_analysis.problems.pictures import StoredPicture, beside, open_picture
 
 Box = tuple[float, float, float, float]
 """A pixel rectangle ``(x0, y0, x1, y1)``, half open, in the coordinates of the original image."""
@@ -202,6 +202,8 @@ class Problem(_Pictured):
         metadata: Anything else worth keeping, JSON values only.
         more_images: Further pictures that the question is about, shown behind ``image`` in order.
         evidence_pictures: In which of several pictures ``evidence`` lies, as `Step.pictures`.
+        picture_labels: What the prompt says before each picture (``"Image-1:"``, or a frame's time
+            as ``"0.5 s:"``); none, or one per picture.
 
     Raises:
         ProblemError: If any of these is of another type, or contradicts another.
@@ -226,10 +228,17 @@ class Problem(_Pictured):
     else:
         more_images: tuple[Image.Image, ...] = _MorePictures()
     evidence_pictures: tuple[int, ...] = ()
+    picture_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts, each by itself and against each other; lists become tuples."""
         self._check_types()
+        labels = self.picture_labels
+        if len(labels) not in (0, self.n_images) or not all(map(str.strip, labels)):
+            raise ProblemError(
+                f"Problem {self.id}: picture_labels are {shortened(list(labels))} for "
+                f"{self.n_images} pictures; give each picture a text, or none."
+            )
         for held in self.held:
             if held.mode != "RGB":
                 raise ProblemError(
@@ -353,10 +362,43 @@ class Problem(_Pictured):
             ),
             evidence=_in_picture(self.evidence, self.evidence_pictures, picture),
             evidence_pictures=(),
+            picture_labels=self.picture_labels[picture - 1 : picture],
             **{
                 kind: None if edit is None or edit.picture != picture else replaced(edit, picture=1)
                 for kind, edit in edits.items()
             },
+        )
+
+    @property
+    def sheet(self) -> "Problem":
+        """The problem with its several pictures side by side on one, as maps are shown on it.
+
+        Boxes are moved along; edits are left out. A problem with one picture is its own sheet.
+        """
+        if self.n_images == 1:
+            return self
+        places, size = beside(self.sizes)
+        whole = Image.new("RGB", size, "white")
+        for place, image in zip(places, self.images, strict=True):
+            whole.paste(image, place)
+
+        def moved(boxes: tuple[Box, ...], pictures: tuple[int, ...]) -> tuple[Box, ...]:
+            return tuple(
+                (x0 + x, y0 + y, x1 + x, y1 + y)
+                for number, (x, y) in enumerate(places, start=1)
+                for x0, y0, x1, y1 in _in_picture(boxes, pictures, number)
+            )
+
+        return replaced(
+            self,
+            image=whole,
+            more_images=(),
+            steps=tuple(Step(one.text, moved(one.boxes, one.pictures)) for one in self.steps),
+            evidence=moved(self.evidence, self.evidence_pictures),
+            evidence_pictures=(),
+            picture_labels=(),
+            twin=None,
+            control=None,
         )
 
     @property
@@ -380,6 +422,7 @@ class Problem(_Pictured):
         lists = {
             "candidates": _each(self.candidates, f"{whose} candidates", str),
             "references": _each(self.references, f"{whose} references", str),
+            "picture_labels": _each(self.picture_labels, f"{whose} picture_labels", str),
             "steps": _each(self.steps, f"{whose} steps", Step),
             "evidence": _boxes(self.evidence, f"{whose} evidence"),
         }

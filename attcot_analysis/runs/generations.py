@@ -161,6 +161,7 @@ def _messages(
         n_images=0 if text_only else problem.n_images,
         form=form,
         candidates=problem.candidates,
+        labels=() if text_only else problem.picture_labels,
     )
     numbers = itertools.count(1)
     for message in messages:

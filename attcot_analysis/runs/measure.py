@@ -71,7 +71,8 @@ class Settings:
     Attributes:
         layers: Layers whose attention is read; ``None`` for all.
         controls: Controls of the commitment curve.
-        edits: Edits of dependence; those that no item allows are left out.
+        edits: Edits of dependence; those that no item allows are left out. ``"blank@2"`` is of the
+            second of several pictures; by default each of up to four is made blank, one by one.
         fill: What occluded evidence and its control show, a name in `FILLS`.
         regenerated_log_p: Read the log-probabilities after the rationales that dependence
             regenerates; see `dependence`.
@@ -607,7 +608,7 @@ def measure(
     """
     chosen, shards = _chosen(what, problems), shards or Shards()
     mllm, clear = sharing(mllm)
-    stages = Stages(mllm, problems, Settings(**settings))
+    stages = Stages(mllm, problems, _settings(problems, settings))
     if run is None and ("maps" in chosen or shards.count > 1):
         raise MeasureError("Maps and several processes need a run folder; pass run as well.")
     stages.check(chosen)
@@ -622,6 +623,15 @@ def measure(
     made = Batched([problem.id for problem in problems], run, prefix, shards, progress)
     _make(made, stages, chosen, clear)
     return {name: made.read(name) for name in (NAMES.get(one, one) for one in chosen)}
+
+
+def _settings(problems: Sequence[Problem], given: dict[str, Any]) -> Settings:
+    """Settings, with the edits that there are by default of several pictures each."""
+    most = max((problem.n_images for problem in problems), default=1)
+    if most > 1 and "edits" not in given:
+        blank = [f"blank@{number}" for number in range(1, min(most, 4) + 1)]
+        given = {**given, "edits": [*EDITS[:2], *blank]}
+    return Settings(**given)
 
 
 def measure_run(
@@ -662,7 +672,7 @@ def measure_run(
     """
     chosen, shards = _chosen(what, problems), shards or Shards()
     mllm, clear = sharing(mllm)
-    stages = Stages(mllm, problems, Settings(**settings))
+    stages = Stages(mllm, problems, _settings(problems, settings))
     stages.check(chosen)
     with ExitStack() as held:
 

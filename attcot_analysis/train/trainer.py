@@ -14,7 +14,8 @@ from trl.data_utils import apply_chat_template, is_conversational, prepare_multi
 from attcot_analysis.attention.hook import NAME, attached
 from attcot_analysis.attention.packing import CandidateTokens, candidate_tokens
 from attcot_analysis.errors import TrainingError
-from attcot_analysis.models import Encoded, Mllm, build_messages, encode_prompt
+from attcot_analysis.models import Encoded, Mllm, encode_prompt
+from attcot_analysis.models.inputs import prompt_text
 from attcot_analysis.problems import Problem
 from attcot_analysis.train.checkpoints import SafeCheckpoints
 from attcot_analysis.train.data import Example, collate_examples, lazy_rows, step_weights
@@ -424,8 +425,14 @@ def prompt_completion_rows(mllm: Mllm, problems: Sequence[Problem]) -> Any:
     rows = []
     for problem in problems:
         form = mllm.format
-        asked: Any = {"form": form, "candidates": problem.candidates, "n_images": problem.n_images}
-        prompt = mllm.prompt(build_messages(problem.question, **asked))
+        prompt = prompt_text(
+            mllm,
+            problem.question,
+            "cot",
+            problem.n_images,
+            problem.candidates,
+            problem.picture_labels,
+        )
         response = form.right_response(problem)
         if form.is_open(prompt):
             response = form.without_opening(response)

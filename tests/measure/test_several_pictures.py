@@ -22,11 +22,11 @@ from attcot_analysis.errors import (
 )
 from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.measures.answers import answer_problems
+from attcot_analysis.measures.attributions import attribution_maps
 from attcot_analysis.measures.causal import causal_access
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
-from attcot_analysis.measures.heads import visual_heads
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.relevance import relevance
@@ -35,6 +35,10 @@ from attcot_analysis.models import PromptCache, collate, encode, encode_problem,
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.problems.edits import EditOptions, edited_images
+from attcot_analysis.problems.pictures import beside
+from attcot_analysis.show.explorer.build import explorer_record
+from attcot_analysis.show.explorer.page import explorer_page
+from attcot_analysis.show.report.maps import model_maps
 from attcot_analysis.train import RationaleDataset
 from attcot_analysis.train.trainer import CotCollator, prompt_completion_rows
 
@@ -192,6 +196,53 @@ def test_an_edit_replaces_its_picture_and_no_other(random_mllm):
     assert found["log_p_after"].iloc[0] == pytest.approx(after, abs=1e-4)
 
 
+def test_an_edit_s_name_says_which_picture_it_is_of():
+    item, short = several(), several("b", sizes=((96, 96), (64, 96)))
+    (second,) = edited_images([item], "blank", options=EditOptions(picture=2))
+    for one in edited_images([item, short], "blank@2"):
+        assert (one.kind, one.picture) == ("blank@2", 2)
+        assert one.image.tobytes() == second.image.tobytes()
+    assert [one.at for one in edited_images([item, short], "blank@3")] == [0]
+    alone = item.alone(1)
+    assert edited_images([alone], "blank@1")[0].shown(alone).size == (96, 96)
+    assert not edited_images([alone], "blank@2", only=[0])
+    for wrong in ("blank@0", "blank@", "blank@x", "twin@2", "blnak@2"):
+        with pytest.raises(MeasureError, match="There is no edit"):
+            edited_images([item], wrong)
+
+
+def test_labels_stand_before_their_pictures_or_are_refused(random_mllm):
+    item = several(picture_labels=("Image-1:", "Image-2:", "Image-3:"))
+    plain = encode_problem(random_mllm, several())
+    encoded = encode_problem(random_mllm, item, response=response(item))
+    for label, own in zip(item.picture_labels, encoded.layout.pictures, strict=True):
+        before = random_mllm.decode(encoded.input_ids[: own[0]].tolist())
+        assert before.count(label) == 1 and before.rstrip().endswith(f"{label} <|vision_start|>")
+    for one, other in zip(plain.layout.pictures, encoded.layout.pictures, strict=True):
+        assert len(one) == len(other)
+    text = encode_problem(random_mllm, item, text_only=True)
+    assert torch.equal(
+        text.input_ids, encode_problem(random_mllm, several(), text_only=True).input_ids
+    )
+    (row,) = prompt_completion_rows(random_mllm, [item])
+    assert row["prompt"].count("Image-2: <|vision_start|>") == 1
+    # A template that sorts pictures before texts, as LLaVA's published ones do.
+    sorting = copy.copy(random_mllm.processor)
+    sorting.chat_template = (
+        "{% for message in messages %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
+        "{% endfor %}{% for part in message['content'] %}{% if part['type'] == 'text' %}"
+        "{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(LayoutError, match="writes all pictures before all texts"):
+        encode_problem(replace(random_mllm, processor=sorting), item)
+    assert encode_problem(replace(random_mllm, processor=sorting), several()).layout.pictures
+    with pytest.raises(LayoutError, match="label holds the image placeholder"):
+        encode(random_mllm, item.images, "?", labels=["a", "b", "<|image_pad|>"])
+    with pytest.raises(LayoutError, match="1 labels were given for 3 pictures"):
+        encode(random_mllm, item.images, "?", labels=["a"])
+
+
 def test_generation_sees_all_pictures(random_mllm):
     item = several()
     direct = encode(random_mllm, item.images, item.question, candidates=item.candidates)
@@ -231,17 +282,59 @@ def test_what_passes_share_is_told_apart_by_every_picture(random_mllm):
     "measure",
     [
         lambda *given: token_divergence(*given, edit="blank"),
-        visual_heads,
+        lambda mllm, items, responses: attribution_maps(mllm, items[0], responses[0]),
         patching,
         relevance,
         hidden_commitment,
-        lambda mllm, items, responses: response_maps(mllm, items[0], responses[0]),
+        lambda mllm, items, responses: explorer_record(
+            mllm, items[0], responses[0], image=items[0].image
+        ),
     ],
 )
 def test_what_knows_one_picture_refuses_several_by_name(random_mllm, measure):
     item = several()
     with pytest.raises(AttCoTError, match=r"3 (pictures|images)"):
         measure(random_mllm, [item], [response(item)])
+
+
+def test_maps_of_several_pictures_lie_side_by_side(random_mllm):
+    item = several(evidence=((0, 0, 32, 32),), evidence_pictures=(3,))
+    sheet = item.sheet
+    assert sheet.size == (96 + 12 + 64 + 12 + 64, 96) and sheet.n_images == 1
+    for left, one in zip((0, 108, 184), item.images, strict=True):
+        assert np.array_equal(
+            np.asarray(sheet.image.crop((left, 0, left + one.width, one.height))), one
+        )
+    assert sheet.image.getpixel((100, 5)) == sheet.image.getpixel((190, 90)) == (255, 255, 255)
+    assert sheet.steps[0].boxes == ((108, 0, 140, 32),) and sheet.evidence == ((184, 0, 216, 32),)
+    assert item.alone(1).sheet.size == (96, 96)
+
+    found = response_maps(random_mllm, item, response(item))
+    layout = encode_problem(random_mllm, item, response=response(item)).layout
+    assert found.grid.image_size == sheet.size
+    # Each picture's part of a map is its mass, which eager attention confirms above.
+    access = visual_access(random_mllm, [item], [response(item)]).table
+    mean = access.groupby("step")[[f"picture_{n}_mass" for n in item.numbers]].mean()
+    columns = np.split(found.grid.to_canvas(found.step_weights(), 24, 248 // 4), [25, 44], axis=-1)
+    for number, part in enumerate(columns, start=1):
+        np.testing.assert_allclose(part.sum((1, 2)), mean[f"picture_{number}_mass"], rtol=1e-5)
+    # What evidence covers is the same on the sheet and in its picture.
+    own = [grid.coverage(item.step_boxes(2, n)) for n, grid in enumerate(layout.grids, 1)]
+    np.testing.assert_allclose(found.grid.coverage(sheet.step_boxes(2)), np.concatenate(own))
+    assert found.boxes[-1] == () and sheet.step_boxes(1) in found.boxes
+
+    record = explorer_record(random_mllm, item, response(item), sources=("attention", "sink_free"))
+    assert record.picture.size == record.grid.image_size == sheet.size
+    assert "data:image" in explorer_page(record)
+    drawn = model_maps({"base": random_mllm, "sft": random_mllm}, item)
+    assert drawn.maps[0].shape[1:] == found.grid.resolution
+    assert drawn.boxes[0] == sheet.steps[0].boxes and drawn.figure()
+
+
+def test_a_sheet_has_four_pictures_in_a_row():
+    item = several(sizes=[(20, 10), (30, 40)] * 3, steps=())
+    assert item.sheet.size == (20 + 12 + 30 + 12 + 20 + 12 + 30, 40 + 12 + 40)
+    assert beside(item.sizes)[0][3:] == [(106, 0), (0, 52), (32, 52)]
 
 
 def test_training_reads_every_picture_and_the_boxes_in_it(random_mllm):

@@ -208,7 +208,7 @@ def test_fields_of_any_name(tmp_path, capsys):
         ({"candidate": ["x"]}, "unknown field 'candidate'; is it candidates?"),
         ({"answer": "rde", "candidates": ["red", "blue"]}, "nor a letter of one; is it 'red'?"),
         ({"answer": "C", "candidates": ["red", "blue"]}, "'C' is not one of the candidates"),
-        ({"image": ["photos/1.png", "photos/2.png"]}, "has 2 pictures; an item has one"),
+        ({"image": ["photos/1.png", 2]}, "image is 2; it must be a string"),
         ({"answer": ["a", {"b": 1}]}, "reference is {'b': 1}; it must be a string"),
         ({"image": "C:\\data\\1.png"}, "say where pictures lie with --images"),
         ({"boxes": "here"}, "line 1"),
@@ -411,12 +411,6 @@ def test_records_by_id_and_nearly_black_pictures(tmp_path):
     lists = {"data": list(held.values()), "info": [1], "version": 2}
     (tmp_path / "data.json").write_text(json.dumps(lists))
     assert check_data(tmp_path / "data.json").coverage.n == 1
-
-
-def test_how_many_records_have_several_pictures_is_said(tmp_path):
-    two = {**ASKED, "image": ["photos/1.png", "photos/2.png"]}
-    found = check_data(lines(folder(tmp_path) / "o.jsonl", [ASKED, two, two]))
-    assert found.coverage.n == 1 and "2 records have several pictures" in str(found.coverage)
 
 
 def test_a_json_list_may_be_called_jsonl(tmp_path):

@@ -11,7 +11,7 @@ from attcot_analysis.errors import ProblemError, check_numbers
 from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
-from attcot_analysis.problems.data.fields import SEVERAL, check_reserved
+from attcot_analysis.problems.data.fields import check_reserved
 from attcot_analysis.problems.data.hub import HUB_SETS, READERS
 from attcot_analysis.problems.data.place import Folder, Place
 from attcot_analysis.problems.data.records import Made, sampled
@@ -262,9 +262,7 @@ class _Reading:
 
     def check(self) -> DataCheck:
         place, faults = self.place, self.faults or []
-        several = sum(SEVERAL in fault for fault in faults)
         said = (
-            f"{several} records have several {SEVERAL}." if several else None,
             place.seen.fault,
             place.seen.doubt,
             *place.look.sentences(self._form),

@@ -164,10 +164,6 @@ def joined_id(*parts: object) -> str:
     return "-".join(map(str, parts))
 
 
-SEVERAL = "pictures; an item has one, so put them into one picture or leave it out"
-"""What is said of a record with several pictures."""
-
-
 RESERVED = re.compile(
     # Of chat templates, as in <|im_start|>, <|image_pad|>, <|eot_id|>, <|begin_of_box|>.
     r"<\|[A-Za-z0-9_]{1,40}\|>"
@@ -191,6 +187,7 @@ def check_reserved(problem: Problem) -> None:
     for what, text in (
         ("question", problem.question),
         *(("candidate", one) for one in problem.candidates),
+        *(("label", one) for one in problem.picture_labels),
     ):
         found = RESERVED.search(text)
         if found is not None:

@@ -39,7 +39,6 @@ import yaml
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.data.fields import (
     INSTRUCTION,
-    SEVERAL,
     YES_NO,
     bare_question,
     corner_boxes,
@@ -66,7 +65,7 @@ class Columns(NamedTuple):
     """Which column of a table holds what; an empty name for none.
 
     Attributes:
-        image: The picture; several names where an item may have several, of which one is read.
+        image: The picture; of several names the first that holds one, or all that end in a number.
         question: May list its options, and is then cut before them.
         answer: A letter, a place among the choices from 0, or a text.
         choices: A column with a list or with a text that lists them by letter, the choices
@@ -108,10 +107,12 @@ class Columns(NamedTuple):
         listed = self.choices and not isinstance(self.choices, tuple)
         known = [record.field(one, (str, int)) for one in self.id]
         kept = {one: str(record.value[one]) for one in self.keep if record.value.get(one)}
+        first, *more = [show(one, record.where) for one in self._images(record)]
         return [
             Problem(
                 id=joined_id(name, *(known or [record.number])),
-                image=show(self._image(record), record.where),
+                image=first,
+                more_images=more,
                 question=with_options(asked, choices) if listed else asked,
                 candidates=choices,
                 answer=answer,
@@ -144,17 +145,14 @@ class Columns(NamedTuple):
             )
         return choices[at]
 
-    def _image(self, record: Record) -> object:
-        held: list[object] = []
-        for one in self.image:
-            value = record.value.get(one)
-            held += value if isinstance(value, list) else [value]
-        there = [one for one in held if one is not None and one != ""]
+    def _images(self, record: Record) -> list[object]:
+        values = [record.value.get(one) for one in self.image]
+        each = [value if isinstance(value, list) else [value] for value in values]
+        there = [kept for held in each if (kept := [one for one in held if one not in (None, "")])]
         if not there and isinstance(record.value.get("image_id"), int):
-            return f"{record.value['image_id']:012d}.jpg"  # As COCO names its pictures.
-        if len(there) > 1:
-            raise ProblemError(f"{record.where} has {len(there)} {SEVERAL}.")
-        return there[0] if there else None
+            return [f"{record.value['image_id']:012d}.jpg"]  # As COCO names its pictures.
+        numbered = self.image[-1][-1].isdigit()
+        return [one for held in there[: None if numbered else 1] for one in held] or [None]
 
     def _rationale(self, record: Record) -> str:
         held = record.value.get(self.rationale) if self.rationale else None

@@ -16,12 +16,18 @@ what step reads it. Usual other names of the fields are understood (`ALIASES`), 
 said with ``--map``. A question and its answer may be a conversation: LLaVA's ``conversations`` or
 chat ``messages``. Pictures are named relative to the file. Boxes are pixels ``[x0, y0, x1, y1]`` of
 the picture as it is shown, upright.
+
+``image`` may be a list of pictures, which are shown in order; ``pictures`` of a step then says in
+which its boxes lie, and ``picture`` of an edit which one it replaces. ``<image>`` in the question,
+or a picture among a message's parts, stands for one of them: what is written before it is its
+label, as in ``picture_labels``. ``video`` names a video, or a folder of its frames, instead of
+pictures: ``n_frames`` of them are shown, each after its time.
 """
 
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
@@ -34,13 +40,12 @@ from PIL import Image
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.box_forms import to_pixels
 from attcot_analysis.problems.data.fields import (
-    SEVERAL,
     YES_NO,
-    bare_question,
     listed_options,
     rationale_steps,
     with_options,
 )
+from attcot_analysis.problems.data.film import FRAMES, film_frames
 from attcot_analysis.problems.data.place import Folder, Place, Show
 from attcot_analysis.problems.data.records import (
     Made,
@@ -58,7 +63,8 @@ from attcot_analysis.problems.problem import Problem
 
 FIELDS = (
     *("id", "image", "question", "answer", "candidates", "habitual", "rationale", "steps", "boxes"),
-    *("tolerance", "scoring", "references", "twin", "control", "metadata"),
+    *("tolerance", "scoring", "references", "twin", "control", "metadata", "evidence_pictures"),
+    *("picture_labels", "frame_times", "video", "n_frames"),
 )
 """Fields of a record."""
 
@@ -75,7 +81,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 _NEEDED = ("image", "question", "answer")
 _EDITS = ("twin", "control")
-_EDIT_FIELDS = ("image", "answer", "rationale", "steps", "boxes")
+_EDIT_FIELDS = ("image", "answer", "rationale", "steps", "boxes", "picture")
 _UNREAD = (".xlsx", ".xls", ".ods", ".zip", ".tar", ".pkl", ".pickle", ".npz", ".pt")
 """What people have, too, and JSON lines are never called."""
 _NEAR = 0.85
@@ -110,7 +116,8 @@ def read(place: Place) -> Iterator[Made]:
     folders: list[Folder] = [] if place.images is None else [place.images]
     folders += dict.fromkeys(file.parent for file in files)
     records = of_split(place, files, "", _table)
-    return each(records, partial(_problems, show=place.show(*folders), place=place))
+    find = partial(place.find, folders=folders)
+    return each(records, partial(_problems, show=place.show(*folders), find=find, place=place))
 
 
 def _table(file: Path) -> Iterator[Record | ProblemError]:
@@ -124,18 +131,18 @@ def _of_folder(record: Record, root: Path) -> list[Problem]:
     return [folder_problem(root, record.value, record.where, set(), keep=True)]
 
 
-def _problems(record: Record, show: Show, place: Place) -> list[Problem]:
+def _problems(record: Record, show: Show, find: Callable[..., Path], place: Place) -> list[Problem]:
     where = record.where
     fields = _renamed(_spoken(record, place), where, place.names)
     _sort_out(fields, where, place)
     for name in _NEEDED:
-        if fields.get(name) is None:
+        if fields.get(name) is None and not (name == "image" and "video" in fields):
             raise ProblemError(
                 f"{where} lacks {name}; it has {', '.join(map(str, record.value)) or 'nothing'}: "
                 f"if it is called otherwise, say --map {name}=NAME."
             )
-    images: dict[str | None, object] = {None: _one_picture(fields.pop("image"), where)}
-    fields["question"] = bare_question(_text(fields["question"], "question", where))
+    edits: dict[str | None, object] = {}
+    own = _pictures(fields, where, find, show)
     shard = where.rpartition(", ")[2].startswith("row ")  # Rows of all files are counted together.
     at = record.number if shard else where.rpartition(" ")[2]
     fields["id"] = str(fields.get("id", f"item-{at}"))
@@ -156,7 +163,7 @@ def _problems(record: Record, show: Show, place: Place) -> list[Problem]:
                 f"{edit.where} has the unknown field {unknown[0]!r:.60}; known are "
                 f"{', '.join(_EDIT_FIELDS)}."
             )
-        images[kind] = edit.field("image")
+        edits[kind] = edit.field("image", object)
         if kind == "twin":
             edit.field("answer", (str, int, float))
         inner = dict(edit.value)
@@ -164,13 +171,15 @@ def _problems(record: Record, show: Show, place: Place) -> list[Problem]:
             "answer": _written(inner.get("answer", fields["answer"])),
             "steps": _steps(inner, edit.where),
             "boxes": _boxes(inner.get("boxes", [])),
+            **({"picture": inner["picture"]} if "picture" in inner else {}),
         }
-
-    whole = show(images[None], where)
-    _in_pixels(fields, whole.size, place)
+    _in_pixels(fields, [one.size for one in own], place)
+    fields["n_images"] = len(own)
 
     def shown(kind: str | None) -> Image.Image:
-        return whole if kind is None else show(images[kind], f"{where}, {kind}")
+        if kind in edits:
+            return show(edits[kind], f"{where}, {kind}")
+        return own[int(kind or 1) - 1]
 
     return [problem_from_record(fields, shown, where)]
 
@@ -265,8 +274,7 @@ def _spoken(record: Record, place: Place) -> dict[str, Any]:
     for field, (*_, turn) in ((field, turns) for field, turns in said.items() if turns):
         content = turn.get("value", turn.get("content"))
         parts = content if isinstance(content, list) else [{"text": content}]
-        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
-        fields.setdefault(field, "\n".join(texts))
+        fields.setdefault(field, _said(parts))
         shown = [_part_picture(part) for part in parts]
         if "image" not in fields and any(one is not None for one in shown):
             fields["image"] = [one for one in shown if one is not None]
@@ -283,15 +291,84 @@ def _part_picture(part: Mapping[str, Any]) -> object:
     return None
 
 
-def _one_picture(value: object, where: str) -> object:
-    if isinstance(value, str) and value.startswith("["):
-        value = _parsed(value)
-    held = value if isinstance(value, list) else [value]
-    if len(held) != 1:
-        raise ProblemError(f"{where} has {len(held)} {SEVERAL}.")
-    if not isinstance(held[0], str | bytes | Mapping | Image.Image):
-        raise ProblemError(f"{where}: image is {held[0]!r:.60}; it must be a string.")
-    return held[0]
+def _said(parts: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a message's parts; each picture is a placeholder, unless the texts hold some."""
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    if PLACE in "".join(texts):
+        return "\n".join(texts)
+    said = [
+        part["text"] if isinstance(part.get("text"), str) else PLACE
+        for part in parts
+        if isinstance(part.get("text"), str)
+        or str(part.get("type")).startswith("image")
+        or _part_picture(part) is not None
+    ]
+    return "\n".join(said)
+
+
+def _pictures(
+    fields: dict[str, Any], where: str, find: Callable[..., Path], show: Show
+) -> Sequence[Image.Image]:
+    """All pictures of a record, or frames of its video; question and labels are put in order."""
+    film = {name: fields.pop(name, None) for name in ("video", "frame_times", "n_frames")}
+    times = film["frame_times"]
+    fields["question"] = _text(fields["question"], "question", where)
+    if film["video"] is not None:
+        if "image" in fields:
+            raise ProblemError(f"{where} has both image and video; keep one of them.")
+        n_frames = film["n_frames"] or FRAMES
+        shown, times = film_frames(find(film["video"], where), where, n_frames, times)
+        # A video has one placeholder for all frames, or one each.
+        fields["question"] = fields["question"].replace("<video>", PLACE * len(shown), 1)
+    else:
+        held = fields.pop("image")
+        if isinstance(held, str) and held.startswith("["):
+            held = _parsed(held)
+        held = held if isinstance(held, list) else [held]
+        wrong = [one for one in held if not isinstance(one, str | bytes | Mapping | Image.Image)]
+        if wrong or not held:
+            given = wrong[0] if wrong else held
+            raise ProblemError(f"{where}: image is {given!r:.60}; it must be a string.")
+        shown = [show(one, where) for one in held]
+    if times is not None:
+        if not isinstance(times, list) or not all(isinstance(one, int | float) for one in times):
+            raise ProblemError(
+                f"{where}: frame_times is {times!r:.60}; expected seconds in a list."
+            )
+        if "picture_labels" in fields:
+            raise ProblemError(f"{where} has picture_labels and frame_times; keep one of them.")
+        fields["picture_labels"] = [f"{one:g} s:" for one in times]
+    question, labels = _labelled(fields["question"], len(shown), where)
+    fields["question"] = question
+    if labels and fields.setdefault("picture_labels", labels) is not labels:
+        raise ProblemError(f"{where} has labels in its question, too; keep one of them.")
+    return shown
+
+
+PLACE = "<image>"
+_LABEL = re.compile(r"(?:[^.?!\n]|\.(?=\d)){0,60}(?:[:=\d]|\b[A-Z]|\([a-z]\))\s*")
+"""What may stand before a placeholder: "Image-1:", "Figure 2", "(a)", and no part of a sentence."""
+
+
+def _labelled(text: str, n_images: int, where: str) -> tuple[str, list[str]]:
+    """A question without placeholders, and the label that stands before each, if there are any."""
+    *before, question = text.split(PLACE)
+    if before and len(before) != n_images and (n_images > 1 or "".join(before).strip()):
+        raise ProblemError(
+            f"{where}: its question holds {PLACE} {len(before)} times and it has {n_images} "
+            "pictures; write one for each, or none."
+        )
+    labels = [one.strip() for one in before]
+    if not any(labels):
+        return question.strip(), []
+    if not question.strip() and not any(labels[1:]):
+        return labels[0], []
+    if not question.strip() or not all(_LABEL.fullmatch(one) for one in labels):
+        raise ProblemError(
+            f"{where}: its question {text!r:.60} says more between its pictures than their labels; "
+            f'put them before the question, as in "Image-1: {PLACE} Image-2: {PLACE} What ...?".'
+        )
+    return question.strip(), labels
 
 
 _THOUGHT = re.compile(
@@ -434,20 +511,26 @@ def _boxes(value: Any) -> Any:
     ]
 
 
-def _in_pixels(fields: Any, size: tuple[int, int], place: Place) -> None:
+def _in_pixels(fields: Any, sizes: Sequence[tuple[int, int]], place: Place) -> None:
     """Turn boxes that are said to be of another form into pixels, and count the others."""
     if not isinstance(fields, dict):
         return
-    for name in ("evidence", "boxes"):
-        held = fields.get(name)
-        for box in filter(_is_box, held if isinstance(held, list) else []):
+    for name, which in (("evidence", "evidence_pictures"), ("boxes", "pictures")):
+        held, named = fields.get(name), fields.get(which, fields.get("picture", 1))
+        numbers = named if isinstance(named, list) and named else [named or 1]
+        for at, box in enumerate(held if isinstance(held, list) else []):
+            number = numbers[min(at, len(numbers) - 1)]
+            known = type(number) is int and 0 < number <= len(sizes)  # Others are refused later.
+            size = sizes[number - 1 if known else 0]
+            if not _is_box(box):
+                continue
             if place.boxes is None:
                 place.seen.add(box, size)
             else:
                 box[:] = to_pixels(box, size, place.boxes)
     steps = fields.get("steps")
     for inner in (*(steps if isinstance(steps, list) else ()), *map(fields.get, _EDITS)):
-        _in_pixels(inner, size, place)
+        _in_pixels(inner, sizes, place)
 
 
 def _is_box(value: object) -> bool:

@@ -145,6 +145,20 @@ class Place:
         own = None if self.outside else self.folders
         return partial(picture, folders=folders or self.folders, own=own)
 
+    def find(self, name: object, where: str, folders: Sequence[Folder] = ()) -> Path:
+        """A video, or a folder of its frames, in these folders, default `folders`.
+
+        Raises:
+            ProblemError: If there is none, or it lies outside of the folders.
+        """
+        if not isinstance(name, str) or not name:
+            raise ProblemError(f"{where}: video is {name!r:.60}; expected a file or a folder.")
+        own = None if self.outside else self.folders
+        film = found(name, f"{where}: video {name}", folders or self.folders, own, film=True)
+        if isinstance(film, zipfile.Path):
+            raise ProblemError(f"{where}: video {name} lies in a ZIP file; unpack it.")
+        return film
+
 
 def picture(
     value: object,
@@ -176,28 +190,45 @@ def picture(
         return open_picture(io.BytesIO(value), f"{where}: its picture")
     if not isinstance(value, str | Path) or not str(value):
         raise ProblemError(f"{where} has no picture ({value!r:.60}).")
-    name = f"picture {value}"
-    names = dict.fromkeys((str(value), str(value).replace("\\", "/")))
-    places: list[Folder] = [f / one for one in names for f in folders or (Path(),)]
-    file = next((place for place in places if _is_file(place)), None)
-    if file is None:
-        shown = ("this folder" if str(one) == "." else str(one) for one in folders)
-        looked = ", ".join(dict.fromkeys(shown)) or "this folder"
-        hint = "; say where pictures lie with --images" if ":" in str(value)[1:3] else ""
-        raise ProblemError(f"{where}: {name} does not exist in {looked}{hint}.")
+    name = f"{where}: picture {value}"
+    file = found(str(value), name, folders, own)
     if isinstance(file, zipfile.Path):
         unpacked = file.root.getinfo(file.at).file_size
         if unpacked > _LARGEST:
-            raise ProblemError(f"{where}: {name} unpacks to {unpacked >> 20} MB; make it smaller.")
-        return open_picture(io.BytesIO(file.read_bytes()), f"{where}: {name}")
-    if own is not None:
+            raise ProblemError(f"{name} unpacks to {unpacked >> 20} MB; make it smaller.")
+        return open_picture(io.BytesIO(file.read_bytes()), name)
+    return open_picture(file, name)
+
+
+def found(
+    value: str,
+    name: str,
+    folders: Sequence[Folder],
+    own: Sequence[Folder] | None = None,
+    *,
+    film: bool = False,
+) -> Folder:
+    """Where a file lies that a record names, or of a ``film`` a folder; else as `picture`.
+
+    Raises:
+        ProblemError: If it does not exist, or lies outside of the folders.
+    """
+    names = dict.fromkeys((value, value.replace("\\", "/")))
+    places: list[Folder] = [f / one for one in names for f in folders or (Path(),)]
+    file = next((place for place in places if _is_file(place, film)), None)
+    if file is None:
+        shown = ("this folder" if str(one) == "." else str(one) for one in folders)
+        looked = ", ".join(dict.fromkeys(shown)) or "this folder"
+        hint = "; say where pictures lie with --images" if ":" in value[1:3] else ""
+        raise ProblemError(f"{name} does not exist in {looked}{hint}.")
+    if own is not None and isinstance(file, Path):
         # A link among the folders may lead out of what the user has named.
         paths = [one for one in folders or (Path(),) if isinstance(one, Path)]
         safe = [one for one in paths if not one.is_symlink()]
         safe += [one for one in own if isinstance(one, Path)]
         hint = "say where pictures lie with --images, or --allow-outside if you trust the data"
-        check_inside(file, f"{where}: {name}", hint, *safe)
-    return open_picture(file, f"{where}: {name}")
+        check_inside(file, name, hint, *safe)
+    return file
 
 
 _ENCODED = re.compile(r"(?:data:[\w/+.-]*;base64,)?([A-Za-z0-9+/\s]{64,}={0,2}\s*)", re.ASCII)
@@ -218,8 +249,8 @@ _ENCODED_HEADS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0A
 """How PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
 
 
-def _is_file(path: Folder) -> bool:
+def _is_file(path: Folder, or_folder: bool) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or (or_folder and path.is_dir())
     except (OSError, ValueError):  # No name that a file can have.
         return False

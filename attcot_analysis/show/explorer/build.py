@@ -158,6 +158,11 @@ def explorer_record(
     if strange:
         raise MeasureError(f"There are pictures for {strange}, which are none of {list(named)}.")
     pictures = {label: by_label.get(label) for label in named}
+    if problem.n_images > 1 and any(one is not None for one in pictures.values()):
+        raise MeasureError(
+            f"Item {problem.id} has {problem.n_images} pictures, and another is shown instead of "
+            "one only; give an item whose own picture is the other one."
+        )
     own = {
         label: _own(mllm, problem, pictures[label], max_new_tokens, (written or {}).get(label))
         for label, mllm in named.items()

@@ -60,7 +60,7 @@ def _entry(problem: Problem, values: dict[str, float]) -> dict[str, Any]:
     return {
         "item": problem.id,
         "question": problem.question,
-        "picture": picture_url(problem.image, _THUMBNAIL),
+        "picture": picture_url(problem.sheet.image, _THUMBNAIL),
         "sort": sort,
         "groups": groups,
     }

@@ -229,8 +229,8 @@ class ExplorerRecord:
 
     @property
     def picture(self) -> Image.Image:
-        """The picture shown."""
-        return self.image or self.problem.image
+        """The picture shown; of several pictures all, side by side."""
+        return self.image or self.problem.sheet.image
 
     def picture_of(self, model: ExplorerModel) -> Image.Image | None:
         """The picture that a model was shown, if it is another than the record's."""

@@ -45,7 +45,7 @@ class StepMaps:
 
     def figure(self) -> ReportFigure:
         """Draw the maps of one arm, or both on one scale with their difference."""
-        image, item = self.problem.image, self.problem.id
+        image, item = self.problem.sheet.image, self.problem.id
         name = f"maps_{item}"
         if len(self.arms) == 1:
             drawn = heatmap_row(image, list(self.maps[0]), self.labels)
@@ -102,7 +102,8 @@ def kept_maps(
             )
         return StepMaps(problem, tuple(arms), tuple(maps), tuple(labels))
     n = min(map(len, maps))
-    painted = on_one_canvas(problem.image.size, maps[0][:n], maps[1][:n])
+    sheet = problem.sheet
+    painted = on_one_canvas(sheet.size, maps[0][:n], maps[1][:n])
     texts = zip(*steps, strict=False)
     labels = [
         first if first == second else f"step {k}" for k, (first, second) in enumerate(texts, 1)
@@ -117,7 +118,7 @@ def kept_maps(
         painted,
         tuple(labels[:n]),
         _SAME if same else _OWN,
-        tuple(step.boxes for step in problem.steps) if known else (),
+        tuple(step.boxes for step in sheet.steps) if known else (),
     )
 
 
@@ -140,10 +141,11 @@ def model_maps(
     else:
         forced, whose = response or "", _BORROWED.format(arm_label(pair[1]))
     read = [response_maps(models[arm], problem, forced).step_maps() for arm in pair]
-    maps = on_one_canvas(problem.image.size, read[0], read[1])
+    sheet = problem.sheet
+    maps = on_one_canvas(sheet.size, read[0], read[1])
     labels = [numbered(k, step.text) for k, step in enumerate(problem.steps, start=1)]
     labels = labels or [f"step {k + 1}" for k in range(len(maps[0]))]
-    boxes = tuple(step.boxes for step in problem.steps)
+    boxes = tuple(step.boxes for step in sheet.steps)
     return StepMaps(problem, pair, maps, tuple(labels), whose, boxes)
 
 
