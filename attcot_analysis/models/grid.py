@@ -131,7 +131,7 @@ class TokenGrid:
         places, size = beside([grid.image_size for grid in grids])
         tokens = np.cumsum([0, *map(len, grids)])
         slots = np.cumsum([0, *(grid.n_placeholders for grid in grids)])
-        whole = np.arange(len(grids))
+        whole = range(len(grids))
         return cls(
             size,
             np.concatenate(

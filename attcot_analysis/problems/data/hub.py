@@ -112,7 +112,7 @@ class Columns(NamedTuple):
             Problem(
                 id=joined_id(name, *(known or [record.number])),
                 image=first,
-                more_images=more,
+                more_images=tuple(more),
                 question=with_options(asked, choices) if listed else asked,
                 candidates=choices,
                 answer=answer,
