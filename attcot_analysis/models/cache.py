@@ -151,9 +151,9 @@ def seen_once(mllm: Any) -> Iterator[Callable[[], object]]:
     def features(*args: Any, **options: Any) -> Any:
         if torch.is_grad_enabled():
             return plain(*args, **options)
-        given: _Given = {**dict(enumerate(args)), **options}
-        # What only the text stack reads.
-        given = {name: one for name, one in given.items() if not str(name).startswith(_TEXT)}
+        given: _Given = dict(enumerate(args))
+        # The rest is what only the text stack reads.
+        given |= {name: one for name, one in options.items() if not name.startswith(_TEXT)}
         if not (last and _same(last[0][0], given)):
             last.clear()
             last.append((given, plain(*args, **options)))

@@ -528,7 +528,9 @@ def _dependence(each: Sequence[ResponseStages], at: Places) -> list[Part]:
                     mllm.prefixes.fill(mllm, shown)
             for reader in readers:
                 reader.read(kind, [replace(one, at=local[one.at]) for one in edited])
-    return [Part(_dependence_rows(reader)) for reader in readers or [None] * len(each)]
+    if not readers:
+        return [Part(_dependence_rows(None)) for _ in each]
+    return [Part(_dependence_rows(reader)) for reader in readers]
 
 
 def _dependence_rows(reader: DependenceReader | None) -> pd.DataFrame:
