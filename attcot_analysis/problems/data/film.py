@@ -84,6 +84,12 @@ def _of_video(film: Path, where: str, n_frames: int) -> tuple[list[Image.Image],
 
     reader = cv2.VideoCapture(str(film), cv2.CAP_FFMPEG)
     try:
+        size = reader.get(cv2.CAP_PROP_FRAME_WIDTH), reader.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or np.inf):
+            raise ProblemError(
+                f"{where}: frames of {film} have more than {Image.MAX_IMAGE_PIXELS} pixels; make "
+                "them smaller."
+            )
         # Counted, since what a file says of its length may be an estimate.
         times = []
         while reader.grab():
