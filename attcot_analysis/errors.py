@@ -105,8 +105,8 @@ def check_numbers(**given: object) -> None:
 
     Args:
         **given: Any of ``seed``, ``batch_size``, ``max_new_tokens``, ``n_boot``,
-            ``n_permutations`` and ``limit``, whole numbers; or ``level`` and ``quantile``, shares
-            between 0 and 1.
+            ``n_permutations`` and ``limit``, whole numbers; or ``level``, a share between 0 and 1,
+            and ``quantile``, which may be either.
 
     Raises:
         MeasureError: Names the argument, its value and what it may be.
@@ -118,7 +118,9 @@ def check_numbers(**given: object) -> None:
                 raise MeasureError(f"{name} is {value!r:.60}; give a whole number.")
             if not least <= int(value) <= most:
                 raise MeasureError(f"{name} is {value}; give one from {least} to {most}.")
-        elif not isinstance(value, Real) or not 0 < float(value) < 1:
+        elif not isinstance(value, Real) or not (
+            0 <= float(value) <= 1 if name == "quantile" else 0 < float(value) < 1
+        ):
             raise MeasureError(f"{name} is {value!r:.60}; expected a share such as 0.95.")
 
 

@@ -152,6 +152,7 @@ class FakeStages:
         if isinstance(of, FakeStages):
             self.problems: Sequence[Problem] = of.problems
         else:
+            self.mllm = of
             self.problems, self.settings = given[1:]
 
     def check(self, what: object) -> None:

@@ -177,7 +177,8 @@ class _Post:
             except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 cause = getattr(error, "reason", error)
                 why = self._hidden(f"{type(cause).__name__}: {cause}")
-                reached |= not isinstance(error, OSError)
+                hung_up = isinstance(error, http.client.HTTPException)
+                reached |= hung_up or not isinstance(error, OSError)
             if turn + 1 == self.tries or self.stopped.wait(min(wait_for, _LONGEST_WAIT)):
                 break
         if not reached:

@@ -68,7 +68,8 @@ def test_a_public_address_adds_links_that_open_notebooks_hosted(tmp_path):
     table = [line.count("|") for line in page.splitlines() if line.startswith("|")]
     assert set(table) == {5} and len(table) == len(NAMES) + 2
     project.write_text("[project]\n")
-    assert repository(project) == "" and "colab" not in contents_page(chapters, repository(project))
+    assert repository(project) == ""
+    assert "colab.research" not in contents_page(chapters, repository(project))
 
 
 def test_a_further_notebook_needs_no_edit_by_hand(tmp_path):
