@@ -148,8 +148,8 @@ _DISK = {
     errno.ELOOP: "choose a folder whose links lead somewhere",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-_GONE = "choose a folder that is there and takes files"
 """What a disk can refuse, and what helps."""
+_GONE = "choose a folder that is there and takes files"
 
 
 def refused_write(error: OSError, path: str | Path | None = None) -> str | None:
