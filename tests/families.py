@@ -24,6 +24,7 @@ FAMILY_NAMES = (
     "gemma3",
     "idefics3",
     "smolvlm",
+    "molmo2",
 )
 """The model types that every test over families runs on."""
 
@@ -42,6 +43,7 @@ MORE_FAMILIES = (
     "cohere2_vision",
     "ovis2",
     "lfm2_vl",
+    "minicpmv4_6",
 )
 """Further ones: their maps, ids and positions are tested, and what `check_model` checks."""
 
@@ -94,7 +96,9 @@ def _randomise(model: torch.nn.Module) -> None:
         if weight.ndim < 2:
             continue
         tower = any(part in name for part in ("vision", "visual", "connector", "projector"))
-        weight.normal_(0.0, 0.08 if tower else 0.2, generator=generator)
+        # A gated projector multiplies what is small with what is small.
+        spread = 0.4 if "image_projector" in name else 0.08 if tower else 0.2
+        weight.normal_(0.0, spread, generator=generator)
 
 
 def _text(tokenizer: Any, **more: Any) -> dict[str, Any]:
@@ -485,6 +489,67 @@ def _lfm2(**changes: Any) -> tuple[Any, dict[str, Any]]:
     }
 
 
+def _molmo2(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Crops of 5 x 5 patches of 4 px that overlap by two; tokens of 2 x 2 patches and fewer."""
+    tags = ("im_patch", "im_col", "im_start", "low_res_im_start", "frame_start")
+    tags = tuple(f"<{tag}>" for tag in (*tags, "im_end", "frame_end", "im_low"))
+    tokenizer = _tokenizer(added=(*tags, "<|image|>", "<|video|>"))
+    image = {
+        "size": {"height": 20, "width": 20},
+        "patch_size": 4,
+        "overlap_margins": [1, 1],
+        "max_crops": 6,
+        **changes,
+    }
+    processor = transformers.Molmo2Processor(
+        image_processor=transformers.Molmo2ImageProcessor(**image),
+        tokenizer=tokenizer,
+        video_processor=transformers.Molmo2VideoProcessor(size=image["size"], patch_size=4),
+        chat_template=_template("<|image|>"),
+    )
+    token = tokenizer.convert_tokens_to_ids
+    text = _text(tokenizer, additional_vocab_size=16)
+    text["vocab_size"] = token(tags[0])
+    heads = {"num_key_value_heads": 2, "head_dim": 16}
+    tower = _tower(0, 4, **heads) | {"image_size": [20, 20]}
+    adapter = {**heads, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    return processor, {
+        "text_config": text,
+        "vision_config": tower,
+        "adapter_config": adapter | {"vision_feature_layer": [1, 0], "text_hidden_size": HIDDEN},
+        "image_start_token_id": token("<im_start>"),
+        "low_res_image_start_token_id": token("<low_res_im_start>"),
+        "image_end_token_id": token("<im_end>"),
+        "image_patch_id": token("<im_patch>"),
+        "frame_start_token_id": token("<frame_start>"),
+        "frame_end_token_id": token("<frame_end>"),
+    }
+
+
+def _minicpm(**changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Patches of 4 px, merged 2 x 2 twice; slices of about 48 x 48 px over hybrid layers."""
+    tags = ("image_start", "image_end", "slice_start", "slice_end", "image_id_start")
+    named = {f"{tag}_token": f"<{tag}>" for tag in (*tags, "image_id_end", "image", "video")}
+    tokenizer = _tokenizer(**named)
+    image = {"patch_size": 4, "scale_resolution": 48, "max_slice_nums": 6, **changes}
+    processor = transformers.MiniCPMV4_6Processor(
+        image_processor=transformers.MiniCPMV4_6ImageProcessor(**image),
+        tokenizer=tokenizer,
+        video_processor=transformers.MiniCPMV4_6VideoProcessor(patch_size=4, scale_resolution=48),
+        chat_template=_template("<image>\n"),
+    )
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    text = {**LINEAR, "rope_parameters": rope | LINEAR["rope"], "model_type": "qwen3_5_text"}
+    return processor, {
+        "text_config": _text(tokenizer, **text),
+        "vision_config": _tower(64, 4),
+        "image_size": 64,
+        "insert_layer_id": 0,
+        "image_token_id": tokenizer.image_token_id,
+        "video_token_id": tokenizer.video_token_id,
+    }
+
+
 def _pixtral(model: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
     """Pictures keep their shape; each row of tokens ends in a token that is no image token."""
     merge = 2 if model == "mistral3" else 1
@@ -598,6 +663,8 @@ _BUILDERS: dict[str, tuple[str, Any]] = {
     "cohere2_vision": ("Cohere2Vision", functools.partial(_cohere, False)),
     "ovis2": ("Ovis2", _ovis2),
     "lfm2_vl": ("Lfm2Vl", _lfm2),
+    "molmo2": ("Molmo2", _molmo2),
+    "minicpmv4_6": ("MiniCPMV4_6", _minicpm),
     "idefics3": ("Idefics3", functools.partial(_idefics, "Idefics3")),
     "smolvlm": ("SmolVLM", functools.partial(_idefics, "SmolVLM")),
 }

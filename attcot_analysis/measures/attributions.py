@@ -222,10 +222,12 @@ def token_sums(
     if "image_grid_thw" in item.vision and values.ndim == 2 and len(values) % len(grid) == 0:
         # One row per patch; the patches of a token follow each other.
         return np.asarray(values.reshape(len(grid), -1).sum(axis=1))
-    if len(grid.views) == 1 and values.size == np.prod(values.shape[-3:]):
+    # Rows of flattened patches (LFM2-VL, Gemma 4, MiniCPM-V) are no picture of square tokens.
+    one = values.ndim > 3 and values.size == np.prod(values.shape[-3:])
+    if len(grid.views) == 1 and one:
         (view,) = grid.views
         (rows, cols), (height, width) = view.shape, values.shape[-2:]
-        if height % rows == 0 and width % cols == 0:
+        if height % rows == width % cols == 0 and height // rows == width // cols:
             blocks = values.reshape(-1, rows, height // rows, cols, width // cols)
             found = np.empty(len(grid))
             found[view] = blocks.sum(axis=(0, 2, 4))

@@ -39,6 +39,7 @@ from attcot_analysis.models import (
     load_mllm,
     positions,
 )
+from attcot_analysis.models.generate import image_ids
 from attcot_analysis.models.inputs import last_row
 from attcot_analysis.models.load import hidden_states, text_stack
 from attcot_analysis.models.processors import settings_file
@@ -443,10 +444,7 @@ def generation_is_teacher_forcing(mllm: Mllm) -> str:
     first = item.prompt_length - 1
     keep = torch.arange(first, len(item.input_ids), device=mllm.device)
     log_p = _log_probs(mllm, collate(mllm, [item]), keep)[0].cpu()
-    banned = [mllm.image_token_id]
-    video = getattr(mllm.model.config, "video_token_id", None)
-    banned += [] if video is None else [int(video)]
-    log_p[:, banned] = float("-inf")
+    log_p[:, image_ids(mllm)] = float("-inf")
     gaps = [float(row.max() - row[token]) for row, token in zip(log_p, written.ids, strict=False)]
     if written.finished:
         gaps.append(float(log_p[-1].max() - log_p[-1, list(mllm.stop_ids)].max()))

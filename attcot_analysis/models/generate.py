@@ -126,7 +126,7 @@ def generate(
         **_drawing(mllm, temperature, sampling),
         eos_token_id=list(stop),
         pad_token_id=mllm.tokenizer.pad_token_id,
-        suppress_tokens=_image_ids(mllm),
+        suppress_tokens=image_ids(mllm),
         use_cache=True,
         max_time=mllm.max_seconds,
     )
@@ -146,7 +146,7 @@ def generate(
                         chunk,
                         max_new_tokens=max_new_tokens,
                         temperature=temperature,
-                        banned=_image_ids(mllm),
+                        banned=image_ids(mllm),
                         watch=watch,
                     )
                 else:
@@ -296,10 +296,12 @@ def check_sampling(temperature: float, sampling: str | None) -> None:
         )
 
 
-def _image_ids(mllm: Mllm) -> list[int]:
+def image_ids(mllm: Mllm) -> list[int]:
+    """What stands for pictures and videos, of what the model has logits for (Molmo 2 has none)."""
     config = mllm.model.config
     found = [getattr(config, name, None) for name in ("video_token_id", "video_token_index")]
-    return list(dict.fromkeys([mllm.image_token_id, *(int(i) for i in found if i is not None)]))
+    ids = dict.fromkeys([mllm.image_token_id, *(int(i) for i in found if i is not None)])
+    return [one for one in ids if one < mllm.text_config.vocab_size]
 
 
 def _generation(mllm: Mllm, row: Sequence[int], stop: Sequence[int], *, opened: bool) -> Generation:

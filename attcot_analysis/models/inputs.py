@@ -393,7 +393,9 @@ def collate(
         batch[mllm.family.token_types] = pad(types, 0)
     keys = dict.fromkeys(key for item in items for key in item.vision)
     for key in keys:
-        batch[key] = _join([item.vision[key] for item in items if key in item.vision])
+        shown = [item.vision for item in items if key in item.vision]
+        join = mllm.family.joins.get(key)
+        batch[key] = _join([one[key] for one in shown]) if join is None else join(shown)
     device = mllm.device if device is None else device
     return {key: value.to(device) for key, value in batch.items()}
 

@@ -1,12 +1,13 @@
 """`Mllm`: a multimodal LLM with its processor, loaded from a folder or the hub."""
 
 import contextlib
+import inspect
 import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationMixin
 
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, one_line, passing
 from attcot_analysis.files import near_folder, not_there, regular
@@ -234,7 +235,29 @@ def wrap_mllm(
     Raises:
         ModelError: If the family is unknown or the processor incomplete.
     """
+    _keep_logits(model)
     return Mllm(model, processor, family_of(model.config), name, revision)
+
+
+def _keep_logits(model: Any) -> None:
+    """Let a model whose class computes all logits (MiniCPM-V) heed ``logits_to_keep`` as others do.
+
+    It hands the argument on to its inner model, whose states are cut before its head reads them.
+    """
+    parts: Iterable[Any] = getattr(model, "modules", tuple)()
+    owner: Any = next((one for one in parts if isinstance(one, GenerationMixin)), None)
+    if owner is None or "logits_to_keep" in inspect.signature(owner.forward).parameters:
+        return
+    if _cut_states not in owner.base_model._forward_hooks.values():
+        owner.base_model.register_forward_hook(_cut_states, with_kwargs=True)
+
+
+def _cut_states(_model: Any, _inputs: Any, given: Mapping[str, Any], output: Any) -> Any:
+    keep = given.get("logits_to_keep", 0)
+    if isinstance(keep, Tensor) or keep:
+        rows = keep if isinstance(keep, Tensor) else slice(-keep, None)
+        output.last_hidden_state = output.last_hidden_state[:, rows]
+    return output
 
 
 def load_mllm(
@@ -300,6 +323,7 @@ def load_mllm(
             "would be random numbers; save or download the checkpoint again."
         )
     model = (model if there is None else model.to(there)).eval()
+    _keep_logits(model)
     as_it_is = there is None or getattr(model, "is_quantized", False)
     if model.device.type == "cpu" and model.dtype == torch.float16 and not as_it_is:
         warnings.warn(

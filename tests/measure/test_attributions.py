@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import shared_family
 from PIL import Image
 from tiny import noise_image
 
@@ -201,6 +202,18 @@ def test_pixels_in_one_picture_are_summed_over_blocks(random_mllm):
         token_sums(random_mllm, item, np.zeros((3, 3, 20, 40)))
     with pytest.raises(MeasureError, match="use occlusion or shapley"):
         token_sums(random_mllm, item, np.zeros((1, 3, 21, 40)))
+
+
+@pytest.mark.parametrize("name", ["lfm2_vl", "minicpmv4_6", "gemma4"])
+def test_patches_in_a_row_are_no_picture(name):
+    """They are arrays that could be cut into as many blocks as the one grid has tokens."""
+    mllm = shared_family(name)
+    item = encode(mllm, noise_image(40, 40), "What?")
+    pixels = item.vision["pixel_values"].numpy()
+    assert len(item.layout.grids[0].views) == 1
+    for wider in range(1, 5):
+        with pytest.raises(MeasureError, match="use occlusion or shapley"):
+            token_sums(mllm, item, np.zeros((*pixels.shape[:-1], wider * pixels.shape[-1])))
 
 
 # --- Models -------------------------------------------------------------------------------------

@@ -76,7 +76,12 @@ def test_every_family_passes(name):
     found = check_model(shared_family(name))
     assert found.holds, str(found)
     cannot = {name for name, (verdict, _) in found.measurements.items() if verdict == "cannot"}
-    state = {"qwen3_5": "linear_attention", "qwen3_5_moe": "linear_attention", "lfm2_vl": "conv"}
+    state = {
+        "qwen3_5": "linear_attention",
+        "qwen3_5_moe": "linear_attention",
+        "minicpmv4_6": "linear_attention",
+        "lfm2_vl": "conv",
+    }
     assert cannot == ({"knockout", "relevance", "lens"} if name in state else set())
     if cannot:
         assert found.verdict.endswith("cannot be measured on it: knockout, relevance, lens.")

@@ -22,7 +22,7 @@ from attcot_analysis.measures.relevance import relevance_maps
 from attcot_analysis.models import collate, encode_problem
 from attcot_analysis.problems import ANSWER_CUE, Problem, render_response
 
-HYBRIDS = ("qwen3_5", "qwen3_5_moe", "lfm2_vl")
+HYBRIDS = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6")
 
 
 def problem(name, seed, *candidates):

@@ -11,6 +11,7 @@ from attcot_analysis.attention.knockout import Knockout, MeanValue
 from attcot_analysis.attention.probe import Probe
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import collate, encode, positions
+from attcot_analysis.models.generate import image_ids
 
 EXACT = 5e-5
 RESPONSE = (
@@ -155,7 +156,7 @@ def test_every_family(name):
     ]
     batch = collate(mllm, prompts, padding_side="left")
     rows, keys = chosen(mllm, batch, 3)
-    banned = [mllm.image_token_id, *mllm.stop_ids]
+    banned = [*image_ids(mllm), *mllm.stop_ids]
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
     with attached(mllm.model), intervening(Knockout(rows, keys, (0, 2), generated=True)):
         found = mllm.model.generate(**batch, **options, suppress_tokens=banned)

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from families import tiny_family
+from peft import LoraConfig, get_peft_model
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.hook import NAME
@@ -201,3 +203,16 @@ def test_operators_that_torchvision_misses_are_defined(monkeypatch):
     monkeypatch.setattr(_torchvision.importlib, "import_module", broken)
     with pytest.raises(RuntimeError, match="something else"):
         _torchvision.ensure_torchvision()
+
+
+@torch.no_grad()
+def test_a_class_that_computes_all_logits_keeps_those_asked_for():
+    """MiniCPM-V's has no ``logits_to_keep``; wrapping a model twice or in PEFT changes nothing."""
+    mllm = tiny_family("minicpmv4_6")
+    batch = collate(mllm, [encode(mllm, noise_image(96, 64), "What color?")])
+    whole = mllm.model(**batch).logits
+    peft = get_peft_model(mllm.model, LoraConfig(target_modules=["q_proj"]))
+    wrap_mllm(peft, mllm.processor)
+    for model in (mllm.model, peft):
+        for keep, expected in ((2, whole[:, -2:]), (torch.tensor([3, 1]), whole[:, [3, 1]])):
+            torch.testing.assert_close(model(**batch, logits_to_keep=keep).logits, expected)

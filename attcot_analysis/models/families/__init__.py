@@ -16,6 +16,8 @@ from attcot_analysis.models.families.limits import (
     idefics3_patches,
     internvl_patches,
     lfm2_patches,
+    minicpm_patches,
+    molmo2_patches,
     qwen_pixels,
 )
 from attcot_analysis.models.families.single import (
@@ -31,6 +33,10 @@ from attcot_analysis.models.families.tiles import (
     idefics3_grids,
     internvl_grids,
     lfm2_grids,
+    minicpm_grids,
+    minicpm_pixels,
+    molmo2_grids,
+    molmo2_pools,
     ovis2_grids,
 )
 
@@ -40,6 +46,14 @@ _MROPE: dict[str, Any] = {"positions": mrope_positions, "token_types": "mm_token
 _PIXELS, _GLM = {"max_pixels": qwen_pixels}, {"max_pixels": glm_pixels}
 _TILES, _ANYRES = {"max_patches": internvl_patches}, {"max_patches": anyres_patches}
 _SQUARES, _PIECES = {"max_patches": idefics3_patches}, {"max_patches": lfm2_patches}
+_CROPS: dict[str, Any] = {
+    "limits": {"max_patches": molmo2_patches},
+    "joins": {"image_token_pooling": molmo2_pools},
+}
+_SLICES: dict[str, Any] = {
+    "limits": {"max_patches": minicpm_patches},
+    "joins": {"pixel_values": minicpm_pixels},
+}
 _QWEN3 = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
 FAMILIES: list[Family] = [
@@ -57,6 +71,8 @@ FAMILIES: list[Family] = [
     Family("cohere2_vision", ("cohere2_vision",), cohere_grids, limits=_TILES),
     Family("ovis2", ("ovis2",), ovis2_grids, limits=_TILES),
     Family("lfm2_vl", ("lfm2_vl",), lfm2_grids, limits=_PIECES),
+    Family("molmo2", ("molmo2",), molmo2_grids, token_types="mm_token_type_ids", **_CROPS),
+    Family("minicpmv4_6", ("minicpmv4_6",), minicpm_grids, **_SLICES),
     Family("idefics3", ("idefics3", "smolvlm"), idefics3_grids, limits=_SQUARES),
 ]
 """Every family; `FAMILIES.append(Family(...))` adds one of your own."""

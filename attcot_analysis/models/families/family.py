@@ -64,6 +64,8 @@ PositionFunction = Callable[[Any, Mapping[str, Tensor]], Tensor]
 
 LimitFunction = Callable[[Any, int], dict[str, Any]]
 
+JoinFunction = Callable[[Sequence[Mapping[str, Tensor]]], Tensor]
+
 
 def plain_positions(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """The place in the padded sequence, ``(B, T)``: these models do not skip padding.
@@ -90,6 +92,8 @@ class Family:
         limits: What a picture may cost, as `load_mllm` takes it: ``"max_pixels"`` or
             ``"max_patches"``, each with ``(processor, limit) -> settings of its image processor``.
             Empty for families in which every picture costs the same.
+        joins: By name how the image tensors of several items become one, of those that do not just
+            follow each other: from all image tensors of each item.
     """
 
     name: str
@@ -98,6 +102,7 @@ class Family:
     positions: PositionFunction = plain_positions
     token_types: str | None = None
     limits: Mapping[str, LimitFunction] = field(default_factory=dict)
+    joins: Mapping[str, JoinFunction] = field(default_factory=dict)
 
 
 def mrope_positions(model: Any, batch: Mapping[str, Tensor]) -> Tensor:

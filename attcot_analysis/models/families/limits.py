@@ -34,6 +34,16 @@ def internvl_patches(processor: Any, most: int) -> dict[str, Any]:
     return {"max_patches": most, "min_patches": least, "crop_to_patches": most > 1}
 
 
+def molmo2_patches(processor: Any, most: int) -> dict[str, Any]:
+    """At most so many tiles; the whole picture is one more."""
+    return {"max_crops": most}
+
+
+def minicpm_patches(processor: Any, most: int) -> dict[str, Any]:
+    """At most so many slices, of which there are two or more; the whole picture is one more."""
+    return {"max_slice_nums": most}
+
+
 def lfm2_patches(processor: Any, most: int) -> dict[str, Any]:
     """At most so many tiles, of which there are two or more; the whole picture is one more."""
     least = min(int(processor.image_processor.min_tiles), most)

@@ -1,10 +1,13 @@
-"""Token grids of families that stretch an image over tiles: InternVL, Cohere, Idefics3, SmolVLM."""
+"""Token grids of families that stretch an image over tiles: InternVL, Cohere, Idefics3, Molmo 2."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from math import isqrt
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 from attcot_analysis.models.families.family import ProcessedPrompt
@@ -146,7 +149,9 @@ def lfm2_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
             prompt.require(
                 shapes[:n_tiles] == [(side, side)] * n_tiles, f"tiles of {shapes[:n_tiles]} tokens"
             )
-            views.append(_stretched(size, rows * side, cols * side, _tile_order(rows, cols, side)))
+            views.append(
+                _stretched(size, rows * side, cols * side, _tile_order(rows, cols, side, side))
+            )
             shapes = shapes[n_tiles:]
         n_slots = sum(places.size for _, places in views)
         if not pieces or len(pieces) > rows * cols:
@@ -156,6 +161,88 @@ def lfm2_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
             n_slots += order.size
         grids.append(TokenGrid.of_views(size, views, n_slots))
     return tuple(grids)
+
+
+def minicpm_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """The whole image, then, where it is cut, slices in row-major order, each in tags.
+
+    Each keeps its shape in whole tokens, of 4 x 4 patches or of 2 x 2.
+    """
+    processor = prompt.processor
+    side = 2 if processor.image_processor.downsample_mode == "4x" else 4
+    pieces = [
+        (down // side, across // side) for down, across in prompt.vision["target_sizes"].tolist()
+    ]
+    begin, end = processor.slice_start_token, processor.slice_end_token
+    images = _written(prompt).split(processor.image_start_token)[1:]
+    counts = [one.count(begin) for one in images]
+    prompt.require(
+        len(images) == len(prompt.image_sizes)
+        and prompt.runs == tuple(down * across for down, across in pieces)
+        and sum(counts) + len(images) == len(pieces),
+        f"tags of {counts} slices stand beside runs of {prompt.runs} image tokens and pieces of "
+        f"{pieces} tokens for {len(prompt.image_sizes)} images",
+    )
+    grids = []
+    for size, written, n_slices in zip(prompt.image_sizes, images, counts, strict=True):
+        own, pieces = pieces[: 1 + n_slices], pieces[1 + n_slices :]
+        rows = written.count(f"{end}\n{begin}") + 1
+        prompt.require(len(set(own[1:])) < 2, f"slices of {own[1:]} tokens in one picture")
+        views, n_slots = [], 0
+        for cut, shape in [((1, 1), own[0]), ((rows, n_slices // rows), own[-1])][: len(own)]:
+            order = n_slots + _tile_order(*cut, *shape)
+            views.append(_stretched(size, len(order), len(order.T), order))
+            n_slots += order.size
+        grids.append(TokenGrid.of_views(size, views, n_slots))
+    return tuple(grids)
+
+
+def minicpm_pixels(items: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """MiniCPM-V lines the patches of all pieces up in the last dimension, ``(1, 3, p, N * p)``."""
+    return torch.cat([item["pixel_values"] for item in items], dim=-1)
+
+
+def molmo2_grids(prompt: ProcessedPrompt) -> tuple[TokenGrid, ...]:
+    """The whole image twice: as one tile, then over several that overlap.
+
+    Which patches each token is pooled of is said by the processor; -1 stands for none, in tokens at
+    the edge.
+    """
+    pool = tuple(prompt.processor.image_processor.pooling_size)
+    pools = prompt.vision["image_token_pooling"].numpy() >= 0
+    shapes = prompt.vision["image_grids"].tolist()
+    n_tokens = sum(a * b + c * d for a, b, c, d in shapes)
+    prompt.require(
+        len(shapes) == len(prompt.image_sizes)
+        and sum(prompt.runs) == n_tokens == len(pools)
+        and pools.shape[1] == pool[0] * pool[1],
+        f"{sum(prompt.runs)} image tokens and {len(pools)} pools of {pools.shape[1]} patches stand "
+        f"beside grids of {shapes} for {len(prompt.image_sizes)} images",
+    )
+    grids = []
+    for size, (*whole, down, across) in zip(prompt.image_sizes, shapes, strict=True):
+        views, n_slots = [], 0
+        for rows, cols in (whole, (down, across)):
+            order = np.arange(rows * cols).reshape(rows, cols)
+            own, pools = pools[: order.size].reshape(rows, cols, *pool), pools[order.size :]
+            boxes = np.empty((rows, cols, 4))
+            for axis, counts in enumerate((own.any((0, 2)).sum(-1), own.any((1, 3)).sum(-1))):
+                ends = np.cumsum([0, *counts]) * size[axis] / counts.sum()
+                edges = np.expand_dims(np.stack([ends[:-1], ends[1:]], axis=-1), axis)
+                boxes[..., axis::2] = edges
+            views.append((boxes, n_slots + order))
+            n_slots += order.size
+        grids.append(TokenGrid.of_views(size, views, n_slots))
+    return tuple(grids)
+
+
+def molmo2_pools(items: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """Molmo 2 counts the patches that a token is pooled of through all pictures of a batch."""
+    before = accumulate((item["pixel_values"].shape[:2].numel() for item in items), initial=0)
+    pools = [item["image_token_pooling"] for item in items]
+    return torch.cat(
+        [torch.where(own >= 0, own + n, own) for own, n in zip(pools, before, strict=False)]
+    )
 
 
 def _stretched(
@@ -202,13 +289,13 @@ def _tiled(
                 cells(side, token, tiles=down, tile=height),
             )
         )
-        slots = n_slots + _tile_order(down, across, side)
+        slots = n_slots + _tile_order(down, across, side, side)
         n_slots += slots.size
         views.append((boxes, slots))
     return TokenGrid.of_views(size, views, n_slots)
 
 
-def _tile_order(rows: int, cols: int, side: int) -> IntArray:
-    """Places in the sequence of the tokens of tiles, ``(rows * side, cols * side)``."""
-    order = np.arange(rows * cols * side * side).reshape(rows, cols, side, side)
-    return order.transpose(0, 2, 1, 3).reshape(rows * side, cols * side)
+def _tile_order(rows: int, cols: int, down: int, across: int) -> IntArray:
+    """Places in the sequence of the tokens of tiles, ``(rows * down, cols * across)``."""
+    order = np.arange(rows * cols * down * across).reshape(rows, cols, down, across)
+    return order.transpose(0, 2, 1, 3).reshape(rows * down, cols * across)
