@@ -83,11 +83,12 @@ oldest:  ## Tests of models, measurements and trainers with the oldest versions 
 # Apart, since each brings a hundred packages; with the torch and transformers of constraints.txt.
 neighbours: export OMP_NUM_THREADS := 1
 neighbours: export HF_HUB_OFFLINE := 1
-neighbours:  ## Layouts, logs and values handed to the newest TransformerLens, nnsight, Inspect, W&B and trackio.
+neighbours:  ## Layouts, logs, values, weights: with the newest TransformerLens, nnsight, Inspect, trackers, bitsandbytes.
 	test -x build/neighbours/bin/uv || { $(PYTHON) -m venv build/neighbours && build/neighbours/bin/pip install -q uv; }
 	grep -E '^(torch|torchvision|transformers)==' constraints.txt > build/neighbours/pins.txt
 	build/neighbours/bin/uv pip install -q --python build/neighbours/bin/python --index-strategy unsafe-best-match \
-	    -c build/neighbours/pins.txt -e '.[train]' pytest 'transformer-lens>=4' nnsight inspect-ai trackio wandb
+	    -c build/neighbours/pins.txt -e '.[train]' pytest 'transformer-lens>=4' nnsight inspect-ai trackio wandb \
+	    bitsandbytes
 	build/neighbours/bin/python -m pytest -q --noconftest tests/neighbours/check_neighbours.py
 
 # The same tests as in `make test`, with more kills and more damaged inputs.

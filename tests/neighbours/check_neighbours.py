@@ -1,4 +1,4 @@
-"""Layouts handed over to the installed TransformerLens and nnsight; logs that Inspect wrote.
+"""Layouts handed over to TransformerLens and nnsight, Inspect's logs, bitsandbytes' weights.
 
 Apart from `make test`, in an environment of its own: `make neighbours`.
 """
@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from tiny import noise_image, tiny_mllm
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 import attcot_analysis as ac
 from attcot_analysis.attention.probe import read_maps
 from attcot_analysis.cli import main
-from attcot_analysis.models import collate, encode_problem
+from attcot_analysis.measures.check import check_model
+from attcot_analysis.models import collate, encode, encode_problem
 from attcot_analysis.problems import render_response
 from attcot_analysis.runs.generations import lines_of, read_bytes, read_line
 
@@ -99,6 +101,50 @@ def test_nnsight_reads_the_same_attention(handed):
         for layer in inside.model.language_model.layers:
             found.append(layer.self_attn.output[1])
     _same([one[0] for one in found], plain, ours)
+
+
+@pytest.fixture(params=["4 bits", "8 bits"])
+def in_bits(request, tmp_path):
+    """A checkpoint of random weights that `transformers` has quantised and saved."""
+    exact = tiny_mllm(intermediate_size=128)  # On a CPU rows are whole blocks of 64.
+    exact.model.save_pretrained(tmp_path / "exact")
+    left = ["model.visual", "lm_head"]
+    settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=left)
+    if request.param == "4 bits":
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=left
+        )
+    model = AutoModelForImageTextToText.from_pretrained(
+        tmp_path / "exact", quantization_config=settings
+    )
+    model.save_pretrained(tmp_path / "bits")
+    exact.processor.save_pretrained(tmp_path / "bits")
+    return request.param, tmp_path / "bits"
+
+
+@torch.no_grad()
+def test_masses_of_quantised_weights_are_those_of_eager_attention(in_bits):
+    kind, folder = in_bits
+    mllm = ac.load_mllm(folder, device="cpu")
+    kinds = {type(one).__name__ for one in mllm.model.modules()}
+    assert {"4 bits": "Linear4bit", "8 bits": "Linear8bitLt"}[kind] in kinds
+    response = render_response(["The star is in cell a1.", "Cell b1 is red."], "red")
+    item = encode(mllm, noise_image(96, 64), "What color?", response=response)
+    rows = list(range(item.layout.response.start - 1, item.layout.n_tokens - 1))
+    ours = read_maps(mllm, item, rows)
+    eager = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager")
+    theirs = eager(**collate(mllm, [item]), output_attentions=True).attentions
+    found = np.stack([one[0].float().numpy() for one in theirs])[:, :, rows][..., item.layout.image]
+    assert found.shape == ours.shape and found.sum(-1).max() > 0.01
+    assert np.abs(found[0] - ours[0]).max() < 1e-5
+    # In 8 bits what goes into a layer is rounded, too: a last digit may fall to the other side.
+    assert np.abs(found - ours).max() < {"4 bits": 1e-5, "8 bits": 0.02}[kind]
+
+
+def test_quantised_weights_are_checked_by_their_own_precision(in_bits):
+    found = check_model(in_bits[1], device="cpu")
+    assert found.holds and not found.about["exact"], str(found)
+    assert {verdict for verdict, _ in found.measurements.values()} == {"can"}
 
 
 @pytest.mark.parametrize("tracker", ["trackio", "wandb"])
