@@ -88,7 +88,7 @@ neighbours:  ## Layouts, logs, values, weights: with the newest TransformerLens,
 	grep -E '^(torch|torchvision|transformers)==' constraints.txt > build/neighbours/pins.txt
 	build/neighbours/bin/uv pip install -q --python build/neighbours/bin/python --index-strategy unsafe-best-match \
 	    -c build/neighbours/pins.txt -e '.[train]' pytest 'transformer-lens>=4' nnsight inspect-ai trackio wandb \
-	    bitsandbytes
+	    bitsandbytes 'ray[data]'
 	build/neighbours/bin/python -m pytest -q --noconftest tests/neighbours/check_neighbours.py
 
 # The same tests as in `make test`, with more kills and more damaged inputs.

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from processes import free_port
 
@@ -39,3 +40,27 @@ def test_tasks_of_a_slurm_job_write_the_tables_of_one_process(tmp_path):
 
     one, two = tasks(1, tmp_path / "one"), tasks(2, tmp_path / "two")
     assert any("access" in name for name in one) and one == two
+
+
+def shards(folder, *words):
+    """The table that the script of docs/scale.md makes of six items, in batches of two."""
+    if not (folder / "problems").exists():
+        save_problems(generate_problems("arrows", 6, seed=0), folder / "problems")
+    pattern = r"^```python\n(# commitment.py.*?)```"
+    (code,) = re.findall(pattern, PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    ours = {'"MODEL"': repr(str(shipped(TESTBED_MODEL)))}
+    ours |= {'"PROBLEMS"': repr(str(folder / "problems"))}
+    ours |= {", 32": ", 2", "items)[": "items, max_new_tokens=40)["}
+    for theirs, here in ours.items():
+        assert theirs in code
+        code = code.replace(theirs, here)
+    (folder / "commitment.py").write_text(code, encoding="utf-8")
+    subprocess.run([sys.executable, "commitment.py", *words], cwd=folder, timeout=300, check=True)
+    return (folder / "commitment.parquet").read_bytes()
+
+
+@pytest.mark.long
+def test_workers_of_datasets_write_the_table_of_one(tmp_path):
+    one = shards(tmp_path, "1")
+    assert pd.read_parquet(tmp_path / "commitment.parquet")["item"].nunique() == 6
+    assert shards(tmp_path, "2") == one

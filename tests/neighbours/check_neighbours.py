@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from test_scale import shards
 from tiny import noise_image, tiny_mllm
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
@@ -145,6 +147,14 @@ def test_quantised_weights_are_checked_by_their_own_precision(in_bits):
     found = check_model(in_bits[1], device="cpu")
     assert found.holds and not found.about["exact"], str(found)
     assert {verdict for verdict, _ in found.measurements.values()} == {"can"}
+
+
+def test_workers_of_ray_write_the_table_of_datasets(tmp_path):
+    shards(tmp_path, "1")
+    expected = pd.read_parquet(tmp_path / "commitment.parquet")
+    shards(tmp_path, "2", "ray")
+    found = pd.read_parquet(tmp_path / "commitment.parquet")[list(expected.columns)]
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_exact=True)
 
 
 @pytest.mark.parametrize("tracker", ["trackio", "wandb"])
