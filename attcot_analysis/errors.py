@@ -94,7 +94,8 @@ _LONGEST_REASON = 400
 
 _WHOLE = {
     "seed": (0, 2**63 - 1),
-    **dict.fromkeys(("batch_size", "max_new_tokens", "limit"), (1, 2**31 - 1)),
+    **dict.fromkeys(("batch_size", "max_new_tokens", "limit", "n"), (1, 2**31 - 1)),
+    "points": (2, 10**6),
     **dict.fromkeys(("n_boot", "n_permutations"), (1, 10**7)),
 }
 """Least and largest value of arguments that are whole numbers, wherever they are called so."""
@@ -104,9 +105,9 @@ def check_numbers(**given: object) -> None:
     """Refuse what an argument of that name cannot be, in one sentence.
 
     Args:
-        **given: Any of ``seed``, ``batch_size``, ``max_new_tokens``, ``n_boot``,
-            ``n_permutations`` and ``limit``, whole numbers; or ``level``, a share between 0 and 1,
-            and ``quantile``, which may be either.
+        **given: Any of ``seed``, ``batch_size``, ``max_new_tokens``, ``n_boot``, ``n``,
+            ``n_permutations``, ``points`` and ``limit``, whole numbers; or ``level``, a share
+            between 0 and 1, and ``quantile``, which may be either.
 
     Raises:
         MeasureError: Names the argument, its value and what it may be.
@@ -122,6 +123,49 @@ def check_numbers(**given: object) -> None:
             0 <= float(value) <= 1 if name == "quantile" else 0 < float(value) < 1
         ):
             raise MeasureError(f"{name} is {value!r:.60}; expected a share such as 0.95.")
+
+
+def check_table(
+    table: Any, name: str, columns: Iterable[str], error: type[AttCoTError] = MeasureError
+) -> None:
+    """Refuse a table that lacks columns or labels, or holds texts where numbers are read.
+
+    Args:
+        table: The table.
+        name: What to call it.
+        columns: Those that it must have.
+        error: The kind of error.
+
+    Raises:
+        AttCoTError: Of the kind given; names the columns.
+    """
+    missing = [column for column in columns if column not in table]
+    if missing:
+        held = ", ".join(map(str, table))[:300]
+        raise error(
+            f"The table {name} lacks {', '.join(missing)}; it has {held}, so give it as the "
+            "measurement returned it."
+        )
+    texts = [one for one in table if one in _NUMBERS and table[one].dtype.kind not in "biuf"]
+    if len(table) and texts:
+        raise error(
+            f"The table {name} holds something else than numbers in {', '.join(texts)}; give it as "
+            "the measurement returned it."
+        )
+    unnamed = [one for one in columns if one in _LABELS and table[one].isna().any()]
+    if unnamed:
+        raise error(
+            f"The table {name} has rows without {', '.join(unnamed)}; say of every row whose it is."
+        )
+
+
+_LABELS = ("item", "model", "metric", "a", "b", "step", "n_steps", "k", "layer", "head")
+_NUMBERS = (
+    *("value", "low", "high", "p", "p_value", "mass", "share", "delta_log_p", "loss", "position"),
+    *("over_system", "density", "evidence_mass", "evidence_share", "evidence_area"),
+    *("step", "n_steps", "k", "layer", "head", "length", "n", "n_items", "n_seeds"),
+)
+"""Columns that hold numbers in every table of this package."""
 
 
 def not_finite(what: str) -> MeasureError:
@@ -143,6 +187,8 @@ _DISK = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.EIO: "check the disk",
+    errno.EBUSY: "choose another folder",
+    errno.EEXIST: "something else is there, so choose another place",
     errno.ENOTDIR: "choose a folder whose parents are folders",
     errno.EISDIR: "a folder is there, so give the file another name",
     errno.ELOOP: "choose a folder whose links lead somewhere",

@@ -13,11 +13,33 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO
 
-from attcot_analysis.errors import InUseError, RunError, writing
+from attcot_analysis.errors import AttCoTError, InUseError, RunError, writing
 
 LOCK = ".lock"
 """Name of the lock file in a run folder; it stays there, what counts is who holds it."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+def path_of(given: str | Path, error: type[AttCoTError] = RunError) -> Path:
+    """A path as somebody gave it, with ``~`` for the home folder.
+
+    Args:
+        given: The path.
+        error: The kind of error.
+
+    Raises:
+        AttCoTError: Of the kind given, if no file can have that name.
+    """
+    try:
+        path = Path(given).expanduser()
+        parts = [os.fsencode(part) for part in path.parts]
+    except (TypeError, ValueError, RuntimeError) as reason:
+        raise error(f"{given!r:.200} is no path ({reason}); give that of a file.") from reason
+    if any(b"\0" in part for part in parts):
+        raise error(f"{str(given)[:200]!r} holds NUL, which no name of a file may; leave it out.")
+    if any(len(part) > 255 for part in parts) or len(os.fsencode(path)) > 4095:
+        raise error(f"{str(given)[:60]}... is longer than the name of a file can be; shorten it.")
+    return path
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -86,7 +108,7 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 def _part_of(path: Path) -> Path:
     """Where to write before it is complete: a name that nobody can have laid a link under."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    return path.parent / f".{path.name}.{secrets.token_hex(8)}.part"
 
 
 def near_folder(path: Path) -> Path | None:

@@ -372,7 +372,7 @@ def read_masses(
             f"(batch, tokens) = {tuple(shape)}."
         )
     _check_rows(rows, shape)
-    probe = Probe(checked_layers(mllm, layers), layer_cols=layer_cols)
+    probe = Probe(layers if layers is None else chosen_layers(mllm, layers), layer_cols=layer_cols)
     return run_probe(mllm, batch, probe, rows, cols, forward)
 
 
@@ -400,7 +400,7 @@ def read_maps(
     places = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=mllm.device)[None]
     _check_rows(places, batch["input_ids"].shape)
     keys = torch.as_tensor(encoded.layout.image)
-    probe = Probe(checked_layers(mllm, layers), maps=True, keys=keys)
+    probe = Probe(layers if layers is None else chosen_layers(mllm, layers), maps=True, keys=keys)
     found = run_probe(mllm, batch, probe, places)
     return np.stack([weights[0].cpu().numpy() for weights in found.values()])
 
@@ -448,15 +448,16 @@ def _check_rows(rows: Tensor, shape: Sequence[int]) -> None:
         )
 
 
-def checked_layers(mllm: Mllm, layers: Collection[int] | None) -> Collection[int] | None:
-    """The layers to read, as given.
+def chosen_layers(mllm: Mllm, layers: Collection[int] | None) -> list[int]:
+    """The layers to read, in order; all where none are named.
 
     Raises:
-        MeasureError: If the model has no such layer.
+        MeasureError: If the list is empty, or the model has no such layer.
     """
-    if layers is not None and not set(layers) <= set(range(mllm.n_layers)):
+    known = range(mllm.n_layers)
+    if layers is not None and not (layers and set(layers) <= set(known)):
         raise MeasureError(
-            f"Layers {sorted(layers)} are not all in 0..{mllm.n_layers - 1}, the layers of "
-            f"{mllm.name}."
+            f"Layers are {list(layers)}; choose from 0 to {known[-1]}, those of {mllm.name}, at "
+            "least one."
         )
-    return layers
+    return list(known if layers is None else sorted(set(layers)))

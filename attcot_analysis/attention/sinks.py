@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attcot_analysis.attention.probe import chosen_layers
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating
 from attcot_analysis.models.inputs import last_row
@@ -212,12 +213,7 @@ def find_sinks(
     Raises:
         MeasureError: If the model has no such layer, or the rule does not fit it.
     """
-    chosen = range(mllm.n_layers) if layers is None else sorted(set(layers))
-    if not set(chosen) <= set(range(mllm.n_layers)):
-        raise MeasureError(
-            f"Layers {list(chosen)} are not all in 0..{mllm.n_layers - 1}, the layers of "
-            f"{mllm.name}."
-        )
+    chosen = chosen_layers(mllm, layers)
     batch = collate(mllm, [encoded])
     finder = SinkFinder(mllm, rule or SinkRule(), batch["attention_mask"])
     with torch.no_grad(), evaluating(mllm.model), finder.watching():

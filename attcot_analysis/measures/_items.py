@@ -10,7 +10,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from attcot_analysis.errors import MeasureError, NothingMeasuredError, check_known, check_numbers
+from attcot_analysis.errors import (
+    MeasureError,
+    NothingMeasuredError,
+    check_known,
+    check_numbers,
+    check_table,
+)
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import ParsedResponse, Problem
@@ -55,15 +61,6 @@ _NONE = {
     "nothing": "No items were given, so there is nothing to measure.",
     "open": "All items are open questions, so no answer can be forced; give items with candidates.",
 }
-
-
-def need_columns(table: pd.DataFrame, name: str, columns: Iterable[str]) -> None:
-    """Raise `MeasureError` naming the columns that a table lacks."""
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise MeasureError(
-            f"The table {name} lacks {', '.join(missing)}; give it as the measurement returned it."
-        )
 
 
 def seen_edits(
@@ -235,7 +232,7 @@ class Result:
         Raises:
             MeasureError: If the table lacks columns or rows, or holds several runs.
         """
-        need_columns(table, self.name, self.columns)
+        check_table(table, self.name, self.columns)
         if table.empty:
             raise NothingMeasuredError(
                 f"The table {self.name} has no rows; measure at least one item."

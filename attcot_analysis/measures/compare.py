@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from attcot_analysis.errors import MeasureError, check_known
-from attcot_analysis.measures._items import Result, need_columns
+from attcot_analysis.errors import MeasureError, check_known, check_table, one_line
+from attcot_analysis.measures._items import Result
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.causal import GROUP, CausalAccess
 from attcot_analysis.measures.commitment import Commitment
@@ -24,6 +24,7 @@ from attcot_analysis.measures.edited import edit_values
 from attcot_analysis.measures.open_answers import OpenCommitment
 from attcot_analysis.measures.samples import SAMPLE, agreement
 from attcot_analysis.measures.unread import GIVEN
+from attcot_analysis.problems.problem import check_text
 from attcot_analysis.stats.catalogue import METRICS, Metric
 from attcot_analysis.stats.crossed import Mean, mean_of, paired_matrix
 from attcot_analysis.stats.intervals import FloatArray, mean_over_samples
@@ -148,6 +149,7 @@ def _unsampled(model: str, seed: int, tables: Mapping[str, Any]) -> pd.DataFrame
         )
     ordered = {name: columns[name] for name in METRICS if name in columns}
     table = pd.concat(ordered, names=["metric", "item"]).rename("value").reset_index()
+    check_text(model, "The name of the model")
     return table.assign(model=model, seed=seed)[list(COLUMNS)]
 
 
@@ -257,7 +259,7 @@ def _commitment(given: Commitment | pd.DataFrame) -> Columns:
 
 def _dependence(given: Dependence | pd.DataFrame) -> Columns:
     table = given if isinstance(given, pd.DataFrame) else given.table
-    need_columns(
+    check_table(
         table, "dependence", ("item", "edit", "rationale", "followed", "flipped", "delta_log_p")
     )
     columns: Columns = {}
@@ -281,7 +283,7 @@ def _dependence(given: Dependence | pd.DataFrame) -> Columns:
 
 def _causal(given: CausalAccess | pd.DataFrame) -> Columns:
     items = _reduced(CausalAccess, given, "delta_log_p_area")
-    need_columns(items, "causal", ("item", "k", "delta_log_p", *GROUP))
+    check_table(items, "causal", ("item", "k", "delta_log_p", *GROUP))
     whole = (items["first_layer"] == 0) & (items["last_layer"] == items["last_layer"].max())
     items = items[whole & (items["keys"] == "image") & (items["rationale"] == "fixed")]
     columns: Columns = {}
@@ -332,7 +334,7 @@ _READERS: Mapping[str, Callable[[Any], Columns]] = {
 
 
 def _by_item(table: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataFrame:
-    need_columns(table, name, ("item", *columns))
+    check_table(table, name, ("item", *columns))
     twice = table["item"][table["item"].duplicated()]
     if len(twice):
         raise MeasureError(
@@ -342,9 +344,14 @@ def _by_item(table: pd.DataFrame, name: str, columns: Iterable[str]) -> pd.DataF
 
 
 def _floats(column: pd.Series) -> pd.Series:
-    if column.dtype == object:
-        column = column.astype("boolean")
-    return column.astype("Float64").astype(float)
+    try:
+        if column.dtype == object:
+            column = column.astype("boolean")
+        return column.astype("Float64").astype(float)
+    except (TypeError, ValueError) as error:
+        raise MeasureError(
+            f"The column {column.name} holds something else than numbers ({one_line(error)})."
+        ) from error
 
 
 Correction = Literal["max", "holm", "fdr"]
@@ -563,7 +570,7 @@ def compare(
 
 
 def _check_values(values: pd.DataFrame) -> None:
-    need_columns(values, "values", COLUMNS)
+    check_table(values, "values", COLUMNS)
     if values.empty:
         raise MeasureError("The table of values has no rows; measure at least one item first.")
     twice = values.duplicated(["model", "seed", "item", "metric"])

@@ -12,14 +12,13 @@ from scipy.special import logsumexp
 
 from attcot_analysis.attention.packing import candidate_tokens, final_answers
 from attcot_analysis.attention.prefixes import while_needed
-from attcot_analysis.errors import MeasureError, check_known
+from attcot_analysis.errors import MeasureError, check_known, check_table
 from attcot_analysis.measures._items import (
     Empty,
     Need,
     Response,
     Result,
     batches,
-    need_columns,
     paired,
     seen_edits,
 )
@@ -261,7 +260,7 @@ def prior_reliance(
 def _without(answers: pd.DataFrame, other: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Answers with the picture against those of one way to take it away."""
     for name, table in (("answers", answers), (kind, other)):
-        need_columns(table, name, ("item", "answer", "correct", "habitual"))
+        check_table(table, name, ("item", "answer", "correct", "habitual"))
         if table["item"].duplicated().any():
             raise MeasureError(
                 f"The table {name} holds an item twice; give one table of answer_problems(), one "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attcot_analysis.attention.hook import AttentionCall
-from attcot_analysis.attention.probe import Probe, checked_layers, key_weights, run_probe
+from attcot_analysis.attention.probe import Probe, chosen_layers, key_weights, run_probe
 from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
 from attcot_analysis.errors import MeasureError, check_known, check_numbers
 from attcot_analysis.measures._items import Empty, Need, Response, Result, batches, paired
@@ -103,7 +103,7 @@ def read_heads(
     cols = torch.stack([image, torch.zeros_like(image)], dim=-1).to(mllm.device)
     chosen = [torch.from_numpy(head_rows(item, where)) for item in items]
     rows = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
-    probe = HeadProbe(checked_layers(mllm, layers))
+    probe = HeadProbe(layers if layers is None else chosen_layers(mllm, layers))
     if rule is None:
         found = run_probe(mllm, batch, probe, rows, cols)
     else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attcot_analysis.attention.candidates import Readout
 from attcot_analysis.attention.packing import candidate_tokens, pack
+from attcot_analysis.attention.probe import chosen_layers
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.probed import check_max_steps, probed
@@ -142,9 +143,7 @@ def lens_commitment(
     items = paired(mllm, problems, responses, images=images, forced=True, empty=empty, several=True)
     stack = text_stack(mllm)
     last = mllm.n_layers - 1
-    chosen = sorted(set(range(mllm.n_layers) if layers is None else layers))
-    if not chosen or chosen[0] < 0 or chosen[-1] > last:
-        raise MeasureError(f"Layers are {chosen}; choose from 0 to {last}, at least one.")
+    chosen = chosen_layers(mllm, layers)
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     frames = []
     for chunk in batches(items.places, batch_size, "lens", progress):

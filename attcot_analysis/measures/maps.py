@@ -166,7 +166,9 @@ def _forced(
 ) -> str | list[int]:
     """The response with its rationale as it is, token by token, and another answer."""
     text, starts = (
-        (response, None) if isinstance(response, str) else token_starts(mllm.tokenizer, response)
+        (response, None)
+        if isinstance(response, str)
+        else token_starts(mllm.tokenizer, mllm.check_ids(response))
     )
     form = mllm.format
     think = parse_response(text, form, opened=mllm.opens_rationale).think

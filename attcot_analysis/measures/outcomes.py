@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from attcot_analysis.errors import MeasureError, check_known
-from attcot_analysis.measures._items import Result, need_columns
+from attcot_analysis.errors import MeasureError, check_known, check_table
+from attcot_analysis.measures._items import Result
 from attcot_analysis.measures.compare import compare
 from attcot_analysis.measures.samples import SAMPLE
 from attcot_analysis.measures.unread import LIMIT, unread_sentence
@@ -419,7 +419,7 @@ def _outcomes(kinds: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 f"There are no {'CoT' if mode == 'cot' else 'direct'} answers, so whether CoT "
                 f"hurts is not known; measure {what!r} as well, as attcot measure does."
             )
-        need_columns(table, f"answers_{mode}", ("item", "answer", "correct"))
+        check_table(table, f"answers_{mode}", ("item", "answer", "correct"))
         if table["item"].duplicated().any():
             raise MeasureError(f"The table answers_{mode} holds an item twice; give one run's.")
         both[mode] = table.set_index("item")
@@ -472,7 +472,7 @@ def _rows(kinds: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame | None:
 
 def _decided_first(table: pd.DataFrame) -> pd.Series:
     """Per item whether one candidate is the most probable one from before the first step on."""
-    need_columns(table, "commitment", ("item", "control", "step", "candidate", "p"))
+    check_table(table, "commitment", ("item", "control", "step", "candidate", "p"))
     own = table[(table["control"] == "rationale") & table["p"].notna()].reset_index(drop=True)
     best = own.loc[own.groupby(["item", "step"], sort=False)["p"].idxmax()]
     return best.groupby("item")["candidate"].nunique().eq(1).astype(float)
@@ -480,7 +480,7 @@ def _decided_first(table: pd.DataFrame) -> pd.Series:
 
 def _looking(table: pd.DataFrame) -> pd.Series:
     """Per item the attention to the picture in the last step over that in the first."""
-    need_columns(table, "access", ("item", "step", "mass", "share"))
+    check_table(table, "access", ("item", "step", "mass", "share"))
     steps = table.groupby(["item", "step"])[["mass", "share"]].mean().reset_index("step")
     items = steps.groupby("item", sort=False)
     first, last = (part[["mass", "share"]] for part in (items.head(1), items.tail(1)))
@@ -491,7 +491,7 @@ def _looking(table: pd.DataFrame) -> pd.Series:
 
 def _edit(table: pd.DataFrame, edit: str, rationale: str, column: str) -> pd.Series:
     """A column of dependence by item, of one edit and rationale."""
-    need_columns(table, "dependence", ("item", "edit", "rationale", column))
+    check_table(table, "dependence", ("item", "edit", "rationale", column))
     rows = table[(table["edit"] == edit) & (table["rationale"] == rationale)]
     return rows.set_index("item")[column].astype("Float64").astype(float)
 

@@ -6,6 +6,7 @@ moves most.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,8 @@ def painted_tokens(
         view_of[view.ravel()] = number
     rows = []
     for place in paintable_tokens(grid) if places is None else places:
+        if not isinstance(place, Integral):
+            raise LayoutError(f"{place} is no place of a token; give whole numbers.")
         token = int(place)
         painted = encode(mllm, _painted(picture, grid, token), "")
         shifts = (image_features(mllm, painted) - before).norm(dim=-1).numpy()
@@ -107,8 +110,11 @@ def paintable_tokens(
         n: Draw this many at random, as evenly from the views as they allow; default all.
         seed: For the draw.
         least: Pixels.
+
+    Raises:
+        MeasureError: If a number is out of range.
     """
-    check_numbers(seed=seed)
+    check_numbers(seed=seed, n=1 if n is None else n)
     x0, y0, x1, y1 = grid.boxes.T
     width, height = grid.image_size
     edge = 1e-6

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.packing import candidate_tokens, forced_answers, pack
+from attcot_analysis.attention.probe import chosen_layers
 from attcot_analysis.attention.taps import Place, tapped
 from attcot_analysis.errors import MeasureError, check_numbers
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
@@ -167,7 +168,7 @@ def hidden_commitment(
     """
     check_numbers(seed=seed)
     check_max_steps(max_steps)
-    chosen = _layers(mllm, layers)
+    chosen = chosen_layers(mllm, layers)
     unknown = set(controls) - set(CONTROLS)
     if unknown or folds < 2:
         raise MeasureError(
@@ -319,7 +320,7 @@ def steering(
     arXiv 2310.06824.
     """
     check_numbers(seed=seed)
-    _layers(mllm, [layer])
+    chosen_layers(mllm, [layer])
     items, answers, skipped = _answered(mllm, problems, responses, empty, True)
     steps: dict[int, tuple[int, ...]]
     steps = {at: (step,) for at in answers if len(items.parsed[at].steps) >= step}
@@ -364,15 +365,6 @@ def steering(
                 rows.append((*own, read_after[n]))
     table = pd.DataFrame(rows, columns=list(Steering.columns))
     return Steering(table, [problems[at] for at in pushes], skipped=skipped)
-
-
-def _layers(mllm: Mllm, layers: Collection[int] | None) -> list[int]:
-    chosen = sorted(set(range(mllm.n_layers) if layers is None else layers))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= mllm.n_layers:
-        raise MeasureError(
-            f"Layers are {chosen}; choose from 0 to {mllm.n_layers - 1}, at least one."
-        )
-    return chosen
 
 
 def _answered(

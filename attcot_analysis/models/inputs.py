@@ -27,6 +27,7 @@ from attcot_analysis.models.load import Mllm, out_of_memory
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import FORMATS, TAGS, Mode, ResponseFormat
 from attcot_analysis.problems.pictures import StoredPicture, open_picture
+from attcot_analysis.problems.problem import check_text
 
 ImageLike = Image.Image | StoredPicture | str | Path
 
@@ -440,6 +441,7 @@ def _check_words(mllm: Mllm, texts: Sequence[tuple[str, str]]) -> None:
     """Refuse a question and options that hold what this tokenizer does not read as text."""
     placeholders = _placeholders(mllm)
     for where, text in texts:
+        check_text(text, f"The {where}")
         found = next((one for one in (*placeholders, *mllm.special_tokens) if one in text), None)
         if found is not None:
             what = "image placeholder" if found in placeholders else "special token"
@@ -548,7 +550,8 @@ def _response_ids(mllm: Mllm, response: str | Sequence[int] | None, end: bool) -
     if response is None:
         ids: list[int] = []
     elif isinstance(response, str):
+        check_text(response, "A response")
         ids = mllm.tokenizer(response, add_special_tokens=False)["input_ids"]
     else:
-        ids = [int(token) for token in response]
+        ids = mllm.check_ids(response)
     return [*ids, mllm.tokenizer.eos_token_id] if end else ids

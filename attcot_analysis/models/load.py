@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import json
-import os
 import re
 import sys
 import warnings
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationMixin
 
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, one_line, passing
-from attcot_analysis.files import near_folder, not_there, regular
+from attcot_analysis.files import near_folder, not_there, path_of, regular
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
 from attcot_analysis.models.processors import (
@@ -174,15 +173,24 @@ class Mllm:
         """
         if not isinstance(response, str):
             stop = set(self.stop_ids)
-            ids = list(takewhile(lambda token: token not in stop, map(int, response)))
-            wrong = [one for one in ids if not 0 <= one < self.text_config.vocab_size]
-            if wrong:
-                raise MeasureError(
-                    f"A response holds the token {wrong[0]}, which {self.name} has not; give ids "
-                    "of its own tokenizer, or text."
-                )
-            response = self.decode(ids)
+            ids = self.check_ids(response)
+            response = self.decode(list(takewhile(lambda token: token not in stop, ids)))
         return self.format.with_opening(response) if self.opens_rationale else response
+
+    def check_ids(self, response: Sequence[int]) -> list[int]:
+        """The tokens of a response.
+
+        Raises:
+            MeasureError: If one is no token of the model.
+        """
+        ids = [int(token) for token in response]
+        wrong = [one for one in ids if not 0 <= one < self.text_config.vocab_size]
+        if wrong:
+            raise MeasureError(
+                f"A response holds the token {wrong[0]}, which {self.name} has not; give ids of "
+                "its own tokenizer, or text."
+            )
+        return ids
 
     def parse(self, response: Sequence[int] | str) -> ParsedResponse:
         """Take a response of the model apart, by its `format`."""
@@ -300,7 +308,7 @@ def load_mllm(
         ProblemError: If there is no such format.
     """
     chosen = response_format(format)
-    name = os.path.expanduser(name_or_path)
+    name = str(path_of(name_or_path, ModelError))
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = device == "auto" or isinstance(device, Mapping)
     there = None if spread else usable_device(device)  # type: ignore[arg-type]
@@ -364,7 +372,7 @@ def load_processor(
     Raises:
         ModelError: As `load_mllm`.
     """
-    name = os.path.expanduser(name_or_path)
+    name = str(path_of(name_or_path, ModelError))
     hub = {"revision": revision, "trust_remote_code": False}
     config, family, processor = _load_parts(name, **hub)
     given = {"max_pixels": max_pixels, "max_patches": max_patches}

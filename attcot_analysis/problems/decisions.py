@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.files import regular, write_bytes
+from attcot_analysis.files import path_of, regular, write_bytes
 
 DECISIONS = "edits.json"
 """In a problem folder: ``{item: {edit: "accept" or "reject"}}``, as the contact sheet saves it."""
@@ -30,9 +30,11 @@ def read_decisions(source: str | Path, known: Collection[str] | None = None) -> 
     Raises:
         ProblemError: If the file cannot be read, or says something else than accept or reject.
     """
-    path = Path(source) / DECISIONS if Path(source).is_dir() else Path(source)
-    if Path(source).is_dir() and not path.exists():
-        return {}
+    path = path_of(source, ProblemError)
+    if path.is_dir():
+        path /= DECISIONS
+        if not path.exists():
+            return {}
     try:
         found = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -68,7 +70,7 @@ def keep_decisions(folder: str | Path, source: str | Path, known: Collection[str
     kept = {item: dict(own) for item, own in read_decisions(folder).items()}
     for item, own in read_decisions(source, known).items():
         kept.setdefault(item, {}).update(own)
-    path = Path(folder) / DECISIONS
+    path = path_of(folder) / DECISIONS
     write_bytes(path, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
     return kept
 

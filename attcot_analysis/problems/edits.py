@@ -176,7 +176,10 @@ def edited_images(
     options = replace(options, picture=int(named[2])) if named else options
     n_images = [one.n_images for one in problems]
     problems, picture = _with_one_picture(problems, kind, options)
-    for at in range(len(problems)) if only is None else sorted(only):
+    places = range(len(problems))
+    if wrong := [at for at in only or () if at not in places]:
+        raise MeasureError(f"There is no item at place {wrong[0]} of {len(problems)}.")
+    for at in places if only is None else sorted(only):
         if n_images[at] < (picture or 1):
             continue
         if kind in str(problems[at].metadata.get(REJECTED, "")).split():

@@ -29,7 +29,7 @@ from PIL import Image
 
 from attcot_analysis.errors import ProblemError, writing
 from attcot_analysis.escapes import for_file_name
-from attcot_analysis.files import not_there, regular, write_folder
+from attcot_analysis.files import not_there, path_of, regular, write_folder
 from attcot_analysis.problems.box_forms import BoxForms
 from attcot_analysis.problems.decisions import (
     DECISIONS,
@@ -236,7 +236,7 @@ def save_problems(
         ProblemError: If an id occurs twice, the folder holds something already, or the disk is
             full.
     """
-    target = Path(folder)
+    target = path_of(folder, ProblemError)
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if occupied and not overwrite:
         raise ProblemError(
@@ -300,7 +300,7 @@ def load_problems(
     Raises:
         ProblemError: One sentence with file and line, at the first thing that is wrong.
     """
-    root = Path(folder).expanduser()
+    root = path_of(folder, ProblemError)
     path = root / LINES
     if limit is not None and limit < 1:
         raise ProblemError(f"limit is {limit}; ask for at least one problem, or None for all.")

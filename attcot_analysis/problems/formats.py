@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from attcot_analysis.errors import ProblemError, one_line
+from attcot_analysis.files import path_of
 from attcot_analysis.plain_yaml import read_plain_yaml
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def response_format(name_or_path: "str | Path | ResponseFormat") -> ResponseForm
         return name_or_path
     if str(name_or_path) in FORMATS:
         return FORMATS[str(name_or_path)]
-    path = Path(name_or_path)
+    path = path_of(name_or_path, ProblemError)
     if path.suffix not in (".yaml", ".yml"):
         raise ProblemError(
             f"There is no format {str(name_or_path)!r}; choose from {', '.join(FORMATS)}, or give "

@@ -1,6 +1,7 @@
 """Edits of one object: recolour, remove, move, paste; its mask; twin and control from a box."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -29,7 +30,7 @@ from attcot_analysis.problems.fills import (
 )
 from attcot_analysis.problems.lettering import replaced_text
 from attcot_analysis.problems.pictures import open_picture
-from attcot_analysis.problems.problem import Box, Edit, Problem
+from attcot_analysis.problems.problem import Box, Edit, Problem, check_boxes, shortened
 
 How = Literal["fill", "remove", "recolour", "move", "paste", "text"]
 """What is done to a region, see `edit`."""
@@ -54,7 +55,7 @@ def object_mask(image: Image.Image, box: Box) -> Mask:
     """
     import cv2
 
-    (whole,) = whole_pixels([box])
+    (whole,) = whole_pixels(check_boxes([box], "box"))
     inside = mask_of([whole], image.size)
     x0, y0, x1, y1 = bounding_box(inside)
     if inside.all() or min(x1 - x0, y1 - y0) < 3:
@@ -81,13 +82,20 @@ def rle_mask(rle: Mapping[str, Any]) -> Mask:
         rle: ``{"size": [height, width], "counts": ...}``.
 
     Raises:
-        MeasureError: If the counts do not add up to the size.
+        MeasureError: If that is not what it is, or the counts do not add up to the size.
     """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    if isinstance(counts, bytes):
-        counts = counts.decode("ascii")
-    runs = _unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    try:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"]
+        if isinstance(counts, bytes):
+            counts = counts.decode("ascii")
+        runs = _unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise MeasureError(
+            f"The mask is {shortened(dict(rle))}; expected size, [height, width], and counts."
+        ) from error
+    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise MeasureError(f"A mask of {height}x{width} pixels is larger than a picture may be.")
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise MeasureError(
             f"The runs of the mask add up to {sum(runs)} pixels and its size is {height}x{width}; "
@@ -396,7 +404,9 @@ def _region(problem: Problem, how: str, box: Box | None, mask: Any) -> Mask:
                 "of the picture's size with at least one pixel."
             )
         return found
-    rectangles = evidence_rectangles(problem) if box is None else whole_pixels([box])
+    rectangles = (
+        evidence_rectangles(problem) if box is None else whole_pixels(check_boxes([box], "box"))
+    )
     if not rectangles or not mask_of(rectangles, problem.size).any():
         raise MeasureError(
             f"Item {problem.id} has no evidence boxes in its picture to {how}; give box= or mask=."

@@ -51,8 +51,8 @@ class Step:
 
     def __post_init__(self) -> None:
         """Check the parts; lists become tuples."""
-        _check_text(self.text, "A step's text")
-        object.__setattr__(self, "boxes", _boxes(self.boxes, "A step's boxes"))
+        check_text(self.text, "A step's text")
+        object.__setattr__(self, "boxes", check_boxes(self.boxes, "A step's boxes"))
         pictures = _numbers(self.pictures, self.boxes, "A step's pictures")
         object.__setattr__(self, "pictures", pictures)
         if not self.text.strip():
@@ -167,9 +167,9 @@ class Edit(_Pictured):
             raise ProblemError(
                 f"An edit's kind is {shortened(self.kind)}; expected 'twin' or 'control'."
             )
-        _check_text(self.answer, f"A {self.kind}'s answer")
+        check_text(self.answer, f"A {self.kind}'s answer")
         object.__setattr__(self, "steps", _each(self.steps, f"A {self.kind}'s steps", Step))
-        object.__setattr__(self, "boxes", _boxes(self.boxes, f"A {self.kind}'s boxes"))
+        object.__setattr__(self, "boxes", check_boxes(self.boxes, f"A {self.kind}'s boxes"))
         _numbers([self.picture], (), f"A {self.kind}'s picture")
 
 
@@ -416,15 +416,15 @@ class Problem(_Pictured):
         """See that every part is what its annotation says; lists become tuples."""
         whose = f"Problem {self.id}:" if isinstance(self.id, str) else "Problem:"
         for name in ("id", "question", "answer", "scoring"):
-            _check_text(getattr(self, name), f"{whose} {name}")
+            check_text(getattr(self, name), f"{whose} {name}")
         if self.habitual is not None:
-            _check_text(self.habitual, f"{whose} habitual")
+            check_text(self.habitual, f"{whose} habitual")
         lists = {
             "candidates": _each(self.candidates, f"{whose} candidates", str),
             "references": _each(self.references, f"{whose} references", str),
             "picture_labels": _each(self.picture_labels, f"{whose} picture_labels", str),
             "steps": _each(self.steps, f"{whose} steps", Step),
-            "evidence": _boxes(self.evidence, f"{whose} evidence"),
+            "evidence": check_boxes(self.evidence, f"{whose} evidence"),
         }
         found = _numbers(self.evidence_pictures, lists["evidence"], f"{whose} evidence_pictures")
         lists["evidence_pictures"] = found
@@ -443,9 +443,9 @@ class Problem(_Pictured):
                 "values."
             )
         for key, value in self.metadata.items():
-            _check_text(key, f"{whose} the metadata's name")
+            check_text(key, f"{whose} the metadata's name")
             if isinstance(value, str):
-                _check_text(value, f"{whose} metadata {key!r}")
+                check_text(value, f"{whose} metadata {key!r}")
             elif not (isinstance(value, int) or (isinstance(value, float) and isfinite(value))):
                 raise ProblemError(
                     f"{whose} metadata {key!r} is {shortened(value)}; expected a string, a finite "
@@ -548,7 +548,12 @@ def _numbers(values: Any, boxes: Sequence[Box], what: str) -> tuple[int, ...]:
     return tuple(listed)
 
 
-def _check_text(value: object, what: str) -> None:
+def check_text(value: object, what: str) -> None:
+    """Refuse what is no text, or holds half of a character.
+
+    Raises:
+        ProblemError: Begins with `what`.
+    """
     if not isinstance(value, str):
         raise ProblemError(f"{what} is {shortened(value)}; expected a string.")
     try:
@@ -567,7 +572,7 @@ def _each(values: Any, what: str, kind: type) -> tuple[Any, ...]:
         raise ProblemError(f"{what} is {shortened(values)}; expected a list of {names}.")
     for number, value in enumerate(values, start=1):
         if kind is str:
-            _check_text(value, f"{what}, number {number},")
+            check_text(value, f"{what}, number {number},")
         elif not isinstance(value, kind):
             raise ProblemError(
                 f"{what}, number {number}, is {shortened(value)}; expected a {kind.__name__} "
@@ -576,8 +581,12 @@ def _each(values: Any, what: str, kind: type) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _boxes(values: Any, what: str) -> tuple[Box, ...]:
-    """A list of lists of four numbers as a tuple of tuples."""
+def check_boxes(values: Any, what: str) -> tuple[Box, ...]:
+    """A list of lists of four numbers as a tuple of tuples.
+
+    Raises:
+        ProblemError: Begins with `what`, if it is anything else.
+    """
     if not isinstance(values, list | tuple):
         raise ProblemError(f"{what} is {shortened(values)}; expected a list of boxes.")
     for number, box in enumerate(values, start=1):

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from attcot_analysis.errors import MeasureError
-from attcot_analysis.files import write_whole
+from attcot_analysis.files import path_of, write_whole
 from attcot_analysis.models import Generation, Mllm, Mode
 from attcot_analysis.models.inputs import build_messages
 from attcot_analysis.problems import Problem
@@ -132,7 +132,7 @@ def write_requests(path: str | Path, problems: Sequence[Problem], **options: Any
         MeasureError: As `requests`, or if the file is there already.
         RunError: If it cannot be written.
     """
-    return _write_new(Path(path), requests(problems, **options))
+    return _write_new(path_of(path), requests(problems, **options))
 
 
 def _write_new(target: Path, records: Iterable[Mapping[str, Any]]) -> Path:
@@ -290,7 +290,7 @@ def read_batch(path: str | Path, items: Sequence[str] = ()) -> BatchOutput:
     Raises:
         MeasureError: If it cannot be read.
     """
-    file = Path(path)
+    file = path_of(path, MeasureError)
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     faults: list[str] = []
     for where, line in lines_of(file, read_bytes(file)):
@@ -314,7 +314,7 @@ def write_generations(path: str | Path, found: BatchOutput) -> Path:
         MeasureError: If the file is there already.
         RunError: If it cannot be written.
     """
-    return _write_new(Path(path), found.lines)
+    return _write_new(path_of(path), found.lines)
 
 
 def read_bytes(file: Path) -> bytes:
@@ -506,7 +506,7 @@ def read_generations(path: str | Path, mllm: Mllm, *, foreign: bool = False) -> 
     Raises:
         MeasureError: One sentence per line that cannot be used, the first few of them.
     """
-    file = Path(path)
+    file = path_of(path, MeasureError)
     content = read_bytes(file)
     found: dict[tuple[str, int], Generation] = {}
     scores: dict[tuple[str, int], float] = {}

@@ -35,6 +35,7 @@ from attcot_analysis.files import (
     no_linked_folders,
     not_there,
     own_folder,
+    path_of,
     regular,
     write_whole,
 )
@@ -73,7 +74,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         """Point at a folder without touching it."""
-        self.path = Path(path).expanduser()
+        self.path = path_of(path)
 
     def __repr__(self) -> str:
         """Name the folder."""
@@ -438,7 +439,7 @@ def has_results(folder: Path) -> bool:
 
 def next_free(path: str | Path) -> Path:
     """The first of ``path``, ``path-2``, ``path-3``, ... that is new or an empty folder."""
-    first = Path(path)
+    first = path_of(path)
     candidate, number = first, 1
     while _occupied(candidate):
         number += 1

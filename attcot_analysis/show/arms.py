@@ -79,7 +79,7 @@ def known_arms() -> dict[str, ArmStyle]:
 
 def spare_style(name: str, label: str | None = None) -> ArmStyle:
     """A style for an arm that has none: the same name always gets the same one."""
-    key = zlib.crc32(name.encode())
+    key = zlib.crc32(name.encode("utf-8", "surrogatepass"))
     color = SPARE_COLORS[key % len(SPARE_COLORS)]
     marker = _SPARE_MARKERS[key // len(SPARE_COLORS) % len(_SPARE_MARKERS)]
     return ArmStyle(name, label or name, color, marker, (0, (4, 1, 1, 1)))

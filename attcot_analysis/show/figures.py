@@ -18,9 +18,9 @@ from matplotlib.legend import Legend
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from attcot_analysis.errors import RunError, ShowError, writing
+from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.escapes import for_xml
-from attcot_analysis.files import write_bytes
+from attcot_analysis.files import path_of, write_bytes
 from attcot_analysis.show.style import (
     INK,
     PAPER,
@@ -172,7 +172,9 @@ def save_figure(
         RunError: If a file is already there and ``overwrite`` is not set.
         ShowError: If the font is not installed.
     """
-    path = Path(path)
+    path = path_of(path)
+    if not path.name:
+        raise RunError(f"{path} is no name of a file; give one such as figure.pdf.")
     one = path.suffix.lower() in PAPER_FORMATS
     stem = path.with_suffix("") if one else path
     files = [path if one else stem.with_name(f"{stem.name}.svg")]
@@ -188,8 +190,6 @@ def save_figure(
         ".svg": lambda: (figure_svg(figure) if svg is None else svg).encode(),
         ".json": lambda: json.dumps(sidecar, indent=1).encode(),
     }
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
         write_bytes(file, _for_paper(figure, path) if file == path else contents[file.suffix]())
     return files

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.problems import Box
+from attcot_analysis.problems.problem import check_boxes
 from attcot_analysis.show.style import (
     BOX_COLOR,
     DIVERGING,
@@ -178,7 +179,7 @@ def heatmap_row(
     Raises:
         ShowError: If numbers or shapes of maps, labels and boxes do not fit together.
     """
-    stack, panel_boxes = _check(maps, labels, boxes)
+    stack, panel_boxes = _check(image, maps, labels, boxes)
     titles = _wrapped(labels)
     extra = 0.15 * max(title.count("\n") for title in titles)
     top = float(stack.max()) if high is None else high
@@ -229,8 +230,8 @@ def before_after(
     Raises:
         ShowError: If numbers or shapes of maps, labels and boxes do not fit together.
     """
-    first, panel_boxes = _check(before, labels, boxes)
-    second, _ = _check(after, labels, boxes)
+    first, panel_boxes = _check(image, before, labels, boxes)
+    second, _ = _check(image, after, labels, boxes)
     if first.shape != second.shape:
         raise ShowError(
             f"The maps before have shape {first.shape[1:]} and those after {second.shape[1:]}; "
@@ -274,8 +275,10 @@ def before_after(
 
 
 def _check(
-    maps: Sequence[np.ndarray], labels: Sequence[str], boxes: Boxes
-) -> tuple[np.ndarray, list[Sequence[Box]]]:
+    image: Image.Image, maps: Sequence[np.ndarray], labels: Sequence[str], boxes: Boxes
+) -> tuple[np.ndarray, list[tuple[Box, ...]]]:
+    if not min(image.size):
+        raise ShowError(f"The picture has {image.size} pixels; give one that has any.")
     if len(maps) == 0:
         raise ShowError("There are no maps to draw; give at least one (rows, cols) map.")
     if len(labels) != len(maps) or (boxes is not None and len(boxes) != len(maps)):
@@ -286,7 +289,7 @@ def _check(
     first = check_map(maps[0])
     shape = (first.shape[0], first.shape[1])
     stack = np.stack([check_map(values, shape) for values in maps])
-    return stack, [drawn if drawn else () for drawn in boxes or [None] * len(maps)]
+    return stack, [check_boxes(list(one or ()), "boxes") for one in boxes or [None] * len(maps)]
 
 
 def _map_panel(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attcot_analysis.errors import ShowError
+from attcot_analysis.errors import ShowError, check_table
 from attcot_analysis.show.style import (
     INK,
     PAPER,
@@ -24,13 +24,8 @@ from attcot_analysis.stats.catalogue import Metric
 
 
 def need_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
-    """Raise `ShowError` if the table is empty or lacks a column."""
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise ShowError(
-            f"The table for {what} lacks the column(s) {missing}; "
-            f"it has {list(table.columns)}, so pass the table that the measurement returned."
-        )
+    """Raise `ShowError` if the table is empty, lacks a column or holds texts for numbers."""
+    check_table(table, f"for {what}", columns, ShowError)
     if table.empty:
         raise ShowError(f"The table for {what} has no rows; measure at least one item first.")
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError, RunError
-from attcot_analysis.files import write_bytes
+from attcot_analysis.files import path_of, write_bytes
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.models.generate import Generation
 from attcot_analysis.models.inputs import ImageLike, read_image
@@ -123,11 +123,10 @@ class Look:
         Raises:
             RunError: If the file is there and ``overwrite`` is not set.
         """
-        path = Path(path).expanduser()
+        path = path_of(path)
         if path.exists() and not overwrite:
             raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
         page = explorer_page(self.record, select(self.record, **self.start))
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, page.encode())
         return path
 

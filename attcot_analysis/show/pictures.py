@@ -14,6 +14,7 @@ from PIL import Image
 from attcot_analysis.errors import ShowError
 from attcot_analysis.models import TokenGrid
 from attcot_analysis.problems import Box, Problem
+from attcot_analysis.problems.problem import check_boxes
 from attcot_analysis.show.style import INK, PAPER, figure_style, new_figure
 
 _WIDTH = 2.15
@@ -80,6 +81,7 @@ def region_picture(image: Image.Image, grid: TokenGrid, boxes: Sequence[Sequence
             f"The grid of image tokens is of a picture of {grid.image_size} pixels, this one has "
             f"{image.size}; encode this picture and take the layout's grid."
         )
+    boxes = [check_boxes(step, "boxes") for step in boxes]
     covered = grid.coverage([box for step in boxes for box in step])
     ratio = image.height / image.width
     with figure_style():

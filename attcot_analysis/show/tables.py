@@ -12,7 +12,7 @@ from attcot_analysis.escapes import for_csv, for_latex, for_markdown, for_senten
 from attcot_analysis.measures.compare import summarise
 from attcot_analysis.measures.unread import unread_sentences, withheld
 from attcot_analysis.runs.run import RunFolder
-from attcot_analysis.show.intervals import counts, order_metrics, p_of
+from attcot_analysis.show.intervals import counts, need_columns, order_metrics, p_of
 from attcot_analysis.show.report.arms import read_arm
 from attcot_analysis.show.report.questions import focus_metrics
 from attcot_analysis.show.style import arm_label, format_interval, format_number, order_arms
@@ -95,9 +95,12 @@ def metric_table(
         to: The language.
 
     Raises:
-        ShowError: If a metric is not in the summary.
+        ShowError: If a metric is not in the summary, or a table lacks columns.
     """
+    need_columns(summary, ("model", "metric", "value", "low", "high"), "metrics")
     differences = pd.DataFrame() if comparisons is None else comparisons
+    if len(differences):
+        need_columns(differences, ("metric", "a", "b", "value", "low", "high"), "comparisons")
     there = {*summary["metric"], *differences.get("metric", ())}
     wanted = known_metrics(there, _every(there) if list(metrics) == ["all"] else metrics)
     parts = [

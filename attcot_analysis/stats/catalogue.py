@@ -8,7 +8,9 @@ from typing import Literal, get_args
 
 import yaml
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, one_line
+from attcot_analysis.files import path_of
+from attcot_analysis.plain_yaml import read_plain_yaml
 
 Axis = Literal["accuracy", "commitment", "access", "dependence", "prior", "samples"]
 Better = Literal["higher", "lower"]
@@ -77,10 +79,17 @@ class Metric:
 
 def _read(path: Path) -> tuple[dict[str, Metric], str]:
     """The metrics of a file like ``metrics.yaml``, by name, and its notation."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        metrics = {name: Metric(name, **fields) for name, fields in content["metrics"].items()}
-    except TypeError as error:
+        content = read_plain_yaml(path)
+        given = content["metrics"].items()
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise MeasureError(
+            f"{path} cannot be read as metrics by name ({one_line(error)}); give a file like "
+            "metrics.yaml."
+        ) from error
+    try:
+        metrics = {name: Metric(name, **fields) for name, fields in given}
+    except (TypeError, AttributeError) as error:
         raise MeasureError(
             f"{path} has a metric with a missing or unknown field ({error}); its fields are those "
             "of Metric."
@@ -103,7 +112,7 @@ def register_metrics(path: str | Path) -> None:
     Raises:
         MeasureError: If an entry is no metric, or its name already has another meaning.
     """
-    new, _ = _read(Path(path))
+    new, _ = _read(path_of(path, MeasureError))
     taken = [name for name, metric in new.items() if _METRICS.get(name, metric) != metric]
     if taken:
         raise MeasureError(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from attcot_analysis.errors import MeasureError, check_numbers
+from attcot_analysis.errors import MeasureError, check_numbers, check_table, one_line
 
 Numbers = npt.ArrayLike | pd.Series
 
@@ -114,7 +114,10 @@ def bootstrap_mean(
     if labels.isna().any():
         raise MeasureError("A cluster label is missing; say for every value what it belongs to.")
     keep = ~np.isnan(x)
-    codes, names = pd.factorize(labels[keep])
+    try:
+        codes, names = pd.factorize(labels[keep])
+    except TypeError as error:
+        raise MeasureError(f"A cluster label is no label ({error}); give texts or ids.") from error
     sums = np.bincount(codes, weights=x[keep], minlength=len(names)).astype(np.float64)
     counts = np.bincount(codes, minlength=len(names)).astype(np.float64)
     check_numbers(level=level)
@@ -226,9 +229,17 @@ def times_drawn(rng: np.random.Generator, n: int, size: int) -> FloatArray:
 
 def as_vector(values: Numbers, name: str) -> FloatArray:
     """Read (N,) floats; refuse another shape and infinities."""
-    x = np.asarray(values, dtype=np.float64)
+    x = _floats(values, name)
     if x.ndim != 1:
         raise MeasureError(f"{name} has shape {x.shape}; expected one number per item, (N,).")
+    return x
+
+
+def _floats(values: Numbers, name: str) -> FloatArray:
+    try:
+        x = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MeasureError(f"{name} cannot be read as numbers ({one_line(error)}).") from error
     if np.isinf(x).any():
         raise MeasureError(f"{name} holds an infinite value; drop it or mark it as NaN.")
     return x
@@ -236,13 +247,11 @@ def as_vector(values: Numbers, name: str) -> FloatArray:
 
 def as_matrix(values: Numbers, name: str) -> FloatArray:
     """Read (seeds, items) floats, (N,) as one seed; refuse another shape and infinities."""
-    x = np.asarray(values, dtype=np.float64)
+    x = _floats(values, name)
     if x.ndim == 1:
         x = x[None, :]
     if x.ndim != 2:
         raise MeasureError(f"{name} has shape {x.shape}; expected (seeds, items).")
-    if np.isinf(x).any():
-        raise MeasureError(f"{name} holds an infinite value; drop it or mark it as NaN.")
     return x
 
 
@@ -259,7 +268,12 @@ def at_positions(table: pd.DataFrame, axis: str, *, points: int = 11) -> pd.Data
 
     Returns:
         ``item``, ``position``, ``value``.
+
+    Raises:
+        MeasureError: If a column is missing or holds no numbers.
     """
+    check_numbers(points=points)
+    check_table(table, "of curves", ("item", axis, "value"))
     places = np.linspace(0.0, 1.0, points)
     if len(table) and table[axis].min() > 0:
         places = places[1:]

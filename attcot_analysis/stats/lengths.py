@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.integrate import trapezoid
 
-from attcot_analysis.errors import MeasureError, check_numbers
+from attcot_analysis.errors import MeasureError, check_numbers, check_table
 from attcot_analysis.stats.intervals import FloatArray, Interval
 
 
@@ -102,11 +102,9 @@ def normalised_area(x: FloatArray, y: FloatArray) -> float:
 
 def _by_length(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """Items × lengths."""
-    missing = {"length", "item", "value"} - set(table.columns)
-    if missing:
-        raise MeasureError(
-            f"The table {name} lacks {', '.join(sorted(missing))}; give length, item and value."
-        )
+    check_table(table, name, ("length", "item", "value"))
+    if table.duplicated(["item", "length"]).any():
+        raise MeasureError(f"The table {name} holds an item twice at one length; give it once.")
     wide = table.pivot(index="item", columns="length", values="value")
     if wide.isna().to_numpy().any():
         raise MeasureError(

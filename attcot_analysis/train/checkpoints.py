@@ -27,7 +27,14 @@ from transformers import (
 )
 
 from attcot_analysis.errors import AttCoTError, TrainingError, one_line, passing, writing
-from attcot_analysis.files import locked, no_linked_folders, own_folder, regular, write_bytes
+from attcot_analysis.files import (
+    locked,
+    no_linked_folders,
+    own_folder,
+    path_of,
+    regular,
+    write_bytes,
+)
 from attcot_analysis.models import Mllm, load_mllm
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.formats import TAGS, ResponseFormat
@@ -351,7 +358,7 @@ def new_folder(folder: str | Path) -> Path:
     Raises:
         TrainingError: If it is.
     """
-    folder = Path(folder)
+    folder = path_of(folder, TrainingError)
     if folder.exists() or folder.is_symlink():
         raise TrainingError(f"{folder} exists already; remove it or choose another folder.")
     return folder

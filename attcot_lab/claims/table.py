@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from attcot_analysis.errors import AttCoTError, MeasureError, RunError, one_line
+from attcot_analysis.errors import AttCoTError, MeasureError, RunError, check_table, one_line
 from attcot_analysis.escapes import for_markdown
 from attcot_analysis.files import write_bytes, write_whole
-from attcot_analysis.measures._items import need_columns
 from attcot_analysis.runs.parts import damaged
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.table_checks import UNREADABLE, read_parquet, wrong_column
@@ -93,7 +92,7 @@ def claims_table(
     Raises:
         MeasureError: If columns are missing, a value is there twice, or no claim can be tested.
     """
-    need_columns(values, "values", VALUES)
+    check_table(values, "values", VALUES)
     measured = _measured(values, claims)
     combinations = values[["model", "family", "scale", "kind"]].drop_duplicates()
     names = sorted(

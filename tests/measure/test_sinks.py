@@ -192,7 +192,7 @@ def test_a_threshold_no_token_can_reach_is_refused(items, responses):
     with pytest.raises(MeasureError, match="at least one sink dimension"):
         SinkRule(dims=())
     encoded = encode_problem(mllm, items[0], response=responses[0])
-    with pytest.raises(MeasureError, match=r"Layers \[1\] are not all in 0..0"):
+    with pytest.raises(MeasureError, match=r"Layers are \[1\]; choose from 0 to 0"):
         find_sinks(mllm, encoded, layers=[1])
 
 

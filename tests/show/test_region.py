@@ -76,5 +76,5 @@ def test_responses_without_a_ratio_are_refused():
     points = pd.DataFrame({"model": ["base"], "ratio": [float("nan")], "reward": [0.0]})
     with pytest.raises(ShowError, match="leave out"):
         reward_curve(points)
-    with pytest.raises(ShowError, match="lacks the column"):
+    with pytest.raises(ShowError, match="lacks "):
         reward_curve(points.drop(columns="reward"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from attcot_analysis.errors import ProblemError, check_numbers
+from attcot_analysis.files import path_of
 from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
@@ -208,14 +209,18 @@ def _place(
             f"--map says {wrong[0]}={(names or {})[wrong[0]]}, and there is no field {wrong[0]!r} "
             f"here; choose from {', '.join(own.FIELDS)}."
         )
-    return Place(str(source), _folder(images), split, boxes, dict(names or {}), outside)
+    path = str(path_of(source, ProblemError))
+    return Place(path, _folder(images), split, boxes, dict(names or {}), outside)
 
 
 def _folder(images: str | Path | None) -> Folder | None:
-    if images is None or not Path(images).is_file():
-        return None if images is None else Path(images)
+    if images is None:
+        return None
+    path = path_of(images, ProblemError)
+    if not path.is_file():
+        return path
     try:
-        return zipfile.Path(images)
+        return zipfile.Path(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise ProblemError(
             f"{images} is no folder, nor a ZIP file that can be read ({error})."

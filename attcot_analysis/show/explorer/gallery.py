@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from attcot_analysis.errors import ShowError
+from attcot_analysis.errors import ShowError, check_table
 from attcot_analysis.problems import Problem
 from attcot_analysis.show.explorer.page import picture_url
 
@@ -42,6 +42,8 @@ def gallery_entries(
             f"A gallery was given {len(ids)} items, {len(set(ids))} of them different; give at "
             "least one, and each once."
         )
+    if values is not None:
+        check_table(values, "of values", ("item", "model", "metric", "value"), ShowError)
     models = () if values is None else values["model"].unique()
     if len(models) > 1:
         raise ShowError(

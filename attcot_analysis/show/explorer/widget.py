@@ -16,7 +16,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import AttCoTError, RunError, ShowError
-from attcot_analysis.files import write_bytes
+from attcot_analysis.files import path_of, write_bytes
 from attcot_analysis.problems import Problem
 from attcot_analysis.show.explorer.gallery import gallery_entries
 from attcot_analysis.show.explorer.page import (
@@ -221,11 +221,10 @@ class Explorer(anywidget.AnyWidget):
         Raises:
             RunError: If the file is there and ``overwrite`` is not set.
         """
-        path = Path(path)
+        path = path_of(path)
         if path.exists() and not overwrite:
             raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
         page = self._page(budget)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, page.encode())
         return path
 

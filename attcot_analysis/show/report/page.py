@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from attcot_analysis.errors import RunError
-from attcot_analysis.files import write_bytes
+from attcot_analysis.files import path_of, write_bytes
 from attcot_analysis.measures.outcomes import DRAWN, GROUPS, SIGNS, CotOutcomes
 from attcot_analysis.measures.outcomes import WORDS as SIGN_WORDS
 from attcot_analysis.measures.unread import unread_sentences, withheld
@@ -205,14 +205,13 @@ def write_report(
         RunError: If a file is already there and ``overwrite`` is not set.
         ShowError: If a table lacks a column or the summary has no rows.
     """
-    path = Path(path)
+    path = path_of(path)
     if path.exists() and not overwrite:
         raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
     drawings = _Drawings()
     page = _page(report, _sections(report, drawings))
     if figures is not None:
         drawings.save(Path(figures), overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, page.encode())
     return path
 

@@ -225,7 +225,7 @@ def answer_questions(
                 answers.append(_with_beside(answer, rows, values, metrics))
         pair_summary = summary[summary["model"].isin((a, b))]
         unread = tuple(unread_sentences(pair_summary, arm_label))
-        one_run = "n_seeds" in pair and int(pair["n_seeds"].max()) == 1
+        one_run = "n_seeds" in pair and pair["n_seeds"].max() == 1
         answered.append(Answers(a, b, counts(pair), tuple(answers), unread, one_run))
     return answered
 
