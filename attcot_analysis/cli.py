@@ -1002,7 +1002,7 @@ def _measure(
             "--also",
             metavar="TABLE",
             help="measure in addition: answer_access, causal (knockout, mean values, removal), "
-            "lens, divergence, open_commitment, behaviour, perceptions",
+            "lens, divergence, open_commitment, patching, behaviour, perceptions",
         ),
     ] = None,
     only: Annotated[

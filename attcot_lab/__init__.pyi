@@ -16,6 +16,8 @@ from .claims.table import read_claims as read_claims
 from .claims.table import read_values as read_values
 from .deletion import deletion_areas as deletion_areas
 from .deletion import deletion_curves as deletion_curves
+from .diagnostics import DIAGNOSTICS as DIAGNOSTICS
+from .diagnostics import two_sided as two_sided
 from .figures import cells_figure as cells_figure
 from .figures import entropy_strip as entropy_strip
 from .figures import reward_curve as reward_curve
@@ -58,6 +60,7 @@ from .testbed.charts import generate_charts as generate_charts
 from .testbed.counting import CountingConfig as CountingConfig
 from .testbed.counting import generate_counting as generate_counting
 from .testbed.kinds import generate_problems as generate_problems
+from .testbed.truth import words_truth as words_truth
 from .validity import EXPECTED as EXPECTED
 from .validity import HEADLINES as HEADLINES
 from .validity import HIGH_FAILS as HIGH_FAILS

@@ -37,6 +37,7 @@ from attcot_lab.regularised import train_regularised
 from attcot_lab.sayo import OPTIONS as SAYO_OPTIONS
 from attcot_lab.sayo import train_sayo
 from attcot_lab.settings import check_plain
+from attcot_lab.testbed.diagnosed import DIAGNOSED, diagnosed
 from attcot_lab.testbed.planted import (
     PlantConfig,
     plant,
@@ -387,12 +388,19 @@ def _planted(
     return plant(arm.name, base, folder, how, seed=config.seed, progress=progress)
 
 
+def _planted_tables(
+    mllm: Mllm, problems: Sequence[Problem], answers: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    tables = planted_tables(mllm, problems, answers)
+    return {**tables, DIAGNOSED: diagnosed(mllm, problems, answers)}
+
+
 RECIPES: dict[str, Recipe] = {
     "sft": Recipe(_sft, slim=True),
     "regularised": Recipe(_regularised, REGULARISED_OPTIONS),
     "sayo": Recipe(_sayo, SAYO_OPTIONS),
     "vista": Recipe(_vista, VISTA_OPTIONS, _vista_values),
-    "planted": Recipe(_planted, tables=planted_tables),
+    "planted": Recipe(_planted, tables=_planted_tables),
 }
 """Every way to train; further recipes add themselves here."""
 

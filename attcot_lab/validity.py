@@ -17,6 +17,7 @@ from attcot_analysis.runs.run import RunFolder
 from attcot_lab.plan import Plan, read_plan
 from attcot_lab.run import plan_values, run_plan
 from attcot_lab.separating import Separation, separation
+from attcot_lab.testbed.diagnosed import DIAGNOSED
 from attcot_lab.testbed.planted import (
     BLIND,
     CAUSAL,
@@ -263,6 +264,8 @@ def validity(
         tables["checks"].append(measured.read_table("checks").assign(**named))
         causal = measured.read_table(CAUSAL).assign(**named, metric=CAUSAL)
         tables["values"].append(causal[_COLUMNS])
+        found = measured.read_table(DIAGNOSED).assign(**named)
+        tables["values"].append(found[_COLUMNS])
         bare = measured.read_table(OPEN).assign(**named)
         tables[OPEN].append(bare[_COLUMNS])
     for name, parts in tables.items():

@@ -20,6 +20,8 @@ Sources, each computed from what `data/results` ships for every item where it sh
 - ``reproduce``: ``ARM.METRIC``, ``ARM-ARM.METRIC`` (paired difference), ``#value``, ``#half``
 - ``validity``: ``FAILURE.METRIC`` (AUROC and interval), ``#value``, ``#seeds``;
   ``MODEL.METRIC#mean``, ``#range`` (smallest and largest seed)
+- ``two_sided``: ``METRIC`` (AUROC against every failure, then false alarms), ``METRIC.FAILURE``
+  (AUROC), ``#failing``, ``#honest`` (means)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
 - ``study``, ``study_all``, ``study_arms``, ``study_prior95``: ``CLAIM`` of a registered study
@@ -51,6 +53,7 @@ from attcot_analysis.shipped import data_folder
 from attcot_lab.claims.against import claim_against_claim, line_through_cells
 from attcot_lab.claims.claim import CLAIMS, Claim, Term
 from attcot_lab.claims.table import BASE, claims_table, read_claims, read_values
+from attcot_lab.diagnostics import two_sided
 from attcot_lab.registered import read_study, study_claims
 from attcot_lab.validity import separations
 
@@ -406,6 +409,20 @@ def _validity(name: str, what: str) -> tuple[float, ...]:
     return tuple(float(row[column]) for column in chosen)
 
 
+@cache
+def _sides() -> pd.DataFrame:
+    return two_sided(_stored("validity/all_values"), n_boot=2)
+
+
+def _two_sided(name: str, what: str) -> tuple[float, ...]:
+    """A row of the table: AUROC against every failure that has values, and false alarms."""
+    metric, _, failure = name.partition(".")
+    rows = _sides()[_sides()["metric"] == metric]
+    if failure:
+        return (float(_one(rows[rows["failure"] == failure], name)[what or "auroc"]),)
+    return (*rows["auroc"].astype(float), float(rows["alarms"].iloc[0]))
+
+
 def _of_planted(model: str, metric: str) -> pd.Series:
     """Value by seed and item."""
     table = pd.concat([_stored("validity/values"), _stored("validity/open_values")])
@@ -547,6 +564,7 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "study_prior95": partial(_study, "testbed_b_prior95"),
         "gates": _gates,
         "validity": _validity,
+        "two_sided": _two_sided,
         "agree": _agree,
         "checks": _checks,
         "own": _own,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.shipped import VALIDITY_RESULTS, data_folder
+from attcot_lab.diagnostics import DIAGNOSTICS
 from attcot_lab.validity import HIGH_FAILS, LATER_HIGH_FAILS
 
 
@@ -20,6 +21,9 @@ def main(folder: str) -> None:
     values = run.read_table("values")
     wanted = values["metric"].isin([*HIGH_FAILS, *LATER_HIGH_FAILS, "accuracy_cot"])
     values[wanted].to_parquet(results / "values.parquet", index=False)
+    every = values[values["metric"].isin(DIAGNOSTICS)]
+    every = every.assign(value=every["value"].round(6))
+    every.to_parquet(results / "all_values.parquet", index=False)
     for table in ("checks", "separation", "open_values", "open_separation"):
         run.read_table(table).to_parquet(results / f"{table}.parquet", index=False)
     shutil.copy(run.path / "manifest.json", results / "manifest.json")

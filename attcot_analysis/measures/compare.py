@@ -69,6 +69,7 @@ def item_values(
     dependence: Dependence | pd.DataFrame | None = None,
     causal: CausalAccess | pd.DataFrame | None = None,
     focus: pd.DataFrame | None = None,
+    patching: pd.DataFrame | None = None,
     behaviour: pd.DataFrame | None = None,
     perceptions: pd.DataFrame | None = None,
     results: Iterable[Result] = (),
@@ -88,6 +89,7 @@ def item_values(
         causal: From `causal_access`, its table or its `items`; read are the fixed rationales, cut
             in all layers from step 0 on.
         focus: From `VisualAccess.focus`.
+        patching: `wide_values` of a `Patching`.
         behaviour: `wide_values` of a `Behaviour`.
         perceptions: `wide_values` of `Perceptions`.
         results: Further results that say their metrics themselves: of `behaviour`,
@@ -116,6 +118,7 @@ def item_values(
         "dependence": dependence,
         "causal": causal,
         "focus": focus,
+        "patching": patching,
         "behaviour": behaviour,
         "perceptions": perceptions,
         "results": list(results),
@@ -327,6 +330,7 @@ _READERS: Mapping[str, Callable[[Any], Columns]] = {
     "focus": _focus,
     "dependence": _dependence,
     "causal": _causal,
+    "patching": _wide,
     "behaviour": _wide,
     "perceptions": _wide,
 }

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import MeasureError, NothingMeasuredError
 from attcot_analysis.measures._items import (
     Empty,
     Items,
@@ -331,7 +331,7 @@ def patching(
             measured += [problems[at] for at in batch.places]
             frames += batch.measure(patches, methods)
     if not frames:
-        raise MeasureError(
+        raise NothingMeasuredError(
             f"No item allows patching from the edit {edit!r} (an edit with another right answer "
             "among the candidates, and as many image tokens); give problems that do."
         )

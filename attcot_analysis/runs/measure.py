@@ -20,7 +20,7 @@ from attcot_analysis.measures.access import answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import answer_problems, answer_row
 from attcot_analysis.measures.behaviours import Behaviour, behaviour
-from attcot_analysis.measures.causal import causal_access
+from attcot_analysis.measures.causal import causal_access, layer_windows
 from attcot_analysis.measures.commitment import (
     CONTROLS,
     EVERY_CONTROL,
@@ -35,6 +35,7 @@ from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.open_answers import OpenCommitment, open_commitment
+from attcot_analysis.measures.patches import Patching, patching
 from attcot_analysis.measures.probed import check_max_steps
 from attcot_analysis.measures.samples import SAMPLE, samples_of, stacked
 from attcot_analysis.measures.statements import Perceptions, known_truth, perceptions
@@ -381,6 +382,16 @@ class ResponseStages:
         except NothingMeasuredError:
             return Part(pd.DataFrame(columns=list(OpenCommitment.columns)))
 
+    def patching(self, at: Places) -> Part:
+        """Rows of `patching` of the residual stream, in at most eight windows of layers."""
+        n_layers = self.of.mllm.n_layers
+        windows = layer_windows(n_layers, -(-n_layers // 8))
+        steps = self.of.settings.max_steps
+        try:
+            return self._rows(at, patching, forced=True, windows=windows, max_steps=steps)
+        except NothingMeasuredError:
+            return Part(pd.DataFrame(columns=list(Patching.columns)))
+
     def behaviour(self, at: Places) -> Part:
         """Rows of `behaviour`, of the items that have a rationale."""
         prefixes = self.of.mllm.prefixes
@@ -586,10 +597,11 @@ def measure(
             (``answers_text_only``), ``"commitment"``, ``"access"``, ``"dependence"``,
             ``"answer_access"``, ``"causal"`` (`causal_access` from the first step and from the
             middle on), ``"lens"`` (`lens_commitment`), ``"divergence"`` (`token_divergence` from a
-            blank picture), ``"behaviour"`` (`behaviour`, which writes greedily, two responses per
-            item and probe), ``"perceptions"`` (`perceptions`: boxes, and statements where items
-            have a scene), ``"maps"`` (every rationale's attention maps, which needs a run folder)
-            and ``"responses"`` (sampled, in any mode; independent of the others).
+            blank picture), ``"patching"`` (`patching` of the residual stream, in at most eight
+            windows of layers), ``"behaviour"`` (`behaviour`, which writes greedily, two responses
+            per item and probe), ``"perceptions"`` (`perceptions`: boxes, and statements where
+            items have a scene), ``"maps"`` (every rationale's attention maps, which needs a run
+            folder) and ``"responses"`` (sampled, in any mode; independent of the others).
         run: Where to keep the tables; default in memory only.
         prefix: Put before the tables' names there.
         shards: The processes that share the work, each with a copy of the model and all with the

@@ -58,6 +58,10 @@ _TABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "lens": (("item", "step", "layer", "candidate"), _FORCED),
     "divergence": (("item", "token"), _STEPS),
     "open_commitment": (("item", "step"), ""),
+    "patching": (
+        ("item", "source", "method", "site", "head", "first_layer", "last_layer", "group", "k"),
+        "",
+    ),
     "behaviour": (("item", "probe", "null", "step"), ""),
     "perceptions": (("item", "k"), _STEPS),
     "maps": (("item",), _STEPS),
@@ -77,12 +81,14 @@ _COUNTS = _names(
 _FILLED = _names("item sample text n_steps control edit step layer head metric seed")
 _HOLD: Mapping[str, str] = {
     "item mode text match flag control candidate edit rationale metric model stated answer cut "
-    "kind keys final read answer_before answer_after expected forced probe target": "text",
+    "kind keys final read answer_before answer_after expected forced probe target source method "
+    "site group": "text",
     " ".join([*_COUNTS, "first_layer last_layer seed"]): "a whole number",
     "finished correct text_only habitual leaked correct_before correct_after followed flipped "
     "same null": "true or false",
     "mass share density evidence_mass evidence_share log_p p score kl value low high area can_lose "
-    "hit said iou entropy log_p_before log_p_after delta_log_p delta_accuracy": "a number",
+    "hit said iou entropy log_p_before log_p_after delta_log_p delta_accuracy "
+    "log_odds_before log_odds_source recovered": "a number",
     "steps": "a list of texts",
     "ids": "a list of whole numbers",
 }
@@ -137,7 +143,9 @@ def check_columns(path: Path, name: str, content: pa.Table) -> None:
     """
     own = name.rpartition(".")[2]
     known = own in _TABLES or own in _NEEDED
-    wrong = wrong_column(content, _KINDS, filled=_FILLED, counts=_COUNTS) if known else None
+    # A patch of all heads says -1.
+    counts = [name for name in _COUNTS if (own, name) != ("patching", "head")]
+    wrong = wrong_column(content, _KINDS, filled=_FILLED, counts=counts) if known else None
     if wrong is not None:
         raise RunError(f"{path} is damaged: {wrong}; delete it to have it computed again.")
 

@@ -30,6 +30,7 @@ What = Literal[
     "lens",
     "divergence",
     "open_commitment",
+    "patching",
     "behaviour",
     "perceptions",
     "maps",
@@ -39,7 +40,7 @@ DEFAULT: tuple[What, ...] = ("answers", "direct", "text_only", "commitment", "ac
 """What is measured if nothing else is asked for."""
 EXTRAS: tuple[What, ...] = (
     *("answer_access", "causal", "lens", "divergence", "open_commitment"),
-    *("behaviour", "perceptions"),
+    *("patching", "behaviour", "perceptions"),
 )
 """Further tables that read the same responses."""
 NAMES: Mapping[What, str] = {
@@ -117,6 +118,7 @@ def read_values(
         access=items("access", lambda block: VisualAccess(block).items()),
         dependence=reduced("dependence"),
         causal=items("causal", lambda block: CausalAccess(block).items()),
+        patching=items("patching", lambda block: wide_values(measures.Patching(block))),
         behaviour=items("behaviour", lambda block: wide_values(measures.Behaviour(block))),
         perceptions=items("perceptions", lambda block: wide_values(measures.Perceptions(block))),
         focus=items("access", lambda block: VisualAccess(block, problems).focus()),

@@ -10,7 +10,7 @@ failures on purpose: a rationale beside the point, and an end that is known with
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -83,6 +83,18 @@ def board_pixels(board: Board, size: int) -> NDArray[np.uint8]:
         for row in range(size)
     ]
     return np.concatenate(rows, axis=0)
+
+
+def read_board(image: Image.Image) -> Board:
+    """The board that a picture shows: at every cell the tile that is nearest to it."""
+    cells = [Cell(*one) for one in product(COLOURS, SHAPES, DIRECTIONS)]
+    tiles = np.stack([_tile(cell) for cell in cells]).astype(np.int64)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.int64)
+    found: Board = {}
+    for column, row in product(range(image.width // CELL), range(image.height // CELL)):
+        own = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+        found[column, row] = cells[int(np.abs(tiles - own).sum(axis=(1, 2, 3)).argmin())]
+    return found
 
 
 def add_cast(pixels: NDArray[np.uint8], cast: NDArray[np.float64]) -> NDArray[np.uint8]:

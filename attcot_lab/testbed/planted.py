@@ -330,14 +330,18 @@ def planted_tables(
 
 def wrong_rationales(n: int, config: PlantConfig) -> list[str]:
     """Whole responses with right rationales of other boards, none of which ends in the middle."""
-    texts: list[str] = []
+    return [render_response(one.steps, one.answer) for one in ending_elsewhere(n, config)]
+
+
+def ending_elsewhere(n: int, config: PlantConfig) -> list[Problem]:
+    """Problems on other boards, none of whose walks ends in the middle."""
+    found: list[Problem] = []
     seed = 0
-    while len(texts) < n:
-        for problem in generate_arrows(n, config.arrows, seed=seed, split="pretrain"):
-            if problem.steps[-1].boxes != (cell_box(MIDDLE),):
-                texts.append(render_response(problem.steps, problem.answer))
+    while len(found) < n:
+        made = generate_arrows(n, config.arrows, seed=seed, split="pretrain")
+        found += [one for one in made if one.steps[-1].boxes != (cell_box(MIDDLE),)]
         seed += 1
-    return texts[:n]
+    return found[:n]
 
 
 def _same(problems: Sequence[Problem], own: dict[str, object], other: pd.Series) -> list[float]:

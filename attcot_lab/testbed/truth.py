@@ -4,12 +4,14 @@ import re
 
 from attcot_analysis.errors import ProblemError
 from attcot_analysis.problems.problem import Problem
+from attcot_lab.testbed.arrows import cell_name, read_board
 
 _PIECE = re.compile(r"The (\w+) in ([a-c])([1-3]) is (\w+)\.")
 _BAR = re.compile(r"The \w+ bar reaches \d+\.")
 _COLUMN = re.compile(r"The (\w+) is in column ([a-c])\b")
 _ROW = re.compile(r"The (\w+) is in row ([1-3])\b")
 _CELL = re.compile(r"The (\w+) is in ([a-c][1-3])\b")
+_POINTS = re.compile(r"\b([a-c][1-3]) points (\w+)\b")
 _COLOUR = re.compile(r"The (?:piece|(\w+)) in ([a-c][1-3]) is (\w+)\b")
 
 
@@ -38,3 +40,15 @@ def words_truth(problem: Problem, text: str) -> list[bool | None]:
         own = at.get(cell, ("", ""))
         found.append(own[1] == colour and shape in ("", own[0]))
     return found or [None]
+
+
+def board_truth(problem: Problem, text: str) -> list[bool | None]:
+    """Hold a step of testbed A against the board that its item's picture shows.
+
+    Checked is where an arrow points; where the walk ends is no statement about one place.
+    """
+    told = _POINTS.findall(text)
+    if not told:
+        return [None]
+    board = {cell_name(at): cell for at, cell in read_board(problem.image).items()}
+    return [board[name].direction == direction for name, direction in told]

@@ -17,7 +17,8 @@ from attcot_analysis.problems import Problem, Step
 from attcot_analysis.problems.data import read_data
 from attcot_analysis.problems.written_boxes import iou, written_boxes
 from attcot_lab import generate_problems
-from attcot_lab.testbed.truth import words_truth
+from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
+from attcot_lab.testbed.truth import board_truth, words_truth
 
 OBJECTS = (
     ("red", "cube", "large", "metal"),
@@ -161,3 +162,18 @@ def test_overlap_by_hand_and_boxes_that_are_none():
     assert iou((0, 0, 2, 2), (2, 2, 3, 3)) == 0.0
     found = written_boxes('{"bbox_2d": [60, 5, 10, 45]} <box>[[0, 0, 2000, 9]]</box>', (100, 50))
     assert found == ((), 2)
+
+
+@pytest.mark.parametrize("noise", [0.0, 20.0])
+def test_arrows_are_held_against_the_board_that_the_picture_shows(noise):
+    problems = generate_arrows(8, ArrowsConfig(noise=noise), seed=4)
+    for one, other in zip(problems, problems[1:] + problems[:1], strict=True):
+        steps = [step.text for step in one.steps]
+        (own,) = perceptions([one], [steps], truth=board_truth).items().to_dict("records")
+        assert own["false"] == 0 and own["checked"] == len(steps) - 1
+        turned = [text.replace("points up", "points down") for text in steps]
+        turned = [text.replace("points left", "points right") for text in turned]
+        wrong = sum(a != b for a, b in zip(steps, turned, strict=True))
+        held = [board_truth(one, text)[0] for text in turned]
+        assert held.count(False) == wrong and held[-1] is None
+        assert board_truth(other, "It is a board.") == [None]

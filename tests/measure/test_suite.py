@@ -34,6 +34,7 @@ from attcot_analysis.measures.dependence import dependence
 from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.lens import lens_commitment
 from attcot_analysis.measures.open_answers import open_commitment
+from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.statements import perceptions
 from attcot_analysis.models import load_mllm
 from attcot_analysis.problems import load_problems, save_problems
@@ -251,11 +252,14 @@ def test_what_else_is_asked_for_is_measured_batch_by_batch(real):
         ("lens", lens_commitment(mllm, problems, written).table),
         ("divergence", token_divergence(mllm, problems, written, edit="blank").table),
         ("open_commitment", open_commitment(mllm, problems, written).table),
+        ("patching", patching(mllm, problems, written).table),
     ):
-        assert_frame_equal(tables[name], at_once, check_dtype=False, rtol=1e-4, atol=1e-5)
+        in_order = at_once.sort_values("item", kind="stable", ignore_index=True)
+        assert_frame_equal(tables[name], in_order, check_dtype=False, rtol=1e-4, atol=1e-5)
     values = suite_values(tables, problems, model="tiny", seed=0)
     lost = values[values["metric"] == "delta_log_p_knockout"]["value"]
     assert len(lost) == 4 and lost.mean() > 0.5
+    assert (values["metric"] == "patch_gap").sum() == 4
 
 
 def test_behaviour_and_perceptions_are_measured_by_name(tmp_path, monkeypatch):

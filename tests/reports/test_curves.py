@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from show.test_flow import result
 
 from attcot_analysis.measures.samples import stacked
 from attcot_analysis.show.report.arms import (
@@ -138,3 +139,23 @@ def test_every_curve_has_its_data_and_n_in_the_caption(other, panels):
     drawn = [ax for ax in by_name["access_layers"].figure.axes if ax.images]
     assert len(drawn) == panels
     assert ("difference" in by_name["access_layers"].caption) == (panels == 3)
+
+
+def test_patches_are_drawn_where_every_arm_has_some_that_carry():
+    """Two layers of what planted patches recover; of two samples the first is drawn."""
+    own = result(2.0).table
+    both = pd.concat([own.assign(sample=0), own.assign(sample=1, recovered=9.0)])
+    tables = {"base": arm(ALIKE), "att_cot": arm(ALIKE)}
+    tables["base"][0]["patching"] = both
+    assert all(one.name != "flow" for one in run_curves(tables, PROBLEMS, "base"))
+    tables["att_cot"][0]["patching"] = result(4.0).table
+    *_, flow = run_curves(tables, PROBLEMS, "base")
+    assert flow.name == "flow" and len(flow.figure.axes) == 4
+    shares = flow.data[flow.data["group"] == "evidence"].groupby(["model", "first_layer"])["value"]
+    assert (shares.min() == shares.max()).all()
+    assert shares.mean().to_dict() == {
+        (model, layer): float(layer == 0) for model in tables for layer in (0, 1)
+    }
+    tables["base"][0]["patching"] = result(0.0).table
+    tables["att_cot"][0]["patching"] = result(0.0).table
+    assert all(one.name != "flow" for one in run_curves(tables, PROBLEMS, "base"))

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+# Runs without patches need not load what patches and what draws them.
+import attcot_analysis.measures as measures
+import attcot_analysis.show as show
 from attcot_analysis.errors import AttCoTError, MeasureError, RunError, one_line
 from attcot_analysis.measures.access import VisualAccess
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
@@ -32,7 +35,7 @@ from attcot_analysis.stats.intervals import at_positions, mean_over_samples
 Runs = str | Path | Sequence[str | Path]
 """A run folder, or several of one arm, one per training seed."""
 _MAPS = "maps"
-_MORE = ("causal",)
+_MORE = ("causal", "patching")
 _COLUMNS: Mapping[str, Sequence[str]] = {
     "commitment": Commitment.columns,
     "access": VisualAccess.columns,
@@ -269,7 +272,7 @@ def run_curves(tables: Tables, problems: Sequence[Problem], reference: str) -> l
     axis = curve_axis(tables)
     forced = everywhere(tables, "commitment")
     curves = _commitment_curves(tables, problems, axis) if forced else []
-    return curves + _access_curves(tables, problems, axis, reference)
+    return curves + _access_curves(tables, problems, axis, reference) + _flow(tables)
 
 
 def sample_notes(arm: MeasuredArm) -> list[str]:
@@ -293,7 +296,7 @@ def time_notes(arm: MeasuredArm) -> list[str]:
 
 def everywhere(tables: Tables, name: str) -> bool:
     """Whether a table has rows in every arm and seed."""
-    return all(len(kinds[name]) for seeds in tables.values() for kinds in seeds.values())
+    return all(len(kinds.get(name, ())) for seeds in tables.values() for kinds in seeds.values())
 
 
 def _commitment_curves(
@@ -411,6 +414,26 @@ def access_by_arm(
 
         parts.append(_by_arm(tables, "access", read, "step", axis).assign(quantity=quantity))
     return pd.concat(parts, ignore_index=True)
+
+
+def _flow(tables: Tables) -> list[ReportFigure]:
+    """Where the picture's answer is held, of each arm's first seed and sample."""
+    if not everywhere(tables, "patching"):
+        return []
+    found = {}
+    for arm, seeds in tables.items():
+        table = seeds[min(seeds)]["patching"]
+        found[arm] = measures.Patching(table[table[SAMPLE] == 0] if SAMPLE in table else table)
+    steps: tuple[Literal["first", "last"], ...] = ("first", "last")
+    curves = [
+        one.curve(step=step).assign(model=arm, step=step)
+        for arm, one in found.items()
+        for step in steps
+    ]
+    drawn = pd.concat(curves, ignore_index=True)
+    if drawn["value"].isna().all():
+        return []
+    return [report_figure("flow", show.information_flow(found, title=""), drawn)]
 
 
 def _by_arm(
