@@ -62,6 +62,7 @@ portable: $(STAMP)  ## Notebooks and stored numbers once more, with two unlike i
 
 # Apart, so that `make test` stays below twenty minutes: what it runs is run there in smaller parts.
 long: $(STAMP)  ## The tests that take longest: benchmarks, recipes, several processes, notebooks in JupyterLab.
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[docs]'
 	$(BIN)/pytest tests -m long -n 2 --dist loadscope
 
 # Apart, since counting lines takes a quarter longer.

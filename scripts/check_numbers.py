@@ -25,9 +25,9 @@ Sources, each computed from what `data/results` ships for every item where it sh
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
 - ``study``, ``study_all``, ``study_arms``, ``study_prior95``: ``CLAIM`` of a registered study
-  (difference and interval), ``#value``, ``#corrected`` (at Holm's level), ``#passing`` (of the
-  models that pass every gate), ``#models``; ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of
-  models with all arms in ``study_five``; ``gates``: ``MODEL.KIND.GATE``
+  (difference and interval), ``#value``, ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean`` or
+  ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``; ``gates``:
+  ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``own``: what `_own` says
 - ``given``: no result (a margin, chance, a setting)
@@ -498,11 +498,8 @@ def _studied(study: str) -> pd.DataFrame:
 
 
 @cache
-def _claimed(study: str, passing: bool = False) -> pd.DataFrame:
-    asked = read_study(study)
-    if passing:
-        asked = asked.model_copy(update={"models": _models("testbed_b")})
-    return study_claims(_studied(study), asked)
+def _claimed(study: str) -> pd.DataFrame:
+    return study_claims(_studied(study), read_study(study))
 
 
 def _models(study: str) -> list[str] | None:
@@ -523,7 +520,7 @@ def _study(study: str, name: str, what: str) -> tuple[float, ...]:
         if models is not None:
             wanted &= values["model"].isin(models)
         return (float(values[wanted]["value"].mean()),)
-    table = _claimed(study, what == "passing")
+    table = _claimed(study)
     row = _one(table[table["claim"] == name], name)
     if what == "corrected":
         return (row["low_holm"], row["high_holm"])

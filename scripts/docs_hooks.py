@@ -74,6 +74,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
 REFERENCE = "reference"
 WORKER = "javascripts/frame-worker.js"
 _FOREIGN = re.compile(r'<script src="https://unpkg\.com/iframe-worker/shim">\s*</script>')
+_DIALOG = 'data-md-component="search" role="dialog"'
 _PIECES = re.compile(
     r"(?P<fence>```.*?```)"
     r"|(?P<image>!?)\[(?P<text>(?:`[^`\n]*`|[^\]`])*)\]\((?P<target>[^)\s]+)\)"
@@ -165,14 +166,15 @@ def rewritten(markdown: str, source: str, pages: set[str]) -> str:
 
 
 def local_search(html: str, url: str) -> str:
-    """A page that loads our frame-worker.js where the theme would load a foreign one.
+    """A page whose search has a name, and loads our frame-worker.js, not the theme's foreign one.
 
     Args:
         html: The page.
         url: Its address in the site, such as ``howto/x.html``.
     """
     own = posixpath.relpath(WORKER, posixpath.dirname(url) or ".")
-    return _FOREIGN.sub(f'<script src="{own}"></script>', html)
+    named = html.replace(_DIALOG, f'{_DIALOG} aria-label="Search"')
+    return _FOREIGN.sub(f'<script src="{own}"></script>', named)
 
 
 _PAGES: set[str] = set()
@@ -196,6 +198,9 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let the links of a page lead to pages."""
     uri = page.file.src_uri
+    # What is asked in plain words is answered by the guides.
+    guides = {one for part in ("Start", "How to", "Guides") for one in ORDER[part]}
+    page.meta.setdefault("search", {"boost": 10 if uri in guides else 1})
     if uri.startswith((f"{REFERENCE}/", "claims/")):
         return markdown
     return rewritten(markdown, _SOURCE_OF.get(uri, f"docs/{uri}"), _PAGES)

@@ -89,12 +89,14 @@ class SignAnswer:
         shares: How many of the hurt, the helped and the rest, with intervals.
         differences: Of the hurt from the rest, and from the items that are most like them, with
             intervals.
+        apart: Whether the hurt are told apart from the items most like them, too.
     """
 
     sign: Sign
     word: Word
     shares: str
     differences: str
+    apart: bool
 
     def __str__(self) -> str:
         """Write it as one sentence."""
@@ -249,16 +251,44 @@ class CotOutcomes(Result):
             difference=f"{_signed(row['value'])} {_ends(row['low'], row['high'])}",
             n=self._n,
         )
-        verdict = "inconclusive"
-        if self.unread:
-            verdict = "unread"
-        elif self.counts["hurt"] == self.counts["helped"] == 0:
-            verdict = "neither"
-        elif row["low"] > 0 or row["high"] < 0:
-            verdict = "more" if row["low"] > 0 else "less"
         who = "this checkpoint" if self.n_seeds == 1 else "it"
-        verdict = _SAID[verdict].format(who=who, numbers=numbers)
+        verdict = _SAID[self._verdict].format(who=who, numbers=numbers)
         return " ".join([*self.unread, *self._unparsed, f"{verdict}."])
+
+    @property
+    def glance(self) -> str:
+        """Say in a word whether CoT hurts, as the headline does."""
+        return str(_TABLE["glance"][self._verdict])
+
+    @property
+    def _verdict(self) -> str:
+        row = self.accuracy
+        if self.unread:
+            return "unread"
+        if self.counts["hurt"] == self.counts["helped"] == 0:
+            return "neither"
+        if row["low"] > 0 or row["high"] < 0:
+            return "more" if row["low"] > 0 else "less"
+        return "inconclusive"
+
+    @property
+    def why(self) -> str:
+        """Say which signs the hurt items show more often than the rest, and how many show each."""
+        answers = self.answers()
+        if not answers or self.unread:
+            return ""
+        hurt = self.shares().query("group == 'hurt'").set_index("sign")
+        titles = {name: SIGNS[name].metric.title for name in hurt.index}
+        signs = [f"{titles[name]}: {row['count']} of {row['of']}" for name, row in hurt.iterrows()]
+        told = [
+            answer.sign.metric.title + ("" if answer.apart else _SAID["alike"])
+            for answer in answers
+            if answer.word == "yes"
+        ]
+        return " ".join(
+            _SAID[key].format(signs="; ".join(some))
+            for key, some in (("told" if told else "untold", told), ("why", signs))
+        )
 
     @property
     def counted(self) -> str:
@@ -289,14 +319,13 @@ class CotOutcomes(Result):
                 share = f", {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
                 known = share if row["of"] else ""
                 shares.append(f"{GROUPS[group]} {row['count']:.0f} of {row['of']:.0f}{known}")
-            caveat = ""
-            if word in ("yes", "no") and _word(like) != word:
-                caveat = ", so not told apart from these"
+            apart = word not in ("yes", "no") or _word(like) == word
+            caveat = "" if apart else ", so not told apart from these"
             differences = (
                 f"hurt minus {GROUPS['rest']} {_interval(found)}; "
                 f"hurt minus {GROUPS[sign.like]} {_interval(like)}{caveat}"
             )
-            answers.append(SignAnswer(sign, word, "; ".join(shares), differences))
+            answers.append(SignAnswer(sign, word, "; ".join(shares), differences, apart))
         return answers
 
     @property

@@ -7,7 +7,7 @@ from .curves import training_curves as training_curves
 from .explorer.build import describe_record as describe_record
 from .explorer.build import explore as explore
 from .explorer.build import explorer_record as explorer_record
-from .explorer.gallery import gallery_entries as gallery_entries
+from .explorer.gallery import gallery_spec as gallery_spec
 from .explorer.page import explorer_fragment as explorer_fragment
 from .explorer.page import explorer_page as explorer_page
 from .explorer.page import gallery_page as gallery_page

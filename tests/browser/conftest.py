@@ -40,7 +40,7 @@ def violations():
         # Not as a script element: the page's policy forbids any script but its own.
         page.evaluate(AXE.read_text(encoding="utf-8") + "; undefined")
         found = page.evaluate(
-            "part => axe.run(part ?? document, {resultTypes: ['violations']})", part
+            "part => axe.run(part ?? document, {resultTypes: ['violations'], preload: false})", part
         )
         return [
             f"{one['id']}: {node['html'][:160]} {node['failureSummary']}"

@@ -7,7 +7,7 @@ from browser.pages import ASK, RUN_ALL, SIZES, check_look, keep
 from playwright.sync_api import expect
 from show.test_gallery import VALUES, planted, planted_values
 
-from attcot_analysis.show.explorer.gallery import gallery_entries
+from attcot_analysis.show.explorer.gallery import gallery_spec
 from attcot_analysis.show.explorer.page import gallery_page
 
 pytestmark = pytest.mark.browser
@@ -18,7 +18,7 @@ def path(tmp_path_factory):
     """A page of three items and one that could not be measured."""
     made = [planted(name, steps=2 + at, cols=6 + 3 * at) for at, name in enumerate(VALUES)]
     problems = [record.problem for record in [*made, planted("failed")]]
-    told = gallery_entries(problems, planted_values())
+    told = gallery_spec(problems, planted_values())
     page = gallery_page([*made, "The response has no step."], told)
     path = tmp_path_factory.mktemp("gallery") / "page.html"
     path.write_text(page, encoding="utf-8")
@@ -42,11 +42,11 @@ def test_items_are_sorted_filtered_and_opened_by_keyboard(visit, path, violation
     expect(page.get_by_label("Sort", exact=True)).to_be_focused()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert names(page)[0] == "unread"
+    assert names(page)[0] == "unread", "the largest loss on the twin"
     page.keyboard.press("ArrowUp")
     assert names(page) == ["early", "late", "unread", "failed"]
     early = items(page).get_by_role("option", name="early")
-    expect(early).to_contain_text("most premature (commitment area): 0.900")
+    expect(early).to_contain_text("commitment area: 0.900")
     page.keyboard.press("Tab")
     expect(page.get_by_label("Show", exact=True)).to_be_focused()
     page.keyboard.press("ArrowDown")

@@ -27,6 +27,17 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def sorted_report(tmp_path_factory):
+    values = [
+        {"accuracy_cot": 1.0, "commitment_area": 0.75, "a number of mine": 1.0},
+        {"accuracy_cot": 0.0, "commitment_area": 0.25},
+        {"accuracy_cot": 0.5, "commitment_area": 0.5, "a number of mine": 2.0},
+    ]
+    path = tmp_path_factory.mktemp("sorted") / "report.html"
+    return samples.make_report(path, values=values)
+
+
+@pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     path = tmp_path_factory.mktemp("hostile") / "report.html"
     return samples.make_report(path, hostile=samples.HOSTILE)
@@ -94,47 +105,98 @@ def test_the_report_looks_as_it_did(visit, report, size, scheme):
     check_look(page, f"report_figure_{size}_{scheme}")
 
 
-def test_items_are_stepped_through_by_keyboard(visit, report):
-    page = visit(report)
-    said = page.locator(".tools output")
-    assert shown_items(page) == ["item-0"] and said.inner_text() == "1 of 3"
-    page.get_by_role("button", name="Next").focus()
+def tab_to(page, wanted: str, back: bool = False) -> None:
+    """Press Tab until what has the focus fits a selector."""
+    for _ in range(60):
+        page.keyboard.press("Shift+Tab" if back else "Tab")
+        if page.evaluate("wanted => document.activeElement.matches(wanted)", wanted):
+            return
+    raise AssertionError(f"the keyboard does not reach {wanted}")
+
+
+@both_sizes
+def test_two_minutes_by_keyboard_alone(visit, report, size):
+    """Open, find where it looked at step 2, when it decided, and what the edit changed."""
+    page = visit(report, size)
+    if size == "narrow":
+        tab_to(page, "nav summary")
+        page.keyboard.press("Enter")
+    tab_to(page, "nav a[href='#items']")
     page.keyboard.press("Enter")
-    assert shown_items(page) == ["item-1"] and said.inner_text() == "2 of 3"
-    page.keyboard.press("ArrowRight")
-    assert shown_items(page) == ["item-2"]
-    assert page.get_by_role("button", name="Next").get_attribute("aria-disabled") == "true"
-    page.keyboard.press("ArrowRight")
-    assert shown_items(page) == ["item-2"]
-    page.get_by_role("button", name="Previous").focus()
-    page.keyboard.press(" ")
-    assert shown_items(page) == ["item-1"]
-    choice = page.get_by_role("combobox", name="Item")
-    choice.focus()
+    # The contents lead to the items; the next stop is their strip.
+    tab_to(page, "[aria-label='Items'] select")
+    page.keyboard.press("End")
+    expect(page.get_by_role("status")).to_have_text("1 of 3 items")
     page.keyboard.press("Home")
-    assert shown_items(page) == ["item-0"] and said.inner_text() == "1 of 3"
+    tab_to(page, "[role=option]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    assert shown_items(page) == ["item-0"]
+    item = page.locator("#item-0")
+    expect(item.locator(".settled").first).to_contain_text("Settled on")
+    # What did the edit change?
+    twin = item.locator(".version", has_text="Twin: the answer changes")
+    expect(twin).to_contain_text("Right answer")
+    expect(twin.locator(".said")).to_contain_text("Att-CoT: \N{BALLOT X}")
+    # When had it decided, and how much did it look at step 2?
+    tab_to(page, "#item-0 .run:last-child .scroll")
+    last = item.locator(".run").last
+    expect(last.locator("p.settled")).to_be_in_viewport()
+    expect(last.locator("p.settled")).to_contain_text("after step 3 of 3")
+    expect(last.locator("tbody tr").nth(2).locator("td").last).to_have_text("0.30")
+    # And at what?
+    tab_to(page, "#item-0 a[href^='#figure-']", back=True)
+    page.keyboard.press("Enter")
+    maps = page.locator(page.evaluate("location.hash"))
+    expect(maps.locator("text", has_text="step 2").first).to_be_in_viewport()
+    # The same of every token, in the explorer of an item.
+    tab_to(page, "iframe")
+    frame = page.frame_locator("#explore iframe >> nth=0")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if frame.locator(".ax-token:focus").count():
+            break
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(frame.get_by_role("status")).to_contain_text("(step 2)")
+    expect(frame.locator(".ax-readout")).to_contain_text("strongest patch")
 
 
-def test_items_are_filtered_by_who_is_right(visit, report):
-    page = visit(report)
-    kinds = page.get_by_role("combobox", name="Show")
-    choice = page.get_by_role("combobox", name="Item")
-    for label, items in (
-        ("Only Att-CoT is right (1)", ["item-0"]),
-        ("Both are right (1)", ["item-2"]),
-        ("Both are wrong (1)", ["item-1"]),
+def test_items_are_filtered_by_who_is_right_and_sorted_by_any_metric(visit, sorted_report):
+    page = visit(sorted_report)
+    strip = page.get_by_role("listbox", name="Items").get_by_role("option")
+    kinds, order = (page.get_by_label(name, exact=True) for name in ("Show", "Sort"))
+    for label, at in (
+        ("only one is right (1)", 0),
+        ("only Att-CoT is right (1)", 0),
+        ("both are right (1)", 2),
+        ("both are wrong (1)", 1),
     ):
         kinds.select_option(label=label)
-        assert shown_items(page) == items and choice.locator("option").count() == 1
-    assert kinds.locator("option", has_text="Only CoT-SFT is right").is_disabled()
-    kinds.select_option(label="All 3 items")
-    assert shown_items(page) == ["item-1"], "the item stays"
-    assert choice.locator("option").count() == 3
+        expect(strip).to_have_count(1)
+        strip.click()
+        assert shown_items(page) == [f"item-{at}"]
+    kinds.select_option(label="all (3)")
+    names = strip.locator("span").all_inner_texts()
+    for label, turned in (
+        ("accuracy, CoT (lowest first)", [1, 2, 0]),
+        ("most premature (commitment area)", [0, 2, 1]),
+        ("a number of mine (highest first)", [2, 0, 1]),
+    ):
+        order.select_option(label=label)
+        assert strip.locator("span").all_inner_texts() == [names[at] for at in turned]
+    expect(strip.first).to_contain_text("a number of mine: 2.000")
+    expect(strip.last).to_contain_text("a number of mine: not measured")
 
 
 def test_a_link_opens_an_item_and_a_metrics_note(visit, report):
     page = visit(f"{report.as_uri()}#item-2")
     assert shown_items(page) == ["item-2"]
+    expect(page.locator("#item-2 h3")).to_be_in_viewport()
+    page.evaluate("location.hash = '#item-1'")
+    expect(page.locator("#item-1 h3")).to_be_in_viewport()
     note = page.locator("#metric-accuracy-cot")
     assert note.get_attribute("open") is None
     page.locator("#metrics table a").first.click()
@@ -145,7 +207,7 @@ def test_a_link_opens_an_item_and_a_metrics_note(visit, report):
 def test_without_scripts_all_items_are_there(visit, report):
     page = visit(report, java_script_enabled=False)
     assert len(shown_items(page)) == 3
-    assert not page.locator(".tools").is_visible()
+    assert page.locator(".attcot-gallery").count() == 0
 
 
 def test_explorers_work_inside_the_page_and_load_when_opened(visit, report):
@@ -173,7 +235,7 @@ def test_hostile_text_is_shown_as_text(visit, hostile):
         found = page.locator(part).all_inner_texts()
         assert any(written in text for text in found), part
     assert written in page.locator(".run table").nth(1).inner_text()
-    assert written in page.locator("select[name=item] option").first.inner_text()
+    assert written in page.get_by_role("option", name="item-000").get_attribute("title")
     page.locator("#items summary").first.click()
     assert any(written in text for text in page.locator("#items pre").all_inner_texts())
     for part in ("#metrics svg", "#heatmaps svg"):
@@ -226,7 +288,7 @@ def test_dark_pages_have_light_text_and_light_arms(visit, report):
 def test_print_shows_what_is_folded_and_leaves_out_the_tools(visit, report):
     page = visit(report)
     page.emulate_media(media="print")
-    assert not page.locator(".tools").is_visible() and not page.locator("nav").is_visible()
+    assert not page.locator(".attcot-gallery").is_visible() and not page.locator("nav").is_visible()
     assert page.locator(".meanings p").first.is_visible()
     assert not page.locator("#explore iframe").first.is_visible()
     still = page.locator("#explore img.attcot-still").first

@@ -201,7 +201,7 @@ def test_held_out_values_reach_a_tracker(tmp_path, monkeypatch, tracker):
 def test_a_log_that_inspect_wrote_is_measured(tmp_path, monkeypatch, capsys, form):
     from inspect_ai import Task, eval
     from inspect_ai.dataset import Sample
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
     folder = ROOT / "data" / "problems" / "relation"
     problems = ac.load_problems(folder, limit=2)
@@ -210,10 +210,10 @@ def test_a_log_that_inspect_wrote_is_measured(tmp_path, monkeypatch, capsys, for
         for problem in problems
     ]
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
-    model = get_model(
-        "mockllm/model",
-        custom_outputs=[ModelOutput.from_content("mockllm/model", text) for text in texts],
-    )
+    outputs = [ModelOutput.from_content("mockllm/model", text) for text in texts]
+    for output in outputs:
+        output.usage = ModelUsage()  # else it fetches a vocabulary, to count tokens
+    model = get_model("mockllm/model", custom_outputs=outputs)
     task = Task([Sample(id=problem.id, input=problem.question) for problem in problems])
     (log,) = eval(task, model=model, max_samples=1, log_dir=str(tmp_path / "logs"), log_format=form)
     assert log.status == "success"

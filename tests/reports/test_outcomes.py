@@ -1,5 +1,6 @@
 """Does CoT hurt: what is planted is found, what is not is inconclusive, and the page says so."""
 
+import json
 import re
 from html import unescape
 from pathlib import Path
@@ -107,21 +108,49 @@ def test_what_holds_of_all_changed_answers_is_not_told_apart_from_them():
     assert "not told apart" not in told.answers()[0].differences
 
 
+def test_why_counts_the_signs_of_the_hurt_and_names_those_that_the_rest_show_less():
+    seldom = dict.fromkeys(("hurt", "helped", "right", "wrong"), 0.0)
+    alike = random_outcomes(
+        np.random.default_rng(1), decided_first={**seldom, "hurt": 1, "helped": 1}
+    )
+    (answer,) = [one for one in alike.answers() if one.word == "yes"]
+    title = answer.sign.metric.title
+    n = alike.counts["hurt"]
+    assert f"Of them, {title}: {n} of {n}; " in alike.why
+    assert (
+        f"than the rest: {title} (but not more often than the items most like them)." in alike.why
+    )
+    apart = random_outcomes(np.random.default_rng(1), decided_first={**seldom, "hurt": 1})
+    assert apart.why.startswith(f"The items that CoT hurt show more often than the rest: {title}. ")
+    nothing = random_outcomes(np.random.default_rng(1), decided_first=seldom)
+    assert nothing.why.startswith("No sign is shown to set the items that CoT hurt apart")
+
+
 def test_paired_accuracy_is_judged_by_its_interval_of_this_checkpoint(problems):
-    for sizes, verdict in (
+    for sizes, verdict, glance in (
         (
             (40, 10, 60, 40),
             "With CoT this checkpoint is right less often than directly: accuracy 0.467",
+            "Yes",
         ),
         (
             (10, 40, 60, 40),
             "With CoT this checkpoint is right more often than directly: accuracy 0.667",
+            "No, it helps",
         ),
-        ((30, 25, 55, 40), "Inconclusive: whether it is right more or less often with CoT"),
-        ((0, 0, 90, 60), "CoT hurt no item and helped none: accuracy 0.600 with CoT and 0.600"),
+        (
+            (30, 25, 55, 40),
+            "Inconclusive: whether it is right more or less often with CoT",
+            "Not shown",
+        ),
+        (
+            (0, 0, 90, 60),
+            "CoT hurt no item and helped none: accuracy 0.600 with CoT and 0.600",
+            "No",
+        ),
     ):
         found = cot_outcomes({0: planted_tables(problems, sizes=sizes)})
-        assert found.headline.startswith(verdict)
+        assert found.headline.startswith(verdict) and found.glance == glance
         assert [found.counts[group] for group in GROUPS] == list(sizes)
         expected = (sizes[1] - sizes[0]) / 150
         assert (
@@ -307,7 +336,8 @@ def test_the_section_stands_first_and_says_what_is_planted(page):
     assert main_part.index('<section id="hurt">') < main_part.index('<section id="answer">')
     assert re.search(r"<section id=\"(\w+)\"", main_part)[1] == "hurt"
     said = unescape(re.sub(r"<[^>]+>", "", section))
-    assert page[1].headline in said and page[1].counted in said
+    assert page[1].headline in said and page[1].counted in said and page[1].why in said
+    assert f"{page[1].glance}. {page[1].headline}" in said
     (first, *others) = re.findall(r'class="word (\w+)">([^<]+)', section)
     assert first == ("told", "Yes")
     assert set(others) == {("inconclusive", "Inconclusive")} and len(others) == 3
@@ -329,8 +359,9 @@ def test_links_lead_to_the_hurt_items_which_come_first(page):
     hurt, helped = page[1].items("hurt"), page[1].items("helped")
     assert [item for _, item in links] == [*hurt[:12], *helped]
     assert "; 3 are not in the item browser" in section and len(articles) == 24
-    kinds = re.findall(r'data-kind="(\w+)"', text)
-    assert kinds[:18] == ["hurt"] * 12 + ["helped"] * 6 and "CoT hurt (12)" in text
+    strip = json.loads(unescape(re.search(r'data-gallery="([^"]+)"', text)[1]))["entries"]
+    kinds = [kind for entry in strip for kind in entry["groups"]]
+    assert kinds[:18] == ["CoT hurt"] * 12 + ["CoT helped"] * 6 and "CoT hurt" not in kinds[18:]
     assert "Chosen because CoT hurt: the direct answer (" in text
 
 
@@ -392,5 +423,6 @@ def test_a_comparison_keeps_its_verdicts_behind_both_arms(pair, tmp_path):
     section = text[text.index('<section id="hurt">') : text.index('<section id="answer">')]
     assert section.index("<h3>CoT-SFT</h3>") < section.index("<h3>Att-CoT</h3>")
     for name in ("cot_sft", "att_cot"):
-        assert does_cot_hurt(pair.path(name)).headline in unescape(section)
+        outcomes = does_cot_hurt(pair.path(name))
+        assert outcomes.headline in unescape(section) and outcomes.why in unescape(section)
     assert found.answers.verdicts in unescape(text) and "<figure" not in section

@@ -224,6 +224,7 @@ def make_report(
     hostile: str = "",
     figures: Path | None = None,
     explorers: Sequence[ReportEmbed] = (),
+    values: Sequence[Mapping[str, float]] = (),
 ) -> Path:
     """Write a whole report from made-up parts; ``hostile`` is put into every text from outside."""
     metrics = make_metrics()
@@ -243,6 +244,13 @@ def make_report(
     before, after = (make_maps(seed)[0, 0, :3].reshape(-1, 6, 6) for seed in (0, 5))
     boxes = [step.boxes for step in problem.steps]
     access = make_access().groupby(["model", "step"], as_index=False)[["value", "low", "high", "n"]]
+    examples = [
+        make_item(problem, said, hostile),
+        make_item(make_problem(number=1), {"base": None, "cot_sft": None, "att_cot": None}),
+        make_item(right, dict.fromkeys(("base", "cot_sft", "att_cot"), right.answer)),
+    ]
+    for at, some in enumerate(values):
+        examples[at] = dataclasses.replace(examples[at], values=some)
     report = Report(
         title=f"Base, CoT-SFT and Att-CoT on arrows{hostile}",
         summary=summary,
@@ -274,14 +282,11 @@ def make_report(
                 f"Item {problem.id}: where each step's row attends{hostile}",
                 "Mean over layers and heads. The two upper rows share one colour scale.",
                 wide=True,
+                name=f"maps_{problem.id}",
             )
         ],
         explorers=explorers,
-        examples=[
-            make_item(problem, said, hostile),
-            make_item(make_problem(number=1), {"base": None, "cot_sft": None, "att_cot": None}),
-            make_item(right, dict.fromkeys(("base", "cot_sft", "att_cot"), right.answer)),
-        ],
+        examples=examples,
         pair=("cot_sft", "att_cot"),
         lead=[f"Three arms on made-up numbers.{hostile}"],
         notes=[f"These numbers are made up.{hostile}"],

@@ -10,7 +10,7 @@ import pytest
 from attcot_analysis.errors import MeasureError, ShowError
 from attcot_analysis.problems.problem import replaced
 from attcot_analysis.show import explore
-from attcot_analysis.show.explorer.gallery import gallery_entries
+from attcot_analysis.show.explorer.gallery import gallery_spec
 from attcot_analysis.show.explorer.page import explorer_page, gallery_page
 from attcot_analysis.show.explorer.widget import Gallery
 from benchmarks.explorer import planted_record
@@ -44,8 +44,8 @@ def records():
 
 
 @pytest.fixture(scope="module")
-def entries(records):
-    return gallery_entries([record.problem for record in records.values()], planted_values())
+def spec(records):
+    return gallery_spec([record.problem for record in records.values()], planted_values())
 
 
 @pytest.fixture
@@ -62,21 +62,27 @@ def gallery(records):
     return Gallery(problems, record_of, values=planted_values()), measured
 
 
-def test_every_item_has_its_groups_and_what_it_is_sorted_by(records, entries):
-    early, late, unread = entries
-    assert early["groups"] == ["hurt by CoT", "premature"] and early["sort"] == {
-        "most premature (commitment area)": 0.9
-    }
-    assert late["groups"] == [] and late["sort"] == {"most premature (commitment area)": 0.2}
+def test_every_item_has_its_groups_and_what_it_is_sorted_by(records, spec):
+    early, late, unread = spec["entries"]
+    assert early["groups"] == ["hurt by CoT", "premature"] and late["groups"] == []
     assert unread["groups"] == ["unread"]
-    assert unread["sort"] == {"largest loss on the twin (nats)": 2.5}
-    assert all(entry["picture"].startswith("data:image/") for entry in entries)
+    assert [entry["sort"] for entry in spec["entries"]] == [*VALUES.values()]
+    assert all(entry["picture"].startswith("data:image/") for entry in spec["entries"])
+    ways = {
+        "most premature (commitment area)": -1,
+        "largest loss on the twin (nats)": -1,
+        "accuracy, CoT (lowest first)": 1,
+        "accuracy, direct (lowest first)": 1,
+        "unparsed, CoT (highest first)": -1,
+        "premature commitment (highest first)": -1,
+    }
+    assert {order["said"]: order["turn"] for order in spec["orders"]} == ways
     problems = [record.problem for record in records.values()]
-    assert [entry["groups"] for entry in gallery_entries(problems)] == [[], [], []]
+    assert [entry["groups"] for entry in gallery_spec(problems)["entries"]] == [[], [], []]
     both = pd.concat([planted_values(), planted_values().assign(model="other")])
     for given, message in (((problems, both), "2 models"), (([],), "0 items")):
         with pytest.raises(ShowError, match=message):
-            gallery_entries(*given)
+            gallery_spec(*given)
 
 
 def test_an_item_is_measured_when_it_is_opened_and_alone_on_the_page(gallery, records):
@@ -107,17 +113,17 @@ def test_a_page_of_several_stays_within_its_budget_and_names_what_failed(
     states = re.findall(r'id="state(\d*)">(.*?)</script>', page)
     assert [place for place, _ in states] == ["", "1"]
     assert [json.loads(text)["spec"]["item"] for _, text in states] == ["early", "late"]
-    entries = json.loads(re.search(r'id="gallery">(.*?)</script>', page)[1])
+    entries = json.loads(re.search(r'id="gallery">(.*?)</script>', page)[1])["entries"]
     assert [entry.get("failed") for entry in entries] == [None, None, "The response has no step."]
     several = [planted(f"item {at}") for at in range(4)]
-    told = gallery_entries([record.problem for record in several])
+    told = gallery_spec([record.problem for record in several])
     alone = explorer_page(several[0], budget=40_000)
     four = gallery_page(several, told, budget=160_000)
     assert len(four) < 4 * len(alone)
     note = json.loads(re.search(r'id="state3">(.*?)</script>', four)[1])["spec"]["note"]
     assert note == json.loads(re.search(r'id="state">(.*?)</script>', alone)[1])["spec"]["note"]
     with pytest.raises(ShowError, match="None of the 1 items"):
-        gallery_page(["It has no step."], told[:1])
+        gallery_page(["It has no step."], {**told, "entries": told["entries"][:1]})
 
 
 def test_several_problems_make_a_gallery(random_mllm, problem):
@@ -132,9 +138,9 @@ def test_several_problems_make_a_gallery(random_mllm, problem):
 def test_hostile_names_stay_text():
     hostile = "</script><script>alert(1)</script><!--"
     made = [planted(f"{hostile}{at}", text=hostile) for at in range(2)]
-    told = gallery_entries([record.problem for record in made])
+    told = gallery_spec([record.problem for record in made])
     page = gallery_page([made[0], hostile], told, title=hostile)
     assert page.lower().count("<script") == 4 == page.lower().count("</script")
     assert "<!--" not in page
-    entries = json.loads(re.search(r'id="gallery">(.*?)</script>', page)[1])
+    entries = json.loads(re.search(r'id="gallery">(.*?)</script>', page)[1])["entries"]
     assert entries[1]["item"] == f"{hostile}1" and entries[1]["failed"] == hostile

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -124,9 +125,10 @@ def test_verdicts_come_first_and_the_pair_of_the_page_before_the_others(text):
 def test_items_say_where_the_answer_settled_and_what_was_said_on_the_edits(text, problem):
     items = re.findall(r"<article.*?</article>", text, re.DOTALL)
     assert len(items) == 3
-    first, silent, right = items
-    assert 'data-kind="second"' in first and 'data-kind="wrong"' in silent
-    assert 'data-kind="right"' in right
+    first, silent, _ = items
+    strip = json.loads(unescape(re.search(r'data-gallery="([^"]+)"', text)[1]))["entries"]
+    only = ["only one is right", "only Att-CoT is right"]
+    assert [entry["groups"] for entry in strip] == [only, ["both are wrong"], ["both are right"]]
     assert f"Settled on <b>{problem.habitual}</b> before the first step." in first
     assert f"Settled on <b>{problem.answer}</b> after step 3 of 3." in first
     assert first.count('class="here"') == 3 and "Settled on" not in silent

@@ -305,7 +305,7 @@ def explorer_page(
 
 def gallery_page(
     records: Iterable[ExplorerRecord | str],
-    entries: Sequence[Mapping[str, Any]],
+    gallery: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
     title: str | None = None,
     budget: int | None = PAGE_BUDGET,
@@ -315,7 +315,7 @@ def gallery_page(
 
     Args:
         records: One per item, taken one after the other, or why there is none, a sentence.
-        entries: What `attcot_analysis.show.explorer.gallery.gallery_entries` says of each.
+        gallery: What `attcot_analysis.show.explorer.gallery.gallery_spec` says of them.
         title: Of the page; default, how many items it has.
         budget: Bytes of maps of all items together, before compression; each gets an equal part.
         look: See `explorer_page`.
@@ -323,6 +323,7 @@ def gallery_page(
     Raises:
         ShowError: If no item has a record.
     """
+    entries = gallery["entries"]
     share = None if budget is None else budget // len(entries)
     parts: list[tuple[Content, Selection] | None] = []
     shown = []
@@ -337,7 +338,7 @@ def gallery_page(
     if not any(parts):
         raise ShowError(f"None of the {len(parts)} items can be shown: {shown[0]['failed']}")
     name = f"{len(entries)} items" if title is None else title
-    return _page(parts, name, look or {}, "ax-page", shown)
+    return _page(parts, name, look or {}, "ax-page", {**gallery, "entries": shown})
 
 
 def explorer_fragment(
@@ -374,8 +375,9 @@ def script_policy() -> str:
 
 
 def static_text(name: str) -> str:
-    """A file of the explorer's: ``explorer.js`` or ``explorer.css``."""
-    return html.static_text(f"explorer/static/{name}")
+    """``explorer.js`` or ``explorer.css``, behind what the strip of items needs."""
+    strip = html.static_text(f"explorer/static/gallery{name.removeprefix('explorer')}")
+    return strip + html.static_text(f"explorer/static/{name}")
 
 
 @cache
@@ -411,7 +413,7 @@ def _page(
     title: str,
     look: Mapping[str, Any],
     kind: str,
-    gallery: Sequence[Mapping[str, Any]] = (),
+    gallery: Mapping[str, Any] | None = None,
 ) -> str:
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "

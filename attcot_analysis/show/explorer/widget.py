@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from attcot_analysis.errors import AttCoTError, RunError, ShowError
 from attcot_analysis.files import path_of, write_bytes
 from attcot_analysis.problems import Problem
-from attcot_analysis.show.explorer.gallery import gallery_entries
+from attcot_analysis.show.explorer.gallery import gallery_spec
 from attcot_analysis.show.explorer.page import (
     PAGE_BUDGET,
     explorer_figure,
@@ -276,12 +276,12 @@ class Gallery(Explorer):
     An item is measured when it is opened. The page that `to_html` writes holds all of them.
 
     Attributes:
-        items: What the strip shows of every item; see `gallery_entries`.
+        items: What the strip shows; see `gallery_spec`.
         item: Place of the item that is shown.
         failed: Why the item that was chosen last is not shown; empty if it is.
     """
 
-    items: Any = traitlets.List().tag(sync=True)
+    items: Any = traitlets.Dict().tag(sync=True)
     item = traitlets.Int(0).tag(sync=True)
     failed = traitlets.Unicode("").tag(sync=True)
 
@@ -299,18 +299,18 @@ class Gallery(Explorer):
         Args:
             problems: The items.
             record_of: Measures one, such as `explorer_record` of a model; the last few are kept.
-            values: As for `gallery_entries`.
+            values: As for `gallery_spec`.
             budget: Bytes of an item's maps to send at first; ``None`` for all.
             **start: As for `Explorer`, for the first item.
 
         Raises:
-            ShowError: As `gallery_entries`.
+            ShowError: As `gallery_spec`.
         """
-        entries = gallery_entries(problems, values)
+        items = gallery_spec(problems, values)
         self._record_of = lru_cache(maxsize=4)(lambda at: record_of(problems[at]))
         self._budget = budget
         super().__init__(self._record_of(0), budget=budget, **start)
-        self.items = entries
+        self.items = items
 
     def _page(self, budget: int | None) -> str:
         def record(at: int) -> ExplorerRecord | str:
@@ -319,12 +319,12 @@ class Gallery(Explorer):
             except AttCoTError as error:
                 return str(error)
 
-        records = map(record, range(len(self.items)))
+        records = map(record, range(len(self.items["entries"])))
         return gallery_page(records, self.items, budget=budget, look=self._look())
 
     @traitlets.validate("item")
     def _known(self, proposal: Any) -> int:
-        at, last = int(proposal["value"]), len(self.items) - 1
+        at, last = int(proposal["value"]), len(self.items.get("entries", ())) - 1
         if not 0 <= at <= max(last, 0):
             raise ShowError(f"There is no item {at}; the gallery has items 0 to {last}.")
         return at

@@ -12,8 +12,9 @@ from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.outcomes import GROUPS, CotOutcomes
 from attcot_analysis.measures.samples import SAMPLE
 from attcot_analysis.problems import Problem
-from attcot_analysis.show.explorer.gallery import item_means
-from attcot_analysis.show.style import arm_label, capital
+from attcot_analysis.show.explorer.gallery import item_means, sort_orders
+from attcot_analysis.show.style import arm_label
+from attcot_analysis.stats.catalogue import Metric
 
 
 @dataclass(frozen=True)
@@ -94,36 +95,30 @@ class ReportItem:
         return arm in self.arms and self.arms[arm].answer == self.problem.answer
 
 
-def item_groups(
-    items: Sequence[ReportItem], pair: tuple[str, str] | None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Sort items by which arm of a pair is right, without a pair by their own kinds.
-
-    Returns:
-        The groups that a reader can choose (``value``: names of the kinds of items in it, separated
-        by spaces; ``title``, ``n``), and the group of each item; no groups and empty names without
-        a pair and kinds.
-    """
+def item_groups(item: ReportItem, pair: tuple[str, str] | None) -> list[str]:
+    """In which groups a reader finds an item: which arm of a pair is right, else its own kind."""
     if pair is None:
-        kinds = [item.kind for item in items]
-        own = [name for name in GROUPS if name in kinds]
-        return [_group(name, capital(GROUPS[name]), kinds.count(name)) for name in own], kinds
-    first, second = map(arm_label, pair)
-    names = {
-        (True, False): ("first", f"Only {first} is right"),
-        (False, True): ("second", f"Only {second} is right"),
-        (True, True): ("right", "Both are right"),
-        (False, False): ("wrong", "Both are wrong"),
-    }
-    of = [names[item.right(pair[0]), item.right(pair[1])][0] for item in items]
-    differing = of.count("first") + of.count("second")
-    groups = [_group("first second", "Only one is right", differing)]
-    groups += [_group(name, title, of.count(name)) for name, title in names.values()]
-    return groups, of
+        return [GROUPS[item.kind]] if item.kind else []
+    right = [arm for arm in pair if item.right(arm)]
+    if len(right) == 1:
+        return ["only one is right", f"only {arm_label(right[0])} is right"]
+    return ["both are right" if right else "both are wrong"]
 
 
-def _group(value: str, title: str, n: int) -> dict[str, Any]:
-    return {"value": value, "title": title, "n": n}
+def report_gallery(
+    items: Sequence[ReportItem], pair: tuple[str, str] | None, metrics: Mapping[str, Metric]
+) -> dict[str, list[dict[str, Any]]]:
+    """The strip of a report's items as of `gallery_spec`; the page has the pictures already."""
+    entries = [
+        {
+            "item": item.problem.id,
+            "question": item.problem.question,
+            "sort": dict(item.values),
+            "groups": item_groups(item, pair),
+        }
+        for item in items
+    ]
+    return {"orders": sort_orders([item.values for item in items], metrics), "entries": entries}
 
 
 def numbered(number: int, text: str) -> str:

@@ -1,5 +1,6 @@
 """Write a run as one self-contained HTML page that reads like a paper."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from attcot_analysis.show.intervals import (
     order_metrics,
     p_of,
 )
-from attcot_analysis.show.report.items import ReportItem, item_groups, numbered
+from attcot_analysis.show.report.items import ReportItem, numbered, report_gallery
 from attcot_analysis.show.report.questions import (
     ALPHA,
     answer_questions,
@@ -217,7 +218,8 @@ def write_report(
 
 
 def _page(report: Report, sections: Sequence[Mapping[str, Any]]) -> str:
-    script = html.static_text("report/static/report.js")
+    names = "explorer/static/gallery.js", "report/static/report.js"
+    script = "".join(map(html.static_text, names))
     embedded = {item.scripts for item in report.explorers if item.scripts}
     allowed = " ".join([html.script_source(script), *sorted(embedded)])
     summary = report.summary
@@ -254,7 +256,7 @@ def _sections(report: Report, drawings: "_Drawings") -> list[dict[str, Any]]:
         "comparisons": _comparisons(report, pair, drawings) if compared else None,
         "heatmaps": drawings.all(report.heatmaps),
         "explore": {"explorers": report.explorers} if report.explorers else None,
-        "items": _items(report, pair) if report.examples else None,
+        "items": _items(report, pair, drawings) if report.examples else None,
         "methods": {},
         "meaning": {"notes": _notes(report)},
         "limits": {"limits": report.limits},
@@ -292,6 +294,11 @@ class _Drawings:
         text = {"title": item.title, "caption": item.caption}
         return {"number": number, **text, "svg": Markup(drawing), "wide": wide}
 
+    def number(self, name: str) -> int:
+        """Under which number a figure of this name is shown; 0 if it is not."""
+        shown = [*self._shown]
+        return shown.index(_slug(name)) + 1 if _slug(name) in shown else 0
+
     def save(self, folder: Path, overwrite: bool) -> None:
         """Save every figure that was drawn, with its data."""
         for name, (item, svg) in self._shown.items():
@@ -316,7 +323,11 @@ def report_figures(report: Report) -> list[ReportFigure]:
 
 def figure_name(item: ReportFigure) -> str:
     """What the files of a figure are called; empty if it has neither name nor title."""
-    return _NAME.sub("-", item.name or item.title.lower()).strip("-")
+    return _slug(item.name or item.title.lower())
+
+
+def _slug(name: str) -> str:
+    return _NAME.sub("-", name).strip("-")
 
 
 def _outcomes_figure(report: Report) -> ReportFigure | None:
@@ -474,21 +485,12 @@ def comparison_table(
     }
 
 
-def _items(report: Report, pair: tuple[str, str] | None) -> dict[str, Any]:
-    groups, kinds = item_groups(report.examples, pair)
-    every = {name for item in report.examples for name in item.values}
-    named = [name for some in order_metrics(every, report.metrics).values() for name in some]
-    sorts = []
-    for name in named:
-        better = report.metrics[name].better if name in report.metrics else None
-        way, turn = ("lowest", 1) if better == "higher" else ("highest", -1)
-        title = report.metrics[name].title if name in report.metrics else name
-        sorts.append({"name": name, "title": title, "way": way, "turn": turn})
+def _items(report: Report, pair: tuple[str, str] | None, drawings: _Drawings) -> dict[str, Any]:
+    ids = [item.problem.id for item in report.examples]
     return {
         "items": report.examples,
-        "groups": groups,
-        "kinds": kinds,
-        "sorts": sorts,
+        "gallery": json.dumps(report_gallery(report.examples, pair, report.metrics)),
+        "maps": {item: drawings.number(f"maps_{item}") for item in ids},
         "numbered": numbered,
         "picture_url": picture_url,
     }

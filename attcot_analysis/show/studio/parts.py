@@ -4,6 +4,7 @@ from functools import cache
 
 from attcot_analysis.errors import ShowError
 from attcot_analysis.show import html
+from attcot_analysis.show.explorer.page import static_text
 
 _EXPORTS = "export default { render };", "export default { render: renderStudio };"
 
@@ -15,7 +16,7 @@ def studio_script(start: str | None = None) -> str:
     Args:
         start: What a page runs instead of exporting what a widget renders.
     """
-    scripts = html.static_text("explorer/static/explorer.js"), _own("studio.js")
+    scripts = static_text("explorer.js"), _own("studio.js")
     if any(text.count(export) != 1 for text, export in zip(scripts, _EXPORTS, strict=True)):
         raise ShowError(f"The scripts must hold {' and '.join(_EXPORTS)} once; reinstall.")
     explorer, own = scripts
@@ -26,7 +27,7 @@ def studio_script(start: str | None = None) -> str:
 
 def studio_style() -> str:
     """The style sheets of explorer and studio."""
-    return html.static_text("explorer/static/explorer.css") + _own("studio.css")
+    return static_text("explorer.css") + _own("studio.css")
 
 
 def _own(name: str) -> str:

@@ -1,6 +1,6 @@
 // The attention explorer: one module for JupyterLab (through anywidget) and for pages without a
 // kernel. Everything is drawn here; Python sends packed maps once and is told what is selected.
-// Text from models and data sets enters the page as text nodes and attributes only.
+// Behind gallery.js, whose elements it is made of.
 
 const MEAN = -1, MAX = -2, VISUAL = -3;
 const WORDS = { [MEAN]: "mean", [MAX]: "max", [VISUAL]: "visual" };
@@ -11,16 +11,8 @@ const SIDE = 448; // pixels of a pane's longer side
 const FRAME = { tokens: 450, steps: 1200, layers: 800, heads: 800 }; // ms per picture while playing
 const LEVELS = ["#ffe08a", "#ff9d3c", "#ff5a8a"]; // of contour lines, from weak to strong
 const KEPT = 96e6; // bytes of fetched maps to keep
-const MINUS = "\u2212", NONE = "\u2013";
 
 // --- numbers ------------------------------------------------------------------------------------
-
-function number(value, signed = false) {
-  if (!Number.isFinite(value)) return NONE;
-  const text = Math.abs(value).toFixed(Math.abs(value) < 10 ? 3 : 1);
-  if (+text === 0) return text;
-  return (value < 0 ? MINUS : signed ? "+" : "") + text;
-}
 
 function weight(value, signed = false) {
   if (!Number.isFinite(value)) return NONE;
@@ -29,8 +21,6 @@ function weight(value, signed = false) {
   return (value < 0 ? MINUS : signed && value > 0 ? "+" : "") + text.replace("-", MINUS);
 }
 
-const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-
 function bytes(value) {
   if (value instanceof DataView) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
   return value instanceof Uint8Array ? value : new Uint8Array(value);
@@ -38,17 +28,6 @@ function bytes(value) {
 
 // --- elements -----------------------------------------------------------------------------------
 
-function fill(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
-  }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
-  return node;
-}
-const make = (tag, attributes = {}, ...children) =>
-  fill(document.createElement(tag), attributes, children);
 const draw = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
@@ -1729,104 +1708,17 @@ function stepsBefore(steps) {
   return steps.map((_, at) => [...last.values()].filter((end) => end < at).length);
 }
 
-// --- several items ------------------------------------------------------------------------------
-
-/** The strip of items: sorted, filtered; the arrow keys go along it, Enter opens. */
-class Gallery {
-  constructor(entries, open) {
-    Object.assign(this, { entries, open, at: 0, order: "", group: "" });
-    const count = (group) => entries.filter(({ groups }) => groups.includes(group)).length;
-    const orders = [...new Set(entries.flatMap(({ sort }) => Object.keys(sort)))];
-    const groups = [...new Set(entries.flatMap(({ groups }) => groups))];
-    this.strip = make("div", { class: "ax-items", role: "listbox", "aria-label": "Items" });
-    this.strip.addEventListener("keydown", (event) => this.key(event));
-    this.said = make("p", { class: "ax-small", role: "status" });
-    this.root = make(
-      "section",
-      { class: "attcot-gallery", "aria-label": "Items" },
-      make(
-        "div",
-        { class: "ax-sorting" },
-        this.choice("Sort", "order", [["", "as given"], ...orders.map((name) => [name, name])]),
-        this.choice("Show", "group", [
-          ["", `all (${entries.length})`],
-          ...groups.map((name) => [name, `${name} (${count(name)})`]),
-        ]),
-        this.said,
-      ),
-      this.strip,
-    );
-    this.fill();
-  }
-
-  choice(label, name, options) {
-    if (options.length < 2) return null;
-    const change = (event) => {
-      this[name] = event.target.value;
-      this.fill();
-    };
-    const list = make("select", { "aria-label": label, onchange: change }, options.map(([value, text]) => make("option", { value }, text)));
-    return make("label", {}, `${label} `, list);
-  }
-
-  /** Places of the entries that are shown, in their order. */
-  shown() {
-    const { entries, group, order } = this;
-    const places = [...entries.keys()].filter((at) => !group || entries[at].groups.includes(group));
-    const value = (at) => entries[at].sort[order] ?? -Infinity;
-    return order ? places.sort((one, two) => value(two) - value(one) || one - two) : places;
-  }
-
-  fill() {
-    const places = this.shown();
-    this.options = new Map(places.map((at) => [at, this.option(at)]));
-    this.strip.replaceChildren(...this.options.values());
-    this.show(this.at, `${places.length} of ${this.entries.length} items`);
-  }
-
-  option(at) {
-    const { item, question, picture, sort, groups, failed } = this.entries[at];
-    const value = this.order ? `${this.order}: ${this.order in sort ? number(sort[this.order]) : "not measured"}` : "";
-    const words = [value, ...groups, failed ? "cannot be shown" : ""].filter(Boolean).join(", ");
-    return make(
-      "button",
-      { type: "button", role: "option", tabindex: -1, title: question, onclick: () => this.open(at) },
-      make("img", { src: picture, alt: "", loading: "lazy" }),
-      make("span", {}, item),
-      make("small", {}, words),
-    );
-  }
-
-  /** Say which item is open, and why another is not. */
-  show(at, words = "") {
-    this.at = at;
-    for (const [place, option] of this.options) {
-      option.setAttribute("aria-selected", place === at);
-      option.tabIndex = place === at ? 0 : -1;
-    }
-    if (!this.options.has(at)) this.options.values().next().value?.setAttribute("tabindex", 0);
-    this.said.textContent = words || `${this.entries[at].item}, ${at + 1} of ${this.entries.length}`;
-  }
-
-  key(event) {
-    const all = [...this.options.values()], now = all.indexOf(document.activeElement);
-    const step = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: all.length - 1 };
-    event.stopPropagation();
-    if (!(event.key in step)) return;
-    event.preventDefault();
-    all[clamp(step[event.key], 0, all.length - 1)]?.focus();
-  }
-}
+// --- in a notebook ------------------------------------------------------------------------------
 
 function render({ model, el }) {
-  const entries = model.get("items") ?? [], holder = make("div");
+  const spec = model.get("items"), holder = make("div");
   let view = new View(model, holder);
-  if (!entries.length) {
+  if (!spec?.entries) {
     el.append(holder);
     return () => view.close();
   }
-  const gallery = new Gallery(entries, (at) => {
-    gallery.said.textContent = `${entries[at].item} is measured`;
+  const gallery = new Gallery(spec, (at) => {
+    gallery.said.textContent = `${spec.entries[at].item} is measured`;
     model.set("item", at);
     model.save_changes();
   });
@@ -1875,7 +1767,8 @@ class Model {
 
 async function standalone() {
   const text = (id) => document.getElementById(id)?.textContent;
-  const entries = JSON.parse(text("gallery") ?? "[]"), el = document.getElementById("explorer");
+  const spec = JSON.parse(text("gallery") ?? "null"), el = document.getElementById("explorer");
+  const entries = spec?.entries ?? [];
   let outside = null, view = null, now = -1, asked = 0;
   try {
     outside = window.frameElement;
@@ -1903,7 +1796,7 @@ async function standalone() {
     await open(at);
     tell();
   };
-  const gallery = entries.length ? new Gallery(entries, choose) : null;
+  const gallery = spec && new Gallery(spec, choose);
   if (gallery) el.before(gallery.root);
   await open(Math.max(0, entries.findIndex(({ failed }) => !failed)));
   if (alone) {

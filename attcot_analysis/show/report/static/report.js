@@ -38,68 +38,30 @@
   }
 })();
 
-// Step through a report's items: one is shown at a time. Without this script all are shown.
+// A report's items in the strip of the explorer: one is shown at a time. Without this script all are.
 (() => {
   const browser = document.querySelector(".browser");
   if (!browser) return;
   const items = [...browser.querySelectorAll("article.item")];
-  const tools = browser.querySelector(".tools");
-  const part = (name) => tools.querySelector(`[name=${name}]`);
-  const [filter, list, back, on] = ["filter", "item", "back", "on"].map(part);
-  const said = tools.querySelector("output");
-  const sort = tools.querySelector("[name=sort]");
-  const values = items.map((item) => (item.dataset.values ?? "").split(" ").map(Number));
-  const options = [...list.options];
-  let kept = items.map((_, number) => number);
-  let at = 0;
+  const spec = JSON.parse(browser.dataset.gallery);
+  spec.entries.forEach((entry, at) => { entry.picture = items[at].querySelector("img").src; });
+  const gallery = new Gallery(spec, show);
 
-  function show(place, tell = true) {
-    at = Math.min(Math.max(place, 0), kept.length - 1);
-    items.forEach((item, number) => { item.hidden = number !== kept[at]; });
-    list.value = String(kept[at]);
-    // Not disabled: a button that is would lose the focus of whoever steps with the keyboard.
-    back.setAttribute("aria-disabled", String(at === 0));
-    on.setAttribute("aria-disabled", String(at === kept.length - 1));
-    if (tell) said.value = `${at + 1} of ${kept.length}`;
+  function show(at) {
+    items.forEach((item, number) => { item.hidden = number !== at; });
+    gallery.show(at);
   }
 
-  function choose() {
-    const kinds = filter.value.split(" ");
-    const now = kept[at];
-    kept = items.flatMap((item, number) =>
-      filter.value === "" || kinds.includes(item.dataset.kind) ? [number] : []);
-    const turn = Number(sort?.selectedOptions[0].dataset.turn ?? 0);
-    if (turn) {
-      // Items without a value come last.
-      const rank = (number) => turn * values[number][Number(sort.value)];
-      kept.sort((one, two) => (rank(one) - rank(two) || isNaN(rank(one)) - isNaN(rank(two)) || one - two));
-    }
-    list.replaceChildren(...kept.map((number) => options[number]));
-    show(Math.max(kept.indexOf(now), 0));
-  }
-
+  // An item that was hidden cannot have been scrolled to.
   function follow() {
-    const number = items.findIndex((item) => `#${item.id}` === location.hash);
-    if (number < 0) return;
-    filter.value = "";
-    choose();
-    show(number);
+    const at = items.findIndex((item) => `#${item.id}` === location.hash);
+    if (at < 0) return;
+    show(at);
+    items[at].focus();
   }
 
-  back.addEventListener("click", () => show(at - 1));
-  on.addEventListener("click", () => show(at + 1));
-  list.addEventListener("change", () => show(kept.indexOf(Number(list.value))));
-  filter.addEventListener("change", choose);
-  sort?.addEventListener("change", () => { choose(); show(0); });
-  browser.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const busy = event.target.closest("select, input, .scroll, iframe");
-    if (!step || busy || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault();
-    show(at + step);
-  });
+  items[0].before(gallery.root);
   window.addEventListener("hashchange", follow);
-  tools.hidden = false;
   show(0);
   follow();
 })();
