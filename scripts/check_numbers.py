@@ -25,9 +25,9 @@ Sources, each computed from what `data/results` ships for every item where it sh
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
 - ``study``, ``study_all``, ``study_arms``, ``study_prior95``: ``CLAIM`` of a registered study
-  (difference and interval), ``#value``, ``#corrected`` (at Holm's level), ``#models``; ``ARM.METRIC#mean`` or
-  ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``; ``gates``:
-  ``MODEL.KIND.GATE``
+  (difference and interval), ``#value``, ``#corrected`` (at Holm's level), ``#models``;
+  ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``;
+  ``gates``: ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``own``: what `_own` says
 - ``given``: no result (a margin, chance, a setting)
