@@ -257,8 +257,8 @@ class CotOutcomes(Result):
 
     @property
     def glance(self) -> str:
-        """Say in a word whether CoT hurts, as the headline does."""
-        return str(_TABLE["glance"][self._verdict])
+        """Say in a word whether CoT hurts; empty where the headline begins with why not."""
+        return str(_TABLE["glance"].get(self._verdict, ""))
 
     @property
     def _verdict(self) -> str:

@@ -31,9 +31,12 @@ def planted(tmp_path_factory):
 @both_sizes
 def test_the_answer_is_on_the_first_screen_and_nothing_scrolls_sideways(visit, planted, size):
     page = visit(planted[0], size)
-    headline = page.locator(".headline").first
+    headline, why = (page.locator(f"#hurt .{name}").first for name in ("headline", "lead"))
     assert headline.inner_text() == planted[1].headline
-    box = headline.bounding_box()
+    assert (
+        why.inner_text() == planted[1].why and "decided before the first step: 15" in planted[1].why
+    )
+    box = why.bounding_box()
     assert box["y"] + box["height"] < SIZES[size][1]
     page.locator("#hurt details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
@@ -64,20 +67,18 @@ def test_a_link_opens_the_item_that_it_names(visit, planted):
     expect(shown).to_have_count(1)
     assert hurt[2] in shown.locator("h3").inner_text()
     assert "Chosen because CoT hurt" in shown.locator(".note").first.inner_text()
-    page.get_by_role("combobox", name="Show").select_option(label="CoT helped (6)")
+    page.get_by_label("Show", exact=True).select_option(label="CoT helped (6)")
+    strip = page.get_by_role("listbox", name="Items").get_by_role("option")
+    expect(strip).to_have_count(6)
+    strip.first.click()
     assert planted[1].items("helped")[0] in shown.locator("h3").inner_text()
-    # Sorted by a metric, the item at its end comes first, and unread ones last.
-    page.get_by_role("combobox", name="Show").select_option(index=0)
-    sort = page.get_by_role("combobox", name="Sort by")
-    at = (
-        sort.locator("option")
-        .all_inner_texts()
-        .index("p(final answer) before the first step (highest first)")
-    )
-    sort.select_option(index=at)
-    values = f"all => all.map(one => Number(one.dataset.values.split(' ')[{at - 1}]))"
-    every = page.locator("article.item").evaluate_all(values)
-    assert len(set(every)) > 1 and shown.evaluate_all(values) == [max(every)]
+    # Sorted by a metric, the item at its worse end comes first.
+    page.get_by_label("Show", exact=True).select_option(index=0)
+    metric = "p(final answer) before the first step"
+    page.get_by_label("Sort", exact=True).select_option(label=f"{metric} (highest first)")
+    said = strip.locator("small").all_inner_texts()
+    values = [float(one.removeprefix(f"{metric}: ").partition(",")[0]) for one in said]
+    assert len(set(values)) > 1 and values == sorted(values, reverse=True)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
