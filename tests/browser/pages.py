@@ -82,6 +82,14 @@ def check_look(page: Any, name: str) -> None:
     assert found < DIFFERS, f"{found:.0%} of {name} looks another way; delete {path} if it should"
 
 
+def check_both_looks(page: Any, name: str) -> None:
+    """Keep what the window shows light and dark, and compare it with the pictures of this name."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        keep(page, f"{name}_{scheme}")
+        check_look(page, f"{name}_{scheme}")
+
+
 RUN_ALL = """async () => {
   const app = window.jupyterapp; await app.restored;
   const panel = app.shell.currentWidget;

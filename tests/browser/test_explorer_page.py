@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from browser.pages import DIFFERS, SIZES, check_look, keep, thumbnail, unlike
+from browser.pages import DIFFERS, SIZES, check_both_looks, keep, thumbnail, unlike
 from playwright.sync_api import expect
 
 from attcot_analysis.show.explorer.page import explorer_fragment, explorer_page
@@ -71,7 +71,7 @@ def test_the_page_works_offline(visit, pages, name, size):
     page = ready(visit(pages / f"{name}.html", size, offline=True))
     keep(page, f"explorer_{name}_{size}", full_page=True)
     if name != "three":
-        check_look(page, f"explorer_{name}_{size}")
+        check_both_looks(page, f"explorer_{name}_{size}")
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     maps = page.locator("canvas.ax-map")
     expect(maps).to_have_count(2 if name == "one" else 4)
@@ -275,8 +275,6 @@ def test_in_print_there_is_the_still_picture(visit, notebook):
 def test_axe_finds_nothing_serious(visit, pages, violations, name, scheme):
     page = ready(visit(pages / f"{name}.html", color_scheme=scheme, bypass_csp=True))
     assert violations(page) == []
-    if name == "two" and scheme == "dark":
-        check_look(page, "explorer_two_dark")
     page.get_by_role("listbox").get_by_role("option").nth(20).click()
     page.get_by_label("Source", exact=True).select_option("rollout")
     page.locator("summary").click()

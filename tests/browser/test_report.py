@@ -1,7 +1,7 @@
 """The report in headless chromium: read, stepped through and printed; nothing leaves the page."""
 
 import pytest
-from browser.pages import SIZES, check_look, keep
+from browser.pages import SIZES, check_both_looks, check_look, keep
 from playwright.sync_api import expect
 from show import samples
 
@@ -99,7 +99,8 @@ def test_a_figure_that_is_wider_than_the_screen_says_so(visit, report, size):
 @pytest.mark.parametrize(("size", "scheme"), [("wide", "light"), ("narrow", "dark")])
 def test_the_report_looks_as_it_did(visit, report, size, scheme):
     page = visit(report, size, color_scheme=scheme)
-    check_look(page, f"report_{size}_{scheme}")
+    check_both_looks(page, f"report_{size}")
+    page.emulate_media(color_scheme=scheme)
     page.evaluate("document.querySelector('figure:has(.wide)').scrollIntoView()")
     keep(page, f"report_figure_{size}_{scheme}")
     check_look(page, f"report_figure_{size}_{scheme}")

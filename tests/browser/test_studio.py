@@ -4,7 +4,7 @@ import itertools
 import threading
 
 import pytest
-from browser.pages import ASK, RUN_ALL, SIZES, check_look, keep, watch
+from browser.pages import ASK, RUN_ALL, SIZES, check_both_looks, keep, watch
 from playwright.sync_api import expect
 
 from attcot_analysis.models import load_mllm
@@ -99,9 +99,9 @@ def test_two_minutes_by_keyboard_alone(visit, server, violations, size, scheme):
     expect(page.locator(".ax-facts")).to_contain_text("edited answers")
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     assert violations(page) == []
-    keep(page, f"studio_{size}_{scheme}", full_page=True)
+    keep(page, f"studio_{size}", full_page=True)
     page.evaluate("scrollTo(0, 0)")
-    check_look(page, f"studio_{size}_{scheme}")
+    check_both_looks(page, f"studio_{size}")
 
 
 def test_one_s_own_picture_options_and_a_wrong_file(visit, server, tmp_path, mllm):
