@@ -14,10 +14,10 @@ from scipy.integrate import trapezoid
 from torch import Tensor
 
 from attcot_analysis.errors import LayoutError, MeasureError
-from attcot_analysis.measures.attributions import Fill, shown_scores
+from attcot_analysis.measures.attributions import Fill, shown_pictures, shown_scores
 from attcot_analysis.measures.maps import ResponseMaps, response_parts
 from attcot_analysis.models import Mllm
-from attcot_analysis.models.inputs import ImageLike, read_image
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import Problem
 
 
@@ -28,7 +28,7 @@ def deletion_curves(
     maps: Sequence[ResponseMaps],
     *,
     step: int = 0,
-    image: ImageLike | None = None,
+    image: Shown | None = None,
     fill: Fill = "mean",
     n_points: int = 10,
     n_random: int = 5,
@@ -43,7 +43,7 @@ def deletion_curves(
 
     Args:
         mllm: The model.
-        problem: The item, with one picture.
+        problem: The item.
         response: The one that the maps are of.
         maps: From any source (`attribution_maps`, `relevance_maps`, `response_maps`).
         step: Whose map and log p, from 1; 0 for the answer's.
@@ -66,22 +66,23 @@ def deletion_curves(
 
     Source: Petsiuk et al., RISE, arXiv 1806.07421 (deletion and insertion), on log p.
     """
-    picture = read_image(problem.image if image is None else image)
-    asked = response_parts(mllm, problem, response, "steps" if step else "answer", image=picture)
+    pictures = shown_pictures(problem, image)
+    asked = response_parts(mllm, problem, response, "steps" if step else "answer", image=pictures)
     place = next((at for at, part in enumerate(asked.parts) if part.step == step), None)
     if place is None:
         raise LayoutError(f"The response to problem {problem.id} has no step {step} with a map.")
-    grid = asked.item.layout.grids[0]
+    grids = asked.item.layout.grids
+    n_tokens = sum(map(len, grids))
     names = [one.source for one in maps]
-    if any(len(one.grid) != len(grid) for one in maps) or len(set(names)) < len(names):
+    if any(len(one.grid) != n_tokens for one in maps) or len(set(names)) < len(names):
         raise MeasureError(
             f"Problem {problem.id}: maps of {', '.join(names)} are not one of each source on "
-            f"{len(grid)} image tokens; give those of this picture."
+            f"{n_tokens} image tokens; give those of this picture."
         )
     weights: dict[str, npt.NDArray[np.floating]] = {
         one.source: one.step_weights()[step - 1] if step else one.answer_weights() for one in maps
     }
-    score = shown_scores(mllm, problem, asked, picture, grid.boxes, fill)
+    score = shown_scores(mllm, problem, asked, pictures, [one.boxes for one in grids], fill)
     return order_curves(
         lambda shown: score(shown)[:, place], weights, n_points, n_random, seed, batch_size
     )

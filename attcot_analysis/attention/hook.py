@@ -196,6 +196,12 @@ def attcot_attention(
             ``apart``, which the reader does not see.
         options: Passed on.
     """
+    if options.get("softcap") is not None:
+        raise MeasureError(
+            f"Layer {module.layer_idx} caps its attention scores (Gemma 2), which the attention "
+            "that is read and edited here does not; its outputs can be measured (generate, "
+            "dependence), or take another model."
+        )
     call = AttentionCall(module, query, key, value, attention_mask, scaling)
     edits: tuple[Intervention | Revision, ...] = ()
     active = _ACTIVE.get()

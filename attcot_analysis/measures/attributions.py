@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from scipy.linalg import block_diag
 from torch import Tensor
 
 from attcot_analysis.attention.flow import frozen
@@ -26,7 +27,7 @@ from attcot_analysis.measures.maps import (
     response_parts,
 )
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate, encode_problem, evaluating
-from attcot_analysis.models.inputs import ImageLike, read_image
+from attcot_analysis.models.inputs import ImageLike, Shown, read_image
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.fills import occluded
 
@@ -46,7 +47,7 @@ def attribution_maps(
     method: Method = "occlusion",
     targets: Targets = "steps",
     answer: str | None = None,
-    image: ImageLike | None = None,
+    image: Shown | None = None,
     regions: tuple[int, int] | None = None,
     fill: Fill = "mean",
     n_samples: int = 25,
@@ -72,13 +73,14 @@ def attribution_maps(
 
     Args:
         mllm: The model; in bf16 log p is coarse, so load it in float32 for small differences.
-        problem: The item, with one picture.
+        problem: The item; several pictures are painted over one region at a time, and mapped side
+            by side.
         response: Text, or token ids as generated.
         method: See above.
         targets: Parts with a map; with gradients every part costs passes of its own, with the
             other methods all parts are read from the same passes.
         answer: An answer to force after the rationale, instead of what the response says there.
-        image: Another picture to explain instead of the item's own.
+        image: Another picture to explain instead of the item's own; of several, all of them.
         regions: ``(rows, cols)`` of equal regions to paint over. Default: the boxes of the image
             tokens if they form one grid of at most 64, else 8 x 8.
         fill: What they are painted with, and where gradients start: the picture's mean colour, or
@@ -98,8 +100,9 @@ def attribution_maps(
 
     Raises:
         MeasureError: If the method or fill is unknown, log p is not finite, or integrated
-            gradients do not add up or are not defined for how the processor lays out pixels.
-        LayoutError: If the item has not exactly one image, or its response not the parts.
+            gradients do not add up or are not defined for how the processor lays out pixels, or
+            for several pictures.
+        LayoutError: If the item has no image, or its response not the parts.
 
     Source: captum's ``FeatureAblation``, ``ShapleyValueSampling`` (Castro et al. 2009) and
     ``IntegratedGradients`` (Sundararajan et al. 2017, arXiv 1703.01365).
@@ -107,45 +110,57 @@ def attribution_maps(
     for name, value, known in (("method", method, Method), ("fill", fill, Fill)):
         if value not in get_args(known):
             raise MeasureError(f"{name} is {value!r}; choose from {', '.join(get_args(known))}.")
-    picture = read_image(problem.image if image is None else image)
-    asked = response_parts(
-        mllm, problem, response, targets, answer=answer, image=picture, several=False
-    )
-    grid = asked.item.layout.grids[0]
-    boxes = _regions(grid, regions)
-    score = shown_scores(mllm, problem, asked, picture, boxes, fill)
+    pictures = shown_pictures(problem, image)
+    asked = response_parts(mllm, problem, response, targets, answer=answer, image=pictures)
+    grids = asked.item.layout.grids
+    boxes = [_regions(grid, regions) for grid in grids]
+    score = shown_scores(mllm, problem, asked, pictures, boxes, fill)
     if method == "integrated_gradients":
-        rectangles = np.rint(boxes).astype(int).tolist()
-        bare = occluded(picture, rectangles, fill)
+        if len(pictures) > 1:
+            raise MeasureError(
+                f"Problem {problem.id} has {len(pictures)} pictures, of which integrated gradients "
+                "are not defined here; use occlusion or shapley."
+            )
+        bare = occluded(pictures[0], np.rint(boxes[0]).astype(int).tolist(), fill)
         start = encode_problem(mllm, problem, response=asked.item.response_ids, image=bare)
         counts = [n_steps]
         while tolerance < math.inf and 2 * counts[-1] <= max_steps:
             counts.append(2 * counts[-1])
         found = _integrated(mllm, asked, start, counts, tolerance, batch_size)
     else:
-        values = region_values(score, len(boxes), method, n_samples, seed, batch_size)
-        found = values @ spread(grid, boxes).T
+        values = region_values(score, sum(map(len, boxes)), method, n_samples, seed, batch_size)
+        found = values @ block_diag(*map(spread, grids, boxes)).T
     return maps_of_parts(asked, found, method)
+
+
+def shown_pictures(problem: Problem, image: Shown | None) -> list[Image.Image]:
+    """An item's pictures, or those to show instead."""
+    shown = problem.held if image is None else image
+    return [read_image(one) for one in ([shown] if isinstance(shown, ImageLike) else shown)]
 
 
 def shown_scores(
     mllm: Mllm,
     problem: Problem,
     asked: ResponseParts,
-    picture: Image.Image,
-    boxes: npt.NDArray[np.float64],
+    pictures: Sequence[Image.Image],
+    boxes: Sequence[npt.NDArray[np.float64]],
     fill: Fill,
 ) -> Callable[[Tensor], Tensor]:
-    """Log p of an item's parts by which boxes of its picture are shown, the others painted over.
+    """Log p of an item's parts by which boxes of each picture are shown, the others painted over.
 
     Returns:
         ``(B, n)`` floats, 1 where a box is shown, to ``(B, P)``.
     """
-    rectangles = np.rint(boxes).astype(int).tolist()
+    rectangles = [np.rint(own).astype(int).tolist() for own in boxes]
 
     def encoded(keep: Sequence[bool]) -> Encoded:
-        hidden = [place for place, kept in zip(rectangles, keep, strict=True) if not kept]
-        shown = occluded(picture, hidden, fill) if hidden else picture
+        kept = iter(keep)
+        hidden = [[place for place in own if not next(kept)] for own in rectangles]
+        shown = [
+            occluded(picture, own, fill) if own else picture
+            for picture, own in zip(pictures, hidden, strict=True)
+        ]
         return encode_problem(mllm, problem, response=asked.item.response_ids, image=shown)
 
     def score(shown: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from attcot_analysis.errors import MeasureError, not_finite
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired, seen_edits
 from attcot_analysis.models import Encoded, Mllm, collate, encode_problem, evaluating
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.models.load import TextStack, hidden_states, text_stack
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import (
@@ -76,7 +76,7 @@ def token_divergence(
     *,
     edit: EditKind = "blank",
     options: EditOptions | None = None,
-    images: Sequence[ImageLike] | None = None,
+    images: Sequence[Shown] | None = None,
     empty: Empty = "error",
     batch_size: int = 8,
     progress: bool = False,
@@ -115,14 +115,14 @@ def token_divergence(
     Source: arXiv 2606.01558 (reconstruction); token dependency as in VPPO, arXiv 2510.09285, and
     CFPO, arXiv 2606.23206, with the exact divergence in place of an estimate from one token.
     """
-    items = paired(mllm, problems, responses, images=images, empty=empty)
+    items = paired(mllm, problems, responses, images=images, empty=empty, several=True)
     skipped = dict(items.skipped)
-    shown: dict[int, ImageLike]
+    shown: dict[int, Shown]
     if images is None:
         edited = seen_edits(mllm, problems, edited_images(problems, edit, options=options))
         for kind, names in left_out(problems, edited, [edit]).items():
             skipped[f"no edit {kind}"] = tuple(names)
-        shown = {one.at: one.image for one in edited if one.at in items.parsed}
+        shown = {one.at: one.shown(problems[one.at]) for one in edited if one.at in items.parsed}
     else:
         shown = {at: images[at] for at in items.places}
     if not shown:
@@ -130,7 +130,7 @@ def token_divergence(
             f"No item with a rationale step allows the edit {edit!r}; choose another edit."
         )
     stack = text_stack(mllm)
-    pictures = {at: problems[at].image for at in shown}
+    pictures = {at: problems[at].held for at in shown}
     frames = []
     for chunk in batches(list(shown), batch_size, "divergence", progress):
         own, other = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from attcot_analysis.attention.probe import read_maps
 from attcot_analysis.errors import LayoutError, check_known, not_finite
 from attcot_analysis.models import Encoded, Mllm, Span, TokenGrid, encode_problem, token_starts
-from attcot_analysis.models.inputs import ImageLike
+from attcot_analysis.models.inputs import Shown
 from attcot_analysis.problems import Box, Problem, parse_response
 
 Targets = Literal["tokens", "steps", "answer"]
@@ -96,8 +96,7 @@ def response_parts(
     targets: Targets = "steps",
     *,
     answer: str | None = None,
-    image: ImageLike | None = None,
-    several: bool = True,
+    image: Shown | None = None,
 ) -> ResponseParts:
     """Encode an item with its response and cut the response into the parts asked about.
 
@@ -108,22 +107,18 @@ def response_parts(
         targets: ``"tokens"``, ``"steps"`` (and the answer, if there is one) or ``"answer"``.
         answer: An answer to force after the rationale, instead of what the response says there.
         image: Another picture to show instead of the item's own.
-        several: Whether what is asked is defined for an item with several pictures.
 
     Raises:
         MeasureError: If the targets are unknown.
-        LayoutError: If the item has no image, or several, or its response not the parts.
+        LayoutError: If the item has no image, or its response not the parts.
     """
     check_known(targets, Targets, f"Targets {targets!r} are unknown")
     if answer is not None:
         response = _forced(mllm, problem, response, answer)
     item = encode_problem(mllm, problem, response=response, image=image)
     layout = item.layout
-    if not layout.grids or (len(layout.grids) > 1 and not several):
-        raise LayoutError(
-            f"Problem {problem.id} has {len(layout.grids)} images; maps of this kind need exactly "
-            "one."
-        )
+    if not layout.grids:
+        raise LayoutError(f"Problem {problem.id} has no image to map; give it one.")
     sheet = problem.sheet
     if not layout.response.size or (targets == "steps" and not layout.steps):
         raise LayoutError(
@@ -341,7 +336,7 @@ def response_maps(
     problem: Problem,
     response: str | Sequence[int],
     *,
-    image: ImageLike | None = None,
+    image: Shown | None = None,
     layers: Collection[int] | None = None,
     answer: str | None = None,
 ) -> ResponseMaps:

@@ -111,7 +111,7 @@ class PatchedBatch:
                     items.mllm,
                     items.problems[at],
                     response=items.responses[at],
-                    image=one[kind].image,
+                    image=one[kind].shown(items.problems[at]),
                 )
                 for at, one in sources.items()
                 if kind in one
@@ -201,8 +201,11 @@ class PatchedBatch:
             zip(self.own, self.problems, edits, strict=True)
         ):
             layout = encoded.layout
-            boxes = problem.evidence_boxes if edit is None else edit.boxes or problem.evidence_boxes
-            on = np.concatenate([grid.coverage(boxes) for grid in layout.grids]) > 0
+            boxes = {number: problem.boxes_in(number) for number in problem.numbers}
+            if edit is not None and edit.boxes:
+                boxes = {edit.picture: edit.boxes}
+            grids = enumerate(layout.grids, start=1)
+            on = np.concatenate([grid.coverage(boxes.get(n, ())) for n, grid in grids]) > 0
             found["evidence"][at, layout.image[on]] = True
             found["image_rest"][at, layout.image[~on]] = True
             found["question"][at, layout.question] = True

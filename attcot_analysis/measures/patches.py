@@ -319,7 +319,7 @@ def patching(
         )
     groups = list(dict.fromkeys(groups))
     patches = _patches(mllm, sites, groups, windows, heads)
-    items = paired(mllm, problems, responses, forced=True, empty=empty)
+    items = paired(mllm, problems, responses, forced=True, empty=empty, several=True)
     sources, skipped = _sources(items, edit, control)
     stack = text_stack(mllm)
     frames: list[pd.DataFrame] = []

@@ -25,7 +25,7 @@ from attcot_analysis.measures.maps import (
     response_parts,
 )
 from attcot_analysis.models import Mllm, collate, evaluating
-from attcot_analysis.models.inputs import ImageLike, last_row
+from attcot_analysis.models.inputs import Shown, last_row
 from attcot_analysis.problems import Box, Problem
 from attcot_analysis.stats.crossed import step_curve
 
@@ -88,7 +88,7 @@ def relevance_maps(
     source: Source,
     targets: Targets = "steps",
     answer: str | None = None,
-    image: ImageLike | None = None,
+    image: Shown | None = None,
     **options: Any,
 ) -> ResponseMaps:
     """Maps of a response's parts from one of the sources.
@@ -111,7 +111,7 @@ def relevance_maps(
 
     Args:
         mllm: The model.
-        problem: The item, with one picture.
+        problem: The item; several pictures are mapped side by side.
         response: Text, or token ids as generated.
         source: See above.
         targets: Parts with a map: ``"tokens"``, ``"steps"`` (and the answer) or ``"answer"``.
@@ -212,11 +212,11 @@ def relevance(
     Raises:
         MeasureError: If a source is unknown, the numbers of problems and responses differ, or a
             response has no step (``empty="error"``) or none has.
-        LayoutError: If an item has not exactly one image.
+        LayoutError: If an item has no image.
     """
     if not sources:
         raise MeasureError("No source was given to compare; give at least one.")
-    items = paired(mllm, problems, responses, empty=empty)
+    items = paired(mllm, problems, responses, empty=empty, several=True)
     further = {} if options is None else options
     tables = []
     for (at,) in batches(items.places, 1, "relevance", progress):
@@ -273,11 +273,12 @@ def compare_maps(problem: Problem, maps: Sequence[ResponseMaps]) -> pd.DataFrame
         ]
         for one in maps
     ]
+    sheet = problem.sheet
     numbers = [*([0] if with_answer else []), *range(1, maps[0].n_steps + 1)]
     rows = []
     for one, own in zip(maps, weights, strict=True):
         for number, values, first in zip(numbers, own, weights[0], strict=True):
-            cover = one.grid.coverage(_evidence(problem, number))
+            cover = one.grid.coverage(_evidence(sheet, number))
             rows.append(
                 {
                     "item": problem.id,

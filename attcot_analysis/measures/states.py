@@ -375,7 +375,7 @@ def _answered(
     forced: bool,
 ) -> tuple[Items, dict[int, str], dict[str, tuple[str, ...]]]:
     """The items whose response states an answer that can be told."""
-    items = paired(mllm, problems, responses, forced=forced, empty=empty)
+    items = paired(mllm, problems, responses, forced=forced, empty=empty, several=True)
     found = {at: parsed_answer(one, problems[at], mllm.format) for at, one in items.parsed.items()}
     told = {at: one for at, one in found.items() if one is not None}
     untold = tuple(problems[at].id for at in found if at not in told)

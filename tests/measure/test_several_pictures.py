@@ -20,9 +20,12 @@ from attcot_analysis.errors import (
     ProblemError,
     TrainingError,
 )
+from attcot_analysis.measures import patches
+from attcot_analysis.measures._items import paired
 from attcot_analysis.measures.access import VisualAccess, answer_access, visual_access
 from attcot_analysis.measures.answers import answer_problems
 from attcot_analysis.measures.attributions import attribution_maps
+from attcot_analysis.measures.behaviours import behaviour
 from attcot_analysis.measures.causal import causal_access
 from attcot_analysis.measures.commitment import commitment
 from attcot_analysis.measures.dependence import dependence
@@ -30,11 +33,13 @@ from attcot_analysis.measures.divergence import token_divergence
 from attcot_analysis.measures.maps import response_maps
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.relevance import relevance
+from attcot_analysis.measures.states import _states as measured_states
 from attcot_analysis.measures.states import hidden_commitment
 from attcot_analysis.models import PromptCache, collate, encode, encode_problem, generate
 from attcot_analysis.problems import Edit, Problem, Step, render_response
 from attcot_analysis.problems.coverage import data_coverage
 from attcot_analysis.problems.edits import EditOptions, edited_images
+from attcot_analysis.problems.fills import occluded
 from attcot_analysis.problems.pictures import beside
 from attcot_analysis.show.explorer.build import explorer_record
 from attcot_analysis.show.explorer.page import explorer_page
@@ -281,11 +286,10 @@ def test_what_passes_share_is_told_apart_by_every_picture(random_mllm):
 @pytest.mark.parametrize(
     "measure",
     [
-        lambda *given: token_divergence(*given, edit="blank"),
-        lambda mllm, items, responses: attribution_maps(mllm, items[0], responses[0]),
-        patching,
-        relevance,
-        hidden_commitment,
+        lambda mllm, items, responses: attribution_maps(
+            mllm, items[0], responses[0], method="integrated_gradients"
+        ),
+        lambda *given: behaviour(*given, option="red"),
         lambda mllm, items, responses: explorer_record(
             mllm, items[0], responses[0], image=items[0].image
         ),
@@ -295,6 +299,119 @@ def test_what_knows_one_picture_refuses_several_by_name(random_mllm, measure):
     item = several()
     with pytest.raises(AttCoTError, match=r"3 (pictures|images)"):
         measure(random_mllm, [item], [response(item)])
+
+
+@torch.no_grad()
+def log_p_of_rationale(mllm, item, pictures):
+    """Oracle: log p of every token of the steps, in one plain pass."""
+    encoded = encode_problem(mllm, item, response=response(item), image=pictures)
+    logits = mllm.model(**collate(mllm, [encoded])).logits[0].log_softmax(-1)
+    places = [at for step in encoded.layout.steps for at in range(*step)]
+    return np.array([float(logits[at - 1, encoded.input_ids[at]]) for at in places])
+
+
+def test_divergence_under_an_edit_of_one_picture(random_mllm):
+    item = several()
+    found = token_divergence(random_mllm, [item], [response(item)], edit="blank@2").table
+    (edited,) = edited_images([item], "blank@2")
+    for column, pictures in (("before", item.images), ("after", edited.shown(item))):
+        expected = log_p_of_rationale(random_mllm, item, pictures)
+        np.testing.assert_allclose(found[f"log_p_{column}"], expected, atol=2e-5)
+    assert found["kl"].max() > 1e-4
+
+
+def test_occlusion_paints_over_a_region_of_each_picture(random_mllm):
+    item = several(evidence=((0, 0, 32, 32),), evidence_pictures=(3,))
+    options = {"method": "occlusion", "regions": (1, 2), "targets": "steps"}
+    found = attribution_maps(random_mllm, item, response(item), **options)
+    layout = encode_problem(random_mllm, item, response=response(item)).layout
+    assert found.weights.shape[-1] == len(layout.image) == len(found.grid)
+    spans = np.cumsum([0, *(step.size for step in layout.steps)])
+    before = log_p_of_rationale(random_mllm, item, item.images)
+    starts = np.cumsum([0, *map(len, layout.grids)])
+    for number, grid in enumerate(layout.grids):
+        width, height = item.sizes[number]
+        for left in (0, width // 2):
+            box = (left, 0, left + width // 2, height)
+            shown = list(item.images)
+            shown[number] = occluded(shown[number], [box], "mean")
+            lost = before - log_p_of_rationale(random_mllm, item, shown)
+            on = starts[number] + np.flatnonzero(grid.coverage([box]) > 0)
+            for step, (start, stop) in enumerate(itertools.pairwise(spans)):
+                total = found.weights[0, 0, step, on].sum()
+                assert total == pytest.approx(lost[start:stop].sum(), abs=1e-4)
+    assert np.abs(found.weights).max() > 1e-4
+
+
+def test_relevance_holds_maps_against_the_boxes_in_each_picture(random_mllm):
+    item = several()
+    sources = ("attention", "rollout", "gradient_relevance")
+    table = relevance(random_mllm, [item], [response(item)], sources=sources).table
+    grids = encode_problem(random_mllm, item).layout.grids
+    for step in (1, 2):
+        own = [grid.coverage(item.step_boxes(step, n)) for n, grid in enumerate(grids, 1)]
+        area = table.loc[table["step"] == step, "evidence_area"]
+        np.testing.assert_allclose(area, np.concatenate(own).mean())
+    # Boxes of the second picture taken for the first one's would lie elsewhere.
+    (maps,) = [response_maps(random_mllm, item, response(item))]
+    values = maps.step_weights()[0]
+    cover = np.concatenate([g.coverage(item.step_boxes(1, n)) for n, g in enumerate(grids, 1)])
+    read = table.set_index(["source", "step"])["evidence_share"]
+    assert read["attention", 1] == pytest.approx(float(values @ cover / values.sum()))
+
+
+def test_patches_of_evidence_lie_in_the_edited_picture(random_mllm, monkeypatch):
+    other = several().images[1]
+    other.paste(noise_image(32, 32, 9))
+    item = several(twin=Edit("twin", other, "blue", (), ((0, 0, 32, 32),), picture=2))
+    made = []
+    build = patches.PatchedBatch._masks
+
+    def masks(self, edits):
+        made.append(build(self, edits))
+        return made[-1]
+
+    monkeypatch.setattr(patches.PatchedBatch, "_masks", masks)
+    last = random_mllm.n_layers - 1
+    found = patching(
+        random_mllm,
+        [item],
+        [response(item)],
+        sites=("residual",),
+        groups=("evidence", "image", "all"),
+        windows=[(last, last)],
+        control=None,
+    ).table
+    layout = encode_problem(random_mllm, item).layout
+    first = layout.image[len(layout.grids[0])]
+    places = np.flatnonzero(made[0]["evidence"][0])
+    assert places.tolist() == [first + row * 4 + col for row in range(2) for col in range(2)]
+    # What the last layer puts out at every place is all that there is to read.
+    gap = found["log_odds_source"] - found["log_odds_before"]
+    whole = found["group"] == "all"
+    np.testing.assert_allclose(found["recovered"][whole], gap[whole], atol=2e-5)
+    assert gap.abs().max() > 1e-4 and (found["recovered"][~whole].abs() < 1e-6).all()
+
+
+def test_states_are_those_of_all_pictures(random_mllm):
+    items = [several(f"{seed}", answer=("red", "blue")[seed % 2]) for seed in range(4)]
+    said = [response(item) for item in items]
+    found = hidden_commitment(random_mllm, items, said, controls=(), folds=2, forced=False)
+    assert set(found.table["item"]) == {item.id for item in items}
+    states = []
+    for one in (
+        items[0],
+        replace(items[0], more_images=[noise_image(64, 96, 7), items[0].images[2]]),
+    ):
+        pairs = paired(random_mllm, [one], said[:1], several=True)
+        read, _ = measured_states(pairs, [0], lambda _: (0, 1), [0, 2], False, 1, False)
+        states.append(read[0])
+        encoded = encode_problem(random_mllm, one, response=said[0])
+        with torch.no_grad():
+            output = random_mllm.model(**collate(random_mllm, [encoded]), output_hidden_states=True)
+        rows = [cut.stop - 1 for cut in encoded.layout.cuts[:2]]
+        np.testing.assert_allclose(read[0][:, 0], output.hidden_states[1][0, rows], atol=1e-5)
+    assert np.abs(states[0] - states[1]).max() > 1e-4
 
 
 def test_maps_of_several_pictures_lie_side_by_side(random_mllm):

@@ -90,8 +90,9 @@ def family_of(config: Any) -> Family:
             return family
     if model_type == "paligemma":
         raise ModelError(
-            "PaliGemma has no chat template and its prompts attend to themselves in both "
-            "directions, which no measurement here reads; take another family (Gemma 3, say)."
+            "PaliGemma has no chat template, takes no prompt without a picture, caps its attention "
+            "scores and gives all layers one mask, which no measurement here reads; take another "
+            "family (Gemma 3, say)."
         )
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
     raise ModelError(
