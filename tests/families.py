@@ -71,6 +71,50 @@ def tiny_family(name: str, **changes: Any) -> Mllm:
     return wrap_mllm(model, processor, name=f"tiny {name}")
 
 
+def llava_over(attention: str = "sdpa", **text: Any) -> Mllm:
+    """LLaVA over another text stack, for kinds of attention that no family here has."""
+    processor, settings = _llava()
+    own = {name: value for name, value in settings["text_config"].items() if name != "head_dim"}
+    settings["text_config"] = own | text
+    torch.manual_seed(0)
+    model = transformers.LlavaForConditionalGeneration._from_config(
+        transformers.LlavaConfig(**settings, tie_word_embeddings=False),
+        attn_implementation={"text_config": attention, "vision_config": "sdpa"},
+    )
+    _randomise(model.float().eval())
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return wrap_mllm(model, processor, name=f"LLaVA over {text['model_type']}")
+
+
+LATENT = {
+    "model_type": "deepseek_v3",
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 32,
+}
+"""Keys and values from one small vector per token (MLA), values narrower than keys."""
+
+INDEXED = {
+    **LATENT,
+    "model_type": "deepseek_v32",
+    "index_topk": 24,
+    "index_n_heads": 16,  # With few, many scores are 0, and which of these are chosen is chance.
+    "index_head_dim": 16,
+}
+"""The same, and of all keys an index chooses 24 for each row."""
+
+
 @functools.cache
 def shared_family(name: str) -> Mllm:
     """`tiny_family`, built once per session; leave it as you found it."""

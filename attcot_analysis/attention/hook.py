@@ -149,6 +149,13 @@ class Reader(Protocol):
         ...
 
 
+_OTHERWISE = {
+    "softcap": "caps its attention scores (Gemma 2)",
+    "s_aux": "adds learned sinks to its attention (gpt-oss)",
+    "block_indices": "chooses blocks of keys (MiniMax M3)",
+}
+"""What SDPA leaves out: by the name under which a layer hands it over."""
+
 _READER: contextvars.ContextVar[Reader | None] = contextvars.ContextVar("reader", default=None)
 
 
@@ -196,12 +203,17 @@ def attcot_attention(
             ``apart``, which the reader does not see.
         options: Passed on.
     """
-    if options.get("softcap") is not None:
-        raise MeasureError(
-            f"Layer {module.layer_idx} caps its attention scores (Gemma 2), which the attention "
-            "that is read and edited here does not; its outputs can be measured (generate, "
-            "dependence), or take another model."
-        )
+    for name, what in _OTHERWISE.items():
+        if options.get(name) is not None and is_text(module):
+            raise MeasureError(
+                f"Layer {module.layer_idx} {what}, which the attention that is read and edited "
+                "here does not; measure what it answers (commitment, dependence), or take another "
+                "model."
+            )
+    indices = options.pop("indices", None)
+    if indices is not None:
+        assert attention_mask is not None  # The index has chosen by it.
+        attention_mask = _of_indices(attention_mask, indices, key.shape[2])
     call = AttentionCall(module, query, key, value, attention_mask, scaling)
     edits: tuple[Intervention | Revision, ...] = ()
     active = _ACTIVE.get()
@@ -239,10 +251,10 @@ def attcot_attention(
     reader = _READER.get() if attcot_probe is None else attcot_probe
     if reader is None or not is_text(module) or not reader.reads(module):
         return whole, None
-    if options.get("s_aux") is not None or options.get("position_bias") is not None:
+    if options.get("position_bias") is not None:
         raise MeasureError(
-            f"Layer {module.layer_idx} adds learned sinks or biases to its attention; "
-            "the probe cannot read it, choose other layers."
+            f"Layer {module.layer_idx} adds biases to its attention; the probe cannot read it, "
+            "choose other layers."
         )
     call = replace(call, output=output)
     if attcot_probe is None:
@@ -250,6 +262,19 @@ def attcot_attention(
     else:
         reader.read(call, attcot_cols, attcot_rows)
     return whole, None
+
+
+def _of_indices(mask: Tensor, indices: Tensor, n_keys: int) -> Tensor:
+    """A layer's mask less the keys that its index has not chosen for each row, ``(B, Tq, k)``.
+
+    The classes do this themselves under the names "eager" and "sdpa" only.
+    """
+    chosen = torch.zeros((*indices.shape[:2], n_keys), dtype=torch.bool, device=mask.device)
+    chosen = chosen.scatter(-1, indices.long(), True)[:, None]
+    mask = mask[..., :n_keys]
+    if mask.dtype == torch.bool:
+        return mask & chosen
+    return mask.masked_fill(~chosen, torch.finfo(mask.dtype).min)
 
 
 def _apart(call: AttentionCall, n: int, dropout: float) -> tuple[AttentionCall, Tensor]:

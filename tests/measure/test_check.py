@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import FAMILY_NAMES, MORE_FAMILIES, save_tiny_family, shared_family
+from families import (
+    FAMILY_NAMES,
+    INDEXED,
+    LATENT,
+    MORE_FAMILIES,
+    llava_over,
+    save_tiny_family,
+    shared_family,
+)
 from real import CHECKPOINTS
 from tiny import merging_tokenizer, tiny_mllm
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -18,6 +26,7 @@ from attcot_analysis.attention import hook as attention
 from attcot_analysis.attention import packing
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.attention.hook import NAME, intervening
+from attcot_analysis.attention.kinds import layer_kinds
 from attcot_analysis.attention.knockout import Knockout
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError
@@ -86,6 +95,34 @@ def test_every_family_passes(name):
     if cannot:
         assert found.verdict.endswith("cannot be measured on it: knockout, relevance, lens.")
         assert f"2 of its 3 layers ({state[name]})" in found.measurements["knockout"][1]
+
+
+FORCED = {"commitment", "dependence", "knockout", "lens"}
+
+
+@pytest.mark.parametrize(
+    ("text", "cannot"),
+    [
+        (LATENT, set()),
+        (INDEXED, FORCED),
+        (
+            {"model_type": "llama4_text", "no_rope_layers": [1, 1, 0], "intermediate_size_mlp": 96},
+            FORCED,
+        ),
+    ],
+    ids=["latent", "indexed", "chunked"],
+)
+def test_kinds_of_attention_that_no_family_has_are_read_or_refused(text, cannot):
+    mllm = llava_over(**text)
+    found = check_model(mllm)
+    assert found.holds, str(found)
+    assert {name for name, (can, _) in found.measurements.items() if can == "cannot"} == cannot
+    kinds = {*layer_kinds(mllm)} - {"full_attention"}
+    assert len(kinds) == (cannot != set()) and all(
+        found.measurements[name][1].startswith(f"The model has {kind} layers")
+        for kind in kinds
+        for name in cannot
+    )
 
 
 def test_every_model_type_and_every_published_checkpoint_has_its_row():

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from families import FAMILY_NAMES, shared_family
+from families import FAMILY_NAMES, llava_over, shared_family
 from spelt_out import cut_eagerly, eager_copy, mean_valued, respond
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.hook import attached, intervening
 from attcot_analysis.attention.knockout import Knockout, MeanValue
-from attcot_analysis.attention.probe import Probe
+from attcot_analysis.attention.probe import Probe, read_masses
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import collate, encode, positions
 from attcot_analysis.models.generate import image_ids
@@ -317,3 +317,30 @@ def test_what_does_not_fit_is_refused_in_a_sentence(random_mllm, items):
     refused = pytest.raises(MeasureError, match="use a dynamic cache")
     with refused, attached(model), intervening(edit):
         model.generate(**prompt, max_new_tokens=2, cache_implementation="static")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            {"model_type": "gemma2", "attn_logit_softcapping": 2.0, "sliding_window": 64},
+            "caps its attention scores",
+        ),
+        (
+            {"model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1},
+            "adds learned sinks",
+        ),
+    ],
+)
+@torch.no_grad()
+def test_what_sdpa_leaves_out_is_refused(text, message):
+    """Capped scores, learned sinks: by SDPA it would be the attention of another model."""
+    mllm = llava_over("eager", layer_types=["full_attention"] * 3, **text)
+    model = mllm.model
+    batch = collate(mllm, [encode(mllm, noise_image(48, 40), "What?", response=RESPONSE)])
+    rows, keys = chosen(mllm, batch)
+    assert model(**batch).logits.isfinite().all()
+    with pytest.raises(MeasureError, match=f"Layer 0 {message}"):
+        logits(model, batch, Knockout(rows, keys))
+    with pytest.raises(MeasureError, match=f"Layer 0 {message}"):
+        read_masses(mllm, batch, keys[..., None].float(), torch.tensor([[5]]))
