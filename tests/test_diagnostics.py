@@ -1,9 +1,13 @@
 """All diagnostics from both sides: what rings, what ranks a failure above, and false alarms."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from attcot_analysis.shipped import VALIDITY_RESULTS, shipped
 from attcot_lab.diagnostics import DIAGNOSTICS, SET, false_alarms, two_sided
 from attcot_lab.testbed.planted import BLIND, EARLY, FAILURES, HONEST
 
@@ -93,3 +97,26 @@ def test_false_alarms_by_counting():
 def test_every_diagnostic_is_there_for_failures_that_exist():
     for one in DIAGNOSTICS.values():
         assert set(one.rings) <= set(FAILURES)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return two_sided(pd.read_parquet(shipped(f"{VALIDITY_RESULTS}/all_values.parquet")))
+
+
+def test_the_page_has_a_row_of_every_diagnostic_and_marks_what_fails(measured):
+    page = Path(__file__).parents[1] / "docs/validity.md"
+    rows = dict(re.findall(r"^[|] \[?`(\w+)`(.*)[|]$", page.read_text(), flags=re.MULTILINE))
+    for metric, own in measured.groupby("metric"):
+        cells = rows[str(metric)].split("|")[1:-1]
+        own = own.set_index("failure")
+        assert len(cells) == len(FAILURES)
+        for failure, cell in zip(FAILURES, cells, strict=True):
+            assert (failure in own.index) != (cell.strip() == "–")
+            if failure in own.index:
+                row = own.loc[failure]
+                planted = isinstance(row["expected"], str)
+                assert ("**" in cell) == (planted and row["rings"])
+                assert ("†" in cell) == (planted and not row["rings"])
+                assert ("↑" in cell) == row["above"]
+    assert set(measured["metric"]) == set(DIAGNOSTICS)
