@@ -140,6 +140,6 @@ def format_summary(summary: pd.DataFrame) -> str:
     lines = unread_sentences(unnamed)
     lines += [f"{'metric':<24}{'value':>9}   {'95 % interval':<20}{'items':>7}"]
     for row in summary.itertuples():
-        interval = f"[{row.low:.3f}, {row.high:.3f}]"
-        lines.append(f"{row.metric:<24}{row.value:>9.3f}   {interval:<20}{row.n_items:>7}")
+        interval = f"[{row.low:z.3f}, {row.high:z.3f}]"
+        lines.append(f"{row.metric:<24}{row.value:>z9.3f}   {interval:<20}{row.n_items:>7}")
     return "\n".join(lines)

@@ -112,6 +112,7 @@ def test_the_printed_summary_begins_with_it():
     assert format_summary(one).splitlines()[0].startswith("5.0% of the CoT answers could not be")
     read = one.assign(value=0.0)
     assert format_summary(read).splitlines()[0].startswith("metric")
+    assert "-" not in format_summary(one.assign(value=-1e-4, low=-2e-4, high=0.0)), "no -0.000"
 
 
 @pytest.fixture
