@@ -216,6 +216,6 @@ def test_an_unknown_family_is_named(random_mllm):
     with pytest.raises(ModelError, match=r"'blip_9' belongs to no supported family.*qwen2_5_vl"):
         family_of(Config())
     Config.model_type = "paligemma"
-    with pytest.raises(ModelError, match="no chat template, .* caps its attention scores"):
+    with pytest.raises(ModelError, match=r"no chat template, .* caps its attention scores"):
         family_of(Config())
     assert family_of(random_mllm.model.config).name == "qwen2_5_vl"
