@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from enum import IntEnum
 from functools import lru_cache
@@ -30,6 +30,7 @@ from attcot_analysis.errors import (
     AttCoTError,
     MeasureError,
     ProblemError,
+    RunError,
     lacks_memory,
     refused_write,
 )
@@ -77,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        try:
+            os.getcwd()
+        except OSError as error:
+            raise RunError("The current folder is gone; change to one that is there.") from error
         for word in words:
             if word.encode(errors="replace").decode() != word:
                 raise ProblemError(
@@ -99,9 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if known is None:
             raise
         code, sentence = known
-        # Of several processes the first speaks for all.
-        alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
-        if alone or os.environ.get("RANK", "0") == "0":
+        if not _heard_elsewhere():
             say(f"attcot: {sentence}", file=sys.stderr)
         return code
     finally:
@@ -110,6 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(result, bool):
         return Exit.DONE if result else Exit.DOES_NOT_HOLD
     return result or Exit.DONE
+
+
+def _heard_elsewhere() -> bool:
+    """Whether this is one of several processes, of which the first speaks for all."""
+    with suppress(ValueError):
+        return 0 < int(os.environ.get("RANK", "0")) < int(os.environ.get("WORLD_SIZE", "1"))
+    return False
 
 
 def say(text: object, file: TextIO | None = None) -> None:
@@ -132,6 +142,9 @@ def command_line() -> TyperGroup:
 
 def exit_of(error: BaseException) -> tuple[Exit, str] | None:
     """The exit code of an error and the sentence to print; ``None`` for an unexpected error."""
+    # Python itself may put another error over an interruption, in the midst of an import.
+    if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
+        return Exit.INTERRUPTED, "interrupted; run the same command again to resume."
     if isinstance(error, AttCoTError):
         return Exit.NO_ROOM if isinstance(error, MemoryError) else Exit.ERROR, str(error)
     if isinstance(error, typer.TyperException):
@@ -144,9 +157,14 @@ def exit_of(error: BaseException) -> tuple[Exit, str] | None:
     if isinstance(error, OSError):
         sentence = refused_write(error)
         return None if sentence is None else (Exit.ERROR, sentence)
-    if isinstance(error, KeyboardInterrupt):
-        return Exit.INTERRUPTED, "interrupted; run the same command again to resume."
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _output_closed() -> bool:

@@ -36,9 +36,15 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert "exist" in capsys.readouterr().err or folder.exists()
 
 
-def test_an_interrupt_says_how_to_resume(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_interrupt_says_how_to_resume(tmp_path, capsys, monkeypatch, hidden):
     def stop(*_, **__):
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            if hidden:
+                raise RuntimeError("Error calling __set_name__") from error
+            raise
 
     monkeypatch.setattr("attcot_analysis.problems.folder.save_problems", stop)
     assert main(["testbed", "problems", str(tmp_path / "x"), "--items", "1"]) == 130

@@ -35,6 +35,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, reply):
         super().__init__(("127.0.0.1", 0), Handler)
         self.reply, self.seen, self.keys = reply, Counter(), set()
+        self.at_once = 0  # Bytes of an answer between two pauses, where it is to come slowly.
         self.now = self.most = 0
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -60,7 +61,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in ({"Content-Length": len(data)} | headers).items():
             self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(data)
+        for at in range(0, len(data), server.at_once or len(data)):
+            self.wfile.write(data[at : at + (server.at_once or len(data))])
+            time.sleep(0.1 if server.at_once else 0.0)
 
     def log_message(self, *_):
         pass
@@ -95,6 +98,14 @@ def answered(path):
 
 def good(body, turn):
     return 200, answer(), {}
+
+
+def test_an_answer_that_never_ends_is_given_up(serve, tmp_path):
+    server, path = serve(good), tmp_path / "out.jsonl"
+    server.at_once = 1
+    with pytest.raises(RunError, match=r"no whole answer came in 0\.5 s"):
+        ask(server, path, PROBLEMS[:1], timeout=0.5, tries=2)
+    assert set(server.seen.values()) == {2}
 
 
 def test_every_item_is_asked_once_with_its_picture_and_the_key(serve, tmp_path):

@@ -19,6 +19,7 @@ well, there with the tokens (see `attcot_analysis.runs.generations`).
 
 import base64
 import contextlib
+import errno
 import hashlib
 import io
 import itertools
@@ -324,6 +325,8 @@ def read_bytes(file: Path) -> bytes:
         MeasureError: If it cannot be read.
     """
     try:
+        if file.is_char_device():  # Such as /dev/zero, which has no end; pipes have one.
+            raise OSError(errno.EINVAL, "it is no file")
         return file.read_bytes()
     except OSError as error:
         raise MeasureError(f"Generations {file} cannot be read ({error.strerror}).") from error

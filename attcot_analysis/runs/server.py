@@ -11,6 +11,7 @@ import json
 import os
 import random
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -195,10 +196,19 @@ class _Post:
         data = json.dumps(body).encode("utf-8")
         sent = urllib.request.Request(self.address, data, headers, method="POST")
         with self._opener.open(sent, timeout=self.timeout) as answer:
-            content = answer.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise MeasureError(f"more than {_LARGEST >> 20} MiB came")
+            content = self._read(answer)
         return json.loads(content)
+
+    def _read(self, answer: http.client.HTTPResponse) -> bytes:
+        """The whole answer, however slowly it comes: `timeout` holds for every read as well."""
+        content, until = bytearray(), time.monotonic() + self.timeout
+        while block := answer.read1(2**16):
+            content += block
+            if len(content) > _LARGEST:
+                raise MeasureError(f"more than {_LARGEST >> 20} MiB came")
+            if time.monotonic() > until:
+                raise MeasureError(f"no whole answer came in {self.timeout:g} s")
+        return bytes(content)
 
     def _said(self, error: urllib.error.HTTPError) -> str:
         try:

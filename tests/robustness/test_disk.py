@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import resource
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,15 @@ LIMIT = 20_000
 def small_disk():
     """No file may grow beyond `LIMIT` bytes, whoever writes it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    compiles = sys.dont_write_bytecode
+    # What Python compiles would be cut off and kept, and no later process could import it.
+    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = compiles
 
 
 @pytest.fixture
