@@ -15,6 +15,7 @@ from attcot_analysis.shipped import TESTBED_MODEL, shipped
 
 _VALUES = ("x", -1, 0, 10**9, None, [], {}, "\x1b[31m", 1.5, True, [["a"]], 2**70)
 _FAMILIES = ("internvl", "llava", "llava_next", "gemma3", "gemma4", "idefics3", "qwen3_5", "glm4v")
+_FAMILIES += ("molmo2", "minicpmv4_6")
 _LONGEST = 60
 """Seconds in which a checkpoint of this size has long answered."""
 
