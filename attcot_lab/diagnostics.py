@@ -142,7 +142,7 @@ def false_alarms(scores: FloatArray) -> float:
 
 def _read(part: pd.DataFrame, items: Sequence[str], few: bool) -> pd.DataFrame:
     """Seeds × items, or seeds × sets of items."""
-    wide = part.pivot(index="seed", columns="item", values="value").reindex(columns=items)
+    wide = part.pivot(index="seed", columns="item", values="value").reindex(columns=list(items))
     if not few:
         return wide
     number = np.arange(len(items)) // SET
