@@ -135,7 +135,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
             "largest difference of log-odds",
             float(differences.abs().max()),
             "nat",
-            at_most=1e-4,
+            at_most=1e-5,
         ),
         judged(
             f"peak memory, sweep / plain pass, {scale.deep} layers",

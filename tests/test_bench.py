@@ -196,7 +196,7 @@ def test_access_on_a_device_runs():
 @pytest.mark.long
 def test_patching_reports_speed_and_equality():
     values = {row.name.split(",")[0]: row.value for row in run_bench("patching", quick=True)}
-    assert values["largest difference of log-odds"] <= 1e-4
+    assert values["largest difference of log-odds"] <= 1e-5
     assert values["time"] > 0 and values["tokens"] > 0
 
 
