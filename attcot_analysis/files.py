@@ -42,6 +42,19 @@ def path_of(given: str | Path, error: type[AttCoTError] = RunError) -> Path:
     return path
 
 
+def check_free(path: Path, overwrite: bool, error: type[AttCoTError] = RunError) -> None:
+    """Refuse to write over what is there, unless that is asked for.
+
+    Raises:
+        AttCoTError: Of the kind given.
+    """
+    if path.exists() and not overwrite:
+        raise error(
+            f"{path} is already there; choose another name, or replace it with overwrite=True "
+            "(--overwrite on the command line)."
+        )
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place and move it there when it is complete and on the disk.
 

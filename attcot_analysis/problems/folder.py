@@ -240,7 +240,8 @@ def save_problems(
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if occupied and not overwrite:
         raise ProblemError(
-            f"{target} exists already; choose another folder or pass overwrite=True."
+            f"{target} exists already; choose another folder, or replace it with overwrite=True "
+            "(--overwrite on the command line)."
         )
     if occupied and not (target / LINES).is_file():
         raise ProblemError(

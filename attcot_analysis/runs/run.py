@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from attcot_analysis.errors import RunError, one_line, passing, writing
 from attcot_analysis.files import (
     LOCK,
+    check_free,
     locked,
     no_linked_folders,
     not_there,
@@ -306,7 +307,7 @@ class RunFolder:
             RunError: If it is there already (and not `overwrite`), or a value has no JSON form.
         """
         path = self._json(name)
-        self._refuse(path, overwrite)
+        check_free(path, overwrite)
         text = json.dumps(_plain(data, name), indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
         return path
@@ -425,10 +426,6 @@ class RunFolder:
 
     def _json(self, name: str) -> Path:
         return self.path / f"{_checked(name)}.json"
-
-    def _refuse(self, path: Path, overwrite: bool) -> None:
-        if path.exists() and not overwrite:
-            raise RunError(f"{path} is there already; pass overwrite=True to replace it.")
 
 
 def has_results(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from attcot_analysis.errors import RunError, ShowError
 from attcot_analysis.escapes import for_xml
-from attcot_analysis.files import path_of, write_bytes
+from attcot_analysis.files import check_free, path_of, write_bytes
 from attcot_analysis.show.style import (
     INK,
     PAPER,
@@ -181,8 +181,7 @@ def save_figure(
     if not one or data is not None:
         files.append(stem.with_name(f"{stem.name}.json"))
     for file in files:
-        if file.exists() and not overwrite:
-            raise RunError(f"{file} is already there; choose another name or pass overwrite=True.")
+        check_free(file, overwrite)
     if (width, height, font_size, font) != (None, None, None, None):
         fit_figure(figure, width=width, height=height, font_size=font_size, font=font)
     sidecar = {"about": dict(about or {}), "data": _plain(data)}

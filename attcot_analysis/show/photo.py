@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from attcot_analysis.errors import ProblemError, RunError
-from attcot_analysis.files import path_of, write_bytes
+from attcot_analysis.errors import ProblemError
+from attcot_analysis.files import check_free, path_of, write_bytes
 from attcot_analysis.models import Mllm, encode_problem, generate
 from attcot_analysis.models.generate import Generation
 from attcot_analysis.models.inputs import ImageLike, read_image
@@ -124,8 +124,7 @@ class Look:
             RunError: If the file is there and ``overwrite`` is not set.
         """
         path = path_of(path)
-        if path.exists() and not overwrite:
-            raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
+        check_free(path, overwrite)
         page = explorer_page(self.record, select(self.record, **self.start))
         write_bytes(path, page.encode())
         return path

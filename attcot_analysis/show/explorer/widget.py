@@ -15,8 +15,8 @@ import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 
-from attcot_analysis.errors import AttCoTError, RunError, ShowError
-from attcot_analysis.files import path_of, write_bytes
+from attcot_analysis.errors import AttCoTError, ShowError
+from attcot_analysis.files import check_free, path_of, write_bytes
 from attcot_analysis.problems import Problem
 from attcot_analysis.show.explorer.gallery import gallery_spec
 from attcot_analysis.show.explorer.page import (
@@ -222,8 +222,7 @@ class Explorer(anywidget.AnyWidget):
             RunError: If the file is there and ``overwrite`` is not set.
         """
         path = path_of(path)
-        if path.exists() and not overwrite:
-            raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
+        check_free(path, overwrite)
         page = self._page(budget)
         write_bytes(path, page.encode())
         return path

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from attcot_analysis.errors import LayoutError, MeasureError, RunError
-from attcot_analysis.files import own_folder, path_of
+from attcot_analysis.files import check_free, own_folder, path_of
 from attcot_analysis.measures.compare import METRICS, compare, summarise
 from attcot_analysis.measures.outcomes import CotOutcomes
 from attcot_analysis.measures.unread import unread_sentences
@@ -222,11 +222,7 @@ def report_run(
     """
     arm = run if isinstance(run, MeasuredArm) else read_arm(run)
     path = arm.path / "report.html" if out is None else path_of(out)
-    if path.exists() and not overwrite:
-        raise RunError(
-            f"{path} is already there; choose another place with --out, or replace it with "
-            "--overwrite."
-        )
+    check_free(path, overwrite)
     shared, _ = find_problems(arm, arm, problems)
     values = arm.values(shared)
     notes = [*sample_notes(arm), *precision_notes(arm), *paragraph_notes(arm)]

@@ -13,8 +13,7 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from attcot_analysis.errors import RunError
-from attcot_analysis.files import path_of, write_bytes
+from attcot_analysis.files import check_free, path_of, write_bytes
 from attcot_analysis.measures.outcomes import DRAWN, GROUPS, SIGNS, CotOutcomes
 from attcot_analysis.measures.outcomes import WORDS as SIGN_WORDS
 from attcot_analysis.measures.unread import unread_sentences, withheld
@@ -207,8 +206,7 @@ def write_report(
         ShowError: If a table lacks a column or the summary has no rows.
     """
     path = path_of(path)
-    if path.exists() and not overwrite:
-        raise RunError(f"{path} is already there; choose another name or pass overwrite=True.")
+    check_free(path, overwrite)
     drawings = _Drawings()
     page = _page(report, _sections(report, drawings))
     if figures is not None:
