@@ -188,7 +188,7 @@ class RunFolder:
                 parquet.
         """
         path, parts = self._table(name), self.parts(name)
-        self._refuse(parts.path if parts else path, overwrite)
+        check_free(parts.path if parts else path, overwrite)
         if any(level is not None for level in table.index.names):
             raise RunError(
                 f"Table {name} has the named index {list(table.index.names)}, which would be "
