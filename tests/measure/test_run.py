@@ -68,7 +68,7 @@ def test_nothing_is_overwritten_silently(run):
     run.write_table("answers", table().head(1), overwrite=True)
     assert len(run.read_table("answers")) == 1
     run.write_json("results", {"a": 1})
-    with pytest.raises(RunError, match="there already"):
+    with pytest.raises(RunError, match="already there"):
         run.write_json("results", {"a": 2})
     assert run.read_json("results") == {"a": 1}
 
