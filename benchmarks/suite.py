@@ -55,8 +55,8 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     """
     scale = QUICK if quick else FULL
     mllm = random_mllm(scale.shape, device=device, vision=scale.tower)
-    problems = [_larger(one, scale.side) for one in generate_arrows(scale.items, seed=0)]
-    written = _written(mllm, problems)
+    problems = [larger(one, scale.side) for one in generate_arrows(scale.items, seed=0)]
+    written = responses(mllm, problems)
     own = replace(written, foreign=False)
 
     def read() -> Any:
@@ -139,30 +139,37 @@ def _alone(work: Callable[[], Any]) -> Callable[[], Any]:
     return call
 
 
-def _larger(problem: Problem, side: int) -> Problem:
+def larger(problem: Problem, side: int) -> Problem:
     """The same problem with pictures of so many pixels."""
 
-    def larger(picture: Image.Image) -> Image.Image:
+    def resized(picture: Image.Image) -> Image.Image:
         return picture.resize((side, side))
 
     edits = {
-        name: replace(edit, image=larger(edit.image), boxes=())
+        name: replace(edit, image=resized(edit.image), boxes=())
         for name in ("twin", "control")
         if (edit := getattr(problem, name)) is not None
     }
     steps = tuple(replace(step, boxes=()) for step in problem.steps)
-    return replace(problem, image=larger(problem.image), steps=steps, **edits)
+    return replace(problem, image=resized(problem.image), steps=steps, **edits)
 
 
-def _written(mllm: Mllm, problems: list[Problem]) -> Generations:
-    """A response of five steps to every item, with the right answer."""
-    made = {}
+def responses(
+    mllm: Mllm, problems: list[Problem], n_steps: int = 5, samples: int = 1
+) -> Generations:
+    """Responses of so many steps to every item, with the right answer; no two are the same."""
+    made: dict[str, list[Generation]] = {}
     for at, one in enumerate(problems):
-        steps = [f"{SENTENCE} {number + at}" for number in range(5)]
-        text = render_response(steps, one.answer)
-        ids = mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
-        made[one.id] = Generation(tuple(ids), text, finished=True)
-    return Generations(made, foreign=True, sha256="")
+        for first in range(at, at + 10 * samples, 10):
+            steps = [f"{SENTENCE} {number + first}" for number in range(n_steps)]
+            text = render_response(steps, one.answer)
+            ids = mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
+            made.setdefault(one.id, []).append(Generation(tuple(ids), text, finished=True))
+    return Generations(
+        {item: of[0] for item, of in made.items()},
+        foreign=True,
+        more={item: tuple(of[1:]) for item, of in made.items() if of[1:]},
+    )
 
 
 def _floor(mllm: Mllm, problems: list[Problem], written: Generations) -> None:
