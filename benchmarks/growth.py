@@ -14,16 +14,14 @@ from functools import partial
 from typing import Any
 
 from attcot_analysis.measures.commitment import CONTROLS, CUES
-from attcot_analysis.models import Mllm
+from attcot_analysis.models import Mllm, encode_problem
+from attcot_analysis.models.processors import limit_pictures
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs import measure as runs
 from attcot_lab.testbed.arrows import generate_arrows
 from benchmarks.bench import Row, Scale, judged, random_mllm, timed
 from benchmarks.suite import QUICK as SUITE_QUICK
 from benchmarks.suite import QUICK_TOWER, READ, SHAPE, TOWER, larger, responses
-
-PIXELS = 16
-"""Of a picture's side that become one image token."""
 
 FULL = Scale(
     shape=SHAPE,
@@ -56,10 +54,13 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     first, *others = generate_arrows(8, seed=0)
     plain = [first, next(one for one in others if one.answer != first.answer)]
     middle = [larger(one, scale.sides[0]) for one in plain]
+    # The testbed's processor would make the larger pictures smaller.
+    most = {"max_pixels": scale.sides[-1] ** 2}
+    limit_pictures(mllm.family, mllm.processor, mllm.model.config, most)
     cases: dict[str, dict[float, Callable[[], object]]] = {
         "image tokens": {
-            (side / PIXELS) ** 2: partial(_read, mllm, [larger(one, side) for one in plain], 5)
-            for side in scale.sides
+            len(encode_problem(mllm, some[0]).layout.grids[0]): partial(_read, mllm, some, 5)
+            for some in ([larger(one, side) for one in plain] for side in scale.sides)
         },
         "steps": {n: partial(_read, mllm, middle, n) for n in scale.steps},
         "samples": {n: partial(_write, mllm, middle, n, scale.new_tokens) for n in scale.samples},
