@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import json
+import os
 import re
 import sys
 import warnings
@@ -308,7 +309,7 @@ def load_mllm(
         ProblemError: If there is no such format.
     """
     chosen = response_format(format)
-    name = str(path_of(name_or_path, ModelError))
+    name = _name(name_or_path)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = device == "auto" or isinstance(device, Mapping)
     there = None if spread else usable_device(device)  # type: ignore[arg-type]
@@ -372,7 +373,7 @@ def load_processor(
     Raises:
         ModelError: As `load_mllm`.
     """
-    name = str(path_of(name_or_path, ModelError))
+    name = _name(name_or_path)
     hub = {"revision": revision, "trust_remote_code": False}
     config, family, processor = _load_parts(name, **hub)
     given = {"max_pixels": max_pixels, "max_patches": max_patches}
@@ -392,6 +393,12 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _name(given: str | Path) -> str:
+    """A folder or hub id; a folder keeps its ``./``, which says that it is no hub id."""
+    path_of(given, ModelError)
+    return os.path.expanduser(given)
 
 
 def _check_folder(path: Path) -> None:

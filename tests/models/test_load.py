@@ -157,6 +157,7 @@ def test_a_path_that_is_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for path, sentence in (
         ("./no/such/model", r"^There is no folder no/such/model; check the path\.$"),
+        ("./org/other", r"^There is no folder org/other; check the path\.$"),
         (tmp_path / "model" / "tiny", r"did you mean .*/models/tiny\?$"),
         ("~/model/tiny", r"did you mean .*/models/tiny\?$"),
         ("models/tinny", r"^There is no folder models/tinny; did you mean models/tiny\? The conf"),

@@ -331,6 +331,8 @@ def test_rows_of_the_hub_are_those_of_the_file(tmp_path):
     assert isinstance(rows[0]["image1"], dict | Image.Image)
     with pytest.raises(ProblemError, match="cannot be loaded from the hub"):
         list(hub_rows(str(path.parent), "no-such-split"))
+    with pytest.raises(ProblemError, match=r"^\./no/such is not a file here"):
+        list(read_data("./no/such", "vilp"))
 
 
 @pytest.mark.parametrize(

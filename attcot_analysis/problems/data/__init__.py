@@ -1,5 +1,6 @@
 """Adapters: datasets as they are published, read as problems, checked and converted."""
 
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -209,7 +210,9 @@ def _place(
             f"--map says {wrong[0]}={(names or {})[wrong[0]]}, and there is no field {wrong[0]!r} "
             f"here; choose from {', '.join(own.FIELDS)}."
         )
-    path = str(path_of(source, ProblemError))
+    path_of(source, ProblemError)
+    # A path keeps its ``./``, which says that it is no hub id.
+    path = os.path.expanduser(source)
     return Place(path, _folder(images), split, boxes, dict(names or {}), outside)
 
 
