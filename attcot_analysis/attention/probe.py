@@ -455,9 +455,10 @@ def chosen_layers(mllm: Mllm, layers: Collection[int] | None) -> list[int]:
         MeasureError: If the list is empty, or the model has no such layer.
     """
     known = range(mllm.n_layers)
-    if layers is not None and not (layers and set(layers) <= set(known)):
+    layers = list(known) if layers is None else list(layers)
+    if not (layers and set(layers) <= set(known)):
         raise MeasureError(
-            f"Layers are {list(layers)}; choose from 0 to {known[-1]}, those of {mllm.name}, at "
+            f"Layers are {layers}; choose from 0 to {known[-1]}, those of {mllm.name}, at "
             "least one."
         )
-    return list(known if layers is None else sorted(set(layers)))
+    return sorted(set(layers))

@@ -10,6 +10,7 @@ import torch
 from families import FAMILY_NAMES, shared_family
 from tiny import noise_image, tiny_mllm
 
+from attcot_analysis.attention.probe import chosen_layers
 from attcot_analysis.attention.sinks import SinkRule, find_sinks, sink_strength
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures.access import VisualAccess, visual_access
@@ -194,6 +195,7 @@ def test_a_threshold_no_token_can_reach_is_refused(items, responses):
     encoded = encode_problem(mllm, items[0], response=responses[0])
     with pytest.raises(MeasureError, match=r"Layers are \[1\]; choose from 0 to 0"):
         find_sinks(mllm, encoded, layers=[1])
+    assert chosen_layers(mllm, np.arange(1)) == [0]
 
 
 def test_no_hook_stays_even_after_an_error(items, responses):
