@@ -146,7 +146,7 @@ def check_table(
             f"The table {name} lacks {', '.join(missing)}; it has {held}, so give it as the "
             "measurement returned it."
         )
-    texts = [one for one in table if one in _NUMBERS and table[one].dtype.kind not in "biuf"]
+    texts = [one for one in table if one in _NUMBERS and not _holds_numbers(table[one])]
     if len(table) and texts:
         raise error(
             f"The table {name} holds something else than numbers in {', '.join(texts)}; give it as "
@@ -157,6 +157,15 @@ def check_table(
         raise error(
             f"The table {name} has rows without {', '.join(unnamed)}; say of every row whose it is."
         )
+
+
+def _holds_numbers(column: Any) -> bool:
+    """Whether a column holds numbers or nothing, be it as objects, as pandas joins empty tables."""
+    if column.dtype.kind in "biuf":
+        return True
+    from pandas.api.types import infer_dtype
+
+    return infer_dtype(column) in ("floating", "integer", "mixed-integer-float", "boolean", "empty")
 
 
 _LABELS = ("item", "model", "metric", "a", "b", "step", "n_steps", "k", "layer", "head")

@@ -7,6 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+import numpy as np
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
@@ -589,6 +590,7 @@ def check_boxes(values: Any, what: str) -> tuple[Box, ...]:
     """
     if not isinstance(values, list | tuple):
         raise ProblemError(f"{what} is {shortened(values)}; expected a list of boxes.")
+    values = [box.tolist() if isinstance(box, np.ndarray) else box for box in values]
     for number, box in enumerate(values, start=1):
         four = isinstance(box, list | tuple) and len(box) == 4
         if not four or not all(_is_number(side) and abs(side) < _FURTHEST for side in box):

@@ -289,7 +289,10 @@ def _check(
     first = check_map(maps[0])
     shape = (first.shape[0], first.shape[1])
     stack = np.stack([check_map(values, shape) for values in maps])
-    return stack, [check_boxes(list(one or ()), "boxes") for one in boxes or [None] * len(maps)]
+    return stack, [
+        check_boxes([] if one is None else list(one), "boxes")
+        for one in boxes or [None] * len(maps)
+    ]
 
 
 def _map_panel(

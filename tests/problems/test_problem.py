@@ -92,7 +92,7 @@ def test_steps_and_edits_are_checked_where_they_are_made(make, said):
 
 
 def test_lists_become_tuples_and_numbers_of_numpy_numbers():
-    boxes = [[1, 2, 30.5, 4], list(np.array([1, 2, 3, 4.5], np.float32))]
+    boxes = [[1, 2, 30.5, 4], np.array([1, 2, 3, 4.5], np.float32)]
     problem = Problem(
         **{**GOOD, "candidates": ["red", "blue"]},
         steps=[Step("It is red.", boxes)],

@@ -79,6 +79,9 @@ def test_every_item_has_its_groups_and_what_it_is_sorted_by(records, spec):
     assert {order["said"]: order["turn"] for order in spec["orders"]} == ways
     problems = [record.problem for record in records.values()]
     assert [entry["groups"] for entry in gallery_spec(problems)["entries"]] == [[], [], []]
+    # As pandas joins them with an empty table.
+    joined = pd.concat([pd.DataFrame(columns=planted_values().columns), planted_values()])
+    assert joined["value"].dtype == object and gallery_spec(problems, joined) == spec
     both = pd.concat([planted_values(), planted_values().assign(model="other")])
     for given, message in (((problems, both), "2 models"), (([],), "0 items")):
         with pytest.raises(ShowError, match=message):

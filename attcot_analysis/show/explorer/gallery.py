@@ -95,6 +95,7 @@ def item_means(values: pd.DataFrame | None) -> dict[str, dict[str, float]]:
     """Item → metric → mean over seeds, of one model's values per item."""
     if values is None:
         return {}
+    values = values.astype({"value": "Float64"}).astype({"value": float})
     values = values[np.isfinite(values["value"])]
     means = values.groupby(["item", "metric"])["value"].mean().reset_index()
     found: dict[str, dict[str, float]] = {}
