@@ -265,30 +265,30 @@ class CotOutcomes(Result):
         row = self.accuracy
         if self.unread:
             return "unread"
-        if self.counts["hurt"] == self.counts["helped"] == 0:
-            return "neither"
+        # Unparsed answers count as wrong, though they are among neither group.
         if row["low"] > 0 or row["high"] < 0:
             return "more" if row["low"] > 0 else "less"
-        return "inconclusive"
+        return "inconclusive" if self.counts["hurt"] or self.counts["helped"] else "neither"
 
     @property
     def why(self) -> str:
-        """Say which signs the hurt items show more often than the rest, and how many show each."""
+        """Say which signs the hurt items show more or less often than the rest, how many each."""
         answers = self.answers()
         if not answers or self.unread:
             return ""
         hurt = self.shares().query("group == 'hurt'").set_index("sign")
         titles = {name: SIGNS[name].metric.title for name in hurt.index}
         signs = [f"{titles[name]}: {row['count']} of {row['of']}" for name, row in hurt.iterrows()]
-        told = [
-            answer.sign.metric.title + ("" if answer.apart else _SAID["alike"])
-            for answer in answers
-            if answer.word == "yes"
-        ]
-        return " ".join(
-            _SAID[key].format(signs="; ".join(some))
-            for key, some in (("told" if told else "untold", told), ("why", signs))
-        )
+        said = []
+        for word, way in (("yes", "more"), ("no", "less")):
+            alike = _SAID["alike"].format(way=way)
+            told = [
+                answer.sign.metric.title + ("" if answer.apart else alike)
+                for answer in answers
+                if answer.word == word
+            ]
+            said += [_SAID["told"].format(way=way, signs="; ".join(told))] if told else []
+        return " ".join([*(said or [_SAID["untold"]]), _SAID["why"].format(signs="; ".join(signs))])
 
     @property
     def counted(self) -> str:

@@ -122,6 +122,10 @@ def test_why_counts_the_signs_of_the_hurt_and_names_those_that_the_rest_show_les
     )
     apart = random_outcomes(np.random.default_rng(1), decided_first={**seldom, "hurt": 1})
     assert apart.why.startswith(f"The items that CoT hurt show more often than the rest: {title}. ")
+    fewer = random_outcomes(
+        np.random.default_rng(1), decided_first={**dict.fromkeys(seldom, 0.8), "hurt": 0.02}
+    )
+    assert fewer.why.startswith(f"The items that CoT hurt show less often than the rest: {title}. ")
     nothing = random_outcomes(np.random.default_rng(1), decided_first=seldom)
     assert nothing.why.startswith("No sign is shown to set the items that CoT hurt apart")
 
@@ -158,6 +162,15 @@ def test_paired_accuracy_is_judged_by_its_interval_of_this_checkpoint(problems):
         )
         assert bool(found.answers()) == bool(sizes[0])
     assert found.items("hurt") == [] and found.figure() is not None
+    # Read too often to be withheld, and all that CoT leaves unparsed is right directly.
+    copies = [found.table.assign(item=found.table["item"] + f" {copy}") for copy in range(4)]
+    table = pd.concat(copies, ignore_index=True)
+    lost = table.index[table["direct_correct"] == 1][:10]
+    table.loc[lost, "cot"], table.loc[lost, "cot_correct"] = None, False
+    table.loc[lost, "group"] = "unparsed"
+    unparsed = CotOutcomes(table)
+    assert not unparsed.unread and unparsed.accuracy["high"] < 0
+    assert unparsed.counts["hurt"] == unparsed.counts["helped"] == 0 and unparsed.glance == "Yes"
 
 
 # --- read off the tables ------------------------------------------------------------------------
