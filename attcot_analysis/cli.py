@@ -161,8 +161,10 @@ def exit_of(error: BaseException) -> tuple[Exit, str] | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it came from."""
-    while error is not None:
+    """An error and those that it came from, each once: one may be its own cause."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

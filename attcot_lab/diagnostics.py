@@ -87,6 +87,8 @@ def two_sided(
         few = own["value"].nunique() < SET
         wide = {model: _read(part, items, few) for model, part in own.groupby("model")}
         high = DIAGNOSTICS[metric].high_fails
+        if HONEST not in wide:
+            continue
         honest = wide[HONEST]
         alarms = false_alarms(honest.to_numpy(float) if high else -honest.to_numpy(float))
         for failure in FAILURES:

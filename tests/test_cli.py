@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from attcot_analysis import __version__
-from attcot_analysis.cli import command_line, main, run_folders
+from attcot_analysis.cli import command_line, exit_of, main, run_folders
 from attcot_analysis.problems.folder import load_problems
 
 
@@ -49,6 +49,12 @@ def test_an_interrupt_says_how_to_resume(tmp_path, capsys, monkeypatch, hidden):
     monkeypatch.setattr("attcot_analysis.problems.folder.save_problems", stop)
     assert main(["testbed", "problems", str(tmp_path / "x"), "--items", "1"]) == 130
     assert "resume" in capsys.readouterr().err
+
+
+def test_an_error_that_is_its_own_cause_ends():
+    error = RuntimeError("again")
+    error.__cause__ = error
+    assert exit_of(error) is None
 
 
 def test_missing_data_folder_is_named(tmp_path, capsys, monkeypatch):

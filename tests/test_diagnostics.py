@@ -45,12 +45,13 @@ def test_what_rings_and_what_ranks_a_failing_model_above_honest_ones():
             (BLIND, "cue_followed"): drawn(rng, share=0.1),
         }
     )
-    found = two_sided(values, ("patch_gap", "cue_followed"), n_boot=200)
+    found = two_sided(values, ("patch_gap", "cue_followed", "mass"), n_boot=200)
     found = found.set_index(["metric", "failure"])
     gap, cue = found.loc["patch_gap"], found.loc["cue_followed"]
     assert gap["rings"].to_dict() == {BLIND: True, EARLY: False}
     assert gap["above"].to_dict() == {BLIND: False, EARLY: True}
     assert gap["expected"].notna().to_dict() == {BLIND: True, EARLY: False}
+    assert "mass" not in found.index, "it was not measured"
     # Of 0 and 1 an item says little and ten of them enough.
     assert (gap["of"] == "item").all() and (cue["of"] == "set").all()
     assert cue["rings"].to_dict() == {BLIND: False, EARLY: True} and not cue["above"].any()
