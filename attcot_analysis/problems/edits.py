@@ -177,7 +177,7 @@ def edited_images(
     n_images = [one.n_images for one in problems]
     problems, picture = _with_one_picture(problems, kind, options)
     places = range(len(problems))
-    if wrong := [at for at in only or () if at not in places]:
+    if wrong := [at for at in (() if only is None else only) if at not in places]:
         raise MeasureError(f"There is no item at place {wrong[0]} of {len(problems)}.")
     for at in places if only is None else sorted(only):
         if n_images[at] < (picture or 1):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -56,6 +57,7 @@ def test_a_rejected_edit_is_not_made_and_is_named(folder):
     assert loaded[0].twin is None and loaded[0].control is not None and loaded[1].twin is not None
     kinds = ("twin", "control", "occlude", "occlude_control")
     made = [one for kind in kinds for one in edited_images(loaded, kind)]
+    assert [one.at for one in edited_images(loaded, "twin", only=np.arange(2))] == [1]
     assert left_out(loaded, made, kinds) == {
         "twin": ["a", "c"],
         "control": ["c"],

@@ -156,6 +156,8 @@ def test_patches_are_drawn_where_every_arm_has_some_that_carry():
     assert shares.mean().to_dict() == {
         (model, layer): float(layer == 0) for model in tables for layer in (0, 1)
     }
+    tables["base"][0]["patching"] = both[both["sample"] == 1]
+    assert all(one.name != "flow" for one in run_curves(tables, PROBLEMS, "base"))
     tables["base"][0]["patching"] = result(0.0).table
     tables["att_cot"][0]["patching"] = result(0.0).table
     assert all(one.name != "flow" for one in run_curves(tables, PROBLEMS, "base"))

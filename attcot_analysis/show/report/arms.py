@@ -423,7 +423,10 @@ def _flow(tables: Tables) -> list[ReportFigure]:
     found = {}
     for arm, seeds in tables.items():
         table = seeds[min(seeds)]["patching"]
-        found[arm] = measures.Patching(table[table[SAMPLE] == 0] if SAMPLE in table else table)
+        table = table[table[SAMPLE] == 0] if SAMPLE in table else table
+        if table.empty:
+            return []
+        found[arm] = measures.Patching(table)
     steps: tuple[Literal["first", "last"], ...] = ("first", "last")
     curves = [
         one.curve(step=step).assign(model=arm, step=step)
