@@ -76,6 +76,8 @@ def information_flow(
         )
     curves = curves.rename(columns={"first_layer": "layer", "group": "model"}).drop(columns="n")
     with styled_arms(list(dict.fromkeys(curves["model"]))):
-        ends = (curves["low"].min() - 0.1, curves["high"].max() + 0.1)
+        # Of a single item the interval is not defined.
+        drawn = curves[["value", "low", "high"]]
+        ends = (drawn.min(axis=None) - 0.1, drawn.max(axis=None) + 0.1)
         label = "share of the gap, net" if cuts is None else "nats moved, or lost by a cut"
         return line_panels(curves, {"layer": "layer"}, label, title, limits=ends)

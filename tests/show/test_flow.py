@@ -37,6 +37,9 @@ def test_panels_lines_and_values():
     assert len({line.get_color() for line in lines}) >= len(PARTS)
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
     assert len(information_flow({"base": result(2.0)}, steps=[0]).axes) == 1
+    table = result(2.0).table
+    one = information_flow({"base": Patching(table[table["item"] == "q"])})
+    assert one.axes[0].get_ylim() == pytest.approx((-0.1, 1.1))
 
 
 def cut(keys, lost):
