@@ -81,7 +81,7 @@ def region_picture(image: Image.Image, grid: TokenGrid, boxes: Sequence[Sequence
             f"The grid of image tokens is of a picture of {grid.image_size} pixels, this one has "
             f"{image.size}; encode this picture and take the layout's grid."
         )
-    boxes = [check_boxes(step, "boxes") for step in boxes]
+    boxes = [check_boxes(list(step), "boxes") for step in boxes]
     covered = grid.coverage([box for step in boxes for box in step])
     ratio = image.height / image.width
     with figure_style():

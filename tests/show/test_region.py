@@ -17,7 +17,7 @@ def test_every_image_token_is_shaded_by_how_far_boxes_cover_it(problem):
     # The left half of the first token, all of the last, and the same again in another step.
     first = (0, 0, width // 8, height // 2)
     last = (3 * width // 4, height // 2, width, height)
-    picture, tokens = region_picture(problem.image, grid, [[first], [last], [last]]).axes
+    picture, tokens = region_picture(problem.image, grid, [[first], [last], np.array([last])]).axes
     (cells,) = (one for one in tokens.collections if isinstance(one, PatchCollection))
     alphas = cells.get_facecolor()[:, 3]
     assert alphas / alphas.max() == pytest.approx([0.5, 0, 0, 0, 0, 0, 0, 1])
