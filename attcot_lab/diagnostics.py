@@ -127,7 +127,7 @@ def false_alarms(scores: FloatArray) -> float:
         scores: ``(S, N)``, seeds × items, high where it fails; NaN where a metric is not defined.
 
     Returns:
-        Share of values beyond; NaN with one seed or none.
+        Share of values beyond; NaN with one seed or none, or fewer than 19 values in the others.
 
     Source: split conformal quantile (Vovk et al. 2005).
     """
