@@ -51,8 +51,8 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     """
     scale = QUICK if quick else FULL
     mllm = random_mllm(scale.shape, device=device, vision=scale.tower)
-    first, *others = generate_arrows(8, seed=0)
-    plain = [first, next(one for one in others if one.answer != first.answer)]
+    one, *others = generate_arrows(8, seed=0)
+    plain = [one, next(other for other in others if other.answer != one.answer)]
     middle = [larger(one, scale.sides[0]) for one in plain]
     # The testbed's processor would make the larger pictures smaller.
     most = {"max_pixels": scale.sides[-1] ** 2}
@@ -95,8 +95,8 @@ def _read(mllm: Mllm, problems: list[Problem], n_steps: int) -> object:
 
 def _write(mllm: Mllm, problems: list[Problem], samples: int, n: int, **more: Any) -> object:
     """Write so many responses of `n` tokens to each item, and measure on as many with steps."""
-    same = {"batch_size": len(problems), "max_new_tokens": n}
-    random = {"temperature": 1.0, "samples": samples}
+    same: dict[str, Any] = {"batch_size": len(problems), "max_new_tokens": n}
+    random: dict[str, Any] = {"temperature": 1.0, "samples": samples}
     runs.measure(mllm, problems, ("answers",), **same, **random)
     own = replace(responses(mllm, problems, samples=samples), foreign=False)
     return runs.measure(mllm, problems, generations=own, **same, **more)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -77,7 +78,7 @@ def information_flow(
     curves = curves.rename(columns={"first_layer": "layer", "group": "model"}).drop(columns="n")
     with styled_arms(list(dict.fromkeys(curves["model"]))):
         # Of a single item the interval is not defined.
-        drawn = curves[["value", "low", "high"]]
-        ends = (drawn.min(axis=None) - 0.1, drawn.max(axis=None) + 0.1)
+        drawn = curves[["value", "low", "high"]].to_numpy(float)
+        ends = (float(np.nanmin(drawn)) - 0.1, float(np.nanmax(drawn)) + 0.1)
         label = "share of the gap, net" if cuts is None else "nats moved, or lost by a cut"
         return line_panels(curves, {"layer": "layer"}, label, title, limits=ends)
