@@ -21,7 +21,7 @@ Sources, each computed from what `data/results` ships for every item where it sh
 - ``validity``: ``FAILURE.METRIC`` (AUROC and interval), ``#value``, ``#seeds``;
   ``MODEL.METRIC#mean``, ``#range`` (smallest and largest seed)
 - ``two_sided``: ``METRIC`` (AUROC against every failure, then false alarms), ``METRIC.FAILURE``
-  (AUROC), ``#failing``, ``#honest`` (means)
+  (AUROC), ``#failing``, ``#honest`` (means), ``#alarms``; ``METRIC.MODEL#means`` (of its seeds)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
 - ``study``, ``study_all``, ``study_arms``, ``study_prior95``: ``CLAIM`` of a registered study
@@ -417,6 +417,10 @@ def _sides() -> pd.DataFrame:
 def _two_sided(name: str, what: str) -> tuple[float, ...]:
     """A row of the table: AUROC against every failure that has values, and false alarms."""
     metric, _, failure = name.partition(".")
+    if what == "means":
+        values = _stored("validity/all_values")
+        own = values[(values["metric"] == metric) & (values["model"] == failure)]
+        return tuple(sorted(own.groupby("seed")["value"].mean()))
     rows = _sides()[_sides()["metric"] == metric]
     if failure:
         return (float(_one(rows[rows["failure"] == failure], name)[what or "auroc"]),)
