@@ -232,6 +232,14 @@ def test_report_measures_pages_of_many_and_of_fewer_pictures():
 
 
 @pytest.mark.long
+def test_growth_counts_the_tokens_that_it_is_labelled_by():
+    values = {row.name: row.value for row in run_bench("growth", quick=True)}
+    for size in (4, 16, 36):
+        assert values[f"{size} image tokens"] > 0
+    assert values["time, five samples of three cues / one of one"] > 1
+
+
+@pytest.mark.long
 def test_vista_reports_every_case_and_what_it_drew():
     values = {row.name: row.value for row in run_bench("vista", quick=True)}
     for case in vista.CASES:
@@ -279,6 +287,7 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
         "access",
         "commitment",
         "explorer",
+        "growth",
         "grpo",
         "patching",
         "report",
