@@ -42,6 +42,16 @@ def path_of(given: str | Path, error: type[AttCoTError] = RunError) -> Path:
     return path
 
 
+def name_of(given: str | Path, error: type[AttCoTError]) -> str:
+    """A folder or hub id as somebody gave it; a folder keeps its ``./``, so that it is no hub id.
+
+    Raises:
+        AttCoTError: As `path_of`.
+    """
+    path_of(given, error)
+    return os.path.expanduser(given)
+
+
 def check_free(path: Path, overwrite: bool, error: type[AttCoTError] = RunError) -> None:
     """Refuse to write over what is there, unless that is asked for.
 

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import json
-import os
 import re
 import sys
 import warnings
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationMixin
 
 from attcot_analysis.errors import MeasureError, ModelError, lacks_memory, one_line, passing
-from attcot_analysis.files import near_folder, not_there, path_of, regular
+from attcot_analysis.files import name_of, near_folder, not_there, regular
 from attcot_analysis.models.cache import PromptCache
 from attcot_analysis.models.families import Family, family_of
 from attcot_analysis.models.processors import (
@@ -309,7 +308,7 @@ def load_mllm(
         ProblemError: If there is no such format.
     """
     chosen = response_format(format)
-    name = _name(name_or_path)
+    name = name_of(name_or_path, ModelError)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = device == "auto" or isinstance(device, Mapping)
     there = None if spread else usable_device(device)  # type: ignore[arg-type]
@@ -373,7 +372,7 @@ def load_processor(
     Raises:
         ModelError: As `load_mllm`.
     """
-    name = _name(name_or_path)
+    name = name_of(name_or_path, ModelError)
     hub = {"revision": revision, "trust_remote_code": False}
     config, family, processor = _load_parts(name, **hub)
     given = {"max_pixels": max_pixels, "max_patches": max_patches}
@@ -393,12 +392,6 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _name(given: str | Path) -> str:
-    """A folder or hub id; a folder keeps its ``./``, which says that it is no hub id."""
-    path_of(given, ModelError)
-    return os.path.expanduser(given)
 
 
 def _check_folder(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Adapters: datasets as they are published, read as problems, checked and converted."""
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from attcot_analysis.errors import ProblemError, check_numbers
-from attcot_analysis.files import path_of
+from attcot_analysis.files import name_of, path_of
 from attcot_analysis.problems.box_forms import FORMS
 from attcot_analysis.problems.coverage import CoverageCount, DataCoverage
 from attcot_analysis.problems.data import chartqa, clevr, own, visual_cot
@@ -210,10 +209,9 @@ def _place(
             f"--map says {wrong[0]}={(names or {})[wrong[0]]}, and there is no field {wrong[0]!r} "
             f"here; choose from {', '.join(own.FIELDS)}."
         )
-    path_of(source, ProblemError)
-    # A path keeps its ``./``, which says that it is no hub id.
-    path = os.path.expanduser(source)
-    return Place(path, _folder(images), split, boxes, dict(names or {}), outside)
+    return Place(
+        name_of(source, ProblemError), _folder(images), split, boxes, dict(names or {}), outside
+    )
 
 
 def _folder(images: str | Path | None) -> Folder | None:
