@@ -57,7 +57,7 @@ TESTBED_MODELS: dict[str, BuildConfig] = {
 }
 """Name of a model of testbed A, ``FAMILY-SCALE``, → how it is built."""
 
-_FAMILIES_B = {"qwen2_5_vl": 9, "internvl": 2, "llava": 2}
+_FAMILIES_B = {"qwen2_5_vl": 12, "internvl": 2, "llava": 2}
 TESTBED_B: dict[str, MechanismConfig] = {
     f"{family}-b{seed}": MechanismConfig(seed=seed, spec=TinySpec(family=family, hidden=96))
     for family, seeds in _FAMILIES_B.items()

@@ -61,6 +61,7 @@ SHIPPED = (
     "testbed_b_arms",
     "testbed_b_prior95",
     "testbed_b_prior60",
+    "testbed_b_counterfactual",
 )
 RIGHT = {"base": 0.4, "cot_sft": 0.4, "att_cot": 0.6}
 
