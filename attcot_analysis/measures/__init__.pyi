@@ -45,3 +45,5 @@ from .states import HiddenCommitment as HiddenCommitment
 from .states import Steering as Steering
 from .states import hidden_commitment as hidden_commitment
 from .states import steering as steering
+from .translators import Translators as Translators
+from .translators import fit_translators as fit_translators

@@ -16,6 +16,7 @@ from attcot_analysis.attention.probe import chosen_layers
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.measures._items import Empty, Response, Result, batches, paired
 from attcot_analysis.measures.probed import check_max_steps, probed
+from attcot_analysis.measures.translators import Translators
 from attcot_analysis.models import Mllm, evaluating
 from attcot_analysis.models.inputs import Shown
 from attcot_analysis.models.load import TextStack, hidden_states, text_stack
@@ -101,6 +102,7 @@ def lens_commitment(
     images: Sequence[Shown] | None = None,
     layers: Collection[int] | None = None,
     max_steps: int | None = None,
+    translators: Translators | None = None,
     empty: Empty = "error",
     batch_size: int = 16,
     progress: bool = False,
@@ -112,7 +114,7 @@ def lens_commitment(
 
     Decodable is not used: that an answer can be read in the middle of the stack does not show
     that the model relies on it there, and that it cannot be read by *this* head does not show
-    that it is not there (early layers speak another basis).
+    that it is not there (early layers speak another basis; ``translators`` learn it).
 
     Args:
         mllm: The model.
@@ -121,6 +123,8 @@ def lens_commitment(
         images: Other pictures to show instead of the items' own.
         layers: Which layers, from 0; default all.
         max_steps: Force answers after at most so many steps; see `commitment`.
+        translators: A tuned lens, from `fit_translators`: every layer but the last is put through
+            its affine map first.
         empty: What to do with items that cannot be measured; see `commitment`.
         batch_size: Items per forward pass.
         progress: Show a progress bar.
@@ -137,7 +141,8 @@ def lens_commitment(
             its last hidden state through norm and head.
 
     Source: reconstruction; logit lens (nostalgebraist 2020; for VLMs arXiv 2410.02762 and
-    2410.07149) at the forced answers of Lanham et al., arXiv 2307.13702.
+    2410.07149) at the forced answers of Lanham et al., arXiv 2307.13702; with translators the
+    tuned lens, Belrose et al., arXiv 2303.08112.
     """
     check_max_steps(max_steps)
     items = paired(mllm, problems, responses, images=images, forced=True, empty=empty, several=True)
@@ -167,7 +172,12 @@ def lens_commitment(
             for place, one in enumerate(packed.readouts):
                 readout = one.to(packed.keep.device)
                 rows = torch.searchsorted(packed.keep, readout.rows)
-                every = [_read(stack, readout, states[layer][place, rows]) for layer in chosen]
+                every = []
+                for layer in chosen:
+                    hidden = states[layer][place, rows]
+                    if translators is not None and layer != last:
+                        hidden = translators(layer, hidden)
+                    every.append(_read(stack, readout, hidden))
                 read.append(torch.stack(every, dim=1))
         packed.check_finite(read)
         for at, ks, log_p in zip(chunk, steps, read, strict=True):
