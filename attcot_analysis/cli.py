@@ -992,6 +992,9 @@ def _measure(
             help="responses per item, each measured; default 1, or as many as the generations have"
         ),
     ] = None,
+    edited_samples: Annotated[
+        int, Option(help="of dependence: so many of an item's samples, the first ones")
+    ] = 1,
     max_steps: Annotated[
         int | None,
         Option(help="force answers after at most so many steps of a rationale; default all"),
@@ -1064,6 +1067,7 @@ def _measure(
     """
     if foreign and generations is None:
         raise MeasureError("--foreign says whose generations they are; give them, too.")
+    from attcot_analysis.measures.samples import samples_note
     from attcot_analysis.measures.unread import paragraph_note
     from attcot_analysis.models.load import memory_limit, parse_memory
     from attcot_analysis.presets import choose
@@ -1139,6 +1143,7 @@ def _measure(
                 **vars(writing),
                 generations=written,
                 samples=samples,
+                edited_samples=edited_samples,
                 max_steps=max_steps,
                 seed=seed,
                 shards=shards,
@@ -1151,6 +1156,8 @@ def _measure(
             note_sources(run, model=chosen.name, problems=problems)
             answers = run.read_table("answers_cot") if "answers_cot" in run.tables else None
             if answers is not None and (note := misfit_note(mllm.format, answers)):
+                say(note)
+            if note := samples_note(run.manifest["config"]):
                 say(note)
             say(format_summary(run.read_table("summary")))
             if answers is not None and (note := paragraph_note(answers)):

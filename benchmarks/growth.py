@@ -3,8 +3,9 @@
 The model is that of `suite`. Given responses are measured with the default tables at three sizes of
 the picture and three lengths of the rationale; with one and more samples of each item, so many are
 written as well. A straight line is drawn through the first and the last of each three, and the
-middle one is held against it. *Extras* are five samples and three cues, against one of each:
-everything is measured of every sample, responses to edited pictures included.
+middle one is held against it. *Extras* are five samples and three cues, against one of each, in
+the shape of `suite` but for shorter steps: pictures of 729 tokens, responses of 157. Dependence is
+of the first sample, as it is unless asked for otherwise, or of all.
 """
 
 import time
@@ -21,7 +22,7 @@ from attcot_analysis.runs import measure as runs
 from attcot_lab.testbed.arrows import generate_arrows
 from benchmarks.bench import Row, Scale, judged, random_mllm, timed
 from benchmarks.suite import QUICK as SUITE_QUICK
-from benchmarks.suite import QUICK_TOWER, READ, SHAPE, TOWER, larger, responses
+from benchmarks.suite import QUICK_TOWER, READ, SENTENCE, SHAPE, TOWER, larger, responses
 
 FULL = Scale(
     shape=SHAPE,
@@ -29,8 +30,11 @@ FULL = Scale(
     sides=(256, 640, 1024),
     steps=(2, 17, 32),
     samples=(1, 8, 16),
-    extra=5,
     new_tokens=48,
+    items=4,
+    side=432,
+    extra=5,
+    response=160,
 )
 QUICK = Scale(
     shape=SUITE_QUICK.shape,
@@ -38,9 +42,16 @@ QUICK = Scale(
     sides=(32, 64, 96),
     steps=(2, 3, 4),
     samples=(1, 2, 3),
-    extra=2,
     new_tokens=4,
+    items=4,
+    side=64,
+    extra=2,
+    response=4,
 )
+STEP = "The star is in cell a1, and now its arrow points right."
+"""Five of these make a response of about 160 tokens, 157."""
+TOGETHER = 32
+"""Sequences per pass and generation, where there are several samples."""
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -77,14 +88,20 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         line = first + slope * (size - low)
         rows.append(Row(f"slope, per {what[:-1]}", slope, "s per item"))
         rows.append(Row(f"middle over the line, {what}", found / line, "x"))
-    extras = {"controls": (*CONTROLS, *CUES)}
+    several = [larger(one, scale.side) for one in generate_arrows(scale.items, seed=0)]
+    both = partial(_write, mllm, several, n=scale.response, sentence=STEP)
+    extras = {"samples": scale.extra, "controls": (*CONTROLS, *CUES)}
     turns = {
-        "without": partial(_write, mllm, middle, 1, scale.new_tokens),
-        "with": partial(_write, mllm, middle, scale.extra, scale.new_tokens, **extras),
+        "one sample": partial(both, samples=1),
+        "extras": partial(both, **extras),
+        "extras, edits of all": partial(both, **extras, edited_samples=scale.extra),
     }
-    taken = {name: timed(call, device, clock) for name, call in turns.items()}
-    worth = taken["with"] / taken["without"]
+    taken = {name: timed(call, device, clock) / scale.items for name, call in turns.items()}
+    rows += [Row(f"{name}, 729 image tokens", one, "s per item") for name, one in taken.items()]
+    one = taken.pop("one sample")
+    worth, every = (found / one for found in taken.values())
     rows.append(judged("time, five samples of three cues / one of one", worth, "x", at_most=1.5))
+    rows.append(Row("the same, with edits of every sample", every, "x"))
     return rows
 
 
@@ -93,10 +110,18 @@ def _read(mllm: Mllm, problems: list[Problem], n_steps: int) -> object:
     return runs.measure(mllm, problems, READ, generations=written, batch_size=len(problems))
 
 
-def _write(mllm: Mllm, problems: list[Problem], samples: int, n: int, **more: Any) -> object:
+def _write(
+    mllm: Mllm,
+    problems: list[Problem],
+    samples: int,
+    n: int,
+    sentence: str = SENTENCE,
+    **more: Any,
+) -> object:
     """Write so many responses of `n` tokens to each item, and measure on as many with steps."""
-    same: dict[str, Any] = {"batch_size": len(problems), "max_new_tokens": n}
+    same: dict[str, Any] = {"batch_size": TOGETHER, "max_new_tokens": n}
     random: dict[str, Any] = {"temperature": 1.0, "samples": samples}
     runs.measure(mllm, problems, ("answers",), **same, **random)
-    own = replace(responses(mllm, problems, samples=samples), foreign=False)
-    return runs.measure(mllm, problems, generations=own, **same, **more)
+    written = responses(mllm, problems, samples=samples, sentence=sentence)
+    own = replace(written, foreign=False)
+    return runs.measure(mllm, problems, generations=own, **same, **random, **more)

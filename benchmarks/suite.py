@@ -155,13 +155,17 @@ def larger(problem: Problem, side: int) -> Problem:
 
 
 def responses(
-    mllm: Mllm, problems: list[Problem], n_steps: int = 5, samples: int = 1
+    mllm: Mllm,
+    problems: list[Problem],
+    n_steps: int = 5,
+    samples: int = 1,
+    sentence: str = SENTENCE,
 ) -> Generations:
     """Responses of so many steps to every item, with the right answer; no two are the same."""
     made: dict[str, list[Generation]] = {}
     for at, one in enumerate(problems):
         for first in range(at, at + 10 * samples, 10):
-            steps = [f"{SENTENCE} {number + first}" for number in range(n_steps)]
+            steps = [f"{sentence} {number + first}" for number in range(n_steps)]
             text = render_response(steps, one.answer)
             ids = mllm.tokenizer(text, add_special_tokens=False)["input_ids"]
             made.setdefault(one.id, []).append(Generation(tuple(ids), text, finished=True))

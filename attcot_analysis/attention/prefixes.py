@@ -26,6 +26,10 @@ from attcot_analysis.attention.packing import BranchTokens, next_positions, plai
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating, positions
 
+Massive = Mapping[int, tuple[Tensor, Tensor]]
+"""Of a sequence, per layer: the dimensions ``(n,)`` of its input that reach the sink threshold at
+some token, and their values at every token, ``(T, n)``."""
+
 _ROOM = 32
 """Places added to the keys and values of a response whenever they are full."""
 
@@ -38,6 +42,7 @@ class _Kept:
     """A sequence: its tokens and pictures, and the keys and values of those after the first n.
 
     Those before are its parent's. Keys and values are ``(Hkv, T - n, D)``, one pair per layer.
+    ``massive`` is what `SinkFinder` noted of one that was run whole.
     """
 
     ids: NDArray[np.int64]
@@ -45,6 +50,7 @@ class _Kept:
     parent: "_Kept | None"
     n: int
     states: tuple[tuple[Tensor, Tensor], ...]
+    massive: Massive | None = None
 
     def copy(self, layer: int, upto: int, keys: Tensor, values: Tensor) -> None:
         """Write the first ``upto`` tokens' keys and values into the places given."""
@@ -54,6 +60,9 @@ class _Kept:
             own = self.states[layer]
             keys[:, self.n : upto] = own[0][:, : upto - self.n]
             values[:, self.n : upto] = own[1][:, : upto - self.n]
+
+
+_Found = tuple[_Kept | None, int]
 
 
 class _Layer(DynamicLayer):
@@ -120,18 +129,46 @@ class Behind:
     Attributes:
         lengths: How many tokens of each sequence are kept, ``(B,)``.
         ids: The others, ``(B, S)``, padded on the right.
+        real: Which of these are no padding, ``(B, S)``.
         positions: Their position ids, ``(B, S)`` or ``(3, B, S)``.
         next_positions: Position of a token behind each token of the sequence, ``(B, T)``.
         mask: What each may attend: ``(B, 1, S, P + S)``, with P the longest prefix.
         cache: The prefixes, as the model takes them.
+        found: The kept sequences that these begin with, and for how many tokens.
     """
 
     lengths: Tensor
     ids: Tensor
+    real: Tensor
     positions: Tensor
     next_positions: Tensor
     mask: Tensor
     cache: Any
+    found: Sequence[_Found]
+
+    @property
+    def noted(self) -> bool:
+        """Whether it is noted what is massive in what all of them begin with."""
+        return all(kept is not None and kept.massive is not None for kept, _ in self.found)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Model inputs: the batch, with the logits of its last row."""
+        return {
+            "input_ids": self.ids,
+            "position_ids": self.positions,
+            "attention_mask": self.mask,
+            "past_key_values": self.cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+
+    def by_key(self, values: Tensor) -> Tensor:
+        """What is said of every token of the right-padded sequences, ``(B, T, C)``, of the keys."""
+        at = torch.arange(self.mask.shape[-1], device=values.device) - self.shift[:, None]
+        there = (at >= 0) & (at < values.shape[1])
+        at = at.clamp(0, values.shape[1] - 1)[..., None].expand(-1, -1, values.shape[2])
+        return values.gather(1, at) * there[..., None]
 
     @property
     def shift(self) -> Tensor:
@@ -221,14 +258,31 @@ class Prefixes:
         Args:
             mllm: The model, which `shares`.
             items: The sequences; what is kept already is left out.
-            whole: Run all of them from their beginning, as a measurement that reads the whole does.
+            whole: Run all of them from their beginning, as a measurement that reads the whole does,
+                or behind their prompts, see `openings`.
         """
+        missing = [item for item in items if self._longest(item)[1] < len(item.input_ids)]
+        # All of a batch or none, so that it does not matter which of them were kept before.
+        missing = list(items) if whole and missing else missing
+        behind = self.openings(mllm, missing) if whole and missing else None
+        if behind is None:
+            rest = self._fill_new(mllm, missing, whole)
+            # The same question about the same picture twice leaves nothing to run.
+            missing = [item for item in rest if self._longest(item)[1] < len(item.input_ids)]
+            if missing:
+                found = [self._longest(item) for item in missing]
+                behind = self._behind(mllm, missing, found, keep="new")
+        if behind is not None:
+            with torch.no_grad(), evaluating(mllm.model):
+                mllm.model(**behind.inputs)
+            self.take_behind(missing, behind)
+
+    def _fill_new(self, mllm: Mllm, items: Sequence[Encoded], whole: bool) -> list[Encoded]:
+        """Keep those whose picture is new; the others."""
         new, rest = [], []
         pictures = set()
         for item in items:
-            picture, (kept, n) = self._picture(item), self._longest(item)
-            if kept is not None and n == len(item.input_ids):
-                continue
+            picture, (kept, _) = self._picture(item), self._longest(item)
             if whole or (kept is None and (not picture or picture not in pictures)):
                 new.append(item)
                 pictures.add(picture)
@@ -239,21 +293,28 @@ class Prefixes:
             with torch.no_grad(), evaluating(mllm.model):
                 mllm.model(**batch, logits_to_keep=1)
             self.take(new, cache)
-        # The same question about the same picture twice leaves nothing to run.
-        rest = [item for item in rest if self._longest(item)[1] < len(item.input_ids)]
-        if rest:
-            found = [self._longest(item) for item in rest]
-            behind = self._behind(mllm, rest, found, keep="new")
-            with torch.no_grad(), evaluating(mllm.model):
-                mllm.model(
-                    input_ids=behind.ids,
-                    position_ids=behind.positions,
-                    attention_mask=behind.mask,
-                    past_key_values=behind.cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-            self._take(rest, found, behind.cache)
+        return rest
+
+    def openings(self, mllm: Mllm, items: Sequence[Encoded]) -> Behind | None:
+        """Responses behind their prompts' last token, where sequences were run whole that begin so.
+
+        Returns:
+            The batch for `take_behind`; ``None`` where one of the items has no such prompt.
+        """
+        found = []
+        for item in items:
+            n, ids, picture = item.prompt_length - 1, item.input_ids.numpy(), self._picture(item)
+            alike = (
+                one
+                for one in self._kept
+                if one.parent is None and one.picture == picture and len(one.ids) > n
+                if (one.ids[:n] == ids[:n]).all()
+            )
+            kept = next(alike, None)
+            if kept is None or int(item.layout.image.max(initial=-1)) >= n:
+                return None
+            found.append((kept, n))
+        return self._behind(mllm, items, found, keep="new")
 
     def opened(self, mllm: Mllm, batch: Mapping[str, Tensor]) -> tuple[dict[str, Any], Any]:
         """A right-padded batch of `collate` as inputs of a pass that `take` keeps; its cache."""
@@ -265,9 +326,15 @@ class Prefixes:
         }
         return {**batch, **own, "past_key_values": cache, "use_cache": True}, cache
 
-    def take(self, items: Sequence[Encoded], cache: Any) -> None:
-        """Keep what a pass of `opened` has left in its cache."""
-        self._take(items, [(None, 0)] * len(items), cache)
+    def take(
+        self, items: Sequence[Encoded], cache: Any, massive: Sequence[Massive] | None = None
+    ) -> None:
+        """Keep what a pass of `opened` has left in its cache, and what was noted of each item."""
+        self._take(items, [(None, 0)] * len(items), cache, massive)
+
+    def take_behind(self, items: Sequence[Encoded], behind: Behind) -> None:
+        """Keep what a pass of `openings` has left in its cache."""
+        self._take(items, behind.found, behind.cache)
 
     def behind(
         self, mllm: Mllm, items: Sequence[Encoded], *, at_least: int = 0, keep: bool = False
@@ -296,29 +363,34 @@ class Prefixes:
         *,
         max_new_tokens: int,
         temperature: float,
+        seeds: Sequence[int],
         banned: Sequence[int],
         watch: Callable[[Any, Tensor], object],
     ) -> list[list[int]]:
         """Write responses token by token, as `attcot_analysis.models.generate.generate` does.
 
-        Draws are those of `transformers` for the same batch and seed. Prompts are kept, and
-        sequences that have ended leave the batch.
+        Draws are those of `transformers` for the same batch and seed, whatever else is written
+        beside it. Prompts are kept, and sequences that have ended leave the batch.
 
         Args:
             mllm: The model, which `shares`.
             prompts: What is continued.
             max_new_tokens: Length limit.
             temperature: 0 for greedy.
+            seeds: The prompts are continued once with each.
             banned: Tokens that are never written.
             watch: Called with every step's logits.
 
         Returns:
-            Per prompt the tokens written, up to the length limit, the time limit or the first that
-            ends a response, that one included.
+            Per seed and prompt the tokens written, up to the length limit, the time limit or the
+            first that ends a response, that one included.
         """
         self.fill(mllm, prompts)
+        device, n_prompts = mllm.device, len(prompts)
+        draws = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        prompts = [*prompts] * len(seeds)
+        n = len(prompts)
         behind = self.behind(mllm, prompts, at_least=1, keep=True)
-        device, n = mllm.device, len(prompts)
         ends = torch.tensor([len(one.input_ids) for one in prompts], device=device)
         following = behind.next_positions.gather(1, ends[:, None] - 1)
         ids, places, cache = behind.ids, behind.positions, behind.cache
@@ -342,10 +414,12 @@ class Prefixes:
             scores[:, list(banned)] = float("-inf")
             watch(None, scores[going])
             if temperature:
-                # A draw takes random numbers for the whole batch, as if none had left it.
+                # A draw takes random numbers for all prompts, as if none had left the batch.
                 shares = scores.new_ones((n, scores.shape[1]))
                 shares[rows] = (scores / temperature).softmax(-1).nan_to_num()
-                chosen = torch.multinomial(shares, 1)[rows, 0]
+                parts = zip(shares.split(n_prompts), draws, strict=True)
+                drawn = [torch.multinomial(part, 1, generator=draw) for part, draw in parts]
+                chosen = torch.cat(drawn)[rows, 0]
             else:
                 chosen = scores.argmax(-1)
             for row, token, goes in zip(*(t.tolist() for t in (rows, chosen, going)), strict=True):
@@ -369,7 +443,7 @@ class Prefixes:
         self,
         mllm: Mllm,
         items: Sequence[Encoded],
-        found: Sequence[tuple[_Kept | None, int]],
+        found: Sequence[_Found],
         keep: str,
     ) -> Behind:
         lengths = [n for _, n in found]
@@ -391,14 +465,20 @@ class Prefixes:
         return Behind(
             lengths=n_kept,
             ids=ids,
+            real=real,
             positions=places.gather(-1, at.expand(*places.shape[:-1], -1)),
             next_positions=next_positions(places),
             mask=mask[:, None],
             cache=Cache(layers=layers),
+            found=found,
         )
 
     def _take(
-        self, items: Sequence[Encoded], found: Sequence[tuple[_Kept | None, int]], cache: Any
+        self,
+        items: Sequence[Encoded],
+        found: Sequence[_Found],
+        cache: Any,
+        massive: Sequence[Massive] | None = None,
     ) -> None:
         for at, (item, (parent, n)) in enumerate(zip(items, found, strict=True)):
             ids = item.input_ids.numpy()
@@ -408,7 +488,8 @@ class Prefixes:
             states = tuple(
                 (layer.keys[at, :, :own], layer.values[at, :, :own]) for layer in cache.layers
             )
-            self._kept.append(_Kept(ids, self._picture(item), parent, n, states))
+            noted = None if massive is None else massive[at]
+            self._kept.append(_Kept(ids, self._picture(item), parent, n, states, noted))
 
     def _longest(self, item: Encoded) -> tuple[_Kept | None, int]:
         """What begins most like an item, and for how many tokens; all image tokens among them."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attcot_analysis.attention.prefixes import Behind
 from attcot_analysis.attention.probe import chosen_layers
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, collate, evaluating
@@ -112,10 +113,17 @@ class SinkFinder:
         tokens: ``{layer: (B, T)}`` bool, False on padding.
         strength: ``{layer: (B, T)}`` fp32, phi.
         dims: ``{layer: (B, D')}`` the dimensions looked at, -1 for none.
+        massive: Per item what a later pass behind it needs to know; see `BehindFinder`.
     """
 
     def __init__(
-        self, mllm: Mllm, rule: SinkRule, mask: Tensor, layers: Collection[int] | None = None
+        self,
+        mllm: Mllm,
+        rule: SinkRule,
+        mask: Tensor,
+        layers: Collection[int] | None = None,
+        *,
+        noting: bool = False,
     ) -> None:
         """Look for sinks where some layers, or all, take them in.
 
@@ -125,12 +133,14 @@ class SinkFinder:
             mask: Among which tokens, ``(B, T)``, nonzero where not padding; tokens behind T are
                 not looked at.
             layers: Which layers; ``None`` for all.
+            noting: Note what is massive.
         """
         self.rule = rule
         self.threshold = rule.threshold_for(int(mllm.text_config.hidden_size))
         self.tokens: dict[int, Tensor] = {}
         self.strength: dict[int, Tensor] = {}
         self.dims: dict[int, Tensor] = {}
+        self.massive: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in mask] if noting else []
         self._real = mask.bool()
         stack = text_stack(mllm).layers
         chosen = range(len(stack)) if layers is None else layers
@@ -148,13 +158,66 @@ class SinkFinder:
     def _hook(self, index: int) -> Any:
         def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            hidden = hidden[:, : self._real.shape[1]]
-            strength, dims = sink_strength(hidden, self._real, self.rule, self.threshold)
-            self.strength[index] = strength
-            self.tokens[index] = strength >= self.threshold
-            self.dims[index] = dims
+            self._look(index, hidden[:, : self._real.shape[1]])
 
         return look
+
+    @torch.no_grad()
+    def _look(self, index: int, hidden: Tensor) -> None:
+        strength, dims = sink_strength(hidden, self._real, self.rule, self.threshold)
+        self.strength[index] = strength
+        self.tokens[index] = strength >= self.threshold
+        self.dims[index] = dims
+        if self.massive:
+            scale = _scale(hidden, self._real)
+            reached = _largest(hidden, scale) >= self.threshold
+            for at, noted in enumerate(self.massive):
+                dims = reached[at].nonzero()[:, 0]
+                noted[index] = dims, hidden[at][:, dims].float().abs() * scale[at]
+
+
+class BehindFinder(SinkFinder):
+    """`SinkFinder` of a pass behind kept tokens: which are sinks depends on these as well.
+
+    ``tokens`` and ``strength`` are of the keys, ``(B, P + S)``, as the pass has them.
+
+    Attributes:
+        lost: Whether a dimension was massive behind the kept tokens alone, so that its values at
+            these are not known; what was found is then wrong.
+    """
+
+    def __init__(self, mllm: Mllm, rule: SinkRule, behind: Behind) -> None:
+        """Look for sinks behind sequences of which it is noted what is massive."""
+        super().__init__(mllm, rule, behind.real)
+        kept = [(one.massive, n) for one, n in behind.found if one is not None]
+        self._noted = [(massive, n) for massive, n in kept if massive is not None]
+        self._before = int(behind.lengths.max())
+        self._lost: list[Tensor] = []
+
+    @property
+    def lost(self) -> bool:
+        """Whether what was found is wrong."""
+        return any(bool(one) for one in self._lost)
+
+    @torch.no_grad()
+    def _look(self, index: int, hidden: Tensor) -> None:
+        scale = _scale(hidden, self._real)
+        new = _largest(hidden, scale) >= self.threshold
+        before, own = self._before, self._real.sum(-1).tolist()
+        strength = hidden.new_zeros((len(hidden), before + hidden.shape[1]), dtype=torch.float32)
+        for at, ((massive, n), m) in enumerate(zip(self._noted, own, strict=True)):
+            dims, values = massive[index]
+            new[at, dims] = False
+            if len(dims):
+                behind = hidden[at, :m][:, dims].float().abs() * scale[at, :m]
+                columns = torch.cat([values[:n], behind])[None]
+                peak, order = columns.amax(1).topk(min(4 * self.rule.max_dims, len(dims)))
+                real = torch.ones_like(columns[..., 0], dtype=torch.bool)
+                phi, _ = _phi(columns[..., order[0]], peak, real, self.rule, self.threshold)
+                strength[at, before - n : before + m] = phi[0]
+        self._lost.append(new.any())
+        self.strength[index] = strength
+        self.tokens[index] = strength >= self.threshold
 
 
 @torch.no_grad()
@@ -175,24 +238,43 @@ def sink_strength(
     """
     batch, _, size = hidden.shape
     real = real.to(hidden.device)
-    norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-    scale = torch.where(real, math.sqrt(size) / norm.clamp(min=1e-12), 0.0)[..., None]
+    scale = _scale(hidden, real)
 
     if rule.dims is not None:
         dims = torch.tensor(rule.dims, device=hidden.device).expand(batch, -1)
         return (hidden[..., list(rule.dims)].float().abs() * scale).amax(-1), dims
 
-    largest = hidden.new_zeros(batch, size, dtype=torch.float32)
+    # More than are wanted, because some will turn out to be large at every token.
+    peak, dims = _largest(hidden, scale).topk(min(4 * rule.max_dims, size))
+    columns = hidden.gather(2, dims[:, None].expand(-1, hidden.shape[1], -1)).float().abs() * scale
+    strength, massive = _phi(columns, peak, real, rule, threshold)
+    return strength, dims.masked_fill(~massive, -1)
+
+
+def _scale(hidden: Tensor, real: Tensor) -> Tensor:
+    """What RMSNorm multiplies each token by, ``(B, T, 1)``, 0 on padding."""
+    norm = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    scale = math.sqrt(hidden.shape[-1]) / norm.clamp(min=1e-12)
+    return torch.where(real.to(hidden.device), scale, 0.0)[..., None]
+
+
+def _largest(hidden: Tensor, scale: Tensor) -> Tensor:
+    """The largest value of every dimension over the tokens, ``(B, D)``."""
+    largest = hidden.new_zeros(len(hidden), hidden.shape[-1], dtype=torch.float32)
     parts = (hidden.split(_TOKENS_AT_ONCE, dim=1), scale.split(_TOKENS_AT_ONCE, dim=1))
     for part, factor in zip(*parts, strict=True):
         largest = torch.maximum(largest, (part.float().abs() * factor).amax(1))
-    # More than are wanted, because some will turn out to be large at every token.
-    peak, dims = largest.topk(min(4 * rule.max_dims, size))
-    columns = hidden.gather(2, dims[:, None].expand(-1, hidden.shape[1], -1)).float().abs() * scale
+    return largest
+
+
+def _phi(
+    columns: Tensor, peak: Tensor, real: Tensor, rule: SinkRule, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Phi ``(B, T)`` of the values of some dimensions, the largest first; which are massive."""
     usual = columns.masked_fill(~real[..., None], float("nan")).nanmedian(1).values
     massive = (peak >= threshold) & (usual < threshold / 2)
     massive &= massive.cumsum(-1) <= rule.max_dims
-    return columns.masked_fill(~massive[:, None], 0.0).amax(-1), dims.masked_fill(~massive, -1)
+    return columns.masked_fill(~massive[:, None], 0.0).amax(-1), massive
 
 
 def find_sinks(

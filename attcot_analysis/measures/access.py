@@ -4,8 +4,8 @@ Attention is a cheap sign of access, not evidence of it: information also reache
 question tokens that read the image before. `dependence` is the causal counterpart.
 """
 
-import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -20,8 +20,15 @@ from torch import Tensor
 from attcot_analysis.attention.hook import attached
 from attcot_analysis.attention.kinds import layer_kinds
 from attcot_analysis.attention.packing import can_share
-from attcot_analysis.attention.probe import LayerCols, read_masses
-from attcot_analysis.attention.sinks import SinkFinder, SinkRule, sink_rule
+from attcot_analysis.attention.prefixes import Behind
+from attcot_analysis.attention.probe import (
+    LayerCols,
+    Probe,
+    chosen_layers,
+    read_masses,
+    run_probe,
+)
+from attcot_analysis.attention.sinks import BehindFinder, SinkFinder, SinkRule, sink_rule
 from attcot_analysis.errors import MeasureError, not_finite
 from attcot_analysis.measures._items import Empty, Items, Response, Result, batches, paired
 from attcot_analysis.models import Encoded, Mllm, TokenGrid, collate
@@ -226,14 +233,15 @@ def _read(
     sinks: bool | SinkRule,
     batch_size: int,
     progress: bool,
+    behind: bool = False,
 ) -> pd.DataFrame:
-    """The rows of every item's blocks."""
+    """The rows of every item's blocks; ``behind`` kept prompts where there are any."""
     rule = sink_rule(sinks)
     tables = []
     with attached(items.mllm.model):
         for chunk in batches(items.places, batch_size, "visual access", progress):
             part = [(items.problems[at], items.encode(at)) for at in chunk]
-            tables += _read_part(items.mllm, part, blocks, layers, rule)
+            tables += _read_part(items.mllm, part, blocks, layers, rule, behind)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -243,6 +251,7 @@ def _read_part(
     blocks: Blocks,
     layers: Collection[int] | None,
     rule: SinkRule | None,
+    behind: bool,
 ) -> list[pd.DataFrame]:
     """One table per block, from one forward pass."""
     found = [blocks(*pair) for pair in part]
@@ -261,20 +270,7 @@ def _read_part(
     chosen = [torch.from_numpy(np.concatenate([block.rows for block in own])) for own in found]
     rows = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
     items = [item for _, item in part]
-    batch: dict[str, Any] = collate(mllm, items)
-    layer_cols: LayerCols | None = None
-    with contextlib.ExitStack() as stack:
-        if rule is not None:
-            finder = SinkFinder(mllm, rule, batch["attention_mask"])
-            stack.enter_context(finder.watching())
-            layer_cols = _sink_cols(finder)
-        cols = cols.to(mllm.device)
-        cache = None
-        if can_share(mllm, items):
-            batch, cache = mllm.prefixes.opened(mllm, batch)
-        masses = read_masses(mllm, batch, cols, rows, layers=layers, layer_cols=layer_cols)
-        if cache is not None:
-            mllm.prefixes.take(items, cache)
+    masses = _masses(mllm, items, cols.to(mllm.device), rows, layers, rule, behind)
     kinds = layer_kinds(mllm)
     windows = {
         layer: int(mllm.text_config.sliding_window)
@@ -295,6 +291,61 @@ def _read_part(
             tables.append(table)
             row, column = stop, column + len(block.evidence)
     return tables
+
+
+def _masses(
+    mllm: Mllm,
+    items: Sequence[Encoded],
+    cols: Tensor,
+    rows: Tensor,
+    layers: Collection[int] | None,
+    rule: SinkRule | None,
+    behind: bool,
+) -> dict[int, Tensor]:
+    """The masses of a batch, behind the prompts of sequences that were run whole or from its own.
+
+    What is run is kept, if the model can share.
+    """
+    shared = can_share(mllm, items)
+    openings = mllm.prefixes.openings(mllm, items) if shared and behind else None
+    usual = rule == SinkRule()
+    if openings is not None and (rule is None or (usual and openings.noted)):
+        found = _masses_behind(mllm, openings, cols, rows, layers, rule)
+        if found is not None:
+            mllm.prefixes.take_behind(items, openings)
+            return found
+    batch: dict[str, Any] = collate(mllm, items)
+    finder = cache = None
+    if rule is not None:
+        finder = SinkFinder(mllm, rule, batch["attention_mask"], noting=shared and usual)
+    with nullcontext() if finder is None else finder.watching():
+        if shared and openings is None:
+            batch, cache = mllm.prefixes.opened(mllm, batch)
+        layer_cols = None if finder is None else _sink_cols(finder)
+        masses = read_masses(mllm, batch, cols, rows, layers=layers, layer_cols=layer_cols)
+    if cache is not None:
+        mllm.prefixes.take(items, cache, None if finder is None else finder.massive or None)
+    return masses
+
+
+def _masses_behind(
+    mllm: Mllm,
+    behind: Behind,
+    cols: Tensor,
+    rows: Tensor,
+    layers: Collection[int] | None,
+    rule: SinkRule | None,
+) -> dict[int, Tensor] | None:
+    """The same behind kept prompts; ``None`` if what is a sink there cannot be told."""
+    finder = None if rule is None else BehindFinder(mllm, rule, behind)
+    probe = Probe(
+        None if layers is None else chosen_layers(mllm, layers),
+        layer_cols=None if finder is None else _sink_cols(finder),
+    )
+    rows = torch.where(rows < 0, rows, rows - behind.lengths.cpu()[:, None])
+    with nullcontext() if finder is None else finder.watching():
+        masses = run_probe(mllm, behind.inputs, probe, rows, behind.by_key(cols))
+    return None if finder is not None and finder.lost else masses
 
 
 def _sink_cols(finder: SinkFinder) -> LayerCols:
@@ -685,7 +736,7 @@ def visual_access(
             step (``empty="error"``) or none has, or the sink rule does not fit the model.
     """
     items = paired(mllm, problems, responses, images=images, empty=empty, several=True)
-    table = _read(items, step_blocks, layers, sinks, batch_size, progress)
+    table = _read(items, step_blocks, layers, sinks, batch_size, progress, behind=True)
     return VisualAccess(table, items.measured, skipped=items.skipped)
 
 

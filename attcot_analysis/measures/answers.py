@@ -87,8 +87,37 @@ def answer_problems(
         MeasureError: If the inputs do not fit together.
         ModelError: If nothing is recommended that can be used.
     """
+    writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "sampling": sampling}
+    return answers_by_seed(
+        mllm,
+        problems,
+        mode=mode,
+        text_only=text_only,
+        images=images,
+        answers=answers,
+        batch_size=batch_size,
+        seeds=[seed],
+        progress=progress,
+        **writing,
+    )[0]
+
+
+def answers_by_seed(
+    mllm: Mllm,
+    problems: Sequence[Problem],
+    *,
+    mode: Mode = "cot",
+    text_only: bool = False,
+    images: Sequence[Shown] | None = None,
+    answers: Mapping[str, str] | None = None,
+    batch_size: int,
+    seeds: Sequence[int],
+    progress: bool = False,
+    **writing: Any,
+) -> list[pd.DataFrame]:
+    """What `answer_problems` gives with each of some seeds; see `generate`."""
     _check(problems, mode, text_only, images)
-    made: list[Generation] = []
+    made: list[list[Generation]] = [[] for _ in seeds]
     name = "answers, text only" if text_only else f"answers, {mode}"
     for chunk in batches(range(len(problems)), batch_size, name, progress):
         prompts = [
@@ -101,22 +130,20 @@ def answer_problems(
             )
             for at in chunk
         ]
-        made += generate(
-            mllm,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            sampling=sampling,
-            batch_size=batch_size,
-            seed=seed + chunk[0],
-        )
-    rows = [
-        answer_row(
-            problem, one, mode=mode, text_only=text_only, right=(answers or {}), form=mllm.format
-        )
-        for problem, one in zip(problems, made, strict=True)
+        own = [seed + chunk[0] for seed in seeds]
+        written = generate(mllm, prompts, batch_size=batch_size, seed=own, **writing)
+        for at, one in enumerate(made):
+            one += written[at * len(chunk) : (at + 1) * len(chunk)]
+    right, form = answers or {}, mllm.format
+    tables = [
+        [
+            answer_row(problem, one, mode=mode, text_only=text_only, right=right, form=form)
+            for problem, one in zip(problems, own, strict=True)
+        ]
+        for own in made
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"habitual": "boolean"})
+    types = {"habitual": "boolean"}
+    return [pd.DataFrame(rows, columns=list(COLUMNS)).astype(types) for rows in tables]
 
 
 def answer_row(

@@ -1,6 +1,7 @@
 """Several responses to every item: tables read sample by sample, and what samples say together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -24,6 +25,18 @@ def stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         table.insert(1, SAMPLE, sample)
         marked.append(table)
     return pd.concat([one for one in marked if len(one)] or marked[:1], ignore_index=True)
+
+
+def samples_note(settings: Mapping[str, Any]) -> str:
+    """A sentence where dependence is not of all samples; ``settings`` as a run's manifest says."""
+    n, of = settings.get("edited_samples"), settings.get("samples")
+    if n is None:
+        return ""
+    first = "the first" if n == 1 else f"the first {n}"
+    return (
+        f"Dependence is of {first} of {of} responses to every item; --edited-samples {of} reads it "
+        "of all."
+    )
 
 
 def by_sample(table: pd.DataFrame, read: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -83,7 +84,7 @@ def generate(
     temperature: float = 0.0,
     sampling: Sampling | None = None,
     batch_size: int = 32,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     progress: bool = False,
     on_token: OnToken | None = None,
 ) -> list[Generation]:
@@ -100,13 +101,15 @@ def generate(
         sampling: ``"recommended"`` uses, in place of a temperature, what the checkpoint's
             publisher recommends; see `recommended_sampling`.
         batch_size: Prompts per batch.
-        seed: For sampling; results also depend on ``batch_size``.
+        seed: For sampling; results also depend on ``batch_size``. Of several, the prompts are
+            answered with each; a model that shares prefixes writes as many of these together as a
+            batch holds.
         progress: Show a progress bar.
         on_token: Called after every token with the newest of each prompt of the batch; where it
             returns true, the batch is ended there.
 
     Returns:
-        One `Generation` per prompt, in order.
+        One `Generation` per prompt, in order; of several seeds those of one after the other.
 
     Warns:
         UserWarning: If a batch took longer than ``mllm.max_seconds``; says how many were cut.
@@ -116,7 +119,9 @@ def generate(
             can be used.
         MeasureError: If ``mllm.max_seconds`` is not above 0.
     """
-    check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed]
+    for one in seeds:
+        check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens, seed=one)
     if not mllm.max_seconds > 0:
         raise MeasureError(f"max_seconds is {mllm.max_seconds}; give a number above 0.")
     model = mllm.model
@@ -130,49 +135,57 @@ def generate(
         use_cache=True,
         max_time=mllm.max_seconds,
     )
-    results: list[Generation] = []
+    results: dict[int, list[Generation]] = {at: [] for at in range(len(seeds))}
+    batches = [
+        (start, prompts[start : start + batch_size]) for start in range(0, len(prompts), batch_size)
+    ]
     with evaluating(model):
-        starts = range(0, len(prompts), batch_size)
-        for start in tqdm(starts, desc="generate", disable=not progress):
-            chunk = prompts[start : start + batch_size]
-            shared = sampling is None and on_token is None and mllm.prefixes is not None
-            watch = _Watch()
-            devices = [mllm.device] if mllm.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices), only_settings(model, settings):
-                torch.manual_seed(seed + start)
-                if shared and mllm.prefixes.shares(mllm, chunk):
-                    new = mllm.prefixes.write(
-                        mllm,
-                        chunk,
-                        max_new_tokens=max_new_tokens,
-                        temperature=temperature,
-                        banned=image_ids(mllm),
-                        watch=watch,
+        for start, chunk in tqdm(batches, desc="generate", disable=not progress):
+            wanted = sampling is None and on_token is None and mllm.prefixes is not None
+            shared = wanted and mllm.prefixes.shares(mllm, chunk)
+            for numbers in _together(len(seeds), batch_size // len(chunk) if shared else 1):
+                watch = _Watch()
+                devices = [mllm.device] if mllm.device.type == "cuda" else []
+                with torch.random.fork_rng(devices=devices), only_settings(model, settings):
+                    if shared:
+                        new = mllm.prefixes.write(
+                            mllm,
+                            chunk,
+                            max_new_tokens=max_new_tokens,
+                            temperature=temperature,
+                            seeds=[seeds[at] + start for at in numbers],
+                            banned=image_ids(mllm),
+                            watch=watch,
+                        )
+                    else:
+                        torch.manual_seed(seeds[numbers[0]] + start)
+                        batch = collate(mllm, chunk, padding_side="left")
+                        output = model.generate(
+                            **batch,
+                            generation_config=settings,
+                            logits_processor=LogitsProcessorList([watch]),
+                            stopping_criteria=None if on_token is None else [_Told(on_token)],
+                        )
+                        new = output[:, batch["input_ids"].shape[1] :].tolist()
+                watch.check(mllm)
+                cut = [row for row in new if on_token is None and not set(stop) & set(row)]
+                if cut and len(cut[0]) < max_new_tokens:
+                    warnings.warn(
+                        f"{len(cut)} responses were cut after {mllm.max_seconds:g} seconds, at "
+                        f"{len(cut[0])} of {max_new_tokens} tokens; raise max_seconds "
+                        "(--max-seconds), or give a smaller batch, in a new run folder: one that "
+                        "is resumed keeps the responses that it has.",
+                        stacklevel=2,
                     )
-                else:
-                    batch = collate(mllm, chunk, padding_side="left")
-                    output = model.generate(
-                        **batch,
-                        generation_config=settings,
-                        logits_processor=LogitsProcessorList([watch]),
-                        stopping_criteria=None if on_token is None else [_Told(on_token)],
-                    )
-                    new = output[:, batch["input_ids"].shape[1] :].tolist()
-            watch.check(mllm)
-            cut = [row for row in new if on_token is None and not set(stop) & set(row)]
-            if cut and len(cut[0]) < max_new_tokens:
-                warnings.warn(
-                    f"{len(cut)} responses were cut after {mllm.max_seconds:g} seconds, at "
-                    f"{len(cut[0])} of {max_new_tokens} tokens; raise max_seconds "
-                    "(--max-seconds), or give a smaller batch, in a new run folder: one that is "
-                    "resumed keeps the responses that it has.",
-                    stacklevel=2,
-                )
-            results += [
-                _generation(mllm, row, stop, opened=prompt.opened and not prompt.response_ids)
-                for prompt, row in zip(chunk, new, strict=True)
-            ]
-    return results
+                for row, (at, prompt) in zip(new, product(numbers, chunk), strict=True):
+                    opened = prompt.opened and not prompt.response_ids
+                    results[at].append(_generation(mllm, row, stop, opened=opened))
+    return [one for at in results for one in results[at]]
+
+
+def _together(n: int, size: int) -> list[range]:
+    """Numbers 0 to n − 1, at most so many at a time."""
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def recommended_sampling(mllm: Mllm) -> dict[str, bool | float | int]:

@@ -4,6 +4,8 @@ import gc
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -15,6 +17,8 @@ from attcot_analysis.problems import Problem
 from attcot_analysis.runs.parts import Part, Places, joined
 from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.shards import Shards
+
+Made = TypeVar("Made")
 
 WINDOW = 8
 """Batches among whose items those of like length are put together."""
@@ -118,7 +122,7 @@ class Halving:
         while waiting:
             some = waiting.pop(0)
             if len(some) <= self.sizes.get(name, len(some)):
-                made = _attempt(make, [places[at] for at in some])
+                made = attempt(partial(make, [places[at] for at in some]))
                 if made is not None:
                     parts.append(made)
                     continue
@@ -146,10 +150,10 @@ class Halving:
             torch.cuda.empty_cache()
 
 
-def _attempt(make: Callable[[Places], Part], places: Places) -> Part | None:
+def attempt(make: Callable[[], Made]) -> Made | None:
     """What `make` gives, ``None`` if memory did not do; all that it held is let go then."""
     try:
-        return make(places)
+        return make()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

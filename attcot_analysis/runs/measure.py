@@ -18,7 +18,7 @@ from attcot_analysis.files import write_whole
 from attcot_analysis.measures._items import Result
 from attcot_analysis.measures.access import answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
-from attcot_analysis.measures.answers import answer_problems, answer_row
+from attcot_analysis.measures.answers import answer_row, answers_by_seed
 from attcot_analysis.measures.behaviours import Behaviour, behaviour
 from attcot_analysis.measures.causal import causal_access, layer_windows
 from attcot_analysis.measures.commitment import (
@@ -46,7 +46,7 @@ from attcot_analysis.models.generate import Sampling, check_sampling, recommende
 from attcot_analysis.problems import Problem
 from attcot_analysis.problems.edits import EditKind, EditOptions, edit_function, edited_images
 from attcot_analysis.problems.written_boxes import Unit, unit_of
-from attcot_analysis.runs.batches import Batched, by_length, estimated_lengths, in_order
+from attcot_analysis.runs.batches import Batched, attempt, by_length, estimated_lengths, in_order
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.parts import Part, Places
 from attcot_analysis.runs.provenance import build_manifest, processor_record
@@ -82,12 +82,15 @@ class Settings:
         generations: CoT responses that were written elsewhere, to be measured instead of the
             model's own, which it then does not write. If they are another model's, dependence has
             no regenerated rationales.
-        batch_size: Items per forward pass or generation, and per part in the run folder.
+        batch_size: Items per forward pass or generation, and per part in the run folder. Of fewer
+            items, several samples are written together.
         max_new_tokens: Length limit of a response.
         mode: Of ``"responses"``: ``"cot"`` or ``"direct"``.
         text_only: Of ``"responses"``: leave the pictures out.
         samples: Responses per item; more than one need a temperature or ``sampling``. ``None`` for
             one, or as many as the generations have.
+        edited_samples: Of how many of them, the first ones, dependence is read: each costs a new
+            response and a forced answer per edited picture.
         temperature: Of all responses that the model writes: 0 for greedy.
         sampling: ``"recommended"``: every response is drawn as the checkpoint's publisher
             recommends, those of dependence included; see `recommended_sampling`.
@@ -106,6 +109,7 @@ class Settings:
     mode: Mode = "cot"
     text_only: bool = False
     samples: int | None = None
+    edited_samples: int = 1
     temperature: float = 0.0
     sampling: Sampling | None = None
     seed: int = 0
@@ -131,8 +135,9 @@ class Settings:
         check_numbers(
             batch_size=self.batch_size, max_new_tokens=self.max_new_tokens, seed=self.seed
         )
-        if self.n_samples < 1:
-            raise MeasureError(f"samples is {self.n_samples}; give at least 1.")
+        for name, n in (("samples", self.n_samples), ("edited_samples", self.edited_samples)):
+            if n < 1:
+                raise MeasureError(f"{name} is {n}; give at least 1.")
         check_max_steps(self.max_steps)
         check_sampling(self.temperature, self.sampling)
         if self.n_samples > 1 and self.n_written == 1 and self.generations is None:
@@ -162,6 +167,8 @@ class Settings:
         # What is new is not there by default: earlier runs, which do not say it, go on.
         if "responses" in what or self.n_samples > 1:
             record["samples"] = self.n_samples
+        if self.edited_samples < self.n_samples and "dependence" in what:
+            record["edited_samples"] = self.edited_samples
         if self.temperature:
             record["temperature"] = self.temperature
         if self.fill != "mean" and _ON_RATIONALES & set(what):
@@ -223,31 +230,34 @@ class Stages:
 
     def answers(self, at: Places, mode: Mode, text_only: bool = False) -> Part:
         """Rows of `answer_problems`; of several samples also ``sample``, from 0."""
-        n = self.settings.n_written
-        tables = [self._answers(at, mode, text_only, sample) for sample in range(n)]
-        return Part(tables[0] if n == 1 else stacked(tables))
+        tables = self._answers(at, mode, text_only, self.settings.n_written)
+        return Part(tables[0] if len(tables) == 1 else stacked(tables))
 
     def responses(self, at: Places) -> Part:
         """Rows of `answer_problems` and ``sample``, from 0."""
         settings = self.settings
-        tables = [
-            self._answers(at, settings.mode, settings.text_only, sample).assign(sample=sample)
-            for sample in range(settings.n_samples)
-        ]
-        return Part(pd.concat(tables, ignore_index=True))
+        tables = self._answers(at, settings.mode, settings.text_only, settings.n_samples)
+        marked = [table.assign(sample=sample) for sample, table in enumerate(tables)]
+        return Part(pd.concat(marked, ignore_index=True))
 
-    def _answers(self, at: Places, mode: Mode, text_only: bool, sample: int) -> pd.DataFrame:
-        return answer_problems(
-            self.mllm,
-            [self.problems[place] for place in at],
-            mode=mode,
-            text_only=text_only,
-            batch_size=self.settings.batch_size,
-            max_new_tokens=self.settings.max_new_tokens,
-            temperature=self.settings.temperature,
-            sampling=self.settings.sampling,
-            seed=self.sampling_seed(at, sample),
-        )
+    def _answers(self, at: Places, mode: Mode, text_only: bool, n: int) -> list[pd.DataFrame]:
+        def ask(seeds: Sequence[int]) -> list[pd.DataFrame]:
+            return answers_by_seed(
+                self.mllm,
+                [self.problems[place] for place in at],
+                mode=mode,
+                text_only=text_only,
+                batch_size=self.settings.batch_size,
+                max_new_tokens=self.settings.max_new_tokens,
+                temperature=self.settings.temperature,
+                sampling=self.settings.sampling,
+                seeds=seeds,
+            )
+
+        seeds = [self.sampling_seed(at, sample) for sample in range(n)]
+        # Where memory does not do for several at once, a part of the items would be no less.
+        found = attempt(lambda: ask(seeds)) if n > 1 else None
+        return found or [table for seed in seeds for table in ask([seed])]
 
     def sampling_seed(self, at: Places, sample: int) -> int:
         """The seed of a batch's sample, of no other batch and sample."""
@@ -351,9 +361,7 @@ class ResponseStages:
 
     def access(self, at: Places) -> Part:
         """Rows of `visual_access`, of the items that have a rationale."""
-        # Its pass is what is kept of the items; of further samples, `_fill` keeps less.
-        mllm = replace(self.of.mllm, prefixes=None) if self.sample else self.of.mllm
-        return self._rows(at, visual_access, mllm, layers=self.of.settings.layers, sinks=True)
+        return self._rows(at, visual_access, layers=self.of.settings.layers, sinks=True)
 
     def answer_access(self, at: Places) -> Part:
         """Rows of `answer_access`, of the items that have a rationale and a stated answer."""
@@ -432,7 +440,7 @@ class ResponseStages:
             for place in kept
         ]
         if mllm.prefixes.shares(mllm, items):
-            mllm.prefixes.fill(mllm, items, whole=not self.sample)
+            mllm.prefixes.fill(mllm, items, whole=True)
 
     def _with_steps(self, at: Places, forced: bool = False) -> list[int]:
         """Those with a rationale; if answers are to be forced, open questions are left out."""
@@ -443,7 +451,6 @@ class ResponseStages:
         self,
         at: Places,
         measure: Callable[..., Result | pd.DataFrame],
-        mllm: Mllm | None = None,
         *,
         forced: bool = False,
         **options: Any,
@@ -453,7 +460,7 @@ class ResponseStages:
         if not kept:
             return Part(pd.DataFrame({"item": pd.Series(dtype=str)}))
         result = measure(
-            mllm or self.of.mllm,
+            self.of.mllm,
             [self.of.problems[place] for place in kept],
             [self.responses[place] for place in kept],
             batch_size=self.of.settings.batch_size,
@@ -510,8 +517,9 @@ class SampledStages:
         self._each = [ResponseStages(of, one, at) for at, one in enumerate(samples)]
 
     def rows(self, name: str, at: Places) -> Part:
-        """What the stage of a name gives for each sample; maps are made of sample 0 alone."""
-        each = self._each[:1] if name == "maps" else self._each
+        """What the stage of a name gives for each sample, or for the first ones."""
+        edited = self._each[0].of.settings.edited_samples
+        each = self._each[: {"maps": 1, "dependence": edited}.get(name, len(self._each))]
         if name == "dependence":
             parts = _dependence(each, at)
         else:
@@ -578,9 +586,10 @@ def measure(
     are forced; what the items lack is left out, never guessed (see `data_coverage`).
 
     With ``samples=K`` and a temperature (or ``sampling``), the model writes K responses to every
-    item, in every mode and on edited pictures. Every table that is read on responses has them all,
+    item in every mode. Every table that is read on responses has them all,
     told apart by a second column ``sample`` (0 to K − 1; without it there is one), and what is
-    forced is measured on each. Maps are those of sample 0.
+    forced is measured on each. Maps are those of sample 0, and so is dependence, unless
+    ``edited_samples`` says that of more.
 
     Batches are fixed: items of like length together (`by_length`), the same whenever it is called.
     With a run folder each is on the disk as soon as it is measured, and one that is there is not

@@ -181,6 +181,9 @@ class TableCheck:
         config = manifest.get("config")
         samples = config.get("samples") if isinstance(config, Mapping) else None
         self._samples = set(range(samples)) if isinstance(samples, int) else set()
+        of_edits = config.get("edited_samples") if isinstance(config, Mapping) else None
+        first = {"maps": 1, "dependence": of_edits}.get(self._name)
+        self._first = first if isinstance(first, int) else None
         self._sampled = False
         self._seen: set[_Unit] = set()
         self._edited: dict[str, set[_Unit]] = {}
@@ -275,7 +278,8 @@ class TableCheck:
         if self._answers is None:
             return []
         units = _units(self._answers[self._answers["n_steps"] > 0])
-        return [unit for unit in units if not unit[1]] if self._name == "maps" else units
+        # Of several samples, some tables hold the first ones only.
+        return [unit for unit in units if self._first is None or (unit[1] or 0) < self._first]
 
     def _see_that_all(self, wanted: Iterable[_Unit], there: set[_Unit], of: str) -> None:
         for item, sample in wanted:

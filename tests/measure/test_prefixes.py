@@ -1,5 +1,6 @@
 """What passes share is run once, and every number is that of a pass of its own."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,10 @@ from tiny import noise_image
 
 from attcot_analysis.attention.packing import candidate_tokens, forced_readings
 from attcot_analysis.attention.prefixes import Prefixes
+from attcot_analysis.measures.access import visual_access
 from attcot_analysis.models import PromptCache, encode, generate
 from attcot_analysis.models.cache import seen_once
+from attcot_analysis.problems import Problem, Step
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.measure import measure
 
@@ -166,11 +169,70 @@ def test_samples_share_the_pass_over_an_edited_picture(testbed, images_seen):
     counts = []
     for samples in (2, 3):
         seen.clear()
-        given = {"samples": samples, "temperature": 1.0, "seed": 1}
+        given = {"samples": samples, "edited_samples": samples, "temperature": 1.0, "seed": 1}
         found = measure(testbed.mllm, problems, ("dependence",), **given, **options)
         assert found["dependence"]["sample"].nunique() == samples
         counts.append(len(seen))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_responses_of_several_seeds_are_those_of_each(temperature, images_seen):
+    mllm = shared_family("qwen3_vl")
+    shared, seeds = sharing(mllm), [3, 1, 2]
+    options = {"max_new_tokens": 12, "temperature": temperature}
+    alone = [
+        generate(mllm, encoded(mllm), seed=seed, batch_size=2, **options)[at].ids
+        for seed in seeds
+        for at in range(2)
+    ]
+    seen = images_seen(mllm)
+    for size in (2, 5, 6):  # One, two or all of the seeds at a time.
+        made = generate(shared, encoded(shared), seed=seeds, batch_size=size, **options)
+        assert [one.ids for one in made] == alone
+    assert len(set(alone)) == (6 if temperature else 2) and len(seen) == 1
+
+
+ACCESS = {"sinks": True, "layers": [0, 1]}
+
+
+@pytest.fixture
+def massive_tokens():
+    """A model with a dimension that is massive at some image tokens, and some of text."""
+    mllm = copy.deepcopy(shared_family("qwen3_vl"))
+    with torch.no_grad():
+        mllm.model.get_input_embeddings().weight[::5, 5] = 50.0
+
+    def plant(module, arguments, features):
+        features = features.clone()
+        features[::3, 5] = 50.0
+        return features
+
+    (merger,) = (one for name, one in mllm.model.named_modules() if name.endswith("visual.merger"))
+    merger.register_forward_hook(plant)
+    return mllm
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_access_of_a_further_response_goes_on_behind_the_prompt(massive_tokens, images_seen, known):
+    """Also where a sink cannot be told without what was not noted: then it is read whole."""
+    mllm, shared = massive_tokens, sharing(massive_tokens)
+    problems = [
+        Problem(id=f"{at}", image=picture, question=question, candidates=("red", "green"),
+                answer="red", steps=(Step("The star.", ((0, 0, 32, 32),)),))
+        for at, (picture, question) in enumerate(zip(PICTURES, QUESTIONS, strict=True))
+    ]  # fmt: skip
+    seen = images_seen(mllm)
+    found = [visual_access(shared, problems, RESPONSES, **ACCESS)]
+    for one in shared.prefixes._kept if not known else ():
+        for layer, (dims, values) in one.massive.items():
+            one.massive[layer] = dims[:0], values[:, :0]
+    found.append(visual_access(shared, problems, RESPONSES[::-1], **ACCESS))
+    assert len(seen) == (1 if known else 2)
+    plain = [visual_access(mllm, problems, one, **ACCESS) for one in (RESPONSES, RESPONSES[::-1])]
+    for one, other in zip(plain, found, strict=True):
+        assert_frame_equal(one.table, other.table, rtol=1e-5, atol=1e-6)
+        assert one.table["sink_share"].max() > 0.01
 
 
 WHAT = ("answers", "direct", "commitment", "access", "dependence")

@@ -3,23 +3,33 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pandas.testing import assert_frame_equal
 
 from attcot_analysis.errors import MeasureError, RunError
+from attcot_analysis.measures.answers import answers_by_seed
 from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.compare import compare, item_values
-from attcot_analysis.measures.samples import agreement, by_sample, samples_of, stacked
+from attcot_analysis.measures.samples import (
+    agreement,
+    by_sample,
+    samples_note,
+    samples_of,
+    stacked,
+)
 from attcot_analysis.models import Generation
+from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.measure import Settings, measure, measure_run
 from attcot_analysis.runs.parts import Parts
 from attcot_analysis.runs.values import suite_values
 from attcot_analysis.stats.intervals import bootstrap_mean, mean_over_samples
 
-K = 3
+K, EDITED = 3, 2
 WHAT = ("answers", "direct", "text_only", "commitment", "access", "dependence", "lens", "maps")
 OPTIONS = {
     "samples": K,
+    "edited_samples": EDITED,
     "temperature": 1.0,
     "batch_size": 2,
     "max_new_tokens": 80,
@@ -62,10 +72,12 @@ def test_every_table_holds_every_sample_of_every_item(tables, testbed):
     having = texts[texts["n_steps"] > 0]
     wanted = set(zip(having["item"], having["sample"], strict=True))
     assert wanted
-    for name in ("commitment", "access", "dependence", "lens"):
+    for name, n in (("commitment", K), ("access", K), ("dependence", EDITED), ("lens", K)):
         found = tables[name]
         assert list(found.columns[:2]) == ["item", "sample"]
-        assert wanted <= set(zip(found["item"], found["sample"], strict=True))
+        there = set(zip(found["item"], found["sample"], strict=True))
+        assert {unit for unit in wanted if unit[1] < n} <= there
+        assert set(found["sample"]) == set(range(n))
     assert set(tables["maps"]["sample"]) == {0}
 
 
@@ -86,6 +98,8 @@ def test_each_sample_is_measured_as_if_it_were_the_only_response(tables, testbed
             among = tables[name]
             among = among[among["sample"] == sample].drop(columns="sample").reset_index(drop=True)
             np.testing.assert_allclose(among[value], alone[name][value], atol=1e-5)
+            if name == "access":
+                assert_frame_equal(among, alone[name], rtol=1e-4, atol=1e-5)
             keys = [key for key in ("item", "step", "control", "candidate", "head") if key in among]
             assert_frame_equal(among[keys], alone[name][keys])
 
@@ -125,6 +139,19 @@ def test_one_sample_is_what_it_always_was(testbed):
     assert (several["samples"], several["temperature"], several["max_steps"]) == (2, 0.5, 9)
 
 
+def test_of_how_many_samples_dependence_is_read_is_said():
+    edits = ("answers", "dependence")
+    assert "edited_samples" not in Settings().record(edits)
+    assert Settings(samples=3, temperature=1).record(edits)["edited_samples"] == 1
+    # As runs of earlier versions were measured, which do not say it.
+    assert "edited_samples" not in Settings(samples=3, edited_samples=3).record(edits)
+    assert samples_note({"samples": 3, "edited_samples": 1}) == (
+        "Dependence is of the first of 3 responses to every item; --edited-samples 3 reads it of "
+        "all."
+    )
+    assert samples_note({"samples": 3}) == samples_note({}) == ""
+
+
 def test_generations_with_several_responses_are_all_measured(testbed):
     problem = testbed.problems[0]
     ids = tuple(testbed.responses[0])
@@ -143,11 +170,30 @@ def test_generations_with_several_responses_are_all_measured(testbed):
     assert "sample" not in one["access"]
 
 
+def test_samples_that_do_not_fit_together_are_written_one_by_one(testbed, monkeypatch):
+    options = {"samples": 2, "temperature": 1.0, "batch_size": 8, "max_new_tokens": 20}
+    asked = (testbed.mllm, testbed.problems[:2], ("answers",))
+    together = measure(*asked, **options)["answers_cot"]
+    seen = []
+
+    def little(*given, seeds, **more):
+        seen.append(len(seeds))
+        if len(seeds) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answers_by_seed(*given, seeds=seeds, **more)
+
+    monkeypatch.setattr(suite, "answers_by_seed", little)
+    assert_frame_equal(measure(*asked, **options)["answers_cot"], together)
+    assert seen == [2, 1, 1]
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(MeasureError, match="3 samples at temperature 0 would all be the same"):
         Settings(samples=3).check()
     with pytest.raises(MeasureError, match="samples is 0"):
         Settings(samples=0).check()
+    with pytest.raises(MeasureError, match="edited_samples is 0"):
+        Settings(edited_samples=0).check()
     with pytest.raises(MeasureError, match="max_steps is 1"):
         Settings(max_steps=1).check()
 
@@ -184,6 +230,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         ("commitment", "forced answer of"),
         ("access", "step of"),
         ("lens", "forced answer of"),
+        ("dependence", "blank picture of"),
     ],
 )
 def test_a_sample_that_is_gone_is_missed(run, tables, tmp_path, name, what):
@@ -194,10 +241,14 @@ def test_a_sample_that_is_gone_is_missed(run, tables, tmp_path, name, what):
     copytree(run.path, tmp_path / "run")
     changed = RunFolder(tmp_path / "run")
     table = tables[name]
-    unit = (table["item"] == table["item"].iloc[-1]) & (table["sample"] == K - 1)
+    of_edits = name == "dependence"
+    last = EDITED - 1 if of_edits else K - 1
+    # A response without a step has rows of new responses only, which are not missed.
+    kept = table[table["sample"] == last].query("rationale == 'fixed'" if of_edits else "item > ''")
+    unit = (table["item"] == kept["item"].iloc[-1]) & (table["sample"] == last)
     assert unit.any() and not unit.all()
     changed.write_table(name, table[~unit], overwrite=True)
-    with pytest.raises(RunError, match=rf"lacks the {what} item .*, sample {K - 1};"):
+    with pytest.raises(RunError, match=rf"lacks the {what} item .*, sample {last};"):
         changed.read_table(name)
     changed.write_table(name, pd.concat([table, table[unit]]), overwrite=True)
     with pytest.raises(RunError, match=r"row of the same item, sample.* is there already"):

@@ -19,7 +19,7 @@ from attcot_analysis.measures.commitment import Commitment
 from attcot_analysis.measures.dependence import Dependence
 from attcot_analysis.measures.maps import FloatArray
 from attcot_analysis.measures.outcomes import CotOutcomes, cot_outcomes
-from attcot_analysis.measures.samples import SAMPLE, samples_of
+from attcot_analysis.measures.samples import SAMPLE, samples_note, samples_of
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.provenance import noted_sources
 from attcot_analysis.runs.run import RunFolder
@@ -280,10 +280,12 @@ def sample_notes(arm: MeasuredArm) -> list[str]:
     answers = arm.tables[min(arm.tables)]["answers_cot"]
     if SAMPLE not in answers:
         return []
-    return [
+    notes = [
         f"{arm.name} gave {answers[SAMPLE].nunique()} responses to every item: numbers and curves "
-        "are means over these, maps and the responses that are shown are the first."
+        "are means over these, maps and the responses that are shown are the first.",
+        samples_note(arm.settings),
     ]
+    return [note for note in notes if note]
 
 
 def time_notes(arm: MeasuredArm) -> list[str]:

@@ -80,8 +80,12 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
     if known and drawn[0] != drawn[1]:
         notes.append(note("drawn", **pair, drawn=drawn))
     samples = [arm.settings.get("samples", 1) for arm in (a, b)]
-    if samples[0] != samples[1]:
-        counts = [f"{n} response{'s' * (n != 1)}" for n in samples]
+    edited = [arm.settings.get("edited_samples") for arm in (a, b)]
+    if samples[0] != samples[1] or edited[0] != edited[1]:
+        counts = [
+            f"{n} response{'s' * (n != 1)}" + ("" if few is None else f" ({few} for dependence)")
+            for n, few in zip(samples, edited, strict=True)
+        ]
         notes.append(note("samples", **pair, counts=counts))
     steps = [arm.settings.get("max_steps") for arm in (a, b)]
     if known and steps[0] != steps[1]:
