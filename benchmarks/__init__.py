@@ -22,6 +22,8 @@ BENCHES: Mapping[str, str] = {
     "commitment": "all forced answers of an item in one pass against one pass each",
     "suite": "the tables of measure with what passes share run once, against every pass alone",
     "growth": "a run as pictures, rationales and samples grow, and with five samples and more cues",
+    "beside": "what workers for pictures, a static cache and compiled passes could save a run",
+    "memory": "peak memory of a run, shared against every pass alone, and its batch plan",
     "patching": "a patching sweep over layers, tokens and steps against one pass with hooks each",
     "traces": "memory of commitment on a rationale of 6,000 tokens, at some steps and at all",
     "report": "memory of a run's page over 60 large pictures, against all of them decoded",

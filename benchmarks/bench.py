@@ -396,12 +396,13 @@ def random_mllm(
     device: str = "cpu",
     seed: int = 0,
     vision: Mapping[str, int] | None = None,
+    words: int | None = None,
 ) -> Mllm:
     """A Qwen2.5-VL with random weights and a text stack of the given shape.
 
-    Vocabulary (some hundred tokens), processor and, but for what ``vision`` says of it, the small
-    vision tower are the testbed model's: they take next to no time or memory and so hide no
-    difference.
+    Vocabulary (some hundred tokens; ``words`` for more logits), processor and, but for what
+    ``vision`` says of it, the small vision tower are the testbed model's: they take next to no time
+    or memory and so hide no difference.
     """
     folder = shipped(TESTBED_MODEL)
     config = AutoConfig.from_pretrained(folder)
@@ -413,6 +414,7 @@ def random_mllm(
     text.num_key_value_heads = shape.kv_heads
     text.intermediate_size = shape.intermediate
     text.max_position_embeddings = 65536
+    text.vocab_size = words or text.vocab_size
     half = shape.head_size // 2
     side = half * 3 // 8
     text.rope_parameters = {

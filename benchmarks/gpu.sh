@@ -13,7 +13,7 @@ python=${PYTHON:-python}
     exit 1
 }
 worst=0
-for name in ${*:-suite access commitment training}; do
+for name in ${*:-suite memory beside access commitment training}; do
     "$python" -m benchmarks "$name" --device cuda --json "benchmarks/$name-cuda.json" --quiet
     code=$?
     if [ "$code" -eq 3 ]; then [ "$worst" -eq 1 ] || worst=3; elif [ "$code" -ne 0 ]; then worst=1; fi

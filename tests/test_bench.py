@@ -240,6 +240,23 @@ def test_growth_counts_the_tokens_that_it_is_labelled_by():
 
 
 @pytest.mark.long
+def test_memory_reports_the_plan_against_a_run():
+    values = {row.name: row.value for row in run_bench("memory", quick=True)}
+    ways = [values[f"peak memory, {way}, 2 items"] for way in ("shared", "alone")]
+    assert min(ways) > values["memory of a run, measured, 2 items"] > 0
+    assert values["peak memory, shared / alone, 2 items"] == pytest.approx(ways[0] / ways[1])
+
+
+@pytest.mark.long
+def test_beside_reports_shares_and_ways_to_write():
+    values = {row.name: row.value for row in run_bench("beside", quick=True)}
+    assert 0 < values["share of a run, preparing pictures"] < 1
+    for way in ("dynamic", "static"):
+        assert values[f"time, {way} / ours, 64 wide"] > 0
+        assert values[f"the same tokens as ours, {way}, 64 wide"] == 1
+
+
+@pytest.mark.long
 def test_vista_reports_every_case_and_what_it_drew():
     values = {row.name: row.value for row in run_bench("vista", quick=True)}
     for case in vista.CASES:
@@ -285,10 +302,12 @@ def test_what_cannot_be_run_is_said_before_anything_runs(arguments, message, cap
     assert len(error.strip().splitlines()) <= 2
     known = {
         "access",
+        "beside",
         "commitment",
         "explorer",
         "growth",
         "grpo",
+        "memory",
         "patching",
         "report",
         "sayo",

@@ -7,20 +7,31 @@ from typing import Any
 
 import torch
 
+from attcot_analysis.attention.packing import candidate_tokens
 from attcot_analysis.errors import MeasureError
 from attcot_analysis.models import Encoded, Mllm, encode_problem
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs.batches import estimated_lengths
 from attcot_analysis.runs.run import MANIFEST, RunFolder
 
+_HEAP = 1.75
+"""Without a GPU: what the process holds over what its tensors take, since freed blocks of unlike
+size stay in the heap; the bench `memory` holds it against runs."""
+
 MOST = 256
 """Items per batch at most: a batch is what is lost when a run is killed."""
 
 _MLP_TENSORS = 4
-"""Of an MLP's width, held per token and patch while a layer runs."""
+"""Of an MLP's width, held per token or patch while a layer runs."""
 
-_READ_ROWS = 3 * 64
-"""Rows of logits per item: a few candidates' tokens after every step, and copies in fp32."""
+_STEP = 32
+"""Tokens of a step, about; an answer is forced after each."""
+
+_LOGITS = 3
+"""Copies of the logits that forced answers are read from."""
+
+_PIXELS = 3
+"""Copies of the prepared pictures in the computer's memory: the item's, an edit's, a batch's."""
 
 
 def filling(
@@ -63,8 +74,11 @@ def filling(
             f"states {budget / 1e9:.1f} GB; raise it."
         )
     lengths = estimated_lengths(problems)
-    item = encode_problem(mllm, problems[lengths.index(max(lengths))])
-    kept, passing = item_bytes(mllm, item, response, samples)
+    largest = problems[lengths.index(max(lengths))]
+    read = len(candidate_tokens(mllm, largest.candidates).tree.read_nodes)
+    item = encode_problem(mllm, largest)
+    needed = item_bytes(mllm, item, response, samples, read)
+    kept, passing = (in_process(one, mllm.device) for one in needed)
     size = max(1, min(free // (kept + passing), len(problems), MOST))
     return size, (
         f"Batches of {size}: an item takes about {kept / 1e6:.0f} MB of keys and values and "
@@ -72,26 +86,39 @@ def filling(
     )
 
 
-def item_bytes(mllm: Mllm, item: Encoded, response: int, samples: int = 1) -> tuple[int, int]:
+def item_bytes(
+    mllm: Mllm, item: Encoded, response: int, samples: int = 1, read: int = 8
+) -> tuple[int, int]:
     """What an item takes: keys and values that are kept, and the largest forward pass.
 
     Kept are those of the item, of one edited picture, of a copy of one while responses are written,
-    and of further samples. A pass holds picture, text, the attention that is read, and logits.
+    and of further samples. A pass holds the pictures and, whichever is more, the widest layer, of
+    the tower or of the text, with the attention that is read, or ``read`` rows of logits after
+    every step.
     """
     text, vision = mllm.text_config, getattr(mllm.model.config, "vision_config", None)
     tokens = item.layout.n_tokens + response
     wide = tokens * int(getattr(text, "intermediate_size", 0) or 4 * text.hidden_size)
+    shown = 0
     for pixels in item.vision.values():
         if pixels.is_floating_point() and vision is not None:
             side = getattr(vision, "patch_size", 14)
             patch = side**2 if isinstance(side, int) else prod(side)
             patch *= 3 * getattr(vision, "temporal_patch_size", 1)
             own = getattr(vision, "intermediate_size", 0) or 4 * vision.hidden_size
-            wide += pixels.numel() // patch * int(max(own) if isinstance(own, list) else own)
-    read = int(text.num_attention_heads) * response * tokens
-    logits = _READ_ROWS * int(text.vocab_size)
+            most = int(max(own) if isinstance(own, list) else own)
+            wide = max(wide, pixels.numel() // patch * most)
+            shown += pixels.numel() * (1 if mllm.device.type == "cuda" else _PIXELS)
+    rows = int(text.num_attention_heads) * response * tokens
+    logits = _LOGITS * read * (response // _STEP + 1) * int(text.vocab_size)
     kept = token_bytes(mllm) * (3 * tokens + (samples - 1) * response)
-    return kept, _MLP_TENSORS * wide * mllm.dtype.itemsize + 4 * (read + logits)
+    layer = _MLP_TENSORS * wide * mllm.dtype.itemsize + 4 * rows
+    return kept, max(layer, 4 * logits) + 4 * shown
+
+
+def in_process(amount: int, device: torch.device) -> int:
+    """What a process needs to hold so many bytes of tensors."""
+    return amount if device.type == "cuda" else int(_HEAP * amount)
 
 
 def token_bytes(mllm: Mllm) -> int:
