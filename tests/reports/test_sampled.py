@@ -16,10 +16,12 @@ def test_a_sampled_run_is_reported_and_compared(pair, tmp_path):
     note_sources(run, model=shipped(TESTBED_ATT_COT), problems=pair.folder / "problems")
     page = report_run(run.path).read_text(encoding="utf-8")
     assert "The first of 2 responses. All of them:" in page
+    assert "Dependence is of the first of 2 responses to every item" in page
     assert "elf-consistency" in page and "ommitment position, spread between samples" in page
     found = compare_runs(
         pair.path("att_cot"), run.path, tmp_path / "both", names=("one", "two"), models=False
     )
-    assert any("1 response per item and two on 2 responses" in note for note in found.notes)
+    said = "1 response per item and two on 2 responses (1 for dependence)"
+    assert any(said in note for note in found.notes)
     assert any("after at most 3 steps of two" in note for note in found.notes)
     assert any("Only two has self_consistency" in note for note in found.notes)
