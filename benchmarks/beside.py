@@ -44,9 +44,9 @@ from benchmarks.suite import QUICK_TOWER, READ, larger, responses
 WAYS = ("ours", "dynamic", "static", "compiled")
 WIDE = Shape(hidden=896, layers=2, heads=14, kv_heads=2, intermediate=4864)
 MODELS = {"256 wide": replace(SUITE.shape, layers=2), "896 wide": WIDE}
-FULL = Scale(**vars(SUITE), models=MODELS, prompts=4, written=32, ways=WAYS)
+FULL = Scale(**vars(SUITE), sides=(432, 2048), models=MODELS, prompts=4, written=32, ways=WAYS)
 SMALL = {"64 wide": SUITE_QUICK.shape}
-QUICK = Scale(**vars(SUITE_QUICK), models=SMALL, prompts=2, written=4, ways=WAYS[:-1])
+QUICK = Scale(**vars(SUITE_QUICK), sides=(64,), models=SMALL, prompts=2, written=4, ways=WAYS[:-1])
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -58,16 +58,16 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     scale = QUICK if quick else FULL
     # Other programs share the cores, but not an accelerator.
     clock = time.process_time if device == "cpu" else time.perf_counter
-    rows = _preparing(scale, device, clock)
+    rows = [row for side in scale.sides for row in _preparing(scale, side, device, clock)]
     for name, shape in scale.models.items():
         mllm = random_mllm(shape, device=device, vision=QUICK_TOWER)
         rows += _writing(mllm, name, scale, progress, device, clock)
     return rows
 
 
-def _preparing(scale: Scale, device: str, clock: Callable[[], float]) -> list[Row]:
+def _preparing(scale: Scale, side: int, device: str, clock: Callable[[], float]) -> list[Row]:
     mllm = random_mllm(scale.shape, device=device, vision=scale.tower)
-    made = [larger(one, scale.side) for one in generate_arrows(scale.items, seed=0)]
+    made = [larger(one, side) for one in generate_arrows(scale.items, seed=0)]
     written = responses(mllm, made)
     with tempfile.TemporaryDirectory() as folder:
         problems = load_problems(save_problems(made, Path(folder) / "of"), keep_pictures=False)
@@ -78,9 +78,9 @@ def _preparing(scale: Scale, device: str, clock: Callable[[], float]) -> list[Ro
         with _clocked(clock) as spent:
             seconds = timed(read, device, clock)
     return [
-        Row("share of a run, preparing pictures", sum(spent) / seconds, "share"),
-        Row("time, preparing, per item", sum(spent) / scale.items, "s"),
-        Row("time, all, per item", seconds / scale.items, "s"),
+        Row(f"share of a run, preparing, {side} x {side} pixels", sum(spent) / seconds, "share"),
+        Row(f"time, preparing, per item, {side} x {side} pixels", sum(spent) / scale.items, "s"),
+        Row(f"time, all, per item, {side} x {side} pixels", seconds / scale.items, "s"),
     ]
 
 

@@ -250,7 +250,7 @@ def test_memory_reports_the_plan_against_a_run():
 @pytest.mark.long
 def test_beside_reports_shares_and_ways_to_write():
     values = {row.name: row.value for row in run_bench("beside", quick=True)}
-    assert 0 < values["share of a run, preparing pictures"] < 1
+    assert 0 < values["share of a run, preparing, 64 x 64 pixels"] < 1
     for way in ("dynamic", "static"):
         assert values[f"time, {way} / ours, 64 wide"] > 0
         assert values[f"the same tokens as ours, {way}, 64 wide"] == 1
