@@ -24,7 +24,7 @@ Sources, each computed from what `data/results` ships for every item where it sh
   (AUROC), ``#failing``, ``#honest`` (means), ``#alarms``; ``METRIC.MODEL#means`` (of its seeds)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
-- ``study``, ``study_all``, ``study_arms``, ``study_prior95``: ``CLAIM`` of a registered study
+- ``study``, ``study_all``, ``study_arms``, ``study_prior95``, ``study_counterfactual``: ``CLAIM`` of a registered study
   (difference and interval), ``#value``, ``#corrected`` (at Holm's level), ``#models``;
   ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``;
   ``gates``: ``MODEL.KIND.GATE``
@@ -563,6 +563,7 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "study_arms": partial(_study, "testbed_b_arms"),
         "study_five": partial(_study, "five"),
         "study_prior95": partial(_study, "testbed_b_prior95"),
+        "study_counterfactual": partial(_study, "testbed_b_counterfactual"),
         "gates": _gates,
         "validity": _validity,
         "two_sided": _two_sided,
