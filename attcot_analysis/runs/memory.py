@@ -27,6 +27,9 @@ _MLP_TENSORS = 4
 _STEP = 32
 """Tokens of a step, about; an answer is forced after each."""
 
+_READ = 8
+"""Rows of logits after every step of an open question's rationale, about."""
+
 _LOGITS = 3
 """Copies of the logits that forced answers are read from."""
 
@@ -75,7 +78,8 @@ def filling(
         )
     lengths = estimated_lengths(problems)
     largest = problems[lengths.index(max(lengths))]
-    read = len(candidate_tokens(mllm, largest.candidates).tree.read_nodes)
+    forced = max((one.candidates for one in problems), key=len)
+    read = len(candidate_tokens(mllm, forced).tree.read_nodes) if forced else _READ
     item = encode_problem(mllm, largest)
     needed = item_bytes(mllm, item, response, samples, read)
     kept, passing = (in_process(one, mllm.device) for one in needed)
@@ -87,7 +91,7 @@ def filling(
 
 
 def item_bytes(
-    mllm: Mllm, item: Encoded, response: int, samples: int = 1, read: int = 8
+    mllm: Mllm, item: Encoded, response: int, samples: int = 1, read: int = _READ
 ) -> tuple[int, int]:
     """What an item takes: keys and values that are kept, and the largest forward pass.
 

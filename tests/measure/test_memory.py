@@ -58,6 +58,9 @@ def test_a_larger_budget_has_larger_batches_until_no_item_is_left(testbed, tmp_p
         size(0)
     with pytest.raises(MeasureError, match="No problems"):
         filling(tmp_path, mllm, [], 10**12, response=60)
+    openly = [replace(one, candidates=()) for one in problems]
+    assert filling(tmp_path, mllm, openly, 10**12, response=60)[0] == 4
+    assert filling(tmp_path, mllm, [openly[0], *problems[1:]], 10**12, response=60)[0] == 4
 
 
 def _most_allocated(call):
