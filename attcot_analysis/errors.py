@@ -95,6 +95,7 @@ _LONGEST_REASON = 400
 _WHOLE = {
     "seed": (0, 2**63 - 1),
     **dict.fromkeys(("batch_size", "max_new_tokens", "limit", "n", "steps"), (1, 2**31 - 1)),
+    **dict.fromkeys(("samples", "edited_samples"), (1, 2**31 - 1)),
     "points": (2, 10**6),
     **dict.fromkeys(("n_boot", "n_permutations"), (1, 10**7)),
 }
@@ -106,8 +107,9 @@ def check_numbers(**given: object) -> None:
 
     Args:
         **given: Any of ``seed``, ``batch_size``, ``max_new_tokens``, ``n_boot``, ``n``,
-            ``n_permutations``, ``points``, ``limit`` and ``steps``, whole numbers; or ``level``, a
-            share between 0 and 1, and ``quantile``, which may be either.
+            ``n_permutations``, ``points``, ``limit``, ``steps``, ``samples`` and
+            ``edited_samples``, whole numbers; or ``level``, a share between 0 and 1, and
+            ``quantile``, which may be either.
 
     Raises:
         MeasureError: Names the argument, its value and what it may be.

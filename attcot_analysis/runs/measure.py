@@ -50,15 +50,13 @@ from attcot_analysis.runs.batches import Batched, attempt, by_length, estimated_
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.parts import Part, Places
 from attcot_analysis.runs.provenance import build_manifest, processor_record
-from attcot_analysis.runs.run import MANIFEST, RESPONSES, RunFolder
+from attcot_analysis.runs.run import MADE_WITH, MANIFEST, RESPONSES, RunFolder
 from attcot_analysis.runs.shards import Shards
 from attcot_analysis.runs.values import DEFAULT, EXTRAS, NAMES, What, read_values, with_values
 
 _ON_RATIONALES: frozenset[What] = frozenset(("commitment", "access", "dependence", *EXTRAS, "maps"))
 EDITS: tuple[EditKind, ...] = ("twin", "control", "blank")
 """The edits of dependence that are made where an item allows them."""
-MADE_WITH = "made_with"
-"""Note in a run folder of the model, items and settings `measure` was called with."""
 LINES = "responses.jsonl"
 _RECORDED = ("config", "models", "data", "item_digests")
 _STRIDE = 1_000_003
@@ -133,11 +131,12 @@ class Settings:
             MeasureError: If they do not.
         """
         check_numbers(
-            batch_size=self.batch_size, max_new_tokens=self.max_new_tokens, seed=self.seed
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            samples=self.n_samples,
+            edited_samples=self.edited_samples,
+            seed=self.seed,
         )
-        for name, n in (("samples", self.n_samples), ("edited_samples", self.edited_samples)):
-            if n < 1:
-                raise MeasureError(f"{name} is {n}; give at least 1.")
         check_max_steps(self.max_steps)
         check_sampling(self.temperature, self.sampling)
         if self.n_samples > 1 and self.n_written == 1 and self.generations is None:

@@ -61,6 +61,8 @@ from attcot_analysis.runs.table_checks import (
 )
 
 MANIFEST = "manifest"
+MADE_WITH = "made_with"
+"""Note of the model, items and settings that `measure` was called with."""
 RESPONSES = "answers_cot"
 """The table of the responses that the others are measured on."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -278,7 +280,11 @@ class RunFolder:
         file = self._table(name)
         path = file if file.is_file() else self.parts(name).path
         manifest = self.manifest if self.has(MANIFEST) else {}
-        responses = f"{name.rpartition('.')[0]}.{RESPONSES}".lstrip(".")
+        made, responses = (
+            f"{name.rpartition('.')[0]}.{one}".lstrip(".") for one in (MADE_WITH, RESPONSES)
+        )
+        if self._json(made).is_file() and isinstance(noted := self.read_json(made), dict):
+            manifest = {**manifest, "config": noted.get("config")}
         answers = self._rows(responses) if responses != name else None
         if answers is None or not {"item", "n_steps"} <= set(answers):
             return TableCheck(path, name, manifest, None)

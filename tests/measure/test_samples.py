@@ -22,6 +22,7 @@ from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.measure import Settings, measure, measure_run
 from attcot_analysis.runs.parts import Parts
+from attcot_analysis.runs.run import RunFolder
 from attcot_analysis.runs.values import suite_values
 from attcot_analysis.stats.intervals import bootstrap_mean, mean_over_samples
 
@@ -152,6 +153,16 @@ def test_of_how_many_samples_dependence_is_read_is_said():
     assert samples_note({"samples": 3}) == samples_note({}) == ""
 
 
+def test_tables_of_several_samples_may_lie_beside_others_of_a_run(testbed, tmp_path):
+    """What they were called with says how many samples each must hold, not the run's manifest."""
+    asked = (testbed.mllm, testbed.problems[:2], ("dependence",))
+    options = {"samples": 2, "temperature": 1.0, "max_new_tokens": 40, "edits": ("blank",)}
+    folder = RunFolder.create(tmp_path / "run", {"config": {"samples": 7}})
+    found = measure(*asked, run=folder, prefix="own.", **options)["dependence"]
+    assert set(found["sample"]) == {0}
+    assert_frame_equal(found, measure(*asked, **options)["dependence"])
+
+
 def test_generations_with_several_responses_are_all_measured(testbed):
     problem = testbed.problems[0]
     ids = tuple(testbed.responses[0])
@@ -194,6 +205,9 @@ def test_what_makes_no_sense_is_refused():
         Settings(samples=0).check()
     with pytest.raises(MeasureError, match="edited_samples is 0"):
         Settings(edited_samples=0).check()
+    for name in ("samples", "edited_samples"):
+        with pytest.raises(MeasureError, match=f"{name} is 1.5; give a whole number"):
+            Settings(**{"temperature": 1.0, name: 1.5}).check()
     with pytest.raises(MeasureError, match="max_steps is 1"):
         Settings(max_steps=1).check()
 
