@@ -15,7 +15,7 @@ from torch import Tensor
 from attcot_analysis.attention.candidates import candidate_tokens
 from attcot_analysis.attention.packing import pack
 from attcot_analysis.attention.probe import chosen_layers
-from attcot_analysis.errors import MeasureError, check_numbers
+from attcot_analysis.errors import MeasureError, check_numbers, not_finite
 from attcot_analysis.files import check_free, path_of, write_whole
 from attcot_analysis.measures._items import Empty, Response, batches, paired
 from attcot_analysis.models import Mllm, evaluating
@@ -89,6 +89,8 @@ class Translators:
                 table = pd.DataFrame(json.loads(file.metadata()["table"]))
             layers = sorted({int(name.split(".")[0]) for name in read})
             maps = {at: (read[f"{at}.A_minus_I"], read[f"{at}.b"]) for at in layers}
+            if any(moved.shape != 2 * shift.shape for moved, shift in maps.values()):
+                raise ValueError("a map and its shift do not fit together")
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise MeasureError(
                 f"{path} holds no translators ({type(error).__name__}); give a file that "
@@ -159,6 +161,8 @@ def fit_translators(
         ):
             own = mllm.model(**packed.inputs, logits_to_keep=packed.keep[-1:], use_cache=False)
             stack.require_own(found[last][:, -1], own.logits[:, -1])
+        if not all(bool(one.isfinite().all()) for one in found.values()):
+            raise not_finite(f"Item {problems[at].id}: the model's hidden states are not finite")
         for layer, kept in states.items():
             kept.append(found[layer][0])
     held = {layer: torch.cat(kept[::5]) for layer, kept in states.items()}
@@ -181,6 +185,7 @@ def _translated(hidden: Tensor, moved: Tensor, shift: Tensor) -> Tensor:
     return (wide + wide @ moved.T + shift).to(hidden.dtype)
 
 
+@torch.enable_grad()
 def _fitted(
     stack: TextStack, hidden: Tensor, final: Tensor, steps: int, rate: float, seed: int
 ) -> tuple[Tensor, Tensor]:

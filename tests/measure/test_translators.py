@@ -1,8 +1,11 @@
 """The tuned lens: against torch's own optimiser, against hidden states, and planted."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import noise_image, tiny_mllm
 
 from attcot_analysis.attention.candidates import candidate_tokens
@@ -162,7 +165,9 @@ def test_what_was_saved_is_read_again_and_other_files_are_refused(tmp_path, rand
     with pytest.raises(RunError, match="is already there"):
         tuned.save(path)
     (tmp_path / "odd").write_bytes(b"no tensors")
-    for odd in ("odd", "nowhere"):
+    misfit = {"0.A_minus_I": torch.zeros(64), "0.b": torch.zeros(64)}
+    save_file(misfit, tmp_path / "misfit", {"table": "[]"})
+    for odd in ("odd", "nowhere", "misfit"):
         with pytest.raises(MeasureError, match="holds no translators"):
             Translators.load(tmp_path / odd)
     with pytest.raises(MeasureError, match="no translator for layer 1, only for \\[0\\]"):
@@ -180,3 +185,16 @@ def test_bad_input_is_one_sentence(random_mllm):
         fit_translators(random_mllm, ITEMS[:2], RESPONSES[:2], learning_rate=0.0)
     with pytest.raises(MeasureError, match="steps is 0"):
         fit_translators(random_mllm, ITEMS[:2], RESPONSES[:2], steps=0)
+    broken = copy.deepcopy(random_mllm)
+    with torch.no_grad():
+        broken.model.model.language_model.layers[-1].mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(MeasureError, match=f"Item {ITEMS[0].id}: .* not finite"):
+        fit_translators(broken, ITEMS[:2], RESPONSES[:2], steps=1)
+
+
+def test_the_fit_needs_no_gradients_around_it(random_mllm):
+    asked = {"layers": [0], "steps": 2}
+    plain = fit_translators(random_mllm, ITEMS[:2], RESPONSES[:2], **asked)
+    with torch.no_grad():
+        found = fit_translators(random_mllm, ITEMS[:2], RESPONSES[:2], **asked)
+    assert torch.equal(found.maps[0][0], plain.maps[0][0])
