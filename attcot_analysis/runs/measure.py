@@ -347,7 +347,7 @@ class ResponseStages:
         kept = self._with_steps(at, forced=True)
         if not kept:
             return Part(pd.DataFrame(columns=list(Commitment.columns)))
-        self._fill(at)
+        self.fill(at)
         others = [self.others[place] for place in kept]
         return self._rows(
             at,
@@ -426,7 +426,7 @@ class ResponseStages:
         both = zip(self.of.problems, self._texts, strict=True)
         return unit_of((text, problem.size) for problem, own in both for text in own)
 
-    def _fill(self, at: Places) -> None:
+    def fill(self, at: Places) -> None:
         """Keep the items' own sequences, if the model can share.
 
         All of a batch, whatever is measured of them, so that a resumed run gives the same numbers.
@@ -473,7 +473,7 @@ class ResponseStages:
 
     def reader(self, at: Places) -> DependenceReader:
         """What reads dependence on these responses edit by edit."""
-        self._fill(at)
+        self.fill(at)
         settings = self.of.settings
         # A fresh response of this model says nothing about an answer that another one gave.
         foreign = settings.generations is not None and settings.generations.foreign
@@ -519,6 +519,10 @@ class SampledStages:
         """What the stage of a name gives for each sample, or for the first ones."""
         edited = self._each[0].of.settings.edited_samples
         each = self._each[: {"maps": 1, "dependence": edited}.get(name, len(self._each))]
+        if name in ("commitment", "open_commitment"):
+            # As where access was read: last digits hang on what else is kept to go on from.
+            for stages in self._each:
+                stages.fill(at)
         if name == "dependence":
             parts = _dependence(each, at)
         else:

@@ -237,6 +237,22 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         measure_run(*asked, **{**OPTIONS, "samples": 2})
 
 
+def test_what_of_further_samples_is_measured_alone_has_the_numbers_it_has_beside_others(testbed):
+    """Also where one sample's response is the rationale that another sample's control puts in."""
+    mllm, problems = testbed.mllm, testbed.problems[:4]
+    wrote = [Generation(tuple(ids), mllm.decode(ids), True) for ids in testbed.responses[:4]]
+    ids = [problem.id for problem in problems]
+    first = dict(zip(ids, wrote, strict=True))
+    more = {one: (wrote[(at + 1) % 4], wrote[(at + 2) % 4]) for at, one in enumerate(ids)}
+    given = {"generations": Generations(first, more=more), "batch_size": 4}
+    what = ("access", "commitment", "open_commitment")
+    every = measure(mllm, problems, what, **given)
+    for name in what[1:]:
+        alone = measure(mllm, problems, (name,), **given)[name]
+        assert len(alone)
+        assert_frame_equal(alone, every[name], check_exact=True)
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [
