@@ -24,8 +24,9 @@ Sources, each computed from what `data/results` ships for every item where it sh
   (AUROC), ``#failing``, ``#honest`` (means), ``#alarms``; ``METRIC.MODEL#means`` (of its seeds)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
-- ``study``, ``study_all``, ``study_arms``, ``study_prior95``, ``study_counterfactual``: ``CLAIM`` of a registered study
-  (difference and interval), ``#value``, ``#corrected`` (at Holm's level), ``#models``;
+- ``study``, ``study_all``, ``study_arms``, ``study_prior95``, ``study_counterfactual``: ``CLAIM``
+  of a registered study (difference and interval), ``#value``, ``#corrected`` (at Holm's level),
+  ``#models``;
   ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``;
   ``gates``: ``MODEL.KIND.GATE``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
