@@ -55,14 +55,11 @@ FULL = Scale(
     steps=2,  # K, so three forced answers
     side=480,  # of the picture, in pixels: 900 image tokens, 1,000 or so in all
     layers=28,  # of the model as wide as a real one
-    deep=28,  # layers of the one whose memory is measured
     repeats=1,  # timed rounds
     items=8,  # to decode from
     decoded=(500, 28, 3),  # items, layers and steps of a decoder by itself
 )
-QUICK = Scale(
-    shape="small", steps=2, side=64, layers=2, deep=2, repeats=1, items=10, decoded=(10, 1, 1)
-)
+QUICK = Scale(shape="small", steps=2, side=64, layers=2, repeats=1, items=10, decoded=(10, 1, 1))
 
 
 def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> list[Row]:
@@ -119,7 +116,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
             {
                 "variant": variant,
                 "shape": scale.shape,
-                "layers": scale.deep,
+                "layers": scale.layers,
                 "side": scale.side,
                 "steps": scale.steps,
             },
@@ -138,7 +135,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
             at_most=1e-5,
         ),
         judged(
-            f"peak memory, sweep / plain pass, {scale.deep} layers",
+            f"peak memory, sweep / plain pass, {scale.layers} layers",
             peaks["sweep"].peak / peaks["plain"].peak,
             "x",
             at_most=1.2,

@@ -133,7 +133,7 @@ class SinkFinder:
             mask: Among which tokens, ``(B, T)``, nonzero where not padding; tokens behind T are
                 not looked at.
             layers: Which layers; ``None`` for all.
-            noting: Note what is massive.
+            noting: Note what is massive, for a rule that names no dimensions.
         """
         self.rule = rule
         self.threshold = rule.threshold_for(int(mllm.text_config.hidden_size))
@@ -164,16 +164,20 @@ class SinkFinder:
 
     @torch.no_grad()
     def _look(self, index: int, hidden: Tensor) -> None:
-        strength, dims = sink_strength(hidden, self._real, self.rule, self.threshold)
+        if self.massive:
+            scale = _scale(hidden, self._real)
+            largest = _largest(hidden, scale)
+            strength, dims = _strength(
+                hidden, self._real, self.rule, self.threshold, scale, largest
+            )
+            for at, noted in enumerate(self.massive):
+                reached = (largest[at] >= self.threshold).nonzero()[:, 0]
+                noted[index] = reached, hidden[at][:, reached].float().abs() * scale[at]
+        else:
+            strength, dims = sink_strength(hidden, self._real, self.rule, self.threshold)
         self.strength[index] = strength
         self.tokens[index] = strength >= self.threshold
         self.dims[index] = dims
-        if self.massive:
-            scale = _scale(hidden, self._real)
-            reached = _largest(hidden, scale) >= self.threshold
-            for at, noted in enumerate(self.massive):
-                dims = reached[at].nonzero()[:, 0]
-                noted[index] = dims, hidden[at][:, dims].float().abs() * scale[at]
 
 
 class BehindFinder(SinkFinder):
@@ -236,18 +240,28 @@ def sink_strength(
         phi, ``(B, T)`` fp32, 0 on padding and where there is no sink dimension; and the
         dimensions, ``(B, D')`` long, -1 for none.
     """
-    batch, _, size = hidden.shape
-    real = real.to(hidden.device)
     scale = _scale(hidden, real)
 
     if rule.dims is not None:
-        dims = torch.tensor(rule.dims, device=hidden.device).expand(batch, -1)
+        dims = torch.tensor(rule.dims, device=hidden.device).expand(len(hidden), -1)
         return (hidden[..., list(rule.dims)].float().abs() * scale).amax(-1), dims
 
+    return _strength(hidden, real, rule, threshold, scale, _largest(hidden, scale))
+
+
+def _strength(
+    hidden: Tensor,
+    real: Tensor,
+    rule: SinkRule,
+    threshold: float,
+    scale: Tensor,
+    largest: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`sink_strength` of a rule that names no dimensions, from what was found on the way."""
     # More than are wanted, because some will turn out to be large at every token.
-    peak, dims = _largest(hidden, scale).topk(min(4 * rule.max_dims, size))
+    peak, dims = largest.topk(min(4 * rule.max_dims, hidden.shape[-1]))
     columns = hidden.gather(2, dims[:, None].expand(-1, hidden.shape[1], -1)).float().abs() * scale
-    strength, massive = _phi(columns, peak, real, rule, threshold)
+    strength, massive = _phi(columns, peak, real.to(hidden.device), rule, threshold)
     return strength, dims.masked_fill(~massive, -1)
 
 
