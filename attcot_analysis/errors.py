@@ -1,6 +1,7 @@
 """The errors a user can meet: one sentence each, naming what was wrong and what to do."""
 
 import errno
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ _WHOLE = {
     **dict.fromkeys(("batch_size", "max_new_tokens", "limit", "n", "steps"), (1, 2**31 - 1)),
     **dict.fromkeys(("samples", "edited_samples"), (1, 2**31 - 1)),
     "points": (2, 10**6),
+    "max_steps": (2, 2**31 - 1),
     **dict.fromkeys(("n_boot", "n_permutations"), (1, 10**7)),
 }
 """Least and largest value of arguments that are whole numbers, wherever they are called so."""
@@ -107,9 +109,9 @@ def check_numbers(**given: object) -> None:
 
     Args:
         **given: Any of ``seed``, ``batch_size``, ``max_new_tokens``, ``n_boot``, ``n``,
-            ``n_permutations``, ``points``, ``limit``, ``steps``, ``samples`` and
-            ``edited_samples``, whole numbers; or ``level``, a share between 0 and 1, and
-            ``quantile``, which may be either.
+            ``n_permutations``, ``points``, ``limit``, ``steps``, ``max_steps``,
+            ``samples`` and ``edited_samples``, whole numbers; ``learning_rate``, a number above 0;
+            or ``level``, a share between 0 and 1, and ``quantile``, which may be either.
 
     Raises:
         MeasureError: Names the argument, its value and what it may be.
@@ -121,6 +123,9 @@ def check_numbers(**given: object) -> None:
                 raise MeasureError(f"{name} is {value!r:.60}; give a whole number.")
             if not least <= int(value) <= most:
                 raise MeasureError(f"{name} is {value}; give one from {least} to {most}.")
+        elif name == "learning_rate":
+            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+                raise MeasureError(f"{name} is {value!r:.60}; give a rate above 0.")
         elif not isinstance(value, Real) or not (
             0 <= float(value) <= 1 if name == "quantile" else 0 < float(value) < 1
         ):

@@ -145,6 +145,11 @@ def lens_commitment(
     tuned lens, Belrose et al., arXiv 2303.08112.
     """
     check_max_steps(max_steps)
+    if not isinstance(translators, Translators | None):
+        raise MeasureError(
+            f"translators is {translators!r:.60}; give what fit_translators or Translators.load "
+            "returns."
+        )
     items = paired(mllm, problems, responses, images=images, forced=True, empty=empty, several=True)
     stack = text_stack(mllm)
     last = mllm.n_layers - 1

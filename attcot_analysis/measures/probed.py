@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attcot_analysis.errors import MeasureError
+from attcot_analysis.errors import check_numbers
 from attcot_analysis.models import Encoded
 
 
@@ -12,10 +12,8 @@ def check_max_steps(max_steps: int | None) -> None:
     Raises:
         MeasureError: If it does not.
     """
-    if max_steps is not None and max_steps < 2:
-        raise MeasureError(
-            f"max_steps is {max_steps}; give at least 2, since k = 0 and k = K are always probed."
-        )
+    if max_steps is not None:  # k = 0 and k = K are always probed.
+        check_numbers(max_steps=max_steps)
 
 
 def probed_steps(written: Sequence[int], max_steps: int | None = None) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Tuned lens: an affine map per layer that turns its states into what the last layer says."""
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,9 +138,7 @@ def fit_translators(
 
     Source: tuned lens, Belrose et al., arXiv 2303.08112, section 3; there on text at large.
     """
-    check_numbers(steps=steps, seed=seed)
-    if not 0 < learning_rate < math.inf:
-        raise MeasureError(f"learning_rate is {learning_rate}; give a rate above 0.")
+    check_numbers(steps=steps, seed=seed, learning_rate=learning_rate)
     items = paired(mllm, problems, responses, forced=True, empty=empty, several=True)
     if len(items.places) < 2:
         raise MeasureError("One item cannot be both fitted and held out; give at least two.")

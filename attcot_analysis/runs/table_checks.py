@@ -223,6 +223,12 @@ class TableCheck:
         elif keys and SAMPLE in table:
             self._sampled = True
             self._samples |= set(table[SAMPLE])
+            if self._first is not None:
+                numbers = pd.to_numeric(table[SAMPLE], errors="coerce")
+                later = (numbers >= self._first).to_numpy()
+                if later.any():
+                    what = f"its run has this table of the first {self._first} samples only"
+                    self._refuse(table, int(later.argmax()), what)
             keys = tuple(dict.fromkeys((keys[0], SAMPLE, *keys[1:])))
         if keys and set(keys) <= set(table):
             again = table.duplicated(list(keys)).to_numpy()

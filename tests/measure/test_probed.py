@@ -32,7 +32,7 @@ def test_both_ends_alone_and_all_steps():
     assert probed_steps([0, 5, 9, 12], 2) == (0, 3)
     assert probed_steps([0, 5, 9, 12], 4) == probed_steps([0, 5, 9, 12]) == (0, 1, 2, 3)
     assert probed_steps([7], 2) == (0,)
-    with pytest.raises(MeasureError, match=r"max_steps is 1; give at least 2"):
+    with pytest.raises(MeasureError, match=r"max_steps is 1; give one from 2"):
         probed_steps([0, 1], 1)
 
 

@@ -285,6 +285,17 @@ def test_a_sample_that_is_gone_is_missed(run, tables, tmp_path, name, what):
         changed.read_table(name)
 
 
+def test_edits_of_a_later_sample_are_no_part_of_the_run(run, tables, tmp_path):
+    from shutil import copytree
+
+    changed = RunFolder(copytree(run.path, tmp_path / "run"))
+    table = tables["dependence"]
+    later = table[table["sample"] == 0].assign(sample=EDITED)
+    changed.write_table("dependence", pd.concat([table, later]), overwrite=True)
+    with pytest.raises(RunError, match=rf"of the first {EDITED} samples only; .* delete it"):
+        changed.read_table("dependence")
+
+
 def test_a_result_is_of_one_sample(tables, testbed):
     forced = tables["commitment"]
     with pytest.raises(MeasureError, match=r"3 samples of each item; .*by_sample"):

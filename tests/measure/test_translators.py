@@ -181,8 +181,13 @@ def test_what_was_saved_is_read_again_and_other_files_are_refused(tmp_path, rand
 def test_bad_input_is_one_sentence(random_mllm):
     with pytest.raises(MeasureError, match="at least two"):
         fit_translators(random_mllm, ITEMS[:1], RESPONSES[:1])
-    with pytest.raises(MeasureError, match="give a rate above 0"):
-        fit_translators(random_mllm, ITEMS[:2], RESPONSES[:2], learning_rate=0.0)
+    for rate in (0.0, "fast", float("nan")):
+        with pytest.raises(MeasureError, match="give a rate above 0"):
+            fit_translators(random_mllm, ITEMS[:2], RESPONSES[:2], learning_rate=rate)
+    with pytest.raises(MeasureError, match=r"translators is 'lens.safetensors'; give what"):
+        lens_commitment(random_mllm, ITEMS[:1], RESPONSES[:1], translators="lens.safetensors")
+    with pytest.raises(MeasureError, match="max_steps is 'two'; give a whole number"):
+        lens_commitment(random_mllm, ITEMS[:1], RESPONSES[:1], max_steps="two")
     with pytest.raises(MeasureError, match="steps is 0"):
         fit_translators(random_mllm, ITEMS[:2], RESPONSES[:2], steps=0)
     broken = copy.deepcopy(random_mllm)
