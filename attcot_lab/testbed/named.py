@@ -62,7 +62,7 @@ TESTBED_B: dict[str, MechanismConfig] = {
     f"{family}-b{seed}": MechanismConfig(seed=seed, spec=TinySpec(family=family, hidden=96))
     for family, seeds in _FAMILIES_B.items()
     for seed in range(seeds)
-}
+} | {"qwen2_5_vl-large-b1": MechanismConfig(seed=1, spec=TinySpec(hidden=128))}
 """Name of a model of testbed B, ``FAMILY-bSEED`` with its pretraining seed, → how it is built."""
 
 

@@ -160,6 +160,9 @@ def test_an_untrained_model_passes_no_gate_of_skill():
 
 def test_names_carry_their_pretraining_seed():
     assert build_config("qwen2_5_vl-b3").seed == 3
+    large, small = build_config("qwen2_5_vl-large-b1"), build_config("qwen2_5_vl-b1")
+    assert large.spec.hidden > small.spec.hidden
+    assert replace(large, spec=small.spec) == small
     assert {config.spec.family for config in TESTBED_B.values()} == set(FAMILIES)
     with pytest.raises(TrainingError, match="qwen2_5_vl-b0"):
         build_config("qwen2_5_vl-b99")
