@@ -173,7 +173,7 @@ def _memory_rows(scale: Scale) -> list[Row]:
 def _time_rows(scale: Scale, progress: bool) -> list[Row]:
     mllm = random_mllm(SHAPES[scale.shape])
     rows = []
-    lengths = ((scale.length, list(VARIANTS), 1.12), (scale.long, ["plain", "probed"], 1.18))
+    lengths = ((scale.length, list(VARIANTS), 1.06), (scale.long, ["plain", "probed"], 1.12))
     for (length, names, bar), repeats in zip(lengths, scale.repeats, strict=True):
         calls = _calls(mllm, random_batch(mllm, length), names)
         rows += _compared(calls, length, repeats, progress=progress, at_most=bar, eager=2.3)[1]

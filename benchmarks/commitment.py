@@ -131,7 +131,7 @@ def _rows(name: str, mllm: Mllm, scale: Scale, device: str, progress: bool) -> l
             f"time, naive / packed, {what}",
             ratio(seconds, "naive", "packed"),
             "x",
-            at_least=6,
+            at_least=10,
         ),
         judged(
             f"largest difference of log p, {what}",
