@@ -28,7 +28,8 @@ Sources, each computed from what `data/results` ships for every item where it sh
   of a registered study (difference and interval), ``#value``, ``#corrected`` (at Holm's level),
   ``#models``;
   ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``;
-  ``gates``: ``MODEL.KIND.GATE``
+  ``gates``: ``MODEL.KIND.GATE``; ``class``: ``MODEL.CLAIM`` or ``MODEL.ARM.METRIC#mean`` of one
+  checkpoint of `testbed_b_classes`
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``own``: what `_own` says
 - ``given``: no result (a margin, chance, a setting)
@@ -534,6 +535,25 @@ def _study(study: str, name: str, what: str) -> tuple[float, ...]:
     return (row["value"],) if what == "value" else (row["value"], row["low"], row["high"])
 
 
+@cache
+def _repeated(model: str) -> pd.DataFrame:
+    """The primary claims on one checkpoint."""
+    values = _values("testbed_b_classes")
+    asked = read_study("testbed_b_all").model_copy(update={"models": [model], "exploratory": []})
+    return study_claims(values, asked)
+
+
+def _class(name: str, what: str) -> tuple[float, ...]:
+    model, *rest = name.split(".")
+    if what == "mean":
+        values = _values("testbed_b_classes")
+        for column, wanted in zip(("model", "arm", "metric"), (model, *rest), strict=True):
+            values = values[values[column] == wanted]
+        return (float(values["value"].mean()),)
+    row = _one(_repeated(model).query("claim == @rest[0]"), name)
+    return (row["value"],) if what == "value" else (row["value"], row["low"], row["high"])
+
+
 def _gates(name: str, what: str) -> tuple[float, ...]:
     model, kind, gate = name.split(".")
     table = _stored("testbed_b/gates")
@@ -566,6 +586,7 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "study_prior95": partial(_study, "testbed_b_prior95"),
         "study_counterfactual": partial(_study, "testbed_b_counterfactual"),
         "gates": _gates,
+        "class": _class,
         "validity": _validity,
         "two_sided": _two_sided,
         "agree": _agree,

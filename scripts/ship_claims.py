@@ -3,9 +3,11 @@
 Usage: python scripts/ship_claims.py runs/claims
        python scripts/ship_claims.py runs/commitment commitment
        python scripts/ship_claims.py runs/testbed_b testbed_b
+       python scripts/ship_claims.py runs/testbed_b_classes testbed_b_classes testbed_b_all
 
 The second word is the folder in data/results; where a registered study has this name, it must be
-finished, and what ships are its values. Values are rounded to four digits and sorted so
+finished, and what ships are its values. A third word names the study whose claims a replication
+repeats; the second one is then its plan. Values are rounded to four digits and sorted so
 that they pack well; the table is made from these very values, so that it can be recomputed from
 what ships.
 """
@@ -39,14 +41,16 @@ DIGITS = 4
 MAX_BYTES = 2_000_000
 
 
-def main(folder: str, name: str = "claims") -> None:
+def main(folder: str, name: str = "claims", repeated: str = "") -> None:
     """Copy what claims need."""
     run = RunFolder.open(folder)
-    if config_file(f"studies/{name}.yaml").exists():
-        study = read_study(name)
-        values = study_values(run, study)
-        values = values[values["kind"].isin(list(read_plan(study.plan).problems))]
-        print(describe_study(study_claims(values, study)))
+    if repeated or config_file(f"studies/{name}.yaml").exists():
+        study = read_study(repeated or name)
+        plan = read_plan(name if repeated else study.plan)
+        values = study_values(run, study, plan)
+        values = values[values["kind"].isin(list(plan.problems))]
+        if not repeated:
+            print(describe_study(study_claims(values, study)))
         ship_values(run, values, name, {*CONTROLS, *(term.metric for term in study.terms)})
         return
     metrics = {term.metric for claim in CLAIMS for term in claim.terms}

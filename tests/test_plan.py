@@ -169,7 +169,7 @@ def test_a_grid_that_is_not_there_is_named(tmp_path):
     known = (
         "claims, commitment, demo, in_distribution, reproduce, siblings, small, testbed_a, "
         "testbed_b, testbed_b_arms, testbed_b_classes, testbed_b_counterfactual, "
-        "testbed_b_prior60, testbed_b_prior95, validity"
+        "testbed_b_kinds, testbed_b_prior60, testbed_b_prior95, validity"
     )
     with pytest.raises(TrainingError, match=f"choose one of {known}"):
         read_plan("nonsense")

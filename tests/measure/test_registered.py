@@ -62,6 +62,7 @@ SHIPPED = (
     "testbed_b_prior95",
     "testbed_b_prior60",
     "testbed_b_counterfactual",
+    "testbed_b_kinds",
 )
 RIGHT = {"base": 0.4, "cot_sft": 0.4, "att_cot": 0.6}
 
