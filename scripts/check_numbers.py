@@ -24,12 +24,12 @@ Sources, each computed from what `data/results` ships for every item where it sh
   (AUROC), ``#failing``, ``#honest`` (means), ``#alarms``; ``METRIC.MODEL#means`` (of its seeds)
 - ``agree``: ``MODEL.METRIC.METRIC`` (rank correlation); ``checks``: ``MODEL.CHECK`` (seeds)
 - ``bench``: a file, then row names in quotes; what "change of ..." stands before, with its interval
-- ``study``, ``study_all``, ``study_arms``, ``study_prior95``, ``study_counterfactual``: ``CLAIM``
-  of a registered study (difference and interval), ``#value``, ``#corrected`` (at Holm's level),
-  ``#models``;
+- ``study``, ``study_all``, ``study_arms``, ``study_prior95``, ``study_counterfactual``,
+  ``study_kinds``: ``CLAIM`` of a registered study (difference and interval), ``#value``,
+  ``#corrected`` (at Holm's level), ``#models``;
   ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``;
-  ``gates``: ``MODEL.KIND.GATE``; ``class``: ``MODEL.CLAIM`` or ``MODEL.ARM.METRIC#mean`` of one
-  checkpoint of `testbed_b_classes`
+  ``gates``: ``MODEL.KIND.GATE``; of one checkpoint ``class``: ``MODEL.CLAIM`` of
+  `testbed_b_classes`, or ``MODEL.KIND.ARM.METRIC#mean`` of these or of `testbed_b_kinds`
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``own``: what `_own` says
 - ``given``: no result (a margin, chance, a setting)
@@ -546,9 +546,10 @@ def _repeated(model: str) -> pd.DataFrame:
 def _class(name: str, what: str) -> tuple[float, ...]:
     model, *rest = name.split(".")
     if what == "mean":
-        values = _values("testbed_b_classes")
-        for column, wanted in zip(("model", "arm", "metric"), (model, *rest), strict=True):
-            values = values[values[column] == wanted]
+        own = "testbed_b_classes" if rest[0] == "relation" else "testbed_b_kinds"
+        values = _values(own)
+        for column, one in zip(("model", "kind", "arm", "metric"), (model, *rest), strict=True):
+            values = values[values[column] == one]
         return (float(values["value"].mean()),)
     row = _one(_repeated(model).query("claim == @rest[0]"), name)
     return (row["value"],) if what == "value" else (row["value"], row["low"], row["high"])
@@ -585,6 +586,7 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "study_five": partial(_study, "five"),
         "study_prior95": partial(_study, "testbed_b_prior95"),
         "study_counterfactual": partial(_study, "testbed_b_counterfactual"),
+        "study_kinds": partial(_study, "testbed_b_kinds"),
         "gates": _gates,
         "class": _class,
         "validity": _validity,
