@@ -21,10 +21,21 @@ _SPACED = re.compile(r"[1-9]\d{0,2}(?:( \d{3})+|('\d{3})+)(\.\d+)?")
 _FRACTION = re.compile(r"(?:(\d+) )?(\d+)/(\d+)")
 
 _LIMIT = re.compile(
-    r"(?:[<>\u2264\u2265\u00b1]|\b(?:(?:more|less|fewer) than|at (?:least|most))"
+    r"(?:[<>\u2264\u2265\u00b1]|\b(?:(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
+    r"|at (?:least|most)"
+    r"|(?:is|are|was|were|slightly|just|bit|little|well|far) (?:over|under|above|below))"
     r"|(?:^|[\n=:(]|\bis)\s*-\s)\s*$",
     re.IGNORECASE,
 )
+
+_FUNCTION = r"sqrt|log|ln|lg|sin|cos|tan|cot|sec|csc"
+_INSIDE = re.compile(
+    rf"(?:\\(?:{_FUNCTION}|d?frac|pm|mp|[gl]eq?|[gl]t|neq?)|(?<![a-z])(?:{_FUNCTION})(?=\())"
+    r"(?:[_^]?(?:\w|\{[^{}]*\})|\[[^\[\]]*\])?\s*[\[({]?\s*$"
+)
+"""What makes a number behind it a part of a formula."""
+_FACTOR = re.compile(rf"\s*(?:\\?(?:pi|{_FUNCTION})(?![a-z])|\^\{{?[\w-])")
+"""What makes a number before it one."""
 
 _ABOUT = re.compile(
     r"(?:~|about|approximately|approx\.?|around|roughly|ca\.)?"
@@ -85,6 +96,9 @@ _HAN_RUN = re.compile(
 """A Chinese number that is a whole statement, or before a measure word."""
 
 
+_NO_UNIT = ("and", "or", "to", "of", "plus", "times", "out", "is", "are", "was", "were")
+
+
 class Number(NamedTuple):
     """A number in a text.
 
@@ -107,7 +121,12 @@ def numbers(text: str) -> Iterator[Number]:
     """The numbers of a `plain_text` that stand in digits, in order."""
     for found in _RUN.finditer(text):
         value = math.nan if found["rest"] else _value(found["digits"])
-        if _LIMIT.search(text, max(0, found.start() - 20), found.start()):
+        before = max(0, found.start() - 20), found.start()
+        if (
+            _LIMIT.search(text, *before)
+            or _INSIDE.search(text, *before)
+            or _FACTOR.match(text, found.end("digits"))
+        ):
             value = math.nan
         if found["sign"] == "-":
             value = -value
@@ -138,7 +157,7 @@ def one_number(text: str) -> Number | None:
     found = next(numbers(text), None)
     if found is None or found.start or math.isnan(found.value):
         return None
-    several = found.unit.split(" ")[0] in ("and", "or", "to", "of", "plus", "times", "out")
+    several = found.unit.split(" ")[0] in _NO_UNIT
     return found if _UNIT.fullmatch(text, found.stop) and not several else None
 
 

@@ -91,12 +91,73 @@ BARE = re.compile(r"\W*([B-HJ-Z])\s+(?=\w)")
 """A letter before words without any sign between them, where they are an option's."""
 
 
+_SENTENCE = re.compile(r"(?:[^.!?;\n]|\.(?=\d))+")
+_BUT = re.compile(r",?\s+(?:but|so|thus|therefore|hence|however)\b", re.IGNORECASE)
+_ANSWER = re.compile(r"\b(?:answer|option|choice)\b|\\boxed", re.IGNORECASE)
+_WOULD = re.compile(r"\b(?:would|could|might)\b|'d\b", re.IGNORECASE)
+_WAS = r"\b(?:were|was|weren't|wasn't|had|been|did|didn't)\b"
+_SUPPOSES = re.compile(
+    rf"(?P<if>(?:\b(?:if|unless)|\A\W*had)\b(?=.*{_WAS})|\botherwise\b)"
+    r"|\bif you (?:mean|meant|refer|are asking|are referring|were asking)\b"
+    r"|\b(?:answer|option|choice)\b[^,]{0,20}\bwould (?:have been|be)\b[^,]{0,40}? (?:if|had)\b"
+    rf"(?=.*{_WAS})"
+    r"|\b(?:some|one|you|people|others|many) (?:might|may) (?:\w+ )?"
+    r"(?:say|think|argue|assume|believe|guess|choose|pick)\b",
+    re.IGNORECASE,
+)
+"""What begins an answer that is not the speaker's: "if it were", "some might say"."""
+_CALL = re.compile(r"<(tool_call|tool_response|tool_code|function_call)>.*?(?:</\1>|\Z)", re.DOTALL)
+
+
+def asserted(text: str) -> str:
+    """A text with blanks for calls of tools, and for answers that would be right otherwise."""
+
+    def blanks(found: re.Match[str]) -> str:
+        return re.sub(r"[^\n]", " ", found[0])
+
+    def said(found: re.Match[str]) -> str:
+        sentence = found[0]
+        begin = _SUPPOSES.search(sentence) if len(sentence) < 500 else None
+        if begin is None:
+            return sentence
+        start, end = begin.start(), _BUT.search(sentence, begin.end())
+        stop = end.start() if end else len(sentence)
+        if not _ANSWER.search(sentence, start, stop) or (
+            begin["if"] and not _WOULD.search(sentence, start, stop)
+        ):
+            return sentence
+        return sentence[:start] + " " * (stop - start) + sentence[stop:]
+
+    text = _CALL.sub(blanks, text)
+    rest = _SENTENCE.sub(said, text)
+    return rest if re.search(r"\w", rest) else text
+
+
+SAID = re.compile(
+    r"\W*(\w+)(?:\s*(?:/|and|or)\s*(\w+))?(?! (?:doubt|idea|clue|problem|wonder|worries)\b"
+    r"|(?: \w+){0,2} (?:image|picture|photo|information|answer)s?\b)"
+)
+"""The first word; that of "no doubt" and "no image was given" says nothing about yes or no."""
+
+
 REVISED = re.compile(
     r"(?:^|(?<=[.!?]\s))"
     r"(?:(?:wait|actually|no(?=,)|sorry|correction|on second thought|scratch that)\b[\s,:-]*)+",
     re.IGNORECASE,
 )
 """What takes back the answer before it."""
+
+
+REASON = re.compile(
+    r"\W*(?:(?:this|that|it) (?:is|was) (?:because|since|due to)|because|the reason"
+    r"|(?:in|by) contrast|meanwhile|whereas)\b",
+    re.IGNORECASE,
+)
+"""What begins a line that gives a reason, in which other options are named."""
+
+
+ITEM = re.compile(r"[ \t]*(?:[-*\u2022]|\d+[.)])[ \t]+")
+"""What begins an item of a list."""
 
 
 JOINED = re.compile(
@@ -124,14 +185,17 @@ LEAD = re.compile(
 NOT = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|without|cannot|none of|rather than|instead of|except|unlike"
     r"|anything but"
-    r"|\w+n't)(?:\s+(?!but\b|only\b)[\w'-]+){0,3}?\s+|\u4e0d\u662f|\u4e0d|\u6ca1\u6709|\u5e76\u975e)"
-    r"[(\"']?$",
+    r"|\w+n't)(?:\s+(?!but\b|only\b)[\w'-]+){0,3}?\s+|\u4e0d\u662f|\u4e0d|\u6ca1\u6709|\u5e76\u975e"
+    r"|\b(?:(?:eliminat|exclud|reject|dismiss|discard)\w+|rul\w+ out)"
+    r"(?:\s+(?:the|both|option|choice|answer|letter)s?)*\s+)[(\"']?$",
     re.IGNORECASE,
 )
 
 NOT_BEHIND = re.compile(
     r"[)\].\"']?\s*(?:(?:is|are|was|seems|looks|can be)\s+(?:not|wrong|incorrect|false|eliminated"
     r"|ruled out|unlikely)\b|(?:isn't|aren't|wasn't|can't|cannot)\b"
+    r"|(?:does not|do not|doesn't|don't)\s+(?:\w+ly\s+)?(?:match|fit|apply|make sense"
+    r"|correspond|align)\b"
     r"|\u662f?(?:\u4e0d\u5bf9|\u4e0d\u6b63\u786e|\u9519)"
     r"|\u3067\u306f\u306a\u3044|\u3058\u3083\u306a\u3044|[\uc774\uac00]? ?\uc544[\ub2c8\ub2cc])",
     re.IGNORECASE,
@@ -146,6 +210,7 @@ MARKED = re.compile(r"(?<!\w)[(\[]?([A-Za-z])\s?[)\].:\u3001](?=\s*\S)\s*")
 UNKNOWN = re.compile(
     r"\b(?:(?:cannot|can't|can not|could not|unable to|impossible to|not possible to|difficult to)"
     r" (?:be )?(?:\w+ly )?(?:tell|determine|determined|say|know|known|answer|answered|identify)"
+    r"|too \w+ to (?:tell|determine|say|count|read|see|identify|make out)"
     r"|(?:don't|do not|does not|doesn't) know|not known|unknown)\b",
     re.IGNORECASE,
 )
@@ -174,6 +239,9 @@ _LATEX = (
     (r"\\(?:fbox|framebox)(?=\s*\{)", r"\\boxed"),
     (r"\\boxed\s+([A-Za-z0-9])(?!\w)", r"\\boxed{\1}"),
     (r"\{,\}", ","),
+    (r"(?:\\sqrt|\u221a)\s*(\d+|[a-z]\b)", r"\\sqrt{\1}"),
+    (r"(?<![^\W\d_])\u03c0(?![^\W\d_])", r"\\pi"),
+    (r"(?<=\d)\s+(?=\\(?:pi|sqrt)\b)", ""),
     (r"(?<=\d)\s*(?:[x\u00d7*]|\\times|\\cdot)\s*10\s*\^\s*\{?([-+]?\d+)\}?", r"e\1"),
     (r"\\[()\[\],;! ]|(?<!\w)\$(?=\D)|\$$|(?<=\d)\$|\\(?=[%$])|\$(?=[^$\n]*\$)", ""),
 )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from attcot_analysis.problems import phrases
 from attcot_analysis.problems.numerals import Number, in_digits, numbers, one_number
 from attcot_analysis.problems.response import ParsedResponse
+from attcot_analysis.problems.statement import titled
 
 AROUND = " \t\r\n.,;:!?'\"`*_()[]{}$\u3001\u3002\u300c\u300d\u300e\u300f\u3010\u3011"
 """What may stand around an answer."""
@@ -185,6 +186,10 @@ def ending(text: str, options: Sequence[Option]) -> Option | None:
     return None
 
 
+_EQUATIONS = re.compile(
+    r"(?:\W*\w+\s*=\s*[-\d./]+\s*(?:[,;]|\b(?:or|and)\b|\Z)){2,}", re.IGNORECASE
+)
+"""Two answers or more: x = 5 or x = -3."""
 _NEAR = 120
 _MORE = re.compile(r"[)\].]*(?:\s*(?:,|&|and|or|nor)\s*[(\[]?[A-Z]\b[)\].]*)+")
 """Further letters that share what is said behind them."""
@@ -215,9 +220,10 @@ def stated_answer(parsed: ParsedResponse, *, finished: bool) -> str | None:
     """What a response gives as its answer.
 
     That is the text in its answer tags. A finished response without them states its answer in a
-    sentence or a last line, else in what stands outside the rationale; one that was cut, in none.
+    sentence or a last line, else in what stands outside the rationale; one that was cut, in none,
+    nor where it was cut inside the tags: what begins with 1 may have been 12.
     """
-    if parsed.answer is not None and (parsed.marked or finished):
+    if parsed.answer is not None and (parsed.closed or finished):
         return parsed.answer or None
     if not finished:
         return None
@@ -266,7 +272,7 @@ def read_choice(stated: str, candidates: Sequence[str], *, question: str = "") -
     if stated in candidates:
         return Reading(stated)
     options = read_options(candidates, question)
-    text = phrases.END.sub("", cleaned(stated)).strip()
+    text = phrases.END.sub("", cleaned(phrases.asserted(stated))).strip()
     if any(option.number for option in options):
         text = in_digits(text)
     whole = _read(text, options, whole=True)
@@ -300,8 +306,8 @@ def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) ->
     if piece is None:
         return None
     plain, value = plain_form(piece), _only_number(piece) if any(targets) else one_number(piece)
-    first = re.match(r"(yes|no)\b", plain)
-    if first and any(plain_form(answer) in _YES_NO for answer in known):
+    first = phrases.SAID.match(plain)
+    if first and first[1] in _YES_NO and any(plain_form(answer) in _YES_NO for answer in known):
         plain = first[1]
     same = [
         answer
@@ -339,9 +345,15 @@ def stated_piece(
         whole: Whether all lines count where nothing announces the answer.
         raw: Whether formulas stay as they are written.
     """
+    stated = phrases.asserted(stated)
+    unsaid = not whole and titled(stated)
     text = form(phrases.END.sub("", stated if raw else cleaned(stated)).strip())
     lines = [line for line in text.splitlines() if line.strip()]
-    return (_explicit(text) or (text if whole else lines[-1])) if lines else None
+    explicit = _explicit(text)
+    if not lines or explicit or whole:
+        return (explicit or text) if lines else None
+    several = len(lines) > 1 and all(phrases.ITEM.match(line) for line in lines)
+    return None if unsaid or several else lines[-1]
 
 
 def states(text: str, answer: str) -> bool:
@@ -357,7 +369,10 @@ def _only_number(text: str) -> Number | None:
     found = list(numbers(text))
     whole = one_number(text)
     if whole is None and len({one.value for one in found}) == 1 and not math.isnan(found[0].value):
-        return found[0]
+        told = not phrases.UNKNOWN.search(text) and not _negated(text, found[0][:2])
+        return found[0] if told else None
+    if _EQUATIONS.fullmatch(text):
+        return None
     return one_number(text.rpartition("=")[2]) if whole is None and "=" in text else whole
 
 
@@ -408,6 +423,9 @@ def _decided(text: str, options: Sequence[Option]) -> Reading | None:
     if alone:
         return alone.pop()
     found = _read(lines[-1], options) if lines else None
+    if found and len(lines) > 1 and phrases.REASON.match(lines[-1]):
+        # "The chair is nearer. / This is because the table is farther."
+        return found if _read(lines[-2], options) in (None, found) else _SEVERAL
     if found is None and len(lines) > 1:
         long = [option for option in options if any(" " in one for one in option.texts)]
         found = _read(text, options, words=long)
@@ -456,7 +474,7 @@ def _read(
         return None
     by_yes = [o for o in options if bare_form(o.candidate) in _YES_NO]
     if len(by_yes) > 1:
-        first = re.match(r"\W*(\w+)(?:\s*(?:/|and|or)\s*(\w+))?(?! doubt)", text.casefold())
+        first = phrases.SAID.match(text.casefold())
         said = _SAID.get(first[1], first[1]) if first else ""
         if first and said in _YES_NO:
             if first[2] in _YES_NO:

@@ -35,12 +35,13 @@ class ParsedResponse:
         answer_range: Where that answer stands.
         cut: What the steps were cut by, see `attcot_analysis.problems.steps.cut_steps`;
             ``"whole"`` if the rationale is one step, ``None`` without steps.
-        marked: Whether the answer stands in tags of its own. If not, a response that was cut
-            states none.
+        marked: Whether the answer stands in tags of its own.
         outside: What stands outside the rationale, where an answer is looked for if none is
             marked.
         visible: What no tags mark as the rationale: all of a text without tags.
         surplus: How many tags stand there that took no part, mentioned ones left out.
+        closed: Whether the answer stands between both of its tags. If not, a response that was
+            cut states none.
     """
 
     text: str
@@ -53,6 +54,7 @@ class ParsedResponse:
     outside: Range = (0, 0)
     visible: Range = (0, 0)
     surplus: int = 0
+    closed: bool = False
 
     @property
     def step_texts(self) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ def parse_response(
         think, written, surplus, end = tags.parts(text, start)
     visible = end
     marked = written is not None
+    closed = written is not None and text.startswith((form.answer or ("", ""))[1], written[1])
     if written is None:
         think, written, end = _untagged(text, think, end, form)
     if written is not None:
@@ -123,6 +126,7 @@ def parse_response(
         outside=(end, max(end, _stop(text, end, form))),
         visible=(visible, max(visible, _stop(text, visible, form))),
         surplus=surplus,
+        closed=closed,
     )
 
 

@@ -100,6 +100,10 @@ def score_open(
     piece = stated_piece(stated, whole=scoring == "list")
     if piece is None or not plain_form(piece):
         return Score(None, dict.fromkeys(known, 0.0))
+    if scoring == "vqa" and len(piece.split()) > 2:
+        # "Yes, it is" says yes, and "there are 2 dogs" says 2.
+        spoken = open_answer(piece, [*known, *references])
+        piece = spoken if spoken in {*known, *references} else piece
     # What math-verify reads, it finds by itself.
     rule, given = _RULES[scoring], stated if scoring == "math" else piece
     scores = {}

@@ -3,13 +3,20 @@
 import re
 from typing import NamedTuple
 
-from attcot_analysis.problems.phrases import ABSTRACT, BOXED, GLM_BOX, LEAD, PHRASE
+from attcot_analysis.problems.phrases import ABSTRACT, BOXED, GLM_BOX, ITEM, LEAD, PHRASE, asserted
 
 Range = tuple[int, int]
 
 _ASCII = {0xFF01 + at: 0x21 + at for at in range(94)} | {0x3000: 0x20}
 """Full-width forms, one character for one, so that places stay."""
 _END = re.compile(r"[.!?\u3002\uff01\uff1f][\"')\]*_]*(?:\s+|(?<=[\u3002\uff01\uff1f]))")
+_SHORTENED = re.compile(
+    r"(?:\b(?:St|Drs?|Mrs?|Ms|Prof|Mt|Ft|Gen|Col|Lt|Rev|Sen|Rep|Gov|Capt|Co|vs|i\.e|e\.g)"
+    r"|(?<![A-Z])[A-Z]\.[ ]?[A-Z])\.\Z"
+)
+"""A full stop behind an abbreviation, or the second of two initials."""
+_NAME = re.compile(r"\W*[A-Z][a-z]+(?: [A-Z]\.)+ [A-Z][\w'-]+\W*")
+"""A name with an initial, which ends no sentence."""
 _BECAUSE = re.compile(r",?\s+(?:because|since|as the|as it)\b", re.IGNORECASE)
 _CORRECT = re.compile(
     r"(?:\b(?i:so|thus|therefore|hence|option|choice),?\s+)*"
@@ -24,10 +31,29 @@ _TITLE = re.compile(
     re.IGNORECASE,
 )
 """A heading of its own above an answer."""
+_ITEMS = re.compile(rf"(?:{ITEM.pattern}[^\n]*\n+)+{ITEM.pattern}[^\n]*")
+"""A list behind what announces it: several answers."""
+_BULLET = re.compile(r"[ \t]*[-*\u2022][ \t]+(?!\d)")
+_LISTED = re.compile(
+    r":[*_ \t]*\n+((?:[ \t]*[-*\u2022][ \t][^\n]*\n+)+[ \t]*[-*\u2022][ \t][^\n]*)\s*\Z"
+)
+"""A list at the end."""
 _COPULA = re.compile(
     r"(?:\u3067\u3059|\u3067\u3042\u308b|\u3060|\uc785\ub2c8\ub2e4|\uc774\ub2e4)\Z"
 )
 """What ends a Japanese or Korean sentence behind its answer."""
+_BOLD = re.compile(r"(\*\*|__).*[^:]\1[.!]?")
+_FIRST = re.compile(
+    r"(?!\s*\d+[.)]\s*\Z)[\s*_`\"'(]*(?:yes|no|[-+]?[$\u20ac\u00a3]?\d[\d.,]*\s?%?)[.!*_`\"')\s]*",
+    re.IGNORECASE,
+)
+"""A line that is yes, no or a number; that of a list's item is none."""
+_LATER = re.compile(
+    r"[\W\d]*\Z|\W*(?:so|thus|therefore|hence|wait|actually|(?:in )?total|final)\b"
+    r"|.*\b(?:yes|no)\b",
+    re.IGNORECASE,
+)
+"""A last line that may state another one."""
 _FEW = 4
 """Words before "the answer is" that still belong to it, such as "Therefore, the"."""
 _INTRO = re.compile(
@@ -74,6 +100,7 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
     Returns:
         ``None`` if it states none.
     """
+    text = text[:start] + asserted(text[start:])
     plain = text.translate(_ASCII)
     correct = _last_correct(plain, text, start)
     box = boxed(text, start, len(text))
@@ -92,6 +119,15 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
     lines = [line for line in re.finditer(r"[^\n]+", plain[start:]) if line[0].strip(" \t*_`#-")]
     if not lines:
         return None
+    if len(lines) > 1 and _FIRST.fullmatch(lines[0][0]) and not _LATER.match(lines[-1][0]):
+        # Yes, or a number, and then the reason.
+        begin = lines[0].start() + start
+        return Statement(begin, _bare(text, begin, lines[0].end() + start), False)
+    if titled(plain[start:]):
+        return None
+    listed = _LISTED.search(plain, start)
+    if listed and all(len(one.split()) <= _SHORT for one in listed[1].splitlines()):
+        return Statement(_begin(plain, start, listed.start(1)), listed.span(1), False)
     begin, stop = lines[-1].start() + start, lines[-1].end() + start
     head = re.match(r"\s*(?:[-*>#]+\s+)?", plain[begin:stop])
     answer = _bare(text, begin + (head.end() if head else 0), stop)
@@ -105,6 +141,19 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
         # "Based on the picture:" leads to the answer and is no step.
         begin = above.start() + start
     return Statement(_begin(plain, start, begin), answer, False)
+
+
+def titled(text: str) -> bool:
+    """Whether a text is a short bold line and then sentences: that line may be the answer."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" \t*_`#-")]
+    heads = [line for line in lines if line.startswith("#") or _BOLD.fullmatch(line)]
+    return (
+        len(lines) > 1
+        and heads == lines[:1]
+        and not (heads[0].startswith("#") or _TITLE.fullmatch(heads[0]))
+        and len(heads[0].split()) <= _SHORT
+        and len(lines[-1].split()) > 2
+    )
 
 
 def _last_correct(plain: str, text: str, start: int) -> Statement | None:
@@ -135,9 +184,17 @@ def _behind(plain: str, text: str, at: int) -> Range | None:
         if not line[0].strip(" \t*_:-`\"'"):
             continue
         start, stop = at + line.start(), at + line.end()
+        if plain[start - 1] == "\n":
+            if several := _ITEMS.match(plain, start):
+                return several.span()
+            bullet = _BULLET.match(plain, start, stop)
+            start = bullet.end() if bullet else start
         lead = LEAD.match(plain[start:stop])
-        end = _END.search(plain, start + (lead.end() if lead else 0), stop)
-        if end:
+        ends = _END.finditer(plain, start + (lead.end() if lead else 0), stop)
+        end = next(
+            (one for one in ends if not _SHORTENED.search(plain, start, one.start() + 1)), None
+        )
+        if end and not _NAME.fullmatch(plain, start, stop):
             stop = end.start() + 1
         reason = _BECAUSE.search(plain, start + 1, stop)
         if reason:

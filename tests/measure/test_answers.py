@@ -120,9 +120,10 @@ def test_table_by_hand(random_mllm, say):
 
 
 def test_cut_responses_answer_only_inside_tags(random_mllm, say):
-    say("<think>\n1. It is red", "<answer>red", "I think it is red", finished=False)
-    table = answer_problems(random_mllm, [problem(name) for name in "abc"], mode="direct")
-    assert table["answer"].isna().tolist() == [True, False, True]
+    texts = ("<think>\n1. It is red", "<answer>red</answer> I", "I think it is red", "<answer>red")
+    say(*texts, finished=False)
+    table = answer_problems(random_mllm, [problem(name) for name in "abcd"], mode="direct")
+    assert table["answer"].isna().tolist() == [True, False, True, True]
     assert not table["finished"].any()
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from attcot_analysis.problems.reading import match_answer, open_answer, read_choice
+from attcot_analysis.problems import FORMATS, parse_response
+from attcot_analysis.problems.reading import match_answer, open_answer, read_choice, stated_answer
 
 COLOURS = ("red", "blue", "green")
 LISTED = "Which colour?\nA) red\nB) blue\nC) green"
@@ -70,6 +71,7 @@ The answer is B, blue. | The answer is (B) blue. | The answer is B: blue | The a
 Option B: blue | Option B (blue) | Answer: B) blue | Answer: (B) - blue | blue, i.e. option B
 The answer is B, because the car is blue. | B, since it is blue and not red | B. The car is blue.
 B because the others are red and green | (B), not (A) | B and not A | B rather than A | B, not red.
+Eliminating A leaves us with B. | We rule out option A, so B. | I exclude A and C. The answer is B.
 Not A but B | Neither A nor C, so B | Not A, not C. B. | A and C are wrong, so it is B.
 """,
     "the words alone": r"""
@@ -79,6 +81,14 @@ the blue car | A blue car | blue (not red) | blue, not red | blue rather than re
 """,
 }
 """Replies that state the option B, which is blue."""
+
+BLUE["answers that would be right otherwise"] = r"""
+Answer: B\n\nNote: if you meant the bus, the answer is A. | **B**\n\nIf it were darker, the answer would be C.
+The answer is B. Otherwise the answer would be A. | The answer would be A if it was red. So it is B.
+Answer: B. Some might say the answer is A, but it is not red. | If it had been red, the answer would be A, but the answer is B.
+\boxed{B}. If it was red, it would be \boxed{A}. | If we look at the car, the answer is B. | The answer would be B.
+Had it been red, the answer would have been A.\nB | You may think the answer is A. It is B.
+"""
 
 CONTRADICTIONS = r"""
 B) red | (B) red | B. red | B: red | B - red | B, red | B – red | B (red) | [B] red | B. Red. | **B) red**
@@ -100,6 +110,9 @@ It is impossible to tell. | Sorry, I can't help with that. | The image does not 
 D | (D) | Option D | option 2 | the second | second option | purple | a purple one | It is purple.
 not blue | It is not blue. | It isn't blue. | anything but blue | no blue | The answer is not B.
 The answer is not (B). | B is wrong. | B is incorrect | B can be ruled out. | not B | 不是B | B不对 | B是错的
+Option B does not match the picture. | B doesn't fit. | I would eliminate option B. | So we exclude B. | We can rule out (B).
+The blue one is nearer.\nThis is because the red one is elsewhere.
+<tool_call>\n{"name": "zoom", "arguments": {"label": "B", "text": "blue"}}\n</tool_call> | <tool_call>{"label": "(B) blue"}
 The answer is A. Actually, B or C. | I considered A, B and C. | Let me look at the image. | The answer is | Answer: | The answer is: | \boxed
 """
 """Replies that state none of the options, or several."""
@@ -137,7 +150,8 @@ Therefore, no. | Therefore, the answer is **No**. | My answer: no
     None: r"""
 Maybe | Yes and no | yes/no | Yes or no? | Not sure | I don't know. | There is no cat | It is unclear. | Yesterday
 Nobody | Now | Know | There is no doubt about it. | no doubt it is | I cannot say. | Unknown | ? | Not necessarily
-The sign says no parking. | There are no yes signs.
+The sign says no parking. | There are no yes signs. | No idea. | No clue | No image was provided, so I cannot answer.
+No problem! There is a cat. | No clear answer can be given. | No wonder, it is a cat
 """,
 }
 """What replies to a question of yes or no state."""
@@ -157,6 +171,7 @@ a quarter | one quarter | one fourth
 """,
     "1.5": r"1.5 | 1 1/2 | 1½ | 3/2 | \frac{3}{2} | \boxed{1\frac{1}{2}} | one and a half | 1.50 | $1.50",
     "12%": r"12% | 12 % | 12 percent | 12 per cent | 12 | 12.0% | twelve percent | 12\% | \boxed{12\%} | １２％ | about 12%",
+    "4": r"4^\circ | 4 cm^2 | 4\,\text{cm}^2 | x = 4 | \angle ABC = 4^\circ | 2 + 2 = 4 | x \approx 4 | There are 4 cubes. | \sqrt{16} = 4",
     "21": r"21 | twenty-one | twenty one | Twenty-one. | 21 cats | There are 21. | There are twenty-one cats. | 二十一 | 21个 | 21.",
     "5 cm": r"5 cm | 5cm | 5 | 5.0 cm | five cm | 5 centimeters | 5 centimetres | \boxed{5\text{ cm}} | \boxed{5~\text{cm}} | 5 \mathrm{cm}",
 }
@@ -170,6 +185,12 @@ NOT_THESE = {
     "12%": r"0.12% | 120% | 21% | -12%",
     "21": r"twenty | one | 1 | 12 | twenty-two | 2 1 | hundred twenty-one",
     "5 cm": r"5 mm | 5 km | 50 cm | five mm",
+    "4": r"""
+\sqrt{4} | √4 | sqrt(4) | \sqrt[3]{4} | \log_2 4 | \sin 4 | 4\pi | 4π | 4 \pi | 4\sqrt{3} | 4 √3 | \frac{4}{\sqrt{3}} | 4^{2} | 4^x | \pm 4
+x \geq 4 | x = 4 or x = -3 | x = -3, y = 4 | not 4 | 4 is wrong | There are over 4 cubes. | It is slightly below 4. | I cannot see 4 cubes.
+It is larger than 4. | I cannot determine the number from this 4-panel image. | It is too blurry to count what is in row 4.
+<tool_call>\n{"name": "zoom", "arguments": {"n": 4}}\n</tool_call>
+""",
 }
 """Other numbers."""
 
@@ -256,3 +277,76 @@ def test_other_numbers(known, reply):
 @pytest.mark.parametrize(("candidates", "expected", "reply"), cases(CHINESE))
 def test_words_without_spaces(candidates, expected, reply):
     assert match_answer(reply, candidates) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("The area is 20π.", "20\\pi"),
+        ("\\boxed{20 \\pi}", "20\\pi"),
+        ("The area is $20\\pi$ cm.", "20\\pi"),
+        ("20", "20"),
+        ("5√2", "5\\sqrt{2}"),
+        ("5\\sqrt 2", "5\\sqrt{2}"),
+        ("√2", None),
+        ("20√2", None),
+        ("\\sqrt{20}", None),
+        ("x \\geq 20", None),
+    ],
+)
+def test_options_that_are_formulas(reply, expected):
+    assert match_answer(reply, ("20", "20\\pi", "5\\sqrt{2}", "5")) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "St. Louis",
+        "Dr. Smith",
+        "J. K. Rowling",
+        "U.S. Army",
+        "John F. Kennedy",
+        "Mt. Fuji",
+        "Who & Co. Ltd",
+    ],
+)
+def test_a_name_with_an_abbreviation_is_read_as_a_whole(name):
+    for reply in (
+        f"The answer is {name}.",
+        f"**Answer:** {name}",
+        f"Final answer: {name}. It is so.",
+    ):
+        parsed = parse_response(reply, FORMATS["prose"])
+        if reply.endswith("so.") and " F. " in name:
+            continue  # "point B. It" and "John F. Kennedy" look alike.
+        assert parsed.answer == name
+        assert open_answer(parsed.answer, [name]) == name
+    for answer in ("4", "Point B", "No", "red"):
+        text = f"The answer is {answer}. The cat is red."
+        assert parse_response(text, FORMATS["prose"]).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("reply", "known", "expected"),
+    [
+        ("**Yes**\n\nThe dog is on the left.", "Yes", "Yes"),
+        ("No.\n\nThe dog is on the left.", "Yes", "no"),
+        ("**3**\n\nThe last one is behind sphere 1.", "1", "3"),
+        ("3\n\nTwo are on the left.", "3", "3"),
+        ("3\n\nWait, it is 4.", "4", "4"),
+        ("**Yes**\n\nOn second thought, no.", "Yes", None),
+        ("### Final answer\n\nThere are 4 dogs.", "4", "4"),
+        ("**Conclusion**\n\nThere are 4 dogs.", "4", "4"),
+        ("**dog**\n\nIt has floppy ears.", "dog", None),
+        ("**Steps**\n\nIt has ears.\n\n**dog**", "dog", "dog"),
+        ("Answer:\n- red\n- blue", "blue", None),
+        ("Answer:\n- red", "red", "red"),
+        ("They are:\n- red\n- blue", "blue", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["prose", "thinking"])
+def test_the_reason_behind_an_open_answer_is_not_the_answer(reply, known, expected, name):
+    text = f"x\n</think>\n\n{reply}" if name == "thinking" else reply
+    parsed = parse_response(text, FORMATS[name], opened=name == "thinking")
+    stated = stated_answer(parsed, finished=True)
+    assert open_answer(stated, [known]) == expected

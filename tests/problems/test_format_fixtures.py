@@ -84,9 +84,9 @@ def test_responses_are_cut_as_marked(one: Marked) -> None:
     assert parsed.cut == one.cut
     expected = None if one.answer is None else one.text[slice(*one.answer)]
     assert parsed.answer == expected
-    if expected is not None and (one.finished or parsed.marked):
+    if expected is not None and (one.finished or parsed.closed):
         assert stated_answer(parsed, finished=one.finished) == expected
-    if not one.finished and not parsed.marked:
+    if not one.finished and not parsed.closed:
         assert stated_answer(parsed, finished=False) is None
 
 

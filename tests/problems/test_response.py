@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attcot_analysis.problems import parse_response, render_response
+from attcot_analysis.problems.reading import stated_answer
 from attcot_lab.testbed.arrows import generate_arrows
 
 STEPS = ("1. The star is in a1.", "2. b1 is red.")
@@ -247,3 +248,12 @@ def test_steps_tile_the_rationale_in_any_text(text, opened):
 def test_a_number_with_two_marks_is_a_step():
     assert steps("1. a\n2..\n2 reaches 2.\n3.) c") == ["1. a", "2..\n2 reaches 2.", "3.) c"]
     assert steps("1. a\n2..\nb\n3..\nc\n3.") == ["1. a", "2..\nb", "3..\nc\n3."]
+
+
+def test_an_answer_that_was_cut_inside_its_tags_is_not_stated():
+    for text in ("<think>\n1. a\n</think>\n<answer>1", "<answer>1"):
+        parsed = parse_response(text)
+        assert parsed.answer == "1"
+        assert stated_answer(parsed, finished=False) is None
+        assert stated_answer(parsed, finished=True) == "1"
+        assert stated_answer(parse_response(f"{text}2</answer> and"), finished=False) == "12"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems import Problem
+from attcot_analysis.problems import FORMATS, Problem, parse_response
 from attcot_analysis.problems.folder import load_problems, save_problems
 from attcot_analysis.problems.scoring import (
     anls,
@@ -288,3 +288,24 @@ def test_folders_keep_rule_and_references(tmp_path):
     ]
     first = (tmp_path / "set" / "problems.jsonl").read_text().splitlines()[0]
     assert "scoring" not in first and "references" not in first
+
+
+@pytest.mark.parametrize(
+    ("stated", "humans", "expected"),
+    [
+        ("Yes, the man wears a hat.", ["yes"] * 10, 1),
+        ("Yes, the man wears a hat.", ["no"] * 10, 0),
+        ("There are 2 dogs.", ["2"] * 10, 1),
+        ("There are 2 dogs.", ["3"] * 10, 0),
+        ("No idea at all.", ["no"] * 10, 0),
+    ],
+)
+def test_a_sentence_is_read_before_it_is_compared_with_what_humans_said(stated, humans, expected):
+    assert score(stated, humans[0], "vqa", references=humans) == expected
+
+
+@pytest.mark.parametrize("reply", ["Answer:\n1. blue\n2. red", "They are:\n- red\n- blue"])
+def test_a_list_of_lines_is_one_answer(reply):
+    parsed = parse_response(reply, FORMATS["prose"])
+    assert score(parsed.answer, "red, blue", "list") == 1
+    assert score(parsed.answer, "blue", "list") == 0
