@@ -133,6 +133,8 @@ def test_every_item_is_asked_once_with_its_picture_and_the_key(serve, tmp_path):
         (200, {"choices": []}, {}),
         (200, {"error": {"message": "overloaded"}}, {}),
         (200, answer(n=2), {}),
+        (200, answer("half a sign: \ud83d"), {}),
+        (200, {"choices": [{"message": {"content": ["red"]}, "finish_reason": "stop"}]}, {}),
         (None, b"", {}),
     ],
 )
@@ -172,6 +174,30 @@ def test_a_server_that_refuses_everything_is_left_at_once(serve, tmp_path, reply
     assert len(server.seen) <= 2
 
 
+def test_what_was_under_way_when_another_was_refused_is_kept(serve, tmp_path):
+    def reply(body, turn):
+        refused = PROBLEMS[0].question in json.dumps(body)
+        time.sleep(0.1 if refused else 0.4)
+        return (403, {"error": "no"}, {}) if refused else good(body, turn)
+
+    server, path = serve(reply), tmp_path / "out.jsonl"
+    with pytest.raises(RunError, match="refuses every request"):
+        ask(server, path)
+    assert answered(path) == sorted(one.id for one in PROBLEMS[1:])
+
+
+@pytest.mark.parametrize("key", ["sk-se\rcret", "sk-secret\u2026"])
+def test_a_key_that_is_none_is_refused_and_not_shown(serve, tmp_path, monkeypatch, key):
+    server = serve(good)
+    monkeypatch.setenv("ATTCOT_API_KEY", key)
+    with pytest.raises(MeasureError, match=r"The key in ATTCOT_API_KEY .* set it again") as error:
+        ask(server, tmp_path / "out.jsonl")
+    assert "cret" not in str(error.value) and not server.seen
+    # Only a line's end that came with it from a file is no part of it.
+    monkeypatch.setenv("ATTCOT_API_KEY", f"{KEY}\n")
+    assert ask(server, tmp_path / "out.jsonl") == 4 and server.keys == {f"Bearer {KEY}"}
+
+
 def test_a_server_that_hangs_up_on_everyone_is_given_up(serve, tmp_path):
     server = serve(lambda body, turn: (None, b"", {}))
     with pytest.raises(RunError, match="4 of 4 items got no response"):
@@ -203,7 +229,10 @@ def test_a_torn_line_is_asked_for_again_and_other_requests_are_refused(serve, tm
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:8000", "ftp://host", "http://me:secret@host", "http://[::1", "http://host:99999"],
+    [
+        *("localhost:8000", "ftp://host", "http://me:secret@host", "http://[::1"),
+        *("http://host:99999", "http://h\n:80", "http://a..b"),
+    ],
 )
 def test_an_address_that_is_none_is_refused(tmp_path, url):
     with pytest.raises(MeasureError, match="must begin with http"):

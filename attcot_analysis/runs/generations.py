@@ -227,6 +227,11 @@ def _choice(record: Mapping[str, Any], choice: Any, where: str) -> dict[str, Any
     found = {"id": record["custom_id"], "finish_reason": reason, "model": body.get("model")}
     ids = choice.get("token_ids")
     ids = _named_tokens(choice.get("logprobs")) if ids is None else ids
+    if not isinstance(text, str | None) or not isinstance(ids, list | None):
+        raise MeasureError(
+            f"{where} holds {(text if ids is None else ids)!r:.60} for a response; expected text, "
+            "or a list of token ids."
+        )
     thought = message.get("reasoning") or message.get("reasoning_content")
     if thought and ids is None:
         raise MeasureError(

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import random
+import re
 import threading
 import time
 import urllib.error
@@ -104,15 +105,19 @@ def ask_server(
                         )
                     continue
                 if len(under_way) >= at_once:
-                    under_way = _collect(under_way, file, failed)
+                    _collect(under_way, file, failed)
                 under_way.add(threads.submit(post, request, digest))
                 asked += 1
             while under_way:
-                under_way = _collect(under_way, file, failed)
+                _collect(under_way, file, failed)
         except BaseException:
             post.stopped.set()
             for one in under_way:
                 one.cancel()
+            # Those that were sent are waited for in any case, and may be paid for.
+            for one in wait(under_way).done:
+                if not (one.cancelled() or one.exception()):
+                    _keep(one, file, failed)
             raise
     if failed:
         name, why = next(iter(failed.items()))
@@ -125,17 +130,25 @@ def ask_server(
 
 def _collect(
     under_way: set[Future[tuple[Mapping[str, Any], str]]], file: IO[str], failed: dict[str, str]
-) -> set[Future[tuple[Mapping[str, Any], str]]]:
-    """Write what has been answered; those that are still under way."""
+) -> None:
+    """Write what has been answered, which then is no longer under way."""
     finished, rest = wait(under_way, return_when=FIRST_COMPLETED)
-    for one in finished:
-        line, why = one.result()
-        if why:
-            failed[line["custom_id"]] = why
-        else:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    file.flush()
-    return rest
+    under_way.clear()
+    under_way |= rest
+    # What was answered is written before another's failure ends all.
+    for one in sorted(finished, key=lambda one: one.exception() is not None):
+        _keep(one, file, failed)
+
+
+def _keep(
+    one: Future[tuple[Mapping[str, Any], str]], file: IO[str], failed: dict[str, str]
+) -> None:
+    line, why = one.result()
+    if why:
+        failed[line["custom_id"]] = why
+    else:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
 
 
 class _Post:
@@ -144,7 +157,13 @@ class _Post:
     def __init__(self, address: str, tries: int, pause: float, timeout: float) -> None:
         self.address, self.tries, self.pause, self.timeout = address, tries, pause, timeout
         self.stopped = threading.Event()
-        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        given = ((name, os.environ.get(name, "").strip()) for name in KEYS)
+        name, self._key = next((one for one in given if one[1]), ("", ""))
+        if not re.fullmatch("[ -~]*", self._key):
+            raise MeasureError(
+                f"The key in {name} holds a sign that no key can, such as a line's end or a "
+                "typographic dash; set it again."
+            )
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def __call__(self, request: Mapping[str, Any], digest: str) -> tuple[Mapping[str, Any], str]:
@@ -159,10 +178,13 @@ class _Post:
                     "response": {"status_code": 200, "body": body},
                     "request": digest,
                 }
-                n = len(batch_records(line, "the answer"))
-                if n == request["body"].get("n", 1):
+                json.dumps(line, ensure_ascii=False).encode("utf-8")
+                records = batch_records(line, "the answer")
+                n, came = request["body"].get("n", 1), len(records)
+                if came == n and {one.get("sample", 0) for one in records} == {*range(n)}:
                     return line, ""
-                reached, why = True, f"{n} of {request['body'].get('n', 1)} responses came"
+                reached, why = True, f"{came} of {n} responses came"
+                why += ", not numbered from 0" * (came == n)
             except urllib.error.HTTPError as error:
                 reached, why = True, self._said(error)
                 if error.code in _STOP or 300 <= error.code < 400:
@@ -175,6 +197,8 @@ class _Post:
                 wait_for = max(wait_for, _retry_after(error))
             except MeasureError as error:
                 reached, why = True, self._hidden(str(error))
+            except UnicodeError:
+                reached, why = True, "what came is no text in Unicode"
             except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 cause = getattr(error, "reason", error)
                 why = self._hidden(f"{type(cause).__name__}: {cause}")
@@ -231,8 +255,9 @@ def _retry_after(error: urllib.error.HTTPError) -> float:
 def _address(server: str) -> str:
     try:
         parts = urlsplit(server)
-        whole = parts.hostname and parts.port != 0
-    except ValueError:  # Half an IPv6 address, a port that is none.
+        named = (parts.hostname or "").encode("idna")
+        whole = named and parts.port != 0 and not re.search(r"\s", server)
+    except ValueError:  # Half an IPv6 address, a port that is none, a name that is none.
         whole = False
     if not whole or parts.scheme not in ("http", "https") or "@" in parts.netloc:
         raise MeasureError(
@@ -254,6 +279,9 @@ def _answered(path: Path) -> dict[str, str]:
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             break
+        if not line.strip():
+            whole += len(line)
+            continue
         try:
             record = json.loads(line)
             done[str(record["custom_id"])] = str(record["request"])
