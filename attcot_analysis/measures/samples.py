@@ -24,7 +24,12 @@ def stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         table = table.copy()
         table.insert(1, SAMPLE, sample)
         marked.append(table)
-    return pd.concat([one for one in marked if len(one)] or marked[:1], ignore_index=True)
+    return _joined(marked)
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table; those without rows, whose columns have no type, count only where all are."""
+    return pd.concat([one for one in parts if len(one)] or parts[:1], ignore_index=True)
 
 
 def samples_note(settings: Mapping[str, Any]) -> str:
@@ -58,7 +63,7 @@ def by_sample(table: pd.DataFrame, read: Callable[[pd.DataFrame], pd.DataFrame])
         made = read(rows)
         made.insert(1, SAMPLE, number)
         parts.append(made)
-    return pd.concat(parts, ignore_index=True)
+    return _joined(parts)
 
 
 def agreement(answers: pd.DataFrame) -> pd.DataFrame:

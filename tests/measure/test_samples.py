@@ -198,6 +198,17 @@ def test_samples_that_do_not_fit_together_are_written_one_by_one(testbed, monkey
     assert seen == [2, 1, 1]
 
 
+def test_a_sample_of_which_nothing_can_be_said_makes_no_texts_of_numbers():
+    table = pd.DataFrame({"item": ["a", "b"], "sample": [0, 1], "value": [0.3, 0.6]})
+    found = by_sample(
+        table,
+        lambda rows: pd.DataFrame(
+            rows[rows["item"] == "b"].values.tolist(), columns=["item", "value"]
+        ),
+    )
+    assert found["value"].dtype == float and found["value"].tolist() == [0.6]
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(MeasureError, match="3 samples at temperature 0 would all be the same"):
         Settings(samples=3).check()
