@@ -1079,6 +1079,7 @@ def _measure(
     from attcot_analysis.runs.memory import filling
     from attcot_analysis.runs.profile import profiled
     from attcot_analysis.runs.provenance import note_sources
+    from attcot_analysis.runs.run import has_results
     from attcot_analysis.runs.shards import Shards
     from attcot_analysis.runs.values import DEFAULT, format_summary
 
@@ -1123,15 +1124,16 @@ def _measure(
                 say(f"What is right is taken from {generations}, not read from the responses.")
         size = chosen.batch_size
         if fill_memory and most is not None:
-            own = [] if written is None else [*written.of.values()]
+            own = [] if written is None else [*map(written.samples, written.of)]
+            given = [len(one.ids) for each in own for one in each]
             needs = {
-                "response": max([writing.max_new_tokens, *(len(one.ids) for one in own)]),
+                "response": max(writing.max_new_tokens, *given, 0),
                 "samples": samples or (1 if written is None else written.n_samples),
             }
             size, why = shards.from_main(lambda: filling(out, mllm, loaded, most, **needs))
             if shards.main:
                 say(why)
-        with profiled(mllm) if profile else nullcontext() as timed:
+        with profiled(mllm, has_results(out)) if profile else nullcontext() as timed:
             run = measure_run(
                 out,
                 mllm,
@@ -1159,7 +1161,8 @@ def _measure(
                 say(note)
             if note := samples_note(run.manifest["config"]):
                 say(note)
-            say(format_summary(run.read_table("summary")))
+            if "summary" in run.tables:  # Not of responses alone.
+                say(format_summary(run.read_table("summary")))
             if answers is not None and (note := paragraph_note(answers)):
                 say(note)
             for gap in data_coverage(loaded).gaps:

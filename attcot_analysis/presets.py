@@ -184,11 +184,13 @@ def choose(
                 f"There is neither a folder nor a preset {model}; did you mean the preset "
                 f"{near[0]}?"
             )
-        return Chosen(model, dtype, batch_size or ITEMS_PER_BATCH, band, None)
+        return Chosen(
+            model, dtype, ITEMS_PER_BATCH if batch_size is None else batch_size, band, None
+        )
     return Chosen(
         preset.hub,
         dtype or preset.dtype,
-        batch_size or preset.batch_size,
+        preset.batch_size if batch_size is None else batch_size,
         band if layers else preset.layers,
         preset,
     )

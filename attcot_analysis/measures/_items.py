@@ -129,7 +129,7 @@ class Items:
         )
 
 
-def refuse_several(problems: Sequence[Problem]) -> None:
+def refuse_several(problems: Sequence[Problem], what: str = "this measurement") -> None:
     """Refuse items of whose pictures a measurement would know the first only.
 
     Raises:
@@ -138,8 +138,8 @@ def refuse_several(problems: Sequence[Problem]) -> None:
     more = next((one for one in problems if one.n_images > 1), None)
     if more is not None:
         raise MeasureError(
-            f"Item {more.id} has {more.n_images} pictures, and this measurement is defined for "
-            "one; measure its pictures one by one, as problem.alone(number)."
+            f"Item {more.id} has {more.n_images} pictures, and {what} is defined for one; "
+            "measure its pictures one by one, as problem.alone(number)."
         )
 
 

@@ -731,14 +731,8 @@ def commitment(
     Source: reconstruction of the premature answer commitment of arXiv 2606.01558, whose formulas
     are not public; early answering and filler as in Lanham et al., arXiv 2307.13702.
     """
-    check_known(list(controls), EVERY_CONTROL, f"Controls are {list(controls)}")
     check_max_steps(max_steps)
-    if "permuted" in controls and mllm.format.options != "letters":
-        raise MeasureError(
-            f"The format {mllm.format.name} lists no options by letters, so there is no order to "
-            "change; leave 'permuted' out of the controls or use a format with letters."
-        )
-    asked = {control: _asked_by(mllm, control) for control in controls}
+    asked = asked_by(mllm, controls)
     items = paired(mllm, problems, responses, images=images, forced=True, empty=empty, several=True)
     tokens = {at: candidate_tokens(mllm, problems[at].candidates) for at in items.places}
     partners: dict[int, str] = {}
@@ -789,8 +783,24 @@ def commitment(
     return Commitment(table, items.measured, skipped=items.skipped)
 
 
+def asked_by(mllm: Mllm, controls: Sequence[str]) -> dict[str, Mllm]:
+    """By control the model with the cue that it forces answers by.
+
+    Raises:
+        MeasureError: If a control is unknown, named twice or none of the model's format.
+    """
+    check_known(list(controls), EVERY_CONTROL, f"Controls are {list(controls)}")
+    if len(set(controls)) < len(controls):
+        raise MeasureError(f"Controls are {list(controls)}; name each once.")
+    if "permuted" in controls and mllm.format.options != "letters":
+        raise MeasureError(
+            f"The format {mllm.format.name} lists no options by letters, so there is no order to "
+            "change; leave 'permuted' out of the controls or use a format with letters."
+        )
+    return {control: _asked_by(mllm, control) for control in controls}
+
+
 def _asked_by(mllm: Mllm, control: str) -> Mllm:
-    """The model with the cue that a control forces answers by."""
     if control not in CUES:
         return mllm
     cues = mllm.format.cues

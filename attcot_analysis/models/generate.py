@@ -300,8 +300,11 @@ def check_sampling(temperature: float, sampling: str | None) -> None:
     """
     if sampling not in (None, *get_args(Sampling)):
         raise MeasureError(f"sampling is {sampling!r}; give 'recommended', or a temperature.")
-    if not 0 <= temperature < float("inf"):
-        raise MeasureError(f"temperature is {temperature}; give 0 for greedy, or a number above.")
+    # Logits over less are no numbers any more.
+    if temperature and not 1e-6 <= temperature < float("inf"):
+        raise MeasureError(
+            f"temperature is {temperature}; give 0 for greedy, or a number from 0.000001."
+        )
     if sampling is not None and temperature:
         raise MeasureError(
             f"sampling {sampling!r} brings a temperature of its own, so {temperature} cannot be "

@@ -63,7 +63,7 @@ def estimated_lengths(
     pictures, or cut them into tiles, make other numbers of tokens, mostly in the same order.
     """
     return [
-        problem.size[0] * problem.size[1] / _PIXELS_PER_TOKEN
+        sum(width * height for width, height in problem.sizes) / _PIXELS_PER_TOKEN
         + len(problem.question) / _CHARACTERS_PER_TOKEN
         + (0 if responses is None else len(responses[at]))
         for at, problem in enumerate(problems)

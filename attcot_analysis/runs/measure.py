@@ -13,9 +13,10 @@ import pandas as pd
 
 from attcot_analysis.attention.packing import can_share
 from attcot_analysis.attention.prefixes import Prefixes, while_needed
+from attcot_analysis.attention.probe import chosen_layers
 from attcot_analysis.errors import MeasureError, NothingMeasuredError, RunError, check_numbers
 from attcot_analysis.files import write_whole
-from attcot_analysis.measures._items import Result
+from attcot_analysis.measures._items import Result, refuse_several
 from attcot_analysis.measures.access import answer_access, visual_access
 from attcot_analysis.measures.answers import COLUMNS as ANSWERS
 from attcot_analysis.measures.answers import answer_row, answers_by_seed
@@ -25,6 +26,7 @@ from attcot_analysis.measures.commitment import (
     CONTROLS,
     EVERY_CONTROL,
     Commitment,
+    asked_by,
     commitment,
     other_rationales,
 )
@@ -55,6 +57,7 @@ from attcot_analysis.runs.shards import Shards
 from attcot_analysis.runs.values import DEFAULT, EXTRAS, NAMES, What, read_values, with_values
 
 _ON_RATIONALES: frozenset[What] = frozenset(("commitment", "access", "dependence", *EXTRAS, "maps"))
+_OF_ONE_PICTURE: frozenset[What] = frozenset(("divergence", "behaviour", "perceptions"))
 EDITS: tuple[EditKind, ...] = ("twin", "control", "blank")
 """The edits of dependence that are made where an item allows them."""
 LINES = "responses.jsonl"
@@ -150,6 +153,8 @@ class Settings:
             )
         for kind in self.edits:
             edit_function(kind)
+        if len(set(self.edits)) < len(self.edits):
+            raise MeasureError(f"edits is {list(self.edits)}; name each once.")
         EditOptions(fill=self.fill)
         if "rationale" not in self.controls:
             raise MeasureError(
@@ -213,6 +218,14 @@ class Stages:
             twice = next(name for name in names if names.count(name) > 1)
             raise MeasureError(f"Item {twice} is there twice; give every problem an id of its own.")
         self.settings.check()
+        if isinstance(self.mllm, Mllm) and _ON_RATIONALES & set(what):
+            # Once responses are written, a folder keeps to these.
+            chosen_layers(self.mllm, self.settings.layers)
+            asked_by(self.mllm, self.settings.controls)
+            for kind in self.settings.edits:
+                edited_images(self.problems, kind, only=())
+            for name in _OF_ONE_PICTURE & set(what):
+                refuse_several(self.problems, name)
         drawn = self.sampling.get("do_sample", True)
         if self.settings.n_written > 1 and not drawn:
             raise MeasureError(
@@ -341,6 +354,12 @@ class ResponseStages:
             for place, text in zip(used, texts, strict=True):
                 self.others[place] = text
         self.edits = [kind for kind in of.settings.edits if _allowed(problems, kind)]
+        left = [kind for kind in of.settings.edits if kind not in (*self.edits, *EDITS)]
+        if left and not sample:
+            warnings.warn(
+                f"No item allows the edit {' or '.join(left)}, so dependence has no rows of it.",
+                stacklevel=2,
+            )
 
     def commitment(self, at: Places) -> Part:
         """Rows of `commitment`, of the items that have a rationale and candidates."""
@@ -383,6 +402,7 @@ class ResponseStages:
 
     def open_commitment(self, at: Places) -> Part:
         """Rows of `open_commitment`, of the items that have a rationale and a stated answer."""
+        self.fill(at)
         try:
             steps = self.of.settings.max_steps
             return self._rows(at, open_commitment, max_steps=steps, empty="skip")

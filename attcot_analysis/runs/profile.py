@@ -25,6 +25,7 @@ class Profile:
     Attributes:
         kinds: By `Kind`: ``seconds``, ``passes``, ``tokens`` (padding included).
         whole: Seconds of everything.
+        resumed: Whether some of the run was there before.
     """
 
     kinds: dict[str, dict[str, float]] = field(
@@ -33,6 +34,7 @@ class Profile:
         }
     )
     whole: float = 0.0
+    resumed: bool = False
 
     def record(self, n_items: int) -> dict[str, Any]:
         """As JSON values: the kinds, `BESIDE`, seconds in all and per item, and the `sentence`."""
@@ -52,16 +54,17 @@ class Profile:
         shares[BESIDE] = max(0.0, 1 - sum(shares.values()))
         ordered = sorted(shares, key=lambda kind: -shares[kind])
         said = ", ".join(f"{shares[kind]:.0%} {kind}".replace("%", " %") for kind in ordered)
-        return f"This run: {self.whole / max(n_items, 1):.2g} s an item; {said}."
+        what = "What this run was resumed for" if self.resumed else "This run"
+        return f"{what}: {self.whole / max(n_items, 1):.2g} s an item; {said}."
 
 
 @contextlib.contextmanager
-def profiled(mllm: Mllm) -> Iterator[Profile]:
+def profiled(mllm: Mllm, resumed: bool = False) -> Iterator[Profile]:
     """Time every forward pass of a model inside; a GPU is waited for before and after each.
 
     What a model does in passes within passes counts once.
     """
-    profile = Profile()
+    profile = Profile(resumed=resumed)
     begun: list[tuple[Kind, float]] = []
     cuda = mllm.device.type == "cuda"
 

@@ -4,6 +4,7 @@ import itertools
 import random
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from processes import FAKE_ITEMS, FakeStages
+from tiny import noise_image
 
 from attcot_analysis.cli import main
 from attcot_analysis.errors import MeasureError, ModelError
@@ -70,6 +72,8 @@ def test_lengths_are_estimated_from_picture_question_and_response():
     width, height = problems[0].image.size
     assert bare[0] == pytest.approx(width * height / 784 + len(problems[0].question) / 4)
     assert [b - a for a, b in zip(bare, whole, strict=True)] == pytest.approx([7, 0])
+    both = replace(problems[0], more_images=(noise_image(280, 140),))
+    assert estimated_lengths([both])[0] - bare[0] == pytest.approx(50)
 
 
 def same(found, expected):

@@ -46,5 +46,8 @@ def test_measure_says_where_the_time_went(tmp_path, capsys):
     # The report tells it, too.
     arm = read_arm(tmp_path / "run")
     assert time_notes(arm) == [found["sentence"]]
+    # What is measured later took other time.
+    assert main([*command, "--max-new-tokens", "40", "--quiet", "--profile", "--only", "lens"]) == 0
+    assert "What this run was resumed for: " in time_notes(arm)[0]
     (tmp_path / "run" / "profile.json").unlink()
     assert time_notes(arm) == []

@@ -37,7 +37,7 @@ from attcot_analysis.measures.open_answers import open_commitment
 from attcot_analysis.measures.patches import patching
 from attcot_analysis.measures.statements import perceptions
 from attcot_analysis.models import load_mllm
-from attcot_analysis.problems import load_problems, save_problems
+from attcot_analysis.problems import Problem, load_problems, save_problems
 from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.measure import ResponseStages, Settings, Stages, measure, measure_run
 from attcot_analysis.runs.run import RunFolder
@@ -445,6 +445,62 @@ def test_parts_of_other_batches_are_refused(tmp_path):
 def test_settings_that_do_not_fit_are_refused_at_once(items, settings, message):
     with pytest.raises(MeasureError, match=message):
         measure(None, generate_arrows(2, seed=0)[:items], **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": [99]}, "choose from 0 to 3"),
+        ({"controls": ("rationale", "permuted")}, "lists no options by letters"),
+        ({"controls": ("rationale", "rationale")}, "name each once"),
+        ({"edits": ("swap", "swap")}, "name each once"),
+        ({"edits": ("swap",)}, "say which one the edit 'swap' is of"),
+        ({"what": (*DEFAULT, "divergence")}, "and divergence is defined for one"),
+    ],
+)
+def test_what_would_be_refused_later_is_refused_before_responses_are_kept(
+    testbed, tmp_path, settings, message
+):
+    one, other = testbed.problems[:2]
+    several = Problem("two", one.image, one.question, one.candidates, one.answer)
+    problems = [replace(several, more_images=(other.image,)), other]
+    with pytest.raises(MeasureError, match=message):
+        measure_run(tmp_path / "run", testbed.mllm, problems, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_responses_alone_are_no_failure_and_no_report(tmp_path, capsys):
+    out, model = tmp_path / "run", str(shipped(TESTBED_MODEL))
+    command = ["measure", model, str(shipped(TESTBED_PROBLEMS)), "--out", str(out), "--quiet"]
+    command += ["--items", "2", "--max-new-tokens", "5", "--only", "responses"]
+    assert main([*command, "--batch-size", "0"]) == 1
+    assert "batch_size is 0" in capsys.readouterr().err and not out.exists()
+    assert main(command) == 0 and (out / "responses.jsonl").is_file()
+    assert main(["report", str(out)]) == 1
+    assert "holds responses and no answers with a rationale" in capsys.readouterr().err
+
+
+def test_an_edit_asked_for_that_no_item_allows_is_said(random_mllm):
+    problems = generate_arrows(2, seed=0)
+    text = "<think>\n1. The star is in cell a1.\n</think>\n<answer>red</answer>"
+    responses = [random_mllm.tokenizer(text)["input_ids"]] * 2
+    stages = Stages(random_mllm, problems, Settings(edits=("blank", "blank@2")))
+    with pytest.warns(UserWarning, match="No item allows the edit blank@2, so dependence has no"):
+        assert ResponseStages(stages, responses).edits == ["blank"]
+
+
+def test_open_answers_of_a_resumed_run_go_on_from_what_access_ran(testbed, tmp_path):
+    """Two questions about one picture: alone, the second would go on behind the first."""
+    one, other = testbed.problems[:2]
+    problems = [one, replace(one, id="again", question=other.question)]
+    problems.append(replace(other, question=f"What colour is at {other.question}"))
+    what, folders = ("access", "open_commitment"), [tmp_path / "whole", tmp_path / "resumed"]
+    for folder in folders:
+        measure_run(folder, testbed.mllm, problems, what)
+    (part,) = (folders[1] / "tables" / "open_commitment").iterdir()
+    part.unlink()
+    measure_run(folders[1], testbed.mllm, problems, what)
+    assert contents(folders[0]) == contents(folders[1])
 
 
 def test_an_item_given_twice_is_refused():

@@ -338,6 +338,8 @@ def test_a_recommendation_that_cannot_be_used_is_refused(mllm, prompts, monkeypa
         generate(mllm, prompts, sampling="recommended", temperature=0.5)
     with pytest.raises(MeasureError, match="sampling is 'best'; give 'recommended'"):
         generate(mllm, prompts, sampling="best")
+    with pytest.raises(MeasureError, match=r"temperature is 1e-40; give 0 for greedy, or .* from"):
+        generate(mllm, prompts, temperature=1e-40)
     with pytest.raises(MeasureError, match="temperature is -1; give 0"):
         generate(mllm, prompts, temperature=-1)
 

@@ -49,6 +49,14 @@ def test_runs_measured_alike_are_compared_without_a_word(pair, first, tmp_path):
     assert pairing_notes(first, second(pair, tmp_path / "c", settings={"max_new_tokens": 99})) == []
 
 
+def test_layers_of_a_run_that_read_none_are_no_difference(first, pair, tmp_path):
+    other = second(pair, tmp_path, settings={"layers": [0, 1]})
+    answers = {
+        seed: {**kinds, "access": kinds["access"][:0]} for seed, kinds in other.tables.items()
+    }
+    assert pairing_notes(first, replace(other, tables=answers)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -210,6 +210,11 @@ def _read(path: str | Path) -> MeasuredArm:
                 "has written, or a cell's folder of a plan."
             )
         asked = manifest.get("config", {}).get("what", DEFAULT)
+        if "answers" not in asked:
+            raise RunError(
+                f"{run.path} holds {', '.join(asked)} and no answers with a rationale; have attcot "
+                "measure add them (--only answers), or measure into a new folder."
+            )
         spared = {
             table
             for name, table in zip(DEFAULT, TABLES, strict=True)

@@ -49,7 +49,8 @@ def pairing_notes(a: MeasuredArm, b: MeasuredArm) -> list[str]:
             f"{a.path} and {b.path} were measured on other items; measure both on the same problem "
             "folder to compare them."
         )
-    if a.settings and b.settings and a.settings.get("layers") != b.settings.get("layers"):
+    both = all(len(one.get("access", ())) for arm in (a, b) for one in arm.tables.values())
+    if both and a.settings and b.settings and a.settings.get("layers") != b.settings.get("layers"):
         layers = [_layers(arm.settings.get("layers")) for arm in (a, b)]
         raise RunError(
             f"{a.path} was read at {layers[0]} and {b.path} at {layers[1]}, so their visual access "
