@@ -368,6 +368,14 @@ LISTED = "Which?\nA) red\nB) blue"
         {"question": "Which?\nA. red\nB. blue"},
         {"options": ["red", "blue"], "answer": "<answer>B</answer>"},
         {"options": ["red", "blue"], "answer": "\\boxed{B}"},
+        {"options": ["red", "blue"], "answer": "$\\boxed{B}$"},
+        {"choices": {"text": ["blue", "red"], "label": ["B", "A"]}},
+        {"choices": [{"label": "B", "text": "blue"}, {"label": "A", "text": "red"}]},
+        {"options": {"B": "blue", "A": "red"}},
+        {"B": "blue", "A": "red"},
+        {"choice_a": "red", "choice_b": "blue"},
+        {"option B": "blue", "option A": "red"},
+        {"question": "<image 1> Which?", "options": ["red", "blue"]},
     ],
 )
 def test_options_and_letters_in_many_spellings(tmp_path, change):
@@ -382,6 +390,11 @@ def test_options_and_letters_in_many_spellings(tmp_path, change):
         ({"options": ["red", "blue"], "answer": ["red", "blue"]}, "has several right candidates"),
         ({"options": "1,200, 2,300", "answer": "A"}, "candidates is '1,200, 2,300'"),
         ({"options": ["red", "blue"], "answer": 1}, "'1' is not one of the candidates"),
+        ({"options": {"B": "red", "C": "blue"}}, "options have the letters B, C; expected A, B"),
+        ({"A": "red", "B": "blue", "D": "green"}, "options have the letters A, B, D; expected"),
+        ({"choice_b": "red", "choice_c": "blue"}, "options have the letters B, C; expected"),
+        ({"answer": "<REASONING> a </REASONING> <CONCLUSION> B </CONCLUSION>"}, "holds <CONCL"),
+        ({"question": "Which? <image 2>"}, "holds <image 2> and it has 1 pictures"),
         ({"boxes": {"x": 1, "y": 2, "w": 3, "h": 4}}, "is {'x': 1, 'y': 2, 'w': 3, 'h': 4}"),
         ({"boxes": "<box>(1,2),(3,4)</box>"}, "<box>(1,2),(3,4)</box>"),
     ],
@@ -389,6 +402,15 @@ def test_options_and_letters_in_many_spellings(tmp_path, change):
 def test_what_can_be_read_in_two_ways_is_refused(tmp_path, change, message):
     (fault,) = check_data(lines(folder(tmp_path) / "o.jsonl", [ASKED | change])).faults
     assert message in fault and "line 1" in fault
+
+
+def test_numbered_places_of_pictures_and_boxes_with_braces(tmp_path):
+    asked = "<image 1>\n<image 2> Which?"
+    answer = "<think>1. a\n2. b</think> So $$\\boxed{\\frac{1}{2}}$$."
+    row = {"image": ["photos/1.png", "photos/2.png"], "question": asked, "answer": answer}
+    (found,) = read_data(lines(folder(tmp_path) / "o.jsonl", [row]))
+    assert (found.question, found.n_images) == ("Which?", 2)
+    assert found.answer == "\\frac{1}{2}" and [step.text for step in found.steps] == ["a", "b"]
 
 
 def test_several_people_s_answers_are_scored_as_in_vqa(tmp_path):

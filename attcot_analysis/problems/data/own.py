@@ -33,6 +33,7 @@ from difflib import get_close_matches
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from PIL import Image
@@ -60,6 +61,7 @@ from attcot_analysis.problems.data.records import (
 )
 from attcot_analysis.problems.folder import LINES, folder_problem, problem_from_record
 from attcot_analysis.problems.problem import Problem
+from attcot_analysis.problems.statement import boxed
 
 FIELDS = (
     *("id", "image", "question", "answer", "candidates", "habitual", "rationale", "steps", "boxes"),
@@ -211,10 +213,10 @@ def _renamed(given: Mapping[str, Any], where: str, names: Mapping[str, str]) -> 
             fields[ours] = fields.pop(there[0])
     if "answers" in fields and "references" not in fields:
         fields["references"] = fields.pop("answers")
-    letters = [chr(65 + at) for at in range(26)]
-    options = [fields[one] for one in letters if one in fields]
-    if "candidates" not in fields and len(options) > 1 and letters[len(options) - 1] in fields:
-        fields["candidates"] = [_written(fields.pop(one)) for one in letters[: len(options)]]
+    columns = [(one[2] or one[3], one[0]) for key in fields if (one := _COLUMN.fullmatch(str(key)))]
+    if "candidates" not in fields and len(columns) > 1:
+        by_letter = {letter: fields.pop(key) for letter, key in columns}
+        fields["candidates"] = [_written(one) for one in _in_order(by_letter, where)]
         if isinstance(fields.get("hint"), str) and isinstance(fields.get("question"), str):
             fields["question"] = f"{fields.pop('hint')}\n{fields['question']}"
     return fields
@@ -244,6 +246,8 @@ def _sort_out(fields: dict[str, Any], where: str, place: Place) -> None:
     fields["metadata"] = {**kept, **held} if isinstance(held, dict) else held
 
 
+_COLUMN = re.compile(r"((?i:choice|option)[_ ]?)?(?(1)([A-Za-z])|([A-Z]))")
+"""What the column of an option is called: A, choice_a, option A."""
 _ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant", "model")
 
 
@@ -346,12 +350,22 @@ def _pictures(
 
 
 PLACE = "<image>"
+_NUMBERED = re.compile(r"\A\s*<image \d+>|<image \d+>\s*\Z")
+"""A place as MMMU writes it; amid a sentence it names a picture."""
 _LABEL = re.compile(r"(?:[^.?!\n]|\.(?=\d)){0,60}(?:[:=\d]|\b[A-Z]|\([a-z]\))\s*")
 """What may stand before a placeholder: "Image-1:", "Figure 2", "(a)", and no part of a sentence."""
 
 
 def _labelled(text: str, n_images: int, where: str) -> tuple[str, list[str]]:
     """A question without placeholders, and the label that stands before each, if there are any."""
+    if _NUMBERED.search(text):
+        numbers = re.findall(r"<image (\d+)>", text)
+        if [int(one) for one in numbers] != [*range(1, n_images + 1)]:
+            raise ProblemError(
+                f"{where}: its question holds <image {numbers[0]}> and it has {n_images} pictures; "
+                "write <image 1>, <image 2> and so on once each, in order, or none."
+            )
+        text = re.sub(r"<image \d+>", PLACE, text)
     *before, question = text.split(PLACE)
     if before and len(before) != n_images and (n_images > 1 or "".join(before).strip()):
         raise ProblemError(
@@ -376,7 +390,22 @@ _THOUGHT = re.compile(
     r"(?:\s*\\boxed\{([^{}]*)\}\s*|(.*?))(?:</answer>)?\s*",
     re.DOTALL,
 )
+_ELSEWHERE = re.compile(r"</?CONCLUSION>|\u25c1/?think\u25b7|<\|begin_of_box\|>|<channel\|>")
+"""Tags of a response that is not taken apart here."""
 _MARKED = re.compile(r"\(?([A-Z])[).:]\s*(\S.*)", re.DOTALL)
+
+
+def _in_order(given: Mapping[str, Any], where: str) -> list[Any]:
+    """Options in the order of their letters; as they are if those are no letters."""
+    lettered = {_letter(str(key)): value for key, value in given.items()}
+    if "" in lettered or len(lettered) < len(given):
+        return list(given.values())
+    if "".join(sorted(lettered)) != ascii_uppercase[: len(lettered)]:
+        raise ProblemError(
+            f"{where}: its options have the letters {', '.join(sorted(lettered))}; expected A, B, "
+            "C and so on."
+        )
+    return [lettered[letter] for letter in sorted(lettered)]
 
 
 def _options(given: Any, where: str) -> Any:
@@ -386,10 +415,14 @@ def _options(given: Any, where: str) -> Any:
         mark = next((one for one in marks if one in given), None)
         held = _parsed(given) if given.lstrip()[0] in "[{" else given
         given = given.split(mark) if held is given and mark else held
+    if isinstance(given, Mapping) and isinstance(given.get("label"), list) and "text" in given:
+        given = dict(zip(map(str, given["label"]), given["text"], strict=False))
     if isinstance(given, Mapping):
-        given = given["text"] if "text" in given else list(given.values())
+        given = given["text"] if "text" in given else _in_order(given, where)
     if not isinstance(given, list):
         return given
+    if given and all(isinstance(one, Mapping) and {"label", "text"} <= set(one) for one in given):
+        given = _in_order({str(one["label"]): one["text"] for one in given}, where)
     bare = [one["text"] if isinstance(one, Mapping) and "text" in one else one for one in given]
     texts = [_text(_written(one), "candidate", where).strip() for one in bare]
     marked = [_MARKED.fullmatch(text) for text in texts]
@@ -429,11 +462,18 @@ def _settle_answer(fields: dict[str, Any], where: str) -> None:
         if not listed and len({*map(str, said)}) < len(said) > 3:
             fields.setdefault("scoring", "vqa")
         answer = max(said, key=said.count)
+    if isinstance(answer, str) and (tag := _ELSEWHERE.search(answer)):
+        raise ProblemError(
+            f"{where}: its answer holds {tag[0]}; give the answer alone, and what is before it as "
+            "rationale."
+        )
     thought = _THOUGHT.fullmatch(answer) if isinstance(answer, str) else None
     if thought is not None:
         answer = thought[2] if thought[2] is not None else thought[3]
         if not fields.get("steps") and fields.get("rationale") is None:
             fields["rationale"] = thought[1]
+    if isinstance(answer, str) and (box := boxed(answer, 0, len(answer))):
+        answer = answer[slice(*box)]
     answer = _text(_written(answer), "answer", where).strip()
     if not listed and _letter(answer):
         with suppress(ProblemError):  # It lists none itself.
