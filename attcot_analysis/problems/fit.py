@@ -11,6 +11,12 @@ from attcot_analysis.escapes import for_sentence
 from attcot_analysis.problems.formats import FORMATS, ResponseFormat
 from attcot_analysis.problems.response import ParsedResponse, parse_response
 
+_STRANGE = re.compile(
+    r"\s*(?:<(?!(?:answer|b|i|u|p|em|strong|code|div|span|table|[uo]l|h\d)>)([A-Za-z][\w:-]*)>"
+    r".*</\1>|\[([A-Z]{3,})\].*\[/\2\]|<\|channel\|>)",
+    re.DOTALL,
+)
+"""Tags at the start that no format here knows, such as those of a rationale."""
 ENOUGH = 0.5
 """The share of responses that a format must fit."""
 
@@ -241,6 +247,10 @@ def _fits(
     }
     held = {tag for tag in known if tag in text}
     own = {tag for pair in (form.rationale, form.answer) if pair is not None for tag in pair}
+    first = _STRANGE.match(text)
+    strange = first is not None and not own & {f"<{first[1]}>", f"[{first[2]}]"}
+    if strange and form.rationale is None:
+        return ""
     marks = _marks(form)
     if all(re.search(mark, text) for mark in marks):
         if form.rationale is None and held - own:
@@ -253,7 +263,8 @@ def _fits(
         # Cut inside the rationale; without knowing that it was cut, this may be another format.
         return "" if held - own else "begun"
     direct = form.answer is not None and text.lstrip().startswith(form.answer[0])
-    bare = form.answer is None and not held and parsed.think is None and parsed.answer is not None
+    direct_words = form.answer is None and not held and not strange
+    bare = direct_words and parsed.think is None and parsed.answer is not None
     if direct:
         return "shown"
     return "bare" if bare or (not finished and form.rationale is None and not held) else ""

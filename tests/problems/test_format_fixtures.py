@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from attcot_analysis.errors import ProblemError
-from attcot_analysis.problems.fit import detect_format
+from attcot_analysis.problems.fit import detect_format, fit_format
 from attcot_analysis.problems.formats import FORMATS
 from attcot_analysis.problems.reading import stated_answer
 from attcot_analysis.problems.response import parse_response
@@ -107,6 +107,24 @@ def test_a_prompt_alone_decides_where_it_opens_the_rationale() -> None:
     assert detect_format([], prompt="\u25c1think\u25b7").format.name == "kimi"
     with pytest.raises(ProblemError, match="no responses to decide a format from"):
         detect_format(["", " "], prompt="assistant\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<thought>It is red. It is B.</thought>\nB",
+        "<THINK>It is red.</THINK><ANSWER>B</ANSWER>",
+        "[THINK]It is red.[/THINK]The answer is B.",
+        "<|channel|>analysis<|message|>It is red.<|end|>\n<|channel|>final<|message|>B",
+        "<seed:think>It is red.</seed:think>B",
+    ],
+)
+def test_tags_that_no_format_knows_are_not_taken_for_prose(text: str) -> None:
+    with pytest.raises(ProblemError, match="No named format fits half of the 2 responses"):
+        detect_format([text] * 2)
+    assert detect_format(["<b>B</b>", "It is <i>red</i>. So B."]).format.name == "prose"
+    own = FORMATS["prose"].model_copy(update={"answer": ("<thought>", "</thought>")})
+    assert fit_format(["<thought>B</thought>"], own).share == 1
 
 
 def test_one_format_in_three_is_no_format() -> None:
