@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from attcot_analysis.errors import TrainingError
 from attcot_analysis.measures.check import check_model
@@ -229,20 +230,29 @@ def test_pip_fetches_the_wheel_that_was_pinned(works, tmp_path, monkeypatch):
             fetch(package, tmp_path)
 
 
-def test_a_bridge_is_saved_whole_and_read_again(tower, mllm, tmp_path, monkeypatch):
+def test_a_bridge_is_saved_whole_and_built_again_from_what_was_learned(mllm, tmp_path, monkeypatch):
+    untaught = copy.deepcopy(mllm)
     monkeypatch.setattr(bridge, "fetch", lambda package, folder: folder)
     monkeypatch.setattr(bridge, "read_language", lambda file: (None, None))
     monkeypatch.setattr(bridge, "read_tower", lambda file: None)
     monkeypatch.setattr(bridge, "connect", lambda *parts, layer, seed: mllm)
     monkeypatch.setenv("ATTCOT_DATA", str(tmp_path))
-    stages = [Stage("mixed", mixed_lesson, steps=1, adapters=True, gate=0.0)]
-    config = BridgeConfig(layer=2, rank=2, batch_size=2)
+    stages = [Stage("mixed", mixed_lesson, steps=2, adapters=True, gate=0.0)]
+    config = BridgeConfig(layer=2, rank=2, batch_size=2, learning_rate=0.1)
     folder = build_bridge(
         tmp_path / "bridge", tmp_path, config=config, stages=stages, anew=True, say=str
     )
     assert not (folder / "progress.safetensors").exists()
     checked = check_model(folder, format="prose", max_patches=1)
     assert checked.holds, checked
+    (tmp_path / "models").mkdir()
+    (folder / "bridge.safetensors").rename(tmp_path / bridge.DELTA)
+    monkeypatch.setattr(bridge, "connect", lambda *parts, layer, seed: untaught)
+    again = build_bridge(tmp_path / "again", tmp_path, config=config, say=str)
+    assert not (again / "bridge.safetensors").exists()
+    weights, same = (load_file(one / "model.safetensors") for one in (folder, again))
+    assert weights.keys() == same.keys()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
 
 
 def test_problems_are_what_they_say(tmp_path):

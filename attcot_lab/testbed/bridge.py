@@ -186,7 +186,8 @@ def read_language(file: Path) -> tuple[LlamaForCausalLM, Any]:
         file.parent, gguf_file=file.name, dtype=torch.float32
     )
     settings = read.config.to_dict()
-    settings.pop("quantization_config", None)
+    for name in ("quantization_config", "_name_or_path"):
+        settings.pop(name, None)
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(read.state_dict())
     return model, tokenizer
@@ -381,10 +382,13 @@ def build_bridge(
     with alone(folder):
         working.mkdir(exist_ok=True)
         if not anew and (data_folder() / DELTA).is_file():
+            mllm.model.to(torch.bfloat16)
             adapted = load_delta(mllm, data_folder() / DELTA)
         else:
             adapted = train_bridge(mllm, working, config, stages, say=say)
             _save(mllm, working / Path(DELTA).name, {}, torch.bfloat16)
+            # As it is built from what ships, which is rounded before adapters are merged.
+            _load(mllm, working / Path(DELTA).name)
         if adapted is not None:
             adapted.merge_and_unload()
         check_weights(mllm.model)
