@@ -197,26 +197,28 @@ def quantities(
         sinks: Whether the last column is that of `with_sinks`.
 
     Returns:
-        Column → ``(L * H,)``. Ratios are ratios of means over rows.
+        Column → ``(L * H,)``. Ratios are ratios of means over rows, NaN to one so small that
+        float32 keeps few of its digits, or none, as it happens.
     """
     mean = masses.mean(axis=1)
     image = mean[:, IMAGE]
+    kept = np.where(mean >= np.finfo(np.float32).tiny, mean, np.nan)
     per_text = (masses[:, :, TEXT] / (n_visible - n_image)).mean(axis=1)
     nan = np.full(len(mean), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {
             "mass": image,
             "share": image / (mean[:, SYSTEM] + image + mean[:, QUESTION]),
-            "over_system": np.where(mean[:, SYSTEM] > 0, image / mean[:, SYSTEM], np.nan),
+            "over_system": image / kept[:, SYSTEM],
             "density": (image / n_image) / per_text if n_image else nan,
         }
         for prefix, column in evidence.items():
             on_it = nan if column is None else mean[:, column]
-            found |= {f"{prefix}_mass": on_it, f"{prefix}_share": on_it / image}
+            found |= {f"{prefix}_mass": on_it, f"{prefix}_share": on_it / kept[:, IMAGE]}
         if sinks:
             # Two sums of the same weights: without the clip rounding could leave less than none.
             on_sinks = np.minimum(mean[:, -1], image)
-            found |= {"sink_free_mass": image - on_sinks, "sink_share": on_sinks / image}
+            found |= {"sink_free_mass": image - on_sinks, "sink_share": on_sinks / kept[:, IMAGE]}
     return found
 
 

@@ -84,6 +84,13 @@ def test_uniform_attention_gives_the_numbers_one_can_count(items, responses):
                 np.testing.assert_allclose(part[name], value, rtol=1e-5, err_msg=name)
 
 
+def test_a_ratio_to_less_than_float32_holds_is_missing():
+    """5e-41 in one pass is 0 in another over the same tokens."""
+    masses = np.array([[[1e-24, 0.5, system, 0.5]] for system in (5e-41, 0.0, 1e-30)])
+    found = quantities(masses, n_image=5, n_visible=np.array([10]), evidence={}, sinks=False)
+    np.testing.assert_allclose(found["over_system"], [np.nan, np.nan, 1e6])
+
+
 def test_visual_mass_over_system_mass_rises_when_the_first_tokens_sink_shrinks():
     """Planted: a look twice as long, a smaller sink that looks alike, and no sink at all."""
     planted = {"as before": (0.2, 0.4), "looks": (0.4, 0.4), "sink": (0.2, 0.2), "none": (0.2, 0.0)}
