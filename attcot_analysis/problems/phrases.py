@@ -109,8 +109,15 @@ _SUPPOSES = re.compile(
 _CALL = re.compile(r"<(tool_call|tool_response|tool_code|function_call)>.*?(?:</\1>|\Z)", re.DOTALL)
 
 
+_CROSSED = re.compile(r"(?m)^[^\n]*[\u274c\u274e\u2717\u2718][^\n]*")
+"""A line with a cross."""
+
+
 def asserted(text: str) -> str:
-    """A text with blanks for calls of tools, and for answers that would be right otherwise."""
+    """A text with blanks for what is none of its answers.
+
+    That are calls of tools, lines that are crossed out, and what would be right otherwise.
+    """
 
     def blanks(found: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", found[0])
@@ -129,7 +136,7 @@ def asserted(text: str) -> str:
         return sentence[:start] + " " * (stop - start) + sentence[stop:]
 
     text = _CALL.sub(blanks, text)
-    rest = _SENTENCE.sub(said, text)
+    rest = _SENTENCE.sub(said, _CROSSED.sub(blanks, text))
     return rest if re.search(r"\w", rest) else text
 
 
@@ -154,6 +161,10 @@ REASON = re.compile(
     re.IGNORECASE,
 )
 """What begins a line that gives a reason, in which other options are named."""
+
+
+RANKED = re.compile(r"(?<!\w)[A-Z]\s*>\s*[A-Z](?!\w)")
+"""Letters in an order: B > A."""
 
 
 ITEM = re.compile(r"[ \t]*(?:[-*\u2022]|\d+[.)])[ \t]+")
@@ -196,7 +207,8 @@ NOT_BEHIND = re.compile(
     r"|ruled out|unlikely)\b|(?:isn't|aren't|wasn't|can't|cannot)\b"
     r"|(?:does not|do not|doesn't|don't)\s+(?:\w+ly\s+)?(?:match|fit|apply|make sense"
     r"|correspond|align)\b"
-    r"|\u662f?(?:\u4e0d\u5bf9|\u4e0d\u6b63\u786e|\u9519)"
+    r"|(?:\u9009\u9879|\u9879)?(?:\u662f|\u5747|\u90fd|\u4e5f)?(?:\u4e0d(?:\u5bf9|\u6b63\u786e|\u7b26|\u6210\u7acb"
+    r"|\u5408\u9002|\u5339\u914d)|\u9519|(?:\u53ef\u4ee5|\u88ab)?\u6392\u9664)"
     r"|\u3067\u306f\u306a\u3044|\u3058\u3083\u306a\u3044|[\uc774\uac00]? ?\uc544[\ub2c8\ub2cc])",
     re.IGNORECASE,
 )
@@ -205,6 +217,10 @@ NOT_BEHIND = re.compile(
 
 MARKED = re.compile(r"(?<!\w)[(\[]?([A-Za-z])\s?[)\].:\u3001](?=\s*\S)\s*")
 """The letter of an option in a question's list."""
+
+
+PLACE = re.compile(r"(?<![\w.])[(\[]?(\d{1,2})[).:\]]\s+")
+"""The number of an option in a question's list."""
 
 
 UNKNOWN = re.compile(

@@ -129,6 +129,17 @@ def _given(question: str, candidates: Sequence[str]) -> dict[int, str]:
     return {at: one for at, one in found.items() if list(found.values()).count(one) == 1}
 
 
+def _places(question: str, candidates: Sequence[str]) -> dict[float, str]:
+    """The candidate behind each number of a question's list of options, as in ``2) three``."""
+    question, forms = cleaned(question), [(cleaned(one),) for one in candidates]
+    found = {}
+    for mark in phrases.PLACE.finditer(question):
+        at = _begun(question[mark.end() :].split("\n")[0], forms)
+        if at is not None:
+            found[float(mark[1])] = candidates[at]
+    return found
+
+
 def _begun(text: str, texts: Sequence[Sequence[str]]) -> int | None:
     """Which of some texts a text begins with: the longest, in the same letter case if it can be."""
     words, bare = plain_form(text), text.lstrip(AROUND)
@@ -278,6 +289,17 @@ def read_choice(stated: str, candidates: Sequence[str], *, question: str = "") -
     whole = _read(text, options, whole=True)
     if whole is None or whole.answer is None:
         whole = _decided(text, options) or _UNTOLD
+    number = one_number(_explicit(text) or text)
+    if (
+        whole.answer
+        and number
+        and _places(question, candidates).get(number.value)
+        not in (
+            None,
+            whole.answer,
+        )
+    ):
+        return _SEVERAL
     return whole
 
 
@@ -353,7 +375,7 @@ def stated_piece(
     if not lines or explicit or whole:
         return (explicit or text) if lines else None
     several = len(lines) > 1 and all(phrases.ITEM.match(line) for line in lines)
-    return None if unsaid or several else lines[-1]
+    return None if unsaid or several or lines[-1].lstrip()[0] == "|" else lines[-1]
 
 
 def states(text: str, answer: str) -> bool:
@@ -415,7 +437,8 @@ def _decided(text: str, options: Sequence[Option]) -> Reading | None:
         found = None if phrases.LEAD.match(explicit) else _read(first, options)
         return _read(explicit, options) if found is None else found
     text = without_list(text, options)
-    lines = [line for line in text.splitlines() if line.strip()]
+    # A row of a table states nothing.
+    lines = [line for line in text.splitlines() if line.strip() and line.lstrip()[0] != "|"]
     heads = {head["a"] or head["b"] for line in lines if (head := phrases.LEAD.match(line))}
     alone = {one for line in lines if (one := _alone(line, options))}
     if len({head.upper() for head in heads} & {o.letter for o in options}) > 1 or len(alone) > 1:
@@ -489,6 +512,8 @@ def _read(
 
 def _by_letter(text: str, options: Sequence[Option]) -> Reading | None:
     known = {option.letter: option for option in options if option.letter}
+    if known and phrases.RANKED.search(text):
+        return _SEVERAL
     head = phrases.LEAD.match(text)
     if not known:
         return _by_words(text[head.end() :], options) if head else None

@@ -123,7 +123,7 @@ def find_statement(text: str, start: int = 0) -> Statement | None:
         # Yes, or a number, and then the reason.
         begin = lines[0].start() + start
         return Statement(begin, _bare(text, begin, lines[0].end() + start), False)
-    if titled(plain[start:]):
+    if titled(plain[start:]) or lines[-1][0].lstrip()[0] == "|":
         return None
     listed = _LISTED.search(plain, start)
     if listed and all(len(one.split()) <= _SHORT for one in listed[1].splitlines()):

@@ -41,7 +41,7 @@ def cut_steps(
     """Cut a rationale into steps, each with its number and line end; they tile it.
 
     Rules, of which ``"auto"`` takes the first that gives more than one step (one numbered line
-    is a step, too):
+    is a step, too, unless several paragraphs stand before it):
 
     * ``"numbers"``: lines that begin with the next number from 1 on: ``1. ``, ``2) ``,
       ``Step 3: ``, ``**4.** ``, ``### Step 5``. Other numbers (``3.5 cm``, ``12:30``,
@@ -117,9 +117,10 @@ def _starts(part: str, form: ResponseFormat) -> tuple[list[int], Cut]:
     if form.cut != "auto":
         return _RULES[form.cut](part), form.cut
     numbered = _numbered(_lines(part))
-    if numbered:
-        if len(numbered) > 1:
-            return numbered[1:], "numbers"
+    if len(numbered) > 1:
+        return numbered[1:], "numbers"
+    # A single number behind several lines numbers no steps.
+    if numbered and len(part[: numbered[0]].split("\n\n")) < 3:
         return _inline(part), "numbers"
     for rule in ("inline", "headings", "paragraphs", "lines", "sentences"):
         starts = _RULES[rule](part)

@@ -88,6 +88,7 @@ The answer is B. Otherwise the answer would be A. | The answer would be A if it 
 Answer: B. Some might say the answer is A, but it is not red. | If it had been red, the answer would be A, but the answer is B.
 \boxed{B}. If it was red, it would be \boxed{A}. | If we look at the car, the answer is B. | The answer would be B.
 Had it been red, the answer would have been A.\nB | You may think the answer is A. It is B.
+✅ B. blue\n\n❌ A. red – it is not\n❌ C. green – no way | - A. red ❌\n- B. blue ✅\n- C. green ❌
 """
 
 CONTRADICTIONS = r"""
@@ -110,7 +111,8 @@ It is impossible to tell. | Sorry, I can't help with that. | The image does not 
 D | (D) | Option D | option 2 | the second | second option | purple | a purple one | It is purple.
 not blue | It is not blue. | It isn't blue. | anything but blue | no blue | The answer is not B.
 The answer is not (B). | B is wrong. | B is incorrect | B can be ruled out. | not B | 不是B | B不对 | B是错的
-Option B does not match the picture. | B doesn't fit. | I would eliminate option B. | So we exclude B. | We can rule out (B).
+Option B does not match the picture. | B doesn't fit. | I would eliminate option B. | So we exclude B. | We can rule out (B). | B > A > C | Answer: C > B
+选项B不符合图片内容。 | B选项错误 | B可以排除 | B均不正确
 The blue one is nearer.\nThis is because the red one is elsewhere.
 <tool_call>\n{"name": "zoom", "arguments": {"label": "B", "text": "blue"}}\n</tool_call> | <tool_call>{"label": "(B) blue"}
 The answer is A. Actually, B or C. | I considered A, B and C. | Let me look at the image. | The answer is | Answer: | The answer is: | \boxed
@@ -350,3 +352,22 @@ def test_the_reason_behind_an_open_answer_is_not_the_answer(reply, known, expect
     parsed = parse_response(text, FORMATS[name], opened=name == "thinking")
     stated = stated_answer(parsed, finished=True)
     assert open_answer(stated, [known]) == expected
+
+
+def test_a_row_of_a_table_states_nothing():
+    rows = "| Option | Animal |\n|---|---|\n| A | red |\n| B | blue |"
+    assert match_answer(rows, COLOURS, question=LISTED) is None
+    assert match_answer(f"It is blue.\n\n{rows}", COLOURS, question=LISTED) == "blue"
+    parsed = parse_response(f"x\n</think>\n\n{rows}", FORMATS["thinking"], opened=True)
+    assert open_answer(stated_answer(parsed, finished=True), ["blue"]) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [("Answer: 2", None), ("2", "2"), ("three", None), ("4", "4"), ("Answer: 4", "4")],
+)
+def test_a_number_that_is_an_option_and_the_place_of_another(reply, expected):
+    question = "How many?\n1) 2\n2) 3\n3) 4"
+    if reply == "three":
+        expected = None  # The place of 4.
+    assert match_answer(reply, ("2", "3", "4"), question=question) == expected

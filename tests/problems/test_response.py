@@ -204,6 +204,8 @@ def test_numbers_that_do_not_run_from_one():
     [
         ("1. a\n2. b", "numbers", 2),
         ("1. a", "numbers", 1),
+        ("Let me look.\n\n1. a", "numbers", 1),
+        ("It is a.\n\nIt is b.\n\nThe label reads\n1. Persian", "paragraphs", 3),
         ("a\n\nb", "paragraphs", 2),
         ("a\nb", "lines", 2),
         ("### One\na\n### Two\nb", "headings", 2),
