@@ -30,6 +30,8 @@ Sources, each computed from what `data/results` ships for every item where it sh
   ``ARM.METRIC#mean`` or ``ARM.METRIC.KIND#mean``, of models with all arms in ``study_five``;
   ``gates``: ``MODEL.KIND.GATE``; of one checkpoint ``class``: ``MODEL.CLAIM`` of
   `testbed_b_classes`, or ``MODEL.KIND.ARM.METRIC#mean`` of these or of `testbed_b_kinds`
+- ``bridge``: ``ARM.METRIC`` or ``ARM-ARM.METRIC`` (mean or paired difference over items, each the
+  mean of its seeds, with interval), ``METRIC-METRIC.ARM`` (of two metrics), ``#value``
 - ``line``: ``CURE.slope`` or ``.r`` of a line through cells, see `_lines`
 - ``own``: what `_own` says
 - ``given``: no result (a margin, chance, a setting)
@@ -52,6 +54,7 @@ import pandas as pd
 from attcot_analysis.errors import AttCoTError
 from attcot_analysis.runs.values import CHANCE
 from attcot_analysis.shipped import data_folder
+from attcot_analysis.stats.intervals import bootstrap_mean
 from attcot_lab.claims.against import claim_against_claim, line_through_cells
 from attcot_lab.claims.claim import CLAIMS, Claim, Term
 from attcot_lab.claims.table import BASE, claims_table, read_claims, read_values
@@ -555,6 +558,21 @@ def _class(name: str, what: str) -> tuple[float, ...]:
     return (row["value"],) if what == "value" else (row["value"], row["low"], row["high"])
 
 
+@cache
+def _bridged() -> pd.DataFrame:
+    table = _stored("bridge/values")
+    return table.groupby(["arm", "metric", "item"])["value"].mean().unstack("item")
+
+
+def _bridge(name: str, what: str) -> tuple[float, ...]:
+    first, second = name.split(".")
+    arms = set(_bridged().index.get_level_values("arm"))
+    of = [(one, second) if one in arms else (second, one) for one in first.split("-")]
+    rows = [_bridged().loc[key].astype(float) for key in of]
+    found = bootstrap_mean(rows[0] if len(rows) == 1 else rows[0] - rows[1])
+    return (found.value,) if what == "value" else (found.value, found.low, found.high)
+
+
 def _gates(name: str, what: str) -> tuple[float, ...]:
     model, kind, gate = name.split(".")
     table = _stored("testbed_b/gates")
@@ -589,6 +607,7 @@ READ: Mapping[str, Callable[[str, str], tuple[float, ...]]] = MappingProxyType(
         "study_kinds": partial(_study, "testbed_b_kinds"),
         "gates": _gates,
         "class": _class,
+        "bridge": _bridge,
         "validity": _validity,
         "two_sided": _two_sided,
         "agree": _agree,
