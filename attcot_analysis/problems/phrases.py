@@ -35,7 +35,7 @@ PHRASE = re.compile(
     \s*(?:\b(?:is|was|(?:would|should|might|must|will|could|may)\ (?:likely\ )?be)\b|=)
     (?:\s+(?:\w+ly|indeed|still|therefore|thus|also|that|most|option|choice))*\s*[:,]?
     # Answer: at the start of a line, or anywhere with a capital.
-    |^[^\w\n]*(?:(?:the|my|so|short|{_KIND[3:-4]})\s+|therefore,?\s+)*(?:answer|ans|option|choice)\b[^\w\n:=-]*(?:[:=]|-(?=\s))
+    |^\W*+(?:(?:the|my|so|short|{_KIND[3:-4]})\s+|therefore,?\s+)*(?:answer|ans|option|choice)\b[^\w\n:=-]*(?:[:=]|-(?=\s))
     |(?-i:\bAnswer)\s*:
     # "final_answer": as JSON writes it, or [Answer], wherever they stand.
     |["']\w*answer["']\s*:|[\[<](?:final\s+)?answer[\]>]:?
