@@ -57,6 +57,7 @@ ORDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "claims/in_distribution.md",
             "papers.md",
             "study.md",
+            "study_details.md",
             "testbed.md",
             "bridge.md",
         ),
