@@ -197,28 +197,29 @@ def quantities(
         sinks: Whether the last column is that of `with_sinks`.
 
     Returns:
-        Column → ``(L * H,)``. Ratios are ratios of means over rows, NaN to one so small that
-        float32 keeps few of its digits, or none, as it happens.
+        Column → ``(L * H,)``. Ratios are ratios of means over rows; ``over_system`` is NaN to one
+        so small that float32 keeps few of its digits, or none, as it happens.
     """
     mean = masses.mean(axis=1)
     image = mean[:, IMAGE]
-    kept = np.where(mean >= np.finfo(np.float32).tiny, mean, np.nan)
+    # Shares stay within 0 and 1 whatever they are of; this ratio grows without bound.
+    system = np.where(mean[:, SYSTEM] >= np.finfo(np.float32).tiny, mean[:, SYSTEM], np.nan)
     per_text = (masses[:, :, TEXT] / (n_visible - n_image)).mean(axis=1)
     nan = np.full(len(mean), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {
             "mass": image,
             "share": image / (mean[:, SYSTEM] + image + mean[:, QUESTION]),
-            "over_system": image / kept[:, SYSTEM],
+            "over_system": image / system,
             "density": (image / n_image) / per_text if n_image else nan,
         }
         for prefix, column in evidence.items():
             on_it = nan if column is None else mean[:, column]
-            found |= {f"{prefix}_mass": on_it, f"{prefix}_share": on_it / kept[:, IMAGE]}
+            found |= {f"{prefix}_mass": on_it, f"{prefix}_share": on_it / image}
         if sinks:
             # Two sums of the same weights: without the clip rounding could leave less than none.
             on_sinks = np.minimum(mean[:, -1], image)
-            found |= {"sink_free_mass": image - on_sinks, "sink_share": on_sinks / kept[:, IMAGE]}
+            found |= {"sink_free_mass": image - on_sinks, "sink_share": on_sinks / image}
     return found
 
 
