@@ -40,10 +40,11 @@ def main(bridge: str, problem_folder: str, runs: str) -> None:
     problems = ac.load_problems(problem_folder)
     parts = []
     for path in sorted(Path(runs).iterdir()):
-        arm, _, seed = path.name.partition("-")
+        arm, _, digits = path.name.partition("-")
+        seed = int(digits or 0)
         run = RunFolder.open(path)
         tables = {name: run.read_table(name) for name in run.tables}
-        values = suite_values(tables, problems, model="bridge", seed=int(seed or 0))
+        values = suite_values(tables, problems, model="bridge", seed=seed)
         values = values[values["metric"].isin(METRICS)]
         answers = tables["answers_cot"].set_index("item")
         texts, given = answers["text"], answers["answer"]
@@ -54,9 +55,9 @@ def main(bridge: str, problem_folder: str, runs: str) -> None:
             for item, two in colours.items()
             if len(two) == 2
         }
-        parts.append(values[["item", "metric", "value"]].assign(arm=arm, seed=int(seed or 0)))
-        parts.append(_rows(told, "told_rationale", arm, int(seed or 0)))
-        parts.append(_rows(itself, "follows_itself", arm, int(seed or 0)))
+        parts.append(values[["item", "metric", "value"]].assign(arm=arm, seed=seed))
+        parts.append(_rows(told, "told_rationale", arm, seed))
+        parts.append(_rows(itself, "follows_itself", arm, seed))
     mllm = replace(ac.load_mllm(bridge, dtype="float32"), format=FORMATS["prose"])
     parts.append(_rows(told_directly(mllm, problems), "told_directly", "base", 0))
     table = pd.concat(parts, ignore_index=True).dropna(subset="value")

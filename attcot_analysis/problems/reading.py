@@ -290,17 +290,10 @@ def read_choice(stated: str, candidates: Sequence[str], *, question: str = "") -
     if whole is None or whole.answer is None:
         whole = _decided(text, options) or _UNTOLD
     number = one_number(_explicit(text) or text)
-    if (
-        whole.answer
-        and number
-        and _places(question, candidates).get(number.value)
-        not in (
-            None,
-            whole.answer,
-        )
-    ):
-        return _SEVERAL
-    return whole
+    if not (whole.answer and number):
+        return whole
+    placed = _places(question, candidates).get(number.value)
+    return whole if placed in (None, whole.answer) else _SEVERAL
 
 
 def open_answer(stated: str, known: Sequence[str], *, tolerance: float = 0.0) -> str | None:
