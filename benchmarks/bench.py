@@ -161,6 +161,11 @@ def read_rows(path: Path) -> list[Row]:
 Seconds = dict[str, npt.NDArray[np.float64]]
 
 
+def own_clock(device: str) -> Callable[[], float]:
+    """What tells the seconds of a bench: on the CPU those of this process, others' left out."""
+    return time.process_time if device == "cpu" else time.perf_counter
+
+
 def interleaved(
     variants: Mapping[str, Callable[[], object]],
     repeats: int,
@@ -180,7 +185,7 @@ def interleaved(
         warm_up: Run one round that does not count first.
         progress: Show a progress bar over rounds.
         name: Shown on it.
-        clock: What tells the seconds; `time.process_time` leaves out what other programs take.
+        clock: What tells the seconds, such as `own_clock`.
 
     Returns:
         Per variant its seconds, ``(repeats,)``.

@@ -36,7 +36,7 @@ from attcot_analysis.problems import save_problems
 from attcot_analysis.problems.folder import load_problems
 from attcot_analysis.runs import measure as runs
 from attcot_lab.testbed.arrows import generate_arrows
-from benchmarks.bench import Row, Scale, Shape, interleaved, random_mllm, ratio, timed
+from benchmarks.bench import Row, Scale, Shape, interleaved, own_clock, random_mllm, ratio, timed
 from benchmarks.suite import FULL as SUITE
 from benchmarks.suite import QUICK as SUITE_QUICK
 from benchmarks.suite import QUICK_TOWER, READ, larger, responses
@@ -57,7 +57,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     """
     scale = QUICK if quick else FULL
     # Other programs share the cores, but not an accelerator.
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    clock = own_clock(device)
     rows = [row for side in scale.sides for row in _preparing(scale, side, device, clock)]
     for name, shape in scale.models.items():
         mllm = random_mllm(shape, device=device, vision=QUICK_TOWER)

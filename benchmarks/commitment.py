@@ -5,7 +5,6 @@ model the picture, the prompt, the rationale up to step k and every candidate be
 cue, as one batch.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,6 +25,7 @@ from benchmarks.bench import (
     Scale,
     interleaved,
     judged,
+    own_clock,
     random_mllm,
     ratio,
 )
@@ -122,7 +122,7 @@ def _rows(name: str, mllm: Mllm, scale: Scale, device: str, progress: bool) -> l
         device=device,
         progress=progress,
         name=f"commitment, {name}",
-        clock=time.process_time if device == "cpu" else time.perf_counter,
+        clock=own_clock(device),
     )
     (packed,) = forced_answers(mllm, [item], [candidates])
     worst = float((packed - naive_answers(mllm, item, candidates)).abs().max())

@@ -8,7 +8,6 @@ the shape of `suite` but for shorter steps: pictures of 729 tokens, responses of
 of the first sample, as it is unless asked for otherwise, or of all.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from attcot_analysis.models.processors import limit_pictures
 from attcot_analysis.problems import Problem
 from attcot_analysis.runs import measure as runs
 from attcot_lab.testbed.arrows import generate_arrows
-from benchmarks.bench import Row, Scale, judged, random_mllm, timed
+from benchmarks.bench import Row, Scale, judged, own_clock, random_mllm, timed
 from benchmarks.suite import QUICK as SUITE_QUICK
 from benchmarks.suite import QUICK_TOWER, READ, SENTENCE, SHAPE, TOWER, larger, responses
 
@@ -77,7 +76,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         "samples": {n: partial(_write, mllm, middle, n, scale.new_tokens) for n in scale.samples},
     }
     # Other programs share the cores where it runs longest.
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    clock = own_clock(device)
     _read(mllm, middle, 2)
     rows = []
     for what, of in cases.items():

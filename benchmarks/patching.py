@@ -8,7 +8,6 @@ forward pass, picture included, per layer, group and step, with a hook that puts
 states.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +32,7 @@ from benchmarks.bench import (
     Scale,
     interleaved,
     judged,
+    own_clock,
     peak_memory,
     random_mllm,
     ratio,
@@ -73,7 +73,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
     shape = replace(SHAPES[scale.shape], layers=scale.layers)
     mllm, item = random_mllm(shape, device=device), example(scale.side, scale.steps)
     response = render_response([SENTENCE] * scale.steps, ANSWERS[0])
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    clock = own_clock(device)
 
     # Equality first, on a small picture: it warms up what is timed.
     small = example(min(scale.side, 128), scale.steps)

@@ -8,7 +8,6 @@ every picture variant with its rationale, and the tokens of the two control rati
 forward passes only, no reading of attention, no tables.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +27,7 @@ from attcot_analysis.runs import measure as suite
 from attcot_analysis.runs.generations import Generations
 from attcot_analysis.runs.profile import profiled
 from attcot_lab.testbed.arrows import generate_arrows
-from benchmarks.bench import Row, Scale, Shape, interleaved, judged, random_mllm, ratio
+from benchmarks.bench import Row, Scale, Shape, interleaved, judged, own_clock, random_mllm, ratio
 
 SHAPE = Shape(hidden=256, layers=8, heads=4, kv_heads=1, intermediate=1390)
 TOWER = {"depth": 7, "hidden_size": 320, "intermediate_size": 1280, "num_heads": 4}
@@ -81,7 +80,7 @@ def run(*, progress: bool = False, quick: bool = False, device: str = "cpu") -> 
         name="suite",
         warm_up=quick,
         # Other programs share the cores where it runs longest.
-        clock=time.process_time if device == "cpu" else time.perf_counter,
+        clock=own_clock(device),
     )
     with profiled(mllm) as profile:
         found = read()

@@ -7,7 +7,6 @@ eager way, see `eager_step`.
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,7 +37,16 @@ from attcot_analysis.train.terms import AttCoTTerms, commitment_loss
 from attcot_analysis.train.trainer import AttCoTTrainer
 from attcot_lab.testbed.arrows import ArrowsConfig, generate_arrows
 from benchmarks import commitment
-from benchmarks.bench import QWEN_0_5B, SMALL, Row, Scale, interleaved, judged, random_mllm
+from benchmarks.bench import (
+    QWEN_0_5B,
+    SMALL,
+    Row,
+    Scale,
+    interleaved,
+    judged,
+    own_clock,
+    random_mllm,
+)
 from benchmarks.commitment import continued, last_log_p
 
 
@@ -245,7 +253,7 @@ class _Bench:
             "device": device,
             "progress": progress,
             "name": f"training, {name}",
-            "clock": time.process_time if device == "cpu" else time.perf_counter,
+            "clock": own_clock(device),
         }
         mllm.model.train()
         self.steps = {
